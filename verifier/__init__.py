@@ -1,0 +1,1 @@
+"""Complete neural-network verification by batched branch and bound."""

@@ -1,0 +1,101 @@
+"""The frozen intermediate representation: what a network is, after ONNX has been left behind.
+
+Shapes are the ONNX shapes in full (a batch dimension of 1 included; symbolic dimensions become 1). The engine puts one
+more dimension in front, so an operator never has to know whether axis 0 is a batch.
+
+Operators (`Node.op`). S is the shape of the first input, T of the output.
+
+linear, one input
+    Dense          params weight (k, n), bias (n,)?         T = S[:-1] + (n,);  y = x @ weight + bias on the last axis
+    Conv           params weight (O, C/g, *K), bias (O,)?   attrs stride, padding, dilation (one int per spatial axis,
+                   padding symmetric), groups; S = (N, C, *spatial), 1 to 3 spatial axes
+    ConvTranspose  params weight (C, O/g, *K), bias (O,)?   attrs as Conv, and output_padding
+    Scale          params factor, broadcastable to S without enlarging it
+    Shift          params offset, likewise
+    Reshape        to T (same number of elements, row-major)
+    Transpose      attrs perm
+    Slice          attrs axis, start, stop, step            0 <= start < stop <= S[axis], step >= 1
+    Take           params indices (int64, 1-D)              attrs axis; T[axis] = len(indices), repeats allowed
+    Expand         to T: same rank, axes of size 1 repeated
+    Pad            attrs before, after (one int per axis, >= 0); zeros
+    ReduceSum      attrs axes (tuple, non-negative); the axes are dropped
+linear, several inputs
+    Add, Sub       two inputs of shape T
+    Concat         attrs axis
+no input
+    Constant       params value (shape T)
+non-linear, element-wise (T = S)
+    Relu  Abs  Sign  Floor  Sigmoid  Tanh  Sin  Cos  Exp  Log  Sqrt  Reciprocal
+    LeakyRelu      attrs alpha (any float >= 0)
+    PRelu          params slope, broadcastable to S
+    Clip           attrs min, max (floats, may be infinite, min <= max)
+    Pow            attrs exponent (int >= 2)
+non-linear, others
+    Mul            two inputs of shape T, element-wise product
+    ReduceMax      attrs axis; the axis is dropped
+no bound rule
+    Opaque         attrs op_type, opset; inputs as in ONNX. The network can be run (by ONNX Runtime) but not bounded:
+                   counterexamples can be found, nothing can be proven.
+
+All floating-point parameters are float64 arrays holding exactly the values stored in the model, until a pass combines
+them (and then rounded to float64 once).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import numpy as np
+
+Shape = tuple[int, ...]
+Attribute = int | float | str | tuple[int, ...]
+_EMPTY: Mapping[str, object] = MappingProxyType({})
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One operation. `source` names the ONNX nodes it came from, for messages."""
+
+    op: str
+    inputs: tuple[str, ...]
+    output: str
+    params: Mapping[str, np.ndarray] = field(default_factory=lambda: _EMPTY)  # type: ignore[assignment,return-value]
+    attrs: Mapping[str, Attribute] = field(default_factory=lambda: _EMPTY)  # type: ignore[assignment,return-value]
+    source: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.output} = {self.op}({', '.join(self.inputs)}){' from ' + self.source if self.source else ''}"
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A network in topological order: `shapes` holds the shape of every value, inputs and node outputs alike."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    nodes: tuple[Node, ...]
+    shapes: Mapping[str, Shape]
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
+    def size(self, name: str) -> int:
+        """Number of elements of the value `name`."""
+        return int(np.prod(self.shapes[name], dtype=np.int64))
+
+    @property
+    def n_inputs(self) -> int:
+        """Elements of all inputs together."""
+        return sum(self.size(name) for name in self.inputs)
+
+    @property
+    def n_outputs(self) -> int:
+        """Elements of all outputs together."""
+        return sum(self.size(name) for name in self.outputs)
+
+    @property
+    def opaque(self) -> tuple[Node, ...]:
+        """Nodes without a bound rule."""
+        return tuple(node for node in self.nodes if node.op == "Opaque")

@@ -1,0 +1,100 @@
+"""The two kinds of operator: linear ones and relaxed ones.
+
+An operator object is a graph node bound to a dtype and a device. Tensors carry leading axes that the operator maps over:
+M (any number of points or rows), B (boxes), R x K (row groups x rows), then the node's own shape S (input) or T (output).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from verifier.graph.ir import Node, Shape
+
+
+class Interval(NamedTuple):
+    """Element-wise bounds `lower <= x <= upper`, two tensors (B, *S)."""
+
+    lower: Tensor
+    upper: Tensor
+
+
+class Relaxation(NamedTuple):
+    """Two planes that enclose y = f(x_1, .., x_n) on a box, per output element:
+
+        sum_i lower_slopes[i] * x_i + lower_offset <= y <= sum_i upper_slopes[i] * x_i + upper_offset
+
+    Slopes have the shape (B, *S_i) of their input, offsets (B, *T). Slopes are always finite; an offset may be -inf
+    (lower) or +inf (upper) where nothing is known, and the slopes are 0 there.
+    """
+
+    lower_slopes: tuple[Tensor, ...]
+    lower_offset: Tensor
+    upper_slopes: tuple[Tensor, ...]
+    upper_offset: Tensor
+
+
+class Op:
+    """A node bound to a dtype and a device; `params` are its tensors there."""
+
+    def __init__(self, node: Node, shapes: Mapping[str, Shape], dtype: torch.dtype, device: torch.device) -> None:
+        self.node = node
+        self.in_shapes: tuple[Shape, ...] = tuple(shapes[name] for name in node.inputs)
+        self.out_shape: Shape = shapes[node.output]
+        self.params: dict[str, Tensor] = {}
+        for name, array in node.params.items():
+            tensor = torch.from_numpy(array.copy() if not array.flags.writeable else array)
+            self.params[name] = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        """Concrete values: (M, *S_i) each -> (M, *T)."""
+        raise NotImplementedError(self.node.op)
+
+    def interval(self, *xs: Interval) -> Interval:
+        """Interval extension: bounds (B, *S_i) each -> bounds (B, *T)."""
+        raise NotImplementedError(self.node.op)
+
+
+class LinearOp(Op):
+    """y = sum_i W_i x_i + c. Subclasses give `linear`, `absolute`, `adjoint` and `offset`; the rest follows."""
+
+    def linear(self, *xs: Tensor) -> Tensor:
+        """W applied without the constant: (M, *S_i) each -> (M, *T)."""
+        raise NotImplementedError(self.node.op)
+
+    def absolute(self, *xs: Tensor) -> Tensor:
+        """|W| applied (all xs >= 0): (M, *S_i) each -> (M, *T)."""
+        raise NotImplementedError(self.node.op)
+
+    def adjoint(self, y: Tensor) -> tuple[Tensor, ...]:
+        """Transpose of `linear`: (M, *T) -> one (M, *S_i) per input."""
+        raise NotImplementedError(self.node.op)
+
+    def offset(self) -> Tensor | None:
+        """The constant c, broadcastable to T, or None where it is 0."""
+        return None
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        y, c = self.linear(*xs), self.offset()
+        return y if c is None else y + c
+
+    def interval(self, *xs: Interval) -> Interval:
+        # centre-radius form: two applications instead of four
+        centre = self.forward(*((x.lower + x.upper) / 2 for x in xs))
+        radius = self.absolute(*((x.upper - x.lower) / 2 for x in xs))
+        return Interval(centre - radius, centre + radius)
+
+
+class RelaxedOp(Op):
+    """A non-linear operator: an interval rule and two enclosing planes."""
+
+    def relax(self, *xs: Interval) -> Relaxation:
+        """Enclosing planes on the box `xs`; sound for every point of it, for any lower <= upper."""
+        raise NotImplementedError(self.node.op)
+
+    def spread(self, rows: Tensor, index: int) -> Tensor:
+        """Rows over the output, (R, K, *T), as rows over input `index`, (R, K, *S_index); element-wise by default."""
+        return rows

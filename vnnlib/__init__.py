@@ -1,0 +1,1 @@
+"""Parser, normal form and writer for VNN-LIB 1.0 and 2.0."""
