@@ -91,10 +91,16 @@ class LinearOp(Op):
 class RelaxedOp(Op):
     """A non-linear operator: an interval rule and two enclosing planes."""
 
-    def relax(self, *xs: Interval) -> Relaxation:
-        """Enclosing planes on the box `xs`; sound for every point of it, for any lower <= upper."""
+    def relax(self, *xs: Interval, parallel: bool = False) -> Relaxation:
+        """Enclosing planes on the box `xs`; sound for every point of it, for any lower <= upper.
+
+        `parallel` asks for equal slopes below and above (affine forms want that)."""
         raise NotImplementedError(self.node.op)
 
     def spread(self, rows: Tensor, index: int) -> Tensor:
         """Rows over the output, (R, K, *T), as rows over input `index`, (R, K, *S_index); element-wise by default."""
         return rows
+
+    def collect(self, terms: Tensor, lead: int = 1) -> Tensor:
+        """Sum of per-input-element terms, (*lead axes, *S_i) -> (*lead axes, *T); element-wise by default."""
+        return terms
