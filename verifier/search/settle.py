@@ -1,0 +1,86 @@
+"""From row bounds to verdicts on boxes, and the part of a box that is still open.
+
+A row bounded from below by a positive number cannot hold anywhere in the box; a clause with such a row cannot be
+satisfied; a box whose clauses are all impossible is proven.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from verifier.problem import Rows
+from verifier.tolerance import proof_margin
+
+
+@dataclass(frozen=True, eq=False)
+class RowTable:
+    """`Rows` as tensors: row, clause (Q, K) int64; rhs (Q, K); clauses (Q,); mixed (R, n) or None; C = most clauses."""
+
+    row: Tensor
+    rhs: Tensor
+    clause: Tensor
+    clauses: Tensor
+    mixed: Tensor | None
+    most: int
+
+    @staticmethod
+    def from_rows(rows: Rows, dtype: torch.dtype, device: torch.device) -> RowTable:
+        """Moves the table to a device; padded rows keep rhs = +inf."""
+        return RowTable(
+            torch.from_numpy(rows.row).to(device),
+            torch.from_numpy(rows.rhs).to(device, dtype),
+            torch.from_numpy(rows.clause).to(device),
+            torch.from_numpy(rows.clauses).to(device),
+            None if rows.mixed is None else torch.from_numpy(rows.mixed).to(device, dtype),
+            int(rows.clauses.max(initial=1)),
+        )
+
+    def clause_scores(self, low: Tensor, query: Tensor) -> Tensor:
+        """Best row bound per clause: rows (B, K) -> (B, C); +inf beyond the query's clauses, -inf for one without rows."""
+        scores = low.new_full((len(query), self.most + 1), -torch.inf)
+        scores = scores.scatter_reduce(1, self.clause[query].clamp(max=self.most), low, "amax")[:, : self.most]
+        beyond = torch.arange(self.most, device=low.device)[None] >= self.clauses[query][:, None]
+        return scores.masked_fill(beyond, torch.inf)
+
+
+def row_scale(coefficients: Tensor, bias: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """Magnitude of the numbers that were summed for each row (B, K), the yardstick of the rounding margin."""
+    reach = torch.maximum(lower.abs(), upper.abs())
+    return torch.bmm(coefficients.abs(), reach[:, :, None])[:, :, 0] + bias.abs()
+
+
+def shrink(
+    table: RowTable, low: Tensor, coefficients: Tensor, lower: Tensor, upper: Tensor, query: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The hull of the points of each box where a clause is still possible (domain clipping).
+
+    In a clause that holds at x every row has  coefficients . x + bias <= 0. With `low` (B, K) the row's minimum over the
+    box, that means  |a_i| (x_i - best end) <= -low  for every coordinate i. The hull is taken over the clauses; a clause
+    whose part is empty adds nothing.
+
+    Returns:
+        new lower and upper (B, n); where nothing is left, lower > upper somewhere.
+    """
+    slack = (-low).clamp(min=0)
+    slack = slack + proof_margin(low.dtype) * (1 + slack)
+    room = slack[:, :, None] / coefficients.abs()  # division by 0 gives inf: no information
+    room = torch.nan_to_num(room, nan=torch.inf, posinf=torch.inf)
+    width = (upper - lower)[:, None]
+    rising, falling = coefficients > 0, coefficients < 0
+    top = torch.where(rising & (room < width), lower[:, None] + room, upper[:, None])
+    bottom = torch.where(falling & (room < width), upper[:, None] - room, lower[:, None])
+    if table.most == 1:
+        return bottom.amax(1), top.amin(1)
+    n = lower.shape[1]
+    clause = table.clause[query].clamp(max=table.most)[:, :, None].expand(-1, -1, n)
+    shape = (len(query), table.most + 1, n)
+    parts_low = lower[:, None].expand(shape).scatter_reduce(1, clause, bottom, "amax")[:, : table.most]
+    parts_high = upper[:, None].expand(shape).scatter_reduce(1, clause, top, "amin")[:, : table.most]
+    dead = (table.clause_scores(low, query) > 0)[:, :, None] | (parts_low > parts_high).any(2, keepdim=True)
+    return (
+        parts_low.masked_fill(dead, torch.inf).amin(1),
+        parts_high.masked_fill(dead, -torch.inf).amax(1),
+    )
