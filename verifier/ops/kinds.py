@@ -119,3 +119,7 @@ class RelaxedOp(Op):
     def spread(self, rows: Tensor, index: int) -> Tensor:
         """Rows over the output, (R, K, *T), as rows over input `index`, (R, K, *S_index); element-wise by default."""
         return rows
+
+    def collect(self, terms: Tensor, lead: int = 1) -> Tensor:
+        """Sum of per-input-element terms, (*lead axes, *S_i) -> (*lead axes, *T); element-wise by default."""
+        return terms

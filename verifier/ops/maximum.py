@@ -74,6 +74,9 @@ class ReduceMax(RelaxedOp):
         full = rows.unsqueeze(self._axis)
         return full.expand(*shape[: len(shape) - len(self.out_shape)], *self.in_shapes[0])
 
+    def collect(self, terms: Tensor, lead: int = 1) -> Tensor:
+        return terms.sum(self._axis)
+
     def _inner(self, x: Interval) -> tuple[Interval, Tensor, Interval]:
         """The image, where the whole group is finite, and the group with zeros elsewhere."""
         image = self.interval(x)

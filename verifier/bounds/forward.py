@@ -1,0 +1,110 @@
+"""Forward bounds: intervals, and affine forms over the free inputs.
+
+An affine form of a value v over a box with d free inputs is
+
+    v = c + sum_i e_i G_i + r,    e in [-1, 1]^d,  |r| <= radius
+
+that is, a zonotope whose first d generators are the inputs' and whose other noise is lumped into one radius per element
+(an "affine form with error term": de Figueiredo & Stolfi 2004; the ReLU rule is DeepZ's, Singh et al. 2018, with the new
+noise symbol put into the radius). Its cost is d + 1 signed applications of each linear map and one with absolute weights.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from verifier.ops.kinds import Interval, LinearOp, Op, RelaxedOp
+
+
+class AffineForm(NamedTuple):
+    """`maps` (B, d + 1, *S): the centre, then d generators; `radius` (B, *S) >= 0."""
+
+    maps: Tensor
+    radius: Tensor
+
+    def interval(self) -> Interval:
+        """The tightest interval around the form."""
+        centre = self.maps[:, 0]
+        spread = self.maps[:, 1:].abs().sum(1).add_(self.radius)
+        return Interval(centre - spread, centre + spread)
+
+
+def input_form(lower: Tensor, upper: Tensor, free: Tensor) -> AffineForm:
+    """The exact form of a box (B, n) whose coordinates `free` (B, d) may vary; -1 pads rows with fewer free inputs."""
+    batch, n = lower.shape
+    d = free.shape[1]
+    maps = lower.new_zeros(batch, d + 1, n)
+    # a centre inside the box and a radius that reaches both ends, whatever the rounding of the midpoint
+    centre = torch.minimum(torch.maximum(lower + (upper - lower) / 2, lower), upper)
+    radius = torch.maximum(upper - centre, centre - lower)
+    maps[:, 0] = centre
+    index = free.clamp(min=0)
+    reach = radius.gather(1, index) * (free >= 0)
+    maps[:, 1:].scatter_(2, index[:, :, None], reach[:, :, None])
+    return AffineForm(maps, torch.zeros_like(lower))
+
+
+def linear_form(op: LinearOp, forms: list[AffineForm]) -> AffineForm:
+    """Image of affine forms under a linear operator."""
+    batch = max((form.maps.shape[0] for form in forms), default=1)
+    width = max((form.maps.shape[1] for form in forms), default=1)
+    stacked = op.linear(*(form.maps.reshape(-1, *form.maps.shape[2:]) for form in forms))
+    if not forms:  # a constant
+        maps = stacked[:, None] + (op.offset() if op.offset() is not None else 0)
+        return AffineForm(maps, torch.zeros_like(maps[:, 0]))
+    maps = stacked.reshape(batch, width, *stacked.shape[1:])
+    offset = op.offset()
+    if offset is not None:
+        if maps.data_ptr() == forms[0].maps.data_ptr():
+            maps = maps.clone()
+        maps[:, 0] += offset
+    return AffineForm(maps, op.absolute(*(form.radius for form in forms)))
+
+
+def relaxed_form(op: RelaxedOp, forms: list[AffineForm], bounds: list[Interval]) -> AffineForm:
+    """Image under a non-linear operator: one slope per input, the gap between the two planes goes into the radius.
+
+    Planes with unequal slopes are first made parallel: with the mean slope s, the residual (slope - s) x is bounded on
+    [l, u] at its ends.
+    """
+    relaxation = op.relax(*bounds, parallel=True)  # type: ignore[call-arg]
+    low, high = relaxation.lower_offset, relaxation.upper_offset
+    maps: Tensor | None = None
+    radius: Tensor | None = None
+    for form, bound, a, b in zip(forms, bounds, relaxation.lower_slopes, relaxation.upper_slopes, strict=True):
+        slope = a
+        if a is not b:
+            slope = (a + b) / 2
+            low = low + op.collect(torch.minimum((a - slope) * bound.lower, (a - slope) * bound.upper))
+            high = high + op.collect(torch.maximum((b - slope) * bound.lower, (b - slope) * bound.upper))
+        part = op.collect(form.maps * slope[:, None], lead=2)
+        noise = op.collect(form.radius * slope.abs())
+        maps = part if maps is None else maps + part
+        radius = noise if radius is None else radius + noise
+    assert maps is not None and radius is not None
+    # an unbounded plane makes the form useless, not wrong: the centre stays finite and the radius becomes infinite
+    gap = (high - low) / 2
+    middle = (high + low) / 2
+    finite = torch.isfinite(gap) & torch.isfinite(middle)
+    maps[:, 0] += torch.where(finite, middle, 0.0)
+    return AffineForm(maps, torch.where(finite, radius + gap, torch.inf))
+
+
+def as_interval(bound: Interval) -> Interval:
+    """NaN (inf - inf, 0 * inf) means that nothing is known."""
+    return Interval(torch.nan_to_num(bound.lower, nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf),
+                    torch.nan_to_num(bound.upper, nan=torch.inf, posinf=torch.inf, neginf=-torch.inf))
+
+
+def intersect(a: Interval, b: Interval) -> Interval:
+    """Both hold; rounding may make them cross by an ulp, then the narrower information is widened to a point's hull."""
+    lower, upper = torch.maximum(a.lower, b.lower), torch.minimum(a.upper, b.upper)
+    return Interval(torch.minimum(lower, upper), torch.maximum(lower, upper))
+
+
+def interval_step(op: Op, bounds: list[Interval]) -> Interval:
+    """Interval rule with NaN read as "nothing known"."""
+    return as_interval(op.interval(*bounds))
