@@ -65,6 +65,24 @@ class Node:
     attrs: Mapping[str, Attribute] = field(default_factory=lambda: _EMPTY)  # type: ignore[assignment,return-value]
     source: str = ""
 
+    def integer(self, name: str) -> int:
+        """The attribute `name`, an int."""
+        value = self.attrs[name]
+        assert isinstance(value, int)
+        return value
+
+    def integers(self, name: str) -> tuple[int, ...]:
+        """The attribute `name`, a tuple of ints."""
+        value = self.attrs[name]
+        assert isinstance(value, tuple)
+        return value
+
+    def number(self, name: str) -> float:
+        """The attribute `name`, a number."""
+        value = self.attrs[name]
+        assert isinstance(value, int | float)
+        return float(value)
+
     def __str__(self) -> str:
         return f"{self.output} = {self.op}({', '.join(self.inputs)}){' from ' + self.source if self.source else ''}"
 
