@@ -43,8 +43,7 @@ class Rows:
 class Problem:
     """`graph` maps the varying inputs p (n,) to z (R,); boxes `lower`, `upper` (Q, n) in float64.
 
-    `base` (n_full,) and `kept` (n,) restore a full input: x = base, x[kept] = p. `single` tells that the model computes
-    in float32 (witnesses must be float32 numbers).
+    `base` (n_full,) and `kept` (n,) restore a full input: x = base, x[kept] = p.
     """
 
     graph: Graph
