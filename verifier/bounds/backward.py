@@ -27,10 +27,12 @@ def walk_back(
     bias: Tensor,
     relaxations: Mapping[int, Relaxation],
     owner: Tensor | None = None,
+    trace: dict[int, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Rows over the value in `slot`, (R, K, *S), as rows over the network input.
 
-    `relaxations[i]` holds the planes of the non-linear operator i, batched over boxes.
+    `relaxations[i]` holds the planes of the non-linear operator i, batched over boxes. `trace`, if given, receives
+    the rows (R, K, *T) that arrive at the output of each non-linear operator.
 
     Returns:
         coefficients (R, K, n) and bias (R, K); NaN in the bias is turned into -inf (nothing known).
@@ -45,6 +47,8 @@ def walk_back(
             parts, bias = _linear_step(op, rows, bias)
         else:
             assert isinstance(op, RelaxedOp)
+            if trace is not None:
+                trace[i] = rows
             parts, bias = _relaxed_step(op, rows, bias, relaxations[i], owner)
         for source, part in zip(network.sources[i], parts, strict=True):
             pending[source] = pending[source] + part if source in pending else part

@@ -53,33 +53,38 @@ def row_scale(coefficients: Tensor, bias: Tensor, lower: Tensor, upper: Tensor) 
 
 
 def shrink(
-    table: RowTable, low: Tensor, coefficients: Tensor, lower: Tensor, upper: Tensor, query: Tensor
+    clause: Tensor,
+    scores: Tensor,
+    low: Tensor,
+    coefficients: Tensor,
+    lower: Tensor,
+    upper: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """The hull of the points of each box where a clause is still possible (domain clipping).
 
     In a clause that holds at x every row has  coefficients . x + bias <= 0. With `low` (B, K) the row's minimum over the
-    box, that means  |a_i| (x_i - best end) <= -low  for every coordinate i. The hull is taken over the clauses; a clause
-    whose part is empty adds nothing.
+    box, that means  |a_i| (x_i - best end) <= -low  for every coordinate i. `clause` (B, K) names each row's clause, `scores`
+    (B, C) are the clause scores; a clause that is impossible, or whose part is empty, adds nothing to the hull.
 
     Returns:
         new lower and upper (B, n); where nothing is left, lower > upper somewhere.
     """
     slack = (-low).clamp(min=0)
-    slack = slack + proof_margin(low.dtype) * (1 + slack)
-    room = slack[:, :, None] / coefficients.abs()  # division by 0 gives inf: no information
-    room = torch.nan_to_num(room, nan=torch.inf, posinf=torch.inf)
+    slack = slack + proof_margin(low.dtype) * slack
+    room = slack[:, :, None] / coefficients.abs()  # division by 0 gives inf or NaN: no information
     width = (upper - lower)[:, None]
-    rising, falling = coefficients > 0, coefficients < 0
-    top = torch.where(rising & (room < width), lower[:, None] + room, upper[:, None])
-    bottom = torch.where(falling & (room < width), upper[:, None] - room, lower[:, None])
-    if table.most == 1:
+    clipped = room < width
+    top = torch.where(clipped & (coefficients > 0), lower[:, None] + room, upper[:, None])
+    bottom = torch.where(clipped & (coefficients < 0), upper[:, None] - room, lower[:, None])
+    most = scores.shape[1]
+    if most == 1:
         return bottom.amax(1), top.amin(1)
     n = lower.shape[1]
-    clause = table.clause[query].clamp(max=table.most)[:, :, None].expand(-1, -1, n)
-    shape = (len(query), table.most + 1, n)
-    parts_low = lower[:, None].expand(shape).scatter_reduce(1, clause, bottom, "amax")[:, : table.most]
-    parts_high = upper[:, None].expand(shape).scatter_reduce(1, clause, top, "amin")[:, : table.most]
-    dead = (table.clause_scores(low, query) > 0)[:, :, None] | (parts_low > parts_high).any(2, keepdim=True)
+    index = clause.clamp(max=most)[:, :, None].expand(-1, -1, n)
+    shape = (len(low), most + 1, n)
+    parts_low = lower[:, None].expand(shape).scatter_reduce(1, index, bottom, "amax")[:, :most]
+    parts_high = upper[:, None].expand(shape).scatter_reduce(1, index, top, "amin")[:, :most]
+    dead = (scores > 0)[:, :, None] | (parts_low > parts_high).any(2, keepdim=True)
     return (
         parts_low.masked_fill(dead, torch.inf).amin(1),
         parts_high.masked_fill(dead, -torch.inf).amax(1),
