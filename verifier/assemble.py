@@ -9,7 +9,9 @@ from verifier.errors import ProblemError
 from verifier.final import through_argmax, through_softmax
 from verifier.graph.ir import Graph
 from verifier.graph.onnx_import import Model
-from verifier.passes import flatten_io, fold_fixed_inputs, simplify
+from verifier.passes.flatten_io import flatten_io
+from verifier.passes.fold_fixed_inputs import fold_fixed_inputs
+from verifier.passes.simplify import simplify
 from verifier.problem import Condition, Problem, append_rows, stack_rows, varying
 
 

@@ -88,7 +88,7 @@ def append_rows(graph: Graph, matrix: np.ndarray) -> Graph:
                  Node("Scale", ("z/taken",), "z", {"factor": factor}, {}, "specification")]
         shapes["z/taken"] = (len(matrix),)
     else:
-        nodes = [Node("Dense", (y,), "z", {"weight": np.ascontiguousarray(matrix.T)}, {}, "specification")]
+        nodes = [Node("Dense", (y,), "z", {"weight": matrix}, {}, "specification")]
     shapes["z"] = (len(matrix),)
     return Graph(graph.inputs, ("z",), graph.nodes + tuple(nodes), shapes)
 

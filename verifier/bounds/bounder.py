@@ -29,10 +29,12 @@ from verifier.ops.kinds import Interval, LinearOp, Relaxation, RelaxedOp
 
 @dataclass(frozen=True)
 class Method:
-    """Which bounds are computed. `affine` needs few free inputs; `rows` refines unstable neurons by backward rows."""
+    """Which bounds are computed. `affine` needs few free inputs (`attribute`: with the noise in parts per input);
+    `rows` refines unstable neurons by backward rows."""
 
     interval: bool = True
     affine: bool = True
+    attribute: bool = True
     rows: bool = False
     row_elements: int = 32_000_000  # elements of the largest temporary of a chunk of backward rows
 
@@ -42,8 +44,8 @@ class Sweep:
     """What is known about a batch of boxes after the forward sweep.
 
     `pre[i]` intervals of the inputs of the non-linear operator i, `relaxations[i]` its planes, `output` the interval
-    of the network's output (B, m), `unstable` (B,) how many neurons are not affine on the box. `reach[i]` are the
-    generators (B, d, *S) of the inputs of operator i: how far each free input moves them (empty without affine forms).
+    of the network's output (B, m), `unstable` (B,) how many neurons are not affine on the box. `reach[i]` tells
+    how far each free input moves the inputs of operator i, (B, d, *S) >= 0 (empty without affine forms).
     """
 
     pre: dict[int, tuple[Interval, ...]]
@@ -79,7 +81,7 @@ def sweep(
     forms: dict[int, AffineForm] = {}
     intervals: dict[int, Interval] = {}
     if method.affine:
-        forms[0] = input_form(lower, upper, free)
+        forms[0] = input_form(lower, upper, free, method.attribute)
     if method.interval or not method.affine:
         intervals[0] = Interval(lower, upper)
     pre: dict[int, tuple[Interval, ...]] = {}
@@ -105,7 +107,7 @@ def sweep(
             relaxations[i] = op.relax(*bounds)
             unstable += _count_unstable(op, bounds)
             if method.affine:
-                reach[i] = tuple(forms[s].maps[:, 1:] for s in sources)
+                reach[i] = tuple(forms[s].moves() for s in sources)
                 forms[out] = relaxed_form(op, [forms[s] for s in sources], bounds)
             if intervals:
                 intervals[out] = interval_step(op, bounds)

@@ -13,7 +13,7 @@ from verifier.bounds.bounder import Method, Sweep, sweep
 from verifier.bounds.network import Network
 from verifier.domains import DomainBatch
 from verifier.search.branch import split_scores
-from verifier.search.settle import RowTable, row_scale
+from verifier.search.settle import RowTable, joint_scores, row_scale
 from verifier.tolerance import proof_margin
 
 
@@ -55,6 +55,8 @@ def bound_boxes(
     alive = (scores.amin(1) <= 0).nonzero()[:, 0]
     values = scores.amin(1)
     boxes = batch.select(alive)
+    if len(alive) == 0:
+        return _nothing(network, values, scores)
     picked, row = _open_rows(table, scores[alive], boxes)
     owner = None if len(alive) == len(batch) else alive
     trace: dict[int, Tensor] = {}
@@ -65,12 +67,21 @@ def bound_boxes(
     walked = (lowest - rhs - margin).masked_fill(torch.isinf(rhs), -torch.inf)
     low = low[alive].scatter_reduce(1, picked, walked, "amax")
     scores = table.clause_scores(low, boxes.query)
-    values[alive] = scores.amin(1)
     clause = table.clause[boxes.query].gather(1, picked)
+    scores = joint_scores(clause, scores, walked, coefficients, bias - rhs - margin, boxes.lower, boxes.upper)
+    values[alive] = scores.amin(1)
     branch = split_scores(network, known, trace, boxes, free, alive, walked, clause, scores, coefficients)
     keep = scores.amin(1) <= 0
     return Bounded(alive[keep], scores.amin(1)[keep], scores[keep], walked[keep], clause[keep], coefficients[keep],
                    (bias - rhs - margin)[keep],                   known.unstable[alive][keep], branch[keep], values)
+
+
+def _nothing(network: Network, values: Tensor, scores: Tensor) -> Bounded:
+    """Every box was proven by the forward sweep."""
+    none = values.new_zeros(0, 1)
+    whole = none.to(torch.int64)
+    empty = values.new_zeros(0, 1, network.n)
+    return Bounded(whole[:, 0], none[:, 0], scores[:0], none, whole, empty, none, whole[:, 0], empty[:, 0], values)
 
 
 def _forward_rows(table: RowTable, known: Sweep, batch: DomainBatch) -> Tensor:
@@ -93,7 +104,7 @@ def _open_rows(table: RowTable, scores: Tensor, boxes: DomainBatch) -> tuple[Ten
     closed = torch.cat([scores, scores.new_full((len(scores), 1), torch.inf)], 1) > 0
     needed = ~closed.gather(1, clause.clamp(max=table.most)) & torch.isfinite(table.rhs[boxes.query])
     count = max(1, int(needed.sum(1).max())) if len(boxes) else 1
-    picked = needed.to(torch.int8).sort(1, descending=True, stable=True).indices[:, :count]
+    picked = needed.to(torch.int8).sort(dim=1, descending=True, stable=True).indices[:, :count]
     return picked, table.row[boxes.query].gather(1, picked)
 
 

@@ -87,10 +87,10 @@ def _gap(op: RelaxedOp, planes: Relaxation, pre: tuple[Interval, ...]) -> Tensor
 def _moves(op: RelaxedOp, planes: Relaxation, reach: tuple[Tensor, ...]) -> Tensor:
     """How far each free input moves what the neuron sees: (B, d, *T)."""
     if len(reach) == 1 and op.in_shapes[0] == op.out_shape:
-        return reach[0].abs()
+        return reach[0]
     total = None
     for low, high, moves in zip(planes.lower_slopes, planes.upper_slopes, reach, strict=True):
-        part = op.collect(moves.abs() * (low.abs() + high.abs())[:, None], lead=2)
+        part = op.collect(moves * (low.abs() + high.abs())[:, None], lead=2)
         total = part if total is None else total + part
     assert total is not None
     return total

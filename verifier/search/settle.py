@@ -89,3 +89,49 @@ def shrink(
         parts_low.masked_fill(dead, torch.inf).amin(1),
         parts_high.masked_fill(dead, -torch.inf).amax(1),
     )
+
+
+JOINT_STEPS = 12
+"""Steps of multiplier ascent; each costs a product of size (boxes x clauses x rows x inputs)."""
+
+
+def joint_scores(
+    clause: Tensor,
+    scores: Tensor,
+    low: Tensor,
+    coefficients: Tensor,
+    constant: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+) -> Tensor:
+    """Clause scores (B, C) improved by combinations of a clause's rows.
+
+    Rows that are each possible may be impossible together: for any weights w >= 0 with sum 1,
+
+        max_w  min_x  sum_k w_k (coefficients_k . x + constant_k)  > 0
+
+    refutes the clause on the box. The weights are found by exponentiated gradient ascent; every iterate is a valid bound,
+    so the number of steps only decides how tight it is. Clauses of one row gain nothing and are left alone.
+    """
+    most = scores.shape[1]
+    member = (clause[:, None] == torch.arange(most, device=clause.device)[None, :, None]) & torch.isfinite(low)[:, None]
+    several = member.sum(2) > 1
+    if not bool((several & (scores <= 0)).any()):
+        return scores
+    centre, radius = (lower + upper) / 2, (upper - lower) / 2
+    middle = torch.einsum("bkn,bn->bk", coefficients, centre) + constant
+    size = (low.abs().masked_fill(~torch.isfinite(low), 0.0)).amax(1).clamp(min=torch.finfo(low.dtype).tiny)
+    logits = torch.zeros(member.shape, dtype=low.dtype, device=low.device).masked_fill(~member, -torch.inf)
+    best = scores
+    for step in range(JOINT_STEPS):
+        weight = torch.nan_to_num(torch.softmax(logits, 2), nan=0.0)
+        row = torch.einsum("bck,bkn->bcn", weight, coefficients)
+        value = torch.einsum("bck,bk->bc", weight, torch.nan_to_num(middle)) - torch.einsum("bcn,bn->bc", row.abs(), radius)
+        magnitude = torch.einsum("bcn,bn->bc", row.abs(), torch.maximum(lower.abs(), upper.abs()))
+        value = value - proof_margin(low.dtype) * (magnitude + size[:, None])
+        best = torch.where(several, torch.maximum(best, value), best)
+        least = centre[:, None] - radius[:, None] * row.sign()
+        slope = torch.einsum("bkn,bcn->bck", coefficients, least) + constant[:, None]
+        logits = logits + (4.0 / (1 + step)) * torch.nan_to_num(slope) / size[:, None, None]
+        logits = logits.masked_fill(~member, -torch.inf)
+    return best
