@@ -158,13 +158,13 @@ def _convolution(node: Node, shape: Shape) -> tuple[list[tuple[int, ...]], np.nd
     _need(groups >= 1, "groups is not a positive int")
     names = [name for name in ("stride", "padding", "dilation", "output_padding") if name in node.attrs]
     for name in names:
-        values = node.attrs[name]
+        values = node.integers(name)
         low = 0 if "padding" in name else 1
         _need(
-            isinstance(values, tuple) and len(values) == spatial and all(type(v) is int and v >= low for v in values),
+            len(values) == spatial and all(type(v) is int and v >= low for v in values),
             name,
         )
-    return [node.attrs[name] for name in names], weight, int(groups), spatial
+    return [node.integers(name) for name in names], weight, int(groups), spatial
 
 
 def _conv(node: Node, shape: Shape) -> Shape:

@@ -46,12 +46,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
 Shape = tuple[int, ...]
 Attribute = int | float | str | tuple[int, ...]
-_EMPTY: Mapping[str, object] = MappingProxyType({})
+_EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +62,8 @@ class Node:
     op: str
     inputs: tuple[str, ...]
     output: str
-    params: Mapping[str, np.ndarray] = field(default_factory=lambda: _EMPTY)  # type: ignore[assignment,return-value]
-    attrs: Mapping[str, Attribute] = field(default_factory=lambda: _EMPTY)  # type: ignore[assignment,return-value]
+    params: Mapping[str, np.ndarray] = field(default_factory=lambda: _EMPTY)
+    attrs: Mapping[str, Attribute] = field(default_factory=lambda: _EMPTY)
     source: str = ""
 
     def integer(self, name: str) -> int:

@@ -117,7 +117,11 @@ def gather_elements(c: Context) -> Value:
     x = c.x()
     axis = c.axis(int(c.attr("axis", 0)), x.rank)
     indices = wrap(c, c.const(1, "indices"), x.shape[axis])
-    return _moved(c, [x], np.take_along_axis(_positions(x.shape), indices, axis))
+    within = zip(indices.shape, x.shape, range(x.rank), strict=True)  # the index may be smaller off the axis
+    if indices.ndim != x.rank or any(size > limit for size, limit, a in within if a != axis):
+        raise c.wrong(f"indices of shape {indices.shape} for data of shape {x.shape}")
+    off_axis = tuple(slice(None) if a == axis else slice(size) for a, size in enumerate(indices.shape))
+    return _moved(c, [x], np.take_along_axis(_positions(x.shape)[off_axis], indices, axis))
 
 
 @lowers("GatherND", since=11)

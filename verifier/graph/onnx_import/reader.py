@@ -29,7 +29,7 @@ from verifier.graph.onnx_import import (  # noqa: F401 (the imports fill the reg
 )
 from verifier.graph.onnx_import.context import Context, Value, Var
 from verifier.graph.onnx_import.final import find_final
-from verifier.graph.onnx_import.fold import fold, normal
+from verifier.graph.onnx_import.fold import fold, foldable, normal
 from verifier.graph.onnx_import.model import Limits, Model, TensorInfo
 from verifier.graph.onnx_import.registry import lookup
 from verifier.graph.onnx_import.source import plain, read_bytes
@@ -162,7 +162,7 @@ class _Import:
                 why = f"domain '{node.domain}'"
             elif node.op_type in _CONTROL_FLOW:
                 why = "control flow"
-            elif node.op_type != "Constant" and lookup(node.op_type, self.opset) is None:
+            elif node.op_type != "Constant" and not foldable(node.op_type) and not lookup(node.op_type, self.opset):
                 why = "no rule to import it"
             if why:
                 found.append((_label(node, position), node.op_type, why))
@@ -207,8 +207,9 @@ class _Import:
 
     def _read_inputs(self) -> list[TensorInfo]:
         infos: list[TensorInfo] = []
+        weights = {tensor.name for tensor in self.graph.initializer}
         for declared in self.graph.input:
-            if declared.name in self.values or any(t.name == declared.name for t in self.graph.initializer):
+            if declared.name in weights:
                 continue
             info = _tensor_info(declared)
             if info is None:
@@ -259,7 +260,8 @@ class _Import:
             return (folded,)
         variables = [value for value in context.inputs if isinstance(value, Var)]
         lowering = lookup(node.op_type, self.opset)
-        assert lowering is not None
+        if lowering is None:
+            raise context.refuse("its inputs must be constant, but depend on the network's input")
         depends = any(value.opaque for value in variables)
         whole = any(not value.real for value in variables) and node.op_type not in _MOVES
         if depends or whole:
