@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 VNNCOMP ?= $(wildcard ../shared/vnncomp)
 
-.PHONY: demo test test-real bench lint clean
+.PHONY: demo test test-real bench lint operators clean
 .DEFAULT_GOAL := demo
 
 # The stamps make a second run quick; a changed pyproject.toml installs again.
@@ -45,3 +45,7 @@ bench: $(VENV)/stamp-package
 
 clean:
 	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+
+# The operator tables in the README; tests/test_architecture.py fails when they are out of date.
+operators: $(VENV)/stamp-package
+	$(BIN)/python -m verifier.ops.table README.md

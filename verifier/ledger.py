@@ -105,9 +105,10 @@ class Ledger:
         whole = data.rfind(b"\n") + 1
         text = data[:whole].decode("utf-8", "replace")
         rows = [self._row(number, fields) for number, fields in enumerate(csv.reader(text.splitlines()), 1) if fields]
-        if whole != len(data):  # only after all lines were seen to be results: nothing else is ever cut
-            if len(data) - whole > 1 << 16 or (not rows and data[:whole].strip()):
-                raise OutputError(f"{self.path}: the last line has no end and is no line of a results file")
+        torn = data[whole:]
+        if torn:  # looked at last, after every line was seen to be a result: nothing else is ever cut
+            if len(torn) > 1 << 16 or (not rows and b"," not in torn):
+                raise OutputError(f"{self.path}: its only line is no line of a results file, and has no end")
             os.ftruncate(self._descriptor, whole)
         return rows
 

@@ -11,7 +11,10 @@ from importlib.util import find_spec
 COMMANDS = {
     "verify": ("verifier.cli", "decide whether a network satisfies a specification"),
     "prune": ("pruning.cli", "make a network smaller: ONNX in, ONNX out"),
-    "spec": ("verifier.semantic.spec_cli", "semantic properties: image, keypoints and ranges to model and specification"),
+    "spec": (
+        "verifier.semantic.spec_cli",
+        "semantic properties: image, keypoints and ranges to model and specification",
+    ),
     "coverage": ("verifier.semantic.coverage_cli", "which part of a semantic range is certified, refuted or open"),
     "compare": ("verifier.study.compare_cli", "certified coverage before and after pruning"),
     "train": ("verifier.study.train_cli", "train a keypoint network"),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from verifier.errors import SecateurError
 from verifier.options import Options
+from vnnlib import VnnLibError
 
 if TYPE_CHECKING:
     from verifier.graph.onnx_import import Model
@@ -65,7 +66,6 @@ class EngineWorker:
 
     def prepare(self) -> None:
         """Imports what every job needs."""
-        import vnnlib  # noqa: F401
         from verifier import allocator
 
         allocator.keep_freed_memory()
@@ -119,8 +119,6 @@ def serve(channel: Connection, worker: Worker) -> None:
 
 
 def _attempt(worker: Worker, job: Job) -> Outcome:
-    from vnnlib import VnnLibError
-
     started = time.monotonic()
     try:
         return worker.solve(job)

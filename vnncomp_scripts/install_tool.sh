@@ -9,6 +9,7 @@ if [ "$version" != v1 ]; then
   exit 1
 fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-make .venv/stamp-package PYTHON="${PYTHON:-python3}"
+"${PYTHON:-python3}" -m venv .venv
+.venv/bin/python -m pip install --quiet .
 .venv/bin/verify --help > /dev/null
 echo "installed: $(pwd)/.venv/bin/verify"
