@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from verifier.budget import Budget, available_memory
-from verifier.errors import ModelError, ProblemError
+from verifier.errors import ModelError
 from verifier.options import Options
 from verifier.progress import Progress
 from verifier.result import Result, Verdict
@@ -72,7 +72,6 @@ def verify(
     with _without_collector():
         spec = read_spec(spec)
         loaded = load(model, example)
-        check_fit(loaded, spec)
     return solve(loaded, spec, options, budget, progress)
 
 
@@ -86,11 +85,17 @@ def read_spec(spec: str | PathLike[str] | Spec) -> Spec:
 def solve(
     model: Model, spec: Spec, options: Options, budget: Budget, progress: Callable[[Progress], None] | None = None
 ) -> Result:
-    """Runs the engine on a loaded network and a parsed specification."""
+    """Runs the engine on a loaded network and a parsed specification.
+
+    Raises:
+        ProblemError: the two do not fit each other; found out before torch is imported.
+    """
     import vnnlib
+    from verifier.assemble import check_fit
 
     with _without_collector():
         form = vnnlib.normalise(spec)
+        check_fit(model, form)
         if budget.expired():
             return out_of_time(budget, "before the search began")
         from verifier import engine  # brings torch
@@ -102,28 +107,6 @@ def out_of_time(budget: Budget, when: str) -> Result:
     if budget.stopped:
         return Result(Verdict.UNKNOWN, f"{budget.stopped} {when}")
     return Result(Verdict.TIMEOUT, f"the time limit was reached {when}")
-
-
-def check_fit(model: Model, spec: Spec) -> None:
-    """Compares the number of networks and of variables.
-
-    Raises:
-        ProblemError: they differ; the message names both sides.
-    """
-    if len(spec.networks) != 1:
-        names = ", ".join(network.name for network in spec.networks)
-        raise ProblemError(
-            f"{spec.name}: speaks of {len(spec.networks)} networks ({names}), expected 1: specifications over several "
-            "networks are not supported"
-        )
-    graph = model.graph
-    for kind, names, found in (("input", graph.inputs, graph.n_inputs), ("output", graph.outputs, graph.n_outputs)):
-        if spec.size(kind) != found:
-            shapes = ", ".join(f"{name} {list(graph.shapes[name])}" for name in names)
-            raise ProblemError(
-                f"{spec.name}: declares {spec.size(kind)} {kind} variables, but {model.path} has {found} {kind} "
-                f"elements ({shapes}); is this the specification of another network?"
-            )
 
 
 @contextmanager

@@ -75,19 +75,14 @@ class EngineWorker:
     def solve(self, job: Job) -> Outcome:
         """Loads (or reuses) the network, parses the specification and runs the engine."""
         from verifier import report
-        from verifier.api import check_fit, out_of_time, read_spec, solve
+        from verifier.api import read_spec, solve
         from verifier.budget import Budget, available_memory
 
         started = time.monotonic()
         memory = available_memory()
         budget = Budget.of(job.timeout, memory and max(1, memory // self._processes))
         spec = read_spec(job.spec)
-        model = self._load(job.model)
-        check_fit(model, spec)
-        if budget.expired():
-            result = out_of_time(budget, "before the search began")
-        else:
-            result = solve(model, spec, self._options, budget)
+        result = solve(self._load(job.model), spec, self._options, budget)
         witness = report.witness_text(result.witness, spec) if result.witness else ""
         return Outcome(result.verdict.value, time.monotonic() - started, result.reason, witness)
 

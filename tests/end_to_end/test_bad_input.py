@@ -92,7 +92,7 @@ def test_variable_counts_that_do_not_fit(
 ) -> None:
     nets.spec(tmp_path / "s.vnnlib", "(>= Y_0 2.5)", n_in=n_in, n_out=n_out)
     declared, has = (n_in, 2) if kind == "input" else (n_out, 1)
-    check(verify, tmp_path, net.name, "s.vnnlib", needles=(f"declares {declared} {kind}", f"has {has} {kind}"))
+    check(verify, tmp_path, net.name, "s.vnnlib", needles=(f"{declared} {kind} variables", f"has {has}"))
 
 
 def test_missing_bound(verify: Verify, tmp_path: Path, net: Path) -> None:
@@ -182,5 +182,5 @@ def test_bad_input_is_refused_before_torch_is_imported(verify: Verify, tmp_path:
     """A fake torch that cannot be imported stands first on the path."""
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')\n")
     nets.spec(tmp_path / "s.vnnlib", "(>= Y_0 2.5)", n_in=7)
-    refused(verify(net.name, "s.vnnlib"), "declares 7 input")
+    refused(verify(net.name, "s.vnnlib"), "7 input variables")
     assert "torch was imported" in verify(net.name, holds.name).stderr  # so the trap works

@@ -16,18 +16,29 @@ import verifier.ops
 from verifier.ops.kinds import LinearOp, Op, RelaxedOp
 from verifier.ops.registry import operators
 
+NEWEST_OPSET = 22
 BEGIN, END = "<!-- operators: begin (make operators) -->", "<!-- operators: end -->"
 
 
 def tables() -> str:
     """Markdown: which ONNX operators are read, and which operators of the IR have bound rules, with their files."""
     from verifier.graph.onnx_import import operators as onnx_operators
+    from verifier.graph.onnx_import.opaque import opaque
+    from verifier.graph.onnx_import.registry import lookup
 
     for module in pkgutil.iter_modules(verifier.ops.__path__):
         if module.name != "table":
             import_module(f"verifier.ops.{module.name}")
-    read = ", ".join(onnx_operators())
-    lines = [f"Read from ONNX (opsets 7 to 22): {read}.", "", "| IR operator | kind | rules | file |", "| - | - | - | - |"]
+    names = list(onnx_operators())
+    run_only = [name for name in names if lookup(name, NEWEST_OPSET) is opaque]
+    lines = [
+        f"Read from ONNX, opsets 7 to {NEWEST_OPSET}: {', '.join(name for name in names if name not in run_only)}.",
+        "",
+        f"Run but not bounded, unless constant (counterexamples can be found, nothing proven): {', '.join(run_only)}.",
+        "",
+        "| IR operator | kind | rules | file |",
+        "| --- | --- | --- | --- |",
+    ]
     for name, op in operators().items():
         file = Path(inspect.getfile(op)).name
         lines.append(f"| {name} | {_kind(op)} | {_first_sentence(op)} | `verifier/ops/{file}` |")
