@@ -118,7 +118,7 @@ class _Run:
         self.table = RowTable.from_rows(problem.rows, dtype, device)
         self.lower = torch.from_numpy(problem.lower).to(device, dtype)
         self.upper = torch.from_numpy(problem.upper).to(device, dtype)
-        self.free = free_inputs(problem.lower, problem.upper).to(device)
+        self.free = torch.from_numpy(problem.free).to(device)
         self.plan = self._choose()
         self.tally = Tally()
         self.points = 0
@@ -218,11 +218,3 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
-
-
-def free_inputs(lower: np.ndarray, upper: np.ndarray) -> Tensor:
-    """Indices (Q, d) of the inputs with width, per query; -1 where a query has fewer than the most."""
-    free = upper > lower
-    d = max(1, int(free.sum(1).max(initial=0)))
-    order = np.argsort(~free, axis=1, kind="stable")[:, :d]
-    return torch.from_numpy(np.where(np.take_along_axis(free, order, 1), order, -1).astype(np.int64))

@@ -17,6 +17,7 @@ from verifier.bounds.backward import concretise, neuron_rows, walk_back
 from verifier.bounds.forward import (
     AffineForm,
     as_interval,
+    constant_form,
     input_form,
     intersect,
     interval_step,
@@ -81,7 +82,7 @@ def sweep(
     forms: dict[int, AffineForm] = {}
     intervals: dict[int, Interval] = {}
     if method.affine:
-        forms[0] = input_form(lower, upper, free, method.attribute)
+        forms[0] = start = input_form(lower, upper, free, method.attribute)
     if method.interval or not method.affine:
         intervals[0] = Interval(lower, upper)
     pre: dict[int, tuple[Interval, ...]] = {}
@@ -92,7 +93,7 @@ def sweep(
         out = i + 1
         if isinstance(op, LinearOp):
             if method.affine:
-                forms[out] = linear_form(op, [forms[s] for s in sources])
+                forms[out] = linear_form(op, [forms[s] for s in sources]) if sources else constant_form(op, start)
             if intervals:
                 intervals[out] = interval_step(op, [intervals[s] for s in sources])
         else:

@@ -41,7 +41,10 @@ class AffineForm(NamedTuple):
 
 
 def input_form(lower: Tensor, upper: Tensor, free: Tensor, attribute: bool = False) -> AffineForm:
-    """The exact form of a box (B, n) whose coordinates `free` (B, d) may vary; -1 pads rows with fewer free inputs."""
+    """The exact form of a box (B, n): generators for the coordinates `free` (B, d), -1 pads rows with fewer of them.
+
+    The width of all other coordinates (the rounding of fixed inputs) goes into the radius.
+    """
     batch, n = lower.shape
     d = free.shape[1]
     maps = lower.new_zeros(batch, d + 1, n)
@@ -52,18 +55,25 @@ def input_form(lower: Tensor, upper: Tensor, free: Tensor, attribute: bool = Fal
     index = free.clamp(min=0)
     reach = radius.gather(1, index) * (free >= 0)
     maps[:, 1:].scatter_(2, index[:, :, None], reach[:, :, None])
-    return AffineForm(maps, lower.new_zeros(batch, d if attribute else 1, n))
+    noise = lower.new_zeros(batch, d if attribute else 1, n)
+    varies = torch.zeros_like(lower).scatter_add(1, index, (free >= 0).to(lower.dtype))
+    noise[:, 0] = torch.where(varies > 0, 0.0, radius)
+    return AffineForm(maps, noise)
+
+
+def constant_form(op: LinearOp, like: AffineForm) -> AffineForm:
+    """The form of a value that depends on no input, for the boxes of `like`."""
+    value = op.forward()
+    batch, width, parts = *like.maps.shape[:2], like.radius.shape[1]
+    maps = value.new_zeros(batch, width, *value.shape[1:])
+    maps[:, 0] = value
+    return AffineForm(maps, value.new_zeros(batch, parts, *value.shape[1:]))
 
 
 def linear_form(op: LinearOp, forms: list[AffineForm]) -> AffineForm:
     """Image of affine forms under a linear operator."""
-    batch = max((form.maps.shape[0] for form in forms), default=1)
-    width = max((form.maps.shape[1] for form in forms), default=1)
-    stacked = op.linear(*(form.maps.reshape(-1, *form.maps.shape[2:]) for form in forms))
-    if not forms:  # a constant
-        maps = stacked[:, None] + (op.offset() if op.offset() is not None else 0)
-        return AffineForm(maps, torch.zeros_like(maps[:, :1]))
-    maps = stacked.reshape(batch, width, *stacked.shape[1:])
+    lead = forms[0].maps.shape[:2]
+    maps = op.linear(*(form.maps.flatten(0, 1) for form in forms)).unflatten(0, lead)
     offset = op.offset()
     if offset is not None:
         if maps.data_ptr() == forms[0].maps.data_ptr():
