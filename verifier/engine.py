@@ -24,8 +24,9 @@ from verifier.problem import Problem
 from verifier.progress import Progress
 from verifier.result import Result, Verdict, Witness
 from verifier.runtime import Session, compare
-from verifier.search.bab import Outcome, Strategy, Tally, search
-from verifier.search.bounding import bound_boxes
+from verifier.search.bab import Outcome, Strategy, Tally, cut, search
+from verifier.search.bounding import Bounded, bound_boxes
+from verifier.search.choose import Chooser, predicted_ratio
 from verifier.search.leaf import settle_affine
 from verifier.search.settle import RowTable
 
@@ -137,7 +138,7 @@ class _Run:
             return self.finish(Verdict.SAT, "found by projected gradient descent", witness=witness)
         first = self.boxes()
         strategy = Strategy(
-            bound=lambda batch: bound_boxes(self.network, self.table, batch, self.free, self.plan.method, self.budget.expired),
+            bound=self.chooser(),
             try_points=self.try_points,
             settle_affine=lambda boxes, bounded: settle_affine(boxes, bounded, self.try_points),
             stop=self.budget.expired,
@@ -161,6 +162,20 @@ class _Run:
             return self.finish(Verdict.UNKNOWN, f"{outcome.tally.stuck} boxes cannot be split any further: rounding decides there",
                                open_fraction=outcome.open_share)
         return self.finish(Verdict.UNSAT, "every box is proven", open_fraction=0.0)
+
+    def bound(self, batch: DomainBatch, method: Method) -> Bounded:
+        return bound_boxes(self.network, self.table, batch, self.free, method, self.budget.expired)
+
+    def chooser(self) -> Chooser:
+        """Cheap or tight bounds, measured, unless the options or the problem leave no choice."""
+        fixed = self.options.bounds.method != "auto" or not self.plan.method.affine
+        return Chooser(self.bound, self.halves, self.plan.method, fixed,
+                       lambda counts: predicted_ratio(self.network, counts, self.plan.free_inputs))
+
+    def halves(self, boxes: DomainBatch, bounded: Bounded) -> DomainBatch:
+        """The children that the search would make of these boxes, without clipping."""
+        usable, dimension, at = cut(boxes, bounded.branch, self.options.search.max_depth)
+        return boxes.select(usable).split(dimension[usable], at[usable])
 
     def boxes(self) -> DomainBatch:
         q, device = self.problem.queries, self.network.device

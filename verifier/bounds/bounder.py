@@ -46,7 +46,7 @@ class Sweep:
 
     `pre[i]` intervals of the inputs of the non-linear operator i, `relaxations[i]` its planes, `output` the interval
     of the network's output (B, m), `unstable` (B,) how many neurons are not affine on the box. `reach[i]` tells
-    how far each free input moves the inputs of operator i, (B, d, *S) >= 0 (empty without affine forms).
+    how far each free input moves the inputs of operator i, (B, d, *S) >= 0 (empty without affine forms). `unstable_at[i]` is the batch's mean count of unstable neurons at operator i.
     """
 
     pre: dict[int, tuple[Interval, ...]]
@@ -54,6 +54,7 @@ class Sweep:
     output: Interval
     unstable: Tensor
     reach: dict[int, tuple[Tensor, ...]]
+    unstable_at: dict[int, float]
 
 
 class OutOfTime(Exception):
@@ -88,6 +89,7 @@ def sweep(
     pre: dict[int, tuple[Interval, ...]] = {}
     relaxations: dict[int, Relaxation] = {}
     reach: dict[int, tuple[Tensor, ...]] = {}
+    unstable_at: dict[int, float] = {}
     unstable = torch.zeros(batch, dtype=torch.int64, device=lower.device)
     for i, (op, sources) in enumerate(zip(network.ops, network.sources, strict=True)):
         out = i + 1
@@ -106,7 +108,9 @@ def sweep(
                 bounds.append(bound)
             pre[i] = tuple(bounds)
             relaxations[i] = op.relax(*bounds)
-            unstable += _count_unstable(op, bounds)
+            count = op.unstable(*bounds).flatten(1).sum(1)
+            unstable_at[i] = float(count.double().mean())
+            unstable += count
             if method.affine:
                 reach[i] = tuple(forms[s].moves() for s in sources)
                 forms[out] = relaxed_form(op, [forms[s] for s in sources], bounds)
@@ -116,7 +120,7 @@ def sweep(
         network.release(intervals, i)  # type: ignore[arg-type]
     output = _known(forms.get(network.output), intervals.get(network.output))
     output = Interval(*(t.reshape(-1, network.m).expand(batch, network.m) for t in output))
-    return Sweep(pre, relaxations, output, unstable, reach)
+    return Sweep(pre, relaxations, output, unstable, reach, unstable_at)
 
 
 def _known(form: AffineForm | None, interval: Interval | None) -> Interval:
@@ -125,11 +129,6 @@ def _known(form: AffineForm | None, interval: Interval | None) -> Interval:
         return interval
     known = as_interval(form.interval())
     return known if interval is None else intersect(known, interval)
-
-
-def _count_unstable(op: RelaxedOp, bounds: list[Interval]) -> Tensor:
-    mask = op.unstable(*bounds)
-    return mask.flatten(1).sum(1)
 
 
 def _refine(

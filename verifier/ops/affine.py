@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,10 @@ class Dense(LinearOp):
     """y = x @ weight.T + bias on the last axis; weight (n, k), x (M, *lead, k), y (M, *lead, n)."""
 
     _magnitude: Tensor | None = None
+
+    @property
+    def multiply_adds(self) -> int:
+        return self.params["weight"].numel() * math.prod(self.in_shapes[0][:-1])
 
     def linear(self, *xs: Tensor) -> Tensor:
         return xs[0] @ self.params["weight"].T

@@ -6,6 +6,7 @@ M (any number of points or rows), B (boxes), R x K (row groups x rows), then the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -48,6 +49,11 @@ class Op:
         for name, array in node.params.items():
             tensor = torch.from_numpy(array.copy() if not array.flags.writeable else array)
             self.params[name] = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds of one application to one input; element-wise work counts one per element."""
+        return math.prod(self.out_shape)
 
     def forward(self, *xs: Tensor) -> Tensor:
         """Concrete values: (M, *S_i) each -> (M, *T)."""

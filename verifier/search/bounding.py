@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,7 +26,8 @@ class Bounded:
     already taken off), `clause` (B, K'), and `coefficients` (B, K', n) and `constant` (B, K') of the linear function
     (margin included) that attains them.
     `unstable` (B,) counts neurons that are not affine; `branch` (B, n) says how much a split of each input promises.
-    `values` (batch,) are the least clause scores of all boxes, proven ones included.
+    `values` (batch,) are the least clause scores of all boxes, proven ones included; `unstable_at[i]` is the mean number of
+    unstable neurons at operator i.
     """
 
     alive: Tensor
@@ -39,6 +40,20 @@ class Bounded:
     unstable: Tensor
     branch: Tensor
     values: Tensor
+    unstable_at: dict[int, float]
+
+    def renumbered(self, alive: Tensor, values: Tensor) -> Bounded:
+        """The same result for a batch of which only `alive` was bounded here; `values` are the others' scores."""
+        merged = values.clone()
+        merged[alive] = torch.maximum(merged[alive], self.values)
+        return replace(self, alive=alive[self.alive], values=merged)
+
+    def select(self, keep: Tensor) -> Bounded:
+        """The open boxes named by a mask over them."""
+        return Bounded(
+            self.alive[keep], self.value[keep], self.scores[keep], self.low[keep], self.clause[keep], self.coefficients[keep],
+            self.constant[keep], self.unstable[keep], self.branch[keep], self.values, self.unstable_at,
+        )
 
 
 def bound_boxes(
@@ -56,7 +71,7 @@ def bound_boxes(
     values = scores.amin(1)
     boxes = batch.select(alive)
     if len(alive) == 0:
-        return _nothing(network, values, scores)
+        return _nothing(network, values, scores, known)
     picked, row = _open_rows(table, scores[alive], boxes)
     owner = None if len(alive) == len(batch) else alive
     trace: dict[int, Tensor] = {}
@@ -73,15 +88,16 @@ def bound_boxes(
     branch = split_scores(network, known, trace, boxes, free, alive, walked, clause, scores, coefficients)
     keep = scores.amin(1) <= 0
     return Bounded(alive[keep], scores.amin(1)[keep], scores[keep], walked[keep], clause[keep], coefficients[keep],
-                   (bias - rhs - margin)[keep],                   known.unstable[alive][keep], branch[keep], values)
+                   (bias - rhs - margin)[keep],                   known.unstable[alive][keep], branch[keep], values, known.unstable_at)
 
 
-def _nothing(network: Network, values: Tensor, scores: Tensor) -> Bounded:
+def _nothing(network: Network, values: Tensor, scores: Tensor, known: Sweep) -> Bounded:
     """Every box was proven by the forward sweep."""
     none = values.new_zeros(0, 1)
     whole = none.to(torch.int64)
     empty = values.new_zeros(0, 1, network.n)
-    return Bounded(whole[:, 0], none[:, 0], scores[:0], none, whole, empty, none, whole[:, 0], empty[:, 0], values)
+    return Bounded(whole[:, 0], none[:, 0], scores[:0], none, whole, empty, none, whole[:, 0], empty[:, 0], values,
+                   known.unstable_at)
 
 
 def _forward_rows(table: RowTable, known: Sweep, batch: DomainBatch) -> Tensor:
