@@ -14,7 +14,7 @@ _UNARY = ("Relu", "Abs", "Sign", "Floor", "Sigmoid", "Tanh", "Sin", "Cos")
 _KINDS = (
     "unary", "relu", "relu", "leaky", "prelu", "clip", "pow", "positive", "scale", "scale", "shift", "shift", "dense",
     "dense", "conv", "transposed", "reshape", "transpose", "slice", "take", "expand", "pad", "sum", "max", "add", "sub",
-    "mul", "concat", "constant", "saturate", "difference", "noop",
+    "mul", "concat", "constant", "saturate", "difference", "difference", "noop", "onesided", "onesided", "sandwich", "sandwich",
 )  # fmt: skip
 
 
@@ -197,6 +197,27 @@ class RandomGraph:
     def _constant(self, x: Var) -> Var:
         return self.b.constant(self._n(*x.shape))
 
+    def _onesided(self, x: Var) -> Var:
+        """Add, Sub or Mul with a Constant on either side."""
+        pair = [x, self.b.constant(self._n(*x.shape))]
+        op = str(self.rng.choice(["Add", "Sub", "Sub", "Mul"]))
+        return self.b.binary(op, *(pair if self.rng.random() < 0.5 else pair[::-1]))
+
+    def _sandwich(self, x: Var) -> Var | None:
+        """Factors and offsets per channel, and others, around a convolution or a Dense."""
+        middle = (self._conv, self._transposed, self._dense)[self.rng.integers(3)]
+        x = self._image(x)
+        for _ in range(int(self.rng.integers(1, 3))):
+            x = self._channelwise(x)
+        y = middle(x)
+        return self._channelwise(self._channelwise(y)) if y is not None else None
+
+    def _channelwise(self, x: Var) -> Var:
+        shape = (x.shape[1], *[1] * (x.rank - 2)) if self.rng.random() < 0.7 else (x.shape[-1],)
+        if self.rng.random() < 0.5:
+            return self.b.emit("Scale", [x], x.shape, {"factor": self._n(*shape)})
+        return self.b.emit("Shift", [x], x.shape, {"offset": self._n(*shape)})
+
     def _saturate(self, x: Var) -> Var:
         """relu(b - s relu(x)), the way exporters write a minimum."""
         s, limit = float(self.rng.choice([1.0, 0.5])), float(self.rng.normal())
@@ -205,7 +226,8 @@ class RandomGraph:
     def _difference(self, x: Var) -> Var:
         """+-relu(s x) -+ relu(s x - c), also with unequal signs."""
         y = self.b.shift(self.b.scale(x, float(self.rng.choice([1.0, -2.0]))), float(self.rng.normal()))
-        other = self.b.unary("Relu", self.b.shift(y, float(self.rng.normal())))
+        again = self.b.scale(x, 0.5) if self.rng.random() < 0.3 else y
+        other = self.b.unary("Relu", self.b.shift(again, float(self.rng.normal())))
         first = self.b.unary("Relu", y)
         if self.rng.random() < 0.3:
             return self.b.binary("Add", self.b.scale(first, -1.0), other)
