@@ -14,7 +14,8 @@ _UNARY = ("Relu", "Abs", "Sign", "Floor", "Sigmoid", "Tanh", "Sin", "Cos")
 _KINDS = (
     "unary", "relu", "relu", "leaky", "prelu", "clip", "pow", "positive", "scale", "scale", "shift", "shift", "dense",
     "dense", "conv", "transposed", "reshape", "transpose", "slice", "take", "expand", "pad", "sum", "max", "add", "sub",
-    "mul", "concat", "constant", "saturate", "difference", "difference", "noop", "onesided", "onesided", "sandwich", "sandwich",
+    "mul", "concat", "constant", "saturate", "difference", "difference", "noop", "onesided", "onesided", "sandwich",
+    "sandwich",
 )  # fmt: skip
 
 

@@ -198,6 +198,34 @@ def test_batch_normalisation_goes_into_the_convolution() -> None:
     assert "Conv" in ops(graph)
 
 
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("padding", [0, 1])
+@pytest.mark.parametrize("before", ["Scale", "Shift"])
+def test_factors_and_offsets_around_convolutions(op: str, groups: int, padding: int, before: str) -> None:
+    """A factor before always goes in, an offset only where no padding sees it; after, both do."""
+    rng = np.random.default_rng(0)
+    shape, extra = (1, 4, 5), {"output_padding": (0,)} if op == "ConvTranspose" else {}
+    weight = rng.normal(size=(6, 4 // groups, 3) if op == "Conv" else (4, 6 // groups, 3))
+    out = (1, 6, 5 - 2 + 2 * padding if op == "Conv" else 5 + 2 - 2 * padding)
+    attrs = {"stride": (1,), "padding": (padding,), "dilation": (1,), "groups": groups, **extra}
+    name = {"Scale": "factor", "Shift": "offset"}
+    graph = chain(
+        shape,
+        (before, {name[before]: rng.normal(size=(4, 1))}, {}, shape),
+        (op, {"weight": weight, "bias": rng.normal(size=6)}, attrs, out),
+        ("Scale", {"factor": rng.normal(size=(1, 6, 1))}, {}, out),
+        ("Shift", {"offset": rng.normal(size=(6, 1))}, {}, out),
+    )
+    check_graph(graph)
+    after = merge_affine(graph)
+    check_graph(after)
+    points = rng.normal(size=(3, *shape))
+    assert_same(flat(graph, points), flat(after, points))
+    merged = before == "Scale" or (op == "Conv" and padding == 0)
+    assert ops(after) == ([op] if merged else ["Shift", op])
+
+
 def test_mlp_has_one_dense_per_layer() -> None:
     graph = simplify(flatten_io(load_model(mlp([5, 8, 8, 2], np.random.default_rng(0))).graph))
     assert [op for op in ops(graph) if op != "Reshape"] == ["Dense", "Relu", "Dense", "Relu", "Dense"]
