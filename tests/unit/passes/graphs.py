@@ -15,7 +15,7 @@ _KINDS = (
     "unary", "relu", "relu", "leaky", "prelu", "clip", "pow", "positive", "scale", "scale", "shift", "shift", "dense",
     "dense", "conv", "transposed", "reshape", "transpose", "slice", "take", "expand", "pad", "sum", "max", "add", "sub",
     "mul", "concat", "constant", "saturate", "difference", "difference", "noop", "onesided", "onesided", "sandwich",
-    "sandwich",
+    "sandwich", "mirrored",
 )  # fmt: skip
 
 
@@ -218,6 +218,18 @@ class RandomGraph:
         if self.rng.random() < 0.5:
             return self.b.emit("Scale", [x], x.shape, {"factor": self._n(*shape)})
         return self.b.emit("Shift", [x], x.shape, {"offset": self._n(*shape)})
+
+    def _mirrored(self, x: Var) -> Var | None:
+        """Dense - Relu - Dense whose hidden rows repeat each other up to sign, with some rows of zeros."""
+        if not x.shape:
+            return None
+        rows = self._n(3, x.shape[-1] + 1) * 0.5
+        pattern = self.rng.integers(0, 3, size=7)
+        hidden = rows[pattern] * self.rng.choice([-1.0, 1.0, 1.0, 0.0], size=7)[:, None]
+        hidden[:, -1] += np.where(hidden.any(axis=1), 0.0, self.rng.normal(size=7))
+        z = self.b.unary("Relu", self.b.dense(x, hidden[:, :-1], hidden[:, -1] if self.rng.random() < 0.7 else None))
+        outer = self.rng.choice([-1.0, 0.5, 1.0], size=(3, 7))
+        return self.b.dense(z, outer, self._n(3) if self.rng.random() < 0.5 else None)
 
     def _saturate(self, x: Var) -> Var:
         """relu(b - s relu(x)), the way exporters write a minimum."""

@@ -22,12 +22,14 @@ from verifier.passes.fold_constants import fold_constants
 from verifier.passes.fold_fixed_inputs import fold_fixed_inputs
 from verifier.passes.fuse_affine import fuse_affine
 from verifier.passes.merge_affine import merge_affine
+from verifier.passes.opposite_relus import opposite_relus
 from verifier.passes.prune_outputs import prune_outputs
 from verifier.passes.simplify import simplify
+from verifier.passes.sparse_dense import sparse_dense
 
 SEEDS = st.integers(0, 2**32 - 1)
 SIZES = st.integers(1, 14)
-PASSES = (flatten_io, drop_identity, fold_constants, clip_pattern, merge_affine, fuse_affine, simplify)
+PASSES = (flatten_io, drop_identity, fold_constants, clip_pattern, merge_affine, fuse_affine, opposite_relus, simplify)
 
 
 def assert_same(before: np.ndarray, after: np.ndarray) -> None:
@@ -246,6 +248,57 @@ def test_a_small_source_takes_repetition_and_subtraction_as_one_dense() -> None:
     shapes = {"x": (5,), "t": (5,), "column": (5, 1), "row": (1, 5), "y": (25,), **dict.fromkeys("abde", (5, 5))}
     graph = Graph(("x",), ("y",), nodes, shapes)
     assert [op for op in ops(simplify(graph)) if op != "Reshape"] == ["Tanh", "Dense", "Exp"]
+
+
+def test_minimum_with_four_relus_keeps_one() -> None:
+    """min(a, b) = (relu(a + b) - relu(-a - b) - relu(a - b) - relu(b - a)) / 2, as lattice networks have it."""
+    inner = np.array([[1.0, 1.0], [-1.0, -1.0], [1.0, -1.0], [-1.0, 1.0]])
+    outer = np.array([[0.5, -0.5, -0.5, -0.5]])
+    graph = chain(
+        (2,), ("Tanh", {}, {}, (2,)), ("Dense", {"weight": inner}, {}, (4,)), ("Relu", {}, {}, (4,)),
+        ("Dense", {"weight": outer}, {}, (1,)),
+    )  # fmt: skip
+    small = opposite_relus(graph)
+    check_graph(small)
+    (relu,) = [node for node in small.nodes if node.op == "Relu"]
+    assert small.shapes[relu.output] == (1,)
+    points = np.random.default_rng(0).normal(size=(50, 2)) * 3
+    assert_same(np.tanh(points).min(axis=1)[:, None], flat(small, points))
+    assert_same(np.tanh(points).min(axis=1)[:, None], flat(simplify(graph), points))
+
+
+def test_neurons_that_nearly_mirror_each_other_stay() -> None:
+    inner = np.array([[1.0, 1.0], [-1.0, np.nextafter(-1.0, 0.0)], [1.0, -1.0], [-1.0, 2.0]])
+    graph = chain((2,), ("Dense", {"weight": inner}, {}, (4,)), ("Relu", {}, {}, (4,)),
+                  ("Dense", {"weight": np.ones((1, 4))}, {}, (1,)))  # fmt: skip
+    assert ops(opposite_relus(graph)) == ["Dense", "Relu", "Dense"]
+
+
+@pytest.mark.parametrize("entries", [1, 2, 4])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("lead", [(), (1,), (2,)])
+def test_sparse_dense_becomes_selections(entries: int, bias: bool, lead: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(entries)
+    weight = np.zeros((90, 100))
+    for row in weight:
+        row[rng.choice(100, int(rng.integers(0, entries + 1)), replace=False)] = rng.choice([1.0, -1.0, 0.5])
+    weight[0] = np.where(np.arange(100) < entries, -1.0, 0.0)
+    params = {"weight": weight, **({"bias": rng.normal(size=90)} if bias else {})}
+    graph = chain((*lead, 100), ("Dense", params, {}, (*lead, 90)))
+    after = sparse_dense(graph)
+    check_graph(after)
+    assert "Dense" not in ops(after) and ops(after).count("Take") == entries
+    points = rng.normal(size=(3, *lead, 100))
+    assert_same(flat(graph, points), flat(after, points))
+    assert "Dense" not in ops(simplify(graph))
+
+
+@pytest.mark.parametrize(("rows", "columns", "entries"), [(90, 100, 5), (90, 60, 1), (50, 100, 1)])
+def test_dense_that_is_not_sparse_large_and_wide_stays(rows: int, columns: int, entries: int) -> None:
+    weight = np.zeros((rows, columns))
+    weight[:, :entries] = 2.0
+    graph = chain((columns,), ("Dense", {"weight": weight}, {}, (rows,)))
+    assert ops(sparse_dense(graph)) == ["Dense"]
 
 
 def test_movement_alone_is_not_turned_into_arithmetic() -> None:
