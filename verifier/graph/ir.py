@@ -6,7 +6,7 @@ more dimension in front, so an operator never has to know whether axis 0 is a ba
 Operators (`Node.op`). S is the shape of the first input, T of the output.
 
 linear, one input
-    Dense          params weight (k, n), bias (n,)?         T = S[:-1] + (n,);  y = x @ weight + bias on the last axis
+    Dense          params weight (n, k), bias (n,)?         T = S[:-1] + (n,);  y = x @ weight.T + bias, last axis
     Conv           params weight (O, C/g, *K), bias (O,)?   attrs stride, padding, dilation (one int per spatial axis,
                    padding symmetric), groups; S = (N, C, *spatial), 1 to 3 spatial axes
     ConvTranspose  params weight (C, O/g, *K), bias (O,)?   attrs as Conv, and output_padding

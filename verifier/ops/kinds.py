@@ -89,12 +89,37 @@ class LinearOp(Op):
 
 
 class RelaxedOp(Op):
-    """A non-linear operator: an interval rule and two enclosing planes."""
+    """A non-linear operator: an interval rule and two enclosing planes.
 
-    def relax(self, *xs: Interval) -> Relaxation:
-        """Enclosing planes on the box `xs`; sound for every point of it, for any lower <= upper."""
+    Where `adjustable`, the planes are a family: one parameter alpha in [0, 1] per element for the lower and one for the
+    upper plane, sound for every value, differentiable by autograd. Elements where there is no choice ignore it.
+    """
+
+    adjustable: bool = False
+
+    def relax(self, *xs: Interval, parallel: bool = False) -> Relaxation:
+        """Enclosing planes on the box `xs`; sound for every point of it, for any lower <= upper.
+
+        With `parallel` both planes have the same slopes (affine forms need that), as close together as they can be.
+        """
+        raise NotImplementedError(self.node.op)
+
+    def relax_at(self, *xs: Interval, alpha_lower: Tensor, alpha_upper: Tensor) -> Relaxation:
+        """The planes at the given parameters, (..., B, *S) each; leading axes of alpha appear in the result."""
+        raise NotImplementedError(self.node.op)
+
+    def default_alpha(self, *xs: Interval) -> tuple[Tensor, Tensor]:
+        """The parameters (lower, upper) at which `relax_at` equals `relax`, (B, *S) each."""
+        raise NotImplementedError(self.node.op)
+
+    def unstable(self, *xs: Interval) -> Tensor:
+        """True where the operator is not affine on the box: bool (B, *T)."""
         raise NotImplementedError(self.node.op)
 
     def spread(self, rows: Tensor, index: int) -> Tensor:
         """Rows over the output, (R, K, *T), as rows over input `index`, (R, K, *S_index); element-wise by default."""
         return rows
+
+    def collect(self, terms: Tensor, lead: int = 1) -> Tensor:
+        """Sum of per-input-element terms, (*lead axes, *S_i) -> (*lead axes, *T); element-wise by default."""
+        return terms

@@ -1,0 +1,100 @@
+"""A graph bound to a dtype and a device: the operator objects in order, and the concrete forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from verifier.errors import ModelError
+from verifier.graph.ir import Graph, Shape
+from verifier.ops import bind
+from verifier.ops.kinds import Op, RelaxedOp
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """Operators in topological order over numbered slots: slot 0 is the input x (n,), slot i + 1 the output of `ops[i]`.
+
+    `sources[i]` are the slots that `ops[i]` reads, `last_use[s]` the last operator that reads slot s, `output` the
+    slot of the result y (m,).
+    """
+
+    ops: tuple[Op, ...]
+    sources: tuple[tuple[int, ...], ...]
+    last_use: tuple[int, ...]
+    output: int
+    n: int
+    m: int
+    shapes: tuple[Shape, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def relaxed(self) -> tuple[int, ...]:
+        """Indices of the non-linear operators."""
+        return tuple(i for i, op in enumerate(self.ops) if isinstance(op, RelaxedOp))
+
+    @property
+    def neurons(self) -> int:
+        """Elements that enter non-linear operators."""
+        return sum(_numel(self.shapes[s]) for i in self.relaxed for s in self.sources[i])
+
+    @property
+    def widest(self) -> int:
+        """Elements of the largest value."""
+        return max(_numel(shape) for shape in self.shapes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Concrete values: (M, n) -> (M, m)."""
+        values: dict[int, Tensor] = {0: x}
+        for i, (op, sources) in enumerate(zip(self.ops, self.sources, strict=True)):
+            y = op.forward(*(values[s] for s in sources))
+            values[i + 1] = y if sources else y.expand(x.shape[0], *y.shape[1:])
+            self.release(values, i)
+        return values[self.output]
+
+    def release(self, values: dict[int, object] | dict[int, Tensor], i: int) -> None:
+        """Drops from `values` what no operator after `ops[i]` reads."""
+        for s in self.sources[i]:
+            if self.last_use[s] == i:
+                values.pop(s, None)
+
+
+def _numel(shape: Sequence[int]) -> int:
+    size = 1
+    for s in shape:
+        size *= s
+    return size
+
+
+def build(graph: Graph, dtype: torch.dtype, device: torch.device) -> Network:
+    """Binds `graph` (one input of shape (n,), one output of shape (m,)) to a dtype and a device.
+
+    Raises:
+        ModelError: the graph has several inputs or outputs.
+        UnsupportedOperator: a node has no rule.
+    """
+    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+        raise ModelError("expected a graph with one flat input and one flat output (run passes.flatten_io first)")
+    slots = {graph.inputs[0]: 0}
+    ops: list[Op] = []
+    sources: list[tuple[int, ...]] = []
+    shapes: list[Shape] = [graph.shapes[graph.inputs[0]]]
+    for node in graph:
+        ops.append(bind(node, graph.shapes, dtype, device))
+        sources.append(tuple(slots[name] for name in node.inputs))
+        slots[node.output] = len(ops)
+        shapes.append(graph.shapes[node.output])
+    output = slots[graph.outputs[0]]
+    last_use = [-1] * (len(ops) + 1)
+    for i, read in enumerate(sources):
+        for s in read:
+            last_use[s] = i
+    last_use[output] = len(ops)
+    return Network(
+        tuple(ops), tuple(sources), tuple(last_use), output, _numel(shapes[0]), _numel(shapes[output]),
+        tuple(shapes), dtype, device,
+    )

@@ -1,0 +1,125 @@
+"""Convolutions and their transposes in one to three spatial dimensions."""
+
+from __future__ import annotations
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from verifier.ops.kinds import LinearOp
+from verifier.ops.registry import register
+
+_CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+
+
+class _Convolution(LinearOp):
+    """What Conv and ConvTranspose share: the ONNX batch axis merges with the leading axis, and |W| is kept."""
+
+    _magnitude: Tensor | None = None
+
+    @property
+    def _spatial(self) -> int:
+        return len(self.out_shape) - 2
+
+    def _ints(self, name: str) -> tuple[int, ...]:
+        return self.node.attrs[name]  # type: ignore[return-value]
+
+    @property
+    def _groups(self) -> int:
+        return int(self.node.attrs["groups"])  # type: ignore[arg-type]
+
+    def _up(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        raise NotImplementedError
+
+    def linear(self, *xs: Tensor) -> Tensor:
+        return self._up(xs[0], self.params["weight"])
+
+    def absolute(self, *xs: Tensor) -> Tensor:
+        if self._magnitude is None:
+            self._magnitude = self.params["weight"].abs()
+        return self._up(xs[0], self._magnitude)
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        return self._up(xs[0], self.params["weight"], self.params.get("bias"))
+
+    def offset(self) -> Tensor | None:
+        bias = self.params.get("bias")
+        return None if bias is None else bias.view(1, -1, *([1] * self._spatial))
+
+    def _missing(self, target: tuple[int, ...], attrs_of: tuple[int, ...]) -> tuple[int, ...]:
+        """Output padding a transposed convolution needs to reach `target` from `attrs_of` (spatial sizes)."""
+        kernel = self.params["weight"].shape[2:]
+        return tuple(
+            t - ((s - 1) * st - 2 * p + d * (k - 1) + 1)
+            for t, s, st, p, d, k in zip(
+                target, attrs_of, self._ints("stride"), self._ints("padding"), self._ints("dilation"), kernel, strict=True
+            )
+        )
+
+
+@register("Conv")
+class Conv(_Convolution):
+    """Cross-correlation, weight (O, C/g, *K)."""
+
+    def _up(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        y = _CONV[self._spatial](
+            x.reshape(-1, *self.in_shapes[0][1:]),
+            weight,
+            bias,
+            stride=self._ints("stride"),
+            padding=self._ints("padding"),
+            dilation=self._ints("dilation"),
+            groups=self._groups,
+        )
+        return y.view(x.shape[0], *self.out_shape)
+
+    def adjoint(self, y: Tensor) -> tuple[Tensor, ...]:
+        x = _CONV_TRANSPOSE[self._spatial](
+            y.reshape(-1, *self.out_shape[1:]),
+            self.params["weight"],
+            stride=self._ints("stride"),
+            padding=self._ints("padding"),
+            output_padding=self._missing(self.in_shapes[0][2:], self.out_shape[2:]),
+            dilation=self._ints("dilation"),
+            groups=self._groups,
+        )
+        return (x.view(y.shape[0], *self.in_shapes[0]),)
+
+
+@register("ConvTranspose")
+class ConvTranspose(_Convolution):
+    """Transposed convolution, weight (C, O/g, *K)."""
+
+    def _up(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        y = _CONV_TRANSPOSE[self._spatial](
+            x.reshape(-1, *self.in_shapes[0][1:]),
+            weight,
+            bias,
+            stride=self._ints("stride"),
+            padding=self._ints("padding"),
+            output_padding=self._ints("output_padding"),
+            dilation=self._ints("dilation"),
+            groups=self._groups,
+        )
+        return y.view(x.shape[0], *self.out_shape)
+
+    def adjoint(self, y: Tensor) -> tuple[Tensor, ...]:
+        x = _CONV[self._spatial](
+            y.reshape(-1, *self.out_shape[1:]),
+            self.params["weight"],
+            stride=self._ints("stride"),
+            padding=self._ints("padding"),
+            dilation=self._ints("dilation"),
+            groups=self._groups,
+        )
+        # output_padding can make the forward output long enough for one more (unused) position
+        x = x[(slice(None), slice(None), *(slice(0, size) for size in self.in_shapes[0][2:]))]
+        return (x.reshape(y.shape[0], *self.in_shapes[0]),)
+
+
+def multiply_adds(op: _Convolution) -> int:
+    """Multiply-adds of one application to one input."""
+    spatial = op.out_shape if isinstance(op, Conv) else op.in_shapes[0]
+    return op.params["weight"].numel() * math.prod(spatial[2:]) * spatial[0]

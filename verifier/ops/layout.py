@@ -1,0 +1,118 @@
+"""Operators that only move or copy elements: Reshape, Transpose, Slice, Take, Expand, Pad, Concat."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from verifier.ops.kinds import Interval, LinearOp
+from verifier.ops.registry import register
+
+
+class _Move(LinearOp):
+    """All weights are 0 or 1, so |W| = W and intervals pass through bound by bound, without rounding."""
+
+    def absolute(self, *xs: Tensor) -> Tensor:
+        return self.linear(*xs)
+
+    def interval(self, *xs: Interval) -> Interval:
+        return Interval(self.linear(*(x.lower for x in xs)), self.linear(*(x.upper for x in xs)))
+
+
+@register("Reshape")
+class Reshape(_Move):
+    """Row-major reshape to the output's shape."""
+
+    def linear(self, *xs: Tensor) -> Tensor:
+        return xs[0].reshape(xs[0].shape[0], *self.out_shape)
+
+    def adjoint(self, y: Tensor) -> tuple[Tensor, ...]:
+        return (y.reshape(y.shape[0], *self.in_shapes[0]),)
+
+
+@register("Transpose")
+class Transpose(_Move):
+    """Axes permuted by attrs perm."""
+
+    def linear(self, *xs: Tensor) -> Tensor:
+        perm: tuple[int, ...] = self.node.attrs["perm"]  # type: ignore[assignment]
+        return xs[0].permute(0, *(p + 1 for p in perm))
+
+    def adjoint(self, y: Tensor) -> tuple[Tensor, ...]:
+        perm: tuple[int, ...] = self.node.attrs["perm"]  # type: ignore[assignment]
+        inverse = sorted(range(len(perm)), key=perm.__getitem__)
+        return (y.permute(0, *(p + 1 for p in inverse)),)
+
+
+@register("Slice")
+class Slice(_Move):
+    """x[start:stop:step] on one axis."""
+
+    def _index(self) -> tuple[slice, ...]:
+        a = self.node.attrs
+        part = slice(a["start"], a["stop"], a["step"])  # type: ignore[misc]
+        return (slice(None),) * (1 + int(a["axis"])) + (part,)  # type: ignore[arg-type]
+
+    def linear(self, *xs: Tensor) -> Tensor:
+        return xs[0][self._index()]
+
+    def adjoint(self, y: Tensor) -> tuple[Tensor, ...]:
+        x = y.new_zeros(y.shape[0], *self.in_shapes[0])
+        x[self._index()] = y
+        return (x,)
+
+
+@register("Take")
+class Take(_Move):
+    """x.index_select on one axis; repeated indices add up in the adjoint."""
+
+    def linear(self, *xs: Tensor) -> Tensor:
+        return xs[0].index_select(1 + int(self.node.attrs["axis"]), self.params["indices"])  # type: ignore[arg-type]
+
+    def adjoint(self, y: Tensor) -> tuple[Tensor, ...]:
+        x = y.new_zeros(y.shape[0], *self.in_shapes[0])
+        return (x.index_add(1 + int(self.node.attrs["axis"]), self.params["indices"], y),)  # type: ignore[arg-type]
+
+
+@register("Expand")
+class Expand(_Move):
+    """Axes of size 1 repeated to the output's shape."""
+
+    def linear(self, *xs: Tensor) -> Tensor:
+        return xs[0].expand(xs[0].shape[0], *self.out_shape)
+
+    def adjoint(self, y: Tensor) -> tuple[Tensor, ...]:
+        axes = [i + 1 for i, (s, t) in enumerate(zip(self.in_shapes[0], self.out_shape, strict=True)) if s != t]
+        return (y.sum(axes, keepdim=True) if axes else y,)
+
+
+@register("Pad")
+class Pad(_Move):
+    """Zeros around x; attrs before, after per axis."""
+
+    def linear(self, *xs: Tensor) -> Tensor:
+        before: tuple[int, ...] = self.node.attrs["before"]  # type: ignore[assignment]
+        after: tuple[int, ...] = self.node.attrs["after"]  # type: ignore[assignment]
+        flat = [n for pair in zip(reversed(before), reversed(after), strict=True) for n in pair]
+        return F.pad(xs[0], flat)
+
+    def adjoint(self, y: Tensor) -> tuple[Tensor, ...]:
+        before: tuple[int, ...] = self.node.attrs["before"]  # type: ignore[assignment]
+        inner = (slice(b, b + s) for b, s in zip(before, self.in_shapes[0], strict=True))
+        return (y[(slice(None), *inner)],)
+
+
+@register("Concat")
+class Concat(_Move):
+    """Inputs side by side on attrs axis."""
+
+    def linear(self, *xs: Tensor) -> Tensor:
+        lead = max(x.shape[0] for x in xs)  # constants come with a leading axis of 1
+        return torch.cat(
+            [x.expand(lead, *x.shape[1:]) for x in xs], dim=1 + int(self.node.attrs["axis"])  # type: ignore[arg-type]
+        )
+
+    def adjoint(self, y: Tensor) -> tuple[Tensor, ...]:
+        axis = int(self.node.attrs["axis"])  # type: ignore[arg-type]
+        return torch.split(y, [shape[axis] for shape in self.in_shapes], dim=1 + axis)

@@ -1,0 +1,113 @@
+"""ReduceMax: the largest element along one axis."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from verifier.ops.kinds import Interval, Relaxation, RelaxedOp
+from verifier.ops.registry import register
+from verifier.tolerance import tiny, ulp
+
+
+@register("ReduceMax")
+class ReduceMax(RelaxedOp):
+    """y = max_i x_i. With L = max_i l_i, reached first at i*:
+
+    lower  y >= x_i*
+    upper  y <= sum_i s_i x_i + c,  s_i = alpha_i (u_i - L) / (u_i - l_i) for u_i > L, else 0
+
+    For alpha = 1 this is L + sum_i relu(x_i - L) with each relu replaced by its chord: exact if one element dominates; for
+    alpha = 0 the constant max u. By default whichever is lower at the centre. For slopes in [0, 1], whatever they are,
+    c = max_j ((1 - s_j) u_j + s_j l_j) - sum_i s_i l_i is the exact maximum of y - s x over the box.
+    """
+
+    adjustable = True
+
+    @property
+    def _axis(self) -> int:
+        """The axis counted from the end, so that leading axes do not matter."""
+        return int(self.node.attrs["axis"]) - len(self.in_shapes[0])  # type: ignore[arg-type]
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        return xs[0].amax(self._axis)
+
+    def interval(self, *xs: Interval) -> Interval:
+        (x,) = xs
+        inf = torch.inf
+        low = x.lower.nan_to_num(nan=-inf, posinf=inf, neginf=-inf)
+        high = x.upper.nan_to_num(nan=inf, posinf=inf, neginf=-inf)
+        return Interval(low.amax(self._axis), high.amax(self._axis))
+
+    def default_alpha(self, *xs: Interval) -> tuple[Tensor, Tensor]:
+        (x,) = xs
+        level = x.lower.amax(self._axis, keepdim=True)
+        excess = (x.upper - level).clamp_min(0)
+        alpha = (level + excess.sum(self._axis, keepdim=True) / 2 <= x.upper.amax(self._axis, keepdim=True)).to(level.dtype)
+        return torch.ones_like(x.lower), alpha.expand_as(x.lower)
+
+    def relax(self, *xs: Interval, parallel: bool = False) -> Relaxation:
+        (x,) = xs
+        if parallel:
+            image, usable, inner = self._inner(x)
+            return self._planes(image, usable, inner, self._first(inner), self._first(inner))
+        alpha = self.default_alpha(x)
+        return self.relax_at(x, alpha_lower=alpha[0], alpha_upper=alpha[1])
+
+    def relax_at(self, *xs: Interval, alpha_lower: Tensor, alpha_upper: Tensor) -> Relaxation:
+        (x,) = xs
+        image, usable, inner = self._inner(x)
+        level = inner.lower.amax(self._axis, keepdim=True)
+        line = (inner.upper - level).clamp_min(0) / (inner.upper - inner.lower).clamp_min(tiny(level.dtype))
+        # elements without width: a chord of slope 1 for those that reach the level
+        line = torch.where(inner.lower >= level, 1.0, line.clamp_max(1))
+        return self._planes(image, usable, inner, self._first(inner), self._only_first(inner, line) * alpha_upper)
+
+    def unstable(self, *xs: Interval) -> Tensor:
+        (x,) = xs
+        level = x.lower.amax(self._axis, keepdim=True)
+        others = torch.where(self._first(x) > 0, -torch.inf, x.upper)
+        return (others > level).any(self._axis)
+
+    def spread(self, rows: Tensor, index: int) -> Tensor:
+        shape = list(rows.shape)
+        full = rows.unsqueeze(self._axis)
+        return full.expand(*shape[: len(shape) - len(self.out_shape)], *self.in_shapes[0])
+
+    def collect(self, terms: Tensor, lead: int = 1) -> Tensor:
+        return terms.sum(self._axis)
+
+    def _inner(self, x: Interval) -> tuple[Interval, Tensor, Interval]:
+        """The image, where the whole group is finite, and the group with zeros elsewhere."""
+        image = self.interval(x)
+        usable = (x.upper - x.lower).isfinite().all(self._axis, keepdim=True)
+        lower, upper = (torch.where(usable, bound, 0.0) for bound in x)
+        return image, usable.squeeze(self._axis), Interval(lower, upper)
+
+    def _first(self, x: Interval) -> Tensor:
+        """One-hot: the first element with the largest lower bound."""
+        first = x.lower.argmax(self._axis, keepdim=True)
+        return torch.zeros_like(x.lower).scatter_(self._axis, first, 1.0)
+
+    def _only_first(self, x: Interval, line: Tensor) -> Tensor:
+        """Of several elements that sit at the level without rising above it, the first is enough."""
+        level = x.lower.amax(self._axis, keepdim=True)
+        return torch.where((x.upper <= level) & (self._first(x) == 0), 0.0, line)
+
+    def _planes(self, image: Interval, usable: Tensor, x: Interval, below: Tensor, above: Tensor) -> Relaxation:
+        """Planes with one-hot slopes `below` and any slopes `above` in [0, 1]."""
+        highest = torch.lerp(x.upper, x.lower, above).amax(self._axis)
+        terms = above * x.lower
+        offset = highest - terms.sum(self._axis)
+        # one product, one interpolation and a sum of n terms; no rounding where a single slope of 1 remains and is exact
+        count = self.in_shapes[0][self._axis] + 4
+        size = terms.abs().sum(self._axis) + highest.abs() + torch.maximum(x.lower.abs(), x.upper.abs()).amax(self._axis)
+        exact = ((above == 0) | (above == 1)).all(self._axis) & (above.sum(self._axis) == 1) & (offset == 0)
+        offset = offset + torch.where(exact, 0.0, count * ulp(size.dtype) * size)
+        group = usable.unsqueeze(self._axis)
+        return Relaxation(
+            (torch.where(group, below, 0.0).expand(above.shape),),
+            torch.where(usable, torch.zeros_like(offset), image.lower),
+            (torch.where(group, above, 0.0),),
+            torch.where(usable, offset, image.upper),
+        )

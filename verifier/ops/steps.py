@@ -1,0 +1,117 @@
+"""Step functions: Sign and Floor. Both are non-decreasing; between steps they are constant, and exact there."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from verifier.ops.elementwise import Elementwise, Planes
+from verifier.ops.kinds import Interval
+from verifier.ops.registry import register
+from verifier.tolerance import tiny, ulp
+
+
+class _SignFrame(NamedTuple):
+    at_lower: Tensor
+    at_upper: Tensor
+    below: Tensor  # steepest useful slope of the lower plane, from the jump to (u, 1); 0 where sign is constant
+    above: Tensor  # and of the upper plane, from (l, -1) to the jump
+
+
+@register("Sign")
+class Sign(Elementwise):
+    """y = -1, 0 or 1; sign(0) = 0.
+
+    Where l < 0 <= u the upper plane goes through (0, sign(u)) with a slope between 0 and that of the line to (l, -1).
+    """
+
+    exact = True
+    infimum, supremum = -1.0, 1.0
+
+    def value(self, x: Tensor) -> Tensor:
+        return x.sign()
+
+    def image(self, x: Interval) -> Interval:
+        # torch.sign(nan) is 0 on some devices
+        low = torch.where(x.lower.isnan(), -1.0, x.lower.sign())
+        return self.rounded(low, torch.where(x.upper.isnan(), 1.0, x.upper.sign()))
+
+    def frame(self, x: Interval) -> _SignFrame:
+        at_lower, at_upper = x.lower.sign(), x.upper.sign()
+        rise = at_upper - at_lower
+        # slopes above 1 / sqrt(tiny) are of no use and would overflow later
+        least = tiny(x.lower.dtype) ** 0.5
+        below = torch.where((rise > 0) & (x.upper > least), rise / x.upper.clamp_min(least), 0.0)
+        above = torch.where((rise > 0) & (x.lower < -least), rise / x.lower.neg().clamp_min(least), 0.0)
+        return _SignFrame(at_lower, at_upper, below, above)
+
+    def default(self, x: Interval, frame: _SignFrame) -> tuple[Tensor, Tensor]:
+        return (x.upper >= -x.lower).to(x.lower.dtype), (x.upper <= -x.lower).to(x.lower.dtype)
+
+    def planes(self, x: Interval, frame: _SignFrame, alpha_lower: Tensor, alpha_upper: Tensor) -> Planes:
+        below, above = frame.below * alpha_lower, frame.above * alpha_upper
+        # extremum at the end of the interval or just beside the jump at 0; a product of about 2 with one rounding
+        error = 4 * ulp(below.dtype)
+        low = frame.at_upper - below * x.upper - error * (below > 0)
+        high = frame.at_lower - above * x.lower + error * (above > 0)
+        return Planes(below, torch.minimum(frame.at_lower, low), above, torch.maximum(frame.at_upper, high))
+
+    def equal_slopes(self, x: Interval, frame: _SignFrame) -> Planes:
+        # the planes are as far apart as the values, whatever the slope (up to a limit)
+        flat = torch.zeros_like(x.lower)
+        return Planes(flat, frame.at_lower, flat, frame.at_upper)
+
+    def unstable(self, *xs: Interval) -> Tensor:
+        (x,) = xs
+        return x.lower.sign() != x.upper.sign()
+
+
+class _FloorFrame(NamedTuple):
+    first: Tensor  # floor(l)
+    last: Tensor  # floor(u)
+    steps: Tensor  # 1.0 where the interval contains a step, 0.0 elsewhere
+
+
+@register("Floor")
+class Floor(Elementwise):
+    """y = largest integer <= x.
+
+    For slopes s in [0, 1] the upper plane goes through the last step (n, n), n = floor(u), and the lower one through the open end of
+    the first (m + 1, m), m = floor(l): all other steps lie between them. Without a step inside both planes are the constant.
+    """
+
+    exact = True
+
+    def value(self, x: Tensor) -> Tensor:
+        return x.floor()
+
+    def frame(self, x: Interval) -> _FloorFrame:
+        first, last = x.lower.floor(), x.upper.floor()
+        return _FloorFrame(first, last, (last > first).to(first.dtype))
+
+    def default(self, x: Interval, frame: _FloorFrame) -> tuple[Tensor, Tensor]:
+        centre = x.lower / 2 + x.upper / 2
+        return (centre >= frame.first + 1).to(centre.dtype), (centre <= frame.last).to(centre.dtype)
+
+    def planes(self, x: Interval, frame: _FloorFrame, alpha_lower: Tensor, alpha_upper: Tensor) -> Planes:
+        return self._planes(frame, frame.steps * alpha_lower, frame.steps * alpha_upper)
+
+    def equal_slopes(self, x: Interval, frame: _FloorFrame) -> Planes:
+        # gap: (last - first) (1 - s) + s
+        slope = (frame.last - frame.first > 1).to(x.lower.dtype)
+        return self._planes(frame, slope, slope)
+
+    def _planes(self, frame: _FloorFrame, below: Tensor, above: Tensor) -> Planes:
+        high, low = (1 - above) * frame.last, (1 - below) * frame.first - below
+        error = 2 * ulp(low.dtype)
+        # slopes 0 and 1 involve no rounding, except 1 - s and the last subtraction, which are exact for integers
+        inner = (below > 0) & (below < 1)
+        low = low - error * torch.where(inner, frame.first.abs() + 1, 0.0)
+        high = high + error * torch.where((above > 0) & (above < 1), frame.last.abs(), 0.0)
+        return Planes(below, low, above, high)
+
+    def unstable(self, *xs: Interval) -> Tensor:
+        (x,) = xs
+        return x.lower.floor() != x.upper.floor()
