@@ -112,7 +112,7 @@ def test_pruning_outputs_is_selection(seed: int, nodes: int, outputs: int) -> No
     keep = rng.integers(graph.n_outputs, size=int(rng.integers(1, 6)))
     points = rng.uniform(-2, 2, (4, graph.n_inputs))
     small = prune_outputs(graph, keep)
-    for candidate in (small, simplify(small)):
+    for candidate in (small, simplify(small), prune_outputs(simplify(graph), keep)):
         check_graph(candidate)
         assert candidate.shapes["y"] == (len(keep),)
         assert_same(flat(graph, points)[:, keep], flat(candidate, points))
@@ -329,6 +329,16 @@ def test_outputs_that_are_not_read_cost_nothing() -> None:
     graph = flatten_io(load_model(mlp([4, 6, 50], np.random.default_rng(0))).graph)
     small = simplify(prune_outputs(graph, np.array([7, 3])))
     assert small.nodes[-1].params["weight"].shape == (2, 6)
+
+
+def test_deep_graphs_do_not_exhaust_the_stack() -> None:
+    shape = (3,)
+    steps_ = [("Sin", {}, {}, shape), ("Scale", {"factor": np.array([1.0, 2.0, 0.5])}, {}, shape)] * 800
+    graph = chain(shape, *steps_)
+    small = simplify(prune_outputs(graph, np.array([1])))
+    check_graph(small)
+    points = np.random.default_rng(0).normal(size=(2, 3))
+    assert_same(flat(graph, points)[:, 1:2], flat(small, points))
 
 
 def test_dead_hidden_work_disappears_with_the_outputs() -> None:
