@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -106,7 +107,7 @@ def mlp(sizes: Sequence[int], rng: np.random.Generator, activation: str = "Relu"
     """A fully connected network x -> y with Gemm layers (bias included), a symbolic batch dimension."""
     nodes, weights = [], {}
     value = "x"
-    for layer, (n, k) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for layer, (n, k) in enumerate(itertools.pairwise(sizes)):
         last = layer == len(sizes) - 2
         weights[f"W{layer}"] = rng.normal(size=(k, n)) / np.sqrt(n)
         weights[f"b{layer}"] = rng.normal(size=k) * 0.3

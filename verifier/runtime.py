@@ -37,6 +37,8 @@ class Session:
     def run(self, points: np.ndarray) -> np.ndarray:
         """Outputs (M, n_outputs) float64 at `points` (M, n_inputs) float64.
 
+        Several points may run as one batch, which changes the last bits; to judge a witness, pass it alone.
+
         Raises:
             ModelError: ONNX Runtime cannot load or run the model, or the points have the wrong width.
         """

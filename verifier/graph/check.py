@@ -214,7 +214,7 @@ def _take(node: Node, shape: Shape) -> Shape:
 
 def _pad(node: Node, shape: Shape) -> Shape:
     before, after = node.integers("before"), node.integers("after")
-    _need(min(*before, *after, 0) >= 0, "negative count")
+    _need(min((*before, *after, 0)) >= 0, "negative count")
     return tuple(b + n + a for n, b, a in zip(shape, before, after, strict=True))
 
 

@@ -30,6 +30,8 @@ def _merged(new: Rewriter, node: Node) -> Node:
     while len(node.inputs) == 1 and node.op in _MERGES:
         front = new.maker.get(new.find(node.inputs[0]))
         merged = _MERGES[node.op](node, front, new.shapes) if front is not None else None
+        if merged is None and front is not None and node.op in ("Slice", "Take"):
+            merged = _picked_first(new, node, front)
         if merged is None:
             break
         node = merged
@@ -98,7 +100,30 @@ def _merge_pick(node: Node, front: Node, shapes: dict[str, Shape]) -> Node | Non
             if start <= wanted.min() and wanted.max() < stop:
                 return pick(part, node.output, axis, wanted - start, node.source)
             start = stop
+    if front.op == "Pad" and not any(_off(front.integers("before"), axis) + _off(front.integers("after"), axis)):
+        wanted = _positions(node) - front.integers("before")[axis]
+        if wanted.min() >= 0 and wanted.max() < shapes[front.inputs[0]][axis]:
+            return pick(front.inputs[0], node.output, axis, wanted, node.source)
     return None
+
+
+def _off(counts: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    return (*counts[:axis], *counts[axis + 1 :])
+
+
+def _picked_first(new: Rewriter, node: Node, front: Node) -> Node | None:
+    """Scale and Shift after the picking that follows them, where it leaves less to do."""
+    shape, picked = new.shapes[front.output], new.shapes[node.output]
+    if front.op not in ("Scale", "Shift") or math.prod(picked) >= math.prod(shape):
+        return None
+    axis = node.integer("axis")
+    (name,) = front.params
+    array = front.params[name].reshape((1,) * (len(shape) - front.params[name].ndim) + front.params[name].shape)
+    if array.shape[axis] > 1:
+        array = np.take(array, _positions(node), axis=axis)
+    value = new.fresh(node.output, picked)
+    new.keep(_merged(new, pick(front.inputs[0], value, axis, _positions(node), node.source)))
+    return Node(front.op, (value,), node.output, {name: array}, source=front.source)
 
 
 def pick(name: str, output: str, axis: int, positions: np.ndarray, source: str) -> Node:

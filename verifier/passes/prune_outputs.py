@@ -12,6 +12,7 @@ from verifier.passes.drop_identity import pick
 from verifier.passes.flatten_io import Y
 from verifier.passes.rewrite import Rewriter, use_counts
 
+_DEEPEST = 100  # operators that a selection is pushed through; the rest of a deeper chain is computed whole
 _MOVES = frozenset({"Reshape", "Transpose", "Slice", "Take", "Expand"})
 _ELEMENTWISE = frozenset({
     "Relu", "Abs", "Sign", "Floor", "Sigmoid", "Tanh", "Sin", "Cos", "Exp", "Log", "Sqrt", "Reciprocal", "LeakyRelu",
@@ -36,16 +37,17 @@ def prune_outputs(graph: Graph, keep: np.ndarray) -> Graph:
         raise ValueError(f"keep must hold positions of {m} outputs, at least one")
     if len(keep) == m and bool((keep == np.arange(m)).all()):
         return graph
-    old = use_counts(graph)
+    counts = use_counts(graph)
     new = Rewriter(graph)
-    last = {node.output: node for node in graph.nodes}
+    whole = new.fresh("all of y", (m,))  # `y` is free for the selection
+    counts[whole] = counts[Y]
     for node in graph.nodes:
-        new.keep(node)
-    selected = _Selector(new, last, old).select(Y, keep)
-    shapes = {**new.shapes, Y: (len(keep),)}
-    nodes = [node for node in new.nodes if node.output != Y]
-    nodes.append(Node("Reshape", (selected,), Y))
-    new.nodes, new.shapes = nodes, shapes
+        inputs = tuple(whole if name == Y else name for name in node.inputs)
+        output = whole if node.output == Y else node.output
+        new.keep(Node(node.op, inputs, output, node.params, node.attrs, node.source))
+    selector = _Selector(new, dict(new.maker), counts)
+    new.shapes[Y] = (len(keep),)
+    new.reshape(selector.select(whole, keep), (len(keep),), Node("Reshape", (), Y), Y)
     return new.done()
 
 
@@ -54,9 +56,17 @@ class _Selector:
 
     def __init__(self, new: Rewriter, makers: dict[str, Node], counts: dict[str, int]) -> None:
         self.new, self.makers, self.counts = new, makers, counts
+        self.depth = 0
 
     def select(self, name: str, positions: np.ndarray) -> str:
         """The elements of `name` at `positions` (flat indices), as a vector."""
+        self.depth += 1
+        try:
+            return self._push(name, positions) if self.depth < _DEEPEST else self._take(name, positions)
+        finally:
+            self.depth -= 1
+
+    def _push(self, name: str, positions: np.ndarray) -> str:
         node = self.makers.get(name)
         if node is not None and self.counts[name] == 1:
             if node.op in _MOVES:

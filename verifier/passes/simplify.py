@@ -8,9 +8,11 @@ from verifier.passes.drop_identity import drop_identity
 from verifier.passes.fold_constants import fold_constants
 from verifier.passes.fuse_affine import fuse_affine
 from verifier.passes.merge_affine import merge_affine
+from verifier.passes.opposite_relus import opposite_relus
+from verifier.passes.sparse_dense import sparse_dense
 
 # clip_pattern before the fusions: it reads the pattern from single nodes
-PASSES = (drop_identity, fold_constants, clip_pattern, merge_affine, fuse_affine)
+PASSES = (drop_identity, fold_constants, clip_pattern, merge_affine, fuse_affine, opposite_relus)
 _ROUNDS = 10  # every pass shrinks the graph or its work, so this is a guard, not a limit that is met
 
 
@@ -22,7 +24,7 @@ def simplify(graph: Graph) -> Graph:
             graph = rewrite(graph)
         if _fingerprint(graph) == before:
             break
-    return graph
+    return drop_identity(sparse_dense(graph))
 
 
 def _fingerprint(graph: Graph) -> list[tuple[object, ...]]:

@@ -94,7 +94,7 @@ CASES: list[Case] = [
     ("MaxPool", ALL, [(1, 2, 8)], {"kernel_shape": [3], "strides": [2], "auto_pad": "SAME_LOWER"}, 1),
     ("MaxPool", (10, 11, 12, 22), [(1, 2, 7, 8)], {"kernel_shape": [2, 3], "strides": [2, 2], "ceil_mode": 1}, 1),
     ("MaxPool", (10, 11, 12, 22), [(1, 1, 9)], {"kernel_shape": [2], "dilations": [3]}, 1),
-    ("MaxPool", (10, 11, 12, 22), [(1, 1, 5)], {"kernel_shape": [2], "strides": [3], "pads": [1, 1], "ceil_mode": 1}, 1),
+    ("MaxPool", (10, 12, 22), [(1, 1, 5)], {"kernel_shape": [2], "strides": [3], "pads": [1, 1], "ceil_mode": 1}, 1),
     ("MaxPool", ALL, [(1, 2, 3, 4, 3)], {"kernel_shape": [2, 2, 2]}, 1),
     ("AveragePool", ALL, [(1, 2, 6, 5)], {"kernel_shape": [2, 2], "strides": [2, 1]}, 1),
     ("AveragePool", ALL, [(1, 2, 6, 5)], {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}, 1),
@@ -281,9 +281,39 @@ def test_positive_domain(op: str, opset: int) -> None:
 
 def test_every_registered_operator_is_exercised() -> None:
     covered = {case[0] for case in CASES} | {"Log", "Sqrt"}
-    opaque = {"ArgMax", "ArgMin", "Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual", "And", "Or", "Xor", "Not",
-              "IsNaN", "IsInf", "CumSum", "Hardmax", "Mod", "NonMaxSuppression", "NonZero", "OneHot", "Range", "Round",
-              "Scatter", "ScatterElements", "TopK", "Unique", "ConstantOfShape", "EyeLike", "BitShift", "Compress"}  # fmt: skip
+    opaque = set(
+        [
+            "ArgMax",
+            "ArgMin",
+            "Equal",
+            "Greater",
+            "Less",
+            "GreaterOrEqual",
+            "LessOrEqual",
+            "And",
+            "Or",
+            "Xor",
+            "Not",
+            "IsNaN",
+            "IsInf",
+            "CumSum",
+            "Hardmax",
+            "Mod",
+            "NonMaxSuppression",
+            "NonZero",
+            "OneHot",
+            "Range",
+            "Round",
+            "Scatter",
+            "ScatterElements",
+            "TopK",
+            "Unique",
+            "ConstantOfShape",
+            "EyeLike",
+            "BitShift",
+            "Compress",
+        ]
+    )
     assert set(operators()) - covered - opaque == {"Shape", "Size", "CastLike"}
 
 

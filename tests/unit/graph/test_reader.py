@@ -221,8 +221,9 @@ def test_invalid_models(change: Any, message: str) -> None:
 
 
 def test_unknown_operators_are_named_and_counted() -> None:
-    data = _untyped([node("Foo", ["x"], ["a"], name="first", domain="my.domain"), node("Erf", ["a"], ["b"], name="second"),
-                     node("Loop", ["b"], ["y"], name="third")], {}, (2,))  # fmt: skip
+    foo = node("Foo", ["x"], ["a"], name="first", domain="my.domain")
+    rest = [node("Erf", ["a"], ["b"], name="second"), node("Loop", ["b"], ["y"], name="third")]
+    data = _untyped([foo, *rest], {}, (2,))
     with pytest.raises(UnsupportedOperator, match=r"first.*Foo.*opset 13.*my\.domain.*2 more.*Erf, Loop") as caught:
         load_model(data)
     assert (caught.value.node, caught.value.op, caught.value.opset) == ("first", "Foo", 13)
@@ -232,8 +233,8 @@ def test_functions_and_control_flow_are_refused() -> None:
     body = helper.make_function(
         "local", "Twice", ["a"], ["b"], [node("Add", ["a", "a"], ["b"])], [helper.make_opsetid("", 13)]
     )
-    graph = helper.make_graph([node("Twice", ["x"], ["y"], domain="local", name="call")], "g",
-                              [helper.make_tensor_value_info("x", 1, [2])], [helper.make_tensor_value_info("y", 1, [2])])  # fmt: skip
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xy")
+    graph = helper.make_graph([node("Twice", ["x"], ["y"], domain="local", name="call")], "g", [x], [y])
     imports = [helper.make_opsetid("", 13), helper.make_opsetid("local", 1)]
     with pytest.raises(UnsupportedOperator, match=r"call.*function"):
         load_model(helper.make_model(graph, functions=[body], opset_imports=imports).SerializeToString())
