@@ -8,8 +8,9 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
+from verifier import process
 from verifier.errors import SecateurError
 from verifier.options import Options
 
@@ -65,6 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _explain(error, args.verbose)
 
 
+def run() -> NoReturn:
+    """The console script: `main`, then out."""
+    process.leave(main())
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="verify",
@@ -98,7 +104,7 @@ def _options(args: argparse.Namespace) -> Options:
 
 
 def _run_one(args: argparse.Namespace, started: float) -> int:
-    from verifier import allocator, report
+    from verifier import report
     from verifier.budget import Budget, available_memory
     from verifier.guard import Guard
     from verifier.result import Result, Verdict
@@ -106,7 +112,7 @@ def _run_one(args: argparse.Namespace, started: float) -> int:
     options = _options(args)
     for path in filter(None, (args.results, args.json)):
         report.check_writable(path)
-    allocator.keep_freed_memory()
+    process.keep_freed_memory()
     deadline = Budget().deadline if options.timeout is None else started + options.timeout
     budget = Budget(deadline, available_memory())
 
@@ -216,4 +222,4 @@ def _one_line(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

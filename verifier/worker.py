@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from verifier import process
 from verifier.errors import SecateurError
 from verifier.options import Options
 from vnnlib import VnnLibError
@@ -66,9 +67,7 @@ class EngineWorker:
 
     def prepare(self) -> None:
         """Imports what every job needs."""
-        from verifier import allocator
-
-        allocator.keep_freed_memory()
+        process.keep_freed_memory()
         from verifier import engine  # noqa: F401
         from verifier.graph import onnx_import  # noqa: F401
 

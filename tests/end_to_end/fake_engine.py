@@ -44,4 +44,5 @@ sys.modules["verifier.engine"] = engine
 verifier.engine = engine  # type: ignore[attr-defined]
 
 if __name__ == "__main__":
-    sys.exit(cli.main(sys.argv[2:]))
+    del sys.argv[1]
+    cli.run()
