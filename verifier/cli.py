@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from verifier import process
-from verifier.errors import SecateurError
+from verifier.errors import ProblemError, SecateurError
 from verifier.options import Options
 
 if TYPE_CHECKING:
@@ -141,20 +141,13 @@ def _solve(args: argparse.Namespace, options: Options, budget: Budget) -> tuple[
 
 def _one_network(text: str) -> str:
     """The path in a model argument: VNN-COMP passes several networks as a Python list of (name, path) pairs."""
-    if not text.startswith("["):
-        return text
-    import ast
+    from vnnlib import parse_networks
 
-    from verifier.errors import ProblemError
-
-    try:
-        pairs = [(str(name), str(path)) for name, path in ast.literal_eval(text)]
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-        raise ProblemError(f"model: found {text[:80]!r}, expected a path or a list of (name, path) pairs") from None
-    if len(pairs) != 1:
-        names = ", ".join(name for name, _ in pairs[:10])
-        raise ProblemError(f"model: found {len(pairs)} networks ({names}), expected 1: several are not supported")
-    return pairs[0][1]
+    networks = parse_networks(text)
+    if len(networks) != 1:
+        names = ", ".join(name for name, _ in networks[:10])
+        raise ProblemError(f"model: found {len(networks)} networks ({names}), expected 1: several are not supported")
+    return networks[0][1]
 
 
 def _deliver(args: argparse.Namespace, result: Result, spec: Spec | None) -> int:

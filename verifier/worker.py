@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from verifier import process
-from verifier.errors import SecateurError
+from verifier.errors import ProblemError, SecateurError
 from verifier.options import Options
 from vnnlib import VnnLibError
 
@@ -26,12 +26,15 @@ READY = "ready"
 
 @dataclass(frozen=True)
 class Job:
-    """One line of a list: the names as they stand there, the files they mean, and the time limit in seconds."""
+    """One line of a list: the names as they stand there, the files they mean, and the time limit in seconds.
+
+    `model` is None where the line names several networks.
+    """
 
     category: str
     onnx: str
     vnnlib: str
-    model: Path
+    model: Path | None
     spec: Path
     timeout: float | None
 
@@ -77,6 +80,8 @@ class EngineWorker:
         from verifier.api import read_spec, solve
         from verifier.budget import Budget, available_memory
 
+        if job.model is None:
+            raise ProblemError(f"found several networks, expected 1: {job.onnx[:200]}")
         started = time.monotonic()
         memory = available_memory()
         budget = Budget.of(job.timeout, memory and max(1, memory // self._processes))
