@@ -6,7 +6,7 @@
 
 A list has the header `benchmark,onnx,vnnlib,timeout_s,expected`, paths relative to `<list's folder>/<benchmark>`, or is
 an instances.csv of VNN-COMP (no header, no expected verdicts). One JSON line per instance goes to --out, the table to
-stdout. A `sat` against a known `unsat` whose witness passes the independent replay refutes the label; it is counted apart.
+stdout. A `sat` against a known `unsat` whose witness passes the independent replay refutes the label: counted apart.
 Exit code 1: another verdict contradicts a known one, a witness fails its replay, or an instance ended in an error.
 """
 
@@ -177,7 +177,8 @@ def table(runs: list[Run]) -> str:
         seconds = [run.seconds for run in part]
         memory = [run.memory for run in part if run.memory is not None]
         cells = [benchmark, len(part), count["sat"] + count["unsat"], *count.values(), len(part) - sum(count.values()),
-                 sum(run.wrong for run in part), sum(bool(run.witness_fault) for run in part), sum(run.refutes_label for run in part),
+                 sum(run.wrong for run in part), sum(bool(run.witness_fault) for run in part), 
+                 sum(run.refutes_label for run in part),
                  f"{statistics.median(seconds):.2f}", f"{statistics.mean(seconds):.2f}", f"{max(seconds):.2f}",
                  f"{sum(seconds):.1f}", f"{max(memory):.0f}" if memory else "-"]  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")

@@ -39,6 +39,7 @@ exit codes:
 environment:
   MALLOC_MMAP_THRESHOLD_, MALLOC_TRIM_THRESHOLD_   where one is set, the command leaves the allocator as it is;
                                                    otherwise it tells glibc to keep freed memory for the next step
+  OMP_WAIT_POLICY                                  PASSIVE where it is not set: idle threads sleep at once
   OMP_NUM_THREADS                                  threads of one process (a list divides the cores among its jobs)
 """
 
@@ -113,6 +114,7 @@ def _run_one(args: argparse.Namespace, started: float) -> int:
     for path in filter(None, (args.results, args.json)):
         report.check_writable(path)
     process.keep_freed_memory()
+    process.wait_without_spinning()
     deadline = Budget().deadline if options.timeout is None else started + options.timeout
     budget = Budget(deadline, available_memory())
 

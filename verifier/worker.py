@@ -71,6 +71,7 @@ class EngineWorker:
     def prepare(self) -> None:
         """Imports what every job needs."""
         process.keep_freed_memory()
+        process.wait_without_spinning()
         from verifier import engine  # noqa: F401
         from verifier.graph import onnx_import  # noqa: F401
 
