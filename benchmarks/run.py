@@ -177,7 +177,7 @@ def table(runs: list[Run]) -> str:
         seconds = [run.seconds for run in part]
         memory = [run.memory for run in part if run.memory is not None]
         cells = [benchmark, len(part), count["sat"] + count["unsat"], *count.values(), len(part) - sum(count.values()),
-                 sum(run.wrong for run in part), sum(bool(run.witness_fault) for run in part), 
+                 sum(run.wrong for run in part), sum(bool(run.witness_fault) for run in part),
                  sum(run.refutes_label for run in part),
                  f"{statistics.median(seconds):.2f}", f"{statistics.mean(seconds):.2f}", f"{max(seconds):.2f}",
                  f"{sum(seconds):.1f}", f"{max(memory):.0f}" if memory else "-"]  # fmt: skip

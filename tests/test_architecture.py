@@ -193,3 +193,12 @@ def test_files_named_in_the_readme_exist() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     named = re.findall(r"`((?:verifier|vnnlib|pruning|benchmarks|vnncomp_scripts)/[\w./]*)`", readme)
     assert named and not [name for name in named if not (ROOT / name).exists()]
+
+
+def test_every_listed_command_can_be_called() -> None:
+    from importlib import import_module
+
+    from verifier.umbrella import COMMANDS, available
+
+    assert "verify" in available()
+    assert all(callable(import_module(COMMANDS[name][0]).main) for name in available())

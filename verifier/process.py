@@ -39,7 +39,7 @@ def wait_without_spinning() -> None:
     """Lets idle OpenMP threads sleep at once; to be called before torch is imported, which reads the setting.
 
     By default they spin for milliseconds, in case more work comes. With a process per core beside them that takes the
-    core from a thread that has work: on a loaded machine of 2 cores one ACAS Xu instance took 8 to 16 s so, and 2 to 4 s
+    core from a thread that has work: on a loaded machine of 2 cores one ACAS Xu instance took 8 to 16 s, and 2 to 4 s
     without spinning.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

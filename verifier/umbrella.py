@@ -18,9 +18,9 @@ COMMANDS = {
         "verifier.semantic.spec_cli",
         "semantic properties: image, keypoints and ranges to model and specification",
     ),
-    "coverage": ("verifier.semantic.coverage_cli", "which part of a semantic range is certified, refuted or open"),
-    "compare": ("verifier.study.compare_cli", "certified coverage before and after pruning"),
-    "train": ("verifier.study.train_cli", "train a keypoint network"),
+    "coverage": ("verifier.semantic.coverage", "which part of a semantic range is certified, refuted or open"),
+    "compare": ("pruning.study.cli", "certified coverage before and after pruning"),
+    "train": ("verifier.training.cli", "train a keypoint network"),
 }
 
 
