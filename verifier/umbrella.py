@@ -20,7 +20,7 @@ COMMANDS = {
     ),
     "coverage": ("verifier.semantic.coverage", "which part of a semantic range is certified, refuted or open"),
     "compare": ("pruning.study.cli", "certified coverage before and after pruning"),
-    "train": ("verifier.training.cli", "train a keypoint network"),
+    "train": ("verifier.training.train", "train a keypoint network"),
 }
 
 
