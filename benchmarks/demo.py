@@ -95,8 +95,10 @@ def run(model: Path, spec: Path) -> tuple[str, list[str]]:
     command = [sys.executable, "-m", "verifier.cli", str(model), str(spec), "--timeout", "60"]
     print(f"\n$ verify {model} {spec} --timeout 60", flush=True)
     started = time.monotonic()
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    print(done.stdout + f"({time.monotonic() - started:.1f} s, start-up included)", flush=True)
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"{done.stderr}error: verify ended with exit code {done.returncode}, expected 0")
+    print(f"{done.stdout}{done.stderr}({time.monotonic() - started:.1f} s, start-up included)", flush=True)
     verdict, *witness = done.stdout.splitlines()
     return verdict, witness
 

@@ -2,10 +2,12 @@
 
     python -m benchmarks.run FOLDER/instances.csv                      one process per instance: wall time, memory
     python -m benchmarks.run FOLDER/instances.csv --together           one process per benchmark: the list runner
+    python -m benchmarks.run FOLDER/instances.csv -- --device cpu      what follows -- goes to verify
 
 A list has the header `benchmark,onnx,vnnlib,timeout_s,expected`, paths relative to `<list's folder>/<benchmark>`, or is
 an instances.csv of VNN-COMP (no header, no expected verdicts). One JSON line per instance goes to --out, the table to
-stdout. Exit code 1: a verdict contradicts a known one, a witness fails, or an instance ended in an error.
+stdout. A `sat` against a known `unsat` whose witness passes the independent replay refutes the label: counted apart.
+Exit code 1: another verdict contradicts a known one, a witness fails its replay, or an instance ended in an error.
 """
 
 from __future__ import annotations
@@ -27,7 +29,19 @@ from benchmarks.replay import check
 
 KNOWN = ("sat", "unsat")
 COLUMNS = (
-    *("benchmark", "instances", "settled", "sat", "unsat", "unknown", "timeout", "error", "wrong", "bad witness"),
+    *(
+        "benchmark",
+        "instances",
+        "settled",
+        "sat",
+        "unsat",
+        "unknown",
+        "timeout",
+        "error",
+        "wrong",
+        "bad witness",
+        "label refuted",
+    ),
     *("median s", "mean s", "max s", "sum s", "peak MB"),
 )
 
@@ -68,8 +82,17 @@ class Run:
     witness_fault: str = ""
 
     @property
-    def wrong(self) -> bool:
+    def contradicts(self) -> bool:
         return self.expected in KNOWN and self.verdict in KNOWN and self.verdict != self.expected
+
+    @property
+    def refutes_label(self) -> bool:
+        """The known verdict is `unsat`, yet here is a point that violates, replayed by code that is not the tool's."""
+        return self.contradicts and self.verdict == "sat" and not self.witness_fault
+
+    @property
+    def wrong(self) -> bool:
+        return self.contradicts and not self.refutes_label
 
 
 def read_list(path: Path) -> list[Instance]:
@@ -155,6 +178,7 @@ def table(runs: list[Run]) -> str:
         memory = [run.memory for run in part if run.memory is not None]
         cells = [benchmark, len(part), count["sat"] + count["unsat"], *count.values(), len(part) - sum(count.values()),
                  sum(run.wrong for run in part), sum(bool(run.witness_fault) for run in part),
+                 sum(run.refutes_label for run in part),
                  f"{statistics.median(seconds):.2f}", f"{statistics.mean(seconds):.2f}", f"{max(seconds):.2f}",
                  f"{sum(seconds):.1f}", f"{max(memory):.0f}" if memory else "-"]  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")
@@ -170,8 +194,9 @@ def main() -> int:
     parser.add_argument("--together", action="store_true", help="one process per benchmark")
     parser.add_argument("--jobs", type=int, default=1, help="with --together")
     parser.add_argument("--out", type=Path, default=Path("out/runs.jsonl"))
-    parser.add_argument("options", nargs="*", help="after --: options for verify")
-    args = parser.parse_args()
+    arguments = sys.argv[1:]
+    split = arguments.index("--") if "--" in arguments else len(arguments)
+    args, options = parser.parse_args(arguments[:split]), arguments[split + 1 :]
     groups: dict[str, list[Instance]] = {}
     for instance in read_list(args.list):
         if args.only is None or instance.benchmark in args.only:
@@ -184,14 +209,22 @@ def main() -> int:
         for group in groups.values():
             chosen = group[: args.first]
             found = (
-                run_together(chosen, args.options, args.cap, args.jobs)
+                run_together(chosen, options, args.cap, args.jobs)
                 if args.together
-                else (run_alone(instance, args.options, args.cap) for instance in chosen)
+                else (run_alone(instance, options, args.cap) for instance in chosen)
             )
             for run in found:
                 runs.append(run)
                 print(json.dumps(asdict(run)), file=out, flush=True)
-                mark = "  WRONG" if run.wrong else f"  BAD WITNESS: {run.witness_fault}" if run.witness_fault else ""
+                mark = (
+                    "  WRONG"
+                    if run.wrong
+                    else "  refutes the label"
+                    if run.refutes_label
+                    else f"  BAD WITNESS: {run.witness_fault}"
+                    if run.witness_fault
+                    else ""
+                )
                 print(
                     f"{run.verdict:8} {run.seconds:8.2f} s  {run.benchmark} {run.onnx} {run.vnnlib}{mark}",
                     file=sys.stderr,

@@ -99,7 +99,9 @@ def solve(
         if budget.expired():
             return out_of_time(budget, "before the search began")
         from verifier import engine  # brings torch
-    return engine.solve(model, form, options, budget, progress)
+    result = engine.solve(model, form, options, budget, progress)
+    # what was asked for, under what was chosen
+    return replace(result, settings={**options.to_mapping(), **result.settings})
 
 
 def out_of_time(budget: Budget, when: str) -> Result:

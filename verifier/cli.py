@@ -8,9 +8,10 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from verifier.errors import SecateurError
+from verifier import process
+from verifier.errors import ProblemError, SecateurError
 from verifier.options import Options
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ exit codes:
 environment:
   MALLOC_MMAP_THRESHOLD_, MALLOC_TRIM_THRESHOLD_   where one is set, the command leaves the allocator as it is;
                                                    otherwise it tells glibc to keep freed memory for the next step
+  OMP_WAIT_POLICY                                  PASSIVE where it is not set: idle threads sleep at once
   OMP_NUM_THREADS                                  threads of one process (a list divides the cores among its jobs)
 """
 
@@ -63,6 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except Exception as error:
         return _explain(error, args.verbose)
+
+
+def run() -> NoReturn:
+    """The console script: `main`, then out."""
+    process.leave(main())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -98,7 +105,7 @@ def _options(args: argparse.Namespace) -> Options:
 
 
 def _run_one(args: argparse.Namespace, started: float) -> int:
-    from verifier import allocator, report
+    from verifier import report
     from verifier.budget import Budget, available_memory
     from verifier.guard import Guard
     from verifier.result import Result, Verdict
@@ -106,7 +113,8 @@ def _run_one(args: argparse.Namespace, started: float) -> int:
     options = _options(args)
     for path in filter(None, (args.results, args.json)):
         report.check_writable(path)
-    allocator.keep_freed_memory()
+    process.keep_freed_memory()
+    process.wait_without_spinning()
     deadline = Budget().deadline if options.timeout is None else started + options.timeout
     budget = Budget(deadline, available_memory())
 
@@ -135,20 +143,13 @@ def _solve(args: argparse.Namespace, options: Options, budget: Budget) -> tuple[
 
 def _one_network(text: str) -> str:
     """The path in a model argument: VNN-COMP passes several networks as a Python list of (name, path) pairs."""
-    if not text.startswith("["):
-        return text
-    import ast
+    from vnnlib import parse_networks
 
-    from verifier.errors import ProblemError
-
-    try:
-        pairs = [(str(name), str(path)) for name, path in ast.literal_eval(text)]
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-        raise ProblemError(f"model: found {text[:80]!r}, expected a path or a list of (name, path) pairs") from None
-    if len(pairs) != 1:
-        names = ", ".join(name for name, _ in pairs[:10])
-        raise ProblemError(f"model: found {len(pairs)} networks ({names}), expected 1: several are not supported")
-    return pairs[0][1]
+    networks = parse_networks(text)
+    if len(networks) != 1:
+        names = ", ".join(name for name, _ in networks[:10])
+        raise ProblemError(f"model: found {len(networks)} networks ({names}), expected 1: several are not supported")
+    return networks[0][1]
 
 
 def _deliver(args: argparse.Namespace, result: Result, spec: Spec | None) -> int:
@@ -216,4 +217,4 @@ def _one_line(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -82,10 +82,10 @@ def read_list(path: str | os.PathLike[str], cap: float | None = None) -> list[Jo
     jobs = []
     for entry in vnnlib.read_instances(path):
         timeout = entry.timeout if cap is None else min(entry.timeout, cap)
-        onnx = entry.onnx if isinstance(entry.onnx, str) else repr(entry.onnx)
-        jobs.append(
-            Job(_category(folder), onnx, entry.vnnlib, _locate(folder, onnx), _locate(folder, entry.vnnlib), timeout)
-        )
+        single = len(entry.networks) == 1
+        onnx = entry.networks[0][1] if single else repr(list(entry.networks))
+        model = _locate(folder, onnx) if single else None
+        jobs.append(Job(_category(folder), onnx, entry.vnnlib, model, _locate(folder, entry.vnnlib), timeout))
     if not jobs:
         raise ProblemError(f"{path}: found no instances, expected lines model,spec,timeout")
     return jobs

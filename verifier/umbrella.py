@@ -7,6 +7,9 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from typing import NoReturn
+
+from verifier import process
 
 COMMANDS = {
     "verify": ("verifier.cli", "decide whether a network satisfies a specification"),
@@ -15,9 +18,9 @@ COMMANDS = {
         "verifier.semantic.spec_cli",
         "semantic properties: image, keypoints and ranges to model and specification",
     ),
-    "coverage": ("verifier.semantic.coverage_cli", "which part of a semantic range is certified, refuted or open"),
-    "compare": ("verifier.study.compare_cli", "certified coverage before and after pruning"),
-    "train": ("verifier.study.train_cli", "train a keypoint network"),
+    "coverage": ("verifier.semantic.coverage", "which part of a semantic range is certified, refuted or open"),
+    "compare": ("pruning.study.cli", "certified coverage before and after pruning"),
+    "train": ("verifier.training.train", "train a keypoint network"),
 }
 
 
@@ -47,6 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(import_module(COMMANDS[name][0]).main(rest) or 0)
 
 
+def run() -> NoReturn:
+    """The console script: `main`, then out."""
+    process.leave(main())
+
+
 def _exists(module: str) -> bool:
     try:
         return find_spec(module) is not None
@@ -61,4 +69,4 @@ def _usage(commands: dict[str, str]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

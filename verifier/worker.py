@@ -13,7 +13,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from verifier.errors import SecateurError
+from verifier import process
+from verifier.errors import ProblemError, SecateurError
 from verifier.options import Options
 from vnnlib import VnnLibError
 
@@ -25,12 +26,15 @@ READY = "ready"
 
 @dataclass(frozen=True)
 class Job:
-    """One line of a list: the names as they stand there, the files they mean, and the time limit in seconds."""
+    """One line of a list: the names as they stand there, the files they mean, and the time limit in seconds.
+
+    `model` is None where the line names several networks.
+    """
 
     category: str
     onnx: str
     vnnlib: str
-    model: Path
+    model: Path | None
     spec: Path
     timeout: float | None
 
@@ -66,9 +70,8 @@ class EngineWorker:
 
     def prepare(self) -> None:
         """Imports what every job needs."""
-        from verifier import allocator
-
-        allocator.keep_freed_memory()
+        process.keep_freed_memory()
+        process.wait_without_spinning()
         from verifier import engine  # noqa: F401
         from verifier.graph import onnx_import  # noqa: F401
 
@@ -78,6 +81,8 @@ class EngineWorker:
         from verifier.api import read_spec, solve
         from verifier.budget import Budget, available_memory
 
+        if job.model is None:
+            raise ProblemError(f"found several networks, expected 1: {job.onnx[:200]}")
         started = time.monotonic()
         memory = available_memory()
         budget = Budget.of(job.timeout, memory and max(1, memory // self._processes))

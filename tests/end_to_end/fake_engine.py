@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import time
 import types
+from pathlib import Path
 
 import verifier
 from verifier import cli
@@ -18,8 +19,8 @@ from verifier.result import Result, Verdict
 
 
 def solve(model: object, form: object, options: object, budget: Budget, progress: object) -> Result:
-    """Says on stderr that it has begun, then behaves."""
-    print("begun", file=sys.stderr, flush=True)
+    """Says that it has begun, by a file in the current folder, then behaves."""
+    Path("begun").touch()
     match BEHAVIOUR:
         case "obedient":
             while not budget.expired():
@@ -44,4 +45,5 @@ sys.modules["verifier.engine"] = engine
 verifier.engine = engine  # type: ignore[attr-defined]
 
 if __name__ == "__main__":
-    sys.exit(cli.main(sys.argv[2:]))
+    del sys.argv[1]
+    cli.run()

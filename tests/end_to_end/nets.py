@@ -34,8 +34,13 @@ def absolute(path: Path, scale: float = 1.0) -> Path:
     return save(path, nodes, {"w1": w1, "w2": np.full((4, 1), scale)}, 2, 1)
 
 
+def rounded(path: Path) -> Path:
+    """y = round(x), an operator that can be run but has no bound rule."""
+    return save(path, [helper.make_node("Round", ["x"], ["y"])], {}, 2, 2)
+
+
 def unsupported(path: Path) -> Path:
-    """A network with an operator that no rule exists for (Erf), named `the_strange_one`."""
+    """A network with an operator that is not read (Erf), named `the_strange_one`."""
     return save(path, [helper.make_node("Erf", ["x"], ["y"], name="the_strange_one")], {}, 2, 2)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 from pathlib import Path
 
@@ -27,7 +28,8 @@ def bench(tmp_path: Path) -> Path:
 
 
 def rows(path: Path) -> dict[tuple[str, str], str]:
-    lines = [line.split(",") for line in path.read_text().splitlines()]
+    with path.open(newline="") as stream:
+        lines = list(csv.reader(stream))
     assert all(len(line) == 6 and line[0] == "bench" and float(line[5]) >= 0 for line in lines)
     return {(line[1], line[2]): line[4] for line in lines}
 
@@ -39,6 +41,7 @@ def test_a_list_with_everything_in_it(verify: Verify, tmp_path: Path, bench: Pat
         "./onnx/one.onnx,vnnlib/low.vnnlib,60.0\r\n"
         "onnx/two.onnx,./vnnlib/high.vnnlib,60\r\n"
         "onnx/one.onnx,vnnlib/broken.vnnlib,60\r\n"
+        "\"[('f', 'onnx/one.onnx'), ('g', 'onnx/two.onnx')]\",vnnlib/high.vnnlib,60\r\n"
         "onnx/none.onnx,vnnlib/high.vnnlib,60"
     )
     (bench / "instances.csv").write_text(text, newline="")
@@ -50,6 +53,7 @@ def test_a_list_with_everything_in_it(verify: Verify, tmp_path: Path, bench: Pat
         ("./onnx/one.onnx", "vnnlib/low.vnnlib"): "sat",
         ("onnx/two.onnx", "./vnnlib/high.vnnlib"): "sat",
         ("onnx/one.onnx", "vnnlib/broken.vnnlib"): "error",
+        ("[('f', 'onnx/one.onnx'), ('g', 'onnx/two.onnx')]", "vnnlib/high.vnnlib"): "error",
         ("onnx/none.onnx", "vnnlib/high.vnnlib"): "error",
     }
     assert {path.name for path in (tmp_path / "w").iterdir()} == {
@@ -58,11 +62,12 @@ def test_a_list_with_everything_in_it(verify: Verify, tmp_path: Path, bench: Pat
     }
     assert (tmp_path / "w" / "one_low.counterexample").read_text().startswith("((X_0 ")
     assert "broken.vnnlib:1" in done.stderr and "none.onnx" in done.stderr and "Traceback" not in done.stderr
-    assert "5 instances" in done.stderr
+    assert "several networks" in done.stderr
+    assert "6 instances" in done.stderr
 
     again = verify(*arguments)
-    assert again.returncode == 0 and "5 were done before" in again.stderr
-    assert len((tmp_path / "r.csv").read_text().splitlines()) == 5
+    assert again.returncode == 0 and "6 were done before" in again.stderr
+    assert len((tmp_path / "r.csv").read_text().splitlines()) == 6
 
 
 @pytest.mark.parametrize("text", ["", "one.onnx\n", "a.onnx,b.vnnlib,soon\n", "a.onnx,b.vnnlib,60,more\n"])

@@ -25,8 +25,10 @@ def start(folder: Path, behaviour: str, *arguments: object) -> subprocess.Popen[
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stderr is not None
-    assert process.stderr.readline() == "begun\n"
+    limit = time.monotonic() + 60
+    while not (folder / "begun").exists():
+        assert process.poll() is None and time.monotonic() < limit
+        time.sleep(0.01)
     return process
 
 
