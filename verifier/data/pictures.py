@@ -29,19 +29,23 @@ def read(path: Path, channels: int) -> np.ndarray:
     raise ProblemError(f"{path}: {value.shape[0]} channels, the network expects {channels}")
 
 
-def _picture(path: Path, channels: int) -> np.ndarray:
+def open_picture(path: Path, channels: int) -> Image.Image:
+    """A decoded picture, grey (`L`) for one channel and `RGB` for three; ProblemError if unreadable or too large."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise ProblemError(f"{path}: {image.width}x{image.height} pixels are too many")
-                grey = image.mode in ("1", "L")
-                data = np.asarray(image.convert("L" if grey or channels == 1 else "RGB"), dtype=np.float64) / 255.0
+                return image.convert("L" if channels == 1 else "RGB")
     except UnidentifiedImageError as error:
         raise ProblemError(f"{path}: not a picture that can be read (PNG, JPEG, NPY)") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ProblemError(f"cannot read the picture {path}: {error}") from error
+
+
+def _picture(path: Path, channels: int) -> np.ndarray:
+    data = np.asarray(open_picture(path, channels), dtype=np.float64) / 255.0
     return data[None] if data.ndim == 2 else data.transpose(2, 0, 1)
 
 
