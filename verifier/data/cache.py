@@ -22,7 +22,7 @@ def directory() -> Path:
 def read(path: Path, expected: dict[str, tuple[tuple[int, ...], str]]) -> Arrays | None:
     """The arrays of an .npz file if it holds exactly the expected shapes and dtypes, else None."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             if set(stored.files) != set(expected):
                 return None
             arrays = {name: stored[name] for name in expected}

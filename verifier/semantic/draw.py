@@ -35,7 +35,7 @@ def counterexample(study: Study, values: np.ndarray, path: Path, prop: Property 
         else:
             seen = np.flatnonzero(marks)
             found = predict(study.network, output, head)
-            lines = [caption, verdict]
+            lines = [caption, verdict, "green ring: reference, red cross: prediction"]
             panels.append(panel(study.picture(at), truth[seen], found[seen], lines))
     save(side_by_side(panels), path)
 

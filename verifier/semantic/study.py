@@ -103,7 +103,8 @@ class Study:
         ]
         if "contrast" in self.perturbation.names:
             anchor = self.perturbation.anchor
-            lines.append(f"Contrast keeps the grey level {anchor if isinstance(anchor, str) else f'{anchor:g}'} fixed.")
+            fixed = "mean grey level of the image" if isinstance(anchor, str) else f"grey level {anchor:g}"
+            lines.append(f"Contrast keeps the {fixed} fixed.")
         clip = "clipped exactly to [0, 1]" if self.clip != "none" else "NOT clipped, values outside [0, 1] reach it"
         kind = transform.describe(self.perturbation, self.polynomial.products)
         lines.append(f"Image: {kind}; then {clip}.")

@@ -190,8 +190,8 @@ def _restore(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, dra
         optimiser.load_state_dict(content["optimiser"])
         draw.set_state(content["draw"])
         return _State(**content["state"])
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        raise OptionsError(f"cannot resume from {path}: {error}") from error
+    except Exception as error:  # a damaged file makes PyTorch's reader raise almost anything
+        raise OptionsError(f"cannot resume from {path}: {type(error).__name__}: {error}") from error
 
 
 def report(model: nn.Module, arch: Architecture, recipe: Recipe, command: Sequence[str]) -> dict[str, object]:
