@@ -204,7 +204,7 @@ def _write(options: argparse.Namespace, study: Study, prop: Property, example: E
 
 def _pose_note(study: Study, prop: Pose, view: pose.View) -> str:
     """How far first order can be trusted, by exact PnP on sampled errors."""
-    index = study.target.chosen(study.network.width, study.network.height, prop.hidden)
+    index = study.target.chosen(prop.hidden)
     tau = None
     if prop.allocation != "coupled":
         used = (2 * index[:, None] + np.arange(2)).ravel()

@@ -299,7 +299,7 @@ def predict(network: Network, output: np.ndarray, head: Head = Head()) -> np.nda
 
 
 def _key_points(target: Target, network: Network, expected: int, hidden: bool) -> tuple[np.ndarray, np.ndarray]:
-    index = target.chosen(network.width, network.height, hidden)
+    index = target.chosen(hidden)
     assert target.keypoints is not None  # checked by chosen()
     if len(target.keypoints) != expected:
         raise ProblemError(

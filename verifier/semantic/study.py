@@ -132,8 +132,10 @@ def prepare(
         raise OptionsError(f"unknown clip '{clip}'; choose one of {', '.join(composite.CLIPS)}")
     if reference == "self":
         target = _own_answer(net, picture, target, prop)
-    if target is None:
+    elif target is None:
         raise ProblemError("a target (key points or a label) is needed for the ground-truth reference")
+    else:  # a prediction may lie outside the frame, an annotation must not
+        target.check_frame(net.width, net.height)
     return Study(net, picture, perturbed, target, prop.compile(net, target), reference, clip)
 
 
@@ -169,9 +171,4 @@ def _own_answer(net: Network, image: np.ndarray, given: Target | None, prop: Pro
     seen = None if given is None else given.visibility
     if seen is not None and len(seen) != len(points):
         raise ProblemError(f"the network gives {len(points)} key points, the target has {len(seen)}")
-    # The clean answer may lie a little outside the frame; it is a reference, not an annotation error.
-    inside = np.clip(points, 0.0, [net.width, net.height])
-    if not np.array_equal(points, inside):
-        gone = (points != inside).any(axis=1)
-        seen = np.where(gone, 0, np.full(len(points), 2) if seen is None else seen)
     return Target(points, seen)

@@ -36,10 +36,10 @@ class Target:
         object.__setattr__(self, "keypoints", points)
         object.__setattr__(self, "visibility", seen)
 
-    def chosen(self, width: int, height: int, hidden: bool = False) -> np.ndarray:
+    def chosen(self, hidden: bool = False) -> np.ndarray:
         """Indices of the key points a property speaks about: the seen ones, with `hidden` also the hidden ones.
 
-        Raises ProblemError when there are none or when one of them lies outside the frame.
+        Raises ProblemError when there are none.
         """
         if self.keypoints is None or self.visibility is None:
             raise ProblemError("this property needs key points, and the target has none")
@@ -47,14 +47,19 @@ class Target:
         if len(index) == 0:
             more = "" if hidden else "; hidden ones can be included (--include-hidden)"
             raise ProblemError(f"no key point is visible, so there is nothing to verify{more}")
-        for k in index:
+        return index
+
+    def check_frame(self, width: int, height: int) -> None:
+        """ProblemError if a key point that is said to be in the picture (visibility 1 or 2) lies outside it."""
+        if self.keypoints is None or self.visibility is None:
+            return
+        for k in np.flatnonzero(self.visibility):
             x, y = self.keypoints[k]
             if not (0 <= x <= width and 0 <= y <= height):
                 raise ProblemError(
-                    f"key point {k} at ({x:g}, {y:g}) lies outside the {width}x{height} image but is marked visible; "
-                    "set its visibility to 0 or correct it"
+                    f"key point {k} at ({x:g}, {y:g}) lies outside the {width}x{height} image but is marked as being "
+                    "in it; set its visibility to 0 or correct it"
                 )
-        return index
 
 
 def read_json(path: Path) -> Target:

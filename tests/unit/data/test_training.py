@@ -144,7 +144,7 @@ def test_training_is_repeatable_learns_and_resumes(tmp_path, few):
     other, _ = run(tmp_path, "other", epochs=8, seed=1)
     assert not torch.equal(weights(one), weights(other))
     losses = [float(line.split("loss")[1].split()[0]) for line in lines if "loss" in line]
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.9 * losses[0]
     again, more = run(tmp_path, "one", resume=True, epochs=9)
     assert len([line for line in more if "loss" in line]) == 1
     assert again is not one

@@ -14,8 +14,8 @@ def network(kind="coordinates", *, size=8, channels=1, points=3, opset=13, batch
     tensors, nodes = [], []
     element = TensorProto.FLOAT if dtype == np.float32 else TensorProto.DOUBLE
 
-    def weight(name, *shape, scale=1.0):
-        tensors.append(numpy_helper.from_array((scale * draw.normal(size=shape)).astype(dtype), name))
+    def weight(name, *shape, scale=1.0, shift=0.0):
+        tensors.append(numpy_helper.from_array((shift + scale * draw.normal(size=shape)).astype(dtype), name))
         return name
 
     shape = [batch, channels, size, size]
@@ -41,7 +41,8 @@ def network(kind="coordinates", *, size=8, channels=1, points=3, opset=13, batch
             nodes.append(helper.make_node("Flatten", ["r1"], [flat], axis=1))
         n_in = channels * size * size if kind == "flat" else 4 * (size // 2) ** 2
         n_out = 5 if kind == "labels" else 2 * points
-        gemm = [flat, weight("w3", n_in, n_out, scale=2 / np.sqrt(n_in)), weight("b3", n_out, scale=size / 3)]
+        middle = 0.0 if kind == "labels" else size / 2  # key points lie near the middle of the frame
+        gemm = [flat, weight("w3", n_in, n_out, scale=1 / np.sqrt(n_in)), weight("b3", n_out, scale=0.3, shift=middle)]
         nodes.append(helper.make_node("Gemm", gemm, ["answer"]))
         output = [batch, n_out]
     graph = helper.make_graph(
@@ -125,7 +126,7 @@ def mentions(formula, letter):
 
 
 def official_reader_accepts(text):
-    """The shape of text that the VNN-COMP reader of 1.0 takes, statement by statement (written from its description)."""
+    """The shape of text that the VNN-COMP reader of 1.0 takes, by its description: one statement after the other."""
     text = re.sub(r"\s+", " ", re.sub(r";[^\n]*", "", text)).strip()
     number = r"-?\d+(?:\.\d+)?"
     output = rf"\((?:<=|>=) Y_\d+ (?:Y_\d+|{number})\)"
