@@ -11,7 +11,6 @@ import onnx
 
 from verifier.errors import ProblemError
 from verifier.semantic import composite
-from verifier.semantic.network import Network
 from verifier.semantic.rows import Rows
 from verifier.semantic.study import Study
 
@@ -77,9 +76,3 @@ def _through(rows: Rows, matrix: np.ndarray) -> Rows:
     dense = rows.dense() @ matrix
     row, column = np.nonzero(dense)
     return Rows(matrix.shape[1], rows.clause, rows.rhs, row, column, dense[row, column])
-
-
-def run(network: Network, query: Query, values: np.ndarray) -> np.ndarray:
-    """The picture the query's arrays describe at a parameter point, (C, H, W), before the clip (for checks)."""
-    n = network.channels * network.height * network.width
-    return network.restore((query.offset + query.matrix @ values)[:n])

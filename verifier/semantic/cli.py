@@ -78,6 +78,7 @@ def _property_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--allocation", choices=pose.ALLOCATIONS, default="coupled")
     group.add_argument("--reference", choices=REFERENCES, default="gt", help="ground truth, or the clean prediction")
     group.add_argument("--include-hidden", action="store_true", help="hidden key points (visibility 1) count too")
+    group.add_argument("--offset", type=float, help="heatmaps: pixels from a cell's corner to its position")
     group.add_argument("--output-scale", type=float, default=1.0, help="pixel = scale * output + shift")
     group.add_argument("--output-shift", type=float, default=0.0)
 
@@ -170,7 +171,7 @@ def properties(options: argparse.Namespace, example: Example) -> Property:
         raise OptionsError(f"property {kind} needs --tolerance in pixels")
     tolerance = options.tolerance[0] if len(options.tolerance) == 1 else options.tolerance
     if kind == "heatmap":
-        return Heatmap(tolerance, None, hidden)
+        return Heatmap(tolerance, options.offset, hidden)
     return Coordinates(tolerance, kind, options.sides, hidden, head)
 
 

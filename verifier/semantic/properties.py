@@ -114,7 +114,9 @@ class Coordinates:
             return [(np.array(u, dtype=np.float64), tau) for u in ((1, 1), (1, -1), (-1, 1), (-1, -1))]
         angle = 2.0 * np.pi * np.arange(self.sides) / self.sides
         reach = tau * math.cos(math.pi / self.sides) * POLYGON_GUARD
-        return [(np.array([math.cos(a), math.sin(a)]), reach) for a in angle]
+        directions = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+        directions[np.abs(directions) < 1e-12] = 0.0  # along an axis: a plain bound, without a rounding error
+        return [(u, reach) for u in directions]
 
     def _claim(self, index: np.ndarray, tau: np.ndarray) -> str:
         names = {"linf": "L-infinity", "l1": "L1", "l2": f"L2 (polygon of {self.sides} sides inside the disc)"}
@@ -197,8 +199,8 @@ class Budget:
         matrix = np.zeros((1, network.n_outputs))
         for k in index:
             matrix[0, 2 * k : 2 * k + 2] = self.head.scale * share[k]
-        tail = _tail(matrix, points, self.head)
-        rows = build(1, [[({0: -1.0}, -self.limit)]])
+        tail, limit = _tail(matrix, points, self.head, np.array([self.limit]))
+        rows = build(1, [[({0: -1.0}, -float(limit[0]))]])
 
         def excess(y: np.ndarray) -> np.ndarray:
             gap = np.abs(self.head.pixels(y)[..., index, :] - points[index]).sum(axis=-1)
@@ -241,8 +243,9 @@ class Pose:
         if self.allocation == "coupled":
             matrix = np.zeros((6, network.n_outputs))
             matrix[:, used] = self.head.scale * sensitivity
-            rows = build(6, [[({i: -1.0}, -float(limits[i]))] for i in range(6)])
-            return Compiled(rows, _tail(matrix, points, self.head), about, excess)
+            tail, tight = _tail(matrix, points, self.head, limits)
+            rows = build(6, [[({i: -1.0}, -float(tight[i]))] for i in range(6)])
+            return Compiled(rows, tail, about, excess)
         tau = pose.allocate(sensitivity, limits, self.allocation)
         clauses = []
         for column, reach in zip(used, tau, strict=True):
@@ -289,13 +292,17 @@ def heatmap_shape(network: Network) -> tuple[int, int, int, int]:
     return maps, rows, columns, stride
 
 
-def predict(network: Network, output: np.ndarray, head: Head = Head()) -> np.ndarray:
-    """Key points (K, 2) in pixels that an output (any shape with the network's elements) stands for."""
+def predict(network: Network, output: np.ndarray, prop: Property) -> np.ndarray:
+    """Key points (K, 2) in pixels that an output (any shape with the network's elements) stands for.
+
+    The property knows how outputs mean pixels (its `head`, or the `offset` of a heatmap).
+    """
     if len(network.output) >= 3:
         maps, _, columns, stride = heatmap_shape(network)
         best = output.reshape(maps, -1).argmax(axis=1)
-        return stride * (np.stack([best % columns, best // columns], axis=1) + 0.5)
-    return head.pixels(output.reshape(-1))
+        given = prop.offset if isinstance(prop, Heatmap) else None
+        return stride * np.stack([best % columns, best // columns], axis=1) + (0.5 * stride if given is None else given)
+    return getattr(prop, "head", Head()).pixels(output.reshape(-1))
 
 
 def _key_points(target: Target, network: Network, expected: int, hidden: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -325,9 +332,18 @@ def _tolerances(tolerance: float | Sequence[float], count: int) -> np.ndarray:
     return np.broadcast_to(tau, (count,))
 
 
-def _tail(matrix: np.ndarray, points: np.ndarray, head: Head) -> AbsTail:
+def _tail(matrix: np.ndarray, points: np.ndarray, head: Head, limits: np.ndarray) -> tuple[AbsTail, np.ndarray]:
+    """The tail for M |y - t| <= limits with M, t rounded to float32, and limits tightened so that it implies it.
+
+    M |y - t| <= (1 + 2^-24) M' (|y - t'| + |t - t'|) for the rounded M', t'; the factor 1 - 2^-22 covers the first
+    part and float64's own rounding.
+    """
     centre = np.array([head.value(float(v)) for v in points.ravel()])
-    return AbsTail(matrix.astype(np.float32).astype(np.float64), centre.astype(np.float32).astype(np.float64))
+    rounded = AbsTail(matrix.astype(np.float32).astype(np.float64), centre.astype(np.float32).astype(np.float64))
+    tight = limits * (1.0 - 2.0**-22) - rounded.matrix @ np.abs(centre - rounded.centre) * (1.0 + 2.0**-22)
+    if (tight <= 0).any():
+        raise OptionsError("the limit is below the resolution of float32 coordinates; raise it")
+    return rounded, tight
 
 
 def _points(index: np.ndarray) -> str:

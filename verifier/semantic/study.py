@@ -136,7 +136,9 @@ def prepare(
         raise ProblemError("a target (key points or a label) is needed for the ground-truth reference")
     else:  # a prediction may lie outside the frame, an annotation must not
         target.check_frame(net.width, net.height)
-    return Study(net, picture, perturbed, target, prop.compile(net, target), reference, clip)
+    study = Study(net, picture, perturbed, target, prop.compile(net, target), reference, clip)
+    _ = study.polynomial  # constants that do not fit the image are reported now, not when the file is written
+    return study
 
 
 def build(
@@ -164,10 +166,9 @@ def _own_answer(net: Network, image: np.ndarray, given: Target | None, prop: Pro
     output = net.run(image)
     if isinstance(prop, properties.Label):
         return Target(label=int(output.argmax()))
-    head = getattr(prop, "head", properties.Head())
     if output.size % 2 and len(net.output) < 3:
         raise ProblemError(f"a coordinate head has 2K outputs x0, y0, ..; this network has {list(net.output)}")
-    points = properties.predict(net, output, head)
+    points = properties.predict(net, output, prop)
     seen = None if given is None else given.visibility
     if seen is not None and len(seen) != len(points):
         raise ProblemError(f"the network gives {len(points)} key points, the target has {len(seen)}")

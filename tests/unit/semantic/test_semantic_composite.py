@@ -224,3 +224,12 @@ class TestBatch:
             batch([prepare(net, image, target, perturbed, Coordinates(1.0), reference="self")])
         with pytest.raises(ProblemError, match="at least one"):
             batch([])
+
+
+def test_constants_that_do_not_fit_the_image_fail_at_once():
+    with pytest.raises(OptionsError, match="gain_1 needs 2 channels"):
+        study(ranges=(Range("gain_1", 0.9, 1.1),))
+    net = networks.load(network())
+    perturbed = Perturbation((Range("patch", 0, 1),), patch=Patch(0, 0, 9, 2))
+    with pytest.raises(OptionsError, match="leaves the 8x8 image"):
+        prepare(net, np.zeros((1, 8, 8)), Target(np.ones((3, 2))), perturbed, Coordinates(1.0))

@@ -143,6 +143,35 @@ def test_heatmap(version):
     assert problem.excess(TWO.identity) == pytest.approx(truth(problem.answer(TWO.identity).reshape(3, 4, 4)))
 
 
+def test_heatmap_offset_moves_the_decoded_positions():
+    problem = study(Heatmap(3.0, offset=0.0), "heatmap")
+    clean = problem.answer(TWO.identity).reshape(3, -1).argmax(axis=1)
+    own = prepare(problem.network, problem.image, None, TWO, Heatmap(3.0, offset=0.0), reference="self")
+    assert np.array_equal(own.target.keypoints, 4.0 * np.stack([clean % 4, clean // 4], axis=1))
+    assert own.excess(TWO.identity) < 0
+
+
+def test_rounded_budgets_are_stricter_than_the_budget():
+    """In exact arithmetic: whatever the stored rows accept keeps the true budget."""
+    from fractions import Fraction
+
+    draw = np.random.default_rng(5)
+    weights = draw.uniform(0.1, 3, 3)
+    problem = study(Budget(1.0, True, weights))
+    rows, tail = problem.spec_rows
+    points = [Fraction(float(v)) for v in problem.target.keypoints.ravel()]
+    exact = [Fraction(float(w)) / 3 for w in np.repeat(weights, 2)]
+    centre = [Fraction(float(c)) for c in tail.centre]
+    stored = [Fraction(float(m)) for m in tail.matrix[0]]
+    bound = -Fraction(float(rows.rhs[0]))
+    for _ in range(50):
+        step = [Fraction(float(v)) for v in draw.normal(size=6)]
+        reach = bound / sum(m * abs(d) for m, d in zip(stored, step, strict=True))
+        y = [c + reach * d for c, d in zip(centre, step, strict=True)]  # on the boundary of what the rows accept
+        assert sum(w * abs(v - p) for w, v, p in zip(exact, y, points, strict=True)) <= 1
+    assert 0.999999 < -rows.rhs[0] < 1.0
+
+
 def test_a_tie_counts_as_a_violation():
     flat = network("heatmap", size=16)
     for tensor in flat.graph.initializer:
@@ -308,6 +337,7 @@ def test_bad_input_gets_one_clear_error():
     bad(Coordinates(1.0, "l3"), "unknown norm", error=OptionsError)
     bad(Coordinates(1.0, "l2", 2), "3 to 360 sides", error=OptionsError)
     bad(Budget(0.0), "budget must be positive", error=OptionsError)
+    bad(Budget(1e-9), "below the resolution", error=OptionsError, target=Target(three + 1e-3))
     bad(Budget(1.0, weights=(1.0, 2.0)), "3 non-negative", error=OptionsError)
     bad(Budget(1.0, weights=(1.0, -2.0, 1.0)), "3 non-negative", error=OptionsError)
     bad(Pose(np.zeros((6, 6)), np.ones(6)), "do not determine the pose")
