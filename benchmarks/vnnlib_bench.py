@@ -94,7 +94,9 @@ def multimodal(rng: np.random.Generator) -> Lines:
     for index in np.ndindex(3, 32, 112):
         row = ",".join(map(str, index))
         values = enumerate(rng.random(112).tolist())
-        yield "".join(f"(assert (>= V[0,{row},{k}] {v:.8f}))\n(assert (<= V[0,{row},{k}] {v:.8f}))\n" for k, v in values)
+        yield "".join(
+            f"(assert (>= V[0,{row},{k}] {v:.8f}))\n(assert (<= V[0,{row},{k}] {v:.8f}))\n" for k, v in values
+        )
     yield "(assert (<= Y[0,0] 0.5))\n"
 
 

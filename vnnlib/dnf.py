@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from vnnlib.errors import VnnLibUnsupported
 from vnnlib.polynomial import Budget, Polynomial, TooMuchWork, difference
+from vnnlib.rows import RowKey
 from vnnlib.spec import RELATIONS, Node, Num, Op, Spec, Var
 
 Exact = Fraction | str  # a number kept as text until a tie has to be decided
@@ -45,7 +46,6 @@ class OpaqueLiteral(NamedTuple):
 
 
 Literal = BoundLiteral | RowLiteral | OpaqueLiteral | bool
-Row = tuple[tuple[int, ...], tuple[float, ...], float, bool]  # columns, values, rhs, strict
 _MIRROR = {"<=": ">=", ">=": "<=", "<": ">", ">": "<", "==": "==", "!=": "!="}
 
 
@@ -56,7 +56,7 @@ class Atoms:
         self.spec = spec
         self.n_inputs, self.n_outputs = spec.size("input"), spec.size("output")
         self.budget = Budget(spec.limits.max_work)
-        self.rows: dict[Row, int] = {}
+        self.rows: dict[RowKey, int] = {}
 
     def column(self, var: Var) -> int:
         """Return the position of a variable in the joint vector."""
@@ -355,5 +355,3 @@ def expand(spec: Spec) -> Expansion:
     parts = [_expand_tree(order, atoms, base) for order in several]
     alternatives = multiply(parts) if parts else [Conjunction(base)]
     return Expansion(base, alternatives if base.alive else [], cases, atoms)
-
-

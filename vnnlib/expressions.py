@@ -13,7 +13,9 @@ from vnnlib.spec import RELATIONS, Node, Num, Op
 _CONNECTIVES = frozenset(("and", "or"))
 _ARITHMETIC = frozenset(("+", "-", "*"))
 _COMMANDS = frozenset(("assert", "declare-const", "declare-fun", "declare-network", "vnnlib-version"))
-_UNSUPPORTED = frozenset("not => xor ite let forall exists distinct / div mod abs ! implies iff".split())
+_UNSUPPORTED = frozenset(
+    ["not", "=>", "xor", "ite", "let", "forall", "exists", "distinct", "/", "div", "mod", "abs", "!", "implies", "iff"]
+)
 
 
 class Dialect(Protocol):

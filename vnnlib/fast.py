@@ -82,7 +82,9 @@ def _patterns(atom: bytes) -> tuple[re.Pattern[bytes], re.Pattern[bytes]]:
 def _grammar_v1(inputs: int, outputs: int) -> _Grammar:
     """Return the grammar of a 1.0 text with these sizes."""
     shapes = ((inputs,), (outputs,))
-    return _Grammar(*_patterns(_ATOM_1), 1, (), shapes, np.array([0, inputs]), np.array([True, False]), np.array([0, 0]))
+    return _Grammar(
+        *_patterns(_ATOM_1), 1, (), shapes, np.array([0, inputs]), np.array([True, False]), np.array([0, 0])
+    )
 
 
 def _grammar_v2(spec: Spec) -> _Grammar | None:

@@ -104,9 +104,9 @@ class NormalForm:
         """Return the row numbers of clause k."""
         return self.clause_rows[self.clause_ptr[k] : self.clause_ptr[k + 1]]
 
-    def same_as(self, other: NormalForm, sources: bool = True) -> bool:
-        """Say whether everything is equal; `sources=False` leaves the map to source lines out."""
-        plain = ("n_inputs", "n_outputs", "input_tensors", "output_tensors", "logic", "unbounded")
+    def same_as(self, other: NormalForm, *, sources: bool = True, logic: bool = True) -> bool:
+        """Say whether everything is equal; `sources` and `logic` choose whether these count."""
+        plain = ["n_inputs", "n_outputs", "input_tensors", "output_tensors", "unbounded"] + ["logic"] * logic
         if any(getattr(self, name) != getattr(other, name) for name in plain):
             return False
         names = "lower upper row_ptr row_col row_val row_rhs row_strict clause_ptr clause_rows case_ptr case_in_ptr "

@@ -24,7 +24,9 @@ def name_logic(spec: Spec, arithmetic: int, several_nodes: bool) -> str:
     several = any(len(n.inputs) > 1 or len(n.outputs) > 1 for n in networks)
     types = sorted({t.dtype.upper() for t in spec.tensors})
     nodes = "MNC" if several_nodes else "SNC"
-    return "-".join((hidden, nets, "MIO" if several else "SIO", nodes, ("BND", "OUTC", "LIN", "POLY")[arithmetic], *types))
+    return "-".join(
+        (hidden, nets, "MIO" if several else "SIO", nodes, ("BND", "OUTC", "LIN", "POLY")[arithmetic], *types)
+    )
 
 
 def arithmetic_of(relation: Op, spec: Spec, polynomial: Polynomial | None) -> int:

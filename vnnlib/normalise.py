@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from vnnlib import logic
-from vnnlib.dnf import Bound, Conjunction, Expansion, OpaqueLiteral, Row, expand
+from vnnlib.dnf import Bound, Conjunction, Expansion, OpaqueLiteral, expand
 from vnnlib.errors import VnnLibUnsupported
 from vnnlib.form import NormalForm
 from vnnlib.polynomial import Budget, TooMuchWork, difference
-from vnnlib.rows import Parts, RowTable, assemble
+from vnnlib.rows import Parts, assemble, csr, row_table
 from vnnlib.spec import OTHER_TYPES, Spec
 
 CaseKey = tuple[tuple[tuple[tuple[int, bool], float, bool], ...], tuple[int, ...]]
@@ -81,10 +81,10 @@ def _parts(spec: Spec, expansion: Expansion) -> Parts:
     boxes = _boxes(spec, base, list(cases))
     rows = [base.rows + c.rows for c in live]
     in_rows = [base.in_rows + list(key[1]) for key in cases]
-    clause_ptr, clause_rows = _csr(rows)
-    in_ptr, in_list = _csr(in_rows)
-    sources = [_lines(spec, c.source or (base.source if not c.source else [])) for c in live]
-    source_ptr, source_lines = _csr(sources)
+    clause_ptr, clause_rows = csr(rows)
+    in_ptr, in_list = csr(in_rows)
+    sources = [_lines(spec, c.source or base.source) for c in live]
+    source_ptr, source_lines = csr(sources)
     table = row_table(list(expansion.atoms.rows))
     return Parts(*boxes, case_of, clause_ptr, clause_rows, in_ptr, in_list, source_ptr, source_lines, table)
 
@@ -126,18 +126,3 @@ def _fill(edges: list[np.ndarray], flags: list[np.ndarray], bounds: dict[tuple[i
     """Enter bounds into the row of one case."""
     for (column, upper), bound in bounds.items():
         edges[upper][column], flags[upper][column] = bound.value, bound.strict
-
-
-def _csr(groups: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Return (ptr, values) of lists."""
-    ptr = np.zeros(len(groups) + 1, np.int64)
-    np.cumsum([len(g) for g in groups], out=ptr[1:]) if groups else None
-    return ptr, np.array([v for g in groups for v in g], np.int64)
-
-
-def row_table(rows: list[Row]) -> RowTable:
-    """Return rows (columns, values, rhs, strict) in compressed form."""
-    ptr, col = _csr([list(row[0]) for row in rows])
-    val = np.array([v for row in rows for v in row[1]], np.float64)
-    rhs = np.array([row[2] for row in rows], np.float64)
-    return RowTable(ptr, col, val, rhs, np.array([row[3] for row in rows], bool))

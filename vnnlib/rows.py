@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from vnnlib.form import ClauseSource, NormalForm, TensorSlice
 from vnnlib.spec import Spec
+
+RowKey = tuple[tuple[int, ...], tuple[float, ...], float, bool]  # columns, values, rhs, strict
 
 
 @dataclass
@@ -141,3 +144,18 @@ def slices(spec: Spec) -> tuple[tuple[TensorSlice, ...], tuple[TensorSlice, ...]
                 at += tensor.size
         found.append(tuple(group))
     return found[0], found[1]
+
+
+def csr(groups: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return (ptr, values) of lists."""
+    ptr = np.zeros(len(groups) + 1, np.int64)
+    np.cumsum(np.array([len(g) for g in groups], np.int64), out=ptr[1:])
+    return ptr, np.array([v for g in groups for v in g], np.int64)
+
+
+def row_table(rows: Sequence[RowKey]) -> RowTable:
+    """Return rows (columns, values, rhs, strict) in compressed form."""
+    ptr, col = csr([row[0] for row in rows])
+    val = np.array([v for row in rows for v in row[1]], np.float64)
+    rhs = np.array([row[2] for row in rows], np.float64)
+    return RowTable(ptr, col, val, rhs, np.array([row[3] for row in rows], bool))

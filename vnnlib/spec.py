@@ -18,12 +18,23 @@ if TYPE_CHECKING:
     from vnnlib.source import LineTable
 
 FLOAT_TYPES = frozenset(
-    "real float16 float32 float64 bfloat16 float8e4m3fn float8e4m3fnuz float8e5m2 float8e5m2fnuz float8e8m0 "
-    "float4e2m1".split()
+    [
+        "real",
+        "float16",
+        "float32",
+        "float64",
+        "bfloat16",
+        "float8e4m3fn",
+        "float8e4m3fnuz",
+        "float8e5m2",
+        "float8e5m2fnuz",
+        "float8e8m0",
+        "float4e2m1",
+    ]
 )
-SIGNED_TYPES = frozenset("int4 int8 int16 int32 int64".split())
-UNSIGNED_TYPES = frozenset("uint4 uint8 uint16 uint32 uint64".split())
-OTHER_TYPES = frozenset("complex64 complex128 bool string".split())
+SIGNED_TYPES = frozenset(["int4", "int8", "int16", "int32", "int64"])
+UNSIGNED_TYPES = frozenset(["uint4", "uint8", "uint16", "uint32", "uint64"])
+OTHER_TYPES = frozenset(["complex64", "complex128", "bool", "string"])
 ALL_TYPES = FLOAT_TYPES | SIGNED_TYPES | UNSIGNED_TYPES | OTHER_TYPES
 
 

@@ -14,8 +14,10 @@ from vnnlib.spec import NetworkDecl, Node, Num, Spec, TensorDecl, Var
 _NAME = re.compile(r"([XY])_(0|[1-9][0-9]{0,11})")
 _INDEXED = re.compile(r"[XY](_[0-9]+){2,}")
 _NUMBER = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?", re.ASCII)
-_IGNORED = frozenset("set-logic set-info set-option check-sat get-model get-value exit echo push pop".split())
-_UNSUPPORTED = frozenset("define-fun define-const declare-datatype declare-sort define-sort".split())
+_IGNORED = frozenset(
+    ["set-logic", "set-info", "set-option", "check-sat", "get-model", "get-value", "exit", "echo", "push", "pop"]
+)
+_UNSUPPORTED = frozenset(["define-fun", "define-const", "declare-datatype", "declare-sort", "define-sort"])
 _COMMANDS = ("declare-const", "declare-fun", "assert")
 
 

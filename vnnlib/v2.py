@@ -8,7 +8,18 @@ from vnnlib.expressions import number, parse_assertion
 from vnnlib.lexer import ATOM, CLOSE, END, MARK, OPEN, STRING, Lexer, Token
 from vnnlib.limits import Limits
 from vnnlib.source import LineTable, position
-from vnnlib.spec import ALL_TYPES, FLOAT_TYPES, OTHER_TYPES, UNSIGNED_TYPES, NetworkDecl, Node, Num, Spec, TensorDecl, Var
+from vnnlib.spec import (
+    ALL_TYPES,
+    FLOAT_TYPES,
+    OTHER_TYPES,
+    UNSIGNED_TYPES,
+    NetworkDecl,
+    Node,
+    Num,
+    Spec,
+    TensorDecl,
+    Var,
+)
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
 _STRICT_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
@@ -99,14 +110,18 @@ class Parser:
                 if equivalence is not None:
                     lexer.semantic(head, "a network has at most one equivalence statement")
                 if stage >= 0:
-                    lexer.fail(head, "the equivalence stands before the inputs", "declare-hidden, declare-output or ')'")
+                    lexer.fail(
+                        head, "the equivalence stands before the inputs", "declare-hidden, declare-output or ')'"
+                    )
                 equal_token = self._name(lexer.next(), "a network name")
                 equivalence = (head.text, equal_token.text)
                 lexer.expect_close(token, head.text)
             elif head.text in _KINDS:
                 kind = _KINDS[head.text]
                 if _ORDER.index(kind) < stage:
-                    lexer.fail(head, f"{head.text} stands after a declaration of another kind", "inputs, hidden, outputs")
+                    lexer.fail(
+                        head, f"{head.text} stands after a declaration of another kind", "inputs, hidden, outputs"
+                    )
                 stage = _ORDER.index(kind)
                 groups[kind].append(self._tensor(token, kind))
             else:
@@ -231,11 +246,17 @@ class Parser:
         relation, target = network.equivalence
         other = next((n for n in self.networks if n.name == target), None)
         if other is None:
-            why = "a network cannot be equivalent to itself" if target == network.name else "no earlier network of this name"
+            why = (
+                "a network cannot be equivalent to itself"
+                if target == network.name
+                else "no earlier network of this name"
+            )
             self.lexer.semantic(token, why)
             return
         if other.equivalence is not None:
-            self.lexer.semantic(token, f"chained equivalence: {target} is itself {other.equivalence[0]} another network")
+            self.lexer.semantic(
+                token, f"chained equivalence: {target} is itself {other.equivalence[0]} another network"
+            )
             return
         for kind, mine, theirs in (("input", network.inputs, other.inputs), ("output", network.outputs, other.outputs)):
             if len(mine) != len(theirs):
@@ -256,7 +277,9 @@ class Parser:
         """Warn where `real` is mixed with element types."""
         types = {tensor.dtype for _, tensor in self.tensors.values()}
         if "real" in types and len(types) > 1:
-            self.lexer.warnings.append(f"{self.lexer.name}: type real is mixed with {', '.join(sorted(types - {'real'}))}")
+            self.lexer.warnings.append(
+                f"{self.lexer.name}: type real is mixed with {', '.join(sorted(types - {'real'}))}"
+            )
 
     # -- assertions ---------------------------------------------------------------------------------------------
 
@@ -299,7 +322,9 @@ class Parser:
                 text = match[1]
             if self.strict or not _LENIENT_NUMBER.fullmatch(text):
                 kind = "malformed name" if text[:1].isalpha() else "malformed number"
-                self.lexer.fail(token, kind, "digits, with a point inside if any, no exponent" if kind[-1] == "r" else "")
+                self.lexer.fail(
+                    token, kind, "digits, with a point inside if any, no exponent" if kind[-1] == "r" else ""
+                )
             self.lexer.warn(token, f"number {token.text} is not written in the form of 2.0, read as {text}")
             token = token._replace(text=text)
         self._constants.append(token)
