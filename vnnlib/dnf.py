@@ -46,6 +46,7 @@ class OpaqueLiteral(NamedTuple):
 
 
 Literal = BoundLiteral | RowLiteral | OpaqueLiteral | bool
+_ONE = Fraction(1)
 _MIRROR = {"<=": ">=", ">=": "<=", "<": ">", ">": "<", "==": "==", "!=": "!="}
 
 
@@ -74,11 +75,12 @@ class Atoms:
                 return BoundLiteral(column, op[0] == "<", Bound(value, len(op) == 1, right.text))
 
         else:
-            try:
-                polynomial = difference(relation, self.column, self.budget)
-            except TooMuchWork:
-                return [[OpaqueLiteral(relation, "arithmetic too large to multiply out")]]
-            op = relation.op
+            polynomial = self._leaves(left, right)
+            if polynomial is None:
+                try:
+                    polynomial, op = difference(relation, self.column, self.budget), relation.op
+                except TooMuchWork:
+                    return [[OpaqueLiteral(relation, "arithmetic too large to multiply out")]]
             if len(polynomial) > 0 and max(map(len, polynomial)) > 1:
                 opaque = OpaqueLiteral(relation, "nonlinear comparison (a product of variables)")
                 return [[opaque], [opaque]] if op == "!=" else [[opaque]]
@@ -94,6 +96,17 @@ class Atoms:
         if op == "!=":
             return [[make("<")], [make(">")]]
         return [[make(op)]]
+
+    def _leaves(self, left: Node, right: Node) -> Polynomial | None:
+        """Return left - right where that needs no arithmetic: a variable and a number or another variable."""
+        if not isinstance(left, Var) or isinstance(right, Op):
+            return None
+        column = (self.column(left),)
+        if isinstance(right, Num):
+            value = float(right.text)
+            return {column: _ONE, (): -Fraction(value)} if value else {column: _ONE}
+        other = (self.column(right),)
+        return {column: _ONE, other: -_ONE} if column != other else {}
 
     def _hidden(self, polynomial: Polynomial) -> str:
         """Name the hidden tensor that a polynomial uses."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from hashlib import blake2b
 
 import numpy as np
 
@@ -54,6 +53,7 @@ _CODES = bytes(range(_INPUT_CODE, _INPUT_CODE + _MAX_TENSORS))
 _DIGITS = _table(b"0123456789", {})
 _NUMBERS_1, _NUMBERS_2 = _table(b"0123456789.-+eE", {}), _table(b"0123456789.-", {})
 _LETTERS = _table(bytes(range(256)), {ord("X"): _INPUT_CODE, ord("Y"): _INPUT_CODE + 1})
+_NOT_XY = _all_but(b"XY")
 _SKELETON_1, _SKELETON_2 = _all_but(b"d<>XY"), _all_but(b"d<>" + bytes([_EQUAL]) + _CODES)
 
 
@@ -245,7 +245,7 @@ def _head_v1(data: bytearray, name: str, limits: Limits) -> tuple[Spec, _Grammar
     match = _DECLARATIONS.match(data)
     if match is None:
         return None
-    letters = match[0].translate(None, _all_but(b"XY"))
+    letters = match[0].translate(None, _NOT_XY)
     inputs, outputs = letters.count(b"X"), letters.count(b"Y")
     if letters[:inputs].count(b"X") != inputs or not inputs or not outputs or inputs + outputs > limits.max_variables:
         return None
@@ -338,7 +338,10 @@ class _Boxes:
         """Enter boxes (K, n) and return their numbers (K,), -1 for empty ones."""
         alive = (lower <= upper).all(axis=1)
         raw = np.concatenate([lower, upper], axis=1).tobytes()
-        width, numbers, fresh = 16 * self.n, np.full(len(lower), -1, np.int64), []
+        width, numbers = 16 * self.n, np.full(len(lower), -1, np.int64)
+        fresh: list[int] = []
+        if width > 64:
+            from hashlib import blake2b  # many files do not need it
         for k in np.flatnonzero(alive).tolist():
             key = raw[k * width : (k + 1) * width]
             if width > 64:
@@ -512,10 +515,12 @@ def _join(parts: list[_RowColumns]) -> _RowColumns:
 def _unique_rows(rows: _RowColumns, n: int, m: int) -> tuple[RowTable, np.ndarray]:
     """Return the table of different rows, and the number of each given row in it."""
     plus, minus, rhs = rows
-    _, value = np.unique(rhs, return_inverse=True)
-    key = (plus + 1) * (m + 1) + (minus + 1)
-    _, shape = np.unique(key, return_inverse=True)
-    _, first, numbers = np.unique(shape * np.int64(len(rhs) + 1) + value, return_index=True, return_inverse=True)
+    first = numbers = np.arange(len(rhs))
+    if len(rhs) > 1:
+        _, value = np.unique(rhs, return_inverse=True)
+        _, shape = np.unique((plus + 1) * (m + 1) + (minus + 1), return_inverse=True)
+        key = shape * np.int64(len(rhs) + 1) + value
+        _, first, numbers = np.unique(key, return_index=True, return_inverse=True)
     plus, minus, rhs = plus[first], minus[first], rhs[first]
     pair = (plus >= 0) & (minus >= 0)
     ptr = np.zeros(len(first) + 1, np.int64)

@@ -92,8 +92,11 @@ def assemble(spec: Spec, parts: Parts, logic: str) -> NormalForm:
     clause_ptr, clause_rows = _distinct(clause_ptr, clause_rows, count)
     in_ptr, in_rows = _distinct(parts.case_in_ptr, parts.case_in_rows, count)
     used = np.concatenate([clause_rows, in_rows])
-    distinct, first = np.unique(used, return_index=True)
-    order = distinct[np.argsort(first)]
+    if len(used) < 2:
+        order = used
+    else:
+        distinct, first = np.unique(used, return_index=True)
+        order = distinct[np.argsort(first)]
     renumber = np.full(count, -1, np.int64)
     renumber[order] = np.arange(len(order))
     rows = parts.rows.take(order)

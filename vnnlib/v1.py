@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 
 from vnnlib.expressions import number, parse_assertion
@@ -122,6 +121,8 @@ def _other_command(lexer: Lexer, opened: Token, head: Token) -> None:
     if head.text in _UNSUPPORTED:
         lexer.unsupported(head, "this SMT-LIB command is not part of VNN-LIB")
     if head.text not in _IGNORED:
+        import difflib  # rarely needed and slow to import
+
         near = difflib.get_close_matches(head.text, _COMMANDS, 1)
         hint = f"{near[0]} (did you mean that?)" if near else "declare-const or assert"
         lexer.fail(head, "unknown command", hint)

@@ -150,7 +150,9 @@ def test_witness_1_round_trip(x: list[float], y: list[float]) -> None:
 def test_witness_2_round_trip() -> None:
     values = {"X": np.float32([[0.1, -2e-9]]), "K": np.array([3, -4]), "B": True, "Y": 1.5}
     text = vnnlib.format_witness_v2(SPEC, values)
-    assert text.splitlines()[0] == "X float32 [1,2]" and "K int64 [2]\n3\n-4\nB bool []\ntrue\nY float32 []\n1.5" in text
+    assert (
+        text.splitlines()[0] == "X float32 [1,2]" and "K int64 [2]\n3\n-4\nB bool []\ntrue\nY float32 []\n1.5" in text
+    )
     found = vnnlib.parse_witness("sat\n" + text.replace("float32", "REAL"), SPEC)
     assert list(found) == ["X", "K", "B", "Y"] and found["X"].shape == (1, 2) and found["K"].dtype == np.int64
     assert np.array_equal(found["X"].astype(np.float32), values["X"])
@@ -206,7 +208,9 @@ def test_result_files(tmp_path: Path) -> None:
 
 def test_results_csv(tmp_path: Path) -> None:
     path = tmp_path / "results.csv"
-    words = "unsat sat timeout unknown run_instance_timeout error_exit_code_3 no_result_in_file prepare_instance_error_1"
+    words = (
+        "unsat sat timeout unknown run_instance_timeout error_exit_code_3 no_result_in_file prepare_instance_error_1"
+    )
     words += " prepare_instance_timeout timed-out holds violated"
     path.write_text("".join(f"acas,a.onnx,p.vnnlib,0.5,{w},1.25\n" for w in [*words.split(), ""]))
     rows = vnnlib.read_results(path)
@@ -226,7 +230,16 @@ def test_instances_csv(tmp_path: Path) -> None:
     first, second = vnnlib.read_instances(path)
     assert first == vnnlib.InstanceRow((("", "./onnx/a.onnx"),), "p.vnnlib", 116.0)
     assert second.networks == (("f", "onnx/a.onnx"), ("g", "onnx/b.onnx")) and second.timeout == 300.0
-    for line in ("a,b\n", "a,b,soon\n", "a,b,nan\n", "a,b,-1\n", "[1],b,1\n", '"[(\'f\',)]",b,1\n', '"[__import__]",b,1\n', ",b,1\n"):
+    for line in (
+        "a,b\n",
+        "a,b,soon\n",
+        "a,b,nan\n",
+        "a,b,-1\n",
+        "[1],b,1\n",
+        "\"[('f',)]\",b,1\n",
+        '"[__import__]",b,1\n',
+        ",b,1\n",
+    ):
         path.write_text(line)
         with pytest.raises(vnnlib.VnnLibError, match="instances.csv:1:1"):
             vnnlib.read_instances(path)

@@ -17,7 +17,7 @@ from vnnlib.source import blank_comments, lines_of
 
 HEAD1 = "(declare-const X_0 Real)(declare-const Y_0 Real)(declare-const Y_1 Real)"
 HEAD2 = "(vnnlib-version <2.0>)(declare-network f (declare-input X real [1]) (declare-output Y real [2]))"
-DEPTH = 100_000
+DEPTH = 100_000  # nesting that plain recursion could not survive
 
 
 @pytest.mark.parametrize(
@@ -35,9 +35,15 @@ def test_deep_booleans(opening: str, core: str) -> None:
     text = f"(assert {opening * DEPTH}{core}{closing * DEPTH})"
     one = vnnlib.normalise(vnnlib.loads(HEAD1 + text))
     assert one.n_cases == 1
-    two = HEAD2 + text.replace("Y_0", "Y[0]")
-    spec = vnnlib.loads(two)
-    assert vnnlib.normalise(vnnlib.loads(vnnlib.dumps(spec))).same_as(vnnlib.normalise(spec), sources=False)
+
+
+def test_deep_text_of_version_2_survives_the_writer() -> None:
+    spec = vnnlib.loads(
+        HEAD2 + f"(assert {'(or (and (<= Y[0] 2.0) ' * 20_000}(<= Y[1] 1.0){'))' * 20_000})", strict=True
+    )
+    again = vnnlib.loads(vnnlib.dumps(spec), strict=True)
+    assert vnnlib.normalise(again).same_as(vnnlib.normalise(spec), sources=False)
+    assert vnnlib.normalise(again).n_rows == 2
 
 
 @pytest.mark.parametrize("opening", ["(- ", "(+ 1.0 ", "(* 1.0 ", "(- 0.5 ", "(+ Y_0 "])
@@ -121,7 +127,7 @@ def test_damaged_files(tmp_path: Path, data: bytes, message: str) -> None:
 
 
 def test_missing_and_unreadable_files(tmp_path: Path) -> None:
-    with pytest.raises(vnnlib.VnnLibError, match=r"none.vnnlib.gz: cannot read"):
+    with pytest.raises(vnnlib.VnnLibError, match="No such file"):
         vnnlib.load(tmp_path / "none.vnnlib")
     with pytest.raises(vnnlib.VnnLibError, match="cannot read"):
         vnnlib.load(tmp_path)
@@ -149,7 +155,9 @@ def test_errors_stop_at_a_limit_and_print_on_one_line() -> None:
 
 
 def test_columns_count_characters() -> None:
-    text = HEAD2.replace("(declare-output", '(declare-hidden H real [1] "äöü") (declare-output') + "(assert (<= Z[0] 1.0))"
+    text = (
+        HEAD2.replace("(declare-output", '(declare-hidden H real [1] "äöü") (declare-output') + "(assert (<= Z[0] 1.0))"
+    )
     with pytest.raises(vnnlib.VnnLibSemanticError) as caught:
         vnnlib.loads(text)
     assert caught.value.column == text.index("Z[0]") + 1
@@ -178,7 +186,7 @@ def test_unicode_comments_and_detection() -> None:
 def test_import_is_light() -> None:
     code = (
         "import sys, numpy; before = set(sys.modules); import vnnlib; new = set(sys.modules) - before;"
-        "assert not new & {'torch', 'onnx', 'csv', 'ast', 'decimal', 'vnnlib.writer', 'vnnlib.witness'}, new"
+        "assert not new & {'torch', 'onnx', 'csv', 'difflib', 'hashlib', 'vnnlib.writer', 'vnnlib.witness'}, new"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 

@@ -100,7 +100,17 @@ def test_writers_keep_the_normal_form(assertions: list[str]) -> None:
     two = vnnlib.loads(text, strict=True)
     assert two.tensors[0].shape == (1, 2) and two.tensors[1].dtype == "float32"
     again = vnnlib.normalise(two)
-    for name in ("lower", "upper", "row_ptr", "row_col", "row_val", "row_rhs", "row_strict", "clause_ptr", "clause_rows"):
+    for name in (
+        "lower",
+        "upper",
+        "row_ptr",
+        "row_col",
+        "row_val",
+        "row_rhs",
+        "row_strict",
+        "clause_ptr",
+        "clause_rows",
+    ):
         assert np.array_equal(getattr(again, name), getattr(form, name))
     assert vnnlib.normalise(vnnlib.loads(vnnlib.dumps(two))).same_as(again, sources=False, logic=False)
 
@@ -111,7 +121,10 @@ def test_evaluate_handles_nonlinear_trees() -> None:
 
 
 def test_clause_sources_name_the_lines_of_the_disjuncts() -> None:
-    text = HEAD + "\n(assert (or\n (and (<= Y_0 0))\n (and (<= Y_1 0))))\n(assert (or (and (<= X_0 0))\n (and (>= X_0 0))))"
+    text = (
+        HEAD
+        + "\n(assert (or\n (and (<= Y_0 0))\n (and (<= Y_1 0))))\n(assert (or (and (<= X_0 0))\n (and (>= X_0 0))))"
+    )
     form = vnnlib.normalise(vnnlib.loads(text))
     assert [form.clause_source[k] for k in range(4)] == [(3, 5), (4, 5), (3, 6), (4, 6)]
     plain = vnnlib.normalise(vnnlib.loads(HEAD + "\n(assert (<= X_0 1))\n(assert (<= Y_0 1))"))
