@@ -126,8 +126,8 @@ class _Builder:
 
     def parts(self) -> Parts:
         """Return everything as arrays."""
-        box = [np.array([b[side] for b in self.boxes]).reshape(-1, self.n) for side in (0, 1)]
+        lower, upper = (np.array([b[side] for b in self.boxes]).reshape(-1, self.n) for side in (0, 1))
         clauses, in_rows = csr([rows for _, rows in self.clauses]), csr(self.in_rows)
         case_of = np.array([number for number, _ in self.clauses], np.int64)
         sources = np.zeros(len(case_of) + 1, np.int64), np.zeros(0, np.int64)
-        return Parts(*box, None, None, case_of, *clauses, *in_rows, *sources, row_table(list(self.rows)))
+        return Parts(lower, upper, None, None, case_of, *clauses, *in_rows, *sources, row_table(list(self.rows)))

@@ -24,6 +24,7 @@ from vnnlib.v1 import networks_v1
 
 _WINDOW = 1 << 21  # bytes matched and converted at a time; statements longer than this enlarge it
 _CHUNK = 1 << 21  # box values filled at a time
+_SMALL = 1 << 14  # bytes of a block below which the simplest conversion is the fastest
 _MAX_TENSORS = 40
 
 _INDEX = rb"(?:0|[1-9][0-9]{0,8}+)"
@@ -151,11 +152,14 @@ def _read(block: bytes, grammar: _Grammar, grouped: bool) -> _Literals | None:
         skeleton, text = block.translate(None, _SKELETON_2), block.translate(_NUMBERS_2)
         if not grouped:
             skeleton = skeleton.replace(b"d", b"")
-    numbers = np.fromstring(text, np.float64, sep=" ")
     marks = np.frombuffer(skeleton + b"d", np.uint8)
     at = np.flatnonzero(marks < 64)
     code, other = marks[at + 1].astype(np.intp) - _INPUT_CODE, marks[at + 2].astype(np.intp) - _INPUT_CODE
     pair = other >= 0
+    if grammar.version == 1 and len(block) > _SMALL:
+        numbers = _numbers_v1(block, text, pair)
+    else:
+        numbers = np.fromstring(text, np.float64, sep=" ")
     ranks = np.array([len(shape) for shape in grammar.shapes])
     widths = ranks[code] + np.where(pair, ranks[np.where(pair, other, 0)], 1)
     ends = np.cumsum(widths)
@@ -179,6 +183,33 @@ def _read(block: bytes, grammar: _Grammar, grouped: bool) -> _Literals | None:
     group = np.cumsum(marks[:-1] == ord("d"))[at] - 1 if grouped else np.zeros(len(at), np.int64)
     groups = int(group[-1]) + 1
     return _Literals(left, right, last + 0.0, sign, grammar.is_input[code], group, groups, mixes)
+
+
+def _numbers_v1(block: bytes, text: bytes, pair: np.ndarray) -> np.ndarray:
+    """Return all numbers of a large 1.0 block in order; indices, half of them, are read digit by digit for all at once.
+
+    `text` is the block with numbers only; `pair` says which comparisons have two variables (so no constant).
+    """
+    digits = np.frombuffer(block, np.uint8)
+    place = np.flatnonzero(digits == ord("_")) + 1
+    rest = np.frombuffer(bytearray(text), np.uint8)
+    index, todo = np.zeros(len(place), np.int64), np.arange(len(place))
+    while len(todo):  # an index is followed by a blank or ")", so that `place` stays inside the block
+        digit = digits[place].astype(np.int64) - ord("0")
+        more = (digit >= 0) & (digit <= 9)
+        if not more.all():
+            todo, place, digit = todo[more], place[more], digit[more]
+        index[todo] = index[todo] * 10 + digit
+        rest[place] = 32
+        place = place + 1
+    numbers = np.empty(2 * len(pair))
+    is_index = np.ones(2 * len(pair), bool)
+    is_index[1::2] = pair
+    constants = np.fromstring(rest.tobytes(), np.float64, sep=" ")
+    if len(index) + len(constants) != len(numbers) or len(constants) != len(pair) - np.count_nonzero(pair):
+        return np.zeros(0)  # cannot be for a matched block; refused by the caller
+    numbers[is_index], numbers[~is_index] = index, constants
+    return numbers
 
 
 def _encode(block: bytes, grammar: _Grammar) -> bytes:

@@ -47,8 +47,8 @@ class NormalForm:
 
     lower, upper: float64 (Q, n), +-inf where unbounded, `unbounded` lists those inputs. Empty boxes are dropped, so
     Q = 0 means trivially unsat; a clause without rows means that any x of the box violates.
-    Row r is `sum(row_val[k] * v[row_col[k]] for k in row_ptr[r]:row_ptr[r+1]) <= row_rhs[r]`, `<` where `row_strict[r]`;
-    no two rows are equal. Clause k is the conjunction of rows `clause_rows[clause_ptr[k]:clause_ptr[k+1]]` (outputs, or
+    Row r is `sum(row_val[k] * v[row_col[k]] for k in row_ptr[r]:row_ptr[r+1]) <= row_rhs[r]`, or `<`
+    if `row_strict[r]`; no two rows are equal. Clause k is the conjunction of rows `clause_rows[clause_ptr[k]:clause_ptr[k+1]]` (outputs, or
     inputs and outputs mixed); clauses of case q are `case_ptr[q]:case_ptr[q+1]`. Rows over inputs only stand in
     `case_in_rows`. All arrays are read-only by convention. `logic` is the class of the query in the standard's terms.
     """
@@ -114,7 +114,7 @@ class NormalForm:
         pairs = [(getattr(self, name), getattr(other, name)) for name in names.split()]
         if sources:
             pairs += [(getattr(self.clause_source, k), getattr(other.clause_source, k)) for k in ("ptr", "lines")]
-        return all((a is None) == (b is None) and (a is None or np.array_equal(a, b)) for a, b in pairs)
+        return all(b is None if a is None else b is not None and np.array_equal(a, b) for a, b in pairs)
 
     def holds(self, x: np.ndarray, y: np.ndarray) -> bool:
         """Say whether the point satisfies the query: x (n,), y (m,), exact arithmetic, zero tolerance."""

@@ -53,7 +53,7 @@ class ResultFile:
 
 
 def write_result(path: str | os.PathLike[str], word: str, witness: str = "") -> None:
-    """Write a result file atomically. Raises `VnnLibError` for a word that scorers do not know, or a witness missing."""
+    """Write a result file atomically. Raises `VnnLibError` for a foreign word or a missing witness."""
     if word not in RESULT_WORDS:
         raise VnnLibError(f"'{word}' is no result", expected=", ".join(RESULT_WORDS))
     if (word == "sat") != bool(witness.strip()):

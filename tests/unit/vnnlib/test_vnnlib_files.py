@@ -172,8 +172,10 @@ def test_witnesses_never_hold_nonfinite_numbers(bad: float) -> None:
     "text",
     [
         "", "sat\n", "((X_0 1)", "((X_0 1) (X_2 1))", "((X_0 nan))", "((X_0 inf) (Y_0 1))", "((Y_0 1) (X_0 1))",
-        "((X_0 1) tail)", "((X_1 1))", "(X_0 1)", "X float32 [1,2]\n1\n", "X float32 [1,2]\n1\nnan\n", "X float32 [1,2]\n1\n2\n3\n",
-        "X float32 [2]\n1\n2\n", "X float64 [1,2]\n1\n2\n", "K int64 [2]\n1\n2\n", "X float32 [1,2]\n1\n2\nK int64 [2]\n1.5\n2\n",
+        "((X_0 1) tail)", "((X_1 1))", "(X_0 1)", "X float32 [1,2]\n1\n", "X float32 [1,2]\n1\nnan\n",
+        "X float32 [1,2]\n1\n2\n3\n",
+        "X float32 [2]\n1\n2\n", "X float64 [1,2]\n1\n2\n", "K int64 [2]\n1\n2\n",
+        "X float32 [1,2]\n1\n2\nK int64 [2]\n1.5\n2\n",
         "X float32 [1,2]\n1\n2\nX float32 [1,2]\n1\n2\n", "X float32 [1,2]\n1\n2\n",
     ],
 )  # fmt: skip

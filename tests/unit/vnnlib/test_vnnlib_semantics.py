@@ -39,7 +39,8 @@ def value(tree: Any, point: dict[str, Fraction]) -> Any:
     op, *rest = tree
     a = [value(part, point) for part in rest]
     table = {
-        "and": lambda: all(a), "or": lambda: any(a), "+": lambda: sum(a), "-": lambda: a[0] - sum(a[1:]) if a[1:] else -a[0],
+        "and": lambda: all(a), "or": lambda: any(a), "+": lambda: sum(a),
+        "-": lambda: a[0] - sum(a[1:]) if a[1:] else -a[0],
         "*": lambda: np.prod(a), "<=": lambda: a[0] <= a[1], ">=": lambda: a[0] >= a[1], "<": lambda: a[0] < a[1],
         ">": lambda: a[0] > a[1], "=": lambda: a[0] == a[1], "!=": lambda: a[0] != a[1],
     }  # fmt: skip
