@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from verifier.graph.ir import Node, Shape
-from verifier.ops.elementwise import Elementwise, Planes, chord, slack
+from verifier.ops.elementwise import Elementwise, Planes, chord, magnitude, slack
 from verifier.ops.kinds import Interval
 from verifier.ops.registry import register
 from verifier.ops.s_shaped import SShaped
@@ -52,6 +52,13 @@ class Curved(Elementwise):
         slope, offset = self._tangent(x, torch.clamp(point, x.lower, x.upper))
         line = self._line(x, slope)
         return Planes(slope, offset, *line) if self.convex else Planes(*line, slope, offset)
+
+    def _inner(self, x: Interval) -> tuple[Interval, Tensor, Interval]:
+        image, usable, inner = super()._inner(x)
+        if self.pole:  # next to the pole slopes, or their derivatives, overflow
+            usable = usable & (magnitude(x) > tiny(x.lower.dtype) ** 0.5)
+            inner = Interval(*(torch.where(usable, bound, self.anchor) for bound in inner))
+        return image, usable, inner
 
     def _chord(self, x: Interval) -> Tensor:
         """The chord's slope, kept between the slopes at the ends: rounding would blow it up on very short intervals."""

@@ -92,7 +92,8 @@ class Elementwise(RelaxedOp):
     def unstable(self, *xs: Interval) -> Tensor:
         (x,) = xs
         # narrower than a few roundings of the end points: no split can tell the halves apart
-        return x.upper - x.lower > 4 * ulp(x.lower.dtype) * torch.maximum(x.lower.abs(), x.upper.abs())
+        width = x.upper - x.lower
+        return (width > 4 * ulp(width.dtype) * magnitude(x)) | ~width.isfinite()
 
     def rounded(self, lower: Tensor, upper: Tensor) -> Interval:
         """Widened by the error of one function evaluation and cut to the range of f; NaN becomes the end of the range."""

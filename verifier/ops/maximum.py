@@ -35,8 +35,8 @@ class ReduceMax(RelaxedOp):
     def interval(self, *xs: Interval) -> Interval:
         (x,) = xs
         inf = torch.inf
-        low = x.lower.nan_to_num(nan=-inf, posinf=inf, neginf=-inf)
-        high = x.upper.nan_to_num(nan=inf, posinf=inf, neginf=-inf)
+        low = x.lower.nan_to_num(nan=-inf, posinf=torch.finfo(x.lower.dtype).max, neginf=-inf)
+        high = x.upper.nan_to_num(nan=inf, posinf=inf, neginf=torch.finfo(x.lower.dtype).min)
         return Interval(low.amax(self._axis), high.amax(self._axis))
 
     def default_alpha(self, *xs: Interval) -> tuple[Tensor, Tensor]:
@@ -67,7 +67,7 @@ class ReduceMax(RelaxedOp):
         (x,) = xs
         level = x.lower.amax(self._axis, keepdim=True)
         others = torch.where(self._first(x) > 0, -torch.inf, x.upper)
-        return (others > level).any(self._axis)
+        return (~(others <= level)).any(self._axis)
 
     def spread(self, rows: Tensor, index: int) -> Tensor:
         shape = list(rows.shape)

@@ -51,8 +51,9 @@ class Relu(RelaxedOp):
     def relax_at(self, *xs: Interval, alpha_lower: Tensor, alpha_upper: Tensor) -> Relaxation:
         (x,) = xs
         slope, offset = _triangle(x.lower.clamp_max(0), x.upper.clamp_min(0))
-        active, alive = (x.lower >= 0).to(slope.dtype), (x.upper > 0).to(slope.dtype)
-        below = torch.lerp(active, alive, alpha_lower)
+        active = x.lower >= 0
+        alive = active | (x.upper > 0)
+        below = torch.lerp(active.to(slope.dtype), alive.to(slope.dtype), alpha_lower)
         return Relaxation((below,), torch.zeros_like(below), (slope,), offset)
 
     def default_alpha(self, *xs: Interval) -> tuple[Tensor, Tensor]:
@@ -62,7 +63,7 @@ class Relu(RelaxedOp):
 
     def unstable(self, *xs: Interval) -> Tensor:
         (x,) = xs
-        return (x.lower < 0) & (x.upper > 0)
+        return ~((x.lower >= 0) | (x.upper <= 0))
 
 
 def _triangle(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,12 +105,9 @@ class Hinge(Elementwise):
         low, high = torch.minimum(at_lower, at_upper), torch.maximum(at_lower, at_upper)
         low = torch.where(crossing, low.clamp_max(0), low)
         high = torch.where(crossing, high.clamp_min(0), high)
-        # a * x is one rounding; the positive branch has none, and neither bound loses its sign
-        grow, shrink = outward(x.lower.dtype), 2 - outward(x.lower.dtype)
-        rounded = x.lower < 0
-        low = torch.where(rounded, low * torch.where(low < 0, grow, shrink), low)
-        high = torch.where(rounded, high * torch.where(high > 0, grow, shrink), high)
-        return self.rounded(low, high)
+        # a * x is one rounding; the positive branch has none, and no bound loses its sign
+        unit = ulp(low.dtype) * (x.lower < 0)
+        return self.rounded(low - unit * low.abs(), high + unit * high.abs())
 
     def frame(self, x: Interval) -> _HingeFrame:
         a = self.left(x.lower).expand_as(x.lower)
@@ -145,7 +143,7 @@ class Hinge(Elementwise):
 
     def unstable(self, *xs: Interval) -> Tensor:
         (x,) = xs
-        return (x.lower < 0) & (x.upper > 0) & (self.left(x.lower) != 1)
+        return ~((x.lower >= 0) | (x.upper <= 0)) & (self.left(x.lower) != 1)
 
 
 @register("LeakyRelu")
@@ -254,4 +252,4 @@ class Clip(Elementwise):
     def unstable(self, *xs: Interval) -> Tensor:
         (x,) = xs
         low, high = self._limits()
-        return ((x.lower < low) & (x.upper > low)) | ((x.lower < high) & (x.upper > high))
+        return ~(((x.lower >= low) | (x.upper <= low)) & ((x.lower >= high) | (x.upper <= high)))
