@@ -39,8 +39,15 @@ def _lines(op: RelaxedOp, x: Interval, parallel: bool = False) -> list[tuple[flo
 @both
 @pytest.mark.parametrize("parallel", (False, True))
 def test_stable_pieces_are_exact(dtype: torch.dtype, parallel: bool) -> None:
-    right, left = _box(dtype, (0.0, 3.3), (1e-3, 7.7), (5.1, 5.2)), _box(dtype, (-3.3, 0.0), (-7.7, -1e-3), (-5.2, -5.1))
-    for name, attrs, slope in (("Relu", {}, 0.0), ("LeakyRelu", {"alpha": 0.125}, 0.125), ("LeakyRelu", {"alpha": 3.0}, 3.0)):
+    right, left = (
+        _box(dtype, (0.0, 3.3), (1e-3, 7.7), (5.1, 5.2)),
+        _box(dtype, (-3.3, 0.0), (-7.7, -1e-3), (-5.2, -5.1)),
+    )
+    for name, attrs, slope in (
+        ("Relu", {}, 0.0),
+        ("LeakyRelu", {"alpha": 0.125}, 0.125),
+        ("LeakyRelu", {"alpha": 3.0}, 3.0),
+    ):
         op = _op(name, dtype, **attrs)
         assert _lines(op, right, parallel) == 3 * [(1, 0, 1, 0)]
         assert _lines(op, left, parallel) == 3 * [(slope, 0, slope, 0)]

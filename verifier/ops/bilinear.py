@@ -17,9 +17,9 @@ class Mul(RelaxedOp):
 
     McCormick 1976:  z >= b x + a y - a b     z >= B x + A y - A B     (alpha_lower: from the first to the second)
                      z <= b x + A y - A b     z <= B x + a y - a B     (alpha_upper: likewise)
-    Both planes of a side have the same value at the centre, a distance r_x r_y (product of the radii) from the curve. By default the one
-    that is exact in the corner where the interval rule has its bound; the mean of the two if both are. A factor without width
-    gives a linear function, exactly.
+    Both planes of a side have the same value at the centre, a distance r_x r_y (product of the radii) from the curve.
+    By default the one that is exact in the corner where the interval rule has its bound; the mean of the two if both
+    are. A factor without width gives a linear function, exactly.
     """
 
     adjustable = True
@@ -65,8 +65,8 @@ class Mul(RelaxedOp):
         total = image.upper - image.lower + (xs[0].upper - xs[0].lower) + (xs[1].upper - xs[1].lower)
         usable = total.isfinite()
         x, y = (Interval(*(torch.where(usable, bound, 0.0) for bound in z)) for z in xs)
-        # slopes, offset and product: each term is at most `size`, each rounding at most half a unit of it; a slope may also
-        # lose half the smallest number, times the other factor
+        # slopes, offset and product: each term is at most `size`, each rounding at most half a unit of it; a slope
+        # may also lose half the smallest number, times the other factor
         least = tiny(total.dtype)
         size = (magnitude(x) + least) * (magnitude(y) + least)
         error = (16 * ulp(size.dtype)) * size

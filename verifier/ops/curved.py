@@ -1,8 +1,8 @@
-"""Functions that are convex or concave on every usable interval: Exp, Log, Sqrt, Reciprocal, even powers; and Pow itself.
+"""Functions that are convex or concave on every usable interval: Exp, Log, Sqrt, Reciprocal, even powers (and Pow).
 
-The curved side takes a tangent at l + alpha (u - l), by default in the middle (the tangent of largest area); the other side the
-chord. Where the interval leaves the domain nothing is known, in either direction: a network that may compute log(-1) has no
-value to make statements about.
+The curved side takes a tangent at l + alpha (u - l), by default in the middle (the tangent of largest area); the
+other side the chord. Where the interval leaves the domain nothing is known, in either direction: a network that may
+compute log(-1) has no value to make statements about.
 """
 
 from __future__ import annotations
@@ -239,7 +239,7 @@ class OddPow(Pow, SShaped):
 
 
 def _touching_ratio(n: int) -> float:
-    """r in (0, 1) with: the tangent of x^n (n odd) at -r meets the curve again at 1, that is (n - 1) r^n + n r^(n-1) = 1."""
+    """The tangent of x^n, n odd, at -r meets the curve again at 1: root r in (0, 1) of (n - 1) r^n + n r^(n-1) = 1."""
     low, high = 0.0, 1.0
     for _ in range(60):
         r = (low + high) / 2

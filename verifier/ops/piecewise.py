@@ -25,9 +25,9 @@ class Relu(RelaxedOp):
     Where l < 0 < u:
         lower  y >= alpha x, alpha in [0, 1]; by default 1 if u >= -l else 0     [Zhang et al. 2018, CROWN, adaptive]
         upper  y <= s x + max((1 - s) u, -s l) with s = u / (u - l)               [triangle]
-    The maximum makes the upper plane sound for any s, hence for the rounded one. With l' = min(l, 0), u' = max(u, 0) in place of
-    l, u the formulas give slopes of exactly 0 or 1 and offsets of exactly 0 for stable neurons.
-    Bounds that are infinite or NaN leave y >= 0 and no upper plane.
+    The maximum makes the upper plane sound for any s, hence for the rounded one. With l' = min(l, 0), u' = max(u, 0)
+    in place of l, u the formulas give slopes of exactly 0 or 1 and offsets of exactly 0 for stable neurons. Bounds
+    that are infinite or NaN leave y >= 0 and no upper plane.
     """
 
     adjustable = True
@@ -190,8 +190,9 @@ class _ClipFrame(NamedTuple):
 class Clip(Elementwise):
     """y = min(max(x, low), high).
 
-    Upper plane, for slopes s in [0, 1]: f(x) - s x is largest at l or at t = the kink at `high` moved into [l, u]. The useful slopes
-    lie between 0 (if that kink is inside) and that of the chord from l to t. The lower plane mirrors it.
+    Upper plane, for slopes s in [0, 1]: f(x) - s x is largest at l or at t = the kink at `high` moved into [l, u].
+    The useful slopes lie between 0 (if that kink is inside) and that of the chord from l to t. The lower plane
+    mirrors it.
     """
 
     exact = True
@@ -243,7 +244,7 @@ class Clip(Elementwise):
         return Planes(below, low, above, high)
 
     def _intercept(self, point: Tensor, slope: Tensor, side: int) -> Tensor:
-        """f(point) - slope * point, rounded towards `side`; without any rounding where slope is 0 or 1 on an affine piece."""
+        """f(point) - slope * point, rounded towards `side`; exact where slope is 0, or 1 with f(point) = point."""
         product = slope * point
         result = self.value(point) - product
         inexact = torch.where((slope == 0) | (slope == 1), 0.0, product.abs())

@@ -79,9 +79,9 @@ class _FloorFrame(NamedTuple):
 class Floor(Elementwise):
     """y = largest integer <= x.
 
-    The upper plane goes through the last step (n, n), n = floor(u), and the lower one through the open end of the first,
-    (m + 1, m), m = floor(l). Slopes up to 1 leave all other steps between the planes. With one step only (n = m + 1) useful
-    slopes go on to those of the lines to (l, m) and to (u, n).
+    The upper plane goes through the last step (n, n), n = floor(u), and the lower one through the open end of the
+    first, (m + 1, m), m = floor(l). Slopes up to 1 leave all other steps between the planes. With one step only (n =
+    m + 1) useful slopes go on to those of the lines to (l, m) and to (u, n).
     """
 
     exact = True
