@@ -7,6 +7,7 @@ unstable. The planes chosen there serve all later backward rows.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from verifier.bounds.backward import concretise, neuron_rows, walk_back
 from verifier.bounds.forward import (
     AffineForm,
     as_interval,
+    constant_form,
     input_form,
     intersect,
     interval_step,
@@ -28,10 +30,12 @@ from verifier.ops.kinds import Interval, LinearOp, Relaxation, RelaxedOp
 
 @dataclass(frozen=True)
 class Method:
-    """Which bounds are computed. `affine` needs few free inputs; `rows` refines unstable neurons by backward rows."""
+    """Which bounds are computed. `affine` needs few free inputs (`attribute`: with the noise in parts per input);
+    `rows` refines unstable neurons by backward rows."""
 
     interval: bool = True
     affine: bool = True
+    attribute: bool = True
     rows: bool = False
     row_elements: int = 32_000_000  # elements of the largest temporary of a chunk of backward rows
 
@@ -41,32 +45,55 @@ class Sweep:
     """What is known about a batch of boxes after the forward sweep.
 
     `pre[i]` intervals of the inputs of the non-linear operator i, `relaxations[i]` its planes, `output` the interval
-    of the network's output (B, m), `unstable` (B,) how many neurons are not affine on the box.
+    of the network's output (B, m), `unstable` (B,) how many neurons are not affine on the box. `reach[i]` tells
+    how far each free input moves the inputs of operator i, (B, d, *S) >= 0 (empty without affine forms).
     """
 
     pre: dict[int, tuple[Interval, ...]]
     relaxations: dict[int, Relaxation]
     output: Interval
     unstable: Tensor
+    reach: dict[int, tuple[Tensor, ...]]
 
 
-def sweep(network: Network, lower: Tensor, upper: Tensor, free: Tensor, method: Method) -> Sweep:
-    """Bounds every intermediate value on the boxes (B, n); `free` (B, d) names the inputs that vary (-1 pads)."""
+class OutOfTime(Exception):
+    """The budget ran out in the middle of a step; nothing that was computed may be used."""
+
+
+def never() -> bool:
+    """The stop test of an unlimited budget."""
+    return False
+
+
+def sweep(
+    network: Network,
+    lower: Tensor,
+    upper: Tensor,
+    free: Tensor,
+    method: Method,
+    stop: Callable[[], bool] = never,
+) -> Sweep:
+    """Bounds every intermediate value on the boxes (B, n); `free` (B, d) names the inputs that vary (-1 pads).
+
+    Raises:
+        OutOfTime: `stop()` said so.
+    """
     batch = lower.shape[0]
     forms: dict[int, AffineForm] = {}
     intervals: dict[int, Interval] = {}
     if method.affine:
-        forms[0] = input_form(lower, upper, free)
+        forms[0] = start = input_form(lower, upper, free, method.attribute)
     if method.interval or not method.affine:
         intervals[0] = Interval(lower, upper)
     pre: dict[int, tuple[Interval, ...]] = {}
     relaxations: dict[int, Relaxation] = {}
+    reach: dict[int, tuple[Tensor, ...]] = {}
     unstable = torch.zeros(batch, dtype=torch.int64, device=lower.device)
     for i, (op, sources) in enumerate(zip(network.ops, network.sources, strict=True)):
         out = i + 1
         if isinstance(op, LinearOp):
-            if forms or not sources:
-                forms[out] = linear_form(op, [forms[s] for s in sources]) if method.affine else forms.get(out)  # type: ignore[assignment]
+            if method.affine:
+                forms[out] = linear_form(op, [forms[s] for s in sources]) if sources else constant_form(op, start)
             if intervals:
                 intervals[out] = interval_step(op, [intervals[s] for s in sources])
         else:
@@ -75,12 +102,13 @@ def sweep(network: Network, lower: Tensor, upper: Tensor, free: Tensor, method: 
             for s in sources:
                 bound = _known(forms.get(s), intervals.get(s))
                 if method.rows:
-                    bound = _refine(network, op, s, bound, relaxations, lower, upper, method)
+                    bound = _refine(network, i, s, bound, relaxations, lower, upper, method, stop)
                 bounds.append(bound)
             pre[i] = tuple(bounds)
             relaxations[i] = op.relax(*bounds)
             unstable += _count_unstable(op, bounds)
             if method.affine:
+                reach[i] = tuple(forms[s].moves() for s in sources)
                 forms[out] = relaxed_form(op, [forms[s] for s in sources], bounds)
             if intervals:
                 intervals[out] = interval_step(op, bounds)
@@ -88,7 +116,7 @@ def sweep(network: Network, lower: Tensor, upper: Tensor, free: Tensor, method: 
         network.release(intervals, i)  # type: ignore[arg-type]
     output = _known(forms.get(network.output), intervals.get(network.output))
     output = Interval(*(t.reshape(-1, network.m).expand(batch, network.m) for t in output))
-    return Sweep(pre, relaxations, output, unstable)
+    return Sweep(pre, relaxations, output, unstable, reach)
 
 
 def _known(form: AffineForm | None, interval: Interval | None) -> Interval:
@@ -106,18 +134,21 @@ def _count_unstable(op: RelaxedOp, bounds: list[Interval]) -> Tensor:
 
 def _refine(
     network: Network,
-    op: RelaxedOp,
+    i: int,
     slot: int,
     bound: Interval,
     relaxations: dict[int, Relaxation],
     lower: Tensor,
     upper: Tensor,
     method: Method,
+    stop: Callable[[], bool],
 ) -> Interval:
-    """Backward rows for the elements on which `op` is not affine; sparse over (box, neuron) pairs."""
+    """Backward rows for the elements of `slot` on which operator i is not affine; sparse over (box, neuron) pairs."""
     if not relaxations:
         return bound  # only linear operators so far: the forward bounds are exact
-    if len(network.sources[network_index(network, op)]) == 1:
+    op = network.ops[i]
+    assert isinstance(op, RelaxedOp)
+    if len(network.sources[i]) == 1 and op.in_shapes[0] == op.out_shape:
         mask = op.unstable(bound).flatten(1)
     else:
         mask = (bound.upper > bound.lower).flatten(1)
@@ -127,6 +158,8 @@ def _refine(
     low, high = bound.lower.flatten(1).clone(), bound.upper.flatten(1).clone()
     chunk = max(1, method.row_elements // (4 * network.widest))
     for start in range(0, len(boxes), chunk):
+        if stop():
+            raise OutOfTime
         owner, picked = boxes[start : start + chunk], neurons[start : start + chunk]
         first, rows, bias = neuron_rows(network, slot, picked)
         both, shift = torch.cat([rows, -rows], 1), torch.cat([bias, -bias], 1)
@@ -136,8 +169,3 @@ def _refine(
         high[owner, picked] = torch.minimum(high[owner, picked], -value[:, 1])
     shape = bound.lower.shape
     return intersect(Interval(low.view(shape), high.view(shape)), bound)
-
-
-def network_index(network: Network, op: RelaxedOp) -> int:
-    """Position of `op` in the network."""
-    return next(i for i, other in enumerate(network.ops) if other is op)

@@ -1,1 +1,1 @@
-
+"""Networks as values: the intermediate representation, its meaning, and the way in from ONNX."""

@@ -1,6 +1,32 @@
 """Operator rules, one file per family; importing this package fills the registry."""
 
-from verifier.ops import affine, conv, layout, reduce
+from verifier.ops import (
+    affine,
+    bilinear,
+    conv,
+    curved,
+    layout,
+    maximum,
+    periodic,
+    piecewise,
+    reduce,
+    s_shaped,
+    steps,
+)
 from verifier.ops.registry import bind, operators
 
-__all__ = ["affine", "bind", "conv", "layout", "operators", "reduce"]
+__all__ = [
+    "affine",
+    "bilinear",
+    "bind",
+    "conv",
+    "curved",
+    "layout",
+    "maximum",
+    "operators",
+    "periodic",
+    "piecewise",
+    "reduce",
+    "s_shaped",
+    "steps",
+]

@@ -1,0 +1,100 @@
+"""Model + normal form -> `Problem`: fits them to each other, fixes what does not vary, appends the rows."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import vnnlib
+from verifier.errors import ProblemError
+from verifier.final import through_argmax, through_softmax
+from verifier.graph.ir import Graph
+from verifier.graph.onnx_import import Model
+from verifier.passes.flatten_io import flatten_io
+from verifier.passes.fold_fixed_inputs import fold_fixed_inputs
+from verifier.passes.simplify import simplify
+from verifier.problem import Condition, Problem, append_rows, free_inputs, stack_rows, varying
+
+
+def check_fit(model: Model, spec: vnnlib.NormalForm) -> None:
+    """Raises:
+    ProblemError: the specification speaks of other numbers of inputs or outputs than the model, or of several networks.
+    """
+    networks = sorted({t.network for t in spec.input_tensors})
+    if len(networks) > 1:
+        raise ProblemError(f"the specification speaks of {len(networks)} networks ({', '.join(networks)}); "
+                           "this verifier decides properties of one network")
+    for kind, infos, count in (("input", model.input_infos, spec.n_inputs), ("output", model.output_infos, spec.n_outputs)):
+        size = sum(info.size for info in infos)
+        if size != count:
+            shapes = ", ".join(f"{info.name} {list(info.shape)}" for info in infos)
+            raise ProblemError(f"the specification declares {count} {kind} variables, but the network has {size} "
+                               f"({shapes}); is this the right pair of files?")
+    if spec.unbounded:
+        names = ", ".join(f"X_{i}" for i in spec.unbounded[:5])
+        raise ProblemError(f"{len(spec.unbounded)} inputs have no finite lower and upper bound ({names}"
+                           f"{', ..' if len(spec.unbounded) > 5 else ''}); add bounds to the specification")
+
+
+def assemble(model: Model, spec: vnnlib.NormalForm) -> Problem:
+    """The problem over the inputs that vary. `spec` has at least one case.
+
+    The boxes are the hull of each bound and its nearest float32 where the model reads float32, because that is what
+    a competition's checker compares with.
+
+    Raises:
+        ProblemError: see `check_fit`; or the rows cannot be asked of this network.
+    """
+    check_fit(model, spec)
+    lower, upper = spec.lower, spec.upper
+    if all(info.dtype == np.float32 for info in model.input_infos):
+        lower, upper = vnnlib.float32_hull(lower, upper)
+    kept = varying(lower, upper)
+    base = lower[0].copy()
+    position = {int(i): j for j, i in enumerate(kept)}
+
+    conditions = _conditions(spec)
+    clauses_of = _clauses(spec)
+    graph, conditions, clauses_of = _without_final(model, conditions, clauses_of)
+    graph = flatten_io(graph)
+    matrix, rows = stack_rows(conditions, clauses_of, graph.n_outputs, position.get, base, len(kept))
+    graph = append_rows(graph, matrix)
+    if not graph.opaque:
+        if len(kept) < len(base):
+            fixed = np.ones(len(base), bool)
+            fixed[kept] = False
+            graph = fold_fixed_inputs(graph, kept, base)
+        graph = simplify(graph)
+    free = free_inputs(spec.lower[:, kept], spec.upper[:, kept])
+    return Problem(graph, lower[:, kept], upper[:, kept], rows, free, base, kept)
+
+
+def _conditions(spec: vnnlib.NormalForm) -> list[Condition]:
+    n = spec.n_inputs
+    result = []
+    for r in range(spec.n_rows):
+        columns, values, rhs, strict = spec.row(r)
+        pairs = [(int(c), float(v)) for c, v in zip(columns, values, strict=True)]
+        result.append(Condition(tuple((c - n, v) for c, v in pairs if c >= n), tuple(p for p in pairs if p[0] < n),
+                                rhs, strict))
+    return result
+
+
+def _clauses(spec: vnnlib.NormalForm) -> list[list[list[int]]]:
+    """Row numbers per query and clause; rows over inputs only hold in every clause of their case."""
+    result = []
+    for q in range(spec.n_cases):
+        shared = spec.case_in_rows[spec.case_in_ptr[q] : spec.case_in_ptr[q + 1]].tolist()
+        result.append([spec.clause(k).tolist() + shared for k in range(spec.case_ptr[q], spec.case_ptr[q + 1])])
+    return result
+
+
+def _without_final(
+    model: Model, conditions: list[Condition], clauses_of: list[list[list[int]]]
+) -> tuple[Graph, list[Condition], list[list[list[int]]]]:
+    final = model.final
+    if final is not None and model.graph_logits is not None:
+        if final.kind == "softmax" and through_softmax(conditions, final):
+            return model.graph_logits, conditions, clauses_of
+        if final.kind == "argmax":
+            return model.graph_logits, *through_argmax(conditions, clauses_of, final)
+    return model.graph, conditions, clauses_of

@@ -1,0 +1,136 @@
+"""Element-wise operators of one input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from verifier.graph.onnx_import.arithmetic import bound_by
+from verifier.graph.onnx_import.context import Context, Value, Var
+from verifier.graph.onnx_import.registry import lowers
+
+
+def _same(op: str) -> Callable[[Context], Value]:
+    def lower(c: Context) -> Value:
+        return c.unary(op, c.x())
+
+    lower.__doc__ = f"{op} as it is."
+    return lower
+
+
+for _op in ("Relu", "Abs", "Sign", "Floor", "Sigmoid", "Tanh", "Sin", "Cos", "Exp", "Log", "Sqrt", "Reciprocal"):
+    lowers(_op)(_same(_op))
+
+
+@lowers("Neg")
+def neg(c: Context) -> Value:
+    """-x."""
+    return c.scale(c.x(), -1.0)
+
+
+@lowers("Ceil")
+def ceil(c: Context) -> Value:
+    """-floor(-x)."""
+    return c.scale(c.unary("Floor", c.scale(c.x(), -1.0)), -1.0)
+
+
+@lowers("LeakyRelu", since=6)
+def leaky_relu(c: Context) -> Value:
+    """max(x, 0) + alpha * min(x, 0); a negative alpha by its parts."""
+    x, alpha = c.x(), float(c.attr("alpha", 0.01))
+    return _two_slopes(c, x, np.asarray(alpha)) if alpha < 0 else c.unary("LeakyRelu", x, alpha=alpha)
+
+
+@lowers("PRelu", since=7)
+def prelu(c: Context) -> Value:
+    """LeakyRelu with a slope per element (unidirectional broadcasting)."""
+    x, slope = c.x(), c.const(1, "slope")
+    if slope.size == 1 and slope.flat[0] >= 0:
+        return c.unary("LeakyRelu", x, alpha=float(slope.flat[0]))
+    if np.broadcast_shapes(x.shape, slope.shape) != x.shape:
+        raise c.wrong(f"slope of shape {slope.shape} does not broadcast to {x.shape}")
+    slope = slope.reshape(slope.shape[max(0, slope.ndim - x.rank) :])
+    if (slope < 0).any():
+        return _two_slopes(c, x, slope)
+    return c.emit("PRelu", [x], x.shape, {"slope": slope})
+
+
+def _two_slopes(c: Context, x: Var, slope: np.ndarray) -> Var:
+    negative = c.unary("Relu", c.scale(x, -1.0))
+    return c.binary("Sub", c.unary("Relu", x), c.scale(negative, slope))
+
+
+@lowers("Clip", since=6)
+def clip(c: Context) -> Value:
+    """min(max(x, low), high); bounds are attributes before opset 11, inputs after."""
+    x = c.x()
+    low, high = (
+        c.const(i, name).astype(np.float64) if c.has(i) else np.asarray(float(c.attr(name, default)))
+        for i, name, default in ((1, "min", -np.inf), (2, "max", np.inf))
+    )
+    if low.size == high.size == 1:
+        low_, high_ = float(low.reshape(())), float(high.reshape(()))
+        # attributes before opset 11 default to the largest float32; beyond it there is nothing to clip in float32
+        largest = float(np.finfo(np.float32).max)
+        return c.clip(x, -np.inf if low_ <= -largest else low_, np.inf if high_ >= largest else high_)
+    return bound_by(c, bound_by(c, x, low, above=True), high, above=False)
+
+
+@lowers("HardSigmoid", since=6)
+def hard_sigmoid(c: Context) -> Value:
+    """clip(alpha * x + beta, 0, 1)."""
+    return _hard_sigmoid(c, c.x(), float(c.attr("alpha", 0.2)), float(c.attr("beta", 0.5)))
+
+
+@lowers("HardSwish", since=14)
+def hard_swish(c: Context) -> Value:
+    """x * clip(x / 6 + 0.5, 0, 1)."""
+    return c.binary("Mul", c.x(), _hard_sigmoid(c, c.x(), 1.0 / 6.0, 0.5))
+
+
+def _hard_sigmoid(c: Context, x: Var, alpha: float, beta: float) -> Var:
+    return c.clip(c.shift(c.scale(x, alpha), beta), 0.0, 1.0)
+
+
+@lowers("Softsign")
+def softsign(c: Context) -> Value:
+    """x / (1 + |x|)."""
+    x = c.x()
+    return c.binary("Mul", x, c.unary("Reciprocal", c.shift(c.unary("Abs", x), 1.0)))
+
+
+@lowers("Elu", since=6)
+def elu(c: Context) -> Value:
+    """relu(x) + alpha * (exp(-relu(-x)) - 1): the two parts never act at once."""
+    return _elu(c, c.x(), float(c.attr("alpha", 1.0)), 1.0)
+
+
+@lowers("Celu", since=12)
+def celu(c: Context) -> Value:
+    """relu(x) + alpha * (exp(-relu(-x) / alpha) - 1)."""
+    alpha = float(c.attr("alpha", 1.0))
+    if alpha == 0:
+        raise c.wrong("alpha = 0")
+    return _elu(c, c.x(), alpha, 1.0 / alpha)
+
+
+@lowers("Selu", since=6)
+def selu(c: Context) -> Value:
+    """gamma * elu(x)."""
+    alpha, gamma = c.attr("alpha", 1.6732632423543772), c.attr("gamma", 1.0507009873554805)
+    return c.scale(_elu(c, c.x(), float(alpha), 1.0), float(gamma))
+
+
+def _elu(c: Context, x: Var, alpha: float, inner: float) -> Var:
+    below = c.scale(c.unary("Relu", c.scale(x, -1.0)), -inner)
+    curve = c.shift(c.scale(c.unary("Exp", below), alpha), -alpha)
+    return c.binary("Add", c.unary("Relu", x), curve)
+
+
+@lowers("Softplus")
+def softplus(c: Context) -> Value:
+    """log(1 + exp(x)), written relu(x) + log(1 + exp(-|x|)) so that nothing overflows."""
+    x = c.x()
+    tail = c.unary("Log", c.shift(c.unary("Exp", c.scale(c.unary("Abs", x), -1.0)), 1.0))
+    return c.binary("Add", c.unary("Relu", x), tail)

@@ -1,0 +1,343 @@
+"""What a lowering function sees: one ONNX node with its inputs resolved, and a builder to emit IR nodes with.
+
+A value is either a numpy array (a constant; floats always float64) or a `Var` (depends on the network's inputs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from verifier.errors import ModelError, UnsupportedOperator
+from verifier.graph.check import all_finite
+from verifier.graph.ir import Attribute, Node, Shape
+from verifier.graph.onnx_import.model import Limits
+
+
+@dataclass(frozen=True)
+class Var:
+    """A value of the graph under construction. `opaque`: it depends on an Opaque node, its shape is a guess."""
+
+    name: str
+    shape: Shape
+    dtype: np.dtype
+    opaque: bool = False
+
+    @property
+    def rank(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def real(self) -> bool:
+        """Floating-point, so that arithmetic on it means arithmetic on reals."""
+        return self.dtype.kind == "f"
+
+
+Value = np.ndarray | Var
+
+
+def elements(shape: Iterable[int]) -> int:
+    """Product of `shape` in exact integers."""
+    total = 1
+    for size in shape:
+        total *= int(size)
+    return total
+
+
+class Builder:
+    """Collects the IR nodes of a graph; every helper returns the Var of its result and skips what changes nothing."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.nodes: list[Node] = []
+        self.shapes: dict[str, Shape] = {}
+        self.source = ""
+        self.base = ""
+        self._start = 0
+
+    def begin(self, source: str, base: str) -> None:
+        """Start the nodes of one ONNX node: `source` for messages, `base` for fresh names."""
+        self.source, self.base, self._start = source, base, len(self.nodes)
+
+    def add_input(self, name: str, shape: Shape, dtype: np.dtype) -> Var:
+        """Declare a graph input."""
+        self.guard(shape)
+        self.shapes[name] = shape
+        return Var(name, shape, dtype)
+
+    def guard(self, shape: Sequence[int]) -> Shape:
+        """`shape` as a tuple of ints, refused where it is too large."""
+        result = tuple(int(size) for size in shape)
+        if any(size < 0 for size in result) or elements(result) > self.limits.elements:
+            raise ModelError(
+                f"{self.source}: a tensor of shape {result} exceeds the limit of {self.limits.elements} elements"
+            )
+        return result
+
+    def fresh(self) -> str:
+        """An unused value name."""
+        count = len(self.nodes) - self._start
+        name = f"{self.base}/#{count}"
+        while name in self.shapes:
+            count += 1
+            name = f"{self.base}/#{count}"
+        return name
+
+    def emit(
+        self,
+        op: str,
+        inputs: Sequence[Var],
+        shape: Sequence[int],
+        params: Mapping[str, np.ndarray] | None = None,
+        attrs: Mapping[str, Attribute] | None = None,
+        dtype: np.dtype | None = None,
+    ) -> Var:
+        """Append a node and return its output."""
+        shape = self.guard(shape)
+        checked = {name: self._param(array) for name, array in (params or {}).items()}
+        node = Node(op, tuple(x.name for x in inputs), self.fresh(), checked, dict(attrs or {}), self.source)
+        if len(self.nodes) >= self.limits.nodes:
+            raise ModelError(f"{self.source}: more than {self.limits.nodes} nodes")
+        self.nodes.append(node)
+        self.shapes[node.output] = shape
+        if dtype is None:
+            dtype = inputs[0].dtype if inputs else np.dtype(np.float64)
+        return Var(node.output, shape, dtype, op == "Opaque" or any(x.opaque for x in inputs))
+
+    def rename(self, var: Var, name: str) -> Var:
+        """Give `var` the ONNX name `name` where its node was emitted since `begin` and the name is free."""
+        if name in self.shapes or not name:
+            return var
+        for index in range(len(self.nodes) - 1, self._start - 1, -1):
+            if self.nodes[index].output == var.name:
+                self.nodes[index] = replace(self.nodes[index], output=name)
+                for later in range(index + 1, len(self.nodes)):
+                    if var.name in self.nodes[later].inputs:
+                        inputs = tuple(name if one == var.name else one for one in self.nodes[later].inputs)
+                        self.nodes[later] = replace(self.nodes[later], inputs=inputs)
+                self.shapes[name] = self.shapes.pop(var.name)
+                return replace(var, name=name)
+        return var
+
+    def _param(self, array: np.ndarray) -> np.ndarray:
+        if array.dtype.kind == "i":
+            return np.ascontiguousarray(array, dtype=np.int64)
+        result = np.asarray(array, dtype=np.float64)
+        if not all_finite(result):
+            raise ModelError(
+                f"{self.source}: a parameter is NaN or infinite; the network is not a function on the reals"
+            )
+        return result
+
+    # -- element movement ---------------------------------------------------------------------------------------------
+
+    def reshape(self, x: Var, shape: Sequence[int]) -> Var:
+        """Row-major reshape."""
+        shape = tuple(int(size) for size in shape)
+        return x if shape == x.shape else self.emit("Reshape", [x], shape)
+
+    def transpose(self, x: Var, perm: Sequence[int]) -> Var:
+        """Axis permutation."""
+        perm = tuple(int(axis) for axis in perm)
+        if perm == tuple(range(x.rank)):
+            return x
+        return self.emit("Transpose", [x], [x.shape[axis] for axis in perm], attrs={"perm": perm})
+
+    def slice(self, x: Var, axis: int, start: int, stop: int, step: int = 1) -> Var:
+        """x[start:stop:step] along `axis`; 0 <= start < stop <= size, step >= 1."""
+        if (start, stop, step) == (0, x.shape[axis], 1):
+            return x
+        shape = list(x.shape)
+        shape[axis] = len(range(start, stop, step))
+        return self.emit("Slice", [x], shape, attrs={"axis": axis, "start": start, "stop": stop, "step": step})
+
+    def slice_to(self, x: Var, shape: Sequence[int]) -> Var:
+        """The first shape[axis] elements along every axis."""
+        for axis, size in enumerate(shape):
+            x = self.slice(x, axis, 0, int(size))
+        return x
+
+    def take(self, x: Var, axis: int, indices: np.ndarray) -> Var:
+        """x[indices] along `axis` (a Slice where the indices are an increasing progression); at least one index."""
+        indices = np.asarray(indices, dtype=np.int64)
+        steps = np.diff(indices)
+        if len(indices) == 1 or (steps[0] >= 1 and (steps == steps[0]).all()):
+            step = int(steps[0]) if len(indices) > 1 else 1
+            return self.slice(x, axis, int(indices[0]), int(indices[-1]) + 1, step)
+        shape = list(x.shape)
+        shape[axis] = len(indices)
+        return self.emit("Take", [x], shape, {"indices": indices}, {"axis": axis})
+
+    def broadcast(self, x: Var, shape: Sequence[int]) -> Var:
+        """numpy broadcasting of `x` to `shape`."""
+        shape = self.guard(shape)
+        x = self.reshape(x, (1,) * (len(shape) - x.rank) + x.shape)
+        return x if x.shape == shape else self.emit("Expand", [x], shape)
+
+    def pad(self, x: Var, before: Sequence[int], after: Sequence[int]) -> Var:
+        """Zeros around `x` (one count per axis); negative counts cut."""
+        for axis, (b, a) in enumerate(zip(before, after, strict=True)):
+            if b < 0 or a < 0:
+                x = self.slice(x, axis, max(0, -b), x.shape[axis] - max(0, -a))
+        before = tuple(max(0, int(b)) for b in before)
+        after = tuple(max(0, int(a)) for a in after)
+        if not any(before) and not any(after):
+            return x
+        shape = [size + b + a for size, b, a in zip(x.shape, before, after, strict=True)]
+        return self.emit("Pad", [x], shape, attrs={"before": before, "after": after})
+
+    def concat(self, xs: Sequence[Var], axis: int) -> Var:
+        """Concatenation along `axis`."""
+        if len(xs) == 1:
+            return xs[0]
+        shape = list(xs[0].shape)
+        shape[axis] = sum(x.shape[axis] for x in xs)
+        return self.emit("Concat", xs, shape, attrs={"axis": axis})
+
+    # -- arithmetic ---------------------------------------------------------------------------------------------------
+
+    def constant(self, value: np.ndarray) -> Var:
+        """A Constant node."""
+        return self.emit("Constant", [], np.shape(value), {"value": np.asarray(value, dtype=np.float64)})
+
+    def scale(self, x: Var, factor: np.ndarray | float) -> Var:
+        """x * factor; x is enlarged where the factor is larger."""
+        factor = np.asarray(factor, dtype=np.float64)
+        x = self.broadcast(x, np.broadcast_shapes(x.shape, factor.shape))
+        return x if (factor == 1).all() else self.emit("Scale", [x], x.shape, {"factor": factor})
+
+    def shift(self, x: Var, offset: np.ndarray | float) -> Var:
+        """x + offset; x is enlarged where the offset is larger."""
+        offset = np.asarray(offset, dtype=np.float64)
+        x = self.broadcast(x, np.broadcast_shapes(x.shape, offset.shape))
+        return x if (offset == 0).all() else self.emit("Shift", [x], x.shape, {"offset": offset})
+
+    def dense(self, x: Var, weight: np.ndarray, bias: np.ndarray | None = None) -> Var:
+        """x @ weight.T + bias on the last axis."""
+        params = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+        return self.emit("Dense", [x], (*x.shape[:-1], weight.shape[0]), params)
+
+    def reduce_sum(self, x: Var, axes: Sequence[int]) -> Var:
+        """Sum over `axes`, which are dropped."""
+        if not axes:
+            return x
+        shape = [size for axis, size in enumerate(x.shape) if axis not in axes]
+        return self.emit("ReduceSum", [x], shape, attrs={"axes": tuple(sorted(axes))})
+
+    def binary(self, op: str, x: Var, y: Var) -> Var:
+        """Add, Sub or Mul of two values, broadcast against each other."""
+        shape = np.broadcast_shapes(x.shape, y.shape)
+        return self.emit(op, [self.broadcast(x, shape), self.broadcast(y, shape)], shape)
+
+    def unary(self, op: str, x: Var, **attrs: Attribute) -> Var:
+        """An element-wise operator."""
+        return self.emit(op, [x], x.shape, attrs=attrs)
+
+    def clip(self, x: Var, low: float, high: float) -> Var:
+        """min(max(x, low), high)."""
+        if low > high:  # ONNX applies the maximum last
+            return self.constant(np.full(x.shape, high))
+        if low == high:
+            return self.constant(np.full(x.shape, low))
+        if low == -np.inf and high == np.inf:
+            return x
+        if low == 0 and high == np.inf:
+            return self.unary("Relu", x)
+        return self.unary("Clip", x, min=float(low), max=float(high))
+
+
+class Context(Builder):
+    """Never instantiated by a lowering: the one builder of an import, looking at one ONNX node at a time."""
+
+    op: str
+    opset: int
+    inputs: tuple[Value | None, ...]
+    n_outputs: int
+    declared: Shape | None
+    _attributes: Mapping[str, Any]
+    _node_name: str
+
+    def look_at(
+        self,
+        op: str,
+        opset: int,
+        name: str,
+        inputs: Sequence[Value | None],
+        n_outputs: int,
+        attributes: Mapping[str, Any],
+        declared: Shape | None,
+    ) -> None:
+        """Make `op` the current node; `declared` is the shape the file gives for its first output, if any."""
+        self.op, self.opset, self._node_name = op, opset, name
+        self.inputs, self.n_outputs, self._attributes, self.declared = tuple(inputs), n_outputs, attributes, declared
+
+    def refuse(self, why: str) -> UnsupportedOperator:
+        """The error that refuses the current node."""
+        return UnsupportedOperator(self._node_name, self.op, self.opset, why)
+
+    def wrong(self, why: str) -> ModelError:
+        """The error that calls the current node invalid."""
+        return ModelError(f"{self.source}: {why}")
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """The attribute `name`, strings decoded, or `default`."""
+        return self._attributes.get(name, default)
+
+    def has(self, index: int) -> bool:
+        """Whether the optional input `index` is given."""
+        return index < len(self.inputs) and self.inputs[index] is not None
+
+    def value(self, index: int) -> Value:
+        """Input `index`, constant or not."""
+        if not self.has(index):
+            raise self.wrong(f"input {index} is missing")
+        result = self.inputs[index]
+        assert result is not None
+        return result
+
+    def x(self, index: int = 0) -> Var:
+        """Input `index` as a graph value (a constant becomes a Constant node)."""
+        value = self.value(index)
+        return value if isinstance(value, Var) else self.constant(value)
+
+    def const(self, index: int, what: str) -> np.ndarray:
+        """Input `index`, which has to be constant; `what` names it in the error."""
+        value = self.value(index)
+        if isinstance(value, Var):
+            raise self.refuse(f"its {what} must be constant, but depends on the network's input")
+        return value
+
+    def ints(self, index: int, name: str) -> list[int] | None:
+        """A list of integers given as input `index` or as attribute `name`; None where absent."""
+        if self.has(index):
+            return [int(one) for one in self.const(index, name).reshape(-1)]
+        value = self.attr(name)
+        if value is None:
+            return None
+        return [int(value)] if isinstance(value, int) else [int(one) for one in value]
+
+    def scalar(self, index: int, name: str, default: float) -> float:
+        """A number given as input `index` or attribute `name`."""
+        if self.has(index):
+            value = self.const(index, name)
+            if value.size != 1:
+                raise self.wrong(f"{name} has {value.size} elements, expected 1")
+            return float(value.reshape(()))
+        return float(self.attr(name, default))
+
+    def axis(self, axis: int, rank: int) -> int:
+        """`axis` made non-negative."""
+        if not -rank <= axis < max(rank, 1):
+            raise self.wrong(f"axis {axis} is out of range for {rank} axes")
+        return axis + rank if axis < 0 else axis
+
+    def axes(self, axes: Sequence[int], rank: int) -> tuple[int, ...]:
+        """`axes` made non-negative, sorted and checked to be distinct."""
+        result = tuple(sorted(self.axis(axis, rank) for axis in axes))
+        if len(set(result)) != len(result):
+            raise self.wrong(f"repeated axis in {list(axes)}")
+        return result

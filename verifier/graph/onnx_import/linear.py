@@ -1,0 +1,144 @@
+"""Gemm, MatMul and BatchNormalization-like affine operators."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from verifier.graph.onnx_import.context import Context, Value, Var
+from verifier.graph.onnx_import.registry import lowers
+
+
+@lowers("MatMul")
+def matmul(c: Context) -> Value:
+    """Numpy matrix product, either side constant or none."""
+    a, b = c.value(0), c.value(1)
+    if 0 in (len(a.shape), len(b.shape)):
+        raise c.wrong("MatMul of a scalar")
+    if isinstance(b, np.ndarray):
+        return _times_constant(c, c.x(0), b)
+    if isinstance(a, np.ndarray):
+        return _constant_times(c, a, b)
+    return product(c, a, b)
+
+
+@lowers("Gemm")
+def gemm(c: Context) -> Value:
+    """alpha * A' @ B' + beta * C."""
+    alpha, beta = float(c.attr("alpha", 1.0)), float(c.attr("beta", 1.0))
+    a, b = c.value(0), c.value(1)
+    if len(a.shape) != 2 or len(b.shape) != 2:
+        raise c.wrong(f"Gemm of shapes {tuple(a.shape)} and {tuple(b.shape)}, expected two matrices")
+    a = _transposed(c, a) if c.attr("transA", 0) else a
+    b = _transposed(c, b) if c.attr("transB", 0) else b
+    bias = c.value(2) if c.has(2) and beta != 0 else None
+    if isinstance(b, np.ndarray) and isinstance(bias, np.ndarray) and alpha == beta == 1:
+        row = _row(bias, b.shape[1])
+        if row is not None:
+            _check_inner(c, a.shape[-1], b.shape[0])
+            return c.dense(_var(c, a), b.T, row)
+    if isinstance(b, np.ndarray):
+        y = _times_constant(c, _var(c, a), b)
+    elif isinstance(a, np.ndarray):
+        y = _constant_times(c, a, b)
+    else:
+        y = product(c, a, b)
+    y = c.scale(y, alpha)
+    if bias is None:
+        return y
+    if isinstance(bias, np.ndarray):
+        return c.shift(y, beta * bias)
+    return c.binary("Add", y, c.scale(bias, beta))
+
+
+@lowers("BatchNormalization", since=7)
+def batch_normalization(c: Context) -> Value:
+    """Inference form: (x - mean) / sqrt(var + epsilon) * scale + bias, per channel (axis 1)."""
+    if c.attr("training_mode", 0):
+        raise c.refuse("training mode; export the model in evaluation mode")
+    if not c.attr("spatial", 1):
+        raise c.refuse("spatial = 0 (statistics per pixel)")
+    x = c.x(0)
+    scale, bias, mean, var = (c.const(i, what) for i, what in enumerate(("scale", "bias", "mean", "variance"), start=1))
+    spread = var + float(c.attr("epsilon", 1e-5))
+    if (spread <= 0).any():
+        raise c.wrong("variance plus epsilon is not positive")
+    factor = scale / np.sqrt(spread)
+    channels = x.shape[1] if x.rank > 1 else 1
+    shape = (channels,) + (1,) * max(0, x.rank - 2)
+    if any(one.shape != (channels,) for one in (scale, bias, mean, var)):
+        raise c.wrong(f"parameters of BatchNormalization must have shape ({channels},)")
+    return c.shift(c.scale(x, factor.reshape(shape)), (bias - mean * factor).reshape(shape))
+
+
+def product(c: Context, a: Var, b: Var) -> Var:
+    """Matrix product of two values: reshape, repeat, multiply, sum."""
+    drop_row, drop_column = a.rank == 1, b.rank == 1
+    a = c.reshape(a, (1, *a.shape)) if drop_row else a
+    b = c.reshape(b, (*b.shape, 1)) if drop_column else b
+    _check_inner(c, a.shape[-1], b.shape[-2])
+    left = c.reshape(a, (*a.shape, 1))
+    right = c.reshape(b, (*b.shape[:-2], 1, *b.shape[-2:]))
+    y = c.binary("Mul", left, right)
+    y = c.reduce_sum(y, [y.rank - 2])
+    return _drop(c, y, drop_row, drop_column)
+
+
+def _times_constant(c: Context, a: Var, b: np.ndarray) -> Var:
+    _check_inner(c, a.shape[-1], b.shape[-2] if b.ndim > 1 else b.shape[0])
+    if b.ndim == 1:
+        y = c.dense(a, b[None, :])
+        return c.reshape(y, a.shape[:-1])
+    if all(size == 1 for size in b.shape[:-2]):
+        y = c.dense(a, b.reshape(b.shape[-2:]).T)
+        rank = max(y.rank, b.ndim - (a.rank == 1))
+        return c.reshape(y, (1,) * (rank - y.rank) + y.shape)
+    drop_row = a.rank == 1
+    a = c.reshape(a, (1, *a.shape)) if drop_row else a
+    y = c.scale(c.reshape(a, (*a.shape, 1)), b[..., None, :, :])
+    return _drop(c, c.reduce_sum(y, [y.rank - 2]), drop_row, False)
+
+
+def _constant_times(c: Context, a: np.ndarray, b: Var) -> Var:
+    """a @ b as (b' @ a')'."""
+    _check_inner(c, a.shape[-1], b.shape[-2] if b.rank > 1 else b.shape[0])
+    if b.rank == 1:
+        if a.ndim <= 2:
+            y = c.dense(b, a.reshape(-1, a.shape[-1]))
+        else:
+            y = c.dense(b, a.reshape(-1, a.shape[-1]))
+        return c.reshape(y, a.shape[:-1])
+    drop_row = a.ndim == 1
+    a = a[None, :] if drop_row else a
+    swapped = c.transpose(b, (*range(b.rank - 2), b.rank - 1, b.rank - 2))
+    y = _times_constant(c, swapped, np.swapaxes(a, -1, -2))
+    y = c.transpose(y, (*range(y.rank - 2), y.rank - 1, y.rank - 2))
+    return _drop(c, y, drop_row, False)
+
+
+def _drop(c: Context, y: Var, row: bool, column: bool) -> Var:
+    shape = list(y.shape)
+    if row:
+        del shape[-2]
+    if column:
+        del shape[-1]
+    return c.reshape(y, shape)
+
+
+def _transposed(c: Context, value: Value) -> Value:
+    return value.T if isinstance(value, np.ndarray) else c.transpose(value, (1, 0))
+
+
+def _var(c: Context, value: Value) -> Var:
+    return value if isinstance(value, Var) else c.constant(value)
+
+
+def _row(bias: np.ndarray, width: int) -> np.ndarray | None:
+    """`bias` as a row of `width` numbers where it is the same for all rows and not wider."""
+    if bias.ndim > 2 or (bias.ndim == 2 and bias.shape[0] != 1) or (bias.ndim and bias.shape[-1] not in (1, width)):
+        return None
+    return np.broadcast_to(bias.reshape(-1), (width,))
+
+
+def _check_inner(c: Context, left: int, right: int) -> None:
+    if left != right:
+        raise c.wrong(f"matrix product of inner sizes {left} and {right}")

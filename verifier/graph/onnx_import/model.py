@@ -1,0 +1,72 @@
+"""What the importer hands over: the graph, and the file it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from verifier.graph.ir import Graph, Shape
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on what an untrusted file may ask for.
+
+    `bytes`: size after decompression (protobuf itself stops at 2 GiB). `elements`: of any one tensor. `nodes`: of the
+    ONNX graph and of the lowered graph. `depth`: of nesting in the protobuf message is bounded by protobuf (100).
+    """
+
+    bytes: int = 2**31 - 1
+    elements: int = 2**28
+    nodes: int = 200_000
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """An input or output as the ONNX file declares it; symbolic dimensions are 1 in `shape`, listed in `symbolic`."""
+
+    name: str
+    shape: Shape
+    dtype: np.dtype
+    symbolic: tuple[int, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class Final:
+    """A Softmax or ArgMax that is the last thing the network does.
+
+    The logits, flattened row-major, are an array (outer, n, inner) and the operator works along its middle axis. The
+    network's output, flattened, is (outer, n, inner) for `softmax` and (outer, inner), holding indices, for `argmax`
+    (`last`: the largest index wins a tie, otherwise the smallest).
+    """
+
+    kind: str
+    outer: int
+    n: int
+    inner: int
+    last: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A network read from ONNX.
+
+    `bytes` is the serialized model exactly as stored (after gunzip), for ONNX Runtime. `graph` computes the declared
+    outputs. Where the network ends in a Softmax or ArgMax, `final` says so and `graph_logits` is the graph up to its
+    input (one output).
+    """
+
+    bytes: bytes
+    path: str
+    graph: Graph
+    input_infos: tuple[TensorInfo, ...]
+    output_infos: tuple[TensorInfo, ...]
+    opset: int
+    final: Final | None = None
+    graph_logits: Graph | None = None

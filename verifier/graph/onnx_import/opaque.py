@@ -1,0 +1,41 @@
+"""Operators whose result depends on data in a way that has no bound rule; kept, so that the network can be run."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from verifier.graph.ir import Attribute
+from verifier.graph.onnx_import.context import Context, Value, Var
+from verifier.graph.onnx_import.registry import lowers
+
+_LOGICAL = ("Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual", "And", "Or", "Xor", "Not", "IsNaN", "IsInf")
+_OTHER = (
+    "ArgMin", "CumSum", "Hardmax", "Mod", "NonMaxSuppression", "NonZero", "OneHot", "Range", "Round", "Scatter",
+    "ScatterElements", "TopK", "Unique", "ConstantOfShape", "EyeLike", "BitShift", "Compress",
+)  # fmt: skip
+
+
+@lowers("ArgMax", *_LOGICAL, *_OTHER)
+def opaque(c: Context) -> Value | tuple[Value, ...]:
+    """An Opaque node per output, with the best guess at its shape."""
+    variables = [c.x(i) for i in range(len(c.inputs)) if isinstance(c.inputs[i], Var)]
+    dtype = np.dtype(bool) if c.op in _LOGICAL else np.dtype(np.int64) if c.op == "ArgMax" else None
+    attrs: dict[str, Attribute] = {"op_type": c.op, "opset": c.opset}
+    shape = _guess(c)
+    return tuple(c.emit("Opaque", variables, shape, attrs=attrs, dtype=dtype) for _ in range(c.n_outputs))
+
+
+def _guess(c: Context) -> tuple[int, ...]:
+    if c.declared is not None:
+        return c.declared
+    shapes = [tuple(value.shape) for value in c.inputs if value is not None]
+    if c.op in ("ArgMax", "ArgMin"):
+        axis = c.axis(int(c.attr("axis", 0)), len(shapes[0]))
+        kept = (1,) if c.attr("keepdims", 1) else ()
+        return (*shapes[0][:axis], *kept, *shapes[0][axis + 1 :])
+    if c.op in ("Range", "NonZero", "ConstantOfShape"):
+        return (1,)
+    try:
+        return np.broadcast_shapes(*shapes)
+    except ValueError:
+        return shapes[0]

@@ -1,0 +1,158 @@
+"""Model + specification -> one problem over the inputs that can vary.
+
+The specification's rows become the last linear operator of the network, so the network's output is z = C y, one element
+per distinct row, and every question is about signs: row k of query q holds at x exactly when
+
+    z[row[q, k]] + D[row[q, k]] . x  <=  rhs[q, k]           (< where strict)
+
+A query is violated at x (the answer `sat`) when all rows of one of its clauses hold there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from verifier.errors import ProblemError
+from verifier.graph.ir import Graph, Node
+
+MAX_ROW_ELEMENTS = 200_000_000
+"""Largest dense row matrix (rows x outputs) that is built."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The output conditions of Q queries, padded to K rows: all arrays (Q, K).
+
+    `row` indexes the network's output z (0 where padded), `rhs` is +inf where padded (the row always holds), `clause`
+    is the local number of the clause, `clauses` (Q,) how many there are; padded rows belong to clause `clauses[q]` or
+    beyond. `mixed` (R, n) is D, or None where no row mentions an input.
+    """
+
+    row: np.ndarray
+    rhs: np.ndarray
+    clause: np.ndarray
+    strict: np.ndarray
+    clauses: np.ndarray
+    mixed: np.ndarray | None
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """`graph` maps the varying inputs p (n,) to z (R,); boxes `lower`, `upper` (Q, n) in float64.
+
+    `free` (Q, d) lists the coordinates of each query that the specification lets vary (-1 pads); the others only carry
+    the rounding of their fixed value. `base` (n_full,) and `kept` (n,) restore a full input: x = base, x[kept] = p.
+    """
+
+    graph: Graph
+    lower: np.ndarray
+    upper: np.ndarray
+    rows: Rows
+    free: np.ndarray
+    base: np.ndarray
+    kept: np.ndarray
+
+    @property
+    def queries(self) -> int:
+        """Number of queries Q."""
+        return len(self.lower)
+
+    def full(self, p: np.ndarray) -> np.ndarray:
+        """Points (M, n) as full network inputs (M, n_full)."""
+        x = np.repeat(self.base[None], len(p), axis=0)
+        x[:, self.kept] = p
+        return x
+
+
+def varying(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
+    """Indices of the inputs that vary inside a query or between queries; at least one, so that a problem has an input."""
+    free = (upper > lower).any(0) | (lower != lower[0]).any(0) if len(lower) else np.zeros(lower.shape[1], bool)
+    if not free.any():
+        free[0] = True
+    return np.flatnonzero(free)
+
+
+def free_inputs(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
+    """Indices (Q, d) of the inputs with width, per query; -1 where a query has fewer than the most."""
+    free = upper > lower
+    d = max(1, int(free.sum(1).max(initial=0)))
+    order = np.argsort(~free, axis=1, kind="stable")[:, :d]
+    return np.where(np.take_along_axis(free, order, 1), order, -1).astype(np.int64)
+
+
+def append_rows(graph: Graph, matrix: np.ndarray) -> Graph:
+    """`graph` (y of shape (m,)) followed by z = matrix @ y, matrix (R, m).
+
+    Rows with one entry each become a selection and a scaling, which costs nothing for wide outputs.
+    """
+    y = graph.outputs[0]
+    shapes = dict(graph.shapes)
+    nonzero = matrix != 0
+    if (nonzero.sum(1) <= 1).all():
+        index = nonzero.argmax(1).astype(np.int64)
+        factor = matrix[np.arange(len(matrix)), index]
+        nodes = [Node("Take", (y,), "z/taken", {"indices": index}, {"axis": 0}, "specification"),
+                 Node("Scale", ("z/taken",), "z", {"factor": factor}, {}, "specification")]
+        shapes["z/taken"] = (len(matrix),)
+    else:
+        nodes = [Node("Dense", (y,), "z", {"weight": matrix}, {}, "specification")]
+    shapes["z"] = (len(matrix),)
+    return Graph(graph.inputs, ("z",), graph.nodes + tuple(nodes), shapes)
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """One row of the joint space: `y` and `x` are sparse (index, value) parts of  y . Y + x . X <= rhs."""
+
+    y: tuple[tuple[int, float], ...]
+    x: tuple[tuple[int, float], ...]
+    rhs: float
+    strict: bool
+
+
+def stack_rows(
+    conditions: list[Condition], clauses_of: list[list[list[int]]], n_outputs: int, column: Callable[[int], int | None],
+    base: np.ndarray, n: int,
+) -> tuple[np.ndarray, Rows]:
+    """Distinct linear parts as a matrix (R, m), and the padded tables.
+
+    `clauses_of[q][c]` lists condition numbers; `column(i)` is the position of input i among the varying inputs, or None
+    where it is fixed to `base[i]` (then it moves into the right-hand side).
+    """
+    keys: dict[tuple[object, object], int] = {}
+    number: list[int] = []
+    constant: list[float] = []
+    for condition in conditions:
+        moving = tuple((j, v) for i, v in condition.x if (j := column(i)) is not None)
+        constant.append(condition.rhs - sum(v * base[i] for i, v in condition.x if column(i) is None))
+        number.append(keys.setdefault((condition.y, moving), len(keys)))
+    count = max(1, len(keys))
+    if count * n_outputs > MAX_ROW_ELEMENTS:
+        raise ProblemError(f"{count} different output rows over {n_outputs} outputs are more than this tool expands "
+                           f"(limit {MAX_ROW_ELEMENTS} coefficients); split the specification")
+    matrix = np.zeros((count, n_outputs))
+    mixed = np.zeros((count, n)) if any(moving for _, moving in keys) else None
+    for (y_part, x_part), r in keys.items():
+        for j, v in y_part:  # type: ignore[attr-defined]
+            matrix[r, j] = v
+        for j, v in x_part:  # type: ignore[attr-defined]
+            assert mixed is not None
+            mixed[r, j] = v
+    q = len(clauses_of)
+    width = max([1, *(sum(len(c) for c in clauses) for clauses in clauses_of)])
+    row = np.zeros((q, width), np.int64)
+    rhs = np.full((q, width), np.inf)
+    strict = np.zeros((q, width), bool)
+    counts = np.array([len(clauses) for clauses in clauses_of], np.int64)
+    clause = np.repeat(counts[:, None], width, 1)
+    for i, clauses in enumerate(clauses_of):
+        k = 0
+        for c, members in enumerate(clauses):
+            for member in members:
+                row[i, k], rhs[i, k] = number[member], constant[member]
+                strict[i, k], clause[i, k] = conditions[member].strict, c
+                k += 1
+    return matrix, Rows(row, rhs, clause, strict, counts, mixed)

@@ -1,0 +1,120 @@
+"""One bounding step: boxes in, row bounds, linear rows and split scores out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from verifier.bounds.backward import concretise, walk_back
+from verifier.bounds.bounder import Method, Sweep, sweep
+from verifier.bounds.network import Network
+from verifier.domains import DomainBatch
+from verifier.search.branch import split_scores
+from verifier.search.settle import RowTable, joint_scores, row_scale
+from verifier.tolerance import proof_margin
+
+
+@dataclass(frozen=True, eq=False)
+class Bounded:
+    """What a step found out about B boxes that it did not prove.
+
+    `alive` (B,) their positions in the batch; `value` (B,) the least clause score; `scores` (B, C) all clause scores (positive:
+    impossible). For the K' rows per box that were walked back: `low` (B, K') lower bounds of  row - rhs  (rounding margin
+    already taken off), `clause` (B, K'), and `coefficients` (B, K', n) and `constant` (B, K') of the linear function
+    (margin included) that attains them.
+    `unstable` (B,) counts neurons that are not affine; `branch` (B, n) says how much a split of each input promises.
+    `values` (batch,) are the least clause scores of all boxes, proven ones included.
+    """
+
+    alive: Tensor
+    value: Tensor
+    scores: Tensor
+    low: Tensor
+    clause: Tensor
+    coefficients: Tensor
+    constant: Tensor
+    unstable: Tensor
+    branch: Tensor
+    values: Tensor
+
+
+def bound_boxes(
+    network: Network, table: RowTable, batch: DomainBatch, free: Tensor, method: Method, stop: Callable[[], bool]
+) -> Bounded:
+    """Bounds the rows of every box that the forward sweep leaves open.
+
+    Raises:
+        OutOfTime: `stop()` said so in the middle.
+    """
+    known = sweep(network, batch.lower, batch.upper, free[batch.query], method, stop)
+    low = _forward_rows(table, known, batch)
+    scores = table.clause_scores(low, batch.query)
+    alive = (scores.amin(1) <= 0).nonzero()[:, 0]
+    values = scores.amin(1)
+    boxes = batch.select(alive)
+    if len(alive) == 0:
+        return _nothing(network, values, scores)
+    picked, row = _open_rows(table, scores[alive], boxes)
+    owner = None if len(alive) == len(batch) else alive
+    trace: dict[int, Tensor] = {}
+    coefficients, bias = _walk_rows(network, table, row, known, owner, trace)
+    lowest = concretise(coefficients, bias, boxes.lower, boxes.upper)
+    rhs = table.rhs[boxes.query].gather(1, picked)
+    margin = proof_margin(network.dtype) * (row_scale(coefficients, bias, boxes.lower, boxes.upper) + rhs.abs())
+    walked = (lowest - rhs - margin).masked_fill(torch.isinf(rhs), -torch.inf)
+    low = low[alive].scatter_reduce(1, picked, walked, "amax")
+    scores = table.clause_scores(low, boxes.query)
+    clause = table.clause[boxes.query].gather(1, picked)
+    scores = joint_scores(clause, scores, walked, coefficients, bias - rhs - margin, boxes.lower, boxes.upper)
+    values[alive] = scores.amin(1)
+    branch = split_scores(network, known, trace, boxes, free, alive, walked, clause, scores, coefficients)
+    keep = scores.amin(1) <= 0
+    return Bounded(alive[keep], scores.amin(1)[keep], scores[keep], walked[keep], clause[keep], coefficients[keep],
+                   (bias - rhs - margin)[keep],                   known.unstable[alive][keep], branch[keep], values)
+
+
+def _nothing(network: Network, values: Tensor, scores: Tensor) -> Bounded:
+    """Every box was proven by the forward sweep."""
+    none = values.new_zeros(0, 1)
+    whole = none.to(torch.int64)
+    empty = values.new_zeros(0, 1, network.n)
+    return Bounded(whole[:, 0], none[:, 0], scores[:0], none, whole, empty, none, whole[:, 0], empty[:, 0], values)
+
+
+def _forward_rows(table: RowTable, known: Sweep, batch: DomainBatch) -> Tensor:
+    """Lower bounds of row - rhs (B, K) from the forward sweep alone."""
+    row, rhs = table.row[batch.query], table.rhs[batch.query]
+    low = known.output.lower.gather(1, row)
+    size = torch.maximum(known.output.lower.abs(), known.output.upper.abs()).gather(1, row)
+    if table.mixed is not None:
+        mixed = table.mixed[row]
+        zero = torch.zeros_like(low)
+        low = low + concretise(mixed, zero, batch.lower, batch.upper)
+        size = size + row_scale(mixed, zero, batch.lower, batch.upper)
+    low = low - rhs - proof_margin(low.dtype) * (size + rhs.abs())
+    return torch.nan_to_num(low.masked_fill(torch.isinf(rhs), -torch.inf), nan=-torch.inf, neginf=-torch.inf)
+
+
+def _open_rows(table: RowTable, scores: Tensor, boxes: DomainBatch) -> tuple[Tensor, Tensor]:
+    """Columns (B, K') of the rows that belong to clauses still possible, and their row numbers."""
+    clause = table.clause[boxes.query]
+    closed = torch.cat([scores, scores.new_full((len(scores), 1), torch.inf)], 1) > 0
+    needed = ~closed.gather(1, clause.clamp(max=table.most)) & torch.isfinite(table.rhs[boxes.query])
+    count = max(1, int(needed.sum(1).max())) if len(boxes) else 1
+    picked = needed.to(torch.int8).sort(dim=1, descending=True, stable=True).indices[:, :count]
+    return picked, table.row[boxes.query].gather(1, picked)
+
+
+def _walk_rows(
+    network: Network, table: RowTable, row: Tensor, known: Sweep, owner: Tensor | None, trace: dict[int, Tensor]
+) -> tuple[Tensor, Tensor]:
+    b, k = row.shape
+    rows = torch.zeros(b, k, network.m, dtype=network.dtype, device=network.device)
+    rows.scatter_(2, row[:, :, None], 1.0)
+    rows = rows.reshape(b, k, *network.shapes[network.output])
+    start = torch.zeros(b, k, dtype=network.dtype, device=network.device)
+    coefficients, bias = walk_back(network, network.output, rows, start, known.relaxations, owner, trace)
+    return (coefficients if table.mixed is None else coefficients + table.mixed[row]), bias

@@ -1,0 +1,77 @@
+"""Boxes on which the network is affine: settled exactly, never split.
+
+There every row is a linear function on the box, so a clause is possible exactly when a linear program is feasible. A box
+counts as proven only when the multipliers of the infeasible program give, recomputed here in float64, a combination of
+rows that is positive everywhere on the box; the solver's own tolerances decide nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from verifier.domains import DomainBatch
+from verifier.search.bounding import Bounded
+from verifier.tolerance import proof_margin
+
+
+def settle_affine(
+    boxes: DomainBatch, bounded: Bounded, try_points: Callable[[Tensor, Tensor], object | None]
+) -> tuple[Tensor, object | None]:
+    """Looks at the affine boxes: (mask (B,) of the boxes to keep splitting, what the point test found or None).
+
+    An affine box with a feasible program whose point does not survive the replay stays in the mask: rounding decides there,
+    and no claim is made.
+    """
+    keep = torch.ones(len(boxes), dtype=torch.bool, device=boxes.lower.device)
+    for b in (bounded.unstable == 0).nonzero()[:, 0].tolist():
+        feasible, proven = [], True
+        for c in range(bounded.scores.shape[1]):
+            if bounded.scores[b, c] > 0:
+                continue
+            rows = (bounded.clause[b] == c) & torch.isfinite(bounded.low[b])
+            point, impossible = _feasible(bounded, boxes, b, rows)
+            proven &= impossible
+            if point is not None:
+                feasible.append(point)
+        if proven:
+            keep[b] = False
+        elif feasible:
+            points = torch.from_numpy(np.stack(feasible)).to(boxes.lower)
+            found = try_points(points, boxes.query[b].repeat(len(points)))
+            if found is not None:
+                return keep, found
+    return keep, None
+
+
+def _feasible(bounded: Bounded, boxes: DomainBatch, b: int, rows: Tensor) -> tuple[np.ndarray | None, bool]:
+    """A point of box b where all `rows` hold, or proof that there is none: (point, impossible)."""
+    if int(rows.sum()) < 2:
+        return None, False  # a single row is attained at the corner that has been tried
+    from scipy.optimize import linprog  # slow to import, and few problems come here
+
+    a = bounded.coefficients[b][rows].double().cpu().numpy()
+    lower, upper = boxes.lower[b].double().cpu().numpy(), boxes.upper[b].double().cpu().numpy()
+    # low = min over the box before clipping, which only made the box smaller: recover the constant from the centre form
+    constant = bounded.constant[b][rows].double().cpu().numpy()
+    slack = len(a)
+    # maximise the smallest margin t: a x + constant + t <= 0
+    program = linprog(
+        np.r_[np.zeros(len(lower)), -1.0],
+        A_ub=np.c_[a, np.ones(slack)],
+        b_ub=-constant,
+        bounds=[*zip(lower, upper, strict=True), (None, None)],
+        method="highs",
+    )
+    if program.status != 0:
+        return None, False
+    if program.x[-1] >= 0:
+        return program.x[:-1], False
+    weights = np.maximum(-program.ineqlin.marginals, 0.0)
+    combined, offset = weights @ a, weights @ constant
+    least = np.minimum(combined * lower, combined * upper).sum() + offset
+    size = np.abs(weights) @ (np.abs(a) @ np.maximum(np.abs(lower), np.abs(upper)) + np.abs(constant))
+    return None, bool(least > proof_margin(torch.float64) * size)
