@@ -1,4 +1,5 @@
-"""Independent oracles: numpy evaluation of graphs, sampling, corners, convex envelopes, LP and MILP (HiGHS through scipy).
+"""Independent oracles: numpy evaluation of graphs, sampling, corners, convex envelopes, LP and MILP (HiGHS through
+scipy).
 
 Nothing here imports the verifier's operators or torch: these functions are what those are compared with.
 """
@@ -54,7 +55,8 @@ def _conv_transpose(x: Array, node: Node) -> Array:
         first = (c // per_in) * per_out
         for at in np.ndindex(*x.shape[2:]):
             where = tuple(
-                slice(i * s, i * s + (k - 1) * d + 1, d) for i, s, k, d in zip(at, stride, kernel, dilation, strict=True)
+                slice(i * s, i * s + (k - 1) * d + 1, d)
+                for i, s, k, d in zip(at, stride, kernel, dilation, strict=True)
             )
             y[(0, slice(first, first + per_out), *where)] += x[(0, c, *at)] * weight[c]
     y = y[(slice(None), slice(None), *(slice(p, n - p) for p, n in zip(padding, y.shape[2:], strict=True)))]
@@ -141,7 +143,8 @@ def corners(lower: Array, upper: Array) -> Array:
 def sample(lower: Array, upper: Array, count: int, rng: np.random.Generator, special: tuple[float, ...] = ()) -> Array:
     """Points of boxes of any shape: (count, *shape) in long double, exactly inside.
 
-    Both ends and the middle first; the others mix, per element, ends, `special` values that lie inside and uniform points.
+    Both ends and the middle first; the others mix, per element, ends, `special` values that lie inside and uniform
+    points.
     """
     low, high = lower.astype(np.longdouble), upper.astype(np.longdouble)
     shape = (count, *low.shape)
@@ -170,7 +173,7 @@ def envelope_at_centre(x: Array, y: Array) -> float:
 
 
 def parallel_gap(x: Array, y: Array) -> float:
-    """Smallest distance of two parallel lines that enclose all points (x, y): a linear programme in slope and offsets."""
+    """Smallest distance of two parallel lines that enclose all points (x, y): a linear programme."""
     one = np.ones_like(x)
     rows = np.concatenate([np.stack([x, one, 0 * one], 1), np.stack([-x, 0 * one, -one], 1)])
     result = linprog([0, -1, 1], rows, np.concatenate([y, -y]), bounds=(None, None))
@@ -217,8 +220,8 @@ def _programme(
 ) -> tuple[LinearConstraint, Bounds, Array, dict[str, slice]]:
     """The network as linear constraints over all its values and one indicator per Relu element.
 
-    Relu with bounds l < 0 < u and indicator d: y >= 0, y >= x, y <= u d, y <= x - l (1 - d). With d in [0, 1] the projection on
-    (x, y) is the triangle; with d in {0, 1} it is the function.
+    Relu with bounds l < 0 < u and indicator d: y >= 0, y >= x, y <= u d, y <= x - l (1 - d). With d in [0, 1] the
+    projection on (x, y) is the triangle; with d in {0, 1} it is the function.
     """
     where: dict[str, slice] = {}
     size = 0
@@ -271,8 +274,8 @@ def minimise(
 ) -> Array:
     """Minimum of rows @ y over a box for a network of linear nodes and Relu: (K, m) -> (K,).
 
-    exact: mixed-integer programme, the true minimum up to about 1e-6. Otherwise the triangle relaxation with the bounds `pre`
-    of every Relu input (by value name; interval arithmetic if not given).
+    exact: mixed-integer programme, the true minimum up to about 1e-6. Otherwise the triangle relaxation with the
+    bounds `pre` of every Relu input (by value name; interval arithmetic if not given).
     """
     pre = relu_inputs(graph, lower, upper) if pre is None else pre
     constraint, bounds, integer, where = _programme(graph, lower, upper, pre)
@@ -281,7 +284,9 @@ def minimise(
         cost = np.zeros(len(integer))
         cost[where[graph.outputs[0]]] = row
         options = {"mip_rel_gap": 0.0}
-        result = milp(cost, integrality=integer if exact else None, bounds=bounds, constraints=constraint, options=options)
+        result = milp(
+            cost, integrality=integer if exact else None, bounds=bounds, constraints=constraint, options=options
+        )
         assert result.status == 0, result.message
         values.append(result.fun)
     return np.array(values)

@@ -62,6 +62,8 @@ class GraphBuilder:
     def block(self, kind: str, value: str, width: int) -> str:
         """One block of ALL_BLOCKS on top of `value`."""
         k = self.width(value)
+        if kind in ("exp", "square"):  # bounded first: five in a row would overflow
+            value = self.add("Tanh", (value,), (k,))
         if kind in _UNARY:
             op, attrs = _UNARY[kind]
             return self.add(op, (value,), (k,), attrs=attrs)

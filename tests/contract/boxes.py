@@ -32,7 +32,12 @@ def _raw(sample: Sample, shape: tuple[int, ...], rng: np.random.Generator) -> li
         centre, radius = rng.normal(size=shape) * 3, rng.random(shape) * width / 2
         pairs.append((centre - radius, centre + radius))
         kink = rng.choice(np.array(sample.kinks), size=shape)
-        pairs += [(kink, kink + radius), (kink - radius, kink), (kink - radius, kink + radius), (kink - 9 * radius, kink + radius)]
+        pairs += [
+            (kink, kink + radius),
+            (kink - radius, kink),
+            (kink - radius, kink + radius),
+            (kink - 9 * radius, kink + radius),
+        ]
     wide = rng.random(shape) * sample.largest
     pairs += [(-wide, wide / 3), (-wide / 1e3, wide), (wide / 2, wide)]
     return pairs

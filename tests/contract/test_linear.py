@@ -50,7 +50,9 @@ def test_linear_absolute_offset_and_forward(sample: Sample, dtype: torch.dtype) 
     _close(op.linear(*xs), linear, dtype)
     _close(op.forward(*xs), linear + constant, dtype)
     positive = [x.abs() for x in xs]
-    absolute = sum((_times(np.abs(m), x) for m, x in zip(matrices, positive, strict=True)), np.zeros((1, constant.size)))
+    absolute = sum(
+        (_times(np.abs(m), x) for m, x in zip(matrices, positive, strict=True)), np.zeros((1, constant.size))
+    )
     _close(op.absolute(*positive), absolute, dtype)
     offset = op.offset()
     stored = torch.zeros(op.out_shape, dtype=dtype) if offset is None else offset.expand(op.out_shape)
@@ -99,6 +101,8 @@ def test_batch_equals_single_calls(sample: Sample, dtype: torch.dtype) -> None:
     rows = torch.randn_like(whole)
     back = op.adjoint(rows)
     for i in range(5):
-        torch.testing.assert_close(op.forward(*(x[i : i + 1] for x in xs)), whole[i : i + 1], rtol=64 * ulp(dtype), atol=256 * ulp(dtype))
+        torch.testing.assert_close(
+            op.forward(*(x[i : i + 1] for x in xs)), whole[i : i + 1], rtol=64 * ulp(dtype), atol=256 * ulp(dtype)
+        )
         for a, b in zip(op.adjoint(rows[i : i + 1]), back, strict=True):
             torch.testing.assert_close(a, b[i : i + 1], rtol=64 * ulp(dtype), atol=256 * ulp(dtype))

@@ -46,15 +46,11 @@ def _plane(
     op: RelaxedOp, slopes: tuple[torch.Tensor, ...], offset: torch.Tensor, points: list[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Value of a plane at the points, and the error that long double may have made."""
-    value, size = 0 * _long(offset), np.abs(_long(offset))
+    value, size = np.zeros((), np.longdouble), np.abs(_long(offset))
     for slope, x in zip(slopes, points, strict=True):
         assert slope.isfinite().all()
         term = _long(slope) * x
-        lead = term.ndim - len(op.in_shapes[0])
-        flat, magnitude = (torch.from_numpy(np.asarray(t, np.float64)) for t in (term, np.abs(term)))
-        del flat
-        summed = _collect(op, term)
-        value, size = value + summed, size + op.collect(magnitude, lead).numpy()
+        value, size = value + _collect(op, term), size + _collect(op, np.abs(term))
     return value + _long(offset), 64 * LONG * size
 
 
@@ -65,10 +61,12 @@ def _collect(op: RelaxedOp, term: np.ndarray) -> np.ndarray:
     return term.sum(axis=int(op.node.attrs["axis"]) - len(op.in_shapes[0]))  # type: ignore[arg-type]
 
 
-def _check_planes(sample: Sample, op: RelaxedOp, planes: Relaxation, points: list[np.ndarray], truth: np.ndarray) -> None:
+def _check_planes(
+    sample: Sample, op: RelaxedOp, planes: Relaxation, points: list[np.ndarray], truth: np.ndarray
+) -> None:
     assert not planes.lower_offset.isnan().any() and not planes.upper_offset.isnan().any()
     assert (planes.lower_offset < torch.inf).all() and (planes.upper_offset > -torch.inf).all()
-    slack = 64 * LONG * np.abs(truth)
+    slack = 64 * LONG * np.abs(truth) + torch.finfo(planes.lower_offset.dtype).tiny  # underflow: see tolerance.py
     low, error = _plane(op, planes.lower_slopes, planes.lower_offset, points)
     excess = np.where(np.isneginf(low), -np.inf, low - truth - error - slack)
     assert excess.max() <= 0, _where("lower", sample, excess, points, low, truth)
@@ -77,7 +75,9 @@ def _check_planes(sample: Sample, op: RelaxedOp, planes: Relaxation, points: lis
     assert excess.max() <= 0, _where("upper", sample, excess, points, high, truth)
 
 
-def _where(side: str, sample: Sample, excess: np.ndarray, points: list[np.ndarray], plane: np.ndarray, truth: np.ndarray) -> str:
+def _where(
+    side: str, sample: Sample, excess: np.ndarray, points: list[np.ndarray], plane: np.ndarray, truth: np.ndarray
+) -> str:
     at = np.unravel_index(excess.argmax(), excess.shape)
     group = [p[at[:2]] for p in points]
     bounds = [(p[0, at[1]], p[1, at[1]]) for p in points]
@@ -91,7 +91,7 @@ def test_interval_holds_sampled_values(sample: Sample, dtype: torch.dtype) -> No
     truth = _truth(sample, _points(sample, box))
     low, high = op.interval(*box)
     assert low.dtype == high.dtype == dtype and low.shape == truth.shape[1:]
-    slack = 64 * LONG * np.abs(truth)
+    slack = 64 * LONG * np.abs(truth) + torch.finfo(dtype).tiny
     assert (_long(low) <= truth + slack).all() and (truth <= _long(high) + slack).all()
 
 
@@ -143,7 +143,8 @@ def test_alpha_may_have_leading_axes(sample: Sample, dtype: torch.dtype) -> None
 def test_default_alpha_reproduces_relax(sample: Sample, dtype: torch.dtype) -> None:
     op, box = _op(sample, dtype), boxes(sample, dtype)
     lower, upper = op.default_alpha(*box)
-    assert 0 <= lower.min() and lower.max() <= 1 and 0 <= upper.min() and upper.max() <= 1
+    for alpha in (lower, upper):
+        assert alpha.min() >= 0 and alpha.max() <= 1
     again = op.relax_at(*box, alpha_lower=lower, alpha_upper=upper)
     for a, b in zip(_tensors(op.relax(*box)), _tensors(again), strict=True):
         assert torch.equal(a, b)
@@ -153,7 +154,9 @@ def test_default_alpha_reproduces_relax(sample: Sample, dtype: torch.dtype) -> N
 def test_alpha_is_differentiable(sample: Sample) -> None:
     """Autograd against central differences, of both planes at random points."""
     op = _op(sample, torch.float64)
-    box = [Interval(x.lower, x.lower + (x.upper - x.lower).clamp(0.1, 3.0)) for x in boxes(sample, torch.float64, seed=4)]
+    box = [
+        Interval(x.lower, x.lower + (x.upper - x.lower).clamp(0.1, 3.0)) for x in boxes(sample, torch.float64, seed=4)
+    ]
     generator = torch.Generator().manual_seed(6)
     first, _ = op.default_alpha(*box)
     alphas = [torch.rand(first.shape, generator=generator, dtype=torch.float64) * 0.8 + 0.1 for _ in range(2)]
@@ -169,7 +172,7 @@ def test_alpha_is_differentiable(sample: Sample) -> None:
 
     leaves = [a.clone().requires_grad_() for a in alphas]
     value = total(*leaves)
-    grads = torch.autograd.grad(value.sum(), leaves) if value.requires_grad else [torch.zeros_like(a) for a in alphas]
+    grads = torch.autograd.grad(value.sum(), leaves, allow_unused=True, materialize_grads=True)
     step = 1e-6
     for which in (0, 1):
         assert grads[which].isfinite().all()
@@ -197,7 +200,7 @@ def test_point_box_gives_the_value(sample: Sample, dtype: torch.dtype) -> None:
         below, size = _plane(op, planes.lower_slopes, planes.lower_offset, points)
         above, _ = _plane(op, planes.upper_slopes, planes.upper_offset, points)
         room = ulp(dtype) * (64 * np.abs(truth) + size[0] / LONG) + torch.finfo(dtype).tiny * 4
-        if sample.op in ("Sin", "Cos"):  # values of a function of size 1
+        if sample.op in ("Sin", "Cos", "Sigmoid"):  # values of a function of size 1
             room = room + 64 * ulp(dtype)
         assert (np.abs(below[0] - truth) <= room).all() and (np.abs(above[0] - truth) <= room).all()
 
@@ -221,13 +224,25 @@ def test_sub_box_never_loosens_the_interval(sample: Sample, dtype: torch.dtype) 
 @every
 @both
 def test_batch_equals_single_calls(sample: Sample, dtype: torch.dtype) -> None:
-    op, box = _op(sample, dtype), pick(boxes(sample, dtype), slice(0, 17))
+    # not too narrow: there the chord's slope is made of rounding errors
+    op, box = (
+        _op(sample, dtype),
+        [Interval(x.lower, torch.maximum(x.upper, x.lower + 0.01)) for x in boxes(sample, dtype)],
+    )
+    box = pick(box, slice(0, 17))
     whole = [*op.interval(*box), *_tensors(op.relax(*box)), *_tensors(op.relax(*box, parallel=True)), op.unstable(*box)]
     for i in range(17):
         one = pick(box, slice(i, i + 1))
-        parts = [*op.interval(*one), *_tensors(op.relax(*one)), *_tensors(op.relax(*one, parallel=True)), op.unstable(*one)]
+        parts = [
+            *op.interval(*one),
+            *_tensors(op.relax(*one)),
+            *_tensors(op.relax(*one, parallel=True)),
+            op.unstable(*one),
+        ]
+        # offsets are differences of numbers of this size
+        size = max(float(bound.abs().nan_to_num(posinf=0.0).max()) for bound in parts[:2])
         for a, b in zip(whole, parts, strict=True):
-            torch.testing.assert_close(a[i : i + 1], b, rtol=64 * ulp(dtype), atol=64 * ulp(dtype))
+            torch.testing.assert_close(a[i : i + 1], b, rtol=1024 * ulp(dtype), atol=1024 * ulp(dtype) * (1 + size))
 
 
 @every
@@ -249,13 +264,32 @@ def test_stable_elements_are_affine(sample: Sample, dtype: torch.dtype) -> None:
 @every
 @both
 def test_hostile_bounds(sample: Sample, dtype: torch.dtype) -> None:
-    """Infinite, huge, subnormal, NaN, pole-crossing and out-of-domain bounds: finite slopes, no NaN, nothing crossed."""
+    """Infinite, huge, subnormal, NaN, pole-crossing and out-of-domain bounds: finite slopes, no NaN, still sound."""
     op = _op(sample, dtype)
     info = torch.finfo(dtype)
     inf, nan, big, small = torch.inf, torch.nan, info.max, info.smallest_normal / 4
     pairs = [(-inf, inf), (-inf, -1.0), (-inf, 2.0), (1.0, inf), (-1.0, inf), (nan, nan), (nan, 1.0), (-1.0, nan)]
-    pairs += [(-big, big), (-big, 0.0), (0.0, big), (big / 2, big), (-1.0, big), (-big, 1.0), (-small, small), (0.0, small)]
-    pairs += [(-small, 0.0), (0.0, 0.0), (-0.0, 0.0), (-2.0, 1.0), (-2.0, -1.0), (0.0, 1.0), (-1.0, 0.0), (200.0, 300.0), (-1e9, 1e9)]
+    pairs += [
+        (-big, big),
+        (-big, 0.0),
+        (0.0, big),
+        (big / 2, big),
+        (-1.0, big),
+        (-big, 1.0),
+        (-small, small),
+        (0.0, small),
+    ]
+    pairs += [
+        (-small, 0.0),
+        (0.0, 0.0),
+        (-0.0, 0.0),
+        (-2.0, 1.0),
+        (-2.0, -1.0),
+        (0.0, 1.0),
+        (-1.0, 0.0),
+        (200.0, 300.0),
+        (-1e9, 1e9),
+    ]
     pairs += [(inf, inf), (-inf, -inf)]
     order = torch.Generator().manual_seed(1)
     box = []
@@ -273,11 +307,15 @@ def test_hostile_bounds(sample: Sample, dtype: torch.dtype) -> None:
     truth = _truth(sample, points)
     with np.errstate(all="ignore"):
         defined = ~np.isnan(truth)
-        slack = 64 * LONG * np.abs(truth)
+        slack = 64 * LONG * np.where(np.isinf(truth), 0, np.abs(truth))
         assert ((_long(low) <= truth + slack + info.tiny) | ~defined).all()
         assert ((_long(high) >= truth - slack - info.tiny) | ~defined).all()
         alpha = torch.full_like(op.default_alpha(*box)[0], 0.25)
-        for planes in (op.relax(*box), op.relax(*box, parallel=True), op.relax_at(*box, alpha_lower=alpha, alpha_upper=alpha)):
+        for planes in (
+            op.relax(*box),
+            op.relax(*box, parallel=True),
+            op.relax_at(*box, alpha_lower=alpha, alpha_upper=alpha),
+        ):
             assert all(s.isfinite().all() for s in planes.lower_slopes + planes.upper_slopes)
             assert not planes.lower_offset.isnan().any() and not planes.upper_offset.isnan().any()
             below, size = _plane(op, planes.lower_slopes, planes.lower_offset, points)
@@ -316,7 +354,7 @@ def test_forward_agrees_with_numpy(sample: Sample, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("sample", ELEMENTWISE, ids=str)
 @pytest.mark.parametrize("width", (0.05, 0.7, 2.5, 6.0, 20.0))
 def test_planes_are_as_tight_as_the_convex_envelope(sample: Sample, width: float) -> None:
-    """At the centre the default planes reach the envelopes, and parallel planes are as close as a linear programme says."""
+    """At the centre the default planes reach the envelopes; parallel planes are as close as a linear programme says."""
     op = _op(sample, torch.float64)
     rng = np.random.default_rng(11)
     centre = rng.normal(size=(12, *sample.in_shapes[0])) * 2

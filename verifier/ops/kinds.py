@@ -119,7 +119,7 @@ class RelaxedOp(Op):
         raise NotImplementedError(self.node.op)
 
     def unstable(self, *xs: Interval) -> Tensor:
-        """True where the operator is not affine on the box: bool (B, *T)."""
+        """True where the operator is not affine on the box, or the box has NaN bounds: bool (B, *T)."""
         raise NotImplementedError(self.node.op)
 
     def spread(self, rows: Tensor, index: int) -> Tensor:
