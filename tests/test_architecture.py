@@ -19,7 +19,7 @@ LAYERS = [
     {"options", "guard"},
     {"graph"},
     {"ops"},
-    {"problem", "domains", "passes", "assemble", "final", "runtime"},
+    {"problem", "rows", "inputs", "forms", "domains", "passes", "assemble", "final", "runtime"},
     {"bounds", "attack"},
     {"search"},
     {"engine"},

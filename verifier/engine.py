@@ -19,6 +19,7 @@ from verifier.bounds.network import Network, build
 from verifier.budget import Budget
 from verifier.domains import DomainBatch
 from verifier.graph.onnx_import import Model
+from verifier.inputs import IdentityMap, InputMap
 from verifier.options import Options
 from verifier.problem import Problem
 from verifier.progress import Progress
@@ -28,7 +29,7 @@ from verifier.search.bab import Outcome, Strategy, Tally, cut, search
 from verifier.search.bounding import Bounded, bound_boxes
 from verifier.search.choose import Chooser, predicted_ratio
 from verifier.search.leaf import settle_affine
-from verifier.search.settle import RowTable
+from verifier.rows import RowTable
 
 AFFINE_INPUTS = 32
 """Up to this many free inputs per query, affine forms are carried along (their cost grows with the number)."""
@@ -119,13 +120,13 @@ class _Run:
         self.table = RowTable.from_rows(problem.rows, dtype, device)
         self.lower = torch.from_numpy(problem.lower).to(device, dtype)
         self.upper = torch.from_numpy(problem.upper).to(device, dtype)
-        self.free = torch.from_numpy(problem.free).to(device)
+        self.inputs: InputMap = IdentityMap(torch.from_numpy(problem.free).to(device))
         self.plan = self._choose()
         self.tally = Tally()
         self.points = 0
 
     def _choose(self) -> _Plan:
-        d, method = self.free.shape[1], self.options.bounds.method
+        d, method = self.inputs.generators, self.options.bounds.method
         affine = d <= AFFINE_INPUTS
         rows = method in ("crown", "alpha") or method == "auto"
         size = self.network.widest * (d + 2 if affine else 2)
@@ -164,7 +165,7 @@ class _Run:
         return self.finish(Verdict.UNSAT, "every box is proven", open_fraction=0.0)
 
     def bound(self, batch: DomainBatch, method: Method) -> Bounded:
-        return bound_boxes(self.network, self.table, batch, self.free, method, self.budget.expired)
+        return bound_boxes(self.network, self.table, batch, self.inputs, method, self.budget.expired)
 
     def chooser(self) -> Chooser:
         """Cheap or tight bounds, measured, unless the options or the problem leave no choice."""
@@ -193,7 +194,7 @@ class _Run:
         until = self.budget.clock() + 0.1 * min(self.budget.remaining(), 100.0)
         many = max(restarts, min(self.problem.queries, 4096))
         query = torch.arange(self.problem.queries, device=self.network.device).repeat(-(-many // self.problem.queries))[:many]
-        points, loss = pgd(self.network, self.table, self.lower[query], self.upper[query], query, steps, generator,
+        points, loss = pgd(self.network, self.inputs, self.table, self.lower[query], self.upper[query], query, steps, generator,
                            lambda: self.budget.expired() or self.budget.clock() > until)
         order = loss.argsort()[:8]
         order = order[loss[order] <= 0]
@@ -203,7 +204,7 @@ class _Run:
         """Concrete points of a search step: those that violate in our arithmetic are replayed."""
         if len(points) == 0:
             return None
-        loss = clause_loss(self.table, row_values(self.network, self.table, points, query), query).amin(1)
+        loss = clause_loss(self.table, row_values(self.network, self.inputs, self.table, points, query), query).amin(1)
         hits = (loss <= 0).nonzero()[:, 0]
         if len(hits) == 0:
             return None

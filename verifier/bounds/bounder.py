@@ -15,16 +15,16 @@ from torch import Tensor
 
 from verifier.bounds.backward import concretise, neuron_rows, walk_back
 from verifier.bounds.forward import (
-    AffineForm,
     as_interval,
     constant_form,
-    input_form,
     intersect,
     interval_step,
     linear_form,
     relaxed_form,
 )
 from verifier.bounds.network import Network
+from verifier.forms import AffineForm
+from verifier.inputs import IdentityMap, InputMap
 from verifier.ops.kinds import Interval, LinearOp, Relaxation, RelaxedOp
 
 
@@ -70,11 +70,12 @@ def sweep(
     network: Network,
     lower: Tensor,
     upper: Tensor,
-    free: Tensor,
+    query: Tensor,
+    inputs: InputMap,
     method: Method,
     stop: Callable[[], bool] = never,
 ) -> Sweep:
-    """Bounds every intermediate value on the boxes (B, n); `free` (B, d) names the inputs that vary (-1 pads).
+    """Bounds every intermediate value on the parameter boxes (B, d) of queries (B,).
 
     Raises:
         OutOfTime: `stop()` said so.
@@ -82,10 +83,12 @@ def sweep(
     batch = lower.shape[0]
     forms: dict[int, AffineForm] = {}
     intervals: dict[int, Interval] = {}
-    if method.affine:
-        forms[0] = start = input_form(lower, upper, free, method.attribute)
+    if method.affine or not isinstance(inputs, IdentityMap):
+        forms[0] = start = inputs.form(lower, upper, query, method.attribute)
     if method.interval or not method.affine:
-        intervals[0] = Interval(lower, upper)
+        intervals[0] = Interval(lower, upper) if isinstance(inputs, IdentityMap) else start.interval()
+    if not method.affine:
+        forms.clear()
     pre: dict[int, tuple[Interval, ...]] = {}
     relaxations: dict[int, Relaxation] = {}
     reach: dict[int, tuple[Tensor, ...]] = {}
@@ -104,7 +107,7 @@ def sweep(
             for s in sources:
                 bound = _known(forms.get(s), intervals.get(s))
                 if method.rows:
-                    bound = _refine(network, i, s, bound, relaxations, lower, upper, method, stop)
+                    bound = _refine(network, i, s, bound, relaxations, (lower, upper, query, inputs), method, stop)
                 bounds.append(bound)
             pre[i] = tuple(bounds)
             relaxations[i] = op.relax(*bounds)
@@ -137,14 +140,14 @@ def _refine(
     slot: int,
     bound: Interval,
     relaxations: dict[int, Relaxation],
-    lower: Tensor,
-    upper: Tensor,
+    where: tuple[Tensor, Tensor, Tensor, InputMap],
     method: Method,
     stop: Callable[[], bool],
 ) -> Interval:
     """Backward rows for the elements of `slot` on which operator i is not affine; sparse over (box, neuron) pairs."""
     if not relaxations:
         return bound  # only linear operators so far: the forward bounds are exact
+    lower, upper, query, inputs = where
     op = network.ops[i]
     assert isinstance(op, RelaxedOp)
     if len(network.sources[i]) == 1 and op.in_shapes[0] == op.out_shape:
@@ -162,7 +165,8 @@ def _refine(
         owner, picked = boxes[start : start + chunk], neurons[start : start + chunk]
         first, rows, bias = neuron_rows(network, slot, picked)
         both, shift = torch.cat([rows, -rows], 1), torch.cat([bias, -bias], 1)
-        coefficients, constant = walk_back(network, first, both, shift, relaxations, owner)
+        rows_at_input = walk_back(network, first, both, shift, relaxations, owner)
+        coefficients, constant = inputs.pull(*rows_at_input, query[owner])
         value = concretise(coefficients, constant, lower[owner], upper[owner])
         low[owner, picked] = torch.maximum(low[owner, picked], value[:, 0])
         high[owner, picked] = torch.minimum(high[owner, picked], -value[:, 1])
