@@ -26,7 +26,7 @@ class RowTable:
 
     def take(self, order: np.ndarray) -> RowTable:
         """Return the rows `order`."""
-        counts = np.diff(self.ptr)[order]
+        counts = (self.ptr[1:] - self.ptr[:-1])[order]
         ptr = _pointers(counts)
         pick = np.repeat(self.ptr[:-1][order] - ptr[:-1], counts) + np.arange(ptr[-1])
         return RowTable(ptr, self.col[pick], self.val[pick], self.rhs[order], self.strict[order])
@@ -63,14 +63,14 @@ def _pointers(counts: np.ndarray) -> np.ndarray:
 
 def _regroup(ptr: np.ndarray, values: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Put the groups of a CSR list in another order."""
-    counts = np.diff(ptr)[order]
+    counts = (ptr[1:] - ptr[:-1])[order]
     new = _pointers(counts)
     return new, values[np.repeat(ptr[:-1][order] - new[:-1], counts) + np.arange(new[-1])]
 
 
 def _distinct(ptr: np.ndarray, values: np.ndarray, bound: int) -> tuple[np.ndarray, np.ndarray]:
     """Drop repetitions inside each group, keeping the first."""
-    counts = np.diff(ptr)
+    counts = ptr[1:] - ptr[:-1]
     if not len(values) or counts.max() < 2:
         return ptr, values
     group = np.repeat(np.arange(len(counts)), counts)
@@ -83,7 +83,7 @@ def _distinct(ptr: np.ndarray, values: np.ndarray, bound: int) -> tuple[np.ndarr
 
 def _canonical_order(rows: RowTable) -> np.ndarray:
     """Return the order of rows by length, columns, values, right side, strictness; however they were found."""
-    lengths = np.diff(rows.ptr)
+    lengths = rows.ptr[1:] - rows.ptr[:-1]
     if len(lengths) < 2:
         return np.arange(len(lengths))
     if lengths.max() > 2:
@@ -99,8 +99,10 @@ def _canonical_order(rows: RowTable) -> np.ndarray:
 
 def _sorted(ptr: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Sort the values inside each group."""
-    group = np.repeat(np.arange(len(ptr) - 1), np.diff(ptr))
-    return values[np.lexsort((values, group))] if len(values) > 1 else values
+    if len(values) < 2:
+        return values
+    group = np.repeat(np.arange(len(ptr) - 1), ptr[1:] - ptr[:-1])
+    return values[np.lexsort((values, group))]
 
 
 def assemble(spec: Spec, parts: Parts, logic: str) -> NormalForm:
@@ -117,11 +119,11 @@ def assemble(spec: Spec, parts: Parts, logic: str) -> NormalForm:
     used = np.zeros(count, bool)
     used[clause_rows] = used[in_rows] = True
     kept = np.flatnonzero(used)
-    order = kept[_canonical_order(parts.rows.take(kept))]
+    order = kept[_canonical_order(parts.rows if len(kept) == count else parts.rows.take(kept))]
     renumber = np.full(count, -1, np.int64)
     renumber[order] = np.arange(len(order))
     clause_rows, in_rows = _sorted(clause_ptr, renumber[clause_rows]), _sorted(in_ptr, renumber[in_rows])
-    rows = parts.rows.take(order)
+    rows = parts.rows if count < 2 and len(order) == count else parts.rows.take(order)
     inputs, outputs = slices(spec)
     n = spec.size("input")
     open_ = np.isinf(parts.lower).any(axis=0) | np.isinf(parts.upper).any(axis=0) if cases else np.zeros(n, bool)
