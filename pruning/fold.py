@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from pruning import onnx_io, runtime
+from pruning import onnx_io
 from pruning.groups import Groups
 from pruning.labels import Cut
 from pruning.net import Net, Op
@@ -67,11 +67,10 @@ def contribution(net: Net, node: Op, cut: Cut, held: np.ndarray, exact: bool) ->
     shape = net.shapes[cut.data]
     image = np.broadcast_to(held.reshape(1, -1, *[1] * (len(shape) - 2)), (1, *shape[1:]))
     bare = replace(node, inputs=node.inputs[:2])
-    model = onnx_io.single_node_model(net, bare, {cut.data: image.shape})
-    made = runtime.run_once(model, {cut.data: image}, [node.outputs[0]])[node.outputs[0]].astype(np.float64)
+    (made,) = onnx_io.run_node64(net, bare, {cut.data: image}, {})
     spatial = tuple(range(2, made.ndim))
     flat = made.mean(spatial, keepdims=True)
-    if not exact or np.allclose(made, flat, rtol=0, atol=1e-7 * float(np.abs(made).max(initial=0.0))):
+    if not exact or np.allclose(made, flat, rtol=0, atol=1e-9 * float(np.abs(made).max(initial=0.0))):
         return flat.reshape(-1)
     return made
 

@@ -74,6 +74,15 @@ def to_bytes(net: Net, extra_outputs: Sequence[str] = (), check: bool = False) -
     return model.SerializeToString(deterministic=True)
 
 
+def model_for_conversion(net: Net) -> onnx.ModelProto:
+    """The model for a converter that starts at opset 9 (older operators have the same meaning there; compare results)."""
+    model = _proto(net)
+    for entry in model.opset_import:
+        if entry.domain in ("", "ai.onnx"):
+            entry.version = max(entry.version, 9)
+    return model
+
+
 def save(net: Net, path: str | os.PathLike[str]) -> None:
     """Check and write a model; the file appears whole or not at all."""
     write_whole(to_bytes(net, check=True), path)
@@ -113,6 +122,31 @@ def evaluate64(net: Net, feeds: Mapping[str, np.ndarray], outputs: Sequence[str]
     feeds = {name: np.asarray(value, np.float64) for name, value in feeds.items()}
     results = ReferenceEvaluator(model).run(names, feeds)
     return dict(zip(names, (np.asarray(result) for result in results), strict=True))
+
+
+def run_node64(
+    net: Net, node: Op, feeds: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray]
+) -> list[np.ndarray]:
+    """Run one node in float64 with the reference implementation; `weights` replaces stored values (unknown names: zero)."""
+    from onnx.reference import ReferenceEvaluator
+
+    model = onnx.ModelProto()
+    model.ParseFromString(net.header)
+    stored = {}
+    for name in dict.fromkeys(node.inputs):
+        if name and name not in feeds:
+            value = weights.get(name, net.weights.get(name, np.zeros(net.weights[node.inputs[1]].shape)))
+            stored[name] = value.astype(np.float64) if value.dtype.kind == "f" else value
+    kinds = {name: helper.np_dtype_to_tensor_dtype(np.asarray(value).dtype) for name, value in feeds.items()}
+    graph = helper.make_graph(
+        [_node_proto(node, net.weights)],
+        "node",
+        [helper.make_tensor_value_info(name, kinds[name], np.shape(value)) for name, value in feeds.items()],
+        [onnx.ValueInfoProto(name=name) for name in node.outputs],
+        [numpy_helper.from_array(np.asarray(value, order="C"), name) for name, value in stored.items()],
+    )
+    proto = helper.make_model(graph, opset_imports=model.opset_import, ir_version=max(model.ir_version, 4))
+    return ReferenceEvaluator(proto).run(list(node.outputs), dict(feeds))
 
 
 def check(data: bytes) -> None:
@@ -296,22 +330,6 @@ def _single(node: Op, weights: Mapping[str, np.ndarray], model: onnx.ModelProto)
     ).SerializeToString()
 
 
-def single_node_model(net: Net, node: Op, shapes: Mapping[str, Shape]) -> bytes:
-    """A model of one node of `net`; inputs named in `shapes` become float graph inputs, the others keep their weights."""
-    model = onnx.ModelProto()
-    model.ParseFromString(net.header)
-    graph = helper.make_graph(
-        [_node_proto(node, net.weights)],
-        "node",
-        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in shapes.items()],
-        [onnx.ValueInfoProto(name=node.outputs[0])],
-        [numpy_helper.from_array(net.weights[n], n) for n in dict.fromkeys(node.inputs) if n and n not in shapes],
-    )
-    return helper.make_model(
-        graph, opset_imports=model.opset_import, ir_version=max(model.ir_version, 4)
-    ).SerializeToString()
-
-
 # ---------------------------------------------------------------------------------------------------------- writing
 
 
@@ -357,7 +375,7 @@ def _node_proto(node: Op, weights: Mapping[str, np.ndarray]) -> Any:
     del proto.input[:], proto.output[:]
     proto.input.extend(node.inputs)
     proto.output.extend(node.outputs)
-    proto.op_type = node.type
+    proto.op_type, proto.name = node.type, node.name
     before = _op(proto)
     for name in [a.name for a in proto.attribute if a.name not in node.attrs and not a.ref_attr_name]:
         proto.attribute.remove(next(a for a in proto.attribute if a.name == name))
