@@ -19,6 +19,7 @@ class Floor:
 
     channels: int = 4
     fraction: float = 0.25
+    by_name: Mapping[str, int] | None = None  # numbers that replace the rule, by group name
 
     def __post_init__(self) -> None:
         if self.channels < 1 or not 0 <= self.fraction <= 1:
@@ -26,6 +27,8 @@ class Floor:
 
     def least(self, group: Group) -> int:
         """Channels of this group that stay."""
+        if self.by_name is not None and group.name in self.by_name:
+            return min(len(group.channels), self.by_name[group.name])
         return min(len(group.channels), max(self.channels, int(np.ceil(self.fraction * len(group.channels) - 1e-9))))
 
 
@@ -46,6 +49,7 @@ class Plan:
     chosen: tuple[int, ...]
     scores: Scores | None = None
     notes: tuple[str, ...] = ()
+    floor: Floor = Floor()
 
     def removed_of(self, group: Group) -> np.ndarray:
         """Positions, within the group, of its removed channels."""
@@ -107,7 +111,7 @@ def make_plan(
         )
     picker.removed.setflags(write=False)
     return Plan(
-        groups, picker.removed, ratio, reached, scores.criterion, allocation, norm, tuple(chosen), scores, tuple(notes)
+        groups, picker.removed, ratio, reached, scores.criterion, allocation, norm, tuple(chosen), scores, tuple(notes), floor
     )
 
 

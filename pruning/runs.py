@@ -54,11 +54,16 @@ def calibration_part(arguments: argparse.Namespace, data: Calibration | None) ->
 
 
 def make_plan(
-    arguments: argparse.Namespace, net: Net, data: Calibration | None, options: Options, ratio: float
+    arguments: argparse.Namespace,
+    net: Net,
+    data: Calibration | None,
+    options: Options,
+    ratio: float,
+    floor: Floor | None = None,
 ) -> Plan:
     """Score and plan as the command line asks."""
     part = calibration_part(arguments, data)
-    floor = Floor(arguments.min_channels, arguments.min_fraction)
+    floor = floor or Floor(arguments.min_channels, arguments.min_fraction)
     groups = find_groups(net, arguments.keep)
     for name in set(arguments.keep) - {n for node in net.nodes for n in (node.name, *node.outputs)}:
         raise CriterionError(f"--keep {name}: the network has no such node")
@@ -134,8 +139,8 @@ def carry_out(
         calibration=arguments.images,
     )
 
-    def replan(model: Net, share: float) -> Plan:
-        return make_plan(arguments, model, data, options, share)
+    def replan(model: Net, share: float, floor: Floor | None) -> Plan:
+        return make_plan(arguments, model, data, options, share, floor)
 
     return train(net, data, ratio, replan, train_options, fold, arguments.border or "interior", say)
 

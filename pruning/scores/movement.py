@@ -198,8 +198,7 @@ def anti_usn(groups: Groups, calibration: Calibration | None, options: Options) 
 
 
 def idle_channels(groups: Groups, calibration: Calibration) -> np.ndarray:
-    """Channels that are inactive or constant on the calibration images under four points of S each."""
-    few = Calibration(calibration.images, None, calibration.semantic, min(4, calibration.samples), calibration.seed)
-    free = combine(groups, measure(groups, few, Options(), with_flips=False), Options()).free
+    """Channels that are inactive or constant on the calibration images under the points of S."""
+    free = combine(groups, measure(groups, calibration, Options(), with_flips=False), Options()).free
     assert free is not None
     return free
