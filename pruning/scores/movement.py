@@ -131,10 +131,10 @@ def combine(groups: Groups, moves: list[Movement], options: Options) -> Result:
         mse[row], bias2[row], flips[row] = (
             np.nan_to_num(per_channel(groups, unit, part)) for part in (move.mse, move.bias2, move.flips)
         )
+        idle[row] = ~present | _idle(groups, move, sig[row], mse[row])
         if options.bias == "centred":
             bias2[row] = means**2
             mse[row] = mse[row] - np.nan_to_num(per_channel(groups, unit, move.bias2)) + bias2[row]
-        idle[row] = ~present | _idle(groups, move, sig[row], mse[row])
     return _scores(groups, sig, mse, bias2, flips, weight, idle, options)
 
 
@@ -173,7 +173,7 @@ def _scores(
     values = merged + 10 * options.stability_exponent * np.log10(np.maximum(t, floor))
     values = np.where(present.any(0), values, np.inf)
     parts = {
-        "R": np.where(free, -1.0, r),
+        "R": np.where(free & (sig.sum(0) == 0), -1.0, r),  # 0/0 for a constant
         "usn_db": merged,
         "T": t,
         "USN": np.where(free, -1.0, r * t**options.stability_exponent),
