@@ -355,6 +355,13 @@ def _proto(net: Net) -> onnx.ModelProto:
     inputs = [value for value in model.graph.input if value.name in net.inputs or value.name in stored]
     del model.graph.input[:]
     model.graph.input.extend(inputs)
+    if model.ir_version < 4:  # which requires every weight to be an input as well
+        listed = {value.name for value in inputs}
+        model.graph.input.extend(
+            helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            for tensor in model.graph.initializer
+            if tensor.name not in listed
+        )
     for value in model.graph.input:  # old files list every weight as an input, with its shape
         if value.name in stored:
             value.CopyFrom(
