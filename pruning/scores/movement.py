@@ -125,25 +125,26 @@ def combine(groups: Groups, moves: list[Movement], options: Options) -> Result:
         entries = np.bincount(unit.channel[unit.channel >= 0], minlength=groups.n)
         weight[row] = np.where(present, entries * move.positions, 0)
         means = np.nan_to_num(per_channel(groups, unit, move.mean))
-        spread = np.nan_to_num(per_channel(groups, unit, move.sig + move.mean**2)) - means**2  # law of total variance
-        single = np.nan_to_num(per_channel(groups, unit, move.sig))
-        sig[row] = np.where(entries > 1, np.maximum(spread, single), single)
+        sig[row] = np.nan_to_num(per_channel(groups, unit, move.sig))  # entries tied to one channel are averaged
         mse[row], bias2[row], flips[row] = (
             np.nan_to_num(per_channel(groups, unit, part)) for part in (move.mse, move.bias2, move.flips)
         )
-        idle[row] = ~present | _idle(groups, move, sig[row], mse[row])
+        idle[row] = ~present | _idle(groups, move)
         if options.bias == "centred":
             bias2[row] = means**2
             mse[row] = mse[row] - np.nan_to_num(per_channel(groups, unit, move.bias2)) + bias2[row]
     return _scores(groups, sig, mse, bias2, flips, weight, idle, options)
 
 
-def _idle(groups: Groups, move: Movement, sig: np.ndarray, mse: np.ndarray) -> np.ndarray:
+def _idle(groups: Groups, move: Movement) -> np.ndarray:
+    """Channels all of whose entries are constant, or never positive before a ReLU."""
     readers = activation_nodes(groups, move.unit.value)
     only_relu = bool(readers) and len(groups.net.consumers[move.unit.value]) == len(readers)
     only_relu = only_relu and all(node.type == "Relu" for _, node in readers)
-    inactive = per_channel(groups, move.unit, move.highest, "max") <= 0 if only_relu else np.zeros(groups.n, bool)
-    return inactive | ((sig == 0) & (mse == 0))
+    idle = (move.sig == 0) & (move.mse == 0)
+    if only_relu:
+        idle |= move.highest <= 0
+    return per_channel(groups, move.unit, np.where(idle, 0.0, 1.0), "max") <= 0
 
 
 def _scores(
