@@ -29,6 +29,7 @@ criteria
   from images and S   usn anti-usn rs nrs usn-cert* looseness*      (* need proved bounds)
   from weights        l1 l2 slim refill random random-matched
   from labels         taylor snip sensnorm hydra                    (need PyTorch and onnx2torch)
+  whole blocks        layer  (residual blocks whose removal changes the output least)
 
 what stands for a removed channel (--fold)
   zero   nothing                        mean   its average, moved into the biases of the layers that read it (default)
@@ -132,6 +133,8 @@ def _run(arguments: argparse.Namespace) -> int:
     settings = runs.settings(arguments)
     data = runs.read_data(arguments, net)
     ratios = arguments.sweep or [arguments.ratio]
+    if arguments.criterion == "layer":
+        return _blocks(arguments, net, data)
     if arguments.unstructured:
         return _unstructured(arguments, net, data, settings)
     results = []
@@ -167,12 +170,32 @@ def _carry_out(
 
 
 def _unstructured(arguments: argparse.Namespace, net: Net, data: Calibration | None, settings: object) -> int:
-    from pruning import api
+    from pruning import api, runs
 
-    result = api.prune_unstructured(net, arguments.criterion, arguments.ratio, data, settings)  # type: ignore[arg-type]
+    if arguments.mode == "lottery":
+        result = runs.unstructured_lottery(arguments, net, data, print)
+    else:
+        result = api.prune_unstructured(net, arguments.criterion, arguments.ratio, data, settings)  # type: ignore[arg-type]
     if not arguments.dry_run:
         api.save(result, arguments.output)
         print(f"wrote {arguments.output} (same shapes, {arguments.ratio:.0%} of the weights are zero)")
+    return 0
+
+
+def _blocks(arguments: argparse.Namespace, net: Net, data: Calibration | None) -> int:
+    from pruning import api
+    from pruning.blocks import drop_blocks
+    from pruning.errors import DataError
+
+    if data is None:
+        raise DataError("criterion 'layer' measures output changes and needs --data")
+    result, removed, ranked = drop_blocks(net, arguments.ratio, data)
+    for block in ranked:
+        print(f"{'drop' if block in removed else 'keep'}  {block.name}  mean squared output change {block.cost:.6g}")
+    _print_size(net, result)
+    if not arguments.dry_run:
+        api.save(result, arguments.output)
+        print(f"wrote {arguments.output}")
     return 0
 
 

@@ -111,7 +111,17 @@ def make_plan(
         )
     picker.removed.setflags(write=False)
     return Plan(
-        groups, picker.removed, ratio, reached, scores.criterion, allocation, norm, tuple(chosen), scores, tuple(notes), floor
+        groups,
+        picker.removed,
+        ratio,
+        reached,
+        scores.criterion,
+        allocation,
+        norm,
+        tuple(chosen),
+        scores,
+        tuple(notes),
+        floor,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,11 +18,14 @@ from pruning.planning import Floor, Plan
 from pruning.scores import CRITERIA, Options
 from pruning.surgery import remove
 
+if TYPE_CHECKING:
+    from pruning.training import TrainOptions
+
 
 def settings(arguments: argparse.Namespace) -> Options:
     """Criterion options from the command line; also checks the names that need no data."""
-    if arguments.criterion not in CRITERIA and arguments.criterion != "random-matched":
-        known = ", ".join(sorted([*CRITERIA, "random-matched"]))
+    if arguments.criterion not in {*CRITERIA, "random-matched", "layer"}:
+        known = ", ".join(sorted([*CRITERIA, "random-matched", "layer"]))
         raise CriterionError(f"unknown criterion '{arguments.criterion}'; expected one of {known}")
     for ratio in arguments.sweep or [arguments.ratio]:
         if not 0 <= ratio < 1:
@@ -125,10 +129,21 @@ def carry_out(
         if part is not None and fold in ("zero", "mean"):
             return correct_output(pruned, part)
         return pruned
-    from pruning.training import TrainOptions, train
+    from pruning.training import train
 
     assert data is not None
-    train_options = TrainOptions(
+    train_options = _train_options(arguments)
+
+    def replan(model: Net, share: float, floor: Floor | None) -> Plan:
+        return make_plan(arguments, model, data, options, share, floor)
+
+    return train(net, data, ratio, replan, train_options, fold, arguments.border or "interior", say)
+
+
+def _train_options(arguments: argparse.Namespace) -> TrainOptions:
+    from pruning.training import TrainOptions
+
+    return TrainOptions(
         mode=arguments.mode,
         epochs=arguments.epochs,
         max_drop=arguments.max_drop,
@@ -139,10 +154,16 @@ def carry_out(
         calibration=arguments.images,
     )
 
-    def replan(model: Net, share: float, floor: Floor | None) -> Plan:
-        return make_plan(arguments, model, data, options, share, floor)
 
-    return train(net, data, ratio, replan, train_options, fold, arguments.border or "interior", say)
+def unstructured_lottery(
+    arguments: argparse.Namespace, net: Net, data: Calibration | None, say: Callable[[str], None]
+) -> Net:
+    """Rounds of training and masking single weights."""
+    from pruning.training import lottery_weights
+
+    if data is None or arguments.criterion != "l1":
+        raise CriterionError("the unstructured lottery ranks by l1 and needs labelled --data")
+    return lottery_weights(net, data, arguments.ratio, _train_options(arguments), say)
 
 
 def correct_output(pruned: api.PrunedModel, data: Calibration) -> api.PrunedModel:

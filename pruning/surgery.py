@@ -37,7 +37,7 @@ def remove(groups: Groups, removed: np.ndarray) -> Net:
         net = net.changed(weights=weights)
         nodes[patch.node], more = patch.update(net, nodes[patch.node], keep)
         weights.update(more)
-    return replace(_clean(groups.net.changed(nodes, weights)), shapes=_shapes(groups, keep))
+    return replace(clean(groups.net.changed(nodes, weights)), shapes=_shapes(groups, keep))
 
 
 def mask(groups: Groups, removed: np.ndarray) -> Net:
@@ -107,7 +107,7 @@ def _rename(net: Net, node: Op, slot: int, weights: dict[str, np.ndarray]) -> tu
     return replace(node, inputs=tuple(inputs)), name
 
 
-def _clean(net: Net) -> Net:
+def clean(net: Net) -> Net:
     """Drop nodes nobody reads any more (shape arithmetic of a rewritten target) and unread weights."""
     needed, nodes = set(net.outputs), []
     for node in reversed(net.nodes):

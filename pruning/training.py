@@ -106,7 +106,9 @@ class _Run:
             candidate, stage_plan = self._stage(current, share, floor, last=stage == count)
             now = error(candidate, self.held_out)
             self.log.append({"stage": stage, "ratio": reach, "error": now, "dense_error": start})
-            self.say(f"stage {stage}/{count}: {reach:.0%} of the channels removed, held-out error {now:.5g} (dense {start:.5g})")
+            self.say(
+                f"stage {stage}/{count}: {reach:.0%} of the channels removed, held-out error {now:.5g} (dense {start:.5g})"
+            )
             if now > start * (1 + self.options.max_drop) and count > 1 and plan is not None:
                 self.say(f"stopped: the error rose by more than {self.options.max_drop:.0%}; keeping the stage before")
                 self.log[-1]["kept"] = False
@@ -141,7 +143,9 @@ class _Run:
             current = remove(_moved(plan, current).groups, plan.removed)  # rewound: the given weights, cut alike
             left *= 1 - share
             self.log.append({"round": len(self.log) + 1, "left": left, "error": error(trained, self.held_out)})
-            self.say(f"round {len(self.log)}: {left:.1%} of the channels left, error before the cut {self.log[-1]['error']:.5g}")
+            self.say(
+                f"round {len(self.log)}: {left:.1%} of the channels left, error before the cut {self.log[-1]['error']:.5g}"
+            )
             if not plan.removed.any():
                 break
         if plan is None:
@@ -203,7 +207,9 @@ def fine_tune(
         rows = rng.choice(len(data.images), min(options.batch_size, len(data.images)), replace=False)
         clean = data.images[rows]
         moved = semantic.apply_each(clean, _uniform(semantic, len(rows), rng))
-        loss = objective(model.tensor(clean), model.tensor(moved), model.tensor(labels[rows]), step, rng, semantic, clean)
+        loss = objective(
+            model.tensor(clean), model.tensor(moved), model.tensor(labels[rows]), step, rng, semantic, clean
+        )
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -227,7 +233,14 @@ class _Objective:
         self.units = list(plan.groups.units) if plan is not None else []
 
     def __call__(
-        self, clean: Any, moved: Any, labels: Any, step: int, rng: np.random.Generator, semantic: Semantic, raw: np.ndarray
+        self,
+        clean: Any,
+        moved: Any,
+        labels: Any,
+        step: int,
+        rng: np.random.Generator,
+        semantic: Semantic,
+        raw: np.ndarray,
     ) -> Any:
         from pruning import losses
 
@@ -330,7 +343,9 @@ def lottery_weights(
 
 
 def _masked(net: Net, masks: Mapping[str, np.ndarray]) -> Net:
-    return net.changed(weights={name: net.weights[name] * mask.astype(net.weights[name].dtype) for name, mask in masks.items()})
+    return net.changed(
+        weights={name: net.weights[name] * mask.astype(net.weights[name].dtype) for name, mask in masks.items()}
+    )
 
 
 def _channels(value: Any, axis: int) -> Any:
@@ -382,7 +397,10 @@ def _head(data: Calibration, count: int) -> Calibration:
 
 def _enlarged(semantic: Semantic, factor: float) -> Semantic:
     spans: Sequence[tuple[float, float]] = (semantic.contrast, semantic.brightness)
-    wide = [((low + high) / 2 - factor * (high - low) / 2, (low + high) / 2 + factor * (high - low) / 2) for low, high in spans]
+    wide = [
+        ((low + high) / 2 - factor * (high - low) / 2, (low + high) / 2 + factor * (high - low) / 2)
+        for low, high in spans
+    ]
     return Semantic(wide[0], wide[1], semantic.clip)
 
 
