@@ -106,7 +106,8 @@ def _draw_scores(plt: Any, plan: Plan) -> Any:
     for axis in axes.flat[len(groups) :]:
         axis.axis("off")
     axes.flat[0].legend(fontsize=7)
-    figure.suptitle(f"scores ({plan.criterion}{', dB' if plan.scores.decibel else ''})")
+    figure.tight_layout()
+    figure.suptitle(y=1.02, t=f"scores ({plan.criterion}{', dB' if plan.scores.decibel else ''})")
     return figure
 
 

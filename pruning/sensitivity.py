@@ -131,7 +131,7 @@ def _ascend(model: object, name: str, images: object, labels: object) -> float:
     for _ in range(10):
         moved = (weight + change).requires_grad_(True)
         loss = task_loss(model(images, leaves={name: moved}), labels)
-        best = max(best, float(loss))
+        best = max(best, float(loss.detach()))
         (gradient,) = torch.autograd.grad(loss, moved)
         change = change + 0.25 * radius * gradient / gradient.norm().clamp_min(1e-12)
         change = change * min(1.0, radius / max(float(change.norm()), 1e-12))
