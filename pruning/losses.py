@@ -32,8 +32,8 @@ def wasserstein(u: Any, v: Any, p: int = 1) -> Any:
         return (torch.quantile(u, grid) - torch.quantile(v, grid)).abs().pow(p).mean()
     points = torch.sort(torch.cat([u, v])).values
     left = points[:-1].detach()
-    share_u = torch.searchsorted(torch.sort(u).values.detach(), left, right=True) / len(u)
-    share_v = torch.searchsorted(torch.sort(v).values.detach(), left, right=True) / len(v)
+    share_u = torch.searchsorted(torch.sort(u).values.detach(), left, right=True).to(u.dtype) / len(u)
+    share_v = torch.searchsorted(torch.sort(v).values.detach(), left, right=True).to(u.dtype) / len(v)
     return ((share_u - share_v).abs() * (points[1:] - points[:-1])).sum()
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import sys
 import types
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -101,7 +102,9 @@ class TorchNet:
 
         source = self.leaves if leaves is None else {**self.leaves, **leaves}
         state = {key: change(source[name]) for key, (name, change) in self._map.items()}
-        output, tapped = functional_call(self._module, state, (images, tuple(values)))
+        with warnings.catch_warnings():  # onnx2torch indexes in a way that recent torch versions comment on
+            warnings.filterwarnings("ignore", message="Using a non-tuple sequence")
+            output, tapped = functional_call(self._module, state, (images, tuple(values)))
         return (output, tapped) if values else output
 
     def tensor(self, array: np.ndarray) -> Any:

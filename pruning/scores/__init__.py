@@ -53,7 +53,7 @@ def score_groups(groups: Groups, calibration: Calibration | None, name: str, opt
         groups=groups,
         criterion=name,
         formula=entry.formula,
-        values=np.nan_to_num(result.values, nan=np.inf),
+        values=np.where(np.isnan(result.values), np.inf, result.values),
         free=free,
         tie=channel_norm(groups, 2),
         decibel=result.decibel,
