@@ -31,8 +31,8 @@ VERSION = "0.1.0"
 class PrunedModel:
     """A pruned network, the network it came from, and the record of how (`sidecar`, JSON-ready).
 
-    `masked` computes the same function with all shapes kept (None for fold `graft`, which removes nothing). `delta` is the
-    transfer bound per output element for fold `sound`.
+    `masked` computes the same function with all shapes kept (None for fold `graft`, which removes nothing). `delta` is
+    the transfer bound per output element for fold `sound`.
     """
 
     net: Net
@@ -96,8 +96,9 @@ def apply(
     """Carry out a plan.
 
     fold: what stands for a removed channel: `zero`; `mean`, its average over images and S, moved into the biases of its
-    readers; `graft`, the channel stays but its activation becomes linear; `sound`, the centre of its certified interval,
-    with the bound `delta`. border: `interior` (kernel sums) or `exact` (a bias map where zero padding matters).
+    readers; `graft`, the channel stays but its activation becomes linear; `sound`, the centre of its certified
+    interval, with the bound `delta`. border: `interior` (kernel sums) or `exact` (a bias map where zero padding
+    matters).
     Raises CriterionError for an unknown mode, DataError if a mode needs data and none is given.
     """
     if fold not in FOLDS or border not in BORDERS:

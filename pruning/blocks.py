@@ -14,7 +14,9 @@ from pruning.surgery import clean
 
 @dataclass(frozen=True)
 class Block:
-    """A residual sum `output = skip + branch(skip)`; `cost` is the mean squared change of the network output without it."""
+    """A residual sum `output = skip + branch(skip)`; `cost` is the mean squared change of the network output without
+    it.
+    """
 
     node: int
     name: str
@@ -80,7 +82,7 @@ def drop_blocks(net: Net, ratio: float, data: Calibration) -> tuple[Net, list[Bl
     want = _outputs(net, data)
     costs = [float(((_outputs(without(net, [block]), data) - want) ** 2).mean()) for block in blocks]
     ranked = sorted((replace(b, cost=c) for b, c in zip(blocks, costs, strict=True)), key=lambda b: (b.cost, b.node))
-    chosen = ranked[: int(round(ratio * len(blocks)))]
+    chosen = ranked[: round(ratio * len(blocks))]
     return without(net, chosen) if chosen else net, chosen, ranked
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pruning import onnx_io, runtime
+from pruning import onnx_io, runtime, sobol
 from pruning.errors import CriterionError, DataError
 from pruning.net import Net
 
@@ -39,7 +39,7 @@ class Semantic:
                 ranges[name] = (float(low), float(high))
             except ValueError:
                 raise DataError(f"semantic '{part}': expected {name}=low:high with two numbers") from None
-        return cls(**ranges)
+        return cls(ranges.get("contrast", (1.0, 1.0)), ranges.get("brightness", (0.0, 0.0)))
 
     @property
     def degenerate(self) -> bool:
@@ -48,13 +48,9 @@ class Semantic:
 
     def points(self, count: int, seed: int) -> np.ndarray:
         """`count` scrambled Sobol points (count, 2) of S, columns alpha and beta."""
-        from scipy.stats import qmc
-
-        unit = qmc.Sobol(2, scramble=True, rng=np.random.default_rng(seed)).random_base2(
-            max(0, (count - 1).bit_length())
-        )
+        unit = sobol.points(count, np.random.default_rng(seed))
         low, high = np.array([self.contrast, self.brightness]).T
-        return low + unit[:count] * (high - low)
+        return low + unit * (high - low)
 
     def apply(self, images: np.ndarray, point: Sequence[float] | np.ndarray) -> np.ndarray:
         """x'(s) for one point, in float32."""
@@ -106,7 +102,8 @@ class Calibration:
             return self
         if self.images[0].size != np.prod(sample) or min(len(sample), self.images.ndim - 1) > 1:
             raise DataError(
-                f"calibration images have shape {self.images.shape[1:]}, the network input '{net.inputs[0]}' expects {sample}"
+                f"calibration images have shape {self.images.shape[1:]}, "
+                f"the network input '{net.inputs[0]}' expects {sample}"
             )
         return Calibration(
             self.images.reshape(len(self.images), *sample), self.labels, self.semantic, self.samples, self.seed

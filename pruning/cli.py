@@ -23,7 +23,8 @@ how channels are chosen
       z0 = pre-activation of a channel for the clean image, z(s) for x'(s) = clip(alpha*x + beta, 0, 1), s in S
       Bias2 = E (mean_s z(s) - z0)^2,  Var = E var_s z(s),  Sig = variance of z0 over images and positions
       our USN = R * T^g,  R = Sig / (Sig + Bias2 + Var),  T = 1 - P[sign z(s) != sign z0],  g = --usn-stability-exp
-  Channels with the lowest USN are removed. Channels that are inactive or constant on the data go first, for every criterion.
+  Channels with the lowest USN are removed. Channels that are inactive or constant on the data go first, for every
+  criterion.
 
 criteria
   from images and S   usn anti-usn rs nrs usn-cert* looseness*      (* need proved bounds)
@@ -33,15 +34,16 @@ criteria
 
 what stands for a removed channel (--fold)
   zero   nothing                        mean   its average, moved into the biases of the layers that read it (default)
-  graft  the channel stays, its ReLU becomes the best line         sound  the centre of its certified interval, with a bound
-  A pruned network is another network: its verdicts say nothing about the original, except with fold sound, where a verdict
-  with tolerance tau - delta carries over to the original with tau.
+  graft  the channel stays, its ReLU becomes the best line         sound  the centre of its certified interval, with a
+  bound A pruned network is another network: its verdicts say nothing about the original, except with fold sound, where
+  a verdict with tolerance tau - delta carries over to the original with tau.
 
 examples
   prune net.onnx -o small.onnx --criterion l2 --ratio 0.3 --fold zero
   prune net.onnx -o small.onnx --ratio 0.5 --data images.npz --semantic brightness=-0.1:0.1,contrast=0.8:1.2
   prune net.onnx --dry-run --ratio 0.5 --criterion l1
-  prune net.onnx -o small.onnx --ratio 0.75 --mode progressive --data aircraft23 --semantic brightness=-0.1:0.1 --report out
+  prune net.onnx -o small.onnx --ratio 0.75 --mode progressive --data aircraft23 --semantic brightness=-0.1:0.1 --report
+  out
 
 exit codes: 0 done, 2 the command or its files cannot be used (one line on standard error, nothing written)
 """

@@ -27,8 +27,8 @@ def load_data(
 ) -> Calibration:
     """Read at most `images` calibration images shaped for `net` from DIR, FILE.npz, COCO.json or `aircraft23`.
 
-    Images are scaled to [0, 1]. Keypoint labels are divided by the image side where the source knows it (COCO, aircraft23),
-    .npz labels are taken as they are. Raises DataError.
+    Images are scaled to [0, 1]. Keypoint labels are divided by the image side where the source knows it (COCO,
+    aircraft23), .npz labels are taken as they are. Raises DataError.
     """
     if images < 1:
         raise DataError(f"{images} images; expected at least 1")

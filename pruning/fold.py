@@ -1,8 +1,9 @@
 """Moves what removed channels contribute on average into the biases of the layers that read them.
 
 A removed channel is treated as the constant m_c at the input of every layer that reads it (after pooling and the like,
-so that no operator in between has to be followed): b += W[:, c] m_c. With zero padding the constant is missing outside the
-image, so the kernel sum is only right in the interior; `border="exact"` adds a bias map (1, O, H, W) through an extra Add.
+so that no operator in between has to be followed): b += W[:, c] m_c. With zero padding the constant is missing outside
+the image, so the kernel sum is only right in the interior; `border="exact"` adds a bias map (1, O, H, W) through an
+extra Add.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def graft(groups: Groups, removed: np.ndarray, lines: Lines) -> Net:
 
 
 def _places(groups: Groups, removed: np.ndarray) -> list[tuple[Unit, Op]]:
-    places = []
+    places: list[tuple[Unit, Op]] = []
     for unit in groups.units:
         hit = unit.channel[unit.channel >= 0]
         if not removed[hit].any():

@@ -1,9 +1,10 @@
 """Labels: which entries of which tensor axes belong to one channel, so that they can only be removed together.
 
-Every output channel of a producing layer gets a fresh label (an integer). Walking the graph in order, each operator rule
-carries the label arrays of its input axes to its output axes; an index map (Concat, Split, Flatten, ...) is nothing but
-an indexing of that array. Where two arrays must agree (residual Add) their labels are united in a union-find. So after
-the walk, removing a channel means: along every labelled axis drop the entries whose label belongs to its class.
+Every output channel of a producing layer gets a fresh label (an integer). Walking the graph in order, each operator
+rule carries the label arrays of its input axes to its output axes; an index map (Concat, Split, Flatten, ...) is
+nothing but an indexing of that array. Where two arrays must agree (residual Add) their labels are united in a
+union-find. So after the walk, removing a channel means: along every labelled axis drop the entries whose label belongs
+to its class.
 """
 
 from __future__ import annotations

@@ -41,7 +41,8 @@ def concentration(activations: Sequence[Any], weights: Sequence[Any], candidates
     """L_conc = sum over candidates of w_c * Var(a_c), over the same sum for all channels.
 
     For each group: activations (n, C, P), weights (C,) = squared norms of the consumers' slices, candidates (C,) bool.
-    Var is W_2^2 to the Dirac at the batch mean, i.e. (with w_c) the one-step damage of folding the channel into its mean.
+    Var is W_2^2 to the Dirac at the batch mean, i.e. (with w_c) the one-step damage of folding the channel into its
+    mean.
     No gradient through w, the mean or the denominator.
     """
     import torch
@@ -63,7 +64,9 @@ def ratio_scores(clean: Any, moved: Any) -> Any:
 
 
 def separation(scores: Any, share: float, low: float = 0.0, high: float = 0.9, two_sided: bool = False) -> Any:
-    """L_sep: pull the lowest `share` of the scores to `low` and the rest to `high`; one-sided pushes up the kept only."""
+    """L_sep: pull the lowest `share` of the scores to `low` and the rest to `high`; one-sided pushes up the kept
+    only.
+    """
     import torch
 
     ordered = torch.sort(scores).values
@@ -76,7 +79,9 @@ def separation(scores: Any, share: float, low: float = 0.0, high: float = 0.9, t
 
 
 def across_layers(scores: Sequence[Any], p: int = 1, grid: int = 64) -> Any:
-    """L_layer: distance of each layer's score distribution from their 1-D Wasserstein barycentre (no gradient through it)."""
+    """L_layer: distance of each layer's score distribution from their 1-D Wasserstein barycentre (no gradient through
+    it).
+    """
     import torch
 
     levels = (torch.arange(grid, device=scores[0].device, dtype=scores[0].dtype) + 0.5) / grid

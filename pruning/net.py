@@ -1,7 +1,7 @@
 """A network as the pruner sees it: the ONNX graph one to one, as immutable Python values, without protobuf.
 
-`Net` keeps names, operators and attributes of the file. Weights are numpy arrays under their ONNX names: initialisers and
-the values of Constant nodes alike. Shapes are those for a batch of one sample.
+`Net` keeps names, operators and attributes of the file. Weights are numpy arrays under their ONNX names: initialisers
+and the values of Constant nodes alike. Shapes are those for a batch of one sample.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Op:
 class Net:
     """A whole model in topological order.
 
-    `inputs` and `outputs` are the real graph inputs and outputs, `batched` says whether axis 0 of the inputs is symbolic,
-    and `header` is the serialised model without nodes and initialisers (versions, metadata, names, types).
+    `inputs` and `outputs` are the real graph inputs and outputs, `batched` says whether axis 0 of the inputs is
+    symbolic, and `header` is the serialised model without nodes and initialisers (versions, metadata, names, types).
     """
 
     nodes: tuple[Op, ...]

@@ -75,7 +75,9 @@ def to_bytes(net: Net, extra_outputs: Sequence[str] = (), check: bool = False) -
 
 
 def model_for_conversion(net: Net) -> onnx.ModelProto:
-    """The model for a converter that starts at opset 9 (older operators have the same meaning there; compare results)."""
+    """The model for a converter that starts at opset 9 (older operators have the same meaning there; compare
+    results).
+    """
     model = _proto(net)
     for entry in model.opset_import:
         if entry.domain in ("", "ai.onnx"):
@@ -127,7 +129,9 @@ def evaluate64(net: Net, feeds: Mapping[str, np.ndarray], outputs: Sequence[str]
 def run_node64(
     net: Net, node: Op, feeds: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray]
 ) -> list[np.ndarray]:
-    """Run one node in float64 with the reference implementation; `weights` replaces stored values (unknown names: zero)."""
+    """Run one node in float64 with the reference implementation; `weights` replaces stored values (unknown names:
+    zero).
+    """
     from onnx.reference import ReferenceEvaluator
 
     model = onnx.ModelProto()
@@ -146,7 +150,7 @@ def run_node64(
         [numpy_helper.from_array(np.asarray(value, order="C"), name) for name, value in stored.items()],
     )
     proto = helper.make_model(graph, opset_imports=model.opset_import, ir_version=max(model.ir_version, 4))
-    return ReferenceEvaluator(proto).run(list(node.outputs), dict(feeds))
+    return [np.asarray(value) for value in ReferenceEvaluator(proto).run(list(node.outputs), dict(feeds))]
 
 
 def check(data: bytes) -> None:

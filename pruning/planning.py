@@ -75,8 +75,9 @@ def make_plan(
     """Choose the channels with the lowest scores.
 
     `ratio` is the share of channels of the chosen groups (`internal` ones, with `stream` also those joined by residual
-    sums). `guard` marks channels that are not to be touched; `layer_ratios` (by group name) gives each group its own share
-    (allocation `mrs`); `counts` fixes the number per group index (random-matched). Raises RatioError, NothingToPrune.
+    sums). `guard` marks channels that are not to be touched; `layer_ratios` (by group name) gives each group its own
+    share (allocation `mrs`); `counts` fixes the number per group index (random-matched). Raises RatioError,
+    NothingToPrune.
     """
     floor = floor or Floor()
     if not 0 <= ratio < 1:
@@ -98,13 +99,13 @@ def make_plan(
     picker.take(c for i in chosen for c in groups.groups[i].channels[scores.free[groups.groups[i].channels]].tolist())
     idle = int(picker.removed.sum())
     if allocation == "global" and counts is None:
-        picker.take(_ranked(scores, chosen, norm), int(round(ratio * total)))
+        picker.take(_ranked(scores, chosen, norm), round(ratio * total))
     else:
         for index in chosen:
             picker.take(_ranked(scores, [index], "none"), quota[index], within=groups.groups[index].channels)
     reached = float(picker.removed.sum()) / total
     notes = [f"{idle} idle channels (inactive or constant on the calibration data) removed first"] if idle else []
-    if counts is None and layer_ratios is None and picker.removed.sum() < int(round(ratio * total)) - len(chosen):
+    if counts is None and layer_ratios is None and picker.removed.sum() < round(ratio * total) - len(chosen):
         notes.append(
             f"asked for {ratio:.0%}, reached {reached:.0%}: every layer keeps at least max({floor.channels}, "
             f"{floor.fraction:.0%}) channels"
@@ -147,7 +148,7 @@ def _quotas(
     if counts is not None:
         return {index: counts.get(index, 0) for index in chosen}
     shares = {i: ratio if layer_ratios is None else layer_ratios.get(groups.groups[i].name, ratio) for i in chosen}
-    return {index: int(round(share * len(groups.groups[index].channels))) for index, share in shares.items()}
+    return {index: round(share * len(groups.groups[index].channels)) for index, share in shares.items()}
 
 
 def _ranked(scores: Scores, chosen: Sequence[int], norm: str) -> list[int]:
@@ -158,7 +159,9 @@ def _ranked(scores: Scores, chosen: Sequence[int], norm: str) -> list[int]:
 
 
 def normalised(scores: Scores, chosen: Sequence[int], norm: str) -> np.ndarray:
-    """Scores made comparable between layers: relative to the layer's median (difference of decibels, ratio otherwise)."""
+    """Scores made comparable between layers: relative to the layer's median (difference of decibels, ratio
+    otherwise).
+    """
     values = scores.values.astype(np.float64).copy()
     for index in chosen:
         members = scores.groups.groups[index].channels

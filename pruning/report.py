@@ -171,13 +171,14 @@ def _section(result: PrunedModel, entry: dict[str, Any], pictures: list[str]) ->
         f"<h2>{escape(str(entry['criterion']))}, ratio {entry['ratio']:g}</h2><p>{escape(str(entry['formula']))}</p>"
         f"<table><tr><th></th><th>before</th><th>after</th><th></th></tr>{rows}</table>{change}"
         f"<ul>{stages}</ul>{images}"
-        f"<table><tr><th>layer</th><th>kind</th><th>channels</th><th>kept</th><th>frozen because</th></tr>{kept}</table>"
-        + "".join(f"<p>{escape(note)}</p>" for note in plan.notes)
+        f"<table><tr><th>layer</th><th>kind</th><th>channels</th><th>kept</th><th>frozen because</th></tr>{kept}"
+        "</table>" + "".join(f"<p>{escape(note)}</p>" for note in plan.notes)
     )
 
 
 def _page(sections: Sequence[str]) -> str:
-    style = "body{font:14px sans-serif;max-width:70em;margin:2em auto}td,th{padding:2px 10px;text-align:left}img{max-width:100%}"
+    style = "body{font:14px sans-serif;max-width:70em;margin:2em auto}td,th{padding:2px 10px;text-align:left}"
+    style += "img{max-width:100%}"
     return (
         f"<!doctype html><meta charset=utf-8><title>prune report</title><style>{style}</style><h1>Pruning report</h1>"
         "<p>A pruned network is another network: its verdicts are not the original's (except with fold <code>sound</code>, "

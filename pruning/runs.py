@@ -199,7 +199,8 @@ def describe(plan: Plan) -> str:
     kinds = [group.kind for group in plan.groups.groups]
     head = (
         f"{plan.criterion}, ratio {plan.ratio:g} (reached {plan.reached:.1%}), {plan.allocation}: "
-        f"{int(plan.removed.sum())} channels; {kinds.count('internal')} internal and {kinds.count('stream')} stream groups"
+        f"{int(plan.removed.sum())} channels; {kinds.count('internal')} internal and {kinds.count('stream')} "
+        "stream groups"
     )
     warnings = [f"warning: operator {name} has no channel rule; what it reads stays" for name in plan.groups.unknown]
     return "\n".join([head, *lines, *plan.notes, *warnings])

@@ -2,9 +2,10 @@
 
 Each removed entry at the input of a layer that reads it is replaced by the centre of its certified interval over all
 calibration images and all of S (idea: Ladner & Althoff, sound network reduction; this bound is our own). Error then
-travels through the network: an affine layer maps an error vector e to |W| e, an activation multiplies it by its Lipschitz
-constant, and where channels were removed the error is the radius of their interval. A verdict on the pruned network for one
-of these images with threshold tau - delta holds for the original with tau. No other fold mode lets anything carry over.
+travels through the network: an affine layer maps an error vector e to |W| e, an activation multiplies it by its
+Lipschitz constant, and where channels were removed the error is the radius of their interval. A verdict on the pruned
+network for one of these images with threshold tau - delta holds for the original with tau. No other fold mode lets
+anything carry over.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def intervals(groups: Groups, removed: np.ndarray, calibration: Calibration, opt
     """Hull over images and cells of each channel entry that a reader of removed channels sees."""
     places = list(dict.fromkeys((cut.data, cut.data_axis) for cut in readers(groups, removed)))
     calibration = calibration.fitted(groups.net)
-    grid, found = cells(calibration.semantic, options.cells), {}
+    grid = cells(calibration.semantic, options.cells)
+    found: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
     for image in calibration.images:
         bounds = oracle_bounds(groups, options, [value for value, _ in places], image[None], grid)
         for value, axis in places:

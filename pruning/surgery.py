@@ -15,8 +15,9 @@ from pruning.net import Net, Op
 def remove(groups: Groups, removed: np.ndarray) -> Net:
     """The network without the channels in `removed` (a mask over channels of `groups`).
 
-    Weights are sliced along every axis that carries removed channels; a weight that several nodes read is stored anew for
-    those that need another slice. Group counts, Split sizes, slice limits, gather indices and reshape targets follow.
+    Weights are sliced along every axis that carries removed channels; a weight that several nodes read is stored anew
+    for those that need another slice. Group counts, Split sizes, slice limits, gather indices and reshape targets
+    follow.
     Raises RatioError if some tensor would be left without channels.
     """
     _check(groups, removed)
@@ -43,7 +44,8 @@ def remove(groups: Groups, removed: np.ndarray) -> Net:
 def mask(groups: Groups, removed: np.ndarray) -> Net:
     """The same function with all shapes kept: every weight that reads a removed channel is zeroed for it."""
     net = groups.net
-    nodes, weights = list(net.nodes), {}
+    nodes = list(net.nodes)
+    weights: dict[str, np.ndarray] = {}
     for cut in groups.cuts:
         if cut.role != "in":
             continue

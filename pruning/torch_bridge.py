@@ -1,8 +1,8 @@
 """ONNX -> PyTorch and back, through onnx2torch; the graph's weights stay addressable by their ONNX names.
 
-onnx2torch imports torchvision for two operators (NMS, RoiAlign) that no network here needs, and torchvision fails to load
-beside a CPU build of torch, so a stand-in without content is offered while onnx2torch is imported. It is removed afterwards
-and is never used if a working torchvision is already loaded.
+onnx2torch imports torchvision for two operators (NMS, RoiAlign) that no network here needs, and torchvision fails to
+load beside a CPU build of torch, so a stand-in without content is offered while onnx2torch is imported. It is removed
+afterwards and is never used if a working torchvision is already loaded.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def import_onnx2torch() -> Any:
         return importlib.import_module("onnx2torch")
     except ImportError as error:
         raise CriterionError(
-            f"gradients and fine-tuning need PyTorch and onnx2torch ({error}); install them (pip install onnx2torch), or use "
-            "--mode post-training with a criterion that needs no gradients"
+            f"gradients and fine-tuning need PyTorch and onnx2torch ({error}); install them (pip install onnx2torch), "
+            "or use --mode post-training with a criterion that needs no gradients"
         ) from error
     finally:
         if stand_in:
@@ -63,8 +63,8 @@ def _no_torchvision(*args: object, **kwargs: object) -> None:
 class TorchNet:
     """A network in PyTorch.
 
-    `leaves` maps ONNX weight names to leaf tensors in the ONNX layout; change or differentiate those. Calling it returns
-    the output and the requested intermediate values by ONNX name.
+    `leaves` maps ONNX weight names to leaf tensors in the ONNX layout; change or differentiate those. Calling it
+    returns the output and the requested intermediate values by ONNX name.
     """
 
     def __init__(self, net: Net, device: str = "cpu") -> None:
@@ -134,7 +134,9 @@ class TorchNet:
                     leaf.copy_(self.tensor(weights[name]))
 
     def _validate(self) -> None:
-        """Compare with ONNX Runtime on two random inputs; a converter that is silently wrong must not train anything."""
+        """Compare with ONNX Runtime on two random inputs; a converter that is silently wrong must not train
+        anything.
+        """
         import torch
 
         shape = self.net.shapes[self.net.inputs[0]]
@@ -249,7 +251,8 @@ def _statistics(net: Net) -> set[str]:
 
 def _batchable(net: Net) -> Net:
     """Node names n0, n1, ... for the converter, and reshape targets that name a batch of one opened to any batch."""
-    nodes, weights = [], {}
+    nodes: list[Op] = []
+    weights: dict[str, np.ndarray] = {}
     for index, node in enumerate(net.nodes):
         target = net.constant(node.input(1)) if node.type == "Reshape" else None
         before, after = net.shapes.get(node.input(0)), net.shapes.get(node.outputs[0])

@@ -1,8 +1,9 @@
 """Training around pruning: one-shot, progressive and lottery modes.
 
     one-shot     score -> (concentrate) -> fold and cut -> fine-tune
-    progressive  the same in stages with the cubic schedule rho_t = rho * (1 - (1 - t/T)^3); stops at the last good stage
-    lottery      train -> cut 11 % -> rewind what is left to the given weights, round after round; then train once more
+    progressive  the same in stages with the cubic schedule rho_t = rho * (1 - (1 - t/T)^3); stops at the last good
+    stage lottery      train -> cut 11 % -> rewind what is left to the given weights, round after round; then train once
+    more
 
 Weights travel ONNX -> onnx2torch -> ONNX by name; BatchNormalization statistics and Dropout stay as in inference.
 """
@@ -35,8 +36,8 @@ class TrainOptions:
     """Settings of the training modes.
 
     wasserstein: the concentration loss starts at this share of the task loss; separation and across: weights of the
-    optional terms relative to it; stability: none, rs or nrs with weight `stability_weight` (VITA's 0.01 for adversarial
-    training); consistency: weight of |f(x') - f(x)|^2; exposure: training uses S enlarged by this factor.
+    optional terms relative to it; stability: none, rs or nrs with weight `stability_weight` (VITA's 0.01 for
+    adversarial training); consistency: weight of |f(x') - f(x)|^2; exposure: training uses S enlarged by this factor.
     """
 
     mode: str = "one-shot"
@@ -73,7 +74,9 @@ def train(
     border: str = "interior",
     say: Callable[[str], None] = lambda line: None,
 ) -> PrunedModel:
-    """Prune `net` to `ratio` with training; `replan(net, share, floor)` scores and plans. Raises DataError without labels."""
+    """Prune `net` to `ratio` with training; `replan(net, share, floor)` scores and plans. Raises DataError without
+    labels.
+    """
     data = data.fitted(net)
     data.need_labels(f"mode '{options.mode}'")
     if fold not in ("zero", "mean"):

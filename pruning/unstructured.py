@@ -1,4 +1,6 @@
-"""Unstructured masks: single weights set to zero. Shapes and neurons stay; only a comparison with structured pruning."""
+"""Unstructured masks: single weights set to zero. Shapes and neurons stay; only a comparison with structured
+pruning.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """How channels pass through operators: one rule per operator type, looked up by name.
 
 A rule is a function `(walk, index, node)`; it reads the labels of the node's inputs and writes those of its outputs,
-records which weight slices go with which channels, and freezes what it cannot carry. `carry` falls back to freezing, with
-the operator's name kept for one warning, so an operator nobody thought of can never be cut wrongly.
+records which weight slices go with which channels, and freezes what it cannot carry. `carry` falls back to freezing,
+with the operator's name kept for one warning, so an operator nobody thought of can never be cut wrongly.
 """
 
 from __future__ import annotations

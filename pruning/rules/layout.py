@@ -1,4 +1,6 @@
-"""Rules of operators that move entries: Concat, Split, Slice, Gather, Flatten, Reshape, Transpose, reductions, Softmax."""
+"""Rules of operators that move entries: Concat, Split, Slice, Gather, Flatten, Reshape, Transpose, reductions,
+Softmax.
+"""
 
 from __future__ import annotations
 

@@ -52,13 +52,13 @@ def resize(walk: Walk, index: int, node: Op) -> None:
             walk.freeze(labels, f"{node.type} '{node.label}' resizes that axis")
         else:
             walk.put(node.outputs[0], axis, labels)
-    labels = walk.axes(node.outputs[0]).get(1)
+    channels = walk.axes(node.outputs[0]).get(1)
     sizes = walk.net.constant(node.input(3))
-    if labels is not None and sizes is not None and sizes.size:
+    if channels is not None and sizes is not None and sizes.size:
 
         def shrink_sizes(net: Net, old: Op, keep: Keep) -> tuple[Op, dict[str, np.ndarray]]:
             new = sizes.copy()
-            new[1] = keep(labels).sum()
+            new[1] = keep(channels).sum()
             return with_constant(net, old, 3, new)
 
         walk.patch(index, shrink_sizes)

@@ -18,9 +18,9 @@ from pruning.groups import Groups
 class Scores:
     """One number per channel of `groups`; the lowest are pruned first.
 
-    `free` marks channels that do nothing on the calibration data (inactive or constant): they go before any ranking. `tie`
-    breaks ties (L2 importance). `parts` holds what the score was made of, `formula` says how. `decibel` scores are compared
-    between layers by differences, others by ratios.
+    `free` marks channels that do nothing on the calibration data (inactive or constant): they go before any ranking.
+    `tie` breaks ties (L2 importance). `parts` holds what the score was made of, `formula` says how. `decibel` scores
+    are compared between layers by differences, others by ratios.
     """
 
     groups: Groups

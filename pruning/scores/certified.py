@@ -4,12 +4,12 @@ They need an *interval oracle*, a function that bounds values inside the network
 
     interval_oracle(net, value_names, images, cells) -> {name: (lower, upper)}
 
-images (n, *S) float32; cells (m, 2, 2) holds [[alpha_low, alpha_high], [beta_low, beta_high]]; lower and upper have shape
-(n, m, *shape of the value without its batch axis ... ) with the batch axis of one kept: (n, m, 1, *rest). For every image i, cell j
-and s in the cell, lower <= value(clip(alpha*x_i + beta, 0, 1)) <= upper must hold.
+images (n, *S) float32; cells (m, 2, 2) holds [[alpha_low, alpha_high], [beta_low, beta_high]]; lower and upper have
+shape (n, m, *shape of the value without its batch axis ... ) with the batch axis of one kept: (n, m, 1, *rest). For
+every image i, cell j and s in the cell, lower <= value(clip(alpha*x_i + beta, 0, 1)) <= upper must hold.
 
-`looseness` also needs a *slope oracle*, slope_oracle(net, value_names, images, cells) -> {name: coefficients (n, m, 1, *rest)},
-the backward coefficients of the property margin.
+`looseness` also needs a *slope oracle*, slope_oracle(net, value_names, images, cells) -> {name: coefficients (n, m, 1,
+*rest)}, the backward coefficients of the property margin.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def oracle_bounds(
     """Ask the oracle and check what comes back: shapes, order, no NaN."""
     if options.interval_oracle is None:
         raise CriterionError(
-            "certified scores need proved bounds, which are not available here (no interval oracle); use 'usn', its sampled form"
+            "certified scores need proved bounds, which are not available here (no interval oracle); "
+            "use 'usn', its sampled form"
         )
     names = list(dict.fromkeys(values))
     found = options.interval_oracle(groups.net, names, images, grid)
@@ -68,7 +69,7 @@ def usn_cert(groups: Groups, calibration: Calibration | None, options: Options) 
     taus = [np.zeros(len(unit.channel)) for unit in units]
     highest = [np.full(len(unit.channel), -np.inf) for unit in units]
     sizes = [0] * len(units)
-    references: list[np.ndarray | None] = [None] * len(units)
+    references: dict[int, np.ndarray] = {}
     for image in data.images:
         clean = run(image[None])
         bounds = oracle_bounds(groups, options, [unit.value for unit in units], image[None], grid)
@@ -79,9 +80,7 @@ def usn_cert(groups: Groups, calibration: Calibration | None, options: Options) 
                 np.moveaxis(side[0], axis + 1, 1).reshape(len(grid), len(unit.channel), -1)
                 for side in bounds[unit.value]
             )
-            if references[index] is None:
-                references[index] = z0[:, :1].copy()
-            shifted = z0 - references[index]
+            shifted = z0 - references.setdefault(index, z0[:, :1].copy())
             rho = np.maximum(np.abs(upper - z0), np.abs(z0 - lower))
             moments[index] += np.stack([shifted.sum(1), (shifted**2).sum(1), (rho**2).mean(0).sum(1)])
             taus[index] += stability_factor(lower, upper).mean(0).sum(1)

@@ -1,24 +1,32 @@
 """USN, sampled: how much a channel's pre-activation moves under the perturbation, against what it says about images.
 
-The paper that names USN (arXiv 2510.00083) was not available with its formula; this one is our own. Per channel, with z0 the
-pre-activation of the clean image, z(s_k) of its K perturbed versions, E over images and positions:
-    mu = mean_k z(s_k),  Bias2 = E (mu - z0)^2,  Var = E mean_k (z(s_k) - mu)^2,  MSE = Bias2 + Var = E mean_k (z(s_k) - z0)^2
-    Sig = variance of z0,   R = Sig / (Sig + MSE),   usn_db = 10 log10(Sig / MSE) clamped to +-60
+The paper that names USN (arXiv 2510.00083) was not available with its formula; this one is our own. Per channel, with
+z0 the pre-activation of the clean image, z(s_k) of its K perturbed versions, E over images and positions (a regular grid
+of about 64 inner positions where a map has more):
+    mu = mean_k z(s_k),   Bias2 = E (mu - z0)^2,   Var = E mean_k (z(s_k) - mu)^2
+    MSE = Bias2 + Var = E mean_k (z(s_k) - z0)^2,   Sig = variance of z0
+    R = Sig / (Sig + MSE),   usn_db = 10 log10(Sig / MSE) clamped to +-60
     T = 1 - share of (image, position, k) with sign z(s_k) != sign z0,   USN = R * T^g
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pruning.calibration import Activations, Calibration, perturbed
 from pruning.groups import Groups, Unit, activation_nodes
+from pruning.net import Net, Op
 from pruning.scores.base import Options, Result, criterion, required
 
 LIMIT_DB = 60.0
-_FORMULA = "our USN = R * T^g, R = Sig / (Sig + Bias2 + Var), T = 1 - P[sign flips]; ranked by 10 log10(Sig/MSE) + 10 g log10 T"
+POSITIONS = 64  # maps with more positions are read on a grid
+_FORMULA = (
+    "our USN = R * T^g, R = Sig / (Sig + Bias2 + Var), T = 1 - P[sign flips]; "
+    "ranked by 10 log10(Sig/MSE) + 10 g log10 T"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,14 +62,15 @@ class _Sums:
             self.positions = positions
         count = len(z) - 1
         self.images += 1
-        np.maximum(self.highest, z.max(axis=(0, 2)), out=self.highest)
+        np.maximum(self.highest, z.max(0).max(1), out=self.highest)
         clean = z[0] - self.reference  # shifted, so that the variance of a constant is exactly zero
         self.first += clean.sum(1)
         self.second += np.einsum("cp,cp->c", clean, clean)
         if self.with_flips:
-            self.flips += (np.signbit(z[1:]) != np.signbit(z[0])).sum(axis=(0, 2)) / count
+            flipped = (np.signbit(z[1:]) != np.signbit(z[0])).view(np.uint8)
+            self.flips += flipped.sum(0, dtype=np.uint16 if count < 1 << 16 else np.int64).sum(1) / count
         moved = z[1:] - z[:1]
-        middle = moved.mean(0, dtype=np.float64)
+        middle = moved.sum(0).astype(np.float64) / count
         if self.per_position:
             self.mse += np.einsum("kcp,kcp->cp", moved, moved) / count
             self.bias2 += middle**2
@@ -84,20 +93,101 @@ class _Sums:
 
 
 def measure(groups: Groups, calibration: Calibration, options: Options, with_flips: bool) -> list[Movement]:
-    """Run the calibration images under S and accumulate every unit. Costs K + 1 inference passes."""
+    """Run the calibration images under S and accumulate every unit. Costs K + 1 inference passes and a little."""
     units = groups.units
-    run = Activations(groups.net, [unit.value for unit in units])
+    net, views = probe(groups.net, units)
+    run = Activations(net, views)
     sums = [_Sums(unit, options, with_flips) for unit in units]
     for batch in perturbed(calibration):
         values = run(batch)
-        for unit, total in zip(units, sums, strict=True):
-            total.add(channels_first(values[unit.value], unit.axis))
-    return [total.result() for total in sums]
+        for unit, total, view in zip(units, sums, views, strict=True):
+            z = values[view]
+            if view != unit.value:  # the grid starts at the border, which would weigh too much
+                z = z[(slice(None), slice(None), *[slice(1, None)] * (z.ndim - 2))]
+            total.add(channels_first(z, unit.axis))
+    moves = [total.result() for total in sums]
+    return _checked_maxima(groups.net, moves, views, calibration)
+
+
+def probe(net: Net, units: Sequence[Unit]) -> tuple[Net, list[str]]:
+    """The network with, for each unit, a value to read.
+
+    Large maps are read on a regular grid of about `POSITIONS` positions: by a copy of the convolution that makes them
+    (and of its BatchNormalization) with larger strides, which gives the same values and leaves the path of inference
+    alone for ONNX Runtime to fuse; else by MaxPool with a window of one. Small values are read whole.
+    """
+    nodes: list[Op] = []
+    shapes, views = dict(net.shapes), []
+    for unit in units:
+        shape = net.shapes[unit.value]
+        spatial = shape[2:]
+        if unit.axis != 1 or not spatial or np.prod(spatial) <= POSITIONS:
+            views.append(unit.value)
+            continue
+        strides = _strides(spatial)
+        probes = _strided_conv(net, unit.value, strides) or [_strided_pool(net, unit.value, strides)]
+        nodes.extend(probes)
+        seen = probes[-1].outputs[0]
+        shapes[seen] = (*shape[:2], *(-(-length // stride) for length, stride in zip(spatial, strides, strict=True)))
+        views.append(seen)
+    return replace(net.changed([*net.nodes, *nodes]), shapes=shapes), views
+
+
+def _strided_conv(net: Net, value: str, strides: list[int]) -> list[Op] | None:
+    """Nodes that compute `value` on a grid, if a Conv with explicit pads (and a BatchNormalization) makes it."""
+    chain: list[Op] = []
+    name = value
+    while not chain or chain[0].type != "Conv":
+        index = net.producer.get(name)
+        if index is None or len(chain) > 1 or net.nodes[index].type not in ("Conv", "BatchNormalization"):
+            return None
+        chain.insert(0, net.nodes[index])
+        name = net.nodes[index].inputs[0]
+    own = list(chain[0].attrs.get("strides", [1] * len(strides)))
+    if chain[0].attrs.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID") or len(chain[-1].outputs) > 1:
+        return None
+    attrs = {**chain[0].attrs, "strides": [a * b for a, b in zip(own, strides, strict=True)]}
+    copies: list[Op] = []
+    for place, node in enumerate(chain):
+        made = net.fresh_name(f"{node.outputs[0]}_grid")
+        source = copies[-1].outputs[0] if copies else node.inputs[0]
+        changed = attrs if place == 0 else node.attrs
+        copies.append(replace(node, name=made, inputs=(source, *node.inputs[1:]), outputs=(made,), attrs=changed))
+    return copies
+
+
+def _strided_pool(net: Net, value: str, strides: list[int]) -> Op:
+    made = net.fresh_name(f"{value}_grid")
+    return Op("MaxPool", (value,), (made,), name=made, attrs={"kernel_shape": [1] * len(strides), "strides": strides})
+
+
+def _checked_maxima(net: Net, moves: list[Movement], views: list[str], calibration: Calibration) -> list[Movement]:
+    """Maxima of channels that never were positive on the grid, taken over all positions of the clean images."""
+    doubtful = [i for i, m in enumerate(moves) if views[i] != m.unit.value and (m.highest <= 0).any()]
+    if not doubtful:
+        return moves
+    run = Activations(net, [moves[i].unit.value for i in doubtful])
+    highest = {i: moves[i].highest.copy() for i in doubtful}
+    for start in range(0, len(calibration.images), 32):
+        values = run(calibration.images[start : start + 32])
+        for i in doubtful:
+            z = channels_first(values[moves[i].unit.value], moves[i].unit.axis)
+            np.maximum(highest[i], z.max(0).max(1), out=highest[i])
+    return [replace(move, highest=highest.get(i, move.highest)) for i, move in enumerate(moves)]
+
+
+def _strides(spatial: tuple[int, ...]) -> list[int]:
+    """Steps of a grid of about `POSITIONS` positions besides its first row and column, as even as the axes allow."""
+    strides = [1] * len(spatial)
+    while np.prod([-(-length // stride) - 1 for length, stride in zip(spatial, strides, strict=True)]) > POSITIONS:
+        longest = max(range(len(spatial)), key=lambda axis: spatial[axis] / strides[axis])
+        strides[longest] += 1
+    return strides
 
 
 def channels_first(z: np.ndarray, axis: int) -> np.ndarray:
     """(n, ..., C, ...) -> (n, C, P)."""
-    return np.moveaxis(z, axis, 1).reshape(len(z), z.shape[axis], -1)
+    return (z if axis == 1 else np.moveaxis(z, axis, 1)).reshape(len(z), z.shape[axis], -1)
 
 
 def per_channel(groups: Groups, unit: Unit, entries: np.ndarray, how: str = "mean") -> np.ndarray:
@@ -161,7 +251,7 @@ def _scores(
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(sig + mse > 0, sig / (sig + mse), 1.0)
         decibel = np.clip(np.where(mse > 0, 10 * np.log10(sig / mse), LIMIT_DB), -LIMIT_DB, LIMIT_DB)
-    free = idle.all(0) & present.any(0)
+    free = np.asarray(idle.all(0) & present.any(0))
     total = np.maximum(weight.sum(0), 1)
     if options.join == "min":
         merged = np.where(present, decibel, np.inf).min(0)

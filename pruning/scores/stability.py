@@ -1,10 +1,13 @@
 """Criteria that count unstable neurons: RS, NRS and the relaxation gap.
 
-The bounds l, u of a pre-activation are those of the interval oracle where one is given (sound), otherwise the sampled range
-over S (an inner estimate, good for ranking and for nothing else). A channel is pruned first when it is most unstable.
+The bounds l, u of a pre-activation are those of the interval oracle where one is given (sound), otherwise the sampled
+range over S (an inner estimate, good for ranking and for nothing else). A channel is pruned first when it is most
+unstable.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -47,14 +50,14 @@ def _stability(groups: Groups, calibration: Calibration, options: Options, norma
     return Result(_average(groups, groups.units, [total / count for total in totals]))
 
 
-def ranges(groups: Groups, calibration: Calibration, options: Options) -> object:
+def ranges(groups: Groups, calibration: Calibration, options: Options) -> Iterator[list[tuple[np.ndarray, np.ndarray]]]:
     """For each image, (lower, upper) of shape (C, P) for each unit of `groups`."""
     if options.interval_oracle is not None:
         return _oracle_ranges(groups, calibration, options)
     return _sampled_ranges(groups, calibration)
 
 
-def _sampled_ranges(groups: Groups, calibration: Calibration) -> object:
+def _sampled_ranges(groups: Groups, calibration: Calibration) -> Iterator[list[tuple[np.ndarray, np.ndarray]]]:
     run = Activations(groups.net, [unit.value for unit in groups.units])
     for batch in perturbed(calibration):
         values = run(batch)
@@ -62,13 +65,21 @@ def _sampled_ranges(groups: Groups, calibration: Calibration) -> object:
         yield [(plane.min(0), plane.max(0)) for plane in planes]
 
 
-def _oracle_ranges(groups: Groups, calibration: Calibration, options: Options) -> object:
+def _oracle_ranges(
+    groups: Groups, calibration: Calibration, options: Options
+) -> Iterator[list[tuple[np.ndarray, np.ndarray]]]:
     from pruning.scores.certified import cells, oracle_bounds
 
     grid = cells(calibration.semantic, 1)
     for image in calibration.images:
         bounds = oracle_bounds(groups, options, [unit.value for unit in groups.units], image[None], grid)
-        yield [tuple(channels_first(side[0, :1], unit.axis)[0] for side in bounds[unit.value]) for unit in groups.units]
+        yield [
+            (
+                channels_first(bounds[unit.value][0][0, 0], unit.axis)[0],
+                channels_first(bounds[unit.value][1][0, 0], unit.axis)[0],
+            )
+            for unit in groups.units
+        ]
 
 
 def _average(groups: Groups, units: tuple[Unit, ...], scores: list[np.ndarray]) -> np.ndarray:

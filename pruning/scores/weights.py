@@ -90,7 +90,7 @@ def refill(groups: Groups, calibration: Calibration | None, options: Options) ->
 
 def prunable_weights(groups: Groups) -> list[str]:
     """Names of the matrices and kernels an unstructured mask may touch (no biases, no normalisation parameters)."""
-    found = {}
+    found: dict[str, None] = {}
     for node in groups.net.nodes:
         slots = {"Conv": (1,), "ConvTranspose": (1,), "Gemm": (1,), "MatMul": (0, 1)}.get(node.type, ())
         for slot in slots:

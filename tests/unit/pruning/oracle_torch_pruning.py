@@ -121,6 +121,9 @@ def test_groups_equal_those_of_torch_pruning(make):
             if node.type not in ("Conv", "Gemm") or node.outputs[0] in net.outputs:
                 continue
             for channel in (0, 1, 3, net.weights[node.inputs[1]].shape[0] - 1):
-                assert ours(net, layer, channel) == theirs(graph, net, tp, layer, channel, modules), (node.name, channel)
+                assert ours(net, layer, channel) == theirs(graph, net, tp, layer, channel, modules), (
+                    node.name,
+                    channel,
+                )
                 compared += 1
         assert compared >= 24

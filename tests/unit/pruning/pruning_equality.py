@@ -1,6 +1,6 @@
 """Pruned network against masked network; `python -m` style script for the full count: 200 graphs, four opsets.
 
-    python tests/unit/pruning/pruning_equality.py [GRAPHS]
+python tests/unit/pruning/pruning_equality.py [GRAPHS]
 """
 
 from __future__ import annotations
@@ -31,9 +31,7 @@ def random_removal(groups: Groups, ratio: float, rng: np.random.Generator) -> np
 
 def random_constants(groups: Groups, removed: np.ndarray, rng: np.random.Generator) -> dict:
     """Some constants for everything that will be folded."""
-    return {
-        (cut.data, cut.data_axis): rng.normal(size=len(cut.data_labels)) for cut in readers(groups, removed)
-    }
+    return {(cut.data, cut.data_axis): rng.normal(size=len(cut.data_labels)) for cut in readers(groups, removed)}
 
 
 def compare(seed: int, opset: int, double: bool = True) -> tuple[int, float, float]:
@@ -67,8 +65,11 @@ def main(count: int) -> None:
     """Compare `count` graphs per opset and print the worst differences."""
     for opset in OPSETS:
         results = np.array([compare(seed, opset) for seed in range(count)])
-        print(f"opset {opset}: {count} graphs, {results[:, 0].sum():.0f} channels removed, "
-              f"worst float32 {results[:, 1].max():.2e}, worst float64 {results[:, 2].max():.2e}", flush=True)
+        print(
+            f"opset {opset}: {count} graphs, {results[:, 0].sum():.0f} channels removed, "
+            f"worst float32 {results[:, 1].max():.2e}, worst float64 {results[:, 2].max():.2e}",
+            flush=True,
+        )
         assert results[:, 1].max() <= 1e-5 and results[:, 2].max() <= 1e-10
 
 

@@ -1,4 +1,5 @@
-"""Random ONNX graphs for the pruning tests: convolutions of all kinds, residual sums, concatenations, pools, dense heads.
+"""Random ONNX graphs for the pruning tests: convolutions of all kinds, residual sums, concatenations, pools, dense
+heads.
 
 Each graph is built from a seed and an opset; weights are random, sizes small, the batch axis symbolic for odd seeds.
 """
@@ -47,7 +48,9 @@ class Builder:
         pad = kernel // 2 if pad is None else pad
         inputs = [x, self.random(out, c // groups, kernel, kernel)] + ([self.random(out, scale=0.3)] if bias else [])
         size = [(s + 2 * pad - kernel) // stride + 1 for s in (h, w)]
-        return self.op("Conv", inputs, (out, *size), kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[pad] * 4, group=groups)
+        return self.op(
+            "Conv", inputs, (out, *size), kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[pad] * 4, group=groups
+        )
 
     def deconv(self, x, out):
         c, h, w = self.shape[x]
@@ -128,14 +131,26 @@ class Builder:
         trans = bool(self.rng.integers(2))
         shape = (out, n) if trans else (n, out)
         inputs = [x, self.random(*shape, scale=1.5 / np.sqrt(n)), self.random(out, scale=0.3)]
-        return self.op("Gemm", inputs, (out,), transB=int(trans), alpha=float(self.rng.choice([1.0, 0.7])), beta=float(self.rng.choice([1.0, 1.3])))
+        return self.op(
+            "Gemm",
+            inputs,
+            (out,),
+            transB=int(trans),
+            alpha=float(self.rng.choice([1.0, 0.7])),
+            beta=float(self.rng.choice([1.0, 1.3])),
+        )
 
     def shape_reshape(self, x):
         """x.view(x.size(0), -1) as exporters write it."""
         size = int(np.prod(self.shape[x]))
         dims = self.op("Shape", [x], (4,))
         batch = self.op("Gather", [dims, self.weight(np.array(0))], ())
-        batch = self.op("Unsqueeze", [batch, self.weight(np.array([0]))] if self.opset >= 13 else [batch], (1,), **({} if self.opset >= 13 else {"axes": [0]}))
+        batch = self.op(
+            "Unsqueeze",
+            [batch, self.weight(np.array([0]))] if self.opset >= 13 else [batch],
+            (1,),
+            **({} if self.opset >= 13 else {"axes": [0]}),
+        )
         target = self.op("Concat", [batch, self.weight(np.array([-1]))], (2,), axis=0)
         return self.op("Reshape", [x, target], (size,))
 
@@ -207,4 +222,3 @@ def random_model(seed: int, opset: int) -> onnx.ModelProto:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=4 if opset < 13 else 8)
     onnx.checker.check_model(model, full_check=True)
     return model
-

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -31,7 +33,7 @@ def node(kind, inputs, output, **attrs):
 def mlp_weights(seed=0, sizes=(36, 12, 10, 3)) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     weights = {}
-    for i, (n, m) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (n, m) in enumerate(pairwise(sizes)):
         weights[f"w{i}"] = (rng.normal(size=(m, n)) / np.sqrt(n)).astype(np.float32)
         weights[f"b{i}"] = (0.1 * rng.normal(size=m)).astype(np.float32)
     return weights
@@ -69,7 +71,12 @@ def conv_net(seed=0, bn=False, pad=1, channels=(8, 12), size=8, batch="N") -> Ne
     }
     nodes, last = [node("Conv", "x k0 c0", "z0", pads=[pad] * 4)], "z0"
     if bn:
-        w |= {"g": rng.uniform(0.5, 1.5, c), "s": rng.normal(size=c), "m": rng.normal(size=c), "v": rng.uniform(0.5, 1.5, c)}
+        w |= {
+            "g": rng.uniform(0.5, 1.5, c),
+            "s": rng.normal(size=c),
+            "m": rng.normal(size=c),
+            "v": rng.uniform(0.5, 1.5, c),
+        }
         nodes.append(node("BatchNormalization", "z0 g s m v", "n0"))
         last = "n0"
     nodes += [
@@ -102,7 +109,8 @@ def calibration(net: Net, semantic=S_SMALL, samples=32, seed=0, count=24, labels
 def affine_oracle(net: Net, names, inputs, cells, slack=2e-6):
     """Sound bounds for chains of Gemm(transB=1) and Relu by affine forms in (alpha, beta) with an error radius.
 
-    A value is centre + A @ (u, v) with |u|, |v| <= 1, plus or minus radius; ReLU keeps the form of the chord's parallel middle.
+    A value is centre + A @ (u, v) with |u|, |v| <= 1, plus or minus radius; ReLU keeps the form of the chord's parallel
+    middle.
     `slack` covers float32 rounding of the activations, relative to the sums of absolute products.
     """
     found = {name: ([], []) for name in names}
@@ -139,7 +147,9 @@ def affine_oracle(net: Net, names, inputs, cells, slack=2e-6):
 
 
 def interval_oracle(net: Net, names, inputs, cells):
-    """Sound bounds for any graph of Conv, BatchNormalization, Relu, MaxPool, Flatten, Gemm: plain intervals in torch float64."""
+    """Sound bounds for any graph of Conv, BatchNormalization, Relu, MaxPool, Flatten, Gemm: plain intervals in torch
+    float64.
+    """
     import torch
     import torch.nn.functional as f
 
@@ -153,6 +163,7 @@ def interval_oracle(net: Net, names, inputs, cells):
                 lo, hi = values[op.inputs[0]]
                 w = [torch.tensor(net.weights[n], dtype=torch.float64) for n in op.inputs[1:]]
                 if op.type in ("Conv", "Gemm"):
+
                     def linear(value, kernel, bias, op=op):
                         if op.type == "Conv":
                             return f.conv2d(value, kernel, bias, padding=op.attrs["pads"][0])

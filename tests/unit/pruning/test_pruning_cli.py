@@ -38,7 +38,9 @@ def test_prunes_by_our_usn_and_writes_the_record(place, capsys):
     record = json.loads((place / "small.json").read_text())
     assert record["formula"].startswith("our USN") and record["options"]["seed"] == 3 and record["fold"] == "mean"
     first = record["layers"][0]
-    assert len(first["kept"]) == 4 and len(first["scores"]) == 8 and {"Bias2", "Var", "Sig", "R"} <= first["parts"].keys()
+    assert (
+        len(first["kept"]) == 4 and len(first["scores"]) == 8 and {"Bias2", "Var", "Sig", "R"} <= first["parts"].keys()
+    )
     assert record["carries_over"] is False and record["folded"]
     out = capsys.readouterr().out
     assert "parameters" in out and "wrote" in out
@@ -106,8 +108,11 @@ def test_coco_annotations(place):
     assert data.images.shape == (2, 1, 8, 8) and data.labels.shape == (2, 4)
     side = 1.25 * 30
     assert data.labels[0].tolist() == pytest.approx([(12 - 20 + side / 2) / side, (8 - 20 + side / 2) / side,
-                                                     (28 - 20 + side / 2) / side, (30 - 20 + side / 2) / side], rel=1e-5)  # fmt: skip
-    (place / "c.json").write_text(json.dumps({"images": [{"id": 1, "file_name": "../p.png"}], "annotations": people[:1]}))
+                                                     (28 - 20 + side / 2) / side, (30 - 20 + side / 2) / side],
+                                                    rel=1e-5)  # fmt: skip
+    (place / "c.json").write_text(
+        json.dumps({"images": [{"id": 1, "file_name": "../p.png"}], "annotations": people[:1]})
+    )
     with pytest.raises(pruning.DataError, match="outside the folder"):
         pruning.load_data(str(place / "c.json"), conv_net())
 
@@ -126,10 +131,16 @@ BAD = {
     "no range": (["-o", "{out}", "--data", "{dir}/data.npz"], "give --semantic"),
     "bad range": (["-o", "{out}", "--data", "{dir}/data.npz", "--semantic", "brightness=a:b"], "low:high"),
     "empty range": (["-o", "{out}", "--data", "{dir}/data.npz", "--semantic", "brightness=1:0"], "empty or not finite"),
-    "unknown parameter": (["-o", "{out}", "--data", "{dir}/data.npz", "--semantic", "blur=0:1"], "unknown parameter 'blur'"),
+    "unknown parameter": (
+        ["-o", "{out}", "--data", "{dir}/data.npz", "--semantic", "blur=0:1"],
+        "unknown parameter 'blur'",
+    ),
     "no labels": (["-o", "{out}", "--criterion", "taylor", "--data", "{dir}/bare.npz"], "needs labels"),
     "training without data": (["-o", "{out}", "--mode", "one-shot", "--criterion", "l1"], "needs labelled --data"),
-    "no bounds": (["-o", "{out}", "--criterion", "usn-cert", "--data", "{dir}/data.npz", "--semantic", S], "not available"),
+    "no bounds": (
+        ["-o", "{out}", "--criterion", "usn-cert", "--data", "{dir}/data.npz", "--semantic", S],
+        "not available",
+    ),
     "unknown layer": (["-o", "{out}", "--criterion", "l1", "--keep", "nobody"], "no such node"),
     "fold without data": (["-o", "{out}", "--criterion", "l1", "--fold", "mean"], "needs calibration images"),
     "floor": (["-o", "{out}", "--criterion", "l1", "--min-channels", "0"], "expected at least 1"),
@@ -154,7 +165,12 @@ def test_bad_models_are_one_line(tmp_path, capsys):
     (tmp_path / "bad.onnx").write_bytes((tmp_path / "ok.onnx").read_bytes()[:200])
     single = mlp(mlp_weights(sizes=(5, 3)))
     onnx_io.save(single, tmp_path / "single.onnx")
-    cases = [("bad.onnx", ""), ("none.onnx", "cannot be read"), ("single.onnx", "nothing to prune"), (".", "cannot be read")]
+    cases = [
+        ("bad.onnx", ""),
+        ("none.onnx", "cannot be read"),
+        ("single.onnx", "nothing to prune"),
+        (".", "cannot be read"),
+    ]
     for name, message in cases:
         assert cli.main([str(tmp_path / name), "-o", str(tmp_path / "o.onnx"), "--criterion", "l1"]) == 2
         error = capsys.readouterr().err
@@ -192,7 +208,8 @@ def test_a_whole_run_without_torch(place):
         "        if name.split('.')[0] in ('torch', 'torchvision', 'onnx2torch'): raise ImportError(name)\n"
         "sys.meta_path.insert(0, Blocked())\n"
         "from pruning.cli import main\n"
-        f"sys.exit(main([{str(place / 'net.onnx')!r}, '-o', {str(place / 'x.onnx')!r}, '--data', {str(place / 'data.npz')!r},"
+        f"sys.exit(main([{str(place / 'net.onnx')!r}, '-o', {str(place / 'x.onnx')!r},"
+        f" '--data', {str(place / 'data.npz')!r},"
         f" '--semantic', {S!r}]))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120, capture_output=True)

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pruning_nets import S_SMALL, affine_oracle, build, calibration, conv_net, images, interval_oracle, mlp, mlp_weights, node
+from pruning_nets import (
+    S_SMALL,
+    affine_oracle,
+    build,
+    calibration,
+    conv_net,
+    images,
+    interval_oracle,
+    mlp,
+    mlp_weights,
+    node,
+)
 
 import pruning
 from pruning import Options, onnx_io, runtime

@@ -44,7 +44,10 @@ def test_looseness_by_hand():
     low, high = -np.arange(1.0, 13), np.full(12, 3.0)
 
     def bounds(net, names, images, cells):
-        return {n: tuple(np.broadcast_to(s, (len(images), len(cells), 1, 12))[..., : net.shapes[n][1]] for s in (low, high)) for n in names}
+        return {
+            n: tuple(np.broadcast_to(s, (len(images), len(cells), 1, 12))[..., : net.shapes[n][1]] for s in (low, high))
+            for n in names
+        }
 
     def slopes(net, names, images, cells):
         return {n: np.full((len(images), len(cells), 1, net.shapes[n][1]), -2.0) for n in names}
@@ -109,7 +112,9 @@ def test_rs_prunes_the_most_unstable_first():
 def test_global_allocation_levels_layers_and_uniform_does_not():
     net = mlp(mlp_weights())
     scores = pruning.score(net, None, "random", Options(seed=3))
-    skewed = dataclasses.replace(scores, values=np.where(np.arange(scores.groups.n) < 12, scores.values, 100 + scores.values))
+    skewed = dataclasses.replace(
+        scores, values=np.where(np.arange(scores.groups.n) < 12, scores.values, 100 + scores.values)
+    )
     uniform = pruning.plan(net, skewed, 0.5)
     assert [int(uniform.removed[:12].sum()), int(uniform.removed[12:22].sum())] == [6, 5]
     none = pruning.plan(net, skewed, 0.3, "global", norm="none")
@@ -243,13 +248,17 @@ def test_whole_blocks():
     nodes, x = [node("Gemm", "x k", "h0", transB=1)], "h0"
     for i, scale in enumerate((0.5, 1e-4, 0.5)):
         w[f"r{i}"] = rng.normal(size=(8, 8)) * scale
-        nodes += [node("MatMul", f"{x} r{i}", f"m{i}"), node("Relu", f"m{i}", f"b{i}"), node("Add", f"b{i} {x}", f"s{i}")]
+        nodes += [
+            node("MatMul", f"{x} r{i}", f"m{i}"),
+            node("Relu", f"m{i}", f"b{i}"),
+            node("Add", f"b{i} {x}", f"s{i}"),
+        ]
         x = f"s{i}"
     nodes.append(node("MatMul", f"{x} last", "y"))
     net = build(nodes, {k: v.astype(np.float32) for k, v in w.items()}, {"x": [6]}, {"y": [3]})
     assert [b.name for b in find_blocks(net)] == ["make_s0", "make_s1", "make_s2"]
     data = calibration(net)
-    small, removed, ranked = drop_blocks(net, 0.34, data)
+    small, removed, _ = drop_blocks(net, 0.34, data)
     assert [b.name for b in removed] == ["make_s1"] and "r1" not in small.weights
     before, after = (Activations(n, ["y"])(data.images)["y"] for n in (net, small))
     np.testing.assert_allclose(before, after, atol=0.02)

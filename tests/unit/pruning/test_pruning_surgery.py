@@ -62,10 +62,14 @@ def test_nothing_removed_reproduces_the_file():
 
 
 def test_names_opset_and_interface_survive_pruning():
-    model = next(m for m in (random_model(seed, 11) for seed in range(99)) if all(n.op_type != "Shape" for n in m.graph.node))
+    model = next(
+        m for m in (random_model(seed, 11) for seed in range(99)) if all(n.op_type != "Shape" for n in m.graph.node)
+    )
     net = onnx_io.from_bytes(model.SerializeToString())
     groups = find_groups(net)
-    small = onnx.load_model_from_string(onnx_io.to_bytes(remove(groups, random_removal(groups, 0.5, np.random.default_rng(0)))))
+    small = onnx.load_model_from_string(
+        onnx_io.to_bytes(remove(groups, random_removal(groups, 0.5, np.random.default_rng(0))))
+    )
     assert small.graph.input == model.graph.input and small.graph.output == model.graph.output
     assert small.opset_import == model.opset_import and small.ir_version == model.ir_version
     assert [n.name for n in small.graph.node] == [n.name for n in model.graph.node]
@@ -146,13 +150,19 @@ def test_softmax_over_channels_freezes():
 
 def test_reduction_over_channels_freezes():
     w = weights(np.random.default_rng(0), k=(6, 5), last=(1, 2))
-    nodes = [node("Gemm", "x k", "h", transB=1), node("ReduceMean", "h", "a", axes=[1], keepdims=1), node("MatMul", "a last", "y")]
+    nodes = [
+        node("Gemm", "x k", "h", transB=1),
+        node("ReduceMean", "h", "a", axes=[1], keepdims=1),
+        node("MatMul", "a last", "y"),
+    ]
     net = build(nodes, w, {"x": [5]}, {"y": [2]}, 13)
     assert "reduces over channels" in frozen_reasons(net)["make_h"]
 
 
 def test_an_operator_without_a_rule_freezes_and_is_named_once():
-    net = one_hidden([node("CumSum", "h axis", "c"), node("CumSum", "c axis", "a")], extra={"axis": np.array(1, np.int64)})
+    net = one_hidden(
+        [node("CumSum", "h axis", "c"), node("CumSum", "c axis", "a")], extra={"axis": np.array(1, np.int64)}
+    )
     groups = find_groups(net)
     assert not groups.prunable.any() and groups.unknown == ("CumSum (node 'make_c')",)
 
@@ -201,7 +211,12 @@ def test_residual_sum_makes_a_stream_and_a_block_stays_internal():
 def test_a_dense_layer_reshaped_into_an_image_goes_by_channel():
     rng = np.random.default_rng(0)
     w = weights(rng, k=(7, 6 * 16), t=(6, 3, 2, 2)) | {"shape": np.array([-1, 6, 4, 4])}
-    nodes = [node("Gemm", "x k", "h"), node("Reshape", "h shape", "i"), node("Relu", "i", "a"), node("ConvTranspose", "a t", "y", strides=[2, 2])]
+    nodes = [
+        node("Gemm", "x k", "h"),
+        node("Reshape", "h shape", "i"),
+        node("Relu", "i", "a"),
+        node("ConvTranspose", "a t", "y", strides=[2, 2]),
+    ]
     net = build(nodes, w, {"x": [7]}, {"y": [3, 8, 8]})
     groups = find_groups(net)
     assert len(groups.groups[0].channels) == 6

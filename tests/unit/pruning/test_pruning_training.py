@@ -24,7 +24,8 @@ def test_onnx2torch_loads_without_torchvision_and_leaves_no_stand_in():
     code = (
         "import sys; sys.modules['torchvision'] = None; del sys.modules['torchvision'];"
         "from pruning.torch_bridge import import_onnx2torch; m = import_onnx2torch();"
-        "assert hasattr(m, 'convert'); assert 'torchvision' not in sys.modules; assert 'torchvision.ops' not in sys.modules"
+        "assert hasattr(m, 'convert');"
+        "assert 'torchvision' not in sys.modules; assert 'torchvision.ops' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
@@ -36,7 +37,9 @@ def test_torch_agrees_with_onnxruntime_and_weights_come_back(seed):
     if any(n.type in ("Resize", "Upsample") for n in net.nodes) and not _converts(net):
         return  # `_converts` has checked that the refusal names the way out
     model = TorchNet(net)
-    float_names = {n for node in net.nodes for n in node.inputs if n in net.weights and net.weights[n].dtype.kind == "f"}
+    float_names = {
+        n for node in net.nodes for n in node.inputs if n in net.weights and net.weights[n].dtype.kind == "f"
+    }
     unused = {n for n in float_names if net.weights[n].size == 0 or n not in model.leaves}
     assert all(_is_setting(net, n) for n in unused), unused
     rng = np.random.default_rng(seed)
@@ -86,7 +89,8 @@ def test_a_model_onnx2torch_cannot_read_says_what_remains():
     from pruning_nets import build, node
 
     net = build([node("Gemm", "x w", "h"), node("Shrink", "h", "a"), node("MatMul", "a v", "y")],
-                {"w": np.ones((4, 8), np.float32), "v": np.ones((8, 2), np.float32)}, {"x": [4]}, {"y": [2]})  # fmt: skip
+                {"w": np.ones((4, 8), np.float32), "v": np.ones((8, 2), np.float32)},
+                {"x": [4]}, {"y": [2]})  # fmt: skip
     with pytest.raises(CriterionError, match="post-training"):
         TorchNet(net)
 
@@ -114,7 +118,9 @@ def test_concentration_is_the_damage_of_folding():
     w = torch.tensor(rng.uniform(0.5, 2, 5))
     chosen = torch.tensor([True, False, True, False, False])
     value = losses.concentration([a], [w], [chosen])
-    spread = [float(losses.wasserstein(a[:, c].detach().reshape(-1), a[:, c].detach().mean().expand(60), 2)) for c in range(5)]
+    spread = [
+        float(losses.wasserstein(a[:, c].detach().reshape(-1), a[:, c].detach().mean().expand(60), 2)) for c in range(5)
+    ]
     damage = w.numpy() * np.array(spread)
     assert value.item() == pytest.approx(damage[[0, 2]].sum() / damage.sum(), rel=1e-6)
     value.backward()
@@ -209,7 +215,9 @@ def _fields(groups):
     return {f.name: getattr(groups, f.name) for f in dataclasses.fields(groups)}
 
 
-@pytest.mark.parametrize("extra", [{"stability": "rs"}, {"stability": "nrs"}, {"separation": 0.5}, {"across": 0.5}, {"consistency": 0.1}])
+@pytest.mark.parametrize(
+    "extra", [{"stability": "rs"}, {"stability": "nrs"}, {"separation": 0.5}, {"across": 0.5}, {"consistency": 0.1}]
+)
 def test_optional_terms_change_the_training_and_stay_finite(extra, task):
     net, data = task
     plan = pruning.plan(net, pruning.score(net, data, "usn"), 0.5)

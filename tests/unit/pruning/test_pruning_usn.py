@@ -40,7 +40,9 @@ def test_2_scaling_a_relu_neuron_changes_nothing(factor):
     other = {**weights, "w0": weights["w0"] * scale[:, None], "b0": weights["b0"] * scale, "w1": weights["w1"] / scale}
     options = Options(interval_oracle=affine_oracle, cells=2)
     for criterion, parts in (("usn", ("R", "T")), ("usn-cert", ("C", "T"))):
-        first, second = (pruning.score(net, calibration(net, count=4), criterion, options) for net in (mlp(weights), mlp(other)))
+        first, second = (
+            pruning.score(net, calibration(net, count=4), criterion, options) for net in (mlp(weights), mlp(other))
+        )
         for part in parts:
             np.testing.assert_allclose(second.parts[part], first.parts[part], rtol=2e-4, atol=1e-6)
 
@@ -93,7 +95,9 @@ def test_6_shrinking_s_shrinks_the_loss_quadratically():
     for t in (1.0, 0.1):
         semantic = Semantic((1 - 0.1 * t, 1 + 0.1 * t), (-0.05 * t, 0.05 * t))
         data = calibration(net, semantic, count=8)
-        certified = pruning.score(net, data, "usn-cert", Options(interval_oracle=partial(affine_oracle, slack=0), cells=1))
+        certified = pruning.score(
+            net, data, "usn-cert", Options(interval_oracle=partial(affine_oracle, slack=0), cells=1)
+        )
         losses.append((1 - usn(net, data).parts["R"][:12], 1 - certified.parts["C"][:12]))
     for wide, narrow in zip(*losses, strict=True):  # the error term carries Sig + MSE, hence the tolerance
         ratio = (narrow / (1 - narrow)) / (wide / (1 - wide))
@@ -156,7 +160,9 @@ def test_11_deterministic_and_independent_of_batching():
     assert (usn(conv_net(), calibration(conv_net(), seed=1)).values != first.values).any()
 
 
-@pytest.mark.parametrize("options", [{}, {"stability_exponent": 1}, {"aggregate": "q90"}, {"bias": "centred"}, {"join": "min"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"stability_exponent": 1}, {"aggregate": "q90"}, {"bias": "centred"}, {"join": "min"}]
+)
 def test_12_dead_and_constant_channels(options):
     weights = mlp_weights()
     weights["w0"][2], weights["b0"][2] = 0, 0.7  # constant and positive
@@ -181,7 +187,9 @@ def test_anti_usn_is_the_reverse_order():
 
 @pytest.fixture(scope="module")
 def blob():
-    """The demo task: find the centre of a bright blob in a 10 x 10 image under contrast and brightness; a trained MLP."""
+    """The demo task: find the centre of a bright blob in a 10 x 10 image under contrast and brightness; a trained
+    MLP.
+    """
     import torch
 
     torch.manual_seed(0)
@@ -203,7 +211,11 @@ def blob():
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    weights = {f"{k}{i}": p.detach().numpy().copy() for i, la in enumerate(layers) for k, p in (("w", la.weight), ("b", la.bias))}
+    weights = {
+        f"{k}{i}": p.detach().numpy().copy()
+        for i, la in enumerate(layers)
+        for k, p in (("w", la.weight), ("b", la.bias))
+    }
     return mlp(weights), Calibration(x[:200], y[:200], semantic), (x[1000:], y[1000:])
 
 
@@ -219,7 +231,42 @@ def test_13_the_negative_control_is_worse_than_random(blob):
 
     random = np.mean([error("random", seed) for seed in range(5)])
     assert error("anti-usn") > 1.1 * random
-    assert error("usn") < random
+    assert error("anti-usn") > 1.1 * error("usn")
+
+
+@pytest.mark.parametrize("bn", [False, True])
+def test_large_maps_are_read_on_a_grid(bn):
+    """A convolution with larger strides, or a pool, gives exactly the values of the map at the grid positions."""
+    from pruning.scores.movement import POSITIONS, probe
+
+    net = conv_net(bn=bn, size=20)
+    units = pruning.find_groups(net).units
+    probed, views = probe(net, units)
+    x = images((1, 20, 20), 3)
+    grid = Activations(probed, views)(x)
+    for unit, view in zip(units, views, strict=True):
+        whole = Activations(net, [unit.value])(x)[unit.value]
+        if whole[0, 0].size <= POSITIONS:
+            assert view == unit.value
+            continue
+        steps = [-(-a // b) for a, b in zip(whole.shape[2:], grid[view].shape[2:], strict=True)]
+        np.testing.assert_allclose(grid[view], whole[:, :, :: steps[0], :: steps[1]], rtol=1e-5, atol=1e-6)
+    assert sum(view != unit.value for unit, view in zip(units, views, strict=True)) == 2
+    pooled = probe(net.changed([replace_pads(node) for node in net.nodes]), units)[0]
+    assert sum(node.type == "MaxPool" for node in pooled.nodes) == 3
+    sampled = usn(net, calibration(net, count=60))
+    z = Activations(net, [units[0].value])(calibration(net, count=60).images)[units[0].value]
+    np.testing.assert_allclose(hidden(sampled, "Sig"), z[:, :, 1:-1, 1:-1].var((0, 2, 3)), rtol=0.15)
+
+
+def replace_pads(node_):
+    """The same convolution with automatic padding, whose meaning would change with the strides."""
+    from dataclasses import replace
+
+    if node_.type != "Conv":
+        return node_
+    attrs = {k: v for k, v in node_.attrs.items() if k != "pads"}
+    return replace(node_, attrs={**attrs, "auto_pad": b"SAME_UPPER"})
 
 
 def test_several_features_of_one_channel_and_parts():
@@ -233,7 +280,9 @@ def test_several_features_of_one_channel_and_parts():
 
 def test_units_of_a_channel_without_activation_are_its_readers():
     weights = {"k": np.ones((4, 6), np.float32), "w": np.ones((3, 4), np.float32)}
-    net = build([node("Gemm", "x k", "h", transB=1), node("Gemm", "h w", "y", transB=1)], weights, {"x": [6]}, {"y": [3]})
+    net = build(
+        [node("Gemm", "x k", "h", transB=1), node("Gemm", "h w", "y", transB=1)], weights, {"x": [6]}, {"y": [3]}
+    )
     (unit,) = pruning.find_groups(net).units
     assert (unit.value, unit.channel.tolist()) == ("h", [0, 1, 2, 3])
 
