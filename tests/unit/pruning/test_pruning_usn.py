@@ -239,10 +239,10 @@ def test_large_maps_are_read_on_a_grid(bn):
     """A convolution with larger strides, or a pool, gives exactly the values of the map at the grid positions."""
     from pruning.scores.movement import POSITIONS, probe
 
-    net = conv_net(bn=bn, size=20)
+    net = conv_net(bn=bn, size=36)
     units = pruning.find_groups(net).units
     probed, views = probe(net, units)
-    x = images((1, 20, 20), 3)
+    x = images((1, 36, 36), 3)
     grid = Activations(probed, views)(x)
     for unit, view in zip(units, views, strict=True):
         whole = Activations(net, [unit.value])(x)[unit.value]
