@@ -25,12 +25,12 @@ from pruning.surgery import remove
 from pruning.training import error, fine_tune
 
 MEDIUM = Semantic((0.8, 1.2), (-0.1, 0.1))
-CRITERIA = ["random", "random-matched", "l1", "l2", "slim", "refill", "snip", "taylor", "sensnorm", "hydra", "rs", "nrs",
-            "usn", "anti-usn"]  # fmt: skip
+CRITERIA = ["random", "random-matched", "l1", "l2", "slim", "refill", "snip", "taylor", "sensnorm", "hydra",
+            "rs", "nrs", "usn", "anti-usn"]  # fmt: skip
 
 
 def cnn7(width: int = 16, size: int = 64, outputs: int = 46, seed: int = 0, norm: bool = True) -> pruning.Net:
-    """Five convolutions 3x3 (strides 1, 2, 1, 2, 2) with BatchNormalization, two dense layers; He initialisation."""
+    """Five convolutions 3x3 (strides 1, 2, 1, 2, 2) with BatchNormalization, two dense layers; He initialised."""
     rng = np.random.default_rng(seed)
     nodes, weights, last, channels, side = [], {}, "image", 1, size
     for i, (factor, stride) in enumerate(((1, 1), (1, 2), (2, 1), (2, 2), (4, 2))):
@@ -105,10 +105,10 @@ def cost() -> None:
     )
 
 
-def errors(seeds: int, width: int, epochs: int, images: int, ratios: list[float]) -> None:
+def errors(seeds: int, width: int, size: int, epochs: int, images: int, ratios: list[float]) -> None:
     """Clean error (mean squared, keypoints in fractions of the side) before and after fine-tuning."""
     for seed in range(seeds):
-        start = cnn7(width, seed=seed)
+        start = cnn7(width, size, seed=seed)
         train = pruning.load_data("aircraft23", start, MEDIUM, images, seed=seed)
         test = pruning.load_data("aircraft23", start, MEDIUM, 500, seed=seed, split="test")
         options = TrainOptions(epochs=epochs, rate=1e-3, seed=seed)
@@ -159,6 +159,7 @@ def main() -> None:
     parser.add_argument("what", choices=("cost", "errors", "equality"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--images", type=int, default=8000)
     parser.add_argument("--graphs", type=int, default=200)
@@ -170,7 +171,7 @@ def main() -> None:
         equality(arguments.graphs)
     else:
         ratios = [float(part) for part in arguments.ratios.split(",")]
-        errors(arguments.seeds, arguments.width, arguments.epochs, arguments.images, ratios)
+        errors(arguments.seeds, arguments.width, arguments.size, arguments.epochs, arguments.images, ratios)
 
 
 if __name__ == "__main__":

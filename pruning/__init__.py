@@ -21,7 +21,7 @@ _WHERE = {
     "PruneError": "errors", "ModelFileError": "errors", "NothingToPrune": "errors", "RatioError": "errors",
     "DataError": "errors", "CriterionError": "errors", "WriteError": "errors",
 }  # fmt: skip
-__all__ = sorted(_WHERE)
+__all__ = sorted(_WHERE)  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> Any:

@@ -173,11 +173,13 @@ def _carry_out(
 
 def _unstructured(arguments: argparse.Namespace, net: Net, data: Calibration | None, settings: object) -> int:
     from pruning import api, runs
+    from pruning.scores import Options
 
     if arguments.mode == "lottery":
         result = runs.unstructured_lottery(arguments, net, data, print)
     else:
-        result = api.prune_unstructured(net, arguments.criterion, arguments.ratio, data, settings)  # type: ignore[arg-type]
+        assert isinstance(settings, Options)
+        result = api.prune_unstructured(net, arguments.criterion, arguments.ratio, data, settings)
     if not arguments.dry_run:
         api.save(result, arguments.output)
         print(f"wrote {arguments.output} (same shapes, {arguments.ratio:.0%} of the weights are zero)")

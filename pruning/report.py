@@ -181,6 +181,6 @@ def _page(sections: Sequence[str]) -> str:
     style += "img{max-width:100%}"
     return (
         f"<!doctype html><meta charset=utf-8><title>prune report</title><style>{style}</style><h1>Pruning report</h1>"
-        "<p>A pruned network is another network: its verdicts are not the original's (except with fold <code>sound</code>, "
-        "within its bound). Criteria named USN are our own definition.</p>" + "".join(sections)
+        "<p>A pruned network is another network: its verdicts are not the original's (except with fold "
+        "<code>sound</code>, within its bound). Criteria named USN are our own definition.</p>" + "".join(sections)
     )

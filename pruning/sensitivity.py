@@ -1,5 +1,4 @@
-"""Layer ratios from measured sensitivity (allocation `mrs`); both forms are our own, the published formula was not
-found.
+"""Layer ratios from measured sensitivity (allocation `mrs`); our own forms, the published formula was not found.
 
 prune    MRS_l = worst-case loss after removing 10 % of layer l (lowest L2) minus worst-case loss of the whole network;
          worst case: per image, the worst of a 9 x 9 grid of S

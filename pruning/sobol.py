@@ -1,8 +1,8 @@
-"""Scrambled Sobol points in two dimensions (scipy has them, but importing scipy.stats costs more than a whole scoring run).
+"""Scrambled Sobol points in two dimensions (scipy has them, but importing scipy.stats costs more than a scoring run).
 
-Dimension 1 is the van der Corput sequence, dimension 2 has the Pascal matrix modulo 2 as generator: together a (0, 2)-sequence,
-so that any aligned 2^m points put equally many into every elementary box. A random lower triangular matrix per dimension
-and a digital shift (Matousek 1998) randomise them and keep that property.
+Dimension 1 is the van der Corput sequence, dimension 2 has the Pascal matrix modulo 2 as generator: together a
+(0, 2)-sequence, so that any aligned 2^m points put equally many into every elementary box. A random lower triangular
+matrix per dimension and a digital shift (Matousek 1998) randomise them and keep that property.
 """
 
 from __future__ import annotations

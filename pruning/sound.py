@@ -146,7 +146,8 @@ def _offset_drift(
     held = max(float(np.abs(groups.net.weights[node.input(c.slot)]).sum()) for c in cuts)
     largest = max(float(np.abs(side).max(initial=0.0)) for c in cuts for side in bounds[c.data, c.data_axis])
     bias = groups.net.constant(node.input(2)) if node.type != "MatMul" else None
-    scale = held * largest + (float(np.abs(bias).max(initial=0.0)) if bias is not None else 0.0)
+    alpha, beta = (max(1.0, abs(float(node.attrs.get(name, 1.0)))) for name in ("alpha", "beta"))  # of Gemm
+    scale = alpha * held * largest + beta * (float(np.abs(bias).max(initial=0.0)) if bias is not None else 0.0)
     follower = [groups.net.nodes[i] for i in groups.net.consumers.get(node.outputs[0], ())]
     for other in follower:  # a MatMul's offset is folded into the Add that follows it
         scale += max(

@@ -1,9 +1,8 @@
 """Training around pruning: one-shot, progressive and lottery modes.
 
     one-shot     score -> (concentrate) -> fold and cut -> fine-tune
-    progressive  the same in stages with the cubic schedule rho_t = rho * (1 - (1 - t/T)^3); stops at the last good
-    stage lottery      train -> cut 11 % -> rewind what is left to the given weights, round after round; then train once
-    more
+    progressive  the same in stages, rho_t = rho * (1 - (1 - t/T)^3); stops at the last good stage
+    lottery      train -> cut 11 % -> rewind what is left to the given weights, round after round; then train once more
 
 Weights travel ONNX -> onnx2torch -> ONNX by name; BatchNormalization statistics and Dropout stay as in inference.
 """
@@ -110,7 +109,8 @@ class _Run:
             now = error(candidate, self.held_out)
             self.log.append({"stage": stage, "ratio": reach, "error": now, "dense_error": start})
             self.say(
-                f"stage {stage}/{count}: {reach:.0%} of the channels removed, held-out error {now:.5g} (dense {start:.5g})"
+                f"stage {stage}/{count}: {reach:.0%} of the channels removed, "
+                f"held-out error {now:.5g} (dense {start:.5g})"
             )
             if now > start * (1 + self.options.max_drop) and count > 1 and plan is not None:
                 self.say(f"stopped: the error rose by more than {self.options.max_drop:.0%}; keeping the stage before")
@@ -146,9 +146,8 @@ class _Run:
             current = remove(_moved(plan, current).groups, plan.removed)  # rewound: the given weights, cut alike
             left *= 1 - share
             self.log.append({"round": len(self.log) + 1, "left": left, "error": error(trained, self.held_out)})
-            self.say(
-                f"round {len(self.log)}: {left:.1%} of the channels left, error before the cut {self.log[-1]['error']:.5g}"
-            )
+            before = self.log[-1]["error"]
+            self.say(f"round {len(self.log)}: {left:.1%} of the channels left, error before the cut {before:.5g}")
             if not plan.removed.any():
                 break
         if plan is None:

@@ -1,8 +1,8 @@
 """USN, sampled: how much a channel's pre-activation moves under the perturbation, against what it says about images.
 
 The paper that names USN (arXiv 2510.00083) was not available with its formula; this one is our own. Per channel, with
-z0 the pre-activation of the clean image, z(s_k) of its K perturbed versions, E over images and positions (a regular grid
-of about 64 inner positions where a map has more):
+z0 the pre-activation of the clean image, z(s_k) of its K perturbed versions, E over images and positions (a regular
+grid of about 64 inner positions where a map has more):
     mu = mean_k z(s_k),   Bias2 = E (mu - z0)^2,   Var = E mean_k (z(s_k) - mu)^2
     MSE = Bias2 + Var = E mean_k (z(s_k) - z0)^2,   Sig = variance of z0
     R = Sig / (Sig + MSE),   usn_db = 10 log10(Sig / MSE) clamped to +-60

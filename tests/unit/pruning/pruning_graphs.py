@@ -104,7 +104,7 @@ class Builder:
         return names
 
     def slice(self, x, start, stop):
-        c, h, w = self.shape[x]
+        _, h, w = self.shape[x]
         shape = (stop - start, h, w)
         if self.opset < 10:
             return self.op("Slice", [x], shape, axes=[1], starts=[start], ends=[stop])
