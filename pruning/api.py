@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,7 +21,7 @@ from pruning.groups import Groups, find_groups
 from pruning.names import BORDERS, FOLDS
 from pruning.net import Net
 from pruning.planning import Floor, Plan, make_plan
-from pruning.scores import CRITERIA, Options, Scores, score_groups
+from pruning.scores import Options, Scores, score_groups
 from pruning.surgery import mask, remove
 
 VERSION = "0.1.0"
@@ -82,7 +82,7 @@ def matched(scores: Scores, other: Plan, floor: Floor | None = None) -> Plan:
     """The per-layer counts of `other` with the channels `scores` would take (random-matched)."""
     stream = any(other.groups.groups[i].kind == "stream" for i in other.chosen)
     made = make_plan(scores, other.ratio, "uniform", "none", stream, floor, counts=other.counts)
-    return made
+    return replace(made, criterion="random-matched" if scores.criterion == "random" else scores.criterion)
 
 
 def apply(
@@ -202,7 +202,7 @@ def _sidecar(plan: Plan, mode: str, border: str, constants: Constants) -> Mappin
         {
             "tool": f"secateur prune {VERSION}",
             "criterion": plan.criterion,
-            "formula": CRITERIA[plan.criterion].formula if plan.criterion in CRITERIA else "",
+            "formula": "" if scores is None else scores.formula,
             "options": {} if scores is None else dict(scores.options),
             "ratio": plan.ratio,
             "reached": plan.reached,

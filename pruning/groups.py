@@ -5,6 +5,7 @@ The walk over the operators is in `labels` and `rules`; this module turns its cl
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -114,13 +115,15 @@ def _collect(walk: Walk, keep: Sequence[str]) -> Groups:
         keys = np.fromiter(walk.frozen, np.int64)
         for root, key in zip(walk.root(keys).tolist(), keys.tolist(), strict=True):
             reasons.setdefault(root, walk.frozen[key])
+    names = Counter(node.label for node in walk.net.nodes)
     groups, count = [], 0
     for producers, roots in _families(walk):
         numbers = np.arange(count, count + len(roots))
         channel_of[roots] = numbers
         frozen = np.array([int(root) in reasons for root in roots], bool)
         reason = next((reasons[int(root)] for root in roots if int(root) in reasons), "")
-        name = walk.net.nodes[producers[0]].label
+        first = walk.net.nodes[producers[0]]
+        name = first.label if names[first.label] == 1 else first.outputs[0]  # ONNX allows two nodes of one name
         kind = "internal" if len(producers) == 1 else "stream"
         groups.append(Group(name, kind, tuple(producers), numbers, frozen, reason))
         count += len(roots)

@@ -35,6 +35,7 @@ def settings(arguments: argparse.Namespace) -> Options:
         stability_exponent=arguments.usn_stability_exp,
         aggregate=arguments.agg,
         bias=arguments.usn_bias,
+        mask_ratio=max(arguments.sweep or [arguments.ratio]),
     )
 
 
@@ -149,6 +150,7 @@ def _train_options(arguments: argparse.Namespace) -> TrainOptions:
         max_drop=arguments.max_drop,
         wasserstein=arguments.wasserstein,
         stability=arguments.stability,
+        certified=arguments.certified,
         device=arguments.device,
         seed=arguments.seed,
         calibration=arguments.images,

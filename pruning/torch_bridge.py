@@ -107,6 +107,33 @@ class TorchNet:
             output, tapped = functional_call(self._module, state, (images, tuple(values)))
         return (output, tapped) if values else output
 
+    def weight(self, name: str) -> Any:
+        """A stored value: the leaf if it has one."""
+        return self.leaves[name] if name in self.leaves else self.tensor(np.array(self.net.weights[name]))
+
+    def run_node(
+        self, node: Op, inputs: Sequence[Any], change: Callable[[Any], Any] | None = None, offset: bool = True
+    ) -> Any:
+        """One node alone on other inputs; `change` maps its kernel or matrix, `offset` False drops its bias."""
+        from torch.func import functional_call
+
+        index = self.net.producer[node.outputs[0]]
+        module = getattr(self._module.graph, f"n{index}")
+        prefix, state = f"graph.n{index}.", {}
+        for key, (name, layout) in self._map.items():
+            if key.startswith(prefix):
+                value = layout(self.leaves[name])
+                if key.rsplit(".", 1)[-1] == "bias" and not offset:
+                    value = value * 0
+                elif change is not None:
+                    value = change(value)
+                state[key[len(prefix) :]] = value
+        stored = [self.weight(name) for name in node.inputs[len(inputs) :]] if not state else []
+        if change is not None and stored:
+            stored = [change(stored[0]), *(value if offset else value * 0 for value in stored[1:])]
+        takes = len(next(s.args for s in self._module.graph.graph.nodes if s.target == f"n{index}"))
+        return functional_call(module, state, (*inputs, *stored[: takes - len(inputs)]))
+
     def tensor(self, array: np.ndarray) -> Any:
         """An array on the device of the network."""
         import torch

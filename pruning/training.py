@@ -36,7 +36,9 @@ class TrainOptions:
 
     wasserstein: the concentration loss starts at this share of the task loss; separation and across: weights of the
     optional terms relative to it; stability: none, rs or nrs with weight `stability_weight` (VITA's 0.01 for
-    adversarial training); consistency: weight of |f(x') - f(x)|^2; exposure: training uses S enlarged by this factor.
+    adversarial training); consistency: weight of |f(x') - f(x)|^2; certified: weight of the task loss of
+    interval bounds on a random cell with `cell` times the sides of S, ramped up like the concentration loss; exposure:
+    training uses S enlarged by this factor.
     """
 
     mode: str = "one-shot"
@@ -51,6 +53,8 @@ class TrainOptions:
     stability: str = "none"
     stability_weight: float = 0.01
     consistency: float = 0.0
+    certified: float = 0.0
+    cell: float = 0.25
     exposure: float = 1.5
     calibration: int = 256
     device: str = "cpu"
@@ -256,6 +260,8 @@ class _Objective:
             loss = loss + self._ramp(step, loss, self._concentration(tapped))
         if self._needs_scores():
             loss = loss + self._score_terms(clean, raw, semantic, rng)
+        if self.options.certified > 0:
+            loss = loss + self._certified(raw, labels, step, rng, semantic)
         if self.options.consistency > 0:
             loss = loss + self.options.consistency * (output - self.model(clean)).pow(2).mean()
         return loss
@@ -275,6 +281,16 @@ class _Objective:
             weights.append(kernel.detach().pow(2).sum(dim=[a for a in range(kernel.ndim) if a != weight_axis]))
             chosen.append(self.model.tensor(candidates))
         return losses.concentration(activations, weights, chosen)
+
+    def _certified(self, raw: np.ndarray, labels: Any, step: int, rng: np.random.Generator, semantic: Semantic) -> Any:
+        from pruning.ibp import certified_loss
+
+        grow = min(1.0, (step + 1) / max(1.0, 0.3 * self.steps))
+        low, high = np.array([semantic.contrast, semantic.brightness]).T
+        half = grow * self.options.cell * (high - low) / 2
+        middle = rng.uniform(low + half, high - half, (len(raw), 2))
+        ends = [self.model.tensor(semantic.apply_each(raw, point)) for point in (middle - half, middle + half)]
+        return self.options.certified * grow * certified_loss(self.model, ends[0], ends[1], labels)
 
     def _needs_scores(self) -> bool:
         o = self.options

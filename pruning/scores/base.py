@@ -36,7 +36,10 @@ class Scores:
 
 @dataclass(frozen=True)
 class Options:
-    """Settings of the criteria; the formulas say which one reads which."""
+    """Settings of the criteria; the formulas say which one reads which.
+
+    `mask_ratio` is the share that the inner masks of `refill` and `hydra` take; use the ratio that will be pruned.
+    """
 
     seed: int = 0
     stability_exponent: int = 0
@@ -44,7 +47,7 @@ class Options:
     join: str = "mean"
     bias: str = "shift"
     cells: int = 4
-    refill_ratio: float = 0.8
+    mask_ratio: float = 0.5
     batches: int = 8
     batch_size: int = 32
     interval_oracle: Callable[..., Any] | None = None

@@ -62,7 +62,7 @@ def hydra(groups: Groups, calibration: Calibration | None, options: Options) -> 
     scores = torch.tensor(start / max(start.max(initial=0.0), 1e-12), dtype=torch.float32, requires_grad=True)
     optimiser = torch.optim.Adam([scores], lr=0.01)
     readers = _reader_labels(groups)
-    kept = int(np.ceil(groups.n * (1 - options.refill_ratio))) if groups.n else 0
+    kept = int(np.ceil(groups.n * (1 - options.mask_ratio))) if groups.n else 0
     points = data.semantic.points(256, options.seed)
     for _ in range(20 * options.batches):
         rows = rng.choice(len(data.images), min(options.batch_size, len(data.images)), replace=False)

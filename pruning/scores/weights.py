@@ -81,8 +81,8 @@ def slim(groups: Groups, calibration: Calibration | None, options: Options) -> R
     "refill", "", "mean |w| of the channel's own weights after a global unstructured magnitude pass (VITA, refill)"
 )
 def refill(groups: Groups, calibration: Calibration | None, options: Options) -> Result:
-    """Counts what an unstructured pass at `refill_ratio` leaves of each channel."""
-    masked = magnitude_masks(groups, options.refill_ratio)
+    """Counts what an unstructured pass at `mask_ratio` leaves of each channel."""
+    masked = magnitude_masks(groups, options.mask_ratio)
     total = reduce_slices(groups, lambda name: np.abs(masked[name]) if name in masked else None, ("out",))
     size = reduce_slices(groups, lambda name: np.ones(masked[name].shape) if name in masked else None, ("out",))
     return Result(total / np.maximum(size, 1))
