@@ -15,7 +15,7 @@ import numpy as np
 from pruning import onnx_io
 from pruning.calibration import Calibration, channel_means
 from pruning.cost import Cost, cost
-from pruning.errors import CriterionError, DataError
+from pruning.errors import CriterionError, DataError, WriteError
 from pruning.fold import Constants, fold, readers
 from pruning.groups import Groups, find_groups
 from pruning.names import BORDERS, FOLDS
@@ -131,8 +131,13 @@ def save(model: PrunedModel | Net, path: str | os.PathLike[str]) -> Path | None:
         return None
     beside = Path(path).with_suffix(".json")
     text = json.dumps(dict(model.sidecar), indent=1, allow_nan=False, default=_plain)
-    onnx_io.save(model.net, path)
+    data = onnx_io.to_bytes(model.net, check=True)  # whatever can fail does so before anything is written
     onnx_io.write_whole(text.encode(), beside)
+    try:
+        onnx_io.write_whole(data, path)
+    except WriteError:
+        beside.unlink(missing_ok=True)
+        raise
     return beside
 
 

@@ -27,23 +27,25 @@ how channels are chosen
   criterion.
 
 criteria
-  from images and S   usn anti-usn rs nrs usn-cert* looseness*      (* need proved bounds)
-  from weights        l1 l2 slim refill random random-matched
+  from images and S   usn anti-usn random-matched rs nrs usn-cert* looseness*   (* need proved bounds)
+  from weights        l1 l2 slim refill random
   from labels         taylor snip sensnorm hydra                    (need PyTorch and onnx2torch)
   whole blocks        layer  (residual blocks whose removal changes the output least)
+  random-matched takes as many channels per layer as usn would, but random ones.
 
 what stands for a removed channel (--fold)
-  zero   nothing                        mean   its average, moved into the biases of the layers that read it (default)
-  graft  the channel stays, its ReLU becomes the best line         sound  the centre of its certified interval, with a
-  bound A pruned network is another network: its verdicts say nothing about the original, except with fold sound, where
-  a verdict with tolerance tau - delta carries over to the original with tau.
+  zero   nothing
+  mean   its average, moved into the biases of the layers that read it (default where there are data)
+  graft  the channel stays, its ReLU becomes the best line
+  sound  the centre of its certified interval, with a bound delta on the change of the output
+  A pruned network is another network: its verdicts say nothing about the original, except with fold sound, where a
+  verdict with tolerance tau - delta carries over to the original with tau.
 
 examples
   prune net.onnx -o small.onnx --criterion l2 --ratio 0.3 --fold zero
   prune net.onnx -o small.onnx --ratio 0.5 --data images.npz --semantic brightness=-0.1:0.1,contrast=0.8:1.2
   prune net.onnx --dry-run --ratio 0.5 --criterion l1
-  prune net.onnx -o small.onnx --ratio 0.75 --mode progressive --data aircraft23 --semantic brightness=-0.1:0.1 --report
-  out
+  prune net.onnx -o small.onnx --ratio 0.75 --mode progressive --data aircraft23 --semantic brightness=-0.1:0.1
 
 exit codes: 0 done, 2 the command or its files cannot be used (one line on standard error, nothing written)
 """

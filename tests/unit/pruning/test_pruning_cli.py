@@ -160,6 +160,16 @@ def test_bad_requests_are_one_line_and_write_nothing(place, capsys, name):
     assert sorted(place.iterdir()) == before
 
 
+def test_a_model_that_cannot_be_written_leaves_no_record(place):
+    net = conv_net()
+    pruned = pruning.apply(net, pruning.plan(net, pruning.score(net, None, "l1"), 0.5), "zero")
+    (place / "taken.onnx").mkdir()
+    before = sorted(place.iterdir())
+    with pytest.raises(pruning.WriteError, match="cannot be written"):
+        pruning.save(pruned, place / "taken.onnx")
+    assert sorted(place.iterdir()) == before
+
+
 def test_bad_models_are_one_line(tmp_path, capsys):
     onnx_io.save(conv_net(), tmp_path / "ok.onnx")
     (tmp_path / "bad.onnx").write_bytes((tmp_path / "ok.onnx").read_bytes()[:200])
