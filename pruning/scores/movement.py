@@ -2,7 +2,7 @@
 
 The paper that names USN (arXiv 2510.00083) was not available with its formula; this one is our own. Per channel, with
 z0 the pre-activation of the clean image, z(s_k) of its K perturbed versions, E over images and positions (a regular
-grid of about 64 inner positions where a map has more):
+grid of about 36 inner positions where a map has more than 64):
     mu = mean_k z(s_k),   Bias2 = E (mu - z0)^2,   Var = E mean_k (z(s_k) - mu)^2
     MSE = Bias2 + Var = E mean_k (z(s_k) - z0)^2,   Sig = variance of z0
     R = Sig / (Sig + MSE),   usn_db = 10 log10(Sig / MSE) clamped to +-60
@@ -23,6 +23,7 @@ from pruning.scores.base import Options, Result, criterion, required
 
 LIMIT_DB = 60.0
 POSITIONS = 64  # maps with more positions are read on a grid
+GRID = 36  # of about this many positions
 _FORMULA = (
     "our USN = R * T^g, R = Sig / (Sig + Bias2 + Var), T = 1 - P[sign flips]; "
     "ranked by 10 log10(Sig/MSE) + 10 g log10 T"
@@ -67,7 +68,8 @@ class _Sums:
         self.first += clean.sum(1)
         self.second += np.einsum("cp,cp->c", clean, clean)
         if self.with_flips:
-            flipped = (np.signbit(z[1:]) != np.signbit(z[0])).view(np.uint8)
+            bits = np.ascontiguousarray(z, np.float32).view(np.int32)  # the sign is the highest bit
+            flipped = ((bits[1:] ^ bits[0]) < 0).view(np.uint8)
             self.flips += flipped.sum(0, dtype=np.uint16 if count < 1 << 16 else np.int64).sum(1) / count
         moved = z[1:] - z[:1]
         middle = moved.sum(0).astype(np.float64) / count
@@ -102,8 +104,8 @@ def measure(groups: Groups, calibration: Calibration, options: Options, with_fli
         values = run(batch)
         for unit, total, view in zip(units, sums, views, strict=True):
             z = values[view]
-            if view != unit.value:  # the grid starts at the border, which would weigh too much
-                z = z[(slice(None), slice(None), *[slice(1, None)] * (z.ndim - 2))]
+            if view != unit.value:
+                z = z[(slice(None), slice(None), *_inner(groups.net.shapes[unit.value][2:]))]
             total.add(channels_first(z, unit.axis))
     moves = [total.result() for total in sums]
     return _checked_maxima(groups.net, moves, views, calibration)
@@ -112,7 +114,7 @@ def measure(groups: Groups, calibration: Calibration, options: Options, with_fli
 def probe(net: Net, units: Sequence[Unit]) -> tuple[Net, list[str]]:
     """The network with, for each unit, a value to read.
 
-    Large maps are read on a regular grid of about `POSITIONS` positions: by a copy of the convolution that makes them
+    Large maps are read on a regular grid of about `GRID` positions: by a copy of the convolution that makes them
     (and of its BatchNormalization) with larger strides, which gives the same values and leaves the path of inference
     alone for ONNX Runtime to fuse; else by MaxPool with a window of one. Small values are read whole.
     """
@@ -166,20 +168,30 @@ def _checked_maxima(net: Net, moves: list[Movement], views: list[str], calibrati
     doubtful = [i for i, m in enumerate(moves) if views[i] != m.unit.value and (m.highest <= 0).any()]
     if not doubtful:
         return moves
-    run = Activations(net, [moves[i].unit.value for i in doubtful])
+    tops = {i: net.fresh_name(f"{moves[i].unit.value}_top") for i in doubtful}
+    pools = [Op("GlobalMaxPool", (moves[i].unit.value,), (top,), name=top) for i, top in tops.items()]
+    run = Activations(net.changed([*net.nodes, *pools]), list(tops.values()))
     highest = {i: moves[i].highest.copy() for i in doubtful}
     for start in range(0, len(calibration.images), 32):
         values = run(calibration.images[start : start + 32])
-        for i in doubtful:
-            z = channels_first(values[moves[i].unit.value], moves[i].unit.axis)
-            np.maximum(highest[i], z.max(0).max(1), out=highest[i])
+        for i, top in tops.items():
+            np.maximum(highest[i], values[top].max(0).reshape(-1), out=highest[i])
     return [replace(move, highest=highest.get(i, move.highest)) for i, move in enumerate(moves)]
 
 
+def _inner(spatial: tuple[int, ...]) -> list[slice]:
+    """The grid without its rows and columns on the border of the map, which would weigh too much."""
+    inner = []
+    for length, stride in zip(spatial, _strides(spatial), strict=True):
+        count = -(-length // stride)
+        inner.append(slice(min(1, count - 1), count - 1 if (count - 1) * stride == length - 1 and count > 2 else count))
+    return inner
+
+
 def _strides(spatial: tuple[int, ...]) -> list[int]:
-    """Steps of a grid of about `POSITIONS` positions besides its first row and column, as even as the axes allow."""
+    """Steps of a grid of about `GRID` positions besides its first row and column, as even as the axes allow."""
     strides = [1] * len(spatial)
-    while np.prod([-(-length // stride) - 1 for length, stride in zip(spatial, strides, strict=True)]) > POSITIONS:
+    while np.prod([-(-length // stride) - 1 for length, stride in zip(spatial, strides, strict=True)]) > GRID:
         longest = max(range(len(spatial)), key=lambda axis: spatial[axis] / strides[axis])
         strides[longest] += 1
     return strides

@@ -234,6 +234,20 @@ def test_13_the_negative_control_is_worse_than_random(blob):
     assert error("anti-usn") > 1.1 * error("usn")
 
 
+def test_a_channel_active_off_the_grid_only_is_not_idle():
+    """A bright spot between grid positions: the maxima are taken over the whole map."""
+    net = conv_net(size=36)
+    kernel, bias = net.weights["k0"].copy(), net.weights["c0"].copy()
+    kernel[2], bias[2] = 0, -0.8
+    kernel[2, 0, 1, 1] = 1  # passes the image on, minus 0.8
+    net = net.changed(weights={"k0": kernel, "c0": bias})
+    x = np.full((6, 1, 36, 36), 0.4, np.float32)
+    x[2] += np.random.default_rng(0).uniform(0, 0.1, (1, 36, 36))
+    assert pruning.score(net, Calibration(x, None, S_SMALL), "usn").free[2]
+    x[3, 0, 4, 5] = 1.0
+    assert not pruning.score(net, Calibration(x, None, S_SMALL), "usn").free[2]
+
+
 @pytest.mark.parametrize("bn", [False, True])
 def test_large_maps_are_read_on_a_grid(bn):
     """A convolution with larger strides, or a pool, gives exactly the values of the map at the grid positions."""
@@ -256,7 +270,7 @@ def test_large_maps_are_read_on_a_grid(bn):
     assert sum(node.type == "MaxPool" for node in pooled.nodes) == 3
     sampled = usn(net, calibration(net, count=60))
     z = Activations(net, [units[0].value])(calibration(net, count=60).images)[units[0].value]
-    np.testing.assert_allclose(hidden(sampled, "Sig"), z[:, :, 1:-1, 1:-1].var((0, 2, 3)), rtol=0.15)
+    np.testing.assert_allclose(hidden(sampled, "Sig"), z[:, :, 1:-1, 1:-1].var((0, 2, 3)), rtol=0.2)
 
 
 def replace_pads(node_):
