@@ -90,7 +90,9 @@ def _make(spec: Spec, job: Job, folder: Path, hands: Hands) -> Model:
         _need(hands.train, Train)(seed=_seed(job), epochs=total, like=like, work=work, out=fresh)
     elif job.kind == "tune":
         parent = folder / f"{job.parent}.onnx"
-        _need(hands.finetune, FineTune)(model=parent, seed=job.seed, epochs=spec.budget.finetune, work=work, out=fresh)
+        _need(hands.finetune, FineTune)(
+            model=parent, seed=_seed(job), epochs=spec.budget.finetune, work=work, out=fresh
+        )
     else:
         _prune(spec, job, folder, hands, work, fresh)
     with open(fresh, "rb") as stream:

@@ -1,4 +1,4 @@
-"""What a report draws and a row does not hold: the cells of a coverage map and a counterexample, one .npz per result."""
+"""What a report draws and a row does not hold: cells of a coverage map and a counterexample, one .npz per result."""
 
 from __future__ import annotations
 

@@ -69,7 +69,9 @@ class Train(Protocol):
     checkpoints in `work`, a folder of its own that survives a kill.
     """
 
-    def __call__(self, *, seed: int, epochs: float, like: Path | None, work: Path, out: Path) -> None: ...
+    def __call__(self, *, seed: int, epochs: float, like: Path | None, work: Path, out: Path) -> None:
+        """Do it; see the class."""
+        ...
 
 
 class Prune(Protocol):
@@ -81,25 +83,33 @@ class Prune(Protocol):
 
     def __call__(
         self, *, model: Path, criterion: str, ratio: float, like: Path | None, seed: int, work: Path, out: Path
-    ) -> None: ...
+    ) -> None:
+        """Do it; see the class."""
+        ...
 
 
 class FineTune(Protocol):
     """Train `model` on for `epochs` epochs at the fine-tuning rate and write it to `out`."""
 
-    def __call__(self, *, model: Path, seed: int, epochs: float, work: Path, out: Path) -> None: ...
+    def __call__(self, *, model: Path, seed: int, epochs: float, work: Path, out: Path) -> None:
+        """Do it; see the class."""
+        ...
 
 
 class Measure(Protocol):
     """Size of a network."""
 
-    def __call__(self, model: Path) -> Size: ...
+    def __call__(self, model: Path) -> Size:
+        """Do it; see the class."""
+        ...
 
 
 class VerifyImage(Protocol):
-    """Verify one image under the study's task within its time limit. Never raises for `open`; raises for a broken file."""
+    """Verify one image under the study's task within its time limit. It raises for a broken file only."""
 
-    def __call__(self, model: Path, image: int, task: Task) -> Outcome: ...
+    def __call__(self, model: Path, image: int, task: Task) -> Outcome:
+        """Do it; see the class."""
+        ...
 
 
 @dataclass(frozen=True)

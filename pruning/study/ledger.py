@@ -23,8 +23,8 @@ MAX_FILE = 1 << 30
 class Ledger(Generic[T]):
     """The open results file, and its rows.
 
-    encode, decode: a row to and from a flat JSON object; decode raises ValueError, KeyError or TypeError for a line that
-    is no row. key: what may be there only once. A lock keeps a second run away from the file.
+    encode, decode: a row to and from a flat JSON object; decode raises ValueError, KeyError or TypeError for a line
+    that is no row. key: what may be there only once. A lock keeps a second run away from the file.
 
     Raises:
         ResultsError: something in the file is no row (other than a torn end), or a key is there twice.
@@ -86,7 +86,7 @@ class Ledger(Generic[T]):
 def read(
     path: str | os.PathLike[str], decode: Callable[[Mapping[str, Any]], T], key: Callable[[T], Hashable]
 ) -> list[T]:
-    """The rows of a ledger that may be in use or on a read-only disk; a torn last line is left out, nothing is changed."""
+    """The rows of a ledger that may be in use or read-only; a torn last line is left out, nothing is changed."""
     try:
         with open(path, "rb") as stream:
             data = stream.read(MAX_FILE + 1)
@@ -128,9 +128,7 @@ def _lock(descriptor: int, path: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise OutputError(
-            f"{path}: another run is writing to this file; wait for it, or choose another --out"
-        ) from None
+        raise OutputError(f"{path}: another run is writing to it; wait for that run, or choose another --out") from None
     except OSError:  # a file system without locks
         return
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,8 +14,8 @@ from pruning.study.spec import MATCHED, Arm, Spec
 class Job:
     """One network of a study.
 
-    kind: `train` (new weights), `tune` (the parent trained on), `prune` (the parent cut and trained on) or `scratch` (new
-    weights in the shape of `like`). parent, like: names of other jobs, which come earlier in the plan.
+    kind: `train` (new weights), `tune` (the parent trained on), `prune` (the parent cut and trained on) or `scratch`
+    (new weights in the shape of `like`). parent, like: names of other jobs, which come earlier in the plan.
     shown: whether it is verified (the dense parent may only be a means).
     """
 
@@ -92,4 +93,4 @@ def stage_ratios(ratio: float, stages: int) -> list[float]:
     Cubic schedule rho_t = rho (1 - (1 - t/T)^3): the share gone after stage t; the step is 1 - (1-rho_t)/(1-rho_(t-1)).
     """
     gone = [ratio * (1 - (1 - t / stages) ** 3) for t in range(stages + 1)]
-    return [1 - (1 - b) / (1 - a) for a, b in zip(gone, gone[1:], strict=False)]
+    return [1 - (1 - b) / (1 - a) for a, b in itertools.pairwise(gone)]

@@ -19,11 +19,13 @@ class Row:
     """One line of `results.jsonl`.
 
     name: the network's name in the study, unique there; network: sha256 of its file. arm: the treatment (usn,
-    dense+ft, ..); criterion: what its channels were ranked by (empty for unpruned ones); ratio: share of channels asked
-    for, None where it is not known; seed: of training; draw: repetition of a random choice.
-    image: index in `data`; tau: tolerance as a share of the image side; rectangle: name or ranges of S; timeout: seconds.
+    dense+ft, ..); criterion: what its channels were ranked by (empty for unpruned ones); ratio: share of channels
+    asked for, None where it is not known; seed: of training; draw: repetition of a random choice.
+    image: index in `data`; tau: tolerance as a share of the image side; rectangle: name or ranges of S; timeout: in
+    seconds.
     verdict: `certified` (all of S proven), `refuted` (a violation was found), `open`.
-    certified, refuted, open: shares of the area of S, together 1. sampled: share of a grid on S within tau, if computed.
+    certified, refuted, open: shares of the area of S, together 1. sampled: share of a grid on S within
+    tau, if computed.
     seconds: wall time; boxes: cells opened; unstable: neurons whose sign is not fixed, mean over 4x4 cells of S, and
     unstable_ratio: the same as a share of all non-linear neurons.
     clean_error: mean keypoint error on the unchanged image, as a share of its side.
@@ -75,7 +77,7 @@ def encode(row: Row) -> dict[str, Any]:
 
 
 def decode(value: Mapping[str, Any]) -> Row:
-    """A row from its JSON object; ValueError names the field that is missing, unknown, of the wrong type or impossible."""
+    """A row from its JSON object; ValueError names the field that is missing, unknown or impossible."""
     names = [f.name for f in fields(Row)]
     missing, extra = [n for n in names if n not in value], [n for n in value if n not in names]
     if missing or extra:
@@ -100,9 +102,7 @@ def check(row: Row) -> None:
     if row.verified and (row.refuted > 0 or row.open > AREA_SLACK):
         raise UnsoundError(f"{where}: called certified with refuted area {row.refuted:g} and open area {row.open:g}")
     if row.verified and row.sampled is not None and row.sampled < 1:
-        raise UnsoundError(
-            f"{where}: called certified, but only {row.sampled:.4%} of the sampled points are within tau"
-        )
+        raise UnsoundError(f"{where}: called certified, but only {row.sampled:.4%} of the samples are within tau")
 
 
 def _typed(name: str, value: Any, expected: Any) -> Any:

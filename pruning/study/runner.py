@@ -1,4 +1,4 @@
-"""Runs a study: makes its networks, then verifies image after image, appending one row per answer. Resumable anywhere."""
+"""Runs a study: makes its networks, then verifies image after image, one row per answer. Resumable anywhere."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ Say = Callable[[str], None]
 def run(spec: Spec, folder: Path, hands: Hands, tell: Tell = lambda _: None, say: Say = lambda _: None) -> list[Row]:
     """Run, or go on with, a whole study in `folder`; returns all its rows.
 
-    Raises ResultsError if the folder holds another study. An error of a callable passes through; the rows before it stay.
+    Raises ResultsError if the folder holds another study. An error of a callable passes through; the
+    rows before it stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _same_study(folder / "study.json", spec.fixed(), asdict(spec))
@@ -51,7 +52,7 @@ def run(spec: Spec, folder: Path, hands: Hands, tell: Tell = lambda _: None, say
 def compare(
     paths: Sequence[Path], images: Sequence[int], task: Task, folder: Path, hands: Hands, tell: Tell = lambda _: None
 ) -> list[Row]:
-    """The one-line form: verify given networks on the same images; the first one is what the others are held against."""
+    """The one-line form: verify given networks on the same images; the first is what the others are held against."""
     folder.mkdir(parents=True, exist_ok=True)
     _same_study(folder / "study.json", {"task": asdict(task)}, {"files": [str(p) for p in paths]})
     return verify(given(list(paths), hands), images, task, folder, hands, 0, tell)
@@ -100,7 +101,7 @@ def _row(model: Model, image: int, task: Task, outcome: Outcome) -> Row:
         row.check(result)
     except ValueError as error:
         raise ResultsError(
-            f"network {model.name}, image {image}: the verifier's answer makes no sense: {error}"
+            f"network {model.name}, image {image}: the verifier's answer is impossible: {error}"
         ) from None
     return result
 
@@ -111,13 +112,13 @@ def _same_networks(ledger: Ledger[Row], models: dict[str, Model], task: Task) ->
         found = (held.data, held.tau, held.rectangle, held.timeout)
         if found != wanted:
             raise ResultsError(
-                f"{ledger.path}: holds results for (data, tau, rectangle, timeout) = {found}, this run asks for {wanted}; "
-                "choose another folder with --out"
+                f"{ledger.path}: holds results for (data, tau, rectangle, timeout) = {found}, this run asks for "
+                f"{wanted}; choose another folder with --out"
             )
         if held.name in models and held.network != models[held.name].sha256:
             raise ResultsError(
-                f"{ledger.path}: its results for '{held.name}' are about another file (sha256 {held.network[:12]}.. , now "
-                f"{models[held.name].sha256[:12]}..); choose another folder with --out"
+                f"{ledger.path}: its results for '{held.name}' are about another file (sha256 {held.network[:12]}, now "
+                f"{models[held.name].sha256[:12]}); choose another folder with --out"
             )
 
 

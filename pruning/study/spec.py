@@ -112,9 +112,7 @@ class Spec:
             _require(self.match in names, f"arm {arm.name} takes its widths from arm {self.match}; add that arm")
             held = self.ratios_of(next(a for a in self.arms if a.name == self.match))
             lost = sorted(set(ratios) - set(held))
-            _require(
-                not lost, f"arm {arm.name} has ratios {lost} that arm {self.match}, which it copies, does not have"
-            )
+            _require(not lost, f"arm {arm.name}: ratios {lost} are missing in arm {self.match}, whose widths it takes")
 
     def fixed(self) -> dict[str, Any]:
         """What may not change when a study is continued; arms, ratios, seeds and images may grow."""
@@ -159,12 +157,12 @@ def parse(value: Any) -> Spec:
     top = _mapping("the study", value, (*(f.name for f in fields(Spec) if f.name != "task"), *_task_keys()))
     for key in ("name", "data", "images", "arms", "seeds", "budget"):
         _require(key in top, f"'{key}' is missing")
-    given = {k: _number(k, v) if k in ("tau", "timeout") else _text(k, v) for k, v in top.items() if k in _task_keys()}
+    numbers = {k: _number(k, top[k]) for k in ("tau", "timeout") if k in top}
     budget = _mapping("budget", top["budget"], ("train", "finetune"))
     _require(len(budget) == 2, "budget needs both train and finetune (epochs)")
     return Spec(
         name=_text("name", top["name"]),
-        task=Task(**given),
+        task=Task(_text("data", top["data"]), rectangle=_text("rectangle", top.get("rectangle", "medium")), **numbers),
         images=_images(top["images"]),
         arms=tuple(_arm(name, settings) for name, settings in _arms(top["arms"])),
         seeds=tuple(_integer("seeds", s) for s in _list("seeds", top["seeds"])),
@@ -221,7 +219,7 @@ def _plain(what: str, value: Any) -> dict[str, Any]:
     given = _mapping(what, value, None)
     for key, item in given.items():
         _require(
-            isinstance(item, str | int | float | bool), f"{what}.{key}: expected a number or a word, found {item!r}"
+            isinstance(item, str | int | float | bool), f"{what}.{key}: found {item!r}, expected a number or a word"
         )
     return given
 
