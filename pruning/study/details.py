@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import io
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+from zipfile import BadZipFile
 
 from pruning.study.errors import ResultsError
 from pruning.study.hands import Outcome, Witness
 
+if TYPE_CHECKING:
+    import numpy as np
+
 MAX_BYTES = 1 << 28
 _WITNESS = ("point", "picture", "predicted", "truth")
+
+
+@dataclass(frozen=True, eq=False)
+class Details:
+    """cells (n, 2, 2) and states (n,) of a coverage map, names of its axes, a counterexample: see `hands.Outcome`."""
+
+    cells: np.ndarray | None
+    states: np.ndarray | None
+    axes: tuple[str, ...]
+    witness: Witness | None
 
 
 def path(folder: Path, name: str, image: int) -> Path:
@@ -25,6 +41,7 @@ def save(folder: Path, name: str, image: int, outcome: Outcome) -> None:
     arrays = {}
     if outcome.cells is not None and outcome.states is not None:
         arrays = {"cells": np.asarray(outcome.cells, np.float64), "states": np.asarray(outcome.states, np.int8)}
+        arrays["axes"] = np.asarray(outcome.axes)
     if outcome.witness is not None:
         w = outcome.witness
         arrays |= {key: np.asarray(getattr(w, key)) for key in _WITNESS} | {"worst": np.asarray(w.worst)}
@@ -39,8 +56,8 @@ def save(folder: Path, name: str, image: int, outcome: Outcome) -> None:
     os.replace(fresh, target)
 
 
-def load(folder: Path, name: str, image: int) -> tuple[object, object, Witness | None] | None:
-    """(cells, states, witness) of a result; each may be None, and all is None where nothing was saved."""
+def load(folder: Path, name: str, image: int) -> Details | None:
+    """The details of a result; None where nothing was saved."""
     import numpy as np
 
     source = path(folder, name, image)
@@ -51,9 +68,10 @@ def load(folder: Path, name: str, image: int) -> tuple[object, object, Witness |
     try:
         with np.load(source, allow_pickle=False) as held:
             arrays = {key: held[key] for key in held.files}
-    except (OSError, ValueError, KeyError, EOFError) as error:
+        witness = None
+        if "worst" in arrays:
+            witness = Witness(**{key: arrays[key] for key in _WITNESS}, worst=int(arrays["worst"]))
+        axes = tuple(str(name) for name in arrays.get("axes", ()))
+        return Details(arrays.get("cells"), arrays.get("states"), axes, witness)
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise ResultsError(f"{source}: cannot read the details of a result: {error}") from None
-    witness = None
-    if all(key in arrays for key in (*_WITNESS, "worst")):
-        witness = Witness(**{key: arrays[key] for key in _WITNESS}, worst=int(arrays["worst"]))
-    return arrays.get("cells"), arrays.get("states"), witness

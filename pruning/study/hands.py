@@ -44,7 +44,7 @@ class Outcome:
     """The verifier's answer for one network and one image; the numbers are explained in `row.Row`.
 
     cells (n, 2, 2) float64: low and high corner of each closed cell of a 2-D rectangle; states (n,) int8: 1 certified,
-    -1 refuted, 0 open. Both None where the rectangle is not 2-D or no map is wanted.
+    -1 refuted, 0 open. Both None where the rectangle is not 2-D or no map is wanted. axes: names of its two parameters.
     """
 
     verdict: str
@@ -60,6 +60,7 @@ class Outcome:
     cells: np.ndarray | None = field(default=None, repr=False)
     states: np.ndarray | None = field(default=None, repr=False)
     witness: Witness | None = field(default=None, repr=False)
+    axes: tuple[str, str] = ("contrast", "brightness")
 
 
 class Train(Protocol):

@@ -54,8 +54,10 @@ def compare(
 ) -> list[Row]:
     """The one-line form: verify given networks on the same images; the first is what the others are held against."""
     folder.mkdir(parents=True, exist_ok=True)
-    _same_study(folder / "study.json", {"task": asdict(task)}, {"files": [str(p) for p in paths]})
-    return verify(given(list(paths), hands), images, task, folder, hands, 0, tell)
+    models = given(list(paths), hands)
+    whole = {"files": [str(p) for p in paths], "baseline": models[0].name}
+    _same_study(folder / "study.json", {"task": asdict(task)}, whole)
+    return verify(models, images, task, folder, hands, 0, tell)
 
 
 def verify(
