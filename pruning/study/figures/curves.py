@@ -1,4 +1,4 @@
-"""One figure of the study against the pruning ratio, a line per arm, with its interval; or per network, where no ratio is known."""
+"""One figure of the study, with intervals: against the ratio, a line per arm; or per network, without ratios."""
 
 from __future__ import annotations
 
@@ -141,10 +141,8 @@ def _spoken(summaries: Sequence[Summary], metric: Metric) -> str:
     parts = []
     for s in summaries:
         e = metric.part(s)
-        unit = f" {metric.unit}" if metric.unit else ""
-        parts.append(
-            f"{s.label}: {e.value * metric.scale:.3g}{unit}, {e.low * metric.scale:.3g} to {e.high * metric.scale:.3g}"
-        )
+        value, low, high = (f"{part * metric.scale:.3g}" for part in (e.value, e.low, e.high))
+        parts.append(f"{s.label}: {value} {metric.unit}, {low} to {high}")
     return "; ".join(parts)
 
 

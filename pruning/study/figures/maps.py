@@ -18,7 +18,7 @@ PIXELS = 240
 
 
 def raster(cells: np.ndarray, states: np.ndarray, pixels: int = PIXELS) -> np.ndarray:
-    """States (pixels, pixels) at the centres of a grid over the box around all cells; row 0 is the low end of axis 1.
+    """States (pixels, pixels) at the centres of a grid over the box of all cells; row 0 is the low end of axis 1.
 
     cells (n, 2, 2), states (n,). A point in no cell is open; where cells overlap, refuted wins over open over certified.
     """
@@ -73,7 +73,7 @@ def _map(axes: Axes, found: Details) -> None:
 
 
 def draw_witness(witness: Witness, tau: float, axes_names: Sequence[str], stem: str, title: str) -> Drawn:
-    """The picture at a counterexample: truth (rings of radius tau), predictions (crosses), the worst keypoint marked."""
+    """The picture at a counterexample: tolerances around the truth, crosses at the predictions, the worst one marked."""
     import numpy as np
     from matplotlib.figure import Figure
 
@@ -82,9 +82,11 @@ def draw_witness(witness: Witness, tau: float, axes_names: Sequence[str], stem: 
     with style.drawing(stem):
         figure = Figure(figsize=(3.0, 3.4))
         axes = figure.add_subplot()
-        grey = {"cmap": "gray", "vmin": 0, "vmax": 255} if witness.picture.ndim == 2 else {}
         height, width = witness.picture.shape[:2]
-        axes.imshow(witness.picture, extent=(0, width, height, 0), interpolation="nearest", **grey)
+        picture = np.asarray(witness.picture, np.uint8)
+        if picture.ndim == 2:  # grey: as three equal channels, which needs no colour map
+            picture = np.repeat(picture[..., None], 3, axis=2)
+        axes.imshow(picture, extent=(0, width, height, 0), interpolation="nearest")
         _marks(axes, truth, guess, worst, tau * side)
         axes.set_axis_off()
         values = ", ".join(f"{n} {v:.3g}" for n, v in zip(axes_names or ("p0", "p1"), witness.point, strict=False))

@@ -1,5 +1,6 @@
-"""Colours, sizes and saving. Every colour of a figure comes from `LIGHT`; in HTML each becomes the CSS variable of its name,
-so one drawing serves the light and the dark page (the dark values are `DARK`, put into the page's style sheet)."""
+"""Colours, sizes and saving. Every colour of a figure comes from `LIGHT`; in HTML each becomes the CSS variable of its
+name, so one drawing serves the light and the dark page (the dark values are `DARK`, put into the page's style sheet).
+"""
 
 from __future__ import annotations
 
@@ -94,11 +95,10 @@ class Drawn:
         for name, value in LIGHT.items():
             body = re.sub(re.escape(value), f"var(--{name})", body, flags=re.IGNORECASE)
         body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-        size = re.compile(
-            r'(<svg[^>]*?) width="[^"]*pt"([^>]*?) height="[^"]*pt"|(<svg[^>]*?) height="[^"]*pt"([^>]*?) width="[^"]*pt"'
-        )
-        body = size.sub(lambda m: "".join(part or "" for part in m.groups()), body, count=1)
-        return body.replace("<svg", f'<svg role="img" aria-label={quoteattr(f"{self.title}. {self.spoken}")}', 1)
+        head, _, rest = body.partition(">")
+        head = re.sub(r' (width|height)="[^"]*"', "", head)  # the page decides; viewBox keeps the proportions
+        label = quoteattr(f"{self.title}. {self.spoken}")
+        return f'{head} role="img" aria-label={label}>{rest}'
 
 
 def finish(figure: Figure, stem: str, title: str, caption: str, spoken: str) -> Drawn:
