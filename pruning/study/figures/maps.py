@@ -18,7 +18,7 @@ PIXELS = 240
 
 
 def raster(cells: np.ndarray, states: np.ndarray, pixels: int = PIXELS) -> np.ndarray:
-    """States (pixels, pixels) at the centres of a grid over the box of all cells; row 0 is the low end of axis 1.
+    """States (pixels, pixels) at the centres of a grid over the box of all cells; row 0: low end of axis 1.
 
     cells (n, 2, 2), states (n,). A point in no cell is open; where cells overlap, refuted wins over open over certified.
     """
@@ -73,7 +73,7 @@ def _map(axes: Axes, found: Details) -> None:
 
 
 def draw_witness(witness: Witness, tau: float, axes_names: Sequence[str], stem: str, title: str) -> Drawn:
-    """The picture at a counterexample: tolerances around the truth, crosses at the predictions, the worst one marked."""
+    """The picture at a counterexample: squares of side 2 tau at the truth, crosses at the predictions."""
     import numpy as np
     from matplotlib.figure import Figure
 

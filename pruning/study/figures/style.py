@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import quoteattr
 
 from verifier.errors import OutputError
@@ -63,14 +63,14 @@ def drawing(name: str) -> Iterator[None]:
     import matplotlib
 
     ink, muted = LIGHT["ink"], LIGHT["muted"]
-    settings = {
+    settings: dict[Any, Any] = {
         "svg.fonttype": "none", "svg.hashsalt": name, "pdf.fonttype": 42, "font.family": "sans-serif",
         "font.sans-serif": ["DejaVu Sans", "Verdana", "Helvetica", "Arial"], "font.size": 9.0,
         "text.color": ink, "axes.labelcolor": ink, "axes.edgecolor": muted, "axes.linewidth": 0.8,
         "axes.titlecolor": ink, "axes.titlesize": 9.5, "axes.spines.top": False, "axes.spines.right": False,
         "xtick.color": muted, "ytick.color": muted, "xtick.labelcolor": ink, "ytick.labelcolor": ink,
         "axes.grid": False, "grid.color": LIGHT["grid"], "grid.linewidth": 0.8, "legend.frameon": False,
-        "legend.fontsize": 8.5, "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
+        "legend.fontsize": 8.5, "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "#ffffff",
         "lines.linewidth": 1.6, "figure.constrained_layout.use": True,
     }  # fmt: skip
     with matplotlib.rc_context(settings):
@@ -94,6 +94,7 @@ class Drawn:
         body = self.svg[self.svg.index("<svg") :]
         for name, value in LIGHT.items():
             body = re.sub(re.escape(value), f"var(--{name})", body, flags=re.IGNORECASE)
+        body = body.replace("fill: #ffffff", "fill: none")  # the sheet: the page has its own
         body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
         head, _, rest = body.partition(">")
         head = re.sub(r' (width|height)="[^"]*"', "", head)  # the page decides; viewBox keeps the proportions

@@ -1,8 +1,8 @@
 """Counts, PAR-2 and the points of VNN-COMP 2025, per category and overall.
 
 Points: 10 for a right answer, -150 for a wrong one, 0 otherwise (also where the truth is open). The score of a category
-is the share of the best tool's points there, in percent, not below 0; the overall score is the sum of these. PAR-2: mean
-over all instances of the seconds of a right answer, or twice the time limit (a wrong answer is no better than none).
+is the share of the best tool's points there, in percent, not below 0; the overall score is the sum of these. PAR-2:
+mean over all instances of the seconds of a right answer, or twice the limit (a wrong answer is no better than none).
 """
 
 from __future__ import annotations
