@@ -3,37 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from pruning.study.figures import style
 from pruning.study.figures.style import Drawn
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def draw(
     times: Mapping[str, Sequence[float]], totals: Mapping[str, int], stem: str, title: str, unit: str, share: bool
 ) -> Drawn:
     """times: seconds of what each contender settled; totals: how much it was asked; share: draw percent of that."""
+    with style.drawing(stem):
+        drawn = figure(times, totals, unit, share)
+        caption = "Further right is more settled, lower is faster; a line ends where the contender gives up."
+        spoken = "; ".join(f"{name} settles {len(s)} of {totals[name]}" for name, s in times.items())
+        return style.finish(drawn, stem, title, caption, spoken)
+
+
+def figure(times: Mapping[str, Sequence[float]], totals: Mapping[str, int], unit: str, share: bool) -> Figure:
+    """The plot itself; call and save inside `style.drawing`."""
     from matplotlib.figure import Figure
 
     looks = style.looks(list(times))
-    with style.drawing(stem):
-        figure = Figure(figsize=(5.4, 3.7))
-        axes = figure.add_subplot()
-        for name, seconds in times.items():
-            x, y = _steps(sorted(seconds), totals[name], share)
-            label = f"{name} ({len(seconds)} of {totals[name]})"
-            axes.plot(x, y, color=looks[name].colour, label=label, drawstyle="steps-post")
-            if seconds:
-                axes.plot(x[-1], y[-1], looks[name].marker, color=looks[name].colour, markersize=5)
-        axes.set_yscale("log")
-        axes.set_xlabel(f"{unit} settled ({'%' if share else 'count'})")
-        axes.set_ylabel("seconds, each at most")
-        axes.set_xlim(left=0)
-        axes.grid(axis="y")
-        axes.set_axisbelow(True)
-        figure.legend(loc="outside lower center", ncols=2, columnspacing=1.2)
-        caption = "Further right is more settled, lower is faster; a line ends where the contender gives up."
-        spoken = "; ".join(f"{name} settles {len(s)} of {totals[name]}" for name, s in times.items())
-        return style.finish(figure, stem, title, caption, spoken)
+    sheet = Figure(figsize=(5.4, 3.7))
+    axes = sheet.add_subplot()
+    for name, seconds in times.items():
+        x, y = _steps(sorted(seconds), totals[name], share)
+        label = f"{name} ({len(seconds)} of {totals[name]})"
+        axes.plot(x, y, color=looks[name].colour, label=label, drawstyle="steps-post")
+        if seconds:
+            axes.plot(x[-1], y[-1], looks[name].marker, color=looks[name].colour, markersize=5)
+    axes.set_yscale("log")
+    axes.set_xlabel(f"{unit} settled ({'%' if share else 'count'})")
+    axes.set_ylabel("seconds, each at most")
+    axes.set_xlim(left=0)
+    axes.grid(axis="y")
+    axes.set_axisbelow(True)
+    sheet.legend(loc="outside lower center", ncols=2, columnspacing=1.2)
+    return sheet
 
 
 def _steps(seconds: Sequence[float], total: int, share: bool) -> tuple[list[float], list[float]]:

@@ -18,9 +18,9 @@ PIXELS = 240
 
 
 def raster(cells: np.ndarray, states: np.ndarray, pixels: int = PIXELS) -> np.ndarray:
-    """States (pixels, pixels) at the centres of a grid over the box of all cells; row 0: low end of axis 1.
+    """States (pixels, pixels) at the centres of a grid over the box of all cells; row 0 is at the low end of axis 1.
 
-    cells (n, 2, 2), states (n,). A point in no cell is open; where cells overlap, refuted wins over open over certified.
+    cells (n, 2, 2), states (n,). A point in no cell is open; where cells overlap, the worse state wins.
     """
     import numpy as np
 
