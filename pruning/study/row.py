@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from types import UnionType
 from typing import Any, get_args, get_type_hints
 
@@ -82,7 +83,7 @@ def decode(value: Mapping[str, Any]) -> Row:
     missing, extra = [n for n in names if n not in value], [n for n in value if n not in names]
     if missing or extra:
         raise ValueError(f"fields missing: {missing}, unknown: {extra[:5]}")
-    types = get_type_hints(Row)
+    types = _types()
     row = Row(**{name: _typed(name, value[name], types[name]) for name in names})
     check(row)
     return row
@@ -103,6 +104,11 @@ def check(row: Row) -> None:
         raise UnsoundError(f"{where}: called certified with refuted area {row.refuted:g} and open area {row.open:g}")
     if row.verified and row.sampled is not None and row.sampled < 1:
         raise UnsoundError(f"{where}: called certified, but only {row.sampled:.4%} of the samples are within tau")
+
+
+@cache
+def _types() -> dict[str, Any]:
+    return get_type_hints(Row)
 
 
 def _typed(name: str, value: Any, expected: Any) -> Any:

@@ -64,17 +64,16 @@ def bootstrap(
         count = min(step, replicates - start)
         chosen = generator.integers(seeds, size=(count, seeds, 1, 1))
         image = generator.integers(images, size=(count, seeds, 1, images))
-        drawn = [a[chosen, _indices(generator, a.shape[1], count, seeds), image] for a in samples]
+        drawn = []
+        for a in samples:
+            draw = generator.integers(a.shape[1], size=(count, seeds, a.shape[1], 1))
+            drawn.append(a.ravel().take((chosen * a.shape[1] + draw) * images + image))  # a[chosen, draw, image]
         values.append(statistic(*drawn))
     found = np.concatenate(values)
     tail = 50 * (1 - level)
     low, high = np.percentile(found, [tail, 100 - tail])
     value = float(statistic(*(a[None] for a in samples))[0])
     return Estimate(value, float(low), float(high), seeds * images)
-
-
-def _indices(generator: np.random.Generator, draws: int, count: int, seeds: int) -> np.ndarray:
-    return generator.integers(draws, size=(count, seeds, draws, 1))
 
 
 def mean(values: np.ndarray) -> np.ndarray:

@@ -104,11 +104,13 @@ def samples(rows: Sequence[Row], wanted: Sequence[Treatment], field: Field) -> l
 def summarise(rows: Sequence[Row], treatment: Treatment, replicates: int = stats.REPLICATES) -> Summary:
     """Every figure of one treatment."""
 
+    rows = [r for r in rows if (r.arm, r.ratio) == treatment]
+
     def of(field: Field, statistic: Callable[[np.ndarray], np.ndarray] = stats.mean) -> Estimate:
         return stats.bootstrap(statistic, samples(rows, [treatment], field)[0], replicates=replicates)
 
     verified = samples(rows, [treatment], lambda r: float(r.verified))[0]
-    own = {r.name: r for r in rows if (r.arm, r.ratio) == treatment}.values()
+    own = {r.name: r for r in rows}.values()
     return Summary(
         *treatment,
         networks=len(own),
@@ -138,6 +140,8 @@ def contrast(
     rows: Sequence[Row], treatment: Treatment, baseline: Treatment, replicates: int = stats.REPLICATES
 ) -> Contrast:
     """Treatment against baseline; `holm` equals `mcnemar` until it is adjusted."""
+
+    rows = [r for r in rows if (r.arm, r.ratio) in (treatment, baseline)]
 
     def of(field: Field, statistic: Callable[..., np.ndarray]) -> Estimate:
         a, b = samples(rows, [treatment, baseline], field)

@@ -46,7 +46,7 @@ def print_analysis(analysis: Analysis, console: Console) -> None:
         for c in analysis.contrasts
     ]
     if pairs:
-        heads = (
+        columns = (
             "paired, 95 % interval",
             "certified, points",
             "verified, points",
@@ -54,7 +54,7 @@ def print_analysis(analysis: Analysis, console: Console) -> None:
             "clean error, x",
             "Holm p",
         )
-        _table(console, "", heads, pairs)
+        _table(console, "", columns, pairs)
     for title, checks in (("Success criterion", analysis.criterion), ("Goals", analysis.goals)):
         if checks:
             _checks(console, title, checks)
@@ -113,24 +113,13 @@ class ProgressLine:
 
 
 def _standings(console: Console, title: str, standings: Sequence[Standing], score: str) -> None:
-    heads = (
-        "tool",
-        "sat",
-        "unsat",
-        "right",
-        "unique",
-        "wrong",
-        "timeout",
-        "error",
-        "other",
-        "PAR-2 s",
-        "points",
-        score,
-    )
+    counts = ("sat", "unsat", "right", "unique", "wrong", "timeout", "error", "other")
+    heads = ("tool", *counts, "PAR-2 s", "points", score)
     rows = [
         (
-            s.tool, str(s.sat), str(s.unsat), f"{s.right} of {s.instances}", str(s.unique), str(s.wrong), str(s.timeout),
-            str(s.error), str(s.other + s.missing), words.number(s.par2), str(s.points), f"{s.score:.1f}",
+            s.tool, str(s.sat), str(s.unsat), f"{s.right} of {s.instances}", str(s.unique), str(s.wrong),
+            str(s.timeout), str(s.error), str(s.other + s.missing), words.number(s.par2), str(s.points),
+            f"{s.score:.1f}",
         )
         for s in standings
     ]  # fmt: skip
