@@ -127,6 +127,7 @@ def _cactus(analysis: Analysis) -> list[Drawn]:
     drawn = []
     for ratio in ratios:
         members = [s for s in analysis.summaries if ratio is None or s.ratio in (None, ratio)]
+        members.sort(key=lambda s: (s.arm != analysis.focus, s.arm.startswith("dense")))
         times, totals = {}, {}
         for s in members:
             rows = [r for r in analysis.rows if (r.arm, r.ratio) == (s.arm, s.ratio)]
@@ -135,7 +136,7 @@ def _cactus(analysis: Analysis) -> list[Drawn]:
             totals[name] = len(rows)
         stem = "cactus" if ratio is None else f"cactus-{ratio:g}"
         title = "Images settled in time" + ("" if ratio is None else f", {ratio:.0%} removed")
-        drawn.append(cactus.draw(times, totals, stem, title, "images", share=True))
+        drawn.append(cactus.draw(times, totals, stem, title, "images", True, analysis.focus))
     return drawn
 
 

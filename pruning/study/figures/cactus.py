@@ -13,17 +13,28 @@ if TYPE_CHECKING:
 
 
 def draw(
-    times: Mapping[str, Sequence[float]], totals: Mapping[str, int], stem: str, title: str, unit: str, share: bool
+    times: Mapping[str, Sequence[float]],
+    totals: Mapping[str, int],
+    stem: str,
+    title: str,
+    unit: str,
+    share: bool,
+    focus: str = "",
 ) -> Drawn:
-    """times: seconds of what each contender settled; totals: how much it was asked; share: draw percent of that."""
+    """times: seconds of what each contender settled; totals: how much it was asked; share: draw percent of that.
+
+    focus: the contender drawn on top and bolder.
+    """
     with style.drawing(stem):
-        drawn = figure(times, totals, unit, share)
+        drawn = figure(times, totals, unit, share, focus)
         caption = "Further right is more settled, lower is faster; a line ends where the contender gives up."
         spoken = "; ".join(f"{name} settles {len(s)} of {totals[name]}" for name, s in times.items())
         return style.finish(drawn, stem, title, caption, spoken)
 
 
-def figure(times: Mapping[str, Sequence[float]], totals: Mapping[str, int], unit: str, share: bool) -> Figure:
+def figure(
+    times: Mapping[str, Sequence[float]], totals: Mapping[str, int], unit: str, share: bool, focus: str = ""
+) -> Figure:
     """The plot itself; call and save inside `style.drawing`."""
     from matplotlib.figure import Figure
 
@@ -32,11 +43,14 @@ def figure(times: Mapping[str, Sequence[float]], totals: Mapping[str, int], unit
     axes = sheet.add_subplot()
     for name, seconds in times.items():
         x, y = _steps(sorted(seconds), totals[name], share)
+        look, strong = looks[name], name == focus
+        width, order = (2.4, 4) if strong else (1.3, 3)
         label = f"{name} ({len(seconds)} of {totals[name]})"
-        axes.plot(x, y, color=looks[name].colour, label=label, drawstyle="steps-post")
+        axes.plot(x, y, color=look.colour, label=label, drawstyle="steps-post", linewidth=width, zorder=order)
         if seconds:
-            axes.plot(x[-1], y[-1], looks[name].marker, color=looks[name].colour, markersize=5)
+            axes.plot(x[-1], y[-1], look.marker, color=look.colour, markersize=5, zorder=order)
     axes.set_yscale("log")
+    style.plain_ticks(axes.yaxis)
     axes.set_xlabel(f"{unit} settled ({'%' if share else 'count'})")
     axes.set_ylabel("seconds, each at most")
     axes.set_xlim(left=0)

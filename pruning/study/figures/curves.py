@@ -13,6 +13,7 @@ from pruning.study.summary import Summary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,11 @@ def draw(summaries: Sequence[Summary], metric: Metric, focus: str) -> Drawn:
         axes = figure.add_subplot()
         if pruned:
             _against_ratio(axes, summaries, metric, focus)
-            handles, labels = axes.get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), columnspacing=1.2)
+            named = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+            labels = sorted(named, key=lambda name: (name != focus, name.startswith("dense"), name))
+            columns = min(4, len(labels))
+            handles = [named[name] for name in labels]
+            figure.legend(handles, labels, loc="outside lower center", ncols=columns, columnspacing=1.2)
         else:
             _per_network(axes, summaries, metric)
         caption = f"{metric.how.capitalize()} with 95 % interval; {metric.better} is better."
@@ -69,7 +73,7 @@ def _against_ratio(axes: Axes, summaries: Sequence[Summary], metric: Metric, foc
     arms = sorted({s.arm for s in summaries if s.ratio is not None}, key=lambda arm: (arm != focus, arm))
     flat = [s for s in summaries if s.ratio is None]
     looks = style.looks([*arms, *(s.arm for s in flat)])
-    step = min(0.09, 0.72 / max(1, len(arms)))
+    step = min(0.09, 0.54 / max(1, len(arms)))  # the arms of one ratio stand apart, and away from the next ratio
     for summary in flat:
         _reference(axes, summary, metric, looks[summary.arm].colour)
     for number, arm in enumerate(arms):
@@ -88,7 +92,7 @@ def _against_ratio(axes: Axes, summaries: Sequence[Summary], metric: Metric, foc
     axes.set_ylabel(metric.axis)
     axes.grid(axis="y")
     axes.set_axisbelow(True)
-    _scale(axes, metric, summaries, axes.set_yscale)
+    _scale(axes.yaxis, metric, summaries, axes.set_yscale)
 
 
 def _reference(axes: Axes, summary: Summary, metric: Metric, colour: str) -> None:
@@ -120,14 +124,15 @@ def _per_network(axes: Axes, summaries: Sequence[Summary], metric: Metric) -> No
     axes.set_xlabel(metric.axis)
     axes.grid(axis="x")
     axes.set_axisbelow(True)
-    _scale(axes, metric, summaries, axes.set_xscale)
+    _scale(axes.xaxis, metric, summaries, axes.set_xscale)
 
 
-def _scale(axes: Axes, metric: Metric, summaries: Sequence[Summary], set_scale: Callable[[str], None]) -> None:
+def _scale(axis: Axis, metric: Metric, summaries: Sequence[Summary], set_scale: Callable[[str], None]) -> None:
     values = [metric.part(s).value for s in summaries]
     positive = [metric.part(s).low for s in summaries]
     if metric.log and min(positive) > 0 and max(values) > 8 * min(values):
         set_scale("log")
+        style.plain_ticks(axis)
 
 
 def _values(estimates: Sequence[Estimate], scale: float) -> tuple[list[float], list[list[float]]]:

@@ -43,6 +43,9 @@ def draw_maps(panels: Sequence[tuple[str, Details]], stem: str, title: str, capt
 
     with style.drawing(stem):
         figure = Figure(figsize=(2.75 * len(panels), 3.35))
+        layout = figure.get_layout_engine()
+        assert layout is not None
+        layout.set(wspace=0.08)
         spoken = []
         for number, (heading, found) in enumerate(panels, 1):
             axes = figure.add_subplot(1, len(panels), number)
@@ -69,7 +72,8 @@ def _map(axes: Axes, found: Details) -> None:
     axes.imshow(picture, origin="lower", extent=extent, aspect="auto", interpolation="nearest")
     axes.set_box_aspect(1)
     axes.set_xlabel(found.axes[0] if found.axes else "")
-    axes.locator_params(nbins=4)
+    for ticks, start, end in ((axes.set_xticks, low[0], high[0]), (axes.set_yticks, low[1], high[1])):
+        ticks([start, (start + end) / 2, end])
 
 
 def draw_witness(witness: Witness, tau: float, axes_names: Sequence[str], stem: str, title: str) -> Drawn:
@@ -80,8 +84,8 @@ def draw_witness(witness: Witness, tau: float, axes_names: Sequence[str], stem: 
     truth, guess, worst = witness.truth, witness.predicted, witness.worst
     side = max(witness.picture.shape[:2])
     with style.drawing(stem):
-        figure = Figure(figsize=(3.0, 3.4))
-        axes = figure.add_subplot()
+        figure = Figure(figsize=(3.0, 3.0), layout="none")
+        axes = figure.add_axes((0, 0, 1, 1))
         height, width = witness.picture.shape[:2]
         picture = np.asarray(witness.picture, np.uint8)
         if picture.ndim == 2:  # grey: as three equal channels, which needs no colour map

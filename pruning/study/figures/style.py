@@ -16,6 +16,7 @@ from xml.sax.saxutils import quoteattr
 from verifier.errors import OutputError
 
 if TYPE_CHECKING:
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 LIGHT = {
@@ -75,6 +76,14 @@ def drawing(name: str) -> Iterator[None]:
     }  # fmt: skip
     with matplotlib.rc_context(settings):
         yield
+
+
+def plain_ticks(axis: Axis) -> None:
+    """Label a logarithmic axis 0.01, 0.1, 1, 10 instead of powers."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 @dataclass(frozen=True, eq=False)
