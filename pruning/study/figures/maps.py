@@ -39,13 +39,11 @@ def raster(cells: np.ndarray, states: np.ndarray, pixels: int = PIXELS) -> np.nd
 def draw_maps(panels: Sequence[tuple[str, Details]], stem: str, title: str, caption: str) -> Drawn:
     """Coverage maps side by side; panels: heading and details with cells."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.patches import Patch
 
     with style.drawing(stem):
-        figure = Figure(figsize=(2.75 * len(panels), 3.35))
-        layout = figure.get_layout_engine()
-        assert layout is not None
-        layout.set(wspace=0.08)
+        figure = Figure(figsize=(2.75 * len(panels), 3.35), layout=ConstrainedLayoutEngine(wspace=0.08))
         spoken = []
         for number, (heading, found) in enumerate(panels, 1):
             axes = figure.add_subplot(1, len(panels), number)
@@ -84,7 +82,8 @@ def draw_witness(witness: Witness, tau: float, axes_names: Sequence[str], stem: 
     truth, guess, worst = witness.truth, witness.predicted, witness.worst
     side = max(witness.picture.shape[:2])
     with style.drawing(stem):
-        figure = Figure(figsize=(3.0, 3.0), layout="none")
+        figure = Figure(figsize=(3.0, 3.0))
+        figure.set_layout_engine("none")  # the picture fills the sheet
         axes = figure.add_axes((0, 0, 1, 1))
         height, width = witness.picture.shape[:2]
         picture = np.asarray(witness.picture, np.uint8)
