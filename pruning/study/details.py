@@ -66,7 +66,7 @@ def load(folder: Path, name: str, image: int) -> Details | None:
     if source.stat().st_size > MAX_BYTES:
         raise ResultsError(f"{source}: larger than {MAX_BYTES >> 20} MiB; expected the details of one result")
     try:
-        with np.load(source, allow_pickle=False) as held:
+        with open(source, "rb") as stream, np.load(stream, allow_pickle=False) as held:
             arrays = {key: held[key] for key in held.files}
         witness = None
         if "worst" in arrays:
