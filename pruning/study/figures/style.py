@@ -105,6 +105,8 @@ class Drawn:
             body = re.sub(re.escape(value), f"var(--{name})", body, flags=re.IGNORECASE)
         body = body.replace("fill: #ffffff", "fill: none")  # the sheet: the page has its own
         body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+        # ids must be unique on a page that holds many figures
+        body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{self.stem}-", body)
         head, _, rest = body.partition(">")
         head = re.sub(r' (width|height)="[^"]*"', "", head)  # the page decides; viewBox keeps the proportions
         label = quoteattr(f"{self.title}. {self.spoken}")
