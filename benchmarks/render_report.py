@@ -2,10 +2,9 @@
 
     python -m benchmarks.render_report [REPORT.html] [--out DIR] [--chromium PROGRAM]
 
-Without a report it makes one from a SYNTHETIC study (made-up numbers). It fails if the page scrolls sideways on a phone
-(390 pixels wide), if a figure has no size or sticks out, if text on a phone is below 7 pixels, if the page logs an error
-or asks for anything beyond itself, or if the dark picture is not dark and the light one not light. The pictures stay in
-DIR.
+Without a report it makes one from a SYNTHETIC study (made-up numbers). It fails if the page scrolls sideways at 390
+pixels (a phone), if a figure has no size or sticks out, if text is below 7 pixels, if the page logs an error or names
+another place, or if dark is not dark and light not light. The pictures stay in DIR.
 
 Chromium comes from the system (Debian: apt-get install chromium).
 """
@@ -31,8 +30,9 @@ addEventListener("load", () => setTimeout(() => {
   const out = [...page.querySelectorAll("svg")].map(s => s.getBoundingClientRect())
     .filter(b => b.width < 100 || b.height < 60 || b.right > root.clientWidth + 1).length;
   const sizes = [...page.querySelectorAll("svg text, p, td, th, figcaption, dd, li")].filter(t => t.textContent.trim())
-    .map(t => t.ownerSVGElement ? parseFloat(getComputedStyle(t).fontSize) * Math.hypot(t.getScreenCTM().a, t.getScreenCTM().b)
-                                : parseFloat(getComputedStyle(t).fontSize));
+    .map(t => t.ownerSVGElement
+      ? parseFloat(getComputedStyle(t).fontSize) * Math.hypot(t.getScreenCTM().a, t.getScreenCTM().b)
+      : parseFloat(getComputedStyle(t).fontSize));
   document.getElementById("found").textContent = JSON.stringify({
     width: root.scrollWidth, seen: root.clientWidth, height: root.scrollHeight,
     figures: page.querySelectorAll("svg").length, bad: out, smallest: Math.min(...sizes),
@@ -49,7 +49,8 @@ class Browser:
     def __init__(self, program: str, folder: Path) -> None:
         self._command = [
             program, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-extensions",
-            f"--user-data-dir={folder / 'profile'}", "--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=4000",
+            f"--user-data-dir={folder / 'profile'}", "--host-resolver-rules=MAP * ~NOTFOUND",
+            "--virtual-time-budget=4000",
         ]  # fmt: skip
 
     def dom(self, page: Path, width: int) -> str:

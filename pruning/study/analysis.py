@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ class Analysis:
     criterion: tuple[Check, ...]
     goals: tuple[Check, ...]
     notes: tuple[str, ...]
+    replicates: int
 
 
 def of_folder(folder: Path, replicates: int = stats.REPLICATES) -> Analysis:
@@ -59,17 +61,17 @@ def analyse(
         focus = FOCUS if FOCUS in arms else min((r.arm for r in rows if r.ratio is not None), default=FOCUS)
         contrasts = summary.contrasts(rows, focus, replicates)
         checks = (goals.criterion(contrasts, focus), goals.goals(contrasts, focus))
-    notes = tuple(_notes(rows, summaries))
     return Analysis(
-        title,
-        focus,
-        baseline,
-        tuple(rows),
-        tuple(summaries),
-        tuple(contrasts),
-        tuple(checks[0]),
-        tuple(checks[1]),
-        notes,
+        title=title,
+        focus=focus,
+        baseline=baseline,
+        rows=tuple(rows),
+        summaries=tuple(summaries),
+        contrasts=tuple(contrasts),
+        criterion=tuple(checks[0]),
+        goals=tuple(checks[1]),
+        notes=tuple(_notes(rows, summaries, baseline is not None)),
+        replicates=replicates,
     )
 
 
@@ -95,7 +97,7 @@ def _checks(checks: Sequence[Check]) -> dict[str, Any]:
     return {"passed": goals.verdict(checks), "checks": [asdict(c) for c in checks]}
 
 
-def _notes(rows: Sequence[Row], summaries: Sequence[Summary]) -> list[str]:
+def _notes(rows: Sequence[Row], summaries: Sequence[Summary], files: bool) -> list[str]:
     notes = []
     by_image: dict[int, int] = {}
     for r in rows:
@@ -109,13 +111,16 @@ def _notes(rows: Sequence[Row], summaries: Sequence[Summary]) -> list[str]:
     if len({r.machine for r in rows}) > 1 or len({r.versions for r in rows}) > 1:
         notes.append("Results come from several machines or versions: times are not comparable across them.")
     seeds = max((s.seeds for s in summaries), default=0)
-    if seeds < 3:
+    if files:
+        notes.append("Each network is one training run: the intervals are about the choice of images only.")
+    elif seeds < 3:
         notes.append(
             f"{seeds} training seed{'s' if seeds != 1 else ''}: intervals say little about how training varies."
         )
     least = min((s.images for s in summaries), default=0)
     if least < 100:
-        notes.append(f"Only {least} images: differences below about 12 points cannot be told from chance.")
+        seen = 10 * math.sqrt(155 / least)  # the protocol's planning: 155 images for a paired gain of 10 points
+        notes.append(f"Only {least} images: gains in verified rate below about {seen:.0f} points will often be missed.")
     return notes
 
 

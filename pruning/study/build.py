@@ -19,6 +19,7 @@ from pruning.study.hands import FineTune, Hands, Prune, Size, Train
 from pruning.study.ledger import Ledger, sync_folder
 from pruning.study.plan import Job, stage_ratios
 from pruning.study.spec import Spec
+from pruning.study.words import duration
 
 Say = Callable[[str], None]
 
@@ -48,7 +49,7 @@ def build(spec: Spec, jobs: list[Job], folder: Path, hands: Hands, say: Say) -> 
             if job.name in done:
                 _unchanged(done[job.name])
                 continue
-            say(f"network {number} of {len(jobs)}: {job.name}")
+            say(f"network {number} of {len(jobs)}: {job.name}{_left(jobs[number - 1 :], done)}")
             done[job.name] = _make(spec, job, folder, hands)
             ledger.append(done[job.name])
     return [done[job.name] for job in jobs if job.shown]
@@ -95,6 +96,8 @@ def _make(spec: Spec, job: Job, folder: Path, hands: Hands) -> Model:
         )
     else:
         _prune(spec, job, folder, hands, work, fresh)
+    if not fresh.is_file():
+        raise ResultsError(f"{job.name}: the step that should make it ended without writing {fresh}")
     with open(fresh, "rb") as stream:
         os.fsync(stream.fileno())
     os.replace(fresh, out)
@@ -128,6 +131,18 @@ def _stage(work: Path, stage: int, what: str) -> Path:
 
 def _seed(job: Job) -> int:
     return job.seed * 1000 + job.draw  # draws of one training seed differ, and no two seeds share a stream
+
+
+def _left(jobs: list[Job], done: Mapping[str, Model]) -> str:
+    """Time left for these jobs, by the mean of what those of the same arm (else all) took so far."""
+    if not done:
+        return ""
+    every = [model.seconds for model in done.values()]
+    total = 0.0
+    for job in jobs:
+        same = [model.seconds for model in done.values() if model.arm == job.arm] or every
+        total += sum(same) / len(same)
+    return f", about {duration(total)} left for training and pruning"
 
 
 def _need(hand: Any, kind: type) -> Any:

@@ -57,7 +57,9 @@ def _jobs_of(spec: Spec, arm: Arm, seed: int) -> Iterator[Job]:
     for ratio in spec.ratios_of(arm):
         like = _name(spec.match, seed, ratio) if arm.name in MATCHED else None
         for draw in range(arm.draws):
-            name = _name(arm.name, seed, ratio, draw if arm.draws > 1 else None)
+            name = _name(
+                arm.name, seed, ratio, draw or None
+            )  # no suffix for the first: an arm may get more draws later
             if arm.name == "small-scratch":
                 yield Job(name, "scratch", arm.name, seed, ratio, draw, like=like)
             else:

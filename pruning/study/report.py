@@ -26,8 +26,9 @@ class Table:
 
 def write(analysis: Analysis, folder: Path) -> Path:
     """Write report.html, summary.json and figures/ into the study's folder; returns the path of the page."""
+    given = analysis.baseline is not None
     drawn = {
-        "curves": [curves.draw(analysis.summaries, metric, analysis.focus) for metric in curves.METRICS],
+        "curves": [curves.draw(analysis.summaries, m, analysis.focus, given) for m in curves.METRICS],
         "cactus": _cactus(analysis),
         "maps": _maps(analysis, folder),
         "worst": _worst(analysis, folder),
@@ -78,7 +79,8 @@ def summary_table(analysis: Analysis) -> Table:
     )  # fmt: skip
     rows = []
     for s in analysis.summaries:
-        percent = [words.interval(e, 100) for e in (s.coverage, s.verified, s.refuted, s.clean_error)]
+        percent = [words.interval(e, 100) for e in (s.coverage, s.verified, s.refuted)]
+        percent.append(words.interval(s.clean_error, 100, decimals=2))
         plain = [words.interval(e) for e in (s.seconds, s.par2, s.boxes, s.unstable)]
         sizes = (words.interval(s.unstable_ratio, 100), words.number(s.parameters), words.number(s.macs))
         rows.append((s.label, *percent, *plain, *sizes, f"{s.networks} x {s.images}"))

@@ -55,7 +55,9 @@ def compare(
     """The one-line form: verify given networks on the same images; the first is what the others are held against."""
     folder.mkdir(parents=True, exist_ok=True)
     models = given(list(paths), hands)
-    whole = {"files": [str(p) for p in paths], "baseline": models[0].name}
+    others = models[1].name if len(models) == 2 else f"{len(models) - 1} others"
+    title = f"{models[0].name} and {others}" if len(models) > 1 else models[0].name
+    whole = {"name": title, "files": [str(p) for p in paths], "baseline": models[0].name}
     _same_study(folder / "study.json", {"task": asdict(task)}, whole)
     return verify(models, images, task, folder, hands, 0, tell)
 

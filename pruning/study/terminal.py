@@ -24,7 +24,7 @@ def print_analysis(analysis: Analysis, console: Console) -> None:
             s.label,
             words.interval(s.coverage, 100),
             words.interval(s.verified, 100),
-            words.interval(s.clean_error, 100),
+            words.interval(s.clean_error, 100, decimals=2),
             words.interval(s.seconds),
             words.number(s.boxes.value),
             f"{words.number(s.unstable.value)} ({100 * s.unstable_ratio.value:.1f} %)",

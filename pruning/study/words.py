@@ -12,10 +12,10 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def interval(e: Estimate, scale: float = 1.0, sign: bool = False) -> str:
-    """value [low, high], with one decimal where the scale is percent."""
+def interval(e: Estimate, scale: float = 1.0, sign: bool = False, decimals: int = 1) -> str:
+    """value [low, high]; decimals hold where the scale is percent."""
     parts = [v * scale for v in (e.value, e.low, e.high)]
-    texts = [f"{v:{'+' if sign else ''}.1f}" if scale == 100 else number(v) for v in parts]
+    texts = [f"{v:{'+' if sign else ''}.{decimals}f}" if scale == 100 else number(v) for v in parts]
     return f"{texts[0]} [{texts[1]}, {texts[2]}]"
 
 

@@ -46,11 +46,11 @@ METRICS = (
 )
 
 
-def draw(summaries: Sequence[Summary], metric: Metric, focus: str) -> Drawn:
-    """The figure of one metric."""
+def draw(summaries: Sequence[Summary], metric: Metric, focus: str, by_network: bool = False) -> Drawn:
+    """The figure of one metric, against the ratio unless no ratio is known or every network is to stand for itself."""
     from matplotlib.figure import Figure
 
-    pruned = [s for s in summaries if s.ratio is not None]
+    pruned = [] if by_network else [s for s in summaries if s.ratio is not None]
     with style.drawing(metric.stem):
         height = 3.5 if pruned else 1.2 + 0.34 * len(summaries)
         figure = Figure(figsize=(5.4, height))
@@ -109,19 +109,14 @@ def _per_network(axes: Axes, summaries: Sequence[Summary], metric: Metric) -> No
     for place, summary in enumerate(reversed(summaries)):
         value, errors = _values([metric.part(summary)], metric.scale)
         look = looks[summary.label]
+        marker = "o" if look.marker == "_" else look.marker  # a dash is lost on its own interval
         axes.errorbar(
-            value,
-            [place],
-            xerr=errors,
-            color=look.colour,
-            marker=look.marker,
-            markersize=6.5,
-            elinewidth=1.8,
-            capsize=0,
+            value, [place], xerr=errors, color=look.colour, marker=marker, markersize=6.5, elinewidth=1.8, capsize=0
         )
     axes.set_yticks(range(len(summaries)), [_short(s.label) for s in reversed(summaries)])
     axes.set_ylim(-0.6, len(summaries) - 0.4)
     axes.set_xlabel(metric.axis)
+    axes.locator_params(axis="x", nbins=6)
     axes.grid(axis="x")
     axes.set_axisbelow(True)
     _scale(axes.xaxis, metric, summaries, axes.set_xscale)

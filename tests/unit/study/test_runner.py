@@ -55,7 +55,7 @@ def test_every_pruned_arm_gets_the_same_training(tmp_path):
 
 def test_matched_arms_copy_the_widths_and_draws_differ(tmp_path):
     runner.run(small(), tmp_path, synthetic.hands())
-    assert steps(tmp_path, "random-r0.5-s1-d0") != steps(tmp_path, "random-r0.5-s1-d1")
+    assert steps(tmp_path, "random-r0.5-s1") != steps(tmp_path, "random-r0.5-s1-d1")
     assert steps(tmp_path, "small-scratch-r0.5-s1") == [["train", 8]]
     sizes = {json.loads(p.read_text())["width"] for p in (tmp_path / "networks").glob("*-r0.5-*.onnx")}
     assert sizes == {0.5}
@@ -87,10 +87,10 @@ def test_a_study_may_grow_and_keeps_what_it_has(tmp_path):
         asked.append((model.stem, image))
         return hands.verify(model, image, task)
 
-    grown = synthetic.study(3, seeds=3, arms={**ARMS, "l2": None}, ratios=(0.5,))
+    grown = synthetic.study(3, seeds=3, arms={**ARMS, "l2": None, "random": {"draws": 3}}, ratios=(0.5,))
     rows = runner.run(grown, tmp_path, replace(hands, verify=verify))
     assert (tmp_path / "results.jsonl").read_bytes().startswith(before)
-    assert not {r.key for r in first} & set(asked) and len(rows) == 3 * 7 * 3 == len(first) + len(asked)
+    assert not {r.key for r in first} & set(asked) and len(rows) == 3 * 8 * 3 == len(first) + len(asked)
 
 
 @pytest.mark.parametrize(
