@@ -84,7 +84,7 @@ def compare(
         tuple(_contradictions(tools, truths)),
         {tool.name: _times(tool, truths) for tool in tools},
         sources,
-        tuple(_notes(tools, keys, truths)),
+        (*_coverage_of(known, keys), *_notes(tools, keys, truths)),
     )
 
 
@@ -166,6 +166,15 @@ def _contradictions(tools: Sequence[Tool], truths: Mapping[Key, Truth]) -> list[
 def _times(tool: Tool, truths: Mapping[Key, Truth]) -> tuple[float, ...]:
     good = (e.seconds for key, e in tool.entries.items() if e.answer.solved and e.answer is truths[key].answer)
     return tuple(sorted(good))
+
+
+def _coverage_of(known: Mapping[tuple[str, str, str], Known], keys: Sequence[Key]) -> list[str]:
+    """How many instances a given list knows: paths that are spelled differently would go unnoticed otherwise."""
+    if not known:
+        return []
+    there = sum(key[:3] in known for key in keys)
+    told = sum(key[:3] in known and known[key[:3]].answer is not None for key in keys)
+    return [f"the list names {there} of these {len(keys)} instances and gives a verdict for {told}"]
 
 
 def _notes(tools: Sequence[Tool], keys: Sequence[Key], truths: Mapping[Key, Truth]) -> list[str]:

@@ -105,6 +105,7 @@ def test_a_list_overrules_the_majority_and_the_lonely(tmp_path):
     assert a.par2 == pytest.approx((1 + 1 + 20) / 3) and b.par2 == pytest.approx((60 + 1 + 20) / 3)
     assert {c.key[1] for c in found.contradictions} == {"n0.onnx", "n2.onnx"}
     assert found.limits["cat"] == "the list and --timeout 60"
+    assert "the list names 3 of these 3 instances and gives a verdict for 2" in found.notes
 
 
 def test_categories_are_scored_apart_and_added_up(tmp_path):
