@@ -9,8 +9,10 @@ from verifier.errors import ProblemError
 from verifier.final import through_argmax, through_softmax
 from verifier.graph.ir import Graph
 from verifier.graph.onnx_import import Model
-from verifier.passes import flatten_io, fold_fixed_inputs, simplify
-from verifier.problem import Condition, Problem, append_rows, stack_rows, varying
+from verifier.passes.flatten_io import flatten_io
+from verifier.passes.fold_fixed_inputs import fold_fixed_inputs
+from verifier.passes.simplify import simplify
+from verifier.problem import Condition, Problem, append_rows, free_inputs, stack_rows, varying
 
 
 def check_fit(model: Model, spec: vnnlib.NormalForm) -> None:
@@ -62,7 +64,8 @@ def assemble(model: Model, spec: vnnlib.NormalForm) -> Problem:
             fixed[kept] = False
             graph = fold_fixed_inputs(graph, kept, base)
         graph = simplify(graph)
-    return Problem(graph, lower[:, kept], upper[:, kept], rows, base, kept)
+    free = free_inputs(spec.lower[:, kept], spec.upper[:, kept])
+    return Problem(graph, lower[:, kept], upper[:, kept], rows, free, base, kept)
 
 
 def _conditions(spec: vnnlib.NormalForm) -> list[Condition]:

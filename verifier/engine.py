@@ -19,15 +19,17 @@ from verifier.bounds.network import Network, build
 from verifier.budget import Budget
 from verifier.domains import DomainBatch
 from verifier.graph.onnx_import import Model
+from verifier.inputs import IdentityMap, InputMap
 from verifier.options import Options
 from verifier.problem import Problem
 from verifier.progress import Progress
 from verifier.result import Result, Verdict, Witness
 from verifier.runtime import Session, compare
-from verifier.search.bab import Outcome, Strategy, Tally, search
-from verifier.search.bounding import bound_boxes
+from verifier.search.bab import Outcome, Strategy, Tally, cut, search
+from verifier.search.bounding import Bounded, bound_boxes
+from verifier.search.choose import Chooser, predicted_ratio
 from verifier.search.leaf import settle_affine
-from verifier.search.settle import RowTable
+from verifier.rows import RowTable
 
 AFFINE_INPUTS = 32
 """Up to this many free inputs per query, affine forms are carried along (their cost grows with the number)."""
@@ -118,13 +120,13 @@ class _Run:
         self.table = RowTable.from_rows(problem.rows, dtype, device)
         self.lower = torch.from_numpy(problem.lower).to(device, dtype)
         self.upper = torch.from_numpy(problem.upper).to(device, dtype)
-        self.free = free_inputs(problem.lower, problem.upper).to(device)
+        self.inputs: InputMap = IdentityMap(torch.from_numpy(problem.free).to(device))
         self.plan = self._choose()
         self.tally = Tally()
         self.points = 0
 
     def _choose(self) -> _Plan:
-        d, method = self.free.shape[1], self.options.bounds.method
+        d, method = self.inputs.generators, self.options.bounds.method
         affine = d <= AFFINE_INPUTS
         rows = method in ("crown", "alpha") or method == "auto"
         size = self.network.widest * (d + 2 if affine else 2)
@@ -137,7 +139,7 @@ class _Run:
             return self.finish(Verdict.SAT, "found by projected gradient descent", witness=witness)
         first = self.boxes()
         strategy = Strategy(
-            bound=lambda batch: bound_boxes(self.network, self.table, batch, self.free, self.plan.method, self.budget.expired),
+            bound=self.chooser(),
             try_points=self.try_points,
             settle_affine=lambda boxes, bounded: settle_affine(boxes, bounded, self.try_points),
             stop=self.budget.expired,
@@ -162,6 +164,20 @@ class _Run:
                                open_fraction=outcome.open_share)
         return self.finish(Verdict.UNSAT, "every box is proven", open_fraction=0.0)
 
+    def bound(self, batch: DomainBatch, method: Method) -> Bounded:
+        return bound_boxes(self.network, self.table, batch, self.inputs, method, self.budget.expired)
+
+    def chooser(self) -> Chooser:
+        """Cheap or tight bounds, measured, unless the options or the problem leave no choice."""
+        fixed = self.options.bounds.method != "auto" or not self.plan.method.affine
+        return Chooser(self.bound, self.halves, self.plan.method, fixed,
+                       lambda counts: predicted_ratio(self.network, counts, self.plan.free_inputs))
+
+    def halves(self, boxes: DomainBatch, bounded: Bounded) -> DomainBatch:
+        """The children that the search would make of these boxes, without clipping."""
+        usable, dimension, at = cut(boxes, bounded.branch, self.options.search.max_depth)
+        return boxes.select(usable).split(dimension[usable], at[usable])
+
     def boxes(self) -> DomainBatch:
         q, device = self.problem.queries, self.network.device
         return DomainBatch(
@@ -178,7 +194,7 @@ class _Run:
         until = self.budget.clock() + 0.1 * min(self.budget.remaining(), 100.0)
         many = max(restarts, min(self.problem.queries, 4096))
         query = torch.arange(self.problem.queries, device=self.network.device).repeat(-(-many // self.problem.queries))[:many]
-        points, loss = pgd(self.network, self.table, self.lower[query], self.upper[query], query, steps, generator,
+        points, loss = pgd(self.network, self.inputs, self.table, self.lower[query], self.upper[query], query, steps, generator,
                            lambda: self.budget.expired() or self.budget.clock() > until)
         order = loss.argsort()[:8]
         order = order[loss[order] <= 0]
@@ -188,7 +204,7 @@ class _Run:
         """Concrete points of a search step: those that violate in our arithmetic are replayed."""
         if len(points) == 0:
             return None
-        loss = clause_loss(self.table, row_values(self.network, self.table, points, query), query).amin(1)
+        loss = clause_loss(self.table, row_values(self.network, self.inputs, self.table, points, query), query).amin(1)
         hits = (loss <= 0).nonzero()[:, 0]
         if len(hits) == 0:
             return None
@@ -218,11 +234,3 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
-
-
-def free_inputs(lower: np.ndarray, upper: np.ndarray) -> Tensor:
-    """Indices (Q, d) of the inputs with width, per query; -1 where a query has fewer than the most."""
-    free = upper > lower
-    d = max(1, int(free.sum(1).max(initial=0)))
-    order = np.argsort(~free, axis=1, kind="stable")[:, :d]
-    return torch.from_numpy(np.where(np.take_along_axis(free, order, 1), order, -1).astype(np.int64))

@@ -43,13 +43,15 @@ class Rows:
 class Problem:
     """`graph` maps the varying inputs p (n,) to z (R,); boxes `lower`, `upper` (Q, n) in float64.
 
-    `base` (n_full,) and `kept` (n,) restore a full input: x = base, x[kept] = p.
+    `free` (Q, d) lists the coordinates of each query that the specification lets vary (-1 pads); the others only carry
+    the rounding of their fixed value. `base` (n_full,) and `kept` (n,) restore a full input: x = base, x[kept] = p.
     """
 
     graph: Graph
     lower: np.ndarray
     upper: np.ndarray
     rows: Rows
+    free: np.ndarray
     base: np.ndarray
     kept: np.ndarray
 
@@ -73,6 +75,14 @@ def varying(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
     return np.flatnonzero(free)
 
 
+def free_inputs(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
+    """Indices (Q, d) of the inputs with width, per query; -1 where a query has fewer than the most."""
+    free = upper > lower
+    d = max(1, int(free.sum(1).max(initial=0)))
+    order = np.argsort(~free, axis=1, kind="stable")[:, :d]
+    return np.where(np.take_along_axis(free, order, 1), order, -1).astype(np.int64)
+
+
 def append_rows(graph: Graph, matrix: np.ndarray) -> Graph:
     """`graph` (y of shape (m,)) followed by z = matrix @ y, matrix (R, m).
 
@@ -88,7 +98,7 @@ def append_rows(graph: Graph, matrix: np.ndarray) -> Graph:
                  Node("Scale", ("z/taken",), "z", {"factor": factor}, {}, "specification")]
         shapes["z/taken"] = (len(matrix),)
     else:
-        nodes = [Node("Dense", (y,), "z", {"weight": np.ascontiguousarray(matrix.T)}, {}, "specification")]
+        nodes = [Node("Dense", (y,), "z", {"weight": matrix}, {}, "specification")]
     shapes["z"] = (len(matrix),)
     return Graph(graph.inputs, ("z",), graph.nodes + tuple(nodes), shapes)
 

@@ -1,11 +1,11 @@
 """Every epsilon of the tool, by dtype, with its reason.
 
-Notation: `ulp(dtype)` is the distance from 1 to the next number (2**-23, 2**-52), so one correctly rounded operation has a
-relative error of at most ulp / 2.
+Notation: `ulp(dtype)` is the distance from 1 to the next number (2**-23, 2**-52), so one correctly rounded operation
+has a relative error of at most ulp / 2.
 
 Underflow: an operation whose result is smaller than `tiny(dtype)` may lose it altogether. Rules that only multiply and
-add do not guard against that (widening an exact 0 would turn `x >= 0` into `x >= -1e-38` and lose signs); whoever claims
-a verdict has to keep a margin far above `tiny`, which every margin of practical size is.
+add do not guard against that (widening an exact 0 would turn `x >= 0` into `x >= -1e-38` and lose signs); whoever
+claims a verdict has to keep a margin far above `tiny`, which every margin of practical size is.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from __future__ import annotations
 import torch
 
 # Largest error, in ulp, of torch's exp, log, sin, cos, tanh, sqrt, pow and 1/(1+exp(-x)). The vector library of the CPU
-# build promises 1 ulp for each function; CUDA documents 2 ulp for exp, sin, cos and tanh and 4 for pow of float32; sigmoid
-# adds two roundings to exp. The contract suite compares float32 with float64.
+# build promises 1 ulp for each function; CUDA documents 2 ulp for exp, sin, cos and tanh and 4 for pow of float32;
+# sigmoid adds two roundings to exp. The contract suite compares float32 with float64.
 FUNCTION_ULPS = 4.0
 
 # Error of a derivative put together from two such functions and a product, in ulp.

@@ -1,1 +1,91 @@
-"""Parser, normal form and writer for VNN-LIB 1.0 and 2.0."""
+"""Parser, normal form and writer for VNN-LIB 1.0 and 2.0; standard library and numpy only.
+
+    spec = vnnlib.load("property.vnnlib.gz")    # either version, gzipped or not
+    form = vnnlib.normalise(spec)               # boxes, linear rows, clauses
+    text = vnnlib.dumps(vnnlib.build(cases, input_shape=[1, 5], output_shape=[1, 2]))
+
+A query asks for a counterexample: `sat` means that some input satisfies the assertions.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from vnnlib.errors import VnnLibError, VnnLibSemanticError, VnnLibSyntaxError, VnnLibUnsupported
+from vnnlib.form import NormalForm, TensorSlice
+from vnnlib.limits import Limits
+from vnnlib.normalise import classify, normalise
+from vnnlib.reading import load, loads
+from vnnlib.rounding import float32_hull, float32_inside
+from vnnlib.spec import NetworkDecl, Spec, TensorDecl
+
+if TYPE_CHECKING:
+    from vnnlib.builder import Case, Row, build
+    from vnnlib.results import (
+        InstanceRow,
+        ResultFile,
+        ResultRow,
+        map_result,
+        parse_networks,
+        read_instances,
+        read_result,
+        read_results,
+        write_result,
+    )
+    from vnnlib.witness import format_witness_v1, format_witness_v2, parse_witness
+    from vnnlib.writer import dump, dumps
+
+__all__ = [
+    "Case",
+    "InstanceRow",
+    "Limits",
+    "NetworkDecl",
+    "NormalForm",
+    "ResultFile",
+    "ResultRow",
+    "Row",
+    "Spec",
+    "TensorDecl",
+    "TensorSlice",
+    "VnnLibError",
+    "VnnLibSemanticError",
+    "VnnLibSyntaxError",
+    "VnnLibUnsupported",
+    "build",
+    "classify",
+    "dump",
+    "dumps",
+    "float32_hull",
+    "float32_inside",
+    "format_witness_v1",
+    "format_witness_v2",
+    "load",
+    "loads",
+    "map_result",
+    "normalise",
+    "parse_networks",
+    "parse_witness",
+    "read_instances",
+    "read_result",
+    "read_results",
+    "write_result",
+]
+
+_LAZY = {
+    "vnnlib.builder": ("Case", "Row", "build"),
+    "vnnlib.results": (
+        "InstanceRow", "ResultFile", "ResultRow", "map_result", "parse_networks", "read_instances", "read_result",
+        "read_results", "write_result",
+    ),
+    "vnnlib.witness": ("format_witness_v1", "format_witness_v2", "parse_witness"),
+    "vnnlib.writer": ("dump", "dumps"),
+}  # fmt: skip
+_HOME = {name: module for module, names in _LAZY.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import writers and result files on first use; reading a specification does not need them."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'vnnlib' has no attribute '{name}'")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from verifier.bounds.network import Network
-from verifier.search.settle import RowTable
+from verifier.inputs import InputMap
+from verifier.rows import RowTable
 
 
-def row_values(network: Network, table: RowTable, p: Tensor, query: Tensor) -> Tensor:
+def row_values(network: Network, inputs: InputMap, table: RowTable, p: Tensor, query: Tensor) -> Tensor:
     """row - rhs at points p (M, n) of queries (M,): (M, K); <= 0 where the row holds; -inf in padding."""
     picked = table.row[query]
-    value = network.forward(p).gather(1, picked)
+    value = network.forward(inputs.point(p, query)).gather(1, picked)
     if table.mixed is not None:
         value = value + torch.bmm(table.mixed[picked], p[:, :, None])[:, :, 0]
     return value - table.rhs[query]
@@ -31,6 +32,7 @@ def clause_loss(table: RowTable, values: Tensor, query: Tensor) -> Tensor:
 
 def pgd(
     network: Network,
+    inputs: InputMap,
     table: RowTable,
     lower: Tensor,
     upper: Tensor,
@@ -50,7 +52,7 @@ def pgd(
     best, best_loss = p.clone(), torch.full((len(p),), torch.inf, dtype=p.dtype, device=p.device)
     for step in range(steps):
         p.requires_grad_(True)
-        scores = clause_loss(table, row_values(network, table, p, query), query)
+        scores = clause_loss(table, row_values(network, inputs, table, p, query), query)
         loss = scores.gather(1, aim[:, None])[:, 0]
         with torch.no_grad():
             reached = scores.amin(1)

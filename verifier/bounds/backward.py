@@ -55,7 +55,7 @@ def walk_back(
     if 0 not in pending:
         coefficients = rows.new_zeros(*bias.shape, network.n)
     else:
-        coefficients = pending[0].reshape(*bias.shape, network.n)
+        coefficients = pending[0].flatten(2)
     return coefficients, torch.nan_to_num(bias, nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
 
 
@@ -63,9 +63,9 @@ def _linear_step(op: LinearOp, rows: Tensor, bias: Tensor) -> tuple[tuple[Tensor
     offset = op.offset()
     if offset is not None:
         flat = offset.expand(op.out_shape).reshape(-1)
-        bias = bias + rows.reshape(*bias.shape, -1) @ flat
-    parts = op.adjoint(rows.reshape(-1, *op.out_shape))
-    return tuple(p.reshape(*bias.shape, *p.shape[1:]) for p in parts), bias
+        bias = bias + rows.flatten(2) @ flat
+    parts = op.adjoint(rows.flatten(0, 1))
+    return tuple(p.unflatten(0, bias.shape) for p in parts), bias
 
 
 def _relaxed_step(
@@ -91,7 +91,7 @@ def _relaxed_step(
 def _against(rows: Tensor, offset: Tensor) -> Tensor:
     """sum rows * offset over a value: (R, K, *T), (R, *T) -> (R, K); 0 * inf counts as 0 (the plane is not used)."""
     r, k = rows.shape[:2]
-    flat, column = rows.reshape(r, k, -1), offset.reshape(r, -1)
+    flat, column = rows.flatten(2), offset.flatten(1)
     total = torch.bmm(flat, column[:, :, None])[:, :, 0]
     if torch.isnan(total).any():
         return torch.where(flat == 0, 0.0, flat * column[:, None]).sum(2)
@@ -108,13 +108,13 @@ def concretise(coefficients: Tensor, bias: Tensor, lower: Tensor, upper: Tensor)
 def neuron_rows(network: Network, slot: int, neurons: Tensor) -> tuple[int, Tensor, Tensor]:
     """Rows that select elements `neurons` (M,) of the value in `slot`: returns (start slot, rows (M, 1, *S), bias (M, 1)).
 
-    A dense producer is entered by gathering columns of its weight instead of multiplying one-hot rows by it.
+    A dense producer is entered by gathering rows of its weight instead of multiplying one-hot rows by it.
     """
     shape = network.shapes[slot]
     if slot > 0:
         op = network.ops[slot - 1]
-        if isinstance(op, Dense) and op.params["weight"].shape[1] == _size(shape):
-            rows = op.params["weight"].T.index_select(0, neurons)
+        if isinstance(op, Dense) and op.params["weight"].shape[0] == _size(shape):
+            rows = op.params["weight"].index_select(0, neurons)
             bias = op.params.get("bias")
             start = rows.new_zeros(len(neurons)) if bias is None else bias.index_select(0, neurons)
             source = network.sources[slot - 1][0]

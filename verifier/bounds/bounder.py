@@ -15,26 +15,29 @@ from torch import Tensor
 
 from verifier.bounds.backward import concretise, neuron_rows, walk_back
 from verifier.bounds.forward import (
-    AffineForm,
     as_interval,
-    input_form,
+    constant_form,
     intersect,
     interval_step,
     linear_form,
     relaxed_form,
 )
 from verifier.bounds.network import Network
+from verifier.forms import AffineForm
+from verifier.inputs import IdentityMap, InputMap
 from verifier.ops.kinds import Interval, LinearOp, Relaxation, RelaxedOp
 
 
 @dataclass(frozen=True)
 class Method:
-    """Which bounds are computed. `affine` needs few free inputs; `rows` refines unstable neurons by backward rows."""
+    """Which bounds are computed. `affine` needs few free inputs (`attribute`: with the noise in parts per input);
+    `rows` refines unstable neurons by backward rows."""
 
     interval: bool = True
     affine: bool = True
+    attribute: bool = True
     rows: bool = False
-    row_elements: int = 32_000_000  # elements of the largest temporary of a chunk of backward rows
+    row_elements: int = 4_000_000  # elements of the largest temporary of a chunk of backward rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +45,8 @@ class Sweep:
     """What is known about a batch of boxes after the forward sweep.
 
     `pre[i]` intervals of the inputs of the non-linear operator i, `relaxations[i]` its planes, `output` the interval
-    of the network's output (B, m), `unstable` (B,) how many neurons are not affine on the box. `reach[i]` are the
-    generators (B, d, *S) of the inputs of operator i: how far each free input moves them (empty without affine forms).
+    of the network's output (B, m), `unstable` (B,) how many neurons are not affine on the box. `reach[i]` tells
+    how far each free input moves the inputs of operator i, (B, d, *S) >= 0 (empty without affine forms). `unstable_at[i]` is the batch's mean count of unstable neurons at operator i.
     """
 
     pre: dict[int, tuple[Interval, ...]]
@@ -51,6 +54,7 @@ class Sweep:
     output: Interval
     unstable: Tensor
     reach: dict[int, tuple[Tensor, ...]]
+    unstable_at: dict[int, float]
 
 
 class OutOfTime(Exception):
@@ -66,11 +70,12 @@ def sweep(
     network: Network,
     lower: Tensor,
     upper: Tensor,
-    free: Tensor,
+    query: Tensor,
+    inputs: InputMap,
     method: Method,
     stop: Callable[[], bool] = never,
 ) -> Sweep:
-    """Bounds every intermediate value on the boxes (B, n); `free` (B, d) names the inputs that vary (-1 pads).
+    """Bounds every intermediate value on the parameter boxes (B, d) of queries (B,).
 
     Raises:
         OutOfTime: `stop()` said so.
@@ -78,19 +83,22 @@ def sweep(
     batch = lower.shape[0]
     forms: dict[int, AffineForm] = {}
     intervals: dict[int, Interval] = {}
-    if method.affine:
-        forms[0] = input_form(lower, upper, free)
+    if method.affine or not isinstance(inputs, IdentityMap):
+        forms[0] = start = inputs.form(lower, upper, query, method.attribute)
     if method.interval or not method.affine:
-        intervals[0] = Interval(lower, upper)
+        intervals[0] = Interval(lower, upper) if isinstance(inputs, IdentityMap) else start.interval()
+    if not method.affine:
+        forms.clear()
     pre: dict[int, tuple[Interval, ...]] = {}
     relaxations: dict[int, Relaxation] = {}
     reach: dict[int, tuple[Tensor, ...]] = {}
+    unstable_at: dict[int, float] = {}
     unstable = torch.zeros(batch, dtype=torch.int64, device=lower.device)
     for i, (op, sources) in enumerate(zip(network.ops, network.sources, strict=True)):
         out = i + 1
         if isinstance(op, LinearOp):
             if method.affine:
-                forms[out] = linear_form(op, [forms[s] for s in sources])
+                forms[out] = linear_form(op, [forms[s] for s in sources]) if sources else constant_form(op, start)
             if intervals:
                 intervals[out] = interval_step(op, [intervals[s] for s in sources])
         else:
@@ -99,13 +107,15 @@ def sweep(
             for s in sources:
                 bound = _known(forms.get(s), intervals.get(s))
                 if method.rows:
-                    bound = _refine(network, i, s, bound, relaxations, lower, upper, method, stop)
+                    bound = _refine(network, i, s, bound, relaxations, (lower, upper, query, inputs), method, stop)
                 bounds.append(bound)
             pre[i] = tuple(bounds)
             relaxations[i] = op.relax(*bounds)
-            unstable += _count_unstable(op, bounds)
+            count = op.unstable(*bounds).flatten(1).sum(1)
+            unstable_at[i] = float(count.double().mean())
+            unstable += count
             if method.affine:
-                reach[i] = tuple(forms[s].maps[:, 1:] for s in sources)
+                reach[i] = tuple(forms[s].moves() for s in sources)
                 forms[out] = relaxed_form(op, [forms[s] for s in sources], bounds)
             if intervals:
                 intervals[out] = interval_step(op, bounds)
@@ -113,7 +123,7 @@ def sweep(
         network.release(intervals, i)  # type: ignore[arg-type]
     output = _known(forms.get(network.output), intervals.get(network.output))
     output = Interval(*(t.reshape(-1, network.m).expand(batch, network.m) for t in output))
-    return Sweep(pre, relaxations, output, unstable, reach)
+    return Sweep(pre, relaxations, output, unstable, reach, unstable_at)
 
 
 def _known(form: AffineForm | None, interval: Interval | None) -> Interval:
@@ -124,25 +134,20 @@ def _known(form: AffineForm | None, interval: Interval | None) -> Interval:
     return known if interval is None else intersect(known, interval)
 
 
-def _count_unstable(op: RelaxedOp, bounds: list[Interval]) -> Tensor:
-    mask = op.unstable(*bounds)
-    return mask.flatten(1).sum(1)
-
-
 def _refine(
     network: Network,
     i: int,
     slot: int,
     bound: Interval,
     relaxations: dict[int, Relaxation],
-    lower: Tensor,
-    upper: Tensor,
+    where: tuple[Tensor, Tensor, Tensor, InputMap],
     method: Method,
     stop: Callable[[], bool],
 ) -> Interval:
     """Backward rows for the elements of `slot` on which operator i is not affine; sparse over (box, neuron) pairs."""
     if not relaxations:
         return bound  # only linear operators so far: the forward bounds are exact
+    lower, upper, query, inputs = where
     op = network.ops[i]
     assert isinstance(op, RelaxedOp)
     if len(network.sources[i]) == 1 and op.in_shapes[0] == op.out_shape:
@@ -160,7 +165,8 @@ def _refine(
         owner, picked = boxes[start : start + chunk], neurons[start : start + chunk]
         first, rows, bias = neuron_rows(network, slot, picked)
         both, shift = torch.cat([rows, -rows], 1), torch.cat([bias, -bias], 1)
-        coefficients, constant = walk_back(network, first, both, shift, relaxations, owner)
+        rows_at_input = walk_back(network, first, both, shift, relaxations, owner)
+        coefficients, constant = inputs.pull(*rows_at_input, query[owner])
         value = concretise(coefficients, constant, lower[owner], upper[owner])
         low[owner, picked] = torch.maximum(low[owner, picked], value[:, 0])
         high[owner, picked] = torch.minimum(high[owner, picked], -value[:, 1])

@@ -158,13 +158,13 @@ def _convolution(node: Node, shape: Shape) -> tuple[list[tuple[int, ...]], np.nd
     _need(groups >= 1, "groups is not a positive int")
     names = [name for name in ("stride", "padding", "dilation", "output_padding") if name in node.attrs]
     for name in names:
-        values = node.attrs[name]
+        values = node.integers(name)
         low = 0 if "padding" in name else 1
         _need(
-            isinstance(values, tuple) and len(values) == spatial and all(type(v) is int and v >= low for v in values),
+            len(values) == spatial and all(type(v) is int and v >= low for v in values),
             name,
         )
-    return [node.attrs[name] for name in names], weight, int(groups), spatial
+    return [node.integers(name) for name in names], weight, int(groups), spatial
 
 
 def _conv(node: Node, shape: Shape) -> Shape:
@@ -214,7 +214,7 @@ def _take(node: Node, shape: Shape) -> Shape:
 
 def _pad(node: Node, shape: Shape) -> Shape:
     before, after = node.integers("before"), node.integers("after")
-    _need(min(*before, *after, 0) >= 0, "negative count")
+    _need(min((*before, *after, 0)) >= 0, "negative count")
     return tuple(b + n + a for n, b, a in zip(shape, before, after, strict=True))
 
 

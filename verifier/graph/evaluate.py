@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ def evaluate(graph: Graph, inputs: Mapping[str, np.ndarray], dtype: type = np.fl
     """
     values: dict[str, np.ndarray] = {}
     for name in graph.inputs:
-        array = np.asarray(inputs[name], dtype=dtype)
+        array: np.ndarray = np.asarray(inputs[name], dtype=dtype)
         if array.shape[1:] != tuple(graph.shapes[name]):
             raise ModelError(f"input '{name}' has shape {array.shape[1:]}, expected {graph.shapes[name]}")
         values[name] = array
@@ -116,13 +117,18 @@ def _pad(node: Node, params: Mapping[str, np.ndarray], shape: Shape, x: np.ndarr
     return np.pad(x, ((0, 0), *counts))
 
 
+def _last(*index: Any) -> Any:
+    """An index of the last axes."""
+    return (Ellipsis, *index)
+
+
 def _patches(x: np.ndarray, kernel: Shape, stride: Shape, dilation: Shape) -> np.ndarray:
     """(.., *spatial) -> (.., *out, *kernel): every window of every position."""
     rank = len(kernel)
     reach = tuple(d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True))
     windows = np.lib.stride_tricks.sliding_window_view(x, reach, axis=tuple(range(-rank, 0)))
     steps = tuple(slice(None, None, s) for s in stride) + tuple(slice(None, None, d) for d in dilation)
-    return windows[(..., *steps)]
+    return windows[_last(*steps)]
 
 
 @_rule("Conv")
@@ -158,12 +164,12 @@ def _conv_transpose(node: Node, params: Mapping[str, np.ndarray], shape: Shape, 
     room = [max(r, o + p) for r, o, p in zip(room, shape[3:], padding, strict=True)]
     full = np.zeros((*x.shape[:2], channels, *room), dtype=x.dtype)
     for offset in np.ndindex(*kernel):
-        part = np.einsum("mngi...,gio->mngo...", grouped, kernels[(..., *offset)])
+        part = np.einsum("mngi...,gio->mngo...", grouped, kernels[_last(*offset)])
         part = part.reshape(*x.shape[:2], channels, *size)
         at = tuple(
             slice(d * o, d * o + (n - 1) * s + 1, s) for d, o, n, s in zip(dilation, offset, size, stride, strict=True)
         )
-        full[(..., *at)] += part
+        full[_last(*at)] += part
     window = [slice(p, p + n) for p, n in zip(padding, shape[3:], strict=True)]
-    y = full[(..., *window)]
+    y = full[_last(*window)]
     return y + params["bias"].reshape(-1, *[1] * rank) if "bias" in params else y

@@ -6,7 +6,7 @@ more dimension in front, so an operator never has to know whether axis 0 is a ba
 Operators (`Node.op`). S is the shape of the first input, T of the output.
 
 linear, one input
-    Dense          params weight (k, n), bias (n,)?         T = S[:-1] + (n,);  y = x @ weight + bias on the last axis
+    Dense          params weight (n, k), bias (n,)?         T = S[:-1] + (n,);  y = x @ weight.T + bias, last axis
     Conv           params weight (O, C/g, *K), bias (O,)?   attrs stride, padding, dilation (one int per spatial axis,
                    padding symmetric), groups; S = (N, C, *spatial), 1 to 3 spatial axes
     ConvTranspose  params weight (C, O/g, *K), bias (O,)?   attrs as Conv, and output_padding
@@ -46,12 +46,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
 Shape = tuple[int, ...]
 Attribute = int | float | str | tuple[int, ...]
-_EMPTY: Mapping[str, object] = MappingProxyType({})
+_EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +62,8 @@ class Node:
     op: str
     inputs: tuple[str, ...]
     output: str
-    params: Mapping[str, np.ndarray] = field(default_factory=lambda: _EMPTY)  # type: ignore[assignment,return-value]
-    attrs: Mapping[str, Attribute] = field(default_factory=lambda: _EMPTY)  # type: ignore[assignment,return-value]
+    params: Mapping[str, np.ndarray] = field(default_factory=lambda: _EMPTY)
+    attrs: Mapping[str, Attribute] = field(default_factory=lambda: _EMPTY)
     source: str = ""
 
     def integer(self, name: str) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -11,26 +13,28 @@ from verifier.ops.registry import register
 
 @register("Dense")
 class Dense(LinearOp):
-    """y = x @ weight + bias on the last axis; weight (k, n), x (M, *lead, k), y (M, *lead, n)."""
+    """y = x @ weight.T + bias on the last axis; weight (n, k), x (M, *lead, k), y (M, *lead, n)."""
 
     _magnitude: Tensor | None = None
 
+    @property
+    def multiply_adds(self) -> int:
+        return self.params["weight"].numel() * math.prod(self.in_shapes[0][:-1])
+
     def linear(self, *xs: Tensor) -> Tensor:
-        return xs[0] @ self.params["weight"]
+        return xs[0] @ self.params["weight"].T
 
     def absolute(self, *xs: Tensor) -> Tensor:
         if self._magnitude is None:
             self._magnitude = self.params["weight"].abs()
-        return xs[0] @ self._magnitude
+        return xs[0] @ self._magnitude.T
 
     def forward(self, *xs: Tensor) -> Tensor:
         x, weight, bias = xs[0], self.params["weight"], self.params.get("bias")
-        if bias is None:
-            return x @ weight
-        return torch.addmm(bias, x.reshape(-1, x.shape[-1]), weight).view(*x.shape[:-1], weight.shape[1])
+        return torch.nn.functional.linear(x, weight, bias)
 
     def adjoint(self, y: Tensor) -> tuple[Tensor, ...]:
-        return (y @ self.params["weight"].T,)
+        return (y @ self.params["weight"],)
 
     def offset(self) -> Tensor | None:
         return self.params.get("bias")

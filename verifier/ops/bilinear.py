@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from verifier.ops.elementwise import magnitude
 from verifier.ops.kinds import Interval, Relaxation, RelaxedOp
 from verifier.ops.registry import register
-from verifier.tolerance import ulp
+from verifier.tolerance import tiny, ulp
 
 
 @register("Mul")
@@ -16,9 +17,9 @@ class Mul(RelaxedOp):
 
     McCormick 1976:  z >= b x + a y - a b     z >= B x + A y - A B     (alpha_lower: from the first to the second)
                      z <= b x + A y - A b     z <= B x + a y - a B     (alpha_upper: likewise)
-    Both planes of a side have the same value at the centre, a distance r_x r_y (product of the radii) from the curve. By default the one
-    that is exact in the corner where the interval rule has its bound; the mean of the two if both are. A factor without width
-    gives a linear function, exactly.
+    Both planes of a side have the same value at the centre, a distance r_x r_y (product of the radii) from the curve.
+    By default the one that is exact in the corner where the interval rule has its bound; the mean of the two if both
+    are. A factor without width gives a linear function, exactly.
     """
 
     adjustable = True
@@ -49,19 +50,25 @@ class Mul(RelaxedOp):
         return lower, upper
 
     def relax(self, *xs: Interval, parallel: bool = False) -> Relaxation:
-        if parallel:
-            half = torch.full_like(xs[0].lower, 0.5)
-            return self.relax_at(*xs, alpha_lower=half, alpha_upper=half)
-        lower, upper = self.default_alpha(*xs)
-        return self.relax_at(*xs, alpha_lower=lower, alpha_upper=upper)
+        if not parallel:
+            lower, upper = self.default_alpha(*xs)
+            return self.relax_at(*xs, alpha_lower=lower, alpha_upper=upper)
+        half = torch.full_like(xs[0].lower, 0.5)
+        planes = self.relax_at(*xs, alpha_lower=half, alpha_upper=half)
+        # the means of both pairs of slopes are the same up to one rounding, which the allowance covers
+        usable = planes.lower_offset.isfinite() & planes.upper_offset.isfinite()
+        slopes = tuple(torch.where(usable, slope, 0.0) for slope in planes.lower_slopes)
+        return Relaxation(slopes, planes.lower_offset, slopes, planes.upper_offset)
 
     def relax_at(self, *xs: Interval, alpha_lower: Tensor, alpha_upper: Tensor) -> Relaxation:
         image = self.interval(*xs)
-        total = sum((x.upper - x.lower for x in xs), image.upper - image.lower)
+        total = image.upper - image.lower + (xs[0].upper - xs[0].lower) + (xs[1].upper - xs[1].lower)
         usable = total.isfinite()
         x, y = (Interval(*(torch.where(usable, bound, 0.0) for bound in z)) for z in xs)
-        size = torch.maximum(x.lower.abs(), x.upper.abs()) * torch.maximum(y.lower.abs(), y.upper.abs())
-        # slopes, offset and product: each term is at most `size`, each rounding at most half a unit of it
+        # slopes, offset and product: each term is at most `size`, each rounding at most half a unit of it; a slope
+        # may also lose half the smallest number, times the other factor
+        least = tiny(total.dtype)
+        size = (magnitude(x) + least) * (magnitude(y) + least)
         error = (16 * ulp(size.dtype)) * size
         below = _plane(x, y, alpha_lower)
         above = _plane(Interval(x.upper, x.lower), y, alpha_upper)
@@ -78,7 +85,7 @@ class Mul(RelaxedOp):
 
     def unstable(self, *xs: Interval) -> Tensor:
         x, y = xs
-        return (x.lower < x.upper) & (y.lower < y.upper)
+        return ~((x.lower == x.upper) | (y.lower == y.upper))
 
 
 def _corners(x: Interval, y: Interval) -> Tensor:

@@ -30,6 +30,11 @@ class _Convolution(LinearOp):
     def _groups(self) -> int:
         return int(self.node.attrs["groups"])  # type: ignore[arg-type]
 
+    @property
+    def multiply_adds(self) -> int:
+        spatial = self.out_shape if isinstance(self, Conv) else self.in_shapes[0]
+        return self.params["weight"].numel() * math.prod(spatial[2:]) * spatial[0]
+
     def _up(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         raise NotImplementedError
 
@@ -117,9 +122,3 @@ class ConvTranspose(_Convolution):
         # output_padding can make the forward output long enough for one more (unused) position
         x = x[(slice(None), slice(None), *(slice(0, size) for size in self.in_shapes[0][2:]))]
         return (x.reshape(y.shape[0], *self.in_shapes[0]),)
-
-
-def multiply_adds(op: _Convolution) -> int:
-    """Multiply-adds of one application to one input."""
-    spatial = op.out_shape if isinstance(op, Conv) else op.in_shapes[0]
-    return op.params["weight"].numel() * math.prod(spatial[2:]) * spatial[0]

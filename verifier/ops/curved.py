@@ -1,8 +1,8 @@
-"""Functions that are convex or concave on every usable interval: Exp, Log, Sqrt, Reciprocal, even powers; and Pow itself.
+"""Functions that are convex or concave on every usable interval: Exp, Log, Sqrt, Reciprocal, even powers (and Pow).
 
-The curved side takes a tangent at l + alpha (u - l), by default in the middle (the tangent of largest area); the other side the
-chord. Where the interval leaves the domain nothing is known, in either direction: a network that may compute log(-1) has no
-value to make statements about.
+The curved side takes a tangent at l + alpha (u - l), by default in the middle (the tangent of largest area); the
+other side the chord. Where the interval leaves the domain nothing is known, in either direction: a network that may
+compute log(-1) has no value to make statements about.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from verifier.graph.ir import Node, Shape
-from verifier.ops.elementwise import Elementwise, Planes, chord, slack
+from verifier.ops.elementwise import Elementwise, Planes, chord, magnitude, slack
 from verifier.ops.kinds import Interval
 from verifier.ops.registry import register
 from verifier.ops.s_shaped import SShaped
@@ -52,6 +52,13 @@ class Curved(Elementwise):
         slope, offset = self._tangent(x, torch.clamp(point, x.lower, x.upper))
         line = self._line(x, slope)
         return Planes(slope, offset, *line) if self.convex else Planes(*line, slope, offset)
+
+    def _inner(self, x: Interval) -> tuple[Interval, Tensor, Interval]:
+        image, usable, inner = super()._inner(x)
+        if self.pole:  # next to the pole slopes, or their derivatives, overflow
+            usable = usable & (magnitude(x) > tiny(x.lower.dtype) ** 0.5)
+            inner = Interval(*(torch.where(usable, bound, self.anchor) for bound in inner))
+        return image, usable, inner
 
     def _chord(self, x: Interval) -> Tensor:
         """The chord's slope, kept between the slopes at the ends: rounding would blow it up on very short intervals."""
@@ -232,7 +239,7 @@ class OddPow(Pow, SShaped):
 
 
 def _touching_ratio(n: int) -> float:
-    """r in (0, 1) with: the tangent of x^n (n odd) at -r meets the curve again at 1, that is (n - 1) r^n + n r^(n-1) = 1."""
+    """The tangent of x^n, n odd, at -r meets the curve again at 1: root r in (0, 1) of (n - 1) r^n + n r^(n-1) = 1."""
     low, high = 0.0, 1.0
     for _ in range(60):
         r = (low + high) / 2

@@ -1,8 +1,8 @@
 """Element-wise operators: rules that follow from what a function is.
 
-A family (`Hinge`, `Curved`, `SShaped`, ...) states its slopes; the intercept of a plane is then always taken from the extremum
-of f(x) - s x over the interval for the slope s as stored, plus a rounding allowance. So a badly chosen slope costs
-tightness and never soundness.
+A family (`Hinge`, `Curved`, `SShaped`, ...) states its slopes; the intercept of a plane is then always taken from the
+extremum of f(x) - s x over the interval for the slope s as stored, plus a rounding allowance. So a badly chosen slope
+costs tightness and never soundness.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Planes(NamedTuple):
 class Elementwise(RelaxedOp):
     """y_i = f(x_i). Subclasses give `value`, `frame`, `default`, `planes` and `equal_slopes`.
 
-    The three plane methods are called with finite intervals on which f is finite; everything else (infinite, NaN, outside the
-    domain, overflow) is answered here with slope 0 and the bounds of `image`.
+    The three plane methods are called with finite intervals on which f is finite; everything else (infinite, NaN,
+    outside the domain, overflow) is answered here with slope 0 and the bounds of `image`.
     """
 
     adjustable = True
@@ -92,10 +92,11 @@ class Elementwise(RelaxedOp):
     def unstable(self, *xs: Interval) -> Tensor:
         (x,) = xs
         # narrower than a few roundings of the end points: no split can tell the halves apart
-        return x.upper - x.lower > 4 * ulp(x.lower.dtype) * torch.maximum(x.lower.abs(), x.upper.abs())
+        width = x.upper - x.lower
+        return (width > 4 * ulp(width.dtype) * magnitude(x)) | ~width.isfinite()
 
     def rounded(self, lower: Tensor, upper: Tensor) -> Interval:
-        """Widened by the error of one function evaluation and cut to the range of f; NaN becomes the end of the range."""
+        """Widened by the error of one evaluation and cut to the range of f; NaN becomes the end of the range."""
         if not self.exact:
             error, lost = function_error(lower.dtype), tiny(lower.dtype)
             lower = lower - (lower.abs() * error + lost)
@@ -138,12 +139,14 @@ def chord(x: Interval, at_lower: Tensor, at_upper: Tensor) -> Tensor:
 def slack(value: Tensor, slope: Tensor, x: Interval, reach: Tensor | None = None) -> Tensor:
     """Allowance for `value - slope * point` with value = f(point), point inside the interval x.
 
-    Function error and final rounding of `value`; rounding of the product; and, where the slope was computed as a derivative at
-    `point` and has to serve the whole interval (`reach` = its width), the error of that derivative times the distance.
+    Function error and final rounding of `value`; rounding of the product; and, where the slope was computed as a
+    derivative at `point` and has to serve the whole interval (`reach` = its width), the error of that derivative
+    times the distance.
     """
     unit = ulp(value.dtype)
     bound = (2 * unit) * magnitude(x)
     if reach is not None:
         bound = bound + (SLOPE_ULPS * unit) * reach
-    error = value.abs() * (function_error(value.dtype) + unit) + slope.abs() * bound
+    # a slope below tiny has lost digits to underflow
+    error = value.abs() * (function_error(value.dtype) + unit) + (slope.abs() + tiny(value.dtype)) * bound
     return error + tiny(value.dtype)

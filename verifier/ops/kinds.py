@@ -6,9 +6,11 @@ M (any number of points or rows), B (boxes), R x K (row groups x rows), then the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,8 +48,13 @@ class Op:
         self.out_shape: Shape = shapes[node.output]
         self.params: dict[str, Tensor] = {}
         for name, array in node.params.items():
-            tensor = torch.from_numpy(array.copy() if not array.flags.writeable else array)
+            tensor = torch.from_numpy(np.array(array))  # a copy: the graph stays as it is, and may be read-only
             self.params[name] = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds of one application to one input; element-wise work counts one per element."""
+        return math.prod(self.out_shape)
 
     def forward(self, *xs: Tensor) -> Tensor:
         """Concrete values: (M, *S_i) each -> (M, *T)."""
@@ -113,7 +120,7 @@ class RelaxedOp(Op):
         raise NotImplementedError(self.node.op)
 
     def unstable(self, *xs: Interval) -> Tensor:
-        """True where the operator is not affine on the box: bool (B, *T)."""
+        """True where the operator is not affine on the box, or the box has NaN bounds: bool (B, *T)."""
         raise NotImplementedError(self.node.op)
 
     def spread(self, rows: Tensor, index: int) -> Tensor:

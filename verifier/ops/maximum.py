@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from verifier.ops.elementwise import magnitude
 from verifier.ops.kinds import Interval, Relaxation, RelaxedOp
 from verifier.ops.registry import register
 from verifier.tolerance import tiny, ulp
@@ -17,8 +18,8 @@ class ReduceMax(RelaxedOp):
     lower  y >= x_i*
     upper  y <= sum_i s_i x_i + c,  s_i = alpha_i (u_i - L) / (u_i - l_i) for u_i > L, else 0
 
-    For alpha = 1 this is L + sum_i relu(x_i - L) with each relu replaced by its chord: exact if one element dominates; for
-    alpha = 0 the constant max u. By default whichever is lower at the centre. For slopes in [0, 1], whatever they are,
+    For alpha = 1 this is L + sum_i relu(x_i - L) with each relu replaced by its chord (exact if one element dominates),
+    for alpha = 0 the constant max u; by default whichever is lower at the centre. For any slopes in [0, 1]
     c = max_j ((1 - s_j) u_j + s_j l_j) - sum_i s_i l_i is the exact maximum of y - s x over the box.
     """
 
@@ -35,15 +36,16 @@ class ReduceMax(RelaxedOp):
     def interval(self, *xs: Interval) -> Interval:
         (x,) = xs
         inf = torch.inf
-        low = x.lower.nan_to_num(nan=-inf, posinf=inf, neginf=-inf)
-        high = x.upper.nan_to_num(nan=inf, posinf=inf, neginf=-inf)
+        low = x.lower.nan_to_num(nan=-inf, posinf=torch.finfo(x.lower.dtype).max, neginf=-inf)
+        high = x.upper.nan_to_num(nan=inf, posinf=inf, neginf=torch.finfo(x.lower.dtype).min)
         return Interval(low.amax(self._axis), high.amax(self._axis))
 
     def default_alpha(self, *xs: Interval) -> tuple[Tensor, Tensor]:
         (x,) = xs
         level = x.lower.amax(self._axis, keepdim=True)
         excess = (x.upper - level).clamp_min(0)
-        alpha = (level + excess.sum(self._axis, keepdim=True) / 2 <= x.upper.amax(self._axis, keepdim=True)).to(level.dtype)
+        at_centre = level + excess.sum(self._axis, keepdim=True) / 2
+        alpha = (at_centre <= x.upper.amax(self._axis, keepdim=True)).to(level.dtype)
         return torch.ones_like(x.lower), alpha.expand_as(x.lower)
 
     def relax(self, *xs: Interval, parallel: bool = False) -> Relaxation:
@@ -67,7 +69,7 @@ class ReduceMax(RelaxedOp):
         (x,) = xs
         level = x.lower.amax(self._axis, keepdim=True)
         others = torch.where(self._first(x) > 0, -torch.inf, x.upper)
-        return (others > level).any(self._axis)
+        return (~(others <= level)).any(self._axis)
 
     def spread(self, rows: Tensor, index: int) -> Tensor:
         shape = list(rows.shape)
@@ -99,9 +101,9 @@ class ReduceMax(RelaxedOp):
         highest = torch.lerp(x.upper, x.lower, above).amax(self._axis)
         terms = above * x.lower
         offset = highest - terms.sum(self._axis)
-        # one product, one interpolation and a sum of n terms; no rounding where a single slope of 1 remains and is exact
+        # one product, one interpolation and a sum of n terms; a single slope of 1 with offset 0 is exact
         count = self.in_shapes[0][self._axis] + 4
-        size = terms.abs().sum(self._axis) + highest.abs() + torch.maximum(x.lower.abs(), x.upper.abs()).amax(self._axis)
+        size = terms.abs().sum(self._axis) + highest.abs() + magnitude(x).amax(self._axis)
         exact = ((above == 0) | (above == 1)).all(self._axis) & (above.sum(self._axis) == 1) & (offset == 0)
         offset = offset + torch.where(exact, 0.0, count * ulp(size.dtype) * size)
         group = usable.unsqueeze(self._axis)

@@ -26,8 +26,9 @@ class _Extremum(NamedTuple):
 class Periodic(Elementwise):
     """f = sin or cos on [l, u]. |f''| <= 1, so all slopes of f there lie within (u - l) / 2 of the one in the middle.
 
-    Every slope in [-1, 1] is sound: f(x) - s x is extremal at l, u or where f'(x) = s, once per period; along these points it
-    changes linearly, so that only the first or the last one inside [l, u] counts. Intervals of a period or more give slope 0.
+    Every slope in [-1, 1] is sound: f(x) - s x is extremal at l, u or where f'(x) = s, once per period; along these
+    points it changes linearly, so that only the first or the last one inside [l, u] counts. Intervals of a period or
+    more give slope 0.
     """
 
     infimum, supremum = -1.0, 1.0

@@ -25,9 +25,9 @@ class Relu(RelaxedOp):
     Where l < 0 < u:
         lower  y >= alpha x, alpha in [0, 1]; by default 1 if u >= -l else 0     [Zhang et al. 2018, CROWN, adaptive]
         upper  y <= s x + max((1 - s) u, -s l) with s = u / (u - l)               [triangle]
-    The maximum makes the upper plane sound for any s, hence for the rounded one. With l' = min(l, 0), u' = max(u, 0) in place of
-    l, u the formulas give slopes of exactly 0 or 1 and offsets of exactly 0 for stable neurons.
-    Bounds that are infinite or NaN leave y >= 0 and no upper plane.
+    The maximum makes the upper plane sound for any s, hence for the rounded one. With l' = min(l, 0), u' = max(u, 0)
+    in place of l, u the formulas give slopes of exactly 0 or 1 and offsets of exactly 0 for stable neurons. Bounds
+    that are infinite or NaN leave y >= 0 and no upper plane.
     """
 
     adjustable = True
@@ -51,8 +51,9 @@ class Relu(RelaxedOp):
     def relax_at(self, *xs: Interval, alpha_lower: Tensor, alpha_upper: Tensor) -> Relaxation:
         (x,) = xs
         slope, offset = _triangle(x.lower.clamp_max(0), x.upper.clamp_min(0))
-        active, alive = (x.lower >= 0).to(slope.dtype), (x.upper > 0).to(slope.dtype)
-        below = torch.lerp(active, alive, alpha_lower)
+        active = x.lower >= 0
+        alive = active | (x.upper > 0)
+        below = torch.lerp(active.to(slope.dtype), alive.to(slope.dtype), alpha_lower)
         return Relaxation((below,), torch.zeros_like(below), (slope,), offset)
 
     def default_alpha(self, *xs: Interval) -> tuple[Tensor, Tensor]:
@@ -62,7 +63,7 @@ class Relu(RelaxedOp):
 
     def unstable(self, *xs: Interval) -> Tensor:
         (x,) = xs
-        return (x.lower < 0) & (x.upper > 0)
+        return ~((x.lower >= 0) | (x.upper <= 0))
 
 
 def _triangle(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,12 +105,9 @@ class Hinge(Elementwise):
         low, high = torch.minimum(at_lower, at_upper), torch.maximum(at_lower, at_upper)
         low = torch.where(crossing, low.clamp_max(0), low)
         high = torch.where(crossing, high.clamp_min(0), high)
-        # a * x is one rounding; the positive branch has none, and neither bound loses its sign
-        grow, shrink = outward(x.lower.dtype), 2 - outward(x.lower.dtype)
-        rounded = x.lower < 0
-        low = torch.where(rounded, low * torch.where(low < 0, grow, shrink), low)
-        high = torch.where(rounded, high * torch.where(high > 0, grow, shrink), high)
-        return self.rounded(low, high)
+        # a * x is one rounding; the positive branch has none, and no bound loses its sign
+        unit = ulp(low.dtype) * (x.lower < 0)
+        return self.rounded(low - unit * low.abs(), high + unit * high.abs())
 
     def frame(self, x: Interval) -> _HingeFrame:
         a = self.left(x.lower).expand_as(x.lower)
@@ -145,7 +143,7 @@ class Hinge(Elementwise):
 
     def unstable(self, *xs: Interval) -> Tensor:
         (x,) = xs
-        return (x.lower < 0) & (x.upper > 0) & (self.left(x.lower) != 1)
+        return ~((x.lower >= 0) | (x.upper <= 0)) & (self.left(x.lower) != 1)
 
 
 @register("LeakyRelu")
@@ -192,8 +190,9 @@ class _ClipFrame(NamedTuple):
 class Clip(Elementwise):
     """y = min(max(x, low), high).
 
-    Upper plane, for slopes s in [0, 1]: f(x) - s x is largest at l or at t = the kink at `high` moved into [l, u]. The useful slopes
-    lie between 0 (if that kink is inside) and that of the chord from l to t. The lower plane mirrors it.
+    Upper plane, for slopes s in [0, 1]: f(x) - s x is largest at l or at t = the kink at `high` moved into [l, u].
+    The useful slopes lie between 0 (if that kink is inside) and that of the chord from l to t. The lower plane
+    mirrors it.
     """
 
     exact = True
@@ -245,7 +244,7 @@ class Clip(Elementwise):
         return Planes(below, low, above, high)
 
     def _intercept(self, point: Tensor, slope: Tensor, side: int) -> Tensor:
-        """f(point) - slope * point, rounded towards `side`; without any rounding where slope is 0 or 1 on an affine piece."""
+        """f(point) - slope * point, rounded towards `side`; exact where slope is 0, or 1 with f(point) = point."""
         product = slope * point
         result = self.value(point) - product
         inexact = torch.where((slope == 0) | (slope == 1), 0.0, product.abs())
@@ -254,4 +253,4 @@ class Clip(Elementwise):
     def unstable(self, *xs: Interval) -> Tensor:
         (x,) = xs
         low, high = self._limits()
-        return ((x.lower < low) & (x.upper > low)) | ((x.lower < high) & (x.upper > high))
+        return ~(((x.lower >= low) | (x.upper <= low)) & ((x.lower >= high) | (x.upper <= high)))

@@ -1,9 +1,9 @@
-"""S-shaped functions: convex left of 0, concave right of it, symmetric about (0, f(0)): Sigmoid, Tanh (and minus odd powers).
+"""S-shaped functions: convex left of 0, concave right of it, point-symmetric: Sigmoid, Tanh, and minus odd powers.
 
-Only the lower plane of such a function g is derived; the upper one is its mirror image. With l < 0 the lower plane is a tangent at
-p = l + alpha (p_max - l), where p_max is u if u <= 0 and otherwise the touching point of the tangent through (u, g(u)); if that
-point lies left of l, or l >= 0, it is the chord [Zhang et al. 2018, CROWN, section 4]. The intercept is the exact minimum of
-g(x) - s x: at p, because g is convex there, or at u, because g is concave beyond 0.
+Only the lower plane of such a function g is derived; the upper one is its mirror image. With l < 0 the lower plane is
+a tangent at p = l + alpha (p_max - l), where p_max is u if u <= 0 and otherwise the touching point of the tangent
+through (u, g(u)); if that point lies left of l, or l >= 0, it is the chord [Zhang et al. 2018, CROWN, section 4]. The
+intercept is the exact minimum of g(x) - s x: at p, because g is convex there, or at u, because g is concave beyond 0.
 """
 
 from __future__ import annotations
@@ -103,8 +103,9 @@ class SShaped(Elementwise):
     def _intercept(self, side: _Side, slope: Tensor, point: Tensor) -> Tensor:
         """min g(x) - slope * x over side.x, less the allowance.
 
-        Either slope = g'(point) with point <= 0 (any such point, also outside the interval), or no more than g' on the convex
-        part of the interval and point = lower; then the minimum is at the point, moved into the convex part, or at upper.
+        Either slope = g'(point) with point <= 0 (any such point, also outside the interval), or no more than g' on
+        the convex part of the interval and point = lower; then the minimum is at the point, moved into the convex
+        part, or at upper.
         """
         inside = torch.minimum(torch.maximum(point, side.x.lower), side.x.upper)
         values = self._g(inside), self._g(side.x.upper)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from verifier.ops.elementwise import Elementwise, Planes
+from verifier.ops.elementwise import Elementwise, Planes, magnitude
 from verifier.ops.kinds import Interval
 from verifier.ops.registry import register
 from verifier.tolerance import tiny, ulp
@@ -65,21 +65,23 @@ class Sign(Elementwise):
 
     def unstable(self, *xs: Interval) -> Tensor:
         (x,) = xs
-        return x.lower.sign() != x.upper.sign()
+        return ~(x.lower.sign() == x.upper.sign()) | x.lower.isnan() | x.upper.isnan()
 
 
 class _FloorFrame(NamedTuple):
     first: Tensor  # floor(l)
     last: Tensor  # floor(u)
-    steps: Tensor  # 1.0 where the interval contains a step, 0.0 elsewhere
+    below: Tensor  # steepest useful slope of the lower plane; 0 where floor is constant
+    above: Tensor  # and of the upper plane
 
 
 @register("Floor")
 class Floor(Elementwise):
     """y = largest integer <= x.
 
-    For slopes s in [0, 1] the upper plane goes through the last step (n, n), n = floor(u), and the lower one through the open end of
-    the first (m + 1, m), m = floor(l): all other steps lie between them. Without a step inside both planes are the constant.
+    The upper plane goes through the last step (n, n), n = floor(u), and the lower one through the open end of the
+    first, (m + 1, m), m = floor(l). Slopes up to 1 leave all other steps between the planes. With one step only (n =
+    m + 1) useful slopes go on to those of the lines to (l, m) and to (u, n).
     """
 
     exact = True
@@ -89,29 +91,33 @@ class Floor(Elementwise):
 
     def frame(self, x: Interval) -> _FloorFrame:
         first, last = x.lower.floor(), x.upper.floor()
-        return _FloorFrame(first, last, (last > first).to(first.dtype))
+        least = tiny(first.dtype) ** 0.5
+        above, below = (torch.where(w > least, 1 / w.clamp_min(least), 0.0) for w in (last - x.lower, x.upper - last))
+        several, none = last - first > 1, first == last
+        above, below = (torch.where(none, 0.0, torch.where(several, 1.0, steep)) for steep in (above, below))
+        return _FloorFrame(first, last, below, above)
 
     def default(self, x: Interval, frame: _FloorFrame) -> tuple[Tensor, Tensor]:
         centre = x.lower / 2 + x.upper / 2
         return (centre >= frame.first + 1).to(centre.dtype), (centre <= frame.last).to(centre.dtype)
 
     def planes(self, x: Interval, frame: _FloorFrame, alpha_lower: Tensor, alpha_upper: Tensor) -> Planes:
-        return self._planes(frame, frame.steps * alpha_lower, frame.steps * alpha_upper)
+        return self._planes(x, frame, frame.below * alpha_lower, frame.above * alpha_upper)
 
     def equal_slopes(self, x: Interval, frame: _FloorFrame) -> Planes:
-        # gap: (last - first) (1 - s) + s
+        # gap: (last - first) (1 - s) + s for s <= 1, and no gain beyond
         slope = (frame.last - frame.first > 1).to(x.lower.dtype)
-        return self._planes(frame, slope, slope)
+        return self._planes(x, frame, slope, slope)
 
-    def _planes(self, frame: _FloorFrame, below: Tensor, above: Tensor) -> Planes:
-        high, low = (1 - above) * frame.last, (1 - below) * frame.first - below
-        error = 2 * ulp(low.dtype)
-        # slopes 0 and 1 involve no rounding, except 1 - s and the last subtraction, which are exact for integers
-        inner = (below > 0) & (below < 1)
-        low = low - error * torch.where(inner, frame.first.abs() + 1, 0.0)
-        high = high + error * torch.where((above > 0) & (above < 1), frame.last.abs(), 0.0)
-        return Planes(below, low, above, high)
+    def _planes(self, x: Interval, frame: _FloorFrame, below: Tensor, above: Tensor) -> Planes:
+        low = torch.minimum(frame.first - below * (frame.first + 1), frame.last - below * x.upper)
+        high = torch.maximum(frame.last - above * frame.last, frame.first - above * x.lower)
+        # up to three roundings of numbers no larger than these
+        size = magnitude(x) + 1
+        error = 2 * ulp(size.dtype)
+        low = low - error * torch.where(below > 0, size * (1 + below), 0.0)
+        return Planes(below, low, above, high + error * torch.where(above > 0, size * (1 + above), 0.0))
 
     def unstable(self, *xs: Interval) -> Tensor:
         (x,) = xs
-        return x.lower.floor() != x.upper.floor()
+        return ~(x.lower.floor() == x.upper.floor())

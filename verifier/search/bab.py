@@ -111,10 +111,7 @@ def clip(boxes: DomainBatch, bounded: Bounded) -> tuple[DomainBatch, Bounded]:
     old, new = (boxes.upper - boxes.lower), (upper - lower).clamp(min=0)
     part = torch.where(old > 0, new / old.clamp(min=torch.finfo(old.dtype).tiny), 1.0).prod(1)
     cut_down = boxes.narrowed(lower, upper, boxes.share * part, bounded.value)
-    rest = Bounded(*(t[keep] for t in (bounded.alive, bounded.value, bounded.scores, bounded.low, bounded.clause,
-                                       bounded.coefficients, bounded.constant, bounded.unstable,
-                                       bounded.branch)), bounded.values)
-    return cut_down.select(keep), rest
+    return cut_down.select(keep), bounded.select(keep)
 
 
 def cut(boxes: DomainBatch, branch: Tensor, max_depth: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,7 +13,9 @@ from verifier.bounds.bounder import Method, Sweep, sweep
 from verifier.bounds.network import Network
 from verifier.domains import DomainBatch
 from verifier.search.branch import split_scores
-from verifier.search.settle import RowTable, row_scale
+from verifier.inputs import InputMap
+from verifier.rows import RowTable
+from verifier.search.settle import joint_scores, row_scale
 from verifier.tolerance import proof_margin
 
 
@@ -26,7 +28,8 @@ class Bounded:
     already taken off), `clause` (B, K'), and `coefficients` (B, K', n) and `constant` (B, K') of the linear function
     (margin included) that attains them.
     `unstable` (B,) counts neurons that are not affine; `branch` (B, n) says how much a split of each input promises.
-    `values` (batch,) are the least clause scores of all boxes, proven ones included.
+    `values` (batch,) are the least clause scores of all boxes, proven ones included; `unstable_at[i]` is the mean number of
+    unstable neurons at operator i.
     """
 
     alive: Tensor
@@ -39,38 +42,64 @@ class Bounded:
     unstable: Tensor
     branch: Tensor
     values: Tensor
+    unstable_at: dict[int, float]
+
+    def renumbered(self, alive: Tensor, values: Tensor) -> Bounded:
+        """The same result for a batch of which only `alive` was bounded here; `values` are the others' scores."""
+        merged = values.clone()
+        merged[alive] = torch.maximum(merged[alive], self.values)
+        return replace(self, alive=alive[self.alive], values=merged)
+
+    def select(self, keep: Tensor) -> Bounded:
+        """The open boxes named by a mask over them."""
+        return Bounded(
+            self.alive[keep], self.value[keep], self.scores[keep], self.low[keep], self.clause[keep], self.coefficients[keep],
+            self.constant[keep], self.unstable[keep], self.branch[keep], self.values, self.unstable_at,
+        )
 
 
 def bound_boxes(
-    network: Network, table: RowTable, batch: DomainBatch, free: Tensor, method: Method, stop: Callable[[], bool]
+    network: Network, table: RowTable, batch: DomainBatch, inputs: InputMap, method: Method, stop: Callable[[], bool]
 ) -> Bounded:
     """Bounds the rows of every box that the forward sweep leaves open.
 
     Raises:
         OutOfTime: `stop()` said so in the middle.
     """
-    known = sweep(network, batch.lower, batch.upper, free[batch.query], method, stop)
+    known = sweep(network, batch.lower, batch.upper, batch.query, inputs, method, stop)
     low = _forward_rows(table, known, batch)
     scores = table.clause_scores(low, batch.query)
     alive = (scores.amin(1) <= 0).nonzero()[:, 0]
     values = scores.amin(1)
     boxes = batch.select(alive)
+    if len(alive) == 0:
+        return _nothing(batch, values, scores, known)
     picked, row = _open_rows(table, scores[alive], boxes)
     owner = None if len(alive) == len(batch) else alive
     trace: dict[int, Tensor] = {}
-    coefficients, bias = _walk_rows(network, table, row, known, owner, trace)
+    coefficients, bias = _walk_rows(network, table, row, known, owner, boxes, inputs, trace)
     lowest = concretise(coefficients, bias, boxes.lower, boxes.upper)
     rhs = table.rhs[boxes.query].gather(1, picked)
     margin = proof_margin(network.dtype) * (row_scale(coefficients, bias, boxes.lower, boxes.upper) + rhs.abs())
     walked = (lowest - rhs - margin).masked_fill(torch.isinf(rhs), -torch.inf)
     low = low[alive].scatter_reduce(1, picked, walked, "amax")
     scores = table.clause_scores(low, boxes.query)
-    values[alive] = scores.amin(1)
     clause = table.clause[boxes.query].gather(1, picked)
-    branch = split_scores(network, known, trace, boxes, free, alive, walked, clause, scores, coefficients)
+    scores = joint_scores(clause, scores, walked, coefficients, bias - rhs - margin, boxes.lower, boxes.upper)
+    values[alive] = scores.amin(1)
+    branch = split_scores(network, known, trace, boxes, inputs, alive, walked, clause, scores, coefficients)
     keep = scores.amin(1) <= 0
     return Bounded(alive[keep], scores.amin(1)[keep], scores[keep], walked[keep], clause[keep], coefficients[keep],
-                   (bias - rhs - margin)[keep],                   known.unstable[alive][keep], branch[keep], values)
+                   (bias - rhs - margin)[keep],                   known.unstable[alive][keep], branch[keep], values, known.unstable_at)
+
+
+def _nothing(batch: DomainBatch, values: Tensor, scores: Tensor, known: Sweep) -> Bounded:
+    """Every box was proven by the forward sweep."""
+    none = values.new_zeros(0, 1)
+    whole = none.to(torch.int64)
+    empty = values.new_zeros(0, 1, batch.lower.shape[1])
+    return Bounded(whole[:, 0], none[:, 0], scores[:0], none, whole, empty, none, whole[:, 0], empty[:, 0], values,
+                   known.unstable_at)
 
 
 def _forward_rows(table: RowTable, known: Sweep, batch: DomainBatch) -> Tensor:
@@ -93,17 +122,19 @@ def _open_rows(table: RowTable, scores: Tensor, boxes: DomainBatch) -> tuple[Ten
     closed = torch.cat([scores, scores.new_full((len(scores), 1), torch.inf)], 1) > 0
     needed = ~closed.gather(1, clause.clamp(max=table.most)) & torch.isfinite(table.rhs[boxes.query])
     count = max(1, int(needed.sum(1).max())) if len(boxes) else 1
-    picked = needed.to(torch.int8).sort(1, descending=True, stable=True).indices[:, :count]
+    picked = needed.to(torch.int8).sort(dim=1, descending=True, stable=True).indices[:, :count]
     return picked, table.row[boxes.query].gather(1, picked)
 
 
 def _walk_rows(
-    network: Network, table: RowTable, row: Tensor, known: Sweep, owner: Tensor | None, trace: dict[int, Tensor]
+    network: Network, table: RowTable, row: Tensor, known: Sweep, owner: Tensor | None, boxes: DomainBatch,
+    inputs: InputMap, trace: dict[int, Tensor],
 ) -> tuple[Tensor, Tensor]:
     b, k = row.shape
     rows = torch.zeros(b, k, network.m, dtype=network.dtype, device=network.device)
     rows.scatter_(2, row[:, :, None], 1.0)
     rows = rows.reshape(b, k, *network.shapes[network.output])
     start = torch.zeros(b, k, dtype=network.dtype, device=network.device)
-    coefficients, bias = walk_back(network, network.output, rows, start, known.relaxations, owner, trace)
+    at_input = walk_back(network, network.output, rows, start, known.relaxations, owner, trace)
+    coefficients, bias = inputs.pull(*at_input, boxes.query)
     return (coefficients if table.mixed is None else coefficients + table.mixed[row]), bias

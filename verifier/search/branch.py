@@ -19,6 +19,7 @@ from torch import Tensor
 from verifier.bounds.bounder import Sweep
 from verifier.bounds.network import Network
 from verifier.domains import DomainBatch
+from verifier.inputs import InputMap
 from verifier.ops.kinds import Interval, Relaxation, RelaxedOp
 
 
@@ -27,7 +28,7 @@ def split_scores(
     known: Sweep,
     trace: dict[int, Tensor],
     boxes: DomainBatch,
-    free: Tensor,
+    inputs: InputMap,
     alive: Tensor,
     low: Tensor,
     clause: Tensor,
@@ -37,11 +38,11 @@ def split_scores(
     """Score (B, n) of splitting each input of the boxes, 0 for inputs without width."""
     picked = _critical_row(low, clause, scores)
     width = boxes.upper - boxes.lower
-    row = coefficients.gather(1, picked[:, None, None].expand(-1, 1, network.n))[:, 0]
+    row = coefficients.gather(1, picked[:, None, None].expand(-1, 1, coefficients.shape[2]))[:, 0]
     score = row.abs() * width
     if known.reach:
         blame = _blame(network, known, trace, alive, picked)
-        columns = free[boxes.query]
+        columns = inputs.columns(boxes.query)
         score = score.scatter_add(1, columns.clamp(min=0), blame * (columns >= 0))
     score = torch.nan_to_num(score, nan=0.0, posinf=torch.finfo(score.dtype).max)
     # the width breaks ties where a bound says nothing at all (all scores 0)
@@ -87,10 +88,10 @@ def _gap(op: RelaxedOp, planes: Relaxation, pre: tuple[Interval, ...]) -> Tensor
 def _moves(op: RelaxedOp, planes: Relaxation, reach: tuple[Tensor, ...]) -> Tensor:
     """How far each free input moves what the neuron sees: (B, d, *T)."""
     if len(reach) == 1 and op.in_shapes[0] == op.out_shape:
-        return reach[0].abs()
+        return reach[0]
     total = None
     for low, high, moves in zip(planes.lower_slopes, planes.upper_slopes, reach, strict=True):
-        part = op.collect(moves.abs() * (low.abs() + high.abs())[:, None], lead=2)
+        part = op.collect(moves * (low.abs() + high.abs())[:, None], lead=2)
         total = part if total is None else total + part
     assert total is not None
     return total

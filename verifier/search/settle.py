@@ -6,44 +6,10 @@ satisfied; a box whose clauses are all impossible is proven.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from verifier.problem import Rows
 from verifier.tolerance import proof_margin
-
-
-@dataclass(frozen=True, eq=False)
-class RowTable:
-    """`Rows` as tensors: row, clause (Q, K) int64; rhs (Q, K); clauses (Q,); mixed (R, n) or None; C = most clauses."""
-
-    row: Tensor
-    rhs: Tensor
-    clause: Tensor
-    clauses: Tensor
-    mixed: Tensor | None
-    most: int
-
-    @staticmethod
-    def from_rows(rows: Rows, dtype: torch.dtype, device: torch.device) -> RowTable:
-        """Moves the table to a device; padded rows keep rhs = +inf."""
-        return RowTable(
-            torch.from_numpy(rows.row).to(device),
-            torch.from_numpy(rows.rhs).to(device, dtype),
-            torch.from_numpy(rows.clause).to(device),
-            torch.from_numpy(rows.clauses).to(device),
-            None if rows.mixed is None else torch.from_numpy(rows.mixed).to(device, dtype),
-            int(rows.clauses.max(initial=1)),
-        )
-
-    def clause_scores(self, low: Tensor, query: Tensor) -> Tensor:
-        """Best row bound per clause: rows (B, K) -> (B, C); +inf beyond the query's clauses, -inf for one without rows."""
-        scores = low.new_full((len(query), self.most + 1), -torch.inf)
-        scores = scores.scatter_reduce(1, self.clause[query].clamp(max=self.most), low, "amax")[:, : self.most]
-        beyond = torch.arange(self.most, device=low.device)[None] >= self.clauses[query][:, None]
-        return scores.masked_fill(beyond, torch.inf)
 
 
 def row_scale(coefficients: Tensor, bias: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
@@ -89,3 +55,49 @@ def shrink(
         parts_low.masked_fill(dead, torch.inf).amin(1),
         parts_high.masked_fill(dead, -torch.inf).amax(1),
     )
+
+
+JOINT_STEPS = 12
+"""Steps of multiplier ascent; each costs a product of size (boxes x clauses x rows x inputs)."""
+
+
+def joint_scores(
+    clause: Tensor,
+    scores: Tensor,
+    low: Tensor,
+    coefficients: Tensor,
+    constant: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+) -> Tensor:
+    """Clause scores (B, C) improved by combinations of a clause's rows.
+
+    Rows that are each possible may be impossible together: for any weights w >= 0 with sum 1,
+
+        max_w  min_x  sum_k w_k (coefficients_k . x + constant_k)  > 0
+
+    refutes the clause on the box. The weights are found by exponentiated gradient ascent; every iterate is a valid bound,
+    so the number of steps only decides how tight it is. Clauses of one row gain nothing and are left alone.
+    """
+    most = scores.shape[1]
+    member = (clause[:, None] == torch.arange(most, device=clause.device)[None, :, None]) & torch.isfinite(low)[:, None]
+    several = member.sum(2) > 1
+    if not bool((several & (scores <= 0)).any()):
+        return scores
+    centre, radius = (lower + upper) / 2, (upper - lower) / 2
+    middle = torch.einsum("bkn,bn->bk", coefficients, centre) + constant
+    size = (low.abs().masked_fill(~torch.isfinite(low), 0.0)).amax(1).clamp(min=torch.finfo(low.dtype).tiny)
+    logits = torch.zeros(member.shape, dtype=low.dtype, device=low.device).masked_fill(~member, -torch.inf)
+    best = scores
+    for step in range(JOINT_STEPS):
+        weight = torch.nan_to_num(torch.softmax(logits, 2), nan=0.0)
+        row = torch.einsum("bck,bkn->bcn", weight, coefficients)
+        value = torch.einsum("bck,bk->bc", weight, torch.nan_to_num(middle)) - torch.einsum("bcn,bn->bc", row.abs(), radius)
+        magnitude = torch.einsum("bcn,bn->bc", row.abs(), torch.maximum(lower.abs(), upper.abs()))
+        value = value - proof_margin(low.dtype) * (magnitude + size[:, None])
+        best = torch.where(several, torch.maximum(best, value), best)
+        least = centre[:, None] - radius[:, None] * row.sign()
+        slope = torch.einsum("bkn,bcn->bck", coefficients, least) + constant[:, None]
+        logits = logits + (4.0 / (1 + step)) * torch.nan_to_num(slope) / size[:, None, None]
+        logits = logits.masked_fill(~member, -torch.inf)
+    return best

@@ -81,10 +81,10 @@ class Builder:
     def fresh(self) -> str:
         """An unused value name."""
         count = len(self.nodes) - self._start
-        name = f"{self.base}/{count}"
+        name = f"{self.base}/#{count}"
         while name in self.shapes:
             count += 1
-            name = f"{self.base}/{count}"
+            name = f"{self.base}/#{count}"
         return name
 
     def emit(

@@ -23,6 +23,11 @@ def normal(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float64)
 
 
+def foldable(op: str) -> bool:
+    """Whether `op` can be computed from constants."""
+    return op in _TABLE
+
+
 def fold(c: Context) -> np.ndarray | None:
     """The current node's value where all inputs are constant and the operator is in the table."""
     function = _TABLE.get(c.op)

@@ -49,7 +49,7 @@ def _range(c: Context, x: Var, axis: int, positions: range) -> Value:
 
 @lowers("Slice")
 def slice_(c: Context) -> Value:
-    """Python slices; a negative step becomes a Take."""
+    """Python slices, clamped the same way; a negative step becomes a Take."""
     if c.opset < 10:
         starts, ends, axes, steps = c.ints(9, "starts"), c.ints(9, "ends"), c.ints(9, "axes"), None
     else:
@@ -64,19 +64,12 @@ def slice_(c: Context) -> Value:
     y = x
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         axis = c.axis(axis, len(x.shape))
-        positions = range(y.shape[axis])[_python_slice(start, end, step, y.shape[axis])]
+        positions = range(y.shape[axis])[slice(start, end, step)]
         if isinstance(y, Var):
             y = _range(c, y, axis, positions)
         else:
             y = np.take(y, np.asarray(positions, dtype=np.int64), axis=axis)
     return y
-
-
-def _python_slice(start: int, end: int, step: int, size: int) -> slice:
-    """ONNX clamps after adding the size once; a Python slice does too, but for an end below 0 going backwards."""
-    if step < 0 and (end < -size or (end < 0 and end + size < 0)):
-        return slice(start, None, step)
-    return slice(start, end, step)
 
 
 @lowers("Gather")
@@ -117,7 +110,11 @@ def gather_elements(c: Context) -> Value:
     x = c.x()
     axis = c.axis(int(c.attr("axis", 0)), x.rank)
     indices = wrap(c, c.const(1, "indices"), x.shape[axis])
-    return _moved(c, [x], np.take_along_axis(_positions(x.shape), indices, axis))
+    within = zip(indices.shape, x.shape, range(x.rank), strict=True)  # the index may be smaller off the axis
+    if indices.ndim != x.rank or any(size > limit for size, limit, a in within if a != axis):
+        raise c.wrong(f"indices of shape {indices.shape} for data of shape {x.shape}")
+    off_axis = tuple(slice(None) if a == axis else slice(size) for a, size in enumerate(indices.shape))
+    return _moved(c, [x], np.take_along_axis(_positions(x.shape)[off_axis], indices, axis))
 
 
 @lowers("GatherND", since=11)

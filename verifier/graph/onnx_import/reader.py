@@ -29,7 +29,7 @@ from verifier.graph.onnx_import import (  # noqa: F401 (the imports fill the reg
 )
 from verifier.graph.onnx_import.context import Context, Value, Var
 from verifier.graph.onnx_import.final import find_final
-from verifier.graph.onnx_import.fold import fold, normal
+from verifier.graph.onnx_import.fold import fold, foldable, normal
 from verifier.graph.onnx_import.model import Limits, Model, TensorInfo
 from verifier.graph.onnx_import.registry import lookup
 from verifier.graph.onnx_import.source import plain, read_bytes
@@ -52,6 +52,11 @@ _INDEXED = (
 )  # fmt: skip
 
 
+# What numpy and Python raise when attributes have the wrong type or arrays do not fit: the file is to blame, and says
+# so through one clear error. (A mistake of ours would look the same, but never pass for a result.)
+_NONSENSE = (TypeError, ValueError, IndexError, KeyError, AttributeError, ArithmeticError, AssertionError)
+
+
 def load_model(source: str | os.PathLike[str] | bytes, *, limits: Limits | None = None) -> Model:
     """Read an ONNX model: a path (`path`.gz is tried where `path` does not exist) or its bytes, gzipped or not.
 
@@ -66,12 +71,13 @@ def load_model(source: str | os.PathLike[str] | bytes, *, limits: Limits | None 
         data, path = read_bytes(source, limits.bytes)
     data = plain(data, path, limits.bytes)
     try:
-        return _Import(_parse(data, path), data, path, limits).run()
-    except UnsupportedOperator as error:
-        error.args = (f"{path}: {error}",)
-        raise
+        with np.errstate(all="ignore"):  # what overflows is found by the checks for finite parameters
+            return _Import(_parse(data, path), data, path, limits).run()
+    except _NONSENSE as error:
+        raise ModelError(f"{path}: the model is invalid: {_describe(error)}") from error
     except ModelError as error:
-        raise error if str(error).startswith(path) else ModelError(f"{path}: {error}") from None
+        error.args = (f"{path}: {_printable(str(error))}",)
+        raise
 
 
 def _parse(data: bytes, path: str) -> onnx.ModelProto:
@@ -162,7 +168,7 @@ class _Import:
                 why = f"domain '{node.domain}'"
             elif node.op_type in _CONTROL_FLOW:
                 why = "control flow"
-            elif node.op_type != "Constant" and lookup(node.op_type, self.opset) is None:
+            elif node.op_type != "Constant" and not foldable(node.op_type) and not lookup(node.op_type, self.opset):
                 why = "no rule to import it"
             if why:
                 found.append((_label(node, position), node.op_type, why))
@@ -207,8 +213,9 @@ class _Import:
 
     def _read_inputs(self) -> list[TensorInfo]:
         infos: list[TensorInfo] = []
+        weights = {tensor.name for tensor in self.graph.initializer}
         for declared in self.graph.input:
-            if declared.name in self.values or any(t.name == declared.name for t in self.graph.initializer):
+            if declared.name in weights:
                 continue
             info = _tensor_info(declared)
             if info is None:
@@ -227,6 +234,14 @@ class _Import:
         return infos
 
     def _lower(self, node: onnx.NodeProto, position: int) -> None:
+        try:
+            self._lower_checked(node, position)
+        except _NONSENSE as error:
+            raise ModelError(
+                f"node '{_label(node, position)}' ({node.op_type}) is invalid: {_describe(error)}"
+            ) from error
+
+    def _lower_checked(self, node: onnx.NodeProto, position: int) -> None:
         label = _label(node, position)
         context = self.context
         context.begin(f"node '{label}' ({node.op_type})", next((name for name in node.output if name), label))
@@ -259,7 +274,8 @@ class _Import:
             return (folded,)
         variables = [value for value in context.inputs if isinstance(value, Var)]
         lowering = lookup(node.op_type, self.opset)
-        assert lowering is not None
+        if lowering is None:
+            raise context.refuse("its inputs must be constant, but depend on the network's input")
         depends = any(value.opaque for value in variables)
         whole = any(not value.real for value in variables) and node.op_type not in _MOVES
         if depends or whole:
@@ -273,7 +289,7 @@ class _Import:
         try:
             return lowering(self.context)
         except ValueError as error:  # numpy's refusal to broadcast
-            raise self.context.wrong(f"shapes do not fit: {error}") from None
+            raise self.context.wrong(f"shapes do not fit: {_describe(error)}") from error
         except UnsupportedOperator:
             # conversion to whole numbers, indices or shapes that depend on data: the network can still be run
             chosen_by_data = any(isinstance(value, Var) for value in self.context.inputs[1:])
@@ -357,6 +373,15 @@ def _tensor_info(info: onnx.ValueInfoProto) -> TensorInfo | None:
     fixed = [dim.HasField("dim_value") and dim.dim_value >= 0 for dim in dims]
     shape_ = tuple(int(dim.dim_value) if known else 1 for dim, known in zip(dims, fixed, strict=True))
     return TensorInfo(info.name, shape_, dtype, tuple(axis for axis, known in enumerate(fixed) if not known))
+
+
+def _printable(text: str) -> str:
+    """`text` in one line: names inside an untrusted file may hold anything."""
+    return "".join(one if one.isprintable() else "?" for one in text)
+
+
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {_printable(' '.join(str(error).split()))[:200]}"
 
 
 def _label(node: onnx.NodeProto, position: int) -> str:

@@ -1,0 +1,51 @@
+# Needs Python 3.11 or newer (with pip) and nothing else. PYTHON=... chooses another one.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+VNNCOMP ?= $(wildcard ../shared/vnncomp)
+
+.PHONY: demo test test-real bench lint operators clean
+.DEFAULT_GOAL := demo
+
+# The stamps make a second run quick; a changed pyproject.toml installs again.
+$(VENV)/stamp-venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $$($(PYTHON) -V 2>&1) found as $(PYTHON), expected 3.11 or newer: make PYTHON=python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV) || { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install pip; }
+	touch $@
+
+$(VENV)/stamp-package: $(VENV)/stamp-venv pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+# onnx2torch names torchvision as a requirement, whose wheels fit only one build of torch (CPU or one CUDA version);
+# --no-deps leaves the installed torch alone.
+$(VENV)/stamp-test: $(VENV)/stamp-package pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --no-deps 'onnx2torch>=1.5.15'
+	touch $@
+
+demo: $(VENV)/stamp-package
+	$(BIN)/python -m benchmarks.demo
+
+lint: $(VENV)/stamp-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+# Real benchmark instances, as published by VNN-COMP; not part of this repository.
+test-real: $(VENV)/stamp-package
+	@test -n "$(VNNCOMP)" && test -f "$(VNNCOMP)/instances.csv" || { echo "error: no benchmark instances found; expected VNNCOMP=FOLDER with an instances.csv in it" >&2; exit 2; }
+	$(BIN)/python -m benchmarks.run "$(VNNCOMP)/instances.csv" --out out/real.jsonl $(ARGS)
+
+bench: $(VENV)/stamp-package
+	$(BIN)/python -m benchmarks.startup
+
+clean:
+	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+
+# The operator tables in the README; tests/test_architecture.py fails when they are out of date.
+operators: $(VENV)/stamp-package
+	$(BIN)/python -m verifier.ops.table README.md

@@ -1,0 +1,238 @@
+"""Runs a list of instances, compares the verdicts with the known ones, replays every witness, measures.
+
+    python -m benchmarks.run FOLDER/instances.csv                      one process per instance: wall time, memory
+    python -m benchmarks.run FOLDER/instances.csv --together           one process per benchmark: the list runner
+    python -m benchmarks.run FOLDER/instances.csv -- --device cpu      what follows -- goes to verify
+
+A list has the header `benchmark,onnx,vnnlib,timeout_s,expected`, paths relative to `<list's folder>/<benchmark>`, or is
+an instances.csv of VNN-COMP (no header, no expected verdicts). One JSON line per instance goes to --out, the table to
+stdout. A `sat` against a known `unsat` whose witness passes the independent replay refutes the label: counted apart.
+Exit code 1: another verdict contradicts a known one, a witness fails its replay, or an instance ended in an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from benchmarks.replay import check
+
+KNOWN = ("sat", "unsat")
+COLUMNS = (
+    *(
+        "benchmark",
+        "instances",
+        "settled",
+        "sat",
+        "unsat",
+        "unknown",
+        "timeout",
+        "error",
+        "wrong",
+        "bad witness",
+        "label refuted",
+    ),
+    *("median s", "mean s", "max s", "sum s", "peak MB"),
+)
+
+
+@dataclass(frozen=True)
+class Instance:
+    benchmark: str
+    onnx: str
+    vnnlib: str
+    timeout: float
+    expected: str
+    folder: Path
+
+    @property
+    def model(self) -> Path:
+        return self.folder / self.onnx
+
+    @property
+    def spec(self) -> Path:
+        return self.folder / self.vnnlib
+
+
+@dataclass(frozen=True)
+class Run:
+    """One line of the output. Times in seconds (`user` and `system` CPU time; absent in --together), memory in MB."""
+
+    benchmark: str
+    onnx: str
+    vnnlib: str
+    timeout: float
+    expected: str
+    verdict: str
+    seconds: float
+    user: float | None = None
+    system: float | None = None
+    memory: float | None = None
+    message: str = ""
+    witness_fault: str = ""
+
+    @property
+    def contradicts(self) -> bool:
+        return self.expected in KNOWN and self.verdict in KNOWN and self.verdict != self.expected
+
+    @property
+    def refutes_label(self) -> bool:
+        """The known verdict is `unsat`, yet here is a point that violates, replayed by code that is not the tool's."""
+        return self.contradicts and self.verdict == "sat" and not self.witness_fault
+
+    @property
+    def wrong(self) -> bool:
+        return self.contradicts and not self.refutes_label
+
+
+def read_list(path: Path) -> list[Instance]:
+    """The instances of either kind of list."""
+    with path.open(newline="") as stream:
+        rows = [row for row in csv.reader(line.strip() for line in stream) if row]
+    if rows and rows[0][:3] == ["benchmark", "onnx", "vnnlib"]:
+        names = rows[0]
+        entries = [dict(zip(names, row, strict=False)) for row in rows[1:]]
+        return [
+            Instance(e["benchmark"], e["onnx"], e["vnnlib"], float(e["timeout_s"]), e.get("expected", ""),
+                     path.parent / e["benchmark"])
+            for e in entries
+        ]  # fmt: skip
+    name = path.absolute().parent.name
+    return [Instance(name, onnx, vnnlib, float(limit), "", path.parent) for onnx, vnnlib, limit in rows]
+
+
+def run_alone(instance: Instance, options: list[str], cap: float) -> Run:
+    """One process: `verify model spec`, measured from outside."""
+    timeout = min(instance.timeout, cap)
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "result.txt"
+        command = [sys.executable, "-m", "verifier.cli", str(instance.model), str(instance.spec), "--timeout",
+                   f"{timeout:g}", "--results", str(result), *options]  # fmt: skip
+        with open(Path(folder) / "stderr", "w+") as errors:
+            started = time.monotonic()
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
+            _, status, used = os.wait4(process.pid, 0)
+            seconds = time.monotonic() - started
+            errors.seek(0)
+            message = errors.read().strip()[-300:]
+        text = result.read_text() if result.exists() else ""
+    code = os.waitstatus_to_exitcode(status)
+    verdict, _, witness = text.partition("\n")
+    verdict = verdict if code == 0 and verdict else f"error_exit_code_{code}"
+    return Run(instance.benchmark, instance.onnx, instance.vnnlib, timeout, instance.expected, verdict,
+               round(seconds, 3), round(used.ru_utime, 3), round(used.ru_stime, 3), round(used.ru_maxrss / 1024, 1),
+               message, _fault(instance, verdict, witness))  # fmt: skip
+
+
+def run_together(instances: list[Instance], options: list[str], cap: float, jobs: int) -> Iterator[Run]:
+    """One list of one benchmark through `verify --instances`; the seconds are those of its results file."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        # the list runner takes the folder of the list as the category, and pairs lines by their names
+        numbered = {(str(i.model.absolute()), str(i.spec.absolute())): i for i in instances}
+        with open(folder / "instances.csv", "w", newline="") as stream:
+            csv.writer(stream).writerows([*key, min(i.timeout, cap)] for key, i in numbered.items())
+        command = [sys.executable, "-m", "verifier.cli", "--instances", str(folder / "instances.csv"), "--results",
+                   str(folder / "results.csv"), "--witnesses", str(folder / "witnesses"), "--jobs", str(jobs),
+                   *options]  # fmt: skip
+        subprocess.run(command, stdout=subprocess.DEVNULL)
+        with open(folder / "results.csv", newline="") as stream:
+            rows = {(row[1], row[2]): (row[4], float(row[5])) for row in csv.reader(stream)}
+        for key, instance in numbered.items():
+            verdict, seconds = rows.get(key, ("error_no_result", 0.0))
+            stems = [Path(name.removesuffix(".gz")).stem for name in key]
+            witness = folder / "witnesses" / f"{stems[0]}_{stems[1]}.counterexample"
+            text = witness.read_text() if witness.exists() else ""
+            yield Run(instance.benchmark, instance.onnx, instance.vnnlib, min(instance.timeout, cap), instance.expected,
+                      verdict, seconds, witness_fault=_fault(instance, verdict, text))  # fmt: skip
+
+
+def _fault(instance: Instance, verdict: str, witness: str) -> str:
+    if verdict != "sat":
+        return ""
+    if not witness.strip():
+        return "no witness"
+    try:
+        return check(instance.model, instance.spec, witness)
+    except Exception as error:  # a witness that cannot be checked has failed the check
+        return f"replay failed: {type(error).__name__}: {error}"
+
+
+def table(runs: list[Run]) -> str:
+    """Markdown: counts and times by benchmark."""
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
+    for benchmark in [*dict.fromkeys(run.benchmark for run in runs), "all"]:
+        part = [run for run in runs if benchmark in (run.benchmark, "all")]
+        count = {word: sum(run.verdict == word for run in part) for word in (*KNOWN, "unknown", "timeout")}
+        seconds = [run.seconds for run in part]
+        memory = [run.memory for run in part if run.memory is not None]
+        cells = [benchmark, len(part), count["sat"] + count["unsat"], *count.values(), len(part) - sum(count.values()),
+                 sum(run.wrong for run in part), sum(bool(run.witness_fault) for run in part),
+                 sum(run.refutes_label for run in part),
+                 f"{statistics.median(seconds):.2f}", f"{statistics.mean(seconds):.2f}", f"{max(seconds):.2f}",
+                 f"{sum(seconds):.1f}", f"{max(memory):.0f}" if memory else "-"]  # fmt: skip
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("list", type=Path)
+    parser.add_argument("--only", nargs="*", metavar="NAME", help="benchmarks to run")
+    parser.add_argument("--first", type=int, metavar="N", help="at most N instances of each benchmark")
+    parser.add_argument("--cap", type=float, default=float("inf"), metavar="S", help="limit every time limit")
+    parser.add_argument("--together", action="store_true", help="one process per benchmark")
+    parser.add_argument("--jobs", type=int, default=1, help="with --together")
+    parser.add_argument("--out", type=Path, default=Path("out/runs.jsonl"))
+    arguments = sys.argv[1:]
+    split = arguments.index("--") if "--" in arguments else len(arguments)
+    args, options = parser.parse_args(arguments[:split]), arguments[split + 1 :]
+    groups: dict[str, list[Instance]] = {}
+    for instance in read_list(args.list):
+        if args.only is None or instance.benchmark in args.only:
+            groups.setdefault(instance.benchmark, []).append(instance)
+    if not groups:
+        parser.error(f"no instances of {args.only} in {args.list}")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    runs: list[Run] = []
+    with args.out.open("w") as out:
+        for group in groups.values():
+            chosen = group[: args.first]
+            found = (
+                run_together(chosen, options, args.cap, args.jobs)
+                if args.together
+                else (run_alone(instance, options, args.cap) for instance in chosen)
+            )
+            for run in found:
+                runs.append(run)
+                print(json.dumps(asdict(run)), file=out, flush=True)
+                mark = (
+                    "  WRONG"
+                    if run.wrong
+                    else "  refutes the label"
+                    if run.refutes_label
+                    else f"  BAD WITNESS: {run.witness_fault}"
+                    if run.witness_fault
+                    else ""
+                )
+                print(
+                    f"{run.verdict:8} {run.seconds:8.2f} s  {run.benchmark} {run.onnx} {run.vnnlib}{mark}",
+                    file=sys.stderr,
+                )
+    print(table(runs))
+    bad = [run for run in runs if run.wrong or run.witness_fault or run.verdict.startswith("error")]
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Every operator and every bound method against the same laws."""

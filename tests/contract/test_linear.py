@@ -1,0 +1,108 @@
+"""Laws of every linear operator, against a dense matrix built from unit vectors by the numpy oracle."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests import oracles
+from tests.contract.samples import DTYPES, LINEAR, MISSING, UNKNOWN, Sample
+from verifier.ops.kinds import Interval, LinearOp
+from verifier.tolerance import ulp
+
+every = pytest.mark.parametrize("sample", LINEAR, ids=str)
+both = pytest.mark.parametrize("dtype", DTYPES, ids=("f32", "f64"))
+several = pytest.mark.parametrize("sample", [s for s in LINEAR if s.in_shapes], ids=str)
+
+
+def _op(sample: Sample, dtype: torch.dtype) -> LinearOp:
+    op = sample.bind(dtype)
+    assert isinstance(op, LinearOp)
+    return op
+
+
+def _inputs(sample: Sample, dtype: torch.dtype, lead: int = 5, seed: int = 0) -> list[torch.Tensor]:
+    rng = torch.Generator().manual_seed(seed)
+    return [torch.randn((lead, *shape), generator=rng, dtype=dtype) for shape in sample.in_shapes]
+
+
+def _times(matrix: np.ndarray, x: torch.Tensor) -> np.ndarray:
+    return x.double().flatten(1).numpy() @ matrix.T
+
+
+def _close(actual: torch.Tensor, expected: np.ndarray, dtype: torch.dtype) -> None:
+    flat = actual.double().reshape(actual.shape[0], -1).numpy()
+    np.testing.assert_allclose(flat, np.broadcast_to(expected, flat.shape), rtol=64 * ulp(dtype), atol=256 * ulp(dtype))
+
+
+def test_every_operator_has_a_sample() -> None:
+    assert not MISSING, f"operators without a row in tests/contract/samples.py: {MISSING}"
+    assert not UNKNOWN, f"samples of operators that are not registered: {UNKNOWN}"
+
+
+@every
+@both
+def test_linear_absolute_offset_and_forward(sample: Sample, dtype: torch.dtype) -> None:
+    op, xs = _op(sample, dtype), _inputs(sample, dtype)
+    matrices, constant = oracles.linear_map(sample.node, list(sample.in_shapes), sample.out_shape)
+    linear = sum((_times(m, x) for m, x in zip(matrices, xs, strict=True)), np.zeros((1, constant.size)))
+    _close(op.linear(*xs), linear, dtype)
+    _close(op.forward(*xs), linear + constant, dtype)
+    positive = [x.abs() for x in xs]
+    absolute = sum(
+        (_times(np.abs(m), x) for m, x in zip(matrices, positive, strict=True)), np.zeros((1, constant.size))
+    )
+    _close(op.absolute(*positive), absolute, dtype)
+    offset = op.offset()
+    stored = torch.zeros(op.out_shape, dtype=dtype) if offset is None else offset.expand(op.out_shape)
+    _close(stored[None], constant[None], dtype)
+
+
+@several
+@both
+def test_adjoint_is_the_transpose(sample: Sample, dtype: torch.dtype) -> None:
+    op = _op(sample, dtype)
+    rows = torch.randn((4, *op.out_shape), generator=torch.Generator().manual_seed(1), dtype=dtype)
+    parts = op.adjoint(rows)
+    assert [p.shape[1:] for p in parts] == [torch.Size(s) for s in sample.in_shapes]
+    xs = [x.requires_grad_() for x in _inputs(sample, dtype, lead=4)]
+    expected = torch.autograd.grad(op.linear(*xs), xs, rows)
+    matrices, _ = oracles.linear_map(sample.node, list(sample.in_shapes), sample.out_shape)
+    for part, automatic, matrix in zip(parts, expected, matrices, strict=True):
+        torch.testing.assert_close(part, automatic, rtol=64 * ulp(dtype), atol=256 * ulp(dtype))
+        _close(part, _times(matrix.T, rows), dtype)
+
+
+@every
+@both
+def test_interval_is_exact(sample: Sample, dtype: torch.dtype) -> None:
+    """For one operator the interval rule is the exact range: reached at corners, and holding sampled points."""
+    op = _op(sample, dtype)
+    low = _inputs(sample, dtype, seed=2)
+    width = [x.abs() * (x > -0.5) for x in _inputs(sample, dtype, seed=3)]
+    box = [Interval(a, a + w) for a, w in zip(low, width, strict=True)]
+    result = op.interval(*box)
+    matrices, constant = oracles.linear_map(sample.node, list(sample.in_shapes), sample.out_shape)
+    below = above = constant[None]
+    for m, x in zip(matrices, box, strict=True):
+        plus, minus = np.maximum(m, 0), np.minimum(m, 0)
+        below = below + _times(plus, x.lower) + _times(minus, x.upper)
+        above = above + _times(plus, x.upper) + _times(minus, x.lower)
+    _close(result.lower, below, dtype)
+    _close(result.upper, above, dtype)
+
+
+@several
+@both
+def test_batch_equals_single_calls(sample: Sample, dtype: torch.dtype) -> None:
+    op, xs = _op(sample, dtype), _inputs(sample, dtype)
+    whole = op.forward(*xs)
+    rows = torch.randn_like(whole)
+    back = op.adjoint(rows)
+    for i in range(5):
+        torch.testing.assert_close(
+            op.forward(*(x[i : i + 1] for x in xs)), whole[i : i + 1], rtol=64 * ulp(dtype), atol=256 * ulp(dtype)
+        )
+        for a, b in zip(op.adjoint(rows[i : i + 1]), back, strict=True):
+            torch.testing.assert_close(a, b[i : i + 1], rtol=64 * ulp(dtype), atol=256 * ulp(dtype))

@@ -1,0 +1,88 @@
+"""`verify --instances` with the real engine: forms of lists, results, witnesses, errors among them."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end import nets
+from tests.end_to_end.conftest import Verify
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Path:
+    """A benchmark folder with two networks and two specifications, one file packed."""
+    folder = tmp_path / "bench"
+    (folder / "onnx").mkdir(parents=True)
+    (folder / "vnnlib").mkdir()
+    nets.absolute(folder / "onnx" / "one.onnx")
+    two = nets.absolute(folder / "onnx" / "two.onnx", 2.0)
+    two.with_name("two.onnx.gz").write_bytes(gzip.compress(two.read_bytes()))
+    two.unlink()
+    nets.spec(folder / "vnnlib" / "high.vnnlib", "(>= Y_0 2.5)")
+    nets.spec(folder / "vnnlib" / "low.vnnlib", "(>= Y_0 1.5)")
+    return folder
+
+
+def rows(path: Path) -> dict[tuple[str, str], str]:
+    with path.open(newline="") as stream:
+        lines = list(csv.reader(stream))
+    assert all(len(line) == 6 and line[0] == "bench" and float(line[5]) >= 0 for line in lines)
+    return {(line[1], line[2]): line[4] for line in lines}
+
+
+def test_a_list_with_everything_in_it(verify: Verify, tmp_path: Path, bench: Path) -> None:
+    (bench / "vnnlib" / "broken.vnnlib").write_text("(assert")
+    text = (
+        "onnx/one.onnx,vnnlib/high.vnnlib,60\r\n"
+        "./onnx/one.onnx,vnnlib/low.vnnlib,60.0\r\n"
+        "onnx/two.onnx,./vnnlib/high.vnnlib,60\r\n"
+        "onnx/one.onnx,vnnlib/broken.vnnlib,60\r\n"
+        "\"[('f', 'onnx/one.onnx'), ('g', 'onnx/two.onnx')]\",vnnlib/high.vnnlib,60\r\n"
+        "onnx/none.onnx,vnnlib/high.vnnlib,60"
+    )
+    (bench / "instances.csv").write_text(text, newline="")
+    arguments = ("--instances", "bench/instances.csv", "--results", "r.csv", "--jobs", 2, "--witnesses", "w")
+    done = verify(*arguments)
+    assert done.returncode == 1 and done.stdout == "", done.stderr
+    assert rows(tmp_path / "r.csv") == {
+        ("onnx/one.onnx", "vnnlib/high.vnnlib"): "unsat",
+        ("./onnx/one.onnx", "vnnlib/low.vnnlib"): "sat",
+        ("onnx/two.onnx", "./vnnlib/high.vnnlib"): "sat",
+        ("onnx/one.onnx", "vnnlib/broken.vnnlib"): "error",
+        ("[('f', 'onnx/one.onnx'), ('g', 'onnx/two.onnx')]", "vnnlib/high.vnnlib"): "error",
+        ("onnx/none.onnx", "vnnlib/high.vnnlib"): "error",
+    }
+    assert {path.name for path in (tmp_path / "w").iterdir()} == {
+        "one_low.counterexample",
+        "two_high.counterexample",
+    }
+    assert (tmp_path / "w" / "one_low.counterexample").read_text().startswith("((X_0 ")
+    assert "broken.vnnlib:1" in done.stderr and "none.onnx" in done.stderr and "Traceback" not in done.stderr
+    assert "several networks" in done.stderr
+    assert "6 instances" in done.stderr
+
+    again = verify(*arguments)
+    assert again.returncode == 0 and "6 were done before" in again.stderr
+    assert len((tmp_path / "r.csv").read_text().splitlines()) == 6
+
+
+@pytest.mark.parametrize("text", ["", "one.onnx\n", "a.onnx,b.vnnlib,soon\n", "a.onnx,b.vnnlib,60,more\n"])
+def test_lists_that_are_none(verify: Verify, tmp_path: Path, bench: Path, text: str) -> None:
+    (bench / "instances.csv").write_text(text)
+    done = verify("--instances", "bench/instances.csv", "--results", "r.csv")
+    assert done.returncode == 2 and done.stdout == ""
+    assert len(done.stderr.strip().splitlines()) == 1 and "instances.csv" in done.stderr
+    assert not (tmp_path / "r.csv").exists()
+
+
+def test_results_that_cannot_be_written(verify: Verify, tmp_path: Path, bench: Path) -> None:
+    (bench / "instances.csv").write_text("onnx/one.onnx,vnnlib/high.vnnlib,60\n")
+    (tmp_path / "notes.txt").write_text("my notes\nabout lists\n")
+    for place in ("none/r.csv", ".", "notes.txt"):
+        done = verify("--instances", "bench/instances.csv", "--results", place)
+        assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert (tmp_path / "notes.txt").read_text() == "my notes\nabout lists\n"

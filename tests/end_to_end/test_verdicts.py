@@ -1,0 +1,120 @@
+"""The command and the Python door on networks whose answers are known by hand."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.end_to_end import nets
+from tests.end_to_end.conftest import ROOT, Verify
+
+
+def witness(text: str) -> tuple[list[float], list[float]]:
+    """Inputs and outputs of the VNN-COMP form, indices checked."""
+    pairs = re.findall(r"\(([XY])_(\d+) ([^\s()]+)\)", text)
+    values = {letter: [(int(i), float(v)) for name, i, v in pairs if name == letter] for letter in "XY"}
+    for entries in values.values():
+        assert [i for i, _ in entries] == list(range(len(entries)))
+    return [v for _, v in values["X"]], [v for _, v in values["Y"]]
+
+
+def test_unsat(verify: Verify, net: Path, holds: Path) -> None:
+    done = verify(net.name, holds.name, "--timeout", 60)
+    assert (done.returncode, done.stdout) == (0, "unsat\n"), done.stderr
+    assert "unsat after" in done.stderr
+
+
+def test_sat_prints_a_witness_that_violates(verify: Verify, tmp_path: Path, net: Path, fails: Path) -> None:
+    done = verify(net.name, fails.name, "--results", "r.txt", "--json", "r.json", "--timeout", 60)
+    first, rest = done.stdout.split("\n", 1)
+    assert (done.returncode, first) == (0, "sat"), done.stderr
+    x, y = witness(rest)
+    assert all(-1 <= value <= 1 and value == float(np.float32(value)) for value in x)
+    assert y[0] >= 1.5 and y[0] == pytest.approx(sum(map(abs, x)), rel=1e-6)
+    assert (tmp_path / "r.txt").read_text() == done.stdout
+    record = json.loads((tmp_path / "r.json").read_text())
+    assert record["verdict"] == "sat" and record["witness"] == {"x": x, "y": y}
+
+
+def test_quiet_and_verbose(verify: Verify, net: Path, holds: Path) -> None:
+    assert verify(net.name, holds.name, "-q").stderr == ""
+    text = verify(net.name, holds.name, "-v").stderr
+    assert "counters" in text and "settings" in text
+
+
+def test_packed_files_under_either_name(verify: Verify, tmp_path: Path, net: Path, holds: Path) -> None:
+    for path in (net, holds):
+        path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    assert verify("net.onnx.gz", "holds.vnnlib.gz").stdout == "unsat\n"
+    assert verify("net.onnx", "holds.vnnlib").stdout == "unsat\n"
+
+
+def test_command_line_goes_before_the_options_file(verify: Verify, tmp_path: Path, net: Path, holds: Path) -> None:
+    (tmp_path / "o.yaml").write_text("device: cpu\nseed: 3\ntimeout: 55\n")
+    done = verify(net.name, holds.name, "--options", "o.yaml", "--seed", 5, "--json", "r.json")
+    assert done.stdout == "unsat\n", done.stderr
+    settings = json.loads((tmp_path / "r.json").read_text())["settings"]
+    assert (settings["seed"], settings["timeout"], settings["device"]) == (5, 55.0, "cpu")
+
+
+def test_a_network_of_one_pair_is_that_network(verify: Verify, net: Path, holds: Path) -> None:
+    assert verify("[('f', './net.onnx')]", holds.name).stdout == "unsat\n"
+
+
+def test_an_operator_without_bounds_can_be_refuted_but_not_proven(verify: Verify, tmp_path: Path) -> None:
+    nets.rounded(tmp_path / "round.onnx")
+    nets.spec(tmp_path / "low.vnnlib", "(>= Y_0 0.5)", n_out=2)
+    nets.spec(tmp_path / "high.vnnlib", "(>= Y_0 1.5)", n_out=2)
+    assert verify("round.onnx", "low.vnnlib", "--timeout", 60).stdout.startswith("sat\n")
+    assert verify("round.onnx", "high.vnnlib", "--timeout", 20).stdout in ("unknown\n", "timeout\n")
+
+
+def test_python_door(net: Path, holds: Path, fails: Path) -> None:
+    import verifier
+
+    model = verifier.load(net)
+    assert verifier.verify(model, holds, timeout=60).verdict is verifier.Verdict.UNSAT
+    result = verifier.verify(model, fails, verifier.Options(seed=1, timeout=60))
+    assert result.verdict is verifier.Verdict.SAT and result.witness is not None
+    assert result.witness.y[0] == pytest.approx(np.abs(result.witness.x).sum(), rel=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the exporter
+def test_torch_modules(holds: Path, fails: Path) -> None:
+    import torch
+
+    import verifier
+
+    class Absolute(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.abs().sum(1, keepdim=True)
+
+    example = torch.zeros(1, 2)
+    module = Absolute().train()
+    assert verifier.verify(module, holds, timeout=60, example=example).verdict is verifier.Verdict.UNSAT
+    assert verifier.verify(module, fails, timeout=60, example=example).verdict is verifier.Verdict.SAT
+    assert module.training
+    with pytest.raises(verifier.ModelError, match="example"):
+        verifier.verify(module, holds)
+    with pytest.raises(verifier.ModelError, match="int"):
+        verifier.load(3)  # type: ignore[arg-type]
+
+
+def test_demo(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    from tests.end_to_end.conftest import environment
+
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.demo", "--folder", str(tmp_path)],
+        cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "is proven for every state" in done.stdout

@@ -1,0 +1,204 @@
+"""The tree is the architecture: who may import whom, what is public, what stays light, what the README promises."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Layers of `verifier`, lowest first. A module may import its own layer and the ones below. A new module or package has
+# to be entered here; that is the moment to think about where it belongs.
+LAYERS = [
+    {"errors", "tolerance", "budget", "result", "progress", "process"},
+    {"options", "guard"},
+    {"graph"},
+    {"ops"},
+    {"problem", "rows", "inputs", "forms", "domains", "passes", "assemble", "final", "runtime"},
+    {"bounds", "attack"},
+    {"search"},
+    {"engine"},
+    {"api"},
+    {"semantic", "data", "training", "study"},
+    {"report"},
+    {"ledger", "worker"},
+    {"instances"},
+    {"cli"},
+    {"umbrella"},
+]
+LEAVES = {"errors", "tolerance", "budget", "result", "progress", "process"}  # they import nothing of ours
+ONNX_READERS = ("verifier/graph/onnx_import/", "verifier/semantic/", "verifier/training/", "pruning/")
+
+
+def sources(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[tuple[str, int]]:
+    """Every imported module with its line, also those inside functions, but not those for type checking only."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    skipped = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            assert node.module is not None
+            yield node.module, node.lineno
+            if node.module == "verifier":  # `from verifier import engine` imports a module of the package
+                yield from ((f"verifier.{alias.name}", node.lineno) for alias in node.names)
+
+
+def layer(module: str) -> int:
+    """The layer of `verifier.x.y`; a public name counts as the API, the bare package as nothing."""
+    parts = module.split(".")
+    if len(parts) == 1:
+        return -1
+    if parts[1] in public_names():
+        return layer("verifier.api")
+    for number, names in enumerate(LAYERS):
+        if parts[1] in names:
+            return number
+    raise AssertionError(f"{module} has no layer: enter it in tests/test_architecture.py")
+
+
+def dotted(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def test_imports_of_the_verifier_point_one_way() -> None:
+    wrong = []
+    for path in sources("verifier"):
+        own = dotted(path)
+        if own == "verifier":
+            continue  # the public door is lazy; its imports are checked by running it
+        for name, line in imports(path):
+            if name.startswith("verifier.") and name != own:
+                if layer(name) > layer(own):
+                    wrong.append(f"{path.relative_to(ROOT)}:{line}: {own} imports {name}, which stands above it")
+                elif own.split(".")[1] in LEAVES:
+                    wrong.append(f"{path.relative_to(ROOT)}:{line}: {own} must import nothing of ours")
+            if name.split(".")[0] in ("pruning", "benchmarks", "tests"):
+                wrong.append(f"{path.relative_to(ROOT)}:{line}: the verifier does not know about {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_vnnlib_stands_alone() -> None:
+    allowed = {*sys.stdlib_module_names, "numpy", "vnnlib"}
+    wrong = [(str(p), name) for p in sources("vnnlib") for name, _ in imports(p) if name.split(".")[0] not in allowed]
+    assert not wrong
+
+
+def test_pruning_uses_only_the_graph_and_the_public_door() -> None:
+    allowed = ("verifier", "verifier.graph", "verifier.errors")
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}: {name}"
+        for path in sources("pruning")
+        for name, line in imports(path)
+        if name.startswith("verifier") and not (name in allowed or name.startswith("verifier.graph."))
+        if name.removeprefix("verifier.") not in public_names()
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def public_names() -> set[str]:
+    import verifier
+
+    return set(verifier.__all__)
+
+
+def test_few_files_read_onnx() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}"
+        for package in ("verifier", "pruning")
+        for path in sources(package)
+        if not path.relative_to(ROOT).as_posix().startswith(ONNX_READERS)
+        for name, line in imports(path)
+        if name.split(".")[0] == "onnx"
+    ]
+    assert not wrong, wrong
+
+
+def test_public_names_are_these_and_all_exist() -> None:
+    import verifier
+
+    assert set(verifier.__all__) == {
+        *("load", "verify", "Options", "Result", "Verdict", "Witness", "Budget", "Progress"),
+        *("SecateurError", "ModelError", "UnsupportedOperator", "ProblemError", "OptionsError", "OutputError"),
+        "UnsoundError",
+    }
+    for name in verifier.__all__:
+        assert getattr(verifier, name).__module__.startswith("verifier.")
+    assert set(verifier.__all__) <= set(dir(verifier))
+    with pytest.raises(AttributeError):
+        verifier.no_such_name  # noqa: B018
+
+
+def modules_after(statement: str) -> set[str]:
+    """Top-level modules that a fresh interpreter has loaded after `statement`."""
+    code = f"import sys\n{statement}\nprint(*{{name.split('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("statement", "forbidden"),
+    [
+        ("import verifier", {"torch", "onnx", "onnxruntime", "numpy", "yaml", "scipy"}),
+        ("import verifier.cli, verifier.umbrella", {"torch", "onnx", "onnxruntime", "numpy", "yaml", "rich"}),
+        ("import verifier.graph, verifier.graph.ir", {"torch", "onnx", "onnxruntime"}),
+        ("import verifier.graph.onnx_import", {"torch", "matplotlib", "scipy"}),
+        ("import verifier.api, verifier.report, verifier.instances", {"torch", "onnx", "onnxruntime", "rich"}),
+        ("import vnnlib", {"torch", "onnx", "onnxruntime", "scipy", "verifier"}),
+        ("import pruning", {"torch"}),
+        ("import verifier.engine", {"matplotlib", "rich", "onnx2torch", "torchvision", "jinja2", "PIL"}),
+    ],
+)
+def test_light_imports_stay_light(statement: str, forbidden: set[str]) -> None:
+    assert not modules_after(statement) & forbidden
+
+
+def test_vnnlib_is_ours() -> None:
+    """A package of the same name is on PyPI; what is imported has to be the one of this tree."""
+    import vnnlib
+
+    assert vnnlib.__file__ is not None
+    assert Path(vnnlib.__file__).is_relative_to(ROOT)
+
+
+def test_operator_tables_of_the_readme_are_current() -> None:
+    from verifier.ops.table import splice, tables
+
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert readme == splice(readme, tables()), "out of date: run `make operators`"
+
+
+def test_files_named_in_the_readme_exist() -> None:
+    import re
+
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:verifier|vnnlib|pruning|benchmarks|vnncomp_scripts)/[\w./]*)`", readme)
+    assert named and not [name for name in named if not (ROOT / name).exists()]
+
+
+def test_every_listed_command_can_be_called() -> None:
+    from importlib import import_module
+
+    from verifier.umbrella import COMMANDS, available
+
+    assert "verify" in available()
+    assert all(callable(import_module(COMMANDS[name][0]).main) for name in available())

@@ -1,0 +1,138 @@
+"""The ONNX Runtime wrapper, and the comparison that runs at load."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from tests.models import build, convnet, mlp
+from verifier.errors import ModelError, UnsoundError
+from verifier.graph.ir import Graph, Node
+from verifier.graph.onnx_import import Model, load_model
+from verifier.passes.flatten_io import flatten_io
+from verifier.passes.simplify import simplify
+from verifier.runtime import Session, compare
+
+RNG = np.random.default_rng(5)
+node = helper.make_node
+
+
+def reference(data: bytes, point: np.ndarray) -> np.ndarray:
+    return _reference_model(data).run(None, {"x": point.astype(np.float32)[None]})[0].reshape(-1)
+
+
+def _reference_model(data: bytes) -> Any:
+    from onnx.reference import ReferenceEvaluator
+
+    return ReferenceEvaluator(data)
+
+
+def test_points_are_run_one_by_one_or_in_batches_with_the_same_result() -> None:
+    data = mlp([3, 7, 2], RNG)
+    points = RNG.normal(size=(2100, 3))
+    session = Session(load_model(data))
+    batched = session.run(points)
+    assert batched.shape == (2100, 2) and batched.dtype == np.float64
+    single = np.concatenate([Session(load_model(data)).run(point[None]) for point in points[:20]])
+    np.testing.assert_allclose(batched[:20], single, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(single[0], reference(data, points[0]), rtol=1e-5, atol=1e-6)
+    assert session.run(np.zeros((0, 3))).shape == (0, 2)
+
+
+def test_a_batch_that_mixes_its_points_is_not_used() -> None:
+    """The network subtracts the mean over axis 0: batching would change the answer."""
+    nodes = [node("ReduceMean", ["x"], ["m"], axes=[0]), node("Sub", ["x", "m"], ["d"]), node("Add", ["d", "x"], ["y"])]
+    model = load_model(build(nodes, {"x": ("n", 3)}, ["y"]))
+    points = RNG.normal(size=(5, 3))
+    np.testing.assert_allclose(Session(model).run(points), points, atol=1e-6)
+
+
+def test_a_batch_that_the_network_cannot_take_is_not_used() -> None:
+    nodes = [node("Reshape", ["x", "s"], ["r"]), node("MatMul", ["r", "w"], ["y"])]
+    data = build(nodes, {"x": ("n", 4)}, ["y"], {"s": np.array([1, 4]), "w": RNG.normal(size=(4, 2))})
+    points = RNG.normal(size=(3, 4))
+    np.testing.assert_allclose(
+        Session(load_model(data)).run(points)[2], reference(data, points[2]), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_several_inputs_and_outputs_are_split_and_joined_in_order() -> None:
+    nodes = [node("Relu", ["b"], ["r"]), node("Neg", ["a"], ["s"])]
+    model = load_model(build(nodes, {"a": (1, 2), "b": (3,)}, ["r", "s"]))
+    got = Session(model).run(np.array([[1.0, -2.0, 3.0, -4.0, 5.0]]))
+    assert got.tolist() == [[3.0, 0.0, 5.0, -1.0, 2.0]]
+    assert compare(model, flatten_io(model.graph), RNG.normal(size=(3, 5))) < 1e-6
+
+
+def test_errors_are_model_errors() -> None:
+    model = load_model(mlp([3, 4, 2], RNG))
+    with pytest.raises(ModelError, match=r"expected \(M, 3\)"):
+        Session(model).run(np.zeros((1, 4)))
+    with pytest.raises(ModelError, match="cannot load"):
+        Session(replace(model, bytes=b"\x08\x07")).run(np.zeros((1, 3)))
+
+
+def test_a_newer_file_format_is_no_obstacle() -> None:
+    proto = onnx.ModelProto.FromString(mlp([3, 4, 2], RNG))
+    proto.ir_version = 99
+    model = load_model(proto.SerializeToString())
+    assert Session(model).run(np.ones((1, 3))).shape == (1, 2)
+
+
+def test_opaque_networks_can_be_run_but_not_compared() -> None:
+    nodes = [node("ArgMax", ["x"], ["k"], axis=1, keepdims=0), node("Cast", ["k"], ["y"], to=1)]
+    model = load_model(build(nodes, {"x": (1, 3)}, ["y"]))
+    assert Session(model).run(np.array([[0.0, 5.0, 1.0]])).tolist() == [[1.0]]
+    with pytest.raises(ModelError, match="ArgMax"):
+        compare(model, model.graph, np.zeros((1, 3)))
+
+
+@pytest.mark.parametrize("build_model", [lambda: convnet(RNG), lambda: mlp([5, 9, 9, 3], RNG, "Tanh")])
+def test_comparison_accepts_imported_and_simplified_graphs(build_model: Any) -> None:
+    model = load_model(build_model())
+    points = RNG.uniform(0, 1, (4, model.graph.n_inputs))
+    assert compare(model, model.graph, points) < 1e-4
+    assert compare(model, simplify(flatten_io(model.graph)), points) < 1e-4
+
+
+def damaged(graph: Graph, output: str) -> Graph:
+    """The graph with the parameters of one node changed by one percent."""
+    nodes = [
+        Node(n.op, n.inputs, n.output, {k: v * 1.01 for k, v in n.params.items()}, n.attrs, n.source)
+        if n.output == output
+        else n
+        for n in graph.nodes
+    ]
+    return replace(graph, nodes=tuple(nodes))
+
+
+@pytest.mark.parametrize(("output", "name"), [("h1", "conv1"), ("h2", "bn"), ("h5", "conv2"), ("y", "fc")])
+def test_comparison_names_the_first_node_that_differs(output: str, name: str) -> None:
+    model = load_model(convnet(RNG))
+    bad: Model = replace(model, graph=damaged(model.graph, output))
+    with pytest.raises(UnsoundError, match=f"first at node '{name}'"):
+        compare(bad, bad.graph, RNG.uniform(0, 1, (3, 128)))
+
+
+def test_comparison_blames_the_simplification_where_the_import_agrees() -> None:
+    model = load_model(convnet(RNG))
+    with pytest.raises(UnsoundError, match="simplification"):
+        compare(model, damaged(model.graph, "h5"), RNG.uniform(0, 1, (3, 128)))
+
+
+def test_comparison_tolerates_single_points_next_to_a_step_but_not_a_wrong_step() -> None:
+    model = load_model(build([node("Sign", ["x"], ["s"]), node("Add", ["s", "c"], ["y"])], {"x": (1,)}, ["y"],
+                             {"c": np.array([0.0])}, opset=13))  # fmt: skip
+    points = np.array([[1.0], [-2.0], [0.5]])
+    assert compare(model, model.graph, points) == 0.0
+    wrong = replace(model.graph, nodes=(Node("Tanh", ("x",), "s"), *model.graph.nodes[1:]))
+    wrong = replace(
+        model.graph, nodes=tuple(replace(n, op="Floor") if n.op == "Sign" else n for n in model.graph.nodes)
+    )
+    with pytest.raises(UnsoundError):
+        compare(model, wrong, points)

@@ -1,0 +1,135 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.unit.fake_workers import BrokenWorker, FakeWorker, jobs
+from verifier import instances
+from verifier.errors import OutputError
+from verifier.instances import run_list
+from verifier.ledger import Ledger
+
+
+def results(path: Path) -> dict[str, str]:
+    ledger = Ledger(path)
+    ledger.close()
+    return {row.vnnlib: row.result for row in ledger.rows}
+
+
+def test_a_list_ends_whatever_its_instances_do(tmp_path: Path) -> None:
+    names = ("ok", "crash", "sat", "raise", "exit", "refuse", "ok")
+    log = tmp_path / "log"
+    outcome = run_list(jobs(*names), tmp_path / "r.csv", 2, FakeWorker(log), witnesses=tmp_path / "w")
+    words = ["unsat", "error", "sat", "error", "error", "error", "unsat"]
+    assert results(tmp_path / "r.csv") == {f"p{i}.vnnlib": word for i, word in enumerate(words)}
+    assert outcome.errors == 4 and not outcome.stopped and outcome.skipped == 0
+    assert (tmp_path / "w" / "sat_p2.counterexample").read_text() == "((X_0 1.0)\n (Y_0 2.0))\n"
+    assert "cat" in outcome.table() and "7 instances" in outcome.table()
+    # two processes at first, and one for each that died (a last one is not replaced)
+    assert 2 <= Counter(log.read_text().split())["process"] <= 4
+
+
+def test_one_process_serves_many_instances(tmp_path: Path) -> None:
+    run_list(jobs(*["ok"] * 6), tmp_path / "r.csv", 1, FakeWorker(tmp_path / "log"))
+    assert (tmp_path / "log").read_text().split() == ["process", *(f"p{i}.vnnlib" for i in range(6))]
+
+
+def test_a_worker_that_does_not_answer_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(instances, "KILL_AFTER", 0.3)
+    started = time.monotonic()
+    run_list(jobs("hang", "ok", timeout=0.2), tmp_path / "r.csv", 1, FakeWorker(tmp_path / "log"))
+    assert results(tmp_path / "r.csv") == {"p0.vnnlib": "timeout", "p1.vnnlib": "unsat"}
+    assert time.monotonic() - started < 30
+
+
+def test_workers_that_cannot_start_give_errors_and_no_endless_loop(tmp_path: Path) -> None:
+    outcome = run_list(jobs("ok", "ok"), tmp_path / "r.csv", 2, BrokenWorker())
+    assert set(results(tmp_path / "r.csv").values()) == {"error"} and outcome.errors == 2
+
+
+def test_a_second_run_does_only_what_is_missing(tmp_path: Path) -> None:
+    log, out = tmp_path / "log", tmp_path / "r.csv"
+    todo = [*jobs("ok", "ok", "ok"), jobs("ok")[0]]  # the first stands in the list twice
+    run_list(todo[:2], out, 1, FakeWorker(log))
+    outcome = run_list(todo, out, 1, FakeWorker(log))
+    assert outcome.skipped == 2 and len(outcome.rows) == 2
+    assert Counter(log.read_text().split()) == Counter({"process": 2, "p0.vnnlib": 2, "p1.vnnlib": 1, "p2.vnnlib": 1})
+    again = run_list(todo, out, 1, FakeWorker(log))
+    assert again.skipped == 4 and not again.rows
+
+
+def test_the_witness_folder_must_be_possible(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="witnesses"):
+        run_list(jobs("ok"), tmp_path / "r.csv", 1, FakeWorker(tmp_path / "log"), witnesses=tmp_path / "file")
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from tests.unit.fake_workers import FakeWorker, jobs
+from verifier.instances import run_list
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    outcome = run_list(jobs(*["ok"] * 12), folder / "r.csv", 2, FakeWorker(folder / "log", 0.15))
+    sys.exit(130 if outcome.stopped else 0)
+"""
+
+
+def start(folder: Path) -> subprocess.Popen[bytes]:
+    script = folder / "script.py"
+    script.write_text(SCRIPT)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (os.getcwd(), *sys.path)))}
+    return subprocess.Popen([sys.executable, str(script), str(folder)], env=environment)
+
+
+def wait_for_lines(path: Path, count: int) -> None:
+    limit = time.monotonic() + 60
+    while time.monotonic() < limit:
+        if path.exists() and path.read_bytes().count(b"\n") >= count:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"{path} has no {count} lines after a minute")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_list_goes_on_where_it_ended(tmp_path: Path, number: signal.Signals) -> None:
+    first = start(tmp_path)
+    wait_for_lines(tmp_path / "r.csv", 3)
+    first.send_signal(number)
+    code = first.wait(timeout=30)
+    assert code == (-signal.SIGKILL if number == signal.SIGKILL else 130)
+    before = (tmp_path / "r.csv").read_bytes()
+    assert before.count(b"\n") < 12
+    assert start(tmp_path).wait(timeout=60) == 0
+    after = (tmp_path / "r.csv").read_bytes()
+    assert after.startswith(before)
+    assert len(results(tmp_path / "r.csv")) == after.count(b"\n") == 12
+    runs = Counter((tmp_path / "log").read_text().split())
+    assert sum(runs[f"p{i}.vnnlib"] for i in range(12)) <= 12 + 2  # only what was running is run again
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
+def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
+    first = start(tmp_path)
+    wait_for_lines(tmp_path / "r.csv", 1)
+    workers = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    assert workers and alive(workers[0])
+    first.kill()
+    first.wait()
+    limit = time.monotonic() + 20
+    while any(alive(pid) for pid in workers) and time.monotonic() < limit:
+        time.sleep(0.05)
+    assert not any(alive(pid) for pid in workers)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

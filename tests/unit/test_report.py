@@ -1,0 +1,122 @@
+import json
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import vnnlib
+from verifier import report
+from verifier.errors import OutputError
+from verifier.result import Result, Verdict, Witness
+
+X = np.array([np.float64(np.float32(0.1)), -1.5e-30, 3.0])
+Y = np.array([0.25, -0.5])
+V1 = "".join(f"(declare-const X_{i} Real)" for i in range(3)) + "(declare-const Y_0 Real)(declare-const Y_1 Real)"
+V2 = """(vnnlib-version <2.0>)
+(declare-network N (declare-input a float32 [1,2]) (declare-input b float32 []) (declare-output c float32 [2]))
+(assert (<= a[0,0] 1.0))
+"""
+
+
+def sat() -> Result:
+    return Result(Verdict.SAT, "found by the attack", Witness(X, Y), 1.25, {"boxes": 1200}, None, {"device": "cpu"})
+
+
+def test_a_verdict_needs_its_witness_and_only_sat_has_one() -> None:
+    with pytest.raises(ValueError, match="without a witness"):
+        Result(Verdict.SAT)
+    with pytest.raises(ValueError, match="with a witness"):
+        Result(Verdict.UNSAT, witness=Witness(X, Y))
+    with pytest.raises(ValueError, match="NaN"):
+        Witness(np.array([np.nan]), Y)
+    with pytest.raises(ValueError, match="float64"):
+        Witness(X.astype(np.float32), Y)
+
+
+def test_version_1_result_file_reads_back_to_the_same_numbers() -> None:
+    text = report.result_text(sat(), vnnlib.loads(V1 + "(assert (<= X_0 1.0))"))
+    first, rest = text.split("\n", 1)
+    assert first == "sat" and rest.startswith("((X_0 ") and rest.endswith("))\n")
+    numbers = [float(word.strip("()")) for word in rest.split() if word[0] not in "(XY"]
+    assert numbers == [*X, *Y]
+
+
+def test_version_2_result_file_names_every_tensor_in_order() -> None:
+    text = report.result_text(sat(), vnnlib.loads(V2))
+    lines = text.splitlines()
+    assert lines[0] == "sat"
+    heads = [line for line in lines[1:] if line[0].isalpha()]
+    assert [head.split()[0] for head in heads] == ["a", "b", "c"]
+    assert [head.split()[-1] for head in heads] == ["[1,2]", "[]", "[2]"]
+    assert [float(line) for line in lines[1:] if not line[0].isalpha()] == [*X, *Y]
+
+
+def test_other_verdicts_are_one_word() -> None:
+    for verdict in (Verdict.UNSAT, Verdict.UNKNOWN, Verdict.TIMEOUT):
+        assert report.result_text(Result(verdict, "why"), None) == verdict.value + "\n"
+
+
+def test_json_is_strict_and_complete() -> None:
+    result = Result(
+        Verdict.UNKNOWN,
+        "no time",
+        None,
+        1.0,
+        {"boxes": np.int64(3), "worst": float("inf")},
+        0.25,
+        {"search": {"batch": None}},
+    )
+    record = json.loads(report.result_json(result, "m.onnx", "s.vnnlib"))
+    assert record["verdict"] == "unknown" and record["open_fraction"] == 0.25 and record["model"] == "m.onnx"
+    assert record["counters"] == {"boxes": 3, "worst": None} and record["settings"] == {"search": {"batch": None}}
+    witness = json.loads(report.result_json(sat(), "m", "s"))["witness"]
+    assert witness == {"x": [*X], "y": [*Y]}
+
+
+def test_summary_never_rounds_an_open_rest_to_nothing() -> None:
+    assert "0.1 % of the input volume open" in report.summary(Result(Verdict.TIMEOUT, open_fraction=1e-9))
+    assert "1,200 boxes" in report.summary(sat())
+
+
+def test_files_are_replaced_in_one_step(tmp_path: Path) -> None:
+    path = tmp_path / "result.txt"
+    path.write_text("old")
+    report.check_writable(path)
+    assert path.read_text() == "old"
+    report.write_text(path, "new\n")
+    assert path.read_text() == "new\n" and os.listdir(tmp_path) == ["result.txt"]
+    mask = os.umask(0)
+    os.umask(mask)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask
+
+
+def test_checking_creates_nothing(tmp_path: Path) -> None:
+    report.check_writable(tmp_path / "result.txt")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["no_such_folder/result.txt", ".", "file/result.txt"])
+def test_impossible_places_are_refused_before_and_after(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("")
+    for action in (report.check_writable, lambda path: report.write_text(path, "x")):
+        with pytest.raises(OutputError, match="cannot write the result"):
+            action(tmp_path / name)
+    assert sorted(os.listdir(tmp_path)) == ["file"]
+
+
+def test_a_failed_write_leaves_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OutputError, match="No space left"):
+        report.write_text(tmp_path / "r.txt", "text")
+    assert os.listdir(tmp_path) == []
+
+
+def test_special_files_are_written_to_not_replaced() -> None:
+    report.check_writable("/dev/null")
+    report.write_text("/dev/null", "text")
+    assert not Path("/dev/null").is_file()

@@ -1,0 +1,147 @@
+"""From files to a result: the steps behind `verifier.load` and `verifier.verify`.
+
+Imports are lazy and in the order of their price: a bad specification is reported after numpy, a bad network after onnx,
+and only what is left pays for torch.
+"""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from verifier.budget import Budget, available_memory
+from verifier.errors import ModelError
+from verifier.options import Options
+from verifier.progress import Progress
+from verifier.result import Result, Verdict
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+    from verifier.graph.onnx_import import Model
+    from vnnlib import Spec
+
+
+def load(model: str | PathLike[str] | Module | Model, example: Any = None) -> Model:
+    """Reads a network: an ONNX file (`.onnx`, `.onnx.gz`) or a `torch.nn.Module`, which is exported to ONNX.
+
+    A module needs `example`: one input tensor, or a tuple of them, in the shapes the specification speaks of. A network
+    that is loaded already is returned as it is.
+
+    Raises:
+        ModelError: the file cannot be used, or the module cannot be exported.
+    """
+    from verifier.graph.onnx_import import Model, load_model
+
+    if isinstance(model, Model):
+        return model
+    if isinstance(model, str | PathLike):
+        return load_model(Path(model))
+    return _export(model, example)
+
+
+def verify(
+    model: str | PathLike[str] | Module | Model,
+    spec: str | PathLike[str] | Spec,
+    options: Options | None = None,
+    *,
+    timeout: float | None = None,
+    example: Any = None,
+    budget: Budget | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Result:
+    """Decides whether an input of the specification's set makes all its assertions true.
+
+    `timeout` (seconds) goes before `options.timeout`; `budget` goes before both, and its `stop()` ends the run early.
+    `progress` is called after every step of the search.
+
+    Raises:
+        vnnlib.VnnLibError: the specification cannot be used.
+        SecateurError: the network cannot be used, or the two do not fit each other.
+    """
+    options = options or Options()
+    if timeout is not None:
+        options = replace(options, timeout=timeout)
+    budget = budget or Budget.of(options.timeout, available_memory())
+    with _without_collector():
+        spec = read_spec(spec)
+        loaded = load(model, example)
+    return solve(loaded, spec, options, budget, progress)
+
+
+def read_spec(spec: str | PathLike[str] | Spec) -> Spec:
+    """The specification of a file; one that is parsed already is returned as it is."""
+    import vnnlib
+
+    return vnnlib.load(spec) if isinstance(spec, str | PathLike) else spec
+
+
+def solve(
+    model: Model, spec: Spec, options: Options, budget: Budget, progress: Callable[[Progress], None] | None = None
+) -> Result:
+    """Runs the engine on a loaded network and a parsed specification.
+
+    Raises:
+        ProblemError: the two do not fit each other; found out before torch is imported.
+    """
+    import vnnlib
+    from verifier.assemble import check_fit
+
+    with _without_collector():
+        form = vnnlib.normalise(spec)
+        check_fit(model, form)
+        if budget.expired():
+            return out_of_time(budget, "before the search began")
+        from verifier import engine  # brings torch
+    result = engine.solve(model, form, options, budget, progress)
+    # what was asked for, under what was chosen
+    return replace(result, settings={**options.to_mapping(), **result.settings})
+
+
+def out_of_time(budget: Budget, when: str) -> Result:
+    """The result of a run whose budget was used up `when`, or that was stopped then."""
+    if budget.stopped:
+        return Result(Verdict.UNKNOWN, f"{budget.stopped} {when}")
+    return Result(Verdict.TIMEOUT, f"the time limit was reached {when}")
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Imports create objects by the hundred thousand and free none; collecting in between is 10 % of start-up."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _export(module: Module, example: Any) -> Model:
+    """A torch module as a loaded network, through an ONNX file that exists only meanwhile."""
+    import torch
+
+    from verifier.graph.onnx_import import load_model
+
+    if not isinstance(module, torch.nn.Module):
+        raise ModelError(f"found a {type(module).__name__}, expected the path of an ONNX file or a torch.nn.Module")
+    if example is None:
+        raise ModelError("a torch.nn.Module needs `example`: an input tensor in the shape the specification speaks of")
+    inputs: Sequence[Any] = example if isinstance(example, tuple) else (example,)
+    was_training = module.training
+    with tempfile.TemporaryDirectory(prefix="secateur-") as folder:
+        path = Path(folder) / "module.onnx"
+        try:
+            torch.onnx.export(module.eval(), tuple(inputs), str(path), opset_version=17, dynamo=False)
+        except Exception as error:  # the exporter raises anything; translated at the boundary
+            first = (str(error).strip().splitlines() or [""])[0]
+            raise ModelError(f"torch could not export {type(module).__name__} to ONNX: {first}") from error
+        finally:
+            module.train(was_training)
+        return replace(load_model(path), path=f"<{type(module).__name__}>")

@@ -1,0 +1,93 @@
+"""How long a run may take and how much memory it may use, as a value that is passed in and always obeyed."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(eq=False)
+class StopRequest:
+    """The one mutable cell of a budget: who asked the run to stop, if anybody did.
+
+    Setting an attribute takes no lock, so a signal handler may do it at any moment.
+    """
+
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A deadline on `clock` (seconds, may be infinite) and a number of bytes.
+
+    The engine asks `expired()` between two steps and returns what it has reached when the answer is yes; `stop()`
+    makes it so at once. `memory_bytes` is what the tensors of a run may occupy, None for no limit.
+    """
+
+    deadline: float = math.inf
+    memory_bytes: int | None = None
+    clock: Callable[[], float] = time.monotonic
+    _request: StopRequest = field(default_factory=StopRequest, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.deadline):
+            raise ValueError("Budget.deadline is NaN")
+        if self.memory_bytes is not None and self.memory_bytes <= 0:
+            raise ValueError(f"Budget.memory_bytes: found {self.memory_bytes}, expected a number > 0")
+
+    @classmethod
+    def of(
+        cls, seconds: float | None, memory_bytes: int | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> Budget:
+        """A budget that starts now and lasts `seconds` (None: no time limit)."""
+        return cls(math.inf if seconds is None else clock() + seconds, memory_bytes, clock)
+
+    def remaining(self) -> float:
+        """Seconds left, never negative; 0 once stopped."""
+        return 0.0 if self._request.reason else max(0.0, self.deadline - self.clock())
+
+    def expired(self) -> bool:
+        """Whether the run has to end now."""
+        return bool(self._request.reason) or self.clock() >= self.deadline
+
+    def stop(self, reason: str = "stopped by the caller") -> None:
+        """Asks the run to end at its next step; the first reason given is kept."""
+        if not self._request.reason:
+            self._request.reason = reason or "stopped"
+
+    @property
+    def stopped(self) -> str:
+        """Why the run was asked to stop; empty when nobody asked. Tells `unknown` (stopped) from `timeout`."""
+        return self._request.reason
+
+
+def available_memory(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Bytes that this process may still take: free memory of the machine, or of its control group if that is less.
+
+    None where the system does not say (outside Linux).
+    """
+    limits = [value for value in (_machine_free(meminfo), _cgroup_free(cgroup)) if value is not None]
+    return min(limits) if limits else None
+
+
+def _machine_free(meminfo: Path) -> int | None:
+    try:
+        lines = meminfo.read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _cgroup_free(cgroup: Path) -> int | None:
+    try:
+        limit = (cgroup / "memory.max").read_text().strip()
+        used = int((cgroup / "memory.current").read_text())
+        return None if limit == "max" else max(1, int(limit) - used)
+    except (OSError, ValueError):
+        return None

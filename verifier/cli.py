@@ -1,0 +1,220 @@
+"""The `verify` command: arguments, exit codes, what goes to which stream. It computes nothing."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+from verifier import process
+from verifier.errors import ProblemError, SecateurError
+from verifier.options import Options
+
+if TYPE_CHECKING:
+    from verifier.budget import Budget
+    from verifier.result import Result
+    from vnnlib import Spec
+
+EXIT_VERDICT, EXIT_INTERNAL, EXIT_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+_EPILOG = """\
+stdout: the first line is the verdict, sat, unsat, unknown or timeout; after sat follows the witness in the form of
+VNN-COMP. Everything else goes to stderr.
+
+  sat      the specification can be satisfied (the property is violated); the witness was replayed in ONNX Runtime
+  unsat    no input satisfies the specification (the property holds)
+  unknown  the search ended, or was stopped by SIGINT or SIGTERM, without an answer
+  timeout  the time limit was reached
+
+exit codes:
+  0    a verdict was given, also unknown and timeout; of a list: every instance has a verdict
+  1    an internal error or a failed cross-check; of a list: some instances ended in an error
+  2    bad usage or bad input: one line on stderr says what was found, what was expected
+  130  a list was stopped by SIGINT or SIGTERM; the same command goes on where it ended
+
+environment:
+  MALLOC_MMAP_THRESHOLD_, MALLOC_TRIM_THRESHOLD_   where one is set, the command leaves the allocator as it is;
+                                                   otherwise it tells glibc to keep freed memory for the next step
+  OMP_WAIT_POLICY                                  PASSIVE where it is not set: idle threads sleep at once
+  OMP_NUM_THREADS                                  threads of one process (a list divides the cores among its jobs)
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code; never raises for bad input."""
+    started = time.monotonic()
+    parser = _parser()
+    args = parser.parse_args(argv)
+    try:
+        if args.instances is not None:
+            return _run_list(parser, args)
+        if args.model is None or args.spec is None:
+            parser.error("expected two files, model and spec (or --instances LIST --results FILE)")
+        if args.jobs != 1 or args.witnesses is not None:
+            parser.error("--jobs and --witnesses belong to --instances")
+        return _run_one(args, started)
+    except BrokenPipeError:
+        # the reader of our output went away (`verify .. | head -1`); keep Python from complaining again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_VERDICT
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        return _explain(error, args.verbose)
+
+
+def run() -> NoReturn:
+    """The console script: `main`, then out."""
+    process.leave(main())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="verify",
+        description="Decide whether a neural network satisfies a VNN-LIB specification.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", nargs="?", help="network: .onnx or .onnx.gz")
+    parser.add_argument("spec", nargs="?", help="specification: VNN-LIB 1.0 or 2.0, .vnnlib or .vnnlib.gz")
+    parser.add_argument("--timeout", type=float, metavar="S", help="seconds for the run, start-up included")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where to compute")
+    parser.add_argument("--results", metavar="FILE", help="also write verdict and witness (of a list: one line each)")
+    parser.add_argument("--json", metavar="FILE", help="write the whole result, with counters and settings")
+    parser.add_argument("--options", metavar="FILE", help="YAML file of options")
+    parser.add_argument("--seed", type=int, metavar="N", help="seed of the random points")
+    several = parser.add_argument_group("lists of instances")
+    several.add_argument("--instances", metavar="LIST", help="instances.csv: model,spec,timeout relative to its folder")
+    several.add_argument("--jobs", type=int, default=1, metavar="N", help="processes side by side (default 1)")
+    several.add_argument("--witnesses", metavar="FOLDER", help="write one .counterexample file for every sat")
+    talk = parser.add_mutually_exclusive_group()
+    talk.add_argument("-v", "--verbose", action="store_true", help="counters, settings; tracebacks of internal errors")
+    talk.add_argument("-q", "--quiet", action="store_true", help="nothing on stderr but errors")
+    return parser
+
+
+def _options(args: argparse.Namespace) -> Options:
+    """Options of the file, then those of the command line."""
+    options = Options.from_yaml(args.options) if args.options else Options()
+    given = {name: getattr(args, name) for name in ("timeout", "device", "seed")}
+    return dataclasses.replace(options, **{name: value for name, value in given.items() if value is not None})
+
+
+def _run_one(args: argparse.Namespace, started: float) -> int:
+    from verifier import report
+    from verifier.budget import Budget, available_memory
+    from verifier.guard import Guard
+    from verifier.result import Result, Verdict
+
+    options = _options(args)
+    for path in filter(None, (args.results, args.json)):
+        report.check_writable(path)
+    process.keep_freed_memory()
+    process.wait_without_spinning()
+    deadline = Budget().deadline if options.timeout is None else started + options.timeout
+    budget = Budget(deadline, available_memory())
+
+    def last_words(reason: str) -> int:
+        verdict = Verdict.UNKNOWN if budget.stopped else Verdict.TIMEOUT
+        return _deliver(args, Result(verdict, reason, seconds=time.monotonic() - started), None)
+
+    with Guard(budget, last_words):
+        result, spec = _solve(args, options, budget)
+    return _deliver(args, dataclasses.replace(result, seconds=time.monotonic() - started), spec)
+
+
+def _solve(args: argparse.Namespace, options: Options, budget: Budget) -> tuple[Result, Spec]:
+    from verifier.api import read_spec, verify
+    from verifier.progress import StatusLine
+
+    line = StatusLine(sys.stderr)
+    line.enabled = line.enabled and not args.quiet
+    spec = read_spec(args.spec)
+    try:
+        result = verify(_one_network(args.model), spec, options, budget=budget, progress=line.show)
+    finally:
+        line.clear()
+    return result, spec
+
+
+def _one_network(text: str) -> str:
+    """The path in a model argument: VNN-COMP passes several networks as a Python list of (name, path) pairs."""
+    from vnnlib import parse_networks
+
+    networks = parse_networks(text)
+    if len(networks) != 1:
+        names = ", ".join(name for name, _ in networks[:10])
+        raise ProblemError(f"model: found {len(networks)} networks ({names}), expected 1: several are not supported")
+    return networks[0][1]
+
+
+def _deliver(args: argparse.Namespace, result: Result, spec: Spec | None) -> int:
+    """Writes the files, then stdout, then the line for people. The files first: they must not depend on a pipe."""
+    from verifier import report
+
+    text = report.result_text(result, spec)
+    if args.results:
+        report.write_text(args.results, text)
+    if args.json:
+        report.write_text(args.json, report.result_json(result, args.model, args.spec))
+    sys.stdout.write(text)
+    sys.stdout.flush()
+    if not args.quiet:
+        print(report.summary(result), file=sys.stderr)
+    if args.verbose:
+        print("\n".join(report.details(result)), file=sys.stderr)
+    return EXIT_VERDICT
+
+
+def _run_list(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
+    if args.model is not None:
+        parser.error("--instances brings its own models and specifications")
+    if args.results is None:
+        parser.error("--instances needs --results FILE")
+    if args.json is not None:
+        parser.error("--json belongs to a single instance")
+    if args.jobs < 1:
+        parser.error(f"--jobs: found {args.jobs}, expected a number >= 1")
+    from verifier import instances, worker
+
+    options = _options(args)
+    jobs = instances.read_list(args.instances, cap=options.timeout)
+    talk = 0 if args.quiet else 2 if args.verbose else 1
+    outcome = instances.run_list(
+        jobs, args.results, args.jobs, worker.EngineWorker(options, args.jobs), witnesses=args.witnesses, talk=talk
+    )
+    if not args.quiet:
+        print(outcome.table(), file=sys.stderr)
+    if outcome.stopped:
+        return EXIT_INTERRUPTED
+    return EXIT_INTERNAL if outcome.errors else EXIT_VERDICT
+
+
+def _explain(error: Exception, verbose: bool) -> int:
+    """One line for bad input; for anything else the type as well, since it is a bug."""
+    from verifier.errors import UnsoundError
+    from vnnlib import VnnLibError
+
+    bad_input = isinstance(error, SecateurError | VnnLibError) and not isinstance(error, UnsoundError)
+    if bad_input or isinstance(error, MemoryError):
+        print(f"verify: error: {_one_line(error) or 'out of memory'}", file=sys.stderr)
+        return EXIT_INPUT if bad_input else EXIT_INTERNAL
+    if verbose:
+        import traceback
+
+        traceback.print_exception(error)
+    hint = "" if verbose else " (a bug; -v shows where)"
+    print(f"verify: internal error: {type(error).__name__}: {_one_line(error)}{hint}", file=sys.stderr)
+    return EXIT_INTERNAL
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+if __name__ == "__main__":
+    run()

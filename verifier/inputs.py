@@ -1,0 +1,100 @@
+"""Input maps: how a box of parameters becomes a set of network inputs.
+
+The search works on boxes of parameters p (B, d). The network reads x (B, n) = offset[q] + matrix[q] p, a map that belongs to the
+query q of the box. For an ordinary specification the map is the identity on the varying inputs; for a semantic
+perturbation (brightness, contrast) d is 2 and every image of a study has its own map, so that one batch can hold
+boxes of many images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from verifier.forms import AffineForm
+
+
+@dataclass(frozen=True, eq=False)
+class IdentityMap:
+    """x = p. `free` (Q, d) lists the coordinates that vary in each query (-1 pads); the width of all others is the
+    rounding of a fixed value and is never split."""
+
+    free: Tensor
+
+    @property
+    def generators(self) -> int:
+        """Number of generators of an affine form of the input."""
+        return self.free.shape[1]
+
+    def form(self, lower: Tensor, upper: Tensor, query: Tensor, attribute: bool) -> AffineForm:
+        """The exact affine form of x over parameter boxes (B, n): generators for the free coordinates, the width of all
+        others in the radius."""
+        free = self.free[query]
+        batch, n = lower.shape
+        centre, radius = centre_radius(lower, upper)
+        index = free.clamp(min=0)
+        reach = radius.gather(1, index) * (free >= 0)
+        maps = lower.new_zeros(batch, 1 + free.shape[1], n)
+        maps[:, 0] = centre
+        maps[:, 1:].scatter_(2, index[:, :, None], reach[:, :, None])
+        varies = torch.zeros_like(lower).scatter_add(1, index, (free >= 0).to(lower.dtype))
+        noise = lower.new_zeros(batch, free.shape[1] if attribute else 1, n)
+        noise[:, 0] = torch.where(varies > 0, 0.0, radius)
+        return AffineForm(maps, noise)
+
+    def pull(self, coefficients: Tensor, bias: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows over x, (R, K, n), as rows over p; `query` (R,) names the query of each group."""
+        return coefficients, bias
+
+    def point(self, p: Tensor, query: Tensor) -> Tensor:
+        """Network inputs (M, n) of parameter points (M, d)."""
+        return p
+
+    def columns(self, query: Tensor) -> Tensor:
+        """Parameter that each generator stands for: (B, generators), -1 for padding."""
+        return self.free[query]
+
+
+@dataclass(frozen=True, eq=False)
+class AffineMap:
+    """x = offset[q] + matrix[q] p: `offset` (Q, n), `matrix` (Q, n, d)."""
+
+    offset: Tensor
+    matrix: Tensor
+
+    @property
+    def generators(self) -> int:
+        """Number of generators of an affine form of the input."""
+        return self.matrix.shape[2]
+
+    def form(self, lower: Tensor, upper: Tensor, query: Tensor, attribute: bool) -> AffineForm:
+        """The affine form of x over parameter boxes (B, d); exact up to rounding."""
+        centre, radius = centre_radius(lower, upper)
+        matrix = self.matrix[query]
+        middle = self.offset[query] + torch.bmm(matrix, centre[:, :, None])[:, :, 0]
+        maps = torch.cat([middle[:, None], matrix.transpose(1, 2) * radius[:, :, None]], 1)
+        return AffineForm(maps, maps.new_zeros(len(lower), self.generators if attribute else 1, maps.shape[2]))
+
+    def pull(self, coefficients: Tensor, bias: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows over x, (R, K, n), as rows over p: (R, K, d); `query` (R,) names the query of each group."""
+        shift = torch.bmm(coefficients, self.offset[query][:, :, None])[:, :, 0]
+        return torch.bmm(coefficients, self.matrix[query]), bias + shift
+
+    def point(self, p: Tensor, query: Tensor) -> Tensor:
+        """Network inputs (M, n) of parameter points (M, d)."""
+        return self.offset[query] + torch.bmm(self.matrix[query], p[:, :, None])[:, :, 0]
+
+    def columns(self, query: Tensor) -> Tensor:
+        """Parameter that each generator stands for: (B, d)."""
+        return torch.arange(self.generators, device=query.device).expand(len(query), -1)
+
+
+InputMap = IdentityMap | AffineMap
+
+
+def centre_radius(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """A centre inside the box and a radius that reaches both ends, whatever the rounding of the midpoint."""
+    centre = torch.minimum(torch.maximum(lower + (upper - lower) / 2, lower), upper)
+    return centre, torch.maximum(upper - centre, centre - lower)

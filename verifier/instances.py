@@ -1,0 +1,320 @@
+"""Runs a list of instances in worker processes; survives crashing workers, and a kill of itself.
+
+Every finished instance is a line of the results file at once. Started again with the same files, the run goes on
+behind the lines that are there.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import signal
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing import connection, get_context
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from verifier.errors import OutputError, ProblemError
+from verifier.ledger import Ledger, Row
+from verifier.progress import StatusLine
+from verifier.report import write_text
+from verifier.worker import READY, Job, Outcome, Worker, serve
+
+KILL_AFTER = 10.0
+"""Seconds after its time limit at which a worker that has not answered is killed."""
+START_LIMIT = 180.0
+"""Seconds that a new process may take for its imports."""
+_WORDS = ("sat", "unsat", "unknown", "timeout", "error")
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What a run of a list did: rows of this run, lines that were there before, and whether a signal ended it."""
+
+    rows: tuple[Row, ...]
+    skipped: int
+    seconds: float
+    stopped: bool = False
+
+    @property
+    def errors(self) -> int:
+        """Instances without a verdict."""
+        return sum(row.result == "error" for row in self.rows)
+
+    def table(self) -> str:
+        """A line per category with counts and times, for people."""
+        lines: list[tuple[str, ...]] = [("category", *_WORDS, "median s", "max s", "sum s")]
+        for category in dict.fromkeys(row.category for row in self.rows):
+            rows = [row for row in self.rows if row.category == category]
+            times = sorted(row.seconds for row in rows)
+            counts = Counter(row.result for row in rows)
+            spread = (times[len(times) // 2], times[-1], sum(times))
+            lines.append((category, *(str(counts[word]) for word in _WORDS), *(f"{value:.2f}" for value in spread)))
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        text = [
+            line[0].ljust(widths[0]) + "".join(f"  {cell:>{w}}" for cell, w in zip(line[1:], widths[1:], strict=True))
+            for line in lines
+        ]
+        done = f"{len(self.rows)} instances in {self.seconds:.1f} s"
+        text.append(done + (f", {self.skipped} were done before" if self.skipped else ""))
+        if self.stopped:
+            text.append("stopped; the same command goes on from here")
+        return "\n".join(text)
+
+
+def read_list(path: str | os.PathLike[str], cap: float | None = None) -> list[Job]:
+    """The jobs of an instances.csv; paths are relative to its folder, `cap` limits every time limit.
+
+    Raises:
+        vnnlib.VnnLibError: the file cannot be read or a line is malformed.
+        ProblemError: the list is empty.
+    """
+    import vnnlib
+
+    folder = Path(path).absolute().parent
+    jobs = []
+    for entry in vnnlib.read_instances(path):
+        timeout = entry.timeout if cap is None else min(entry.timeout, cap)
+        single = len(entry.networks) == 1
+        onnx = entry.networks[0][1] if single else repr(list(entry.networks))
+        model = _locate(folder, onnx) if single else None
+        jobs.append(Job(_category(folder), onnx, entry.vnnlib, model, _locate(folder, entry.vnnlib), timeout))
+    if not jobs:
+        raise ProblemError(f"{path}: found no instances, expected lines model,spec,timeout")
+    return jobs
+
+
+def _category(folder: Path) -> str:
+    """The benchmark's name: the folder of the list, or the one above where that only names a VNN-LIB version."""
+    return folder.parent.name if re.fullmatch(r"\d\.\d", folder.name) else folder.name
+
+
+def _locate(folder: Path, name: str) -> Path:
+    """The file that a list means: as named, or with `.gz`; a file that is missing is reported by its reader."""
+    path = folder / name
+    packed = path.with_name(path.name + ".gz")
+    return packed if not path.exists() and packed.exists() else path
+
+
+@dataclass
+class _Slot:
+    """One worker process and what it is doing."""
+
+    process: Any = None
+    channel: Any = None
+    job: Job | None = None
+    ready: bool = False
+    sent: float = 0.0
+    kill_at: float = math.inf
+
+    def start(self, worker: Worker) -> None:
+        context = get_context("spawn")  # a fork of a process with threads or CUDA may hang
+        self.channel, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, worker), daemon=True)
+        self.process.start()
+        theirs.close()  # so that the death of the worker is the end of the channel
+        self.ready, self.kill_at = False, time.monotonic() + START_LIMIT
+
+    def assign(self, job: Job) -> None:
+        self.job, self.sent = job, time.monotonic()
+        if self.ready:
+            self._arm()
+        with suppress(OSError):  # it died while idle: the end of the channel says so in the next step
+            self.channel.send(job)
+
+    def became_ready(self) -> None:
+        self.ready, self.sent = True, time.monotonic()
+        self._arm()
+
+    def _arm(self) -> None:
+        limit = None if self.job is None else self.job.timeout
+        self.kill_at = math.inf if limit is None else time.monotonic() + limit + KILL_AFTER
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.join()
+            self.channel.close()
+            self.process = None
+
+
+@dataclass
+class _Run:
+    """The state of a running list; `run_list` explains it."""
+
+    ledger: Ledger
+    worker: Worker
+    pending: deque[Job]
+    slots: list[_Slot]
+    witnesses: Path | None
+    talk: int
+    line: StatusLine
+    total: int
+    started: float = field(default_factory=time.monotonic)
+    rows: list[Row] = field(default_factory=list)
+    stopped: bool = False
+
+    def step(self) -> None:
+        """Hands out jobs, waits a moment, collects what has come."""
+        for slot in self.slots:
+            if slot.job is None and self.pending:
+                if slot.process is None:
+                    slot.start(self.worker)
+                slot.assign(self.pending.popleft())
+        busy = {slot.channel: slot for slot in self.slots if slot.job is not None}
+        for channel in connection.wait(list(busy), timeout=0.2):
+            self._collect(busy[channel])  # type: ignore[index]
+        now = time.monotonic()
+        for slot in busy.values():
+            if slot.job is not None and now > slot.kill_at:
+                word = "timeout" if slot.ready else "error"
+                self._end(
+                    slot, word, "killed: no answer after the time limit" if slot.ready else "imports took too long"
+                )
+        self.line.show(self._bar())
+
+    def _collect(self, slot: _Slot) -> None:
+        try:
+            message = slot.channel.recv()
+        except (EOFError, OSError):
+            slot.process.join(5)
+            self._end(slot, "error", f"the worker process died ({_exit_text(slot.process.exitcode)})")
+            return
+        if message == READY:
+            slot.became_ready()
+        else:
+            self._record(slot, message)
+
+    def _end(self, slot: _Slot, word: str, why: str) -> None:
+        """The worker is dead or has to be; its job gets `word`, and the next job a new process."""
+        slot.kill()
+        self._record(slot, Outcome(word, time.monotonic() - slot.sent, why))
+
+    def _record(self, slot: _Slot, outcome: Outcome) -> None:
+        job, slot.job, slot.kill_at = slot.job, None, math.inf
+        if job is None:
+            return
+        if outcome.witness and self.witnesses is not None:  # before its line: a line promises the file
+            write_text(self.witnesses / f"{_stem(job.onnx)}_{_stem(job.vnnlib)}.counterexample", outcome.witness)
+        row = Row(job.category, job.onnx, job.vnnlib, outcome.result, outcome.seconds)
+        self.ledger.append(row)
+        self.rows.append(row)
+        if self.talk > 1 or (self.talk and outcome.result == "error"):
+            self.line.print(f"{outcome.result:8}{outcome.seconds:8.2f} s  {job.onnx} {job.vnnlib}  {outcome.message}")
+
+    def _bar(self) -> str:
+        done, width = self.total - len(self.pending) - sum(slot.job is not None for slot in self.slots), 24
+        filled = width * done // max(1, self.total)
+        counts = Counter(row.result for row in self.rows)
+        words = "  ".join(f"{word} {counts[word]}" for word in _WORDS if counts[word])
+        elapsed = int(time.monotonic() - self.started)
+        return (
+            f"[{'#' * filled}{'.' * (width - filled)}] {done}/{self.total}  {words}  {elapsed // 60}:{elapsed % 60:02d}"
+        )
+
+
+def run_list(
+    jobs: Sequence[Job],
+    results: str | os.PathLike[str],
+    processes: int,
+    worker: Worker,
+    *,
+    witnesses: str | os.PathLike[str] | None = None,
+    talk: int = 0,
+) -> Outcomes:
+    """Runs `jobs` in `processes` workers and appends a line to `results` for each.
+
+    A worker that dies gives its instance `error`, one that does not answer `KILL_AFTER` seconds after the time limit is
+    killed and gives it `timeout`; both are replaced. SIGINT and SIGTERM end the run; what was running has no line and
+    is run again next time. `witnesses` is the folder for counterexample files. `talk`: 0 nothing, 1 progress bar and
+    errors, 2 also a line for every instance.
+
+    Raises:
+        OutputError: a results or witness file cannot be written.
+    """
+    folder = None if witnesses is None else Path(witnesses)
+    if folder is not None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{folder}: cannot make the folder for witnesses: {error.strerror}") from None
+    ledger = Ledger(results)
+    try:
+        pending = _still_to_do(jobs, ledger)
+        slots = [_Slot() for _ in range(min(processes, len(pending)))]
+        line = StatusLine(sys.stderr)
+        line.enabled = line.enabled and talk > 0
+        run = _Run(ledger, worker, pending, slots, folder, talk, line, len(pending))
+        skipped = len(jobs) - len(pending)
+        with _threads_shared(processes), _stop_on_signal(run):
+            try:
+                while not run.stopped and (run.pending or any(slot.job is not None for slot in slots)):
+                    run.step()
+            finally:
+                line.clear()
+                for slot in slots:
+                    slot.kill()
+        return Outcomes(tuple(run.rows), skipped, time.monotonic() - run.started, run.stopped)
+    finally:
+        ledger.close()
+
+
+def _still_to_do(jobs: Sequence[Job], ledger: Ledger) -> deque[Job]:
+    """The jobs without a line; a job that stands twice in the list needs two lines."""
+    done = ledger.done
+    pending: deque[Job] = deque()
+    for job in jobs:
+        key = (job.category, job.onnx, job.vnnlib)
+        if done[key] > 0:
+            done[key] -= 1
+        else:
+            pending.append(job)
+    return pending
+
+
+@contextmanager
+def _stop_on_signal(run: _Run) -> Iterator[None]:
+    def stop(number: int, frame: FrameType | None) -> None:
+        run.stopped = True
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _threads_shared(processes: int) -> Iterator[None]:
+    """Workers started inside divide the cores among them, unless the user has said otherwise."""
+    if processes == 1 or "OMP_NUM_THREADS" in os.environ:
+        yield
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    os.environ["OMP_NUM_THREADS"] = str(max(1, cores // processes))
+    try:
+        yield
+    finally:
+        del os.environ["OMP_NUM_THREADS"]
+
+
+def _exit_text(code: int | None) -> str:
+    if code is not None and code < 0:
+        try:
+            return f"{signal.Signals(-code).name}{', perhaps out of memory' if code == -signal.SIGKILL else ''}"
+        except ValueError:
+            return f"signal {-code}"
+    return f"exit code {code}"
+
+
+def _stem(name: str) -> str:
+    """File name without folder, `.gz` and its own suffix, as VNN-COMP names counterexample files."""
+    return Path(Path(name).name.removesuffix(".gz")).stem

@@ -1,0 +1,98 @@
+"""Restrict a network to the coordinates that may vary."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from verifier.graph.evaluate import evaluate
+from verifier.graph.ir import Graph, Node
+from verifier.passes.flatten_io import X
+from verifier.passes.rewrite import Rewriter, alive
+
+
+def fold_fixed_inputs(graph: Graph, free: np.ndarray, values: np.ndarray) -> Graph:
+    """The network over the coordinates `free` alone, the others fixed at `values`.
+
+    Args:
+        graph: with one flat input `x` (n,), as `flatten_io` makes it.
+        free: int array (f,), distinct, f >= 1. Coordinate i of the new input is coordinate free[i] of the old one.
+        values: float64 array (n,); entries at `free` are ignored.
+
+    Raises:
+        ValueError: the graph is not flat, or `free` is empty, repeats itself or is out of range.
+    """
+    free = np.asarray(free, dtype=np.int64)
+    if graph.inputs != (X,) or len(graph.shapes[X]) != 1:
+        raise ValueError("fold_fixed_inputs needs a graph with one flat input; apply flatten_io first")
+    (n,) = graph.shapes[X]
+    if free.ndim != 1 or not len(free) or len(np.unique(free)) != len(free) or free.min() < 0 or free.max() >= n:
+        raise ValueError(f"free must hold distinct coordinates of {n} inputs, at least one")
+    if np.shape(values) != (n,):
+        raise ValueError(f"values has shape {np.shape(values)}, expected {(n,)}")
+    if len(free) == n and bool((free == np.arange(n)).all()):
+        return graph
+    fixed = np.array(values, dtype=np.float64)
+    fixed[free] = 0.0
+    new = Rewriter(_frozen(graph, free, np.asarray(values, dtype=np.float64)))
+    new.shapes[X] = (len(free),)
+    like = Node("Shift", (X,), X, source="fixed inputs")
+    if bool((np.diff(free) == 1).all()):
+        before, after = (int(free[0]),), (int(n - free[-1] - 1),)
+        full = new.add("Pad", [X], (n,), like, attrs={"before": before, "after": after})
+    else:
+        position = np.zeros(n, dtype=np.int64)
+        position[free] = np.arange(len(free))
+        varies = np.zeros(n)
+        varies[free] = 1.0
+        full = new.add("Take", [X], (n,), like, {"indices": position}, {"axis": 0})
+        full = new.add("Scale", [full], (n,), like, {"factor": varies})
+    full = new.add("Shift", [full], (n,), like, {"offset": fixed})
+    for node in new.graph.nodes:
+        inputs = tuple(full if name == X else name for name in node.inputs)
+        new.keep(Node(node.op, inputs, node.output, node.params, node.attrs, node.source))
+    return alive((X,), graph.outputs, new.nodes, new.shapes)
+
+
+def _frozen(graph: Graph, free: np.ndarray, values: np.ndarray) -> Graph:
+    """Values that no free coordinate reaches, as constants."""
+    if graph.opaque:
+        return graph
+    reached = _reached(graph, free)
+    if all(reached[node.output] or node.op == "Constant" for node in graph.nodes):
+        return graph
+    concrete = evaluate(graph, {X: values[None]})
+    nodes = []
+    for node in graph.nodes:
+        if not reached[node.output] and np.isfinite(concrete[node.output]).all():
+            node = Node("Constant", (), node.output, {"value": np.array(concrete[node.output][0])}, {}, node.source)
+        nodes.append(node)
+    return alive(graph.inputs, graph.outputs, nodes, graph.shapes)
+
+
+def _reached(graph: Graph, free: np.ndarray) -> dict[str, bool]:
+    """Whether any element of a value depends on a free coordinate, by sending marks through the graph's structure."""
+    marks = np.zeros(graph.shapes[X])
+    marks[free] = 1.0
+    shadow = Graph(graph.inputs, graph.outputs, tuple(_shadow(node) for node in graph.nodes), graph.shapes)
+    return {name: bool(value.any()) for name, value in evaluate(shadow, {X: marks[None]}).items()}
+
+
+def _shadow(node: Node) -> Node:
+    """A node that is positive exactly where `node` may depend on a marked input element."""
+    match node.op:
+        case "Dense" | "Conv" | "ConvTranspose":
+            return Node(node.op, node.inputs, node.output, {"weight": _structure(node.params["weight"])}, node.attrs)
+        case "Scale":
+            return Node("Scale", node.inputs, node.output, {"factor": _structure(node.params["factor"])})
+        case "Add" | "Sub" | "Mul":
+            return Node("Add", node.inputs, node.output)
+        case "Constant":
+            return Node("Constant", (), node.output, {"value": np.zeros(node.params["value"].shape)})
+        case "ReduceMax" | "ReduceSum" | "Reshape" | "Transpose" | "Slice" | "Take" | "Expand" | "Pad" | "Concat":
+            return node
+        case _:
+            return Node("Sign", node.inputs, node.output)  # element-wise: what depends stays, scaled back to 1
+
+
+def _structure(array: np.ndarray) -> np.ndarray:
+    return (array != 0).astype(np.float64)

@@ -1,0 +1,78 @@
+"""What a running search reports, and the one line that shows it on a terminal."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TextIO
+
+_ERASE_LINE = "\r\x1b[2K"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One look at a running search.
+
+    `boxes` were bounded in `seconds`, `open_boxes` wait; `lower` is the least lower bound over the open boxes (what
+    still misses 0; None before the first), `settled` the share of the input volume that is proven (0 to 1, None where
+    not known), `remaining` the seconds left (infinite without a limit).
+    """
+
+    boxes: int
+    open_boxes: int
+    seconds: float
+    lower: float | None = None
+    settled: float | None = None
+    remaining: float = math.inf
+
+    @property
+    def rate(self) -> float:
+        """Boxes per second since the start."""
+        return self.boxes / self.seconds if self.seconds > 0 else 0.0
+
+    def __str__(self) -> str:
+        parts = [f"{self.open_boxes:,} open", f"{self.boxes:,} boxes", f"{self.rate:,.0f}/s"]
+        if self.lower is not None:
+            parts.append(f"lower {self.lower:+.3g}")
+        if self.settled is not None:
+            # rounded down: 100 % must mean all of it
+            parts.append(f"{math.floor(self.settled * 1000) / 10:.1f} % settled")
+        if math.isfinite(self.remaining):
+            parts.append(f"{self.remaining:.0f} s left")
+        return "  ".join(parts)
+
+
+class StatusLine:
+    """One line of a terminal that is written over; at most `rate` times a second, and silent elsewhere."""
+
+    def __init__(self, stream: TextIO, rate: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream, self._pause, self._clock = stream, 1.0 / rate, clock
+        self._next = -math.inf
+        self._shown = False
+        self.enabled = stream.isatty()
+
+    def show(self, text: object) -> None:
+        """Replaces the line by `str(text)`, cut to the width of the terminal; skipped if the last one is too recent."""
+        now = self._clock()
+        if not self.enabled or now < self._next:
+            return
+        self._next, self._shown = now + self._pause, True
+        width = shutil.get_terminal_size().columns - 1
+        self._stream.write(_ERASE_LINE + str(text)[:width])
+        self._stream.flush()
+
+    def print(self, text: str) -> None:
+        """Prints a line that stays, above the one that is written over; also where that one is not shown."""
+        self.clear()
+        self._stream.write(text + "\n")
+        self._stream.flush()
+
+    def clear(self) -> None:
+        """Takes the line away, so that what is printed next starts on a clean one."""
+        if self._shown:
+            self._shown, self._next = False, -math.inf
+            self._stream.write(_ERASE_LINE)
+            self._stream.flush()

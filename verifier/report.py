@@ -1,0 +1,171 @@
+"""What a run leaves behind: the verdict lines, the VNN-COMP result file, the JSON record, one line for people."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from verifier.errors import OutputError
+from verifier.result import Result, Verdict, Witness
+
+if TYPE_CHECKING:
+    from vnnlib import Spec
+
+
+def witness_text(witness: Witness, spec: Spec) -> str:
+    """The witness in the form that belongs to the version of the specification, ending in a newline."""
+    import vnnlib
+
+    if spec.version.startswith("1"):
+        return vnnlib.format_witness_v1(witness.x, witness.y).rstrip("\n") + "\n"
+    return vnnlib.format_witness_v2(spec, tensors(witness, spec)).rstrip("\n") + "\n"
+
+
+def tensors(witness: Witness, spec: Spec) -> dict[str, np.ndarray]:
+    """The witness by tensor name, each array in its declared shape."""
+    values: dict[str, np.ndarray] = {}
+    for group, flat in (("inputs", witness.x), ("outputs", witness.y)):
+        at = 0
+        for tensor in getattr(spec.networks[0], group):
+            values[tensor.name] = flat[at : at + tensor.size].reshape(tensor.shape)
+            at += tensor.size
+    return values
+
+
+def result_text(result: Result, spec: Spec | None) -> str:
+    """The VNN-COMP result file: the verdict word on the first line, then the witness of a `sat`.
+
+    `spec` may be None where there is no witness to print.
+    """
+    text = result.verdict.value + "\n"
+    if result.witness is not None:
+        if spec is None:
+            raise ValueError("a witness is printed in the terms of its specification; `spec` is None")
+        text += witness_text(result.witness, spec)
+    return text
+
+
+def result_json(result: Result, model: str, spec: str) -> str:
+    """The whole result as one JSON object: verdict, reason, seconds, counters, open share, settings, witness."""
+    record: dict[str, Any] = {
+        "model": model,
+        "spec": spec,
+        "verdict": result.verdict.value,
+        "reason": result.reason,
+        "seconds": round(result.seconds, 6),
+        "counters": dict(result.counters),
+        "open_fraction": result.open_fraction,
+        "settings": dict(result.settings),
+        "witness": None,
+    }
+    if result.witness is not None:
+        record["witness"] = {"x": result.witness.x.tolist(), "y": result.witness.y.tolist()}
+    return json.dumps(_plain(record), indent=1, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """`value` with what JSON does not know replaced: NumPy scalars by numbers, infinities and NaN by null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def summary(result: Result) -> str:
+    """One line for people: what the verdict means, why, how long it took, what is open."""
+    parts = [result.verdict.sentence]
+    if result.reason:
+        parts.append(result.reason)
+    text = f"{result.verdict.value} after {result.seconds:.2f} s: " + "; ".join(parts)
+    if "boxes" in result.counters:
+        text += f"; {result.counters['boxes']:,} boxes"
+    if result.open_fraction is not None and result.verdict not in (Verdict.SAT, Verdict.UNSAT):
+        # rounded up: 0 % must mean none
+        text += f"; {math.ceil(result.open_fraction * 1000) / 10:.1f} % of the input volume open"
+    return text
+
+
+def details(result: Result) -> list[str]:
+    """Lines for `-v`: every counter and every setting in force."""
+    counters = [f"  {name} = {value:,}" for name, value in result.counters.items()]
+    settings = [f"  {name} = {value}" for name, value in _flat(dict(result.settings)).items()]
+    return ["counters", *counters, "settings", *settings]
+
+
+def _flat(mapping: dict[str, Any], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for name, value in mapping.items():
+        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value})
+    return flat
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Makes sure, before the work, that `write_text` will be able to write to `path`; creates nothing that stays.
+
+    Raises:
+        OutputError: it will not.
+    """
+    target = Path(path)
+    try:
+        if target.exists():
+            if target.is_dir():
+                raise OutputError(f"{target}: cannot write the result: this is a folder, expected the name of a file")
+            with target.open("ab"):
+                pass
+        if not _is_special(target):
+            descriptor, name = tempfile.mkstemp(prefix=".secateur-", dir=target.parent)
+            os.close(descriptor)
+            os.unlink(name)
+    except OSError as error:
+        raise OutputError(f"{target}: cannot write the result: {error.strerror or error}") from None
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes a file in one step: a reader, or a crash, finds the old content or all of the new one, never a part.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    target = Path(path)
+    try:
+        if _is_special(target):  # /dev/stdout, a pipe: there is nothing to replace
+            target.write_text(text)
+            return
+        descriptor, name = tempfile.mkstemp(prefix=".secateur-", dir=target.parent)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+                stream.write(text)
+            os.chmod(name, 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
+            os.replace(name, target)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise OutputError(f"{target}: cannot write the result: {error.strerror or error}") from None
+
+
+def _is_special(path: Path) -> bool:
+    """Whether `path` exists and is neither a plain file nor a folder; follows links."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,41 @@
+"""The output rows of all queries as tensors, and what bounds of rows say about clauses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from verifier.problem import Rows
+
+
+@dataclass(frozen=True, eq=False)
+class RowTable:
+    """`Rows` as tensors: row, clause (Q, K) int64; rhs (Q, K); clauses (Q,); mixed (R, n) or None; C = most clauses."""
+
+    row: Tensor
+    rhs: Tensor
+    clause: Tensor
+    clauses: Tensor
+    mixed: Tensor | None
+    most: int
+
+    @staticmethod
+    def from_rows(rows: Rows, dtype: torch.dtype, device: torch.device) -> RowTable:
+        """Moves the table to a device; padded rows keep rhs = +inf."""
+        return RowTable(
+            torch.from_numpy(rows.row).to(device),
+            torch.from_numpy(rows.rhs).to(device, dtype),
+            torch.from_numpy(rows.clause).to(device),
+            torch.from_numpy(rows.clauses).to(device),
+            None if rows.mixed is None else torch.from_numpy(rows.mixed).to(device, dtype),
+            int(rows.clauses.max(initial=1)),
+        )
+
+    def clause_scores(self, low: Tensor, query: Tensor) -> Tensor:
+        """Best row bound per clause: rows (B, K) -> (B, C); +inf beyond the query's clauses, -inf for one without rows."""
+        scores = low.new_full((len(query), self.most + 1), -torch.inf)
+        scores = scores.scatter_reduce(1, self.clause[query].clamp(max=self.most), low, "amax")[:, : self.most]
+        beyond = torch.arange(self.most, device=low.device)[None] >= self.clauses[query][:, None]
+        return scores.masked_fill(beyond, torch.inf)

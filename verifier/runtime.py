@@ -1,0 +1,210 @@
+"""ONNX Runtime as the judge: it runs the original file, untouched by anything in this package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from verifier.errors import ModelError, UnsoundError
+from verifier.graph.evaluate import evaluate
+from verifier.graph.ir import Graph
+from verifier.graph.onnx_import import Model, TensorInfo
+from verifier.graph.onnx_import.expose import with_ir_version, with_outputs
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+_PROBE = 3  # points on which batched and single runs are compared before batching is trusted
+_BATCH = 1024  # points per batched run
+
+
+class Session:
+    """Runs a model on flat points. ONNX Runtime is imported and the session made at the first use.
+
+    `run` feeds a point's coordinates to the inputs in the order of declaration, each row-major, cast to the input's
+    type; outputs are joined the same way.
+    """
+
+    def __init__(self, model: Model, threads: int = 1) -> None:
+        self.model = model
+        self.threads = threads
+        self._session: onnxruntime.InferenceSession | None = None
+        inputs = model.input_infos
+        self._may_batch: bool | None = None if all(0 in info.symbolic for info in inputs) else False
+
+    def run(self, points: np.ndarray) -> np.ndarray:
+        """Outputs (M, n_outputs) float64 at `points` (M, n_inputs) float64.
+
+        Several points may run as one batch, which changes the last bits; to judge a witness, pass it alone.
+
+        Raises:
+            ModelError: ONNX Runtime cannot load or run the model, or the points have the wrong width.
+        """
+        points = np.asarray(points, dtype=np.float64)
+        width = sum(info.size for info in self.model.input_infos)
+        if points.ndim != 2 or points.shape[1] != width:
+            raise ModelError(f"points of shape {points.shape}, expected (M, {width})")
+        if len(points) > 1 and self._may_batch is None:
+            self._may_batch = self._batches_agree(points[:_PROBE])
+        if len(points) > 1 and self._may_batch:
+            parts = [points[start : start + _BATCH] for start in range(0, len(points), _BATCH)]
+            return np.concatenate([self._batched(part) for part in parts])
+        rows = [self._single(point) for point in points]
+        return np.stack(rows) if rows else np.zeros((0, sum(info.size for info in self.model.output_infos)))
+
+    def values(self, point: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
+        """Values of the ONNX tensors `names` at one point (n_inputs,), in a copy of the model that exposes them."""
+        session = self._open(with_outputs(self.model.bytes, names))
+        return dict(zip(names, self._feed(session, names, point[None], batch=False), strict=True))
+
+    def _single(self, point: np.ndarray) -> np.ndarray:
+        outputs = self._feed(self._ready(), None, point[None], batch=False)
+        return np.concatenate([np.asarray(array, dtype=np.float64).reshape(-1) for array in outputs])
+
+    def _batched(self, points: np.ndarray) -> np.ndarray:
+        outputs = self._feed(self._ready(), None, points, batch=True)
+        if any(array.ndim == 0 or len(array) != len(points) for array in outputs):
+            raise ModelError("an output does not keep the batch dimension")
+        return np.concatenate([np.asarray(one, dtype=np.float64).reshape(len(points), -1) for one in outputs], axis=1)
+
+    def _batches_agree(self, points: np.ndarray) -> bool:
+        singles = np.stack([self._single(point) for point in points])
+        try:
+            batched = self._batched(points)
+        except ModelError:
+            return False
+        # the same float32 kernels up to the order of summation
+        return batched.shape == singles.shape and np.allclose(batched, singles, rtol=1e-4, atol=1e-6, equal_nan=True)
+
+    def _ready(self) -> onnxruntime.InferenceSession:
+        if self._session is None:
+            self._session = self._open(self.model.bytes)
+        return self._session
+
+    def _open(self, data: bytes) -> onnxruntime.InferenceSession:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+
+        def make(content: bytes) -> onnxruntime.InferenceSession:
+            return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+        try:
+            return make(data)
+        except Exception as error:
+            if "IR version" not in str(error):
+                raise ModelError(f"{self.model.path}: ONNX Runtime cannot load the model: {_line(error)}") from None
+        # a newer file format with operators that are known: the version number is all that is in the way
+        return self._guard("load", lambda: make(with_ir_version(data, 8)))
+
+    def _feed(
+        self, session: onnxruntime.InferenceSession, names: list[str] | None, points: np.ndarray, batch: bool
+    ) -> list[Any]:
+        feeds, start = {}, 0
+        for info in self.model.input_infos:
+            part = points[:, start : start + info.size]
+            feeds[info.name] = _as_input(part, info, batch)
+            start += info.size
+        return self._guard("run", lambda: session.run(names, feeds))
+
+    def _guard(self, what: str, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            raise ModelError(f"{self.model.path}: ONNX Runtime cannot {what} the model: {_line(error)}") from None
+
+
+def _as_input(part: np.ndarray, info: TensorInfo, batch: bool) -> np.ndarray:
+    shape = (len(part) * info.shape[0], *info.shape[1:]) if batch else info.shape
+    if info.dtype.kind in "iu":
+        part = np.rint(part)
+    return np.ascontiguousarray(part.reshape(shape), dtype=info.dtype)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def compare(model: Model, graph: Graph, points: np.ndarray, session: Session | None = None) -> float:
+    """Check that `graph` computes what ONNX Runtime computes, at `points` (M, n_inputs).
+
+    `graph` is `model.graph`, or what passes that keep the inputs made of it. Returns the largest difference.
+
+    The tolerance has two parts, per output element: 1e-4 of the largest output (float32 sums of thousands of terms,
+    relative error about 1e-7 each, with some cancellation), and 32 times the difference between the graph evaluated in
+    float32 and in float64, which measures how strongly this network, at this point, amplifies rounding. A point next
+    to a jump of a step function (Sign, Floor) can still differ for good; with such operators, half of the points have
+    to agree instead of all.
+
+    Raises:
+        UnsoundError: they differ; the message names the first node that does.
+        ModelError: the model cannot be run, or has values without a meaning here (Opaque).
+    """
+    session = session or Session(model)
+    points = _rounded_to_inputs(np.asarray(points, dtype=np.float64), model)
+    expected = session.run(points)
+    found = _outputs(graph, points, np.float64)
+    slack = 1e-4 * np.maximum(1e-3, np.abs(expected).max(initial=0.0, where=np.isfinite(expected)))
+    slack = slack + 32 * np.abs(_outputs(graph, points, np.float32) - found)
+    difference = np.abs(found - expected)
+    agree = ((difference <= slack) | (found == expected) | (np.isnan(found) & np.isnan(expected))).all(axis=1)
+    steps = any(node.op in ("Sign", "Floor") for node in graph.nodes)
+    if agree.all() or (steps and agree.mean() >= 0.5):
+        return float(np.max(difference[agree], initial=0.0, where=np.isfinite(difference[agree])))
+    worst = int(np.argmin(agree))
+    element = int(np.argmax(np.where(difference[worst] <= slack[worst], -1.0, difference[worst])))
+    raise UnsoundError(
+        f"{model.path}: the imported network differs from ONNX Runtime: output {element} is"
+        f" {found[worst, element]:.9g}, expected {expected[worst, element]:.9g};"
+        f" {_first_difference(model, session, points[worst])}"
+    )
+
+
+def _rounded_to_inputs(points: np.ndarray, model: Model) -> np.ndarray:
+    """The points as the model's input types can hold them, so that both sides see the same numbers."""
+    parts, start = [], 0
+    for info in model.input_infos:
+        part = points[:, start : start + info.size]
+        part = np.rint(part) if info.dtype.kind in "iu" else part.astype(info.dtype)
+        parts.append(part.astype(np.float64))
+        start += info.size
+    return np.concatenate(parts, axis=1)
+
+
+def _inputs(graph: Graph, points: np.ndarray) -> dict[str, np.ndarray]:
+    parts, start = {}, 0
+    for name in graph.inputs:
+        size = graph.size(name)
+        parts[name] = points[:, start : start + size].reshape(len(points), *graph.shapes[name])
+        start += size
+    return parts
+
+
+def _outputs(graph: Graph, points: np.ndarray, dtype: type) -> np.ndarray:
+    values = evaluate(graph, _inputs(graph, points), dtype)
+    return np.concatenate([values[name].reshape(len(points), -1).astype(np.float64) for name in graph.outputs], axis=1)
+
+
+def _first_difference(model: Model, session: Session, point: np.ndarray) -> str:
+    """The first value of the imported graph, before any pass, that ONNX Runtime computes differently."""
+    graph = model.graph
+    try:
+        exact = evaluate(graph, _inputs(graph, point[None]))
+        rough = evaluate(graph, _inputs(graph, point[None]), np.float32)
+        nodes = {node.output: node for node in graph.nodes}
+        truth = session.values(point, [name for name in nodes if "/#" not in name])
+    except ModelError as error:
+        return f"the node cannot be found: {error}"
+    for name, value in truth.items():
+        mine, expected = exact[name][0], np.asarray(value, dtype=np.float64)
+        if mine.shape != expected.shape:
+            return f"first at {nodes[name].source or name}: shape {mine.shape}, expected {expected.shape}"
+        slack = 1e-4 * np.maximum(1e-3, np.abs(expected).max()) + 32 * np.abs(rough[name][0].astype(np.float64) - mine)
+        if not ((np.abs(mine - expected) <= slack) | (mine == expected)).all():
+            return f"first at {nodes[name].source or name}"
+    return "every imported node agrees on its own, so a simplification is at fault; please report this"

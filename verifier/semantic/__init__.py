@@ -1,0 +1,32 @@
+"""The semantic front-end: an image, a network and ranges of brightness, contrast and the like -> a standard problem.
+
+build(...)    one image -> (ONNX file, VNN-LIB text) that any VNN-COMP tool can run
+prepare(...)  the same, kept as a `Study` that can be evaluated, drawn and put into a batch
+batch(...)    many studies of one network -> one network and arrays per image, without files
+"""
+
+from verifier.semantic.batch import Batch, Query, batch
+from verifier.semantic.perturbation import Patch, Perturbation, Range
+from verifier.semantic.properties import Budget, Coordinates, Head, Heatmap, Label, Pose
+from verifier.semantic.study import Pair, Study, build, prepare
+from verifier.semantic.target import Target
+
+__all__ = [
+    "Batch",
+    "Budget",
+    "Coordinates",
+    "Head",
+    "Heatmap",
+    "Label",
+    "Pair",
+    "Patch",
+    "Perturbation",
+    "Pose",
+    "Query",
+    "Range",
+    "Study",
+    "Target",
+    "batch",
+    "build",
+    "prepare",
+]

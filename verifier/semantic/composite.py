@@ -1,0 +1,198 @@
+"""The composite network: parameters -> image -> clip -> normalisation -> the user's network -> extra rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import compose, helper, numpy_helper
+
+from verifier.errors import ModelError, OptionsError
+from verifier.semantic.network import Network, graph_inputs
+from verifier.semantic.perturbation import Monomial, Polynomial
+from verifier.semantic.properties import AbsTail
+
+CLIPS = ("clip", "relu", "none")
+PREFIX = "net/"
+
+
+@dataclass(frozen=True, eq=False)
+class InputMap:
+    """The first layer of the composite as numbers: flat image before the clip = offset + matrix @ features.
+
+    offset (n,) and matrix (n, d + P), float64 holding exactly the weights stored in the file, in the network's layout;
+    the features are the d parameters followed by their P `products`.
+    """
+
+    offset: np.ndarray
+    matrix: np.ndarray
+    products: tuple[Monomial, ...]
+
+
+def input_map(network: Network, polynomial: Polynomial, parameters: int) -> InputMap:
+    """Arrange the coefficient images for the network and round them to its element type."""
+
+    def flat(monomial: Monomial) -> np.ndarray:
+        shape = (network.channels, network.height, network.width)
+        image = polynomial.terms.get(monomial, np.zeros(shape))
+        return network.arrange(image).reshape(-1).astype(network.dtype).astype(np.float64)
+
+    products = polynomial.products
+    columns = [flat((i,)) for i in range(parameters)] + [flat(m) for m in products]
+    return InputMap(flat(()), np.stack(columns, axis=1), products)
+
+
+def with_parameters(
+    network: Network, image: InputMap, parameters: int, clip: str, tail: AbsTail | np.ndarray | None, note: str = ""
+) -> onnx.ModelProto:
+    """The composite with input `parameters` (1, d): products, one Gemm with the image as weights, clip, network, tail.
+
+    tail: an AbsTail, or a matrix (R, n_outputs) whose product with the flat output becomes the output, or None.
+    """
+    graph = _Composer(network)
+    features = graph.products("parameters", image.products, parameters)
+    weights = [graph.weight("image_map", image.matrix.T), graph.weight("image_base", image.offset)]
+    graph.feed(graph.node("Gemm", [features, *weights], "image_before_clip"), clip)
+    given = ("parameters", [1, parameters])
+    if tail is None:
+        return graph.close(given, graph.answer, list(network.output), note)
+    if isinstance(tail, AbsTail):
+        value, matrix = graph.distance(graph.weight("target", tail.centre[None])), tail.matrix
+    else:
+        value, matrix = graph.flat_answer(), tail
+    value = graph.node("MatMul", [value, graph.weight("property_rows", matrix.T)], "property")
+    return graph.close(given, value, [1, len(matrix)], note)
+
+
+def with_image(network: Network, clip: str, distance: bool, note: str = "") -> onnx.ModelProto:
+    """The network shared by a batch study: input `flat` (1, n) is the image before the clip, in the network's layout.
+
+    With `distance` the input is (1, n + m), the image followed by a target t for the m outputs, and the output is
+    |y - t| (1, m); otherwise the output is the network's own.
+    """
+    n, m = network.channels * network.height * network.width, network.n_outputs
+    graph = _Composer(network)
+    if not distance:
+        graph.feed("flat", clip)
+        return graph.close(("flat", [1, n]), graph.answer, list(network.output), note)
+    graph.feed(graph.cut("flat", 0, n, "image_before_clip"), clip)
+    value = graph.distance(graph.cut("flat", n, n + m, "target"))
+    return graph.close(("flat", [1, n + m]), value, [1, m], note)
+
+
+class _Composer:
+    """Collects the nodes before and behind the network, which is `inner`, under prefixed names."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.inner = compose.add_prefix(network.proto, PREFIX)
+        self.entry = graph_inputs(self.inner)[0].name
+        self.answer = self.inner.graph.output[0].name
+        self.before: list[onnx.NodeProto] = []
+        self.behind: list[onnx.NodeProto] = []
+        self.tensors: list[onnx.TensorProto] = []
+        self.fed = False
+
+    def weight(self, name: str, value: np.ndarray) -> str:
+        """Store a constant; numbers take the network's element type, indices stay int64."""
+        data = np.ascontiguousarray(value)
+        data = data if data.dtype == np.int64 else data.astype(self.network.dtype)
+        self.tensors.append(numpy_helper.from_array(data, name))
+        return name
+
+    def node(self, op: str, inputs: list[str], output: str, **attributes: object) -> str:
+        """Add a node, before the network until `feed` was called, behind it from then on."""
+        made = helper.make_node(op, inputs, [output], name=output, **attributes)  # type: ignore[arg-type]
+        (self.behind if self.fed else self.before).append(made)
+        return output
+
+    def take(self, value: str, index: list[int], name: str) -> str:
+        """Columns of a (1, m) value."""
+        return self.node("Gather", [value, self.weight(f"{name}_index", np.array(index, np.int64))], name, axis=1)
+
+    def cut(self, value: str, start: int, stop: int, name: str) -> str:
+        """Columns start .. stop-1 of a (1, m) value; allowed on both sides of the network."""
+        if self.network.opset < 10:
+            return self.node("Slice", [value], name, starts=[start], ends=[stop], axes=[1])
+        ends = (("start", start), ("stop", stop), ("axis", 1))
+        return self.node(
+            "Slice", [value, *(self.weight(f"{name}_{k}", np.array([v], np.int64)) for k, v in ends)], name
+        )
+
+    def products(self, value: str, products: tuple[Monomial, ...], parameters: int) -> str:
+        """[p, products of p]: a product of k parameters is a product of k-1 of them times the last one."""
+        known: dict[Monomial, int] = {(i,): i for i in range(parameters)}
+        # A shorter product may be needed on the way although its own image is zero.
+        wanted = {m[:k] for m in products for k in range(2, len(m) + 1)}
+        features = value
+        for degree in sorted({len(m) for m in wanted}):
+            level = sorted(m for m in wanted if len(m) == degree)
+            left = self.take(features, [known[m[:-1]] for m in level], f"left_{degree}")
+            right = self.take(features, [known[m[-1:]] for m in level], f"right_{degree}")
+            product = self.node("Mul", [left, right], f"products_{degree}")
+            known.update({m: len(known) + i for i, m in enumerate(level)})
+            features = self.node("Concat", [features, product], f"features_{degree}", axis=1)
+        order = [*range(parameters), *(known[m] for m in products)]
+        return features if order == list(range(len(known))) else self.take(features, order, "features")
+
+    def feed(self, value: str, clip: str) -> None:
+        """Clip, reshape, normalise; the last of these nodes gets the name of the network's input."""
+        network = self.network
+        value = self._clipped(value, clip)
+        value = self.node("Reshape", [value, self.weight("image_shape", np.array(network.shape, np.int64))], "image")
+        if network.mean is not None and network.std is not None:
+            value = self.node("Sub", [value, self.weight("mean", network.per_channel(network.mean))], "centred")
+            self.node("Div", [value, self.weight("std", network.per_channel(network.std))], "normalised")
+        self.before[-1].output[0] = self.entry
+        self.fed = True
+
+    def _clipped(self, value: str, clip: str) -> str:
+        if clip not in CLIPS:
+            raise OptionsError(f"unknown clip '{clip}'; choose one of {', '.join(CLIPS)}")
+        if clip == "none":
+            return value
+        if clip == "relu":  # 1 - relu(1 - relu(v))
+            one = self.weight("one", np.array(1.0))
+            value = self.node("Sub", [one, self.node("Relu", [value], "above_0")], "below_1")
+            return self.node("Sub", [one, self.node("Relu", [value], "room")], "clipped")
+        if self.network.opset < 11:
+            return self.node("Clip", [value], "clipped", min=0.0, max=1.0)
+        ends = [self.weight("clip_min", np.array(0.0)), self.weight("clip_max", np.array(1.0))]
+        return self.node("Clip", [value, *ends], "clipped")
+
+    def flat_answer(self) -> str:
+        """The network's output as (1, m)."""
+        if self.network.output == (1, self.network.n_outputs):
+            return self.answer
+        shape = self.weight("flat_shape", np.array([1, self.network.n_outputs], np.int64))
+        return self.node("Reshape", [self.answer, shape], "flat_output")
+
+    def distance(self, centre: str) -> str:
+        """|y - t| as relu(y - t) + relu(t - y), which every reader of ONNX networks knows."""
+        value = self.flat_answer()
+        over = self.node("Relu", [self.node("Sub", [value, centre], "gap")], "over")
+        under = self.node("Relu", [self.node("Sub", [centre, value], "gap_negated")], "under")
+        return self.node("Add", [over, under], "distance")
+
+    def close(self, given: tuple[str, list[int]], output: str, shape: list[int], note: str) -> onnx.ModelProto:
+        """The finished model, checked. `given` is name and shape of its input."""
+        inner, outer = self.inner.graph, self.network.proto
+        kind = helper.np_dtype_to_tensor_dtype(self.network.dtype)
+        graph = helper.make_graph(
+            [*self.before, *inner.node, *self.behind],
+            "semantic",
+            [helper.make_tensor_value_info(given[0], kind, given[1])],
+            [helper.make_tensor_value_info(output, kind, shape)],
+            [*self.tensors, *inner.initializer],
+            doc_string=note,
+        )
+        graph.sparse_initializer.extend(inner.sparse_initializer)
+        model = helper.make_model(graph, opset_imports=list(outer.opset_import), producer_name="secateur")
+        model.ir_version = max(4, outer.ir_version)
+        model.functions.extend(self.inner.functions)
+        try:
+            onnx.checker.check_model(model, full_check=True)
+        except Exception as error:  # the checker raises several unrelated classes
+            raise ModelError(f"the composite network is not valid ONNX: {error}") from error
+        return model

@@ -1,0 +1,209 @@
+"""The user's network, as far as the semantic front-end has to know it: input layout, output shape, one clean run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from google.protobuf.message import DecodeError
+from onnx import TensorProto, shape_inference
+
+from verifier.errors import ModelError, OptionsError
+
+LAYOUTS = ("auto", "nchw", "nhwc", "flat")
+MIN_OPSET = 7  # Gemm broadcasts its bias by itself from here on
+MAX_BYTES = 1 << 31
+ELEMENT: dict[int, np.dtype] = {
+    int(TensorProto.FLOAT): np.dtype(np.float32),
+    int(TensorProto.DOUBLE): np.dtype(np.float64),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """An ONNX network with one input and one output.
+
+    shape: input shape with a batch of 1. layout: `nchw` (channels first), `nhwc` (channels last) or `flat` (one
+    row-major vector, channels first). channels, height, width: of the image it takes. output: shape of its output.
+    mean, std: the normalisation (x - mean) / std in front of it, one value per channel, or None.
+    """
+
+    proto: onnx.ModelProto
+    shape: tuple[int, ...]
+    layout: str
+    channels: int
+    height: int
+    width: int
+    output: tuple[int, ...]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Element type of the input."""
+        return ELEMENT[graph_inputs(self.proto)[0].type.tensor_type.elem_type]
+
+    @property
+    def opset(self) -> int:
+        """Version of the default operator set."""
+        return next(o.version for o in self.proto.opset_import if o.domain in ("", "ai.onnx"))
+
+    @property
+    def n_outputs(self) -> int:
+        """Elements of the output."""
+        return int(np.prod(self.output, dtype=np.int64))
+
+    def arrange(self, image: np.ndarray) -> np.ndarray:
+        """(C, H, W) -> the network's input shape (layout only, no normalisation)."""
+        return (image.transpose(1, 2, 0) if self.layout == "nhwc" else image).reshape(self.shape)
+
+    def restore(self, value: np.ndarray) -> np.ndarray:
+        """The inverse of `arrange`."""
+        if self.layout == "nhwc":
+            return value.reshape(self.height, self.width, self.channels).transpose(2, 0, 1)
+        return value.reshape(self.channels, self.height, self.width)
+
+    def per_channel(self, values: tuple[float, ...]) -> np.ndarray:
+        """One number per channel -> an array that broadcasts against the input shape without enlarging it."""
+        image = np.broadcast_to(np.array(values)[:, None, None], (self.channels, self.height, self.width))
+        if self.layout == "flat":
+            return self.arrange(image)
+        small = np.array(values).reshape((self.channels, 1, 1) if self.layout == "nchw" else (1, 1, self.channels))
+        return small.reshape((1,) * (len(self.shape) - 3) + small.shape)
+
+    @cached_property
+    def session(self) -> onnxruntime.InferenceSession:
+        """ONNX Runtime on the network itself."""
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            return onnxruntime.InferenceSession(self.proto.SerializeToString(), options, ["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime raises classes of its own, all derived from Exception
+            raise ModelError(f"ONNX Runtime cannot load the network: {error}") from error
+
+    def run(self, image: np.ndarray) -> np.ndarray:
+        """The output for an image (C, H, W) in [0, 1], with the shape of `output`, float64."""
+        value = self.arrange(image.astype(self.dtype))
+        if self.mean is not None and self.std is not None:
+            value = (value - self.per_channel(self.mean)) / self.per_channel(self.std)
+        name = graph_inputs(self.proto)[0].name
+        result = self.session.run(None, {name: value.astype(self.dtype)})[0]
+        return np.asarray(result, dtype=np.float64).reshape(self.output)
+
+
+def graph_inputs(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """Graph inputs that are not weights."""
+    weights = {tensor.name for tensor in proto.graph.initializer}
+    return [value for value in proto.graph.input if value.name not in weights]
+
+
+def load(
+    model: str | Path | bytes | onnx.ModelProto, *, channels: int | None = None, layout: str = "auto",
+    mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None,
+) -> Network:  # fmt: skip
+    """Read a network and find out what image it takes.
+
+    `channels` helps where the input shape alone does not tell (a flat input). Raises ModelError for a file that cannot
+    be used and OptionsError for a layout or a normalisation that does not fit it.
+    """
+    proto = _proto(model)
+    inputs = graph_inputs(proto)
+    if len(inputs) != 1 or len(proto.graph.output) != 1:
+        names = ", ".join(v.name for v in [*inputs, *proto.graph.output])
+        raise ModelError(
+            f"the network has {len(inputs)} inputs and {len(proto.graph.output)} outputs ({names}); one each is needed"
+        )
+    kind = inputs[0].type.tensor_type.elem_type
+    if kind not in ELEMENT:
+        raise ModelError(f"input '{inputs[0].name}' has type {TensorProto.DataType.Name(kind)}; FLOAT or DOUBLE needed")
+    version = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
+    if version < MIN_OPSET:
+        raise ModelError(f"the network uses opset {version}; {MIN_OPSET} or newer is needed: convert it first")
+    shape = _dims(inputs[0])
+    if layout not in LAYOUTS:
+        raise OptionsError(f"unknown layout '{layout}'; choose one of {', '.join(LAYOUTS)}")
+    found, c, h, w = _layout(shape, layout, channels)
+    network = Network(proto, shape, found, c, h, w, _output_shape(proto), *_normalisation(mean, std, c))
+    return network
+
+
+def _proto(model: str | Path | bytes | onnx.ModelProto) -> onnx.ModelProto:
+    if isinstance(model, onnx.ModelProto):
+        return model
+    try:
+        if not isinstance(model, bytes):
+            path = Path(model)
+            if path.stat().st_size > MAX_BYTES:
+                raise ModelError(f"{path}: larger than 2 GiB")
+            model = path.read_bytes()
+        proto = onnx.load_from_string(model)
+        onnx.checker.check_model(proto)
+    except OSError as error:
+        raise ModelError(f"cannot read the network: {error}") from error
+    except (DecodeError, onnx.checker.ValidationError, ValueError) as error:
+        raise ModelError(f"not a valid ONNX model: {str(error).splitlines()[0] if str(error) else error}") from error
+    if any(t.data_location == TensorProto.EXTERNAL for t in proto.graph.initializer):
+        raise ModelError("the network keeps its weights in external files; save it as a single file first")
+    return proto
+
+
+def _dims(value: onnx.ValueInfoProto) -> tuple[int, ...]:
+    """Static shape; a free or missing dimension becomes 1."""
+    return tuple(max(1, d.dim_value) for d in value.type.tensor_type.shape.dim)
+
+
+def _output_shape(proto: onnx.ModelProto) -> tuple[int, ...]:
+    """Declared output shape if it is complete apart from the batch, else by shape inference at batch 1."""
+    output = proto.graph.output[0]
+    dims = output.type.tensor_type.shape.dim
+    if not output.type.tensor_type.HasField("shape") or any(d.dim_value <= 0 for d in list(dims)[1:]):
+        fixed = onnx.ModelProto()
+        fixed.CopyFrom(proto)
+        value = graph_inputs(fixed)[0]
+        for d in value.type.tensor_type.shape.dim:
+            d.dim_value = max(1, d.dim_value)
+        del fixed.graph.output[0].type.tensor_type.shape.dim[:]
+        fixed.graph.output[0].type.tensor_type.ClearField("shape")
+        output = shape_inference.infer_shapes(fixed).graph.output[0]
+        if any(d.dim_value <= 0 for d in list(output.type.tensor_type.shape.dim)[1:]):
+            raise ModelError(f"the shape of output '{output.name}' cannot be inferred")
+    return _dims(output)
+
+
+def _layout(shape: tuple[int, ...], layout: str, channels: int | None) -> tuple[str, int, int, int]:
+    """Layout, channels, height, width of the image that an input of this shape stands for."""
+    body = [d for i, d in enumerate(shape) if not (i == 0 and d == 1 and len(shape) > 3)]
+    if layout in ("auto", "nchw") and len(body) == 3 and body[0] in (1, 3) and channels in (None, body[0]):
+        return "nchw", body[0], body[1], body[2]
+    if layout in ("auto", "nhwc") and len(body) == 3 and body[2] in (1, 3) and channels in (None, body[2]):
+        return "nhwc", body[2], body[0], body[1]
+    total = int(np.prod(shape))
+    if layout in ("auto", "flat") and total == max(shape):
+        for c in (channels,) if channels else (1, 3):
+            side = round((total / c) ** 0.5)
+            if c * side * side == total:
+                return "flat", c, side, side
+    wanted = f" as {layout}" if layout != "auto" else ""
+    raise ModelError(
+        f"the input shape {list(shape)} cannot be read{wanted} as an image of 1 or 3 channels; "
+        "expected [N, C, H, W], [N, H, W, C] or a flat square image"
+    )
+
+
+def _normalisation(
+    mean: tuple[float, ...] | None, std: tuple[float, ...] | None, channels: int
+) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    if mean is None and std is None:
+        return None, None
+    mean, std = mean or (0.0,), std or (1.0,)
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) not in (1, channels) or not np.all(np.isfinite(values)):
+            raise OptionsError(f"{name} needs 1 or {channels} finite values, found {list(values)}")
+    if min(std) <= 0:
+        raise OptionsError(f"std must be positive, found {list(std)}")
+    return mean * (channels // len(mean)), std * (channels // len(std))

@@ -1,0 +1,82 @@
+"""Properties as linear rows over the network's outputs: an OR of clauses, each an AND of rows `C y <= rhs`.
+
+A clause is violated where all its rows hold, and refuted where one of them is positive: C y - rhs > 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import coo_matrix
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Sparse table of R rows over n outputs, row r belonging to clause `clause[r]` (non-decreasing from 0).
+
+    entry_row, entry_column (int64) and entry_value (float64, each a float32 number) hold the coefficients, `rhs` (R,)
+    the right-hand sides. `tail` says which output vector is meant: the network's own, or with extra nodes behind it.
+    """
+
+    n: int
+    clause: np.ndarray
+    rhs: np.ndarray
+    entry_row: np.ndarray
+    entry_column: np.ndarray
+    entry_value: np.ndarray
+
+    @property
+    def count(self) -> int:
+        """Number of rows R."""
+        return len(self.rhs)
+
+    @property
+    def clauses(self) -> int:
+        """Number of clauses."""
+        return int(self.clause[-1]) + 1 if len(self.clause) else 0
+
+    def dense(self) -> np.ndarray:
+        """Coefficients as a matrix C (R, n), float64."""
+        matrix = np.zeros((self.count, self.n))
+        np.add.at(matrix, (self.entry_row, self.entry_column), self.entry_value)
+        return matrix
+
+    def margins(self, y: np.ndarray) -> np.ndarray:
+        """C y - rhs for outputs y (..., n): (..., R)."""
+        shape = (self.count, self.n)
+        matrix = coo_matrix((self.entry_value, (self.entry_row, self.entry_column)), shape=shape).tocsr()
+        flat = y.reshape(-1, self.n)
+        return np.asarray((matrix @ flat.T).T).reshape(*y.shape[:-1], self.count) - self.rhs
+
+    def violated(self, y: np.ndarray) -> np.ndarray:
+        """Whether some clause holds with all its rows (ties included): bool (...)."""
+        first = np.flatnonzero(np.diff(self.clause, prepend=-1))
+        worst = np.maximum.reduceat(self.margins(y), first, axis=-1)
+        return np.asarray((worst <= 0).any(axis=-1))
+
+
+def build(n: int, clauses: list[list[tuple[dict[int, float], float]]]) -> Rows:
+    """From a list of clauses, each a list of (coefficients by output, rhs); coefficients are rounded to float32."""
+    clause: list[int] = []
+    rhs: list[float] = []
+    rows: list[int] = []
+    columns: list[int] = []
+    values: list[float] = []
+    for number, conjunction in enumerate(clauses):
+        for coefficients, bound in conjunction:
+            for column, value in coefficients.items():
+                rows.append(len(rhs))
+                columns.append(column)
+                values.append(float(np.float32(value)))
+            clause.append(number)
+            rhs.append(float(bound))
+    integer = np.int64
+    return Rows(
+        n,
+        np.array(clause, dtype=integer),
+        np.array(rhs, dtype=np.float64),
+        np.array(rows, dtype=integer),
+        np.array(columns, dtype=integer),
+        np.array(values, dtype=np.float64),
+    )

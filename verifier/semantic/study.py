@@ -1,0 +1,175 @@
+"""One semantic verification problem, and the standard pair (ONNX, VNN-LIB) it becomes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+
+from verifier.errors import OptionsError, ProblemError
+from verifier.semantic import composite, properties, spec_text
+from verifier.semantic import network as networks
+from verifier.semantic import perturbation as transform
+from verifier.semantic.network import Network
+from verifier.semantic.perturbation import Perturbation
+from verifier.semantic.properties import AbsTail, Compiled, Property
+from verifier.semantic.rows import Rows
+from verifier.semantic.target import Target
+
+REFERENCES = ("gt", "self")
+
+
+class Pair(NamedTuple):
+    """model: bytes of the composite ONNX file; spec: VNN-LIB text; summary: lines for the user."""
+
+    model: bytes
+    spec: str
+    summary: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """Network, image (C, H, W) in [0, 1], ranges and property, checked against each other.
+
+    target is the reference the property was stated against (ground truth, or the clean prediction).
+    """
+
+    network: Network
+    image: np.ndarray
+    perturbation: Perturbation
+    target: Target
+    compiled: Compiled
+    reference: str
+    clip: str
+
+    @cached_property
+    def polynomial(self) -> transform.Polynomial:
+        """The image before the clip as a polynomial in the parameters."""
+        return transform.expand(self.perturbation, self.image)
+
+    @cached_property
+    def input_map(self) -> composite.InputMap:
+        """The first layer of the composite as arrays."""
+        return composite.input_map(self.network, self.polynomial, len(self.perturbation.ranges))
+
+    @cached_property
+    def spec_rows(self) -> tuple[Rows, AbsTail | np.ndarray | None]:
+        """Rows that a VNN-LIB file can state, and the tail they need behind the network."""
+        rows = self.compiled.rows
+        if self.compiled.tail is not None or spec_text.is_simple(rows):
+            return rows, self.compiled.tail
+        count = np.arange(rows.count)  # every row becomes an output of its own: z = C y, violated where z <= rhs
+        return Rows(rows.count, rows.clause, rows.rhs, count, count, np.ones(rows.count)), rows.dense()
+
+    def picture(self, values: np.ndarray) -> np.ndarray:
+        """The image at a parameter point, float64 (C, H, W), clipped as the study says."""
+        return transform.apply(self.perturbation, self.image, values, self.clip != "none")
+
+    def answer(self, values: np.ndarray) -> np.ndarray:
+        """The network's flat output at a parameter point: transform in NumPy, then ONNX Runtime."""
+        return self.network.run(self.picture(values)).reshape(-1)
+
+    def excess(self, values: np.ndarray) -> float:
+        """By how much the property is broken at a point (see `Compiled.excess`); above 0 it is broken."""
+        return float(self.compiled.excess(self.answer(values)))
+
+    def model(self) -> onnx.ModelProto:
+        """The composite network."""
+        _, tail = self.spec_rows
+        note = "\n".join(self.summary)
+        return composite.with_parameters(
+            self.network, self.input_map, len(self.perturbation.ranges), self.clip, tail, note
+        )
+
+    def spec(self, version: int = 1) -> str:
+        """The VNN-LIB text for `model`."""
+        rows, tail = self.spec_rows
+        shape = self.network.output if tail is None else (1, rows.n)
+        head = ["Written by secateur spec. sat = a violation exists, unsat = the claim below holds.", *self.summary]
+        return spec_text.write(version, self.perturbation.box, rows, shape, self.network.dtype, head)
+
+    @cached_property
+    def summary(self) -> tuple[str, ...]:
+        """What is claimed and about which inputs, in words."""
+        truth = {"gt": "the ground truth", "self": "the network's own answer to the unchanged image"}
+        ranges = self.perturbation.ranges
+        lines = [
+            f"Claim: {self.compiled.claim}; reference: {truth[self.reference]}; a tie counts as a violation.",
+            "Inputs: " + ", ".join(f"X_{i} = {r.name} in [{r.low:g}, {r.high:g}]" for i, r in enumerate(ranges)) + ".",
+        ]
+        if "contrast" in self.perturbation.names:
+            anchor = self.perturbation.anchor
+            fixed = "mean grey level of the image" if isinstance(anchor, str) else f"grey level {anchor:g}"
+            lines.append(f"Contrast keeps the {fixed} fixed.")
+        clip = "clipped exactly to [0, 1]" if self.clip != "none" else "NOT clipped, values outside [0, 1] reach it"
+        kind = transform.describe(self.perturbation, self.polynomial.products)
+        lines.append(f"Image: {kind}; then {clip}.")
+        outside = [r.name for r in ranges if not r.holds_identity]
+        if outside:
+            lines.append(f"The unchanged image is not in the set: the range of {', '.join(outside)} excludes it.")
+        return tuple(lines)
+
+
+def prepare(
+    model: Network | str | Path | bytes | onnx.ModelProto, image: np.ndarray, target: Target | None,
+    perturbed: Perturbation, prop: Property, *, reference: str = "gt", clip: str = "clip",
+) -> Study:  # fmt: skip
+    """Check everything against each other and compile the property.
+
+    image: float (C, H, W) in [0, 1]. With reference `self` the target is the network's clean answer; key points marked
+    invisible in the given target (if any) stay out of the property.
+    Raises ModelError, ProblemError or OptionsError with one clear sentence.
+    """
+    net = model if isinstance(model, Network) else networks.load(model)
+    picture = _checked(net, image)
+    if reference not in REFERENCES:
+        raise OptionsError(f"unknown reference '{reference}'; choose one of {', '.join(REFERENCES)}")
+    if clip not in composite.CLIPS:
+        raise OptionsError(f"unknown clip '{clip}'; choose one of {', '.join(composite.CLIPS)}")
+    if reference == "self":
+        target = _own_answer(net, picture, target, prop)
+    elif target is None:
+        raise ProblemError("a target (key points or a label) is needed for the ground-truth reference")
+    else:  # a prediction may lie outside the frame, an annotation must not
+        target.check_frame(net.width, net.height)
+    study = Study(net, picture, perturbed, target, prop.compile(net, target), reference, clip)
+    _ = study.polynomial  # constants that do not fit the image are reported now, not when the file is written
+    return study
+
+
+def build(
+    model: Network | str | Path | bytes | onnx.ModelProto, image: np.ndarray, target: Target | None,
+    parameters: Perturbation, property: Property, *, reference: str = "gt", clip: str = "clip", vnnlib: int = 1,
+) -> Pair:  # fmt: skip
+    """The standard pair for one image: composite ONNX with the parameters as inputs, and its VNN-LIB specification."""
+    study = prepare(model, image, target, parameters, property, reference=reference, clip=clip)
+    return Pair(study.model().SerializeToString(), study.spec(vnnlib), study.summary)
+
+
+def _checked(net: Network, image: np.ndarray) -> np.ndarray:
+    value = np.asarray(image, dtype=np.float64)
+    if value.ndim != 3 or value.shape != (net.channels, net.height, net.width):
+        raise ProblemError(
+            f"the image has shape {list(np.shape(image))}, the network expects [channels, height, width] = "
+            f"[{net.channels}, {net.height}, {net.width}]; resize or crop the image (and its key points) first"
+        )
+    if not np.isfinite(value).all() or value.min() < 0 or value.max() > 1:
+        raise ProblemError("the image must hold finite values in [0, 1]; divide 8-bit values by 255")
+    return value
+
+
+def _own_answer(net: Network, image: np.ndarray, given: Target | None, prop: Property) -> Target:
+    output = net.run(image)
+    if isinstance(prop, properties.Label):
+        return Target(label=int(output.argmax()))
+    if output.size % 2 and len(net.output) < 3:
+        raise ProblemError(f"a coordinate head has 2K outputs x0, y0, ..; this network has {list(net.output)}")
+    points = properties.predict(net, output, prop)
+    seen = None if given is None else given.visibility
+    if seen is not None and len(seen) != len(points):
+        raise ProblemError(f"the network gives {len(points)} key points, the target has {len(seen)}")
+    return Target(points, seen)

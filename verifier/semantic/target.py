@@ -1,0 +1,104 @@
+"""What the network should say: key points with visibility, or a class."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from verifier.errors import OptionsError, ProblemError
+
+MAX_JSON_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """keypoints float64 (K, 2): (x, y) in pixels of the network's input image, (0, 0) its top left corner.
+
+    visibility int (K,): 2 seen, 1 hidden, 0 not in the picture. label: class index, for classifiers.
+    """
+
+    keypoints: np.ndarray | None = None
+    visibility: np.ndarray | None = None
+    label: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.keypoints is None:
+            return
+        points = np.asarray(self.keypoints, dtype=np.float64)
+        if points.ndim != 2 or points.shape[1] != 2 or len(points) == 0 or not np.isfinite(points).all():
+            raise ProblemError(f"key points must be finite (x, y) pairs, found an array of shape {list(points.shape)}")
+        seen = np.full(len(points), 2) if self.visibility is None else np.asarray(self.visibility, dtype=np.int64)
+        if seen.shape != (len(points),) or not np.isin(seen, (0, 1, 2)).all():
+            raise ProblemError(f"visibility needs one of 0, 1, 2 for each of the {len(points)} key points")
+        object.__setattr__(self, "keypoints", points)
+        object.__setattr__(self, "visibility", seen)
+
+    def chosen(self, hidden: bool = False) -> np.ndarray:
+        """Indices of the key points a property speaks about: the seen ones, with `hidden` also the hidden ones.
+
+        Raises ProblemError when there are none.
+        """
+        if self.keypoints is None or self.visibility is None:
+            raise ProblemError("this property needs key points, and the target has none")
+        index = np.flatnonzero(self.visibility >= (1 if hidden else 2))
+        if len(index) == 0:
+            more = "" if hidden else "; hidden ones can be included (--include-hidden)"
+            raise ProblemError(f"no key point is visible, so there is nothing to verify{more}")
+        return index
+
+    def check_frame(self, width: int, height: int) -> None:
+        """ProblemError if a key point that is said to be in the picture (visibility 1 or 2) lies outside it."""
+        if self.keypoints is None or self.visibility is None:
+            return
+        for k in np.flatnonzero(self.visibility):
+            x, y = self.keypoints[k]
+            if not (0 <= x <= width and 0 <= y <= height):
+                raise ProblemError(
+                    f"key point {k} at ({x:g}, {y:g}) lies outside the {width}x{height} image but is marked as being "
+                    "in it; set its visibility to 0 or correct it"
+                )
+
+
+def read_json(path: Path) -> Target:
+    """Key points from a JSON object {"keypoints": ...}: triples [x, y, v] flat or nested, or pairs [x, y].
+
+    Raises ProblemError for a file that cannot be read or holds no key points.
+    """
+    content = load_json(path, MAX_JSON_BYTES)
+    if not isinstance(content, dict) or "keypoints" not in content:
+        raise ProblemError(f'{path}: no key points; expected an object with "keypoints": [[x, y, v], ...]')
+    try:
+        values = np.array(content["keypoints"], dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ProblemError(f'{path}: "keypoints" is not a list of numbers: {error}') from error
+    if values.ndim == 1 and values.size % 3 == 0 and values.size:
+        values = values.reshape(-1, 3)
+    if values.ndim != 2 or values.shape[1] not in (2, 3) or not len(values):
+        raise ProblemError(f'{path}: "keypoints" has shape {list(values.shape)}; expected [[x, y, v], ...]')
+    return Target(values[:, :2], values[:, 2] if values.shape[1] == 3 else None)
+
+
+def load_json(path: Path, limit: int) -> object:
+    """Parsed JSON of at most `limit` bytes; ProblemError if unreadable, too large, malformed or nested too deeply."""
+    try:
+        if path.stat().st_size > limit:
+            raise ProblemError(f"{path}: larger than {limit >> 20} MiB")
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise ProblemError(f"cannot read {path}: {error}") from error
+    except RecursionError as error:
+        raise ProblemError(f"{path}: nested too deeply") from error
+    except ValueError as error:
+        raise ProblemError(f"{path}: not valid JSON: {error}") from error
+
+
+def check_label(label: int | None, classes: int) -> int:
+    """The class index, if it is one."""
+    if label is None:
+        raise OptionsError("a class label is needed (--label), or --reference self")
+    if not 0 <= label < classes:
+        raise OptionsError(f"class {label} does not exist: the network has classes 0 to {classes - 1}")
+    return label

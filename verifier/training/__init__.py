@@ -1,0 +1,1 @@
+"""Training of the small key point networks (PyTorch) and their export to ONNX."""

@@ -1,0 +1,265 @@
+"""The training loop: seeds, augmentation, checkpoints, early stop, time limit, and the figures of the result.
+
+`python -m verifier.training.train --out out/cnn7_w8` trains, exports `<out>.onnx` and writes `<out>.json` with the
+command, the seed and the errors on the test split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from verifier.data import aircraft23
+from verifier.errors import OptionsError, OutputError, SecateurError
+from verifier.training import augment, measure
+from verifier.training.export import to_onnx
+from verifier.training.models import BUILDERS, Architecture, build
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. `minutes` limits wall time: the learning rate follows whichever of time and epochs is further."""
+
+    level: str = "medium"
+    images: int = 20_000
+    epochs: int = 200
+    batch: int = 128
+    rate: float = 4e-3
+    decay: float = 1e-4
+    shift: int = 3
+    patience: int = 40
+    minutes: float = 1e9
+    seed: int = 0
+    view: str = "quarter"
+
+    def __post_init__(self) -> None:
+        if self.level not in augment.LEVELS:
+            raise OptionsError(f"unknown level '{self.level}'; choose one of {', '.join(augment.LEVELS)}")
+        if min(self.images, self.epochs, self.batch, self.patience) < 1 or self.minutes <= 0 or self.rate <= 0:
+            raise OptionsError("images, epochs, batch, patience, minutes and rate must be positive")
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Tensors of one split: images (n, C, H, W), points (n, K, 2) pixels, visibility (n, K)."""
+
+    images: Tensor
+    points: Tensor
+    visibility: Tensor
+
+
+def load(split: str, n: int, arch: Architecture, view: str) -> Split:
+    """A split of `aircraft23` as tensors."""
+    data = aircraft23.load(split, n, size=arch.size, grey=arch.channels == 1, view=view)
+    return Split(*(torch.from_numpy(np.ascontiguousarray(a)) for a in data))
+
+
+def batches(data: Split, recipe: Recipe, draw: torch.Generator) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """One epoch of augmented batches, lazily; every batch shares one mirror flip and one shift."""
+    order = torch.randperm(len(data.images), generator=draw).split(recipe.batch)
+    return [(index, torch.randint(0, 2, (1,), generator=draw),
+             torch.randint(-recipe.shift, recipe.shift + 1, (2,), generator=draw)) for index in order]  # fmt: skip
+
+
+def _augmented(
+    data: Split, plan: tuple[Tensor, Tensor, Tensor], recipe: Recipe, draw: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    index, flip, move = plan
+    images, points, seen = data.images[index], data.points[index], data.visibility[index]
+    if int(flip):
+        images, points, seen = augment.mirror(images, points, seen)
+    images, points, seen = augment.shift(images, points, seen, int(move[0]), int(move[1]))
+    return augment.semantic(images, recipe.level, draw), points, (seen > 0).float()
+
+
+def epoch(
+    model: nn.Module, data: Split, recipe: Recipe, optimiser: torch.optim.Optimizer, draw: torch.Generator,
+    progress: Callable[[float], float],
+) -> float:  # fmt: skip
+    """One pass over the data; `progress(share of this epoch)` is the share of the training done. Returns the loss."""
+    model.train()
+    total, plans = 0.0, batches(data, recipe, draw)
+    for step, plan in enumerate(plans):
+        done = progress(step / len(plans))
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.rate * _schedule(done)
+        images, points, weight = _augmented(data, plan, recipe, draw)
+        loss = measure.loss(model(images), points, weight, images.shape[-1])
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        total += float(loss.detach())
+    return total / max(1, len(plans))
+
+
+def _schedule(done: float) -> float:
+    """Warm up linearly over the first 3 %, then fall along a cosine to 0.2 %."""
+    if done < 0.03:
+        return 0.05 + 0.95 * done / 0.03
+    return 0.002 + 0.998 * 0.5 * (1.0 + float(np.cos(np.pi * min(1.0, (done - 0.03) / 0.97))))
+
+
+def train(arch: Architecture, recipe: Recipe, out: Path, say: Say = print, resume: bool = False) -> nn.Sequential:
+    """Train and return the network with the best validation error; `<out>.ckpt` allows `resume`."""
+    torch.manual_seed(recipe.seed)
+    draw = torch.Generator().manual_seed(recipe.seed + 1)
+    model = build(arch)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=recipe.decay)
+    data, held = load("train", recipe.images, arch, recipe.view), load("val", 1000, arch, recipe.view)
+    checkpoint = out.with_suffix(".ckpt")
+    state = _State() if not resume else _restore(checkpoint, model, optimiser, draw)
+    parameters = sum(p.numel() for p in model.parameters())
+    say(f"{arch.name} width {arch.width}: {parameters} parameters, {len(data.images)} images, seed {recipe.seed}")
+    began = time.monotonic() - state.seconds
+    for number in range(state.epoch, recipe.epochs):
+
+        def progress(share: float, number: int = number) -> float:
+            clock = (time.monotonic() - began) / (60.0 * recipe.minutes)
+            return min(1.0, max((number + share) / recipe.epochs, clock))
+
+        loss = epoch(model, data, recipe, optimiser, draw, progress)
+        model.eval()
+        found = measure.evaluate(model, held.images, held.points, held.visibility)
+        if found.mean < state.best:
+            state = state.better(found.mean, number, model)
+        state = state.at(number + 1, time.monotonic() - began)
+        say(f"epoch {number + 1:4d}  loss {loss:.5f}  val error {found.mean:.3f} px  pck@3% {found.pck[1]:.3f}"
+            f"  {state.seconds:.0f} s")  # fmt: skip
+        _store(checkpoint, state, model, optimiser, draw)
+        if progress(1.0) >= 1.0 or number - state.best_epoch >= recipe.patience:
+            break
+    if state.weights is not None:
+        model.load_state_dict(state.weights)
+    return model.eval()
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """Where the training stands; `weights` are those of the best epoch."""
+
+    epoch: int = 0
+    seconds: float = 0.0
+    best: float = float("inf")
+    best_epoch: int = 0
+    weights: dict[str, Tensor] | None = None
+
+    def better(self, error: float, number: int, model: nn.Module) -> _State:
+        copy = {name: value.clone() for name, value in model.state_dict().items()}
+        return _State(self.epoch, self.seconds, error, number, copy)
+
+    def at(self, number: int, seconds: float) -> _State:
+        return _State(number, seconds, self.best, self.best_epoch, self.weights)
+
+
+def _store(
+    path: Path, state: _State, model: nn.Module, optimiser: torch.optim.Optimizer, draw: torch.Generator
+) -> None:
+    content = {
+        "state": vars(state),
+        "model": model.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "draw": draw.get_state(),
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".ckpt.part")
+        torch.save(content, partial)
+        os.replace(partial, path)
+    except OSError as error:
+        raise OutputError(f"cannot write the checkpoint {path}: {error}") from error
+
+
+def _restore(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, draw: torch.Generator) -> _State:
+    try:
+        content = torch.load(path, weights_only=True)
+        model.load_state_dict(content["model"])
+        optimiser.load_state_dict(content["optimiser"])
+        draw.set_state(content["draw"])
+        return _State(**content["state"])
+    except Exception as error:  # a damaged file makes PyTorch's reader raise almost anything
+        raise OptionsError(f"cannot resume from {path}: {type(error).__name__}: {error}") from error
+
+
+def report(model: nn.Module, arch: Architecture, recipe: Recipe, command: Sequence[str]) -> dict[str, object]:
+    """Figures on the test split: clean, and the worst of the 9 grid points of the trained rectangle per key point."""
+    test = load("test", 1000, arch, recipe.view)
+    clean = measure.evaluate(model, test.images, test.points, test.visibility)
+    contrast, brightness = augment.LEVELS[recipe.level]
+    worst = torch.zeros(test.points.shape[:2])
+    with torch.no_grad():
+        for a in (-1, 0, 1):
+            for b in (-1, 0, 1):
+                shown = ((1.0 + a * contrast) * test.images + b * brightness).clamp(0.0, 1.0)
+                found = torch.cat([measure.decode(model(part)) for part in shown.split(500)])
+                worst = torch.maximum(worst, torch.linalg.vector_norm(found - test.points, dim=2))
+    inside = test.visibility > 0
+    return {
+        "command": " ".join(command),
+        "architecture": asdict(arch),
+        "recipe": asdict(recipe),
+        "torch": torch.__version__,
+        "output": "heatmaps, stride 4" if arch.name == "heatmap" else "pixels x0, y0, x1, y1, ... of the input image",
+        "keypoints": list(aircraft23.KEYPOINTS),
+        "test": clean.as_dict(),
+        "test_worst_of_grid": measure.errors(worst[inside].numpy(), arch.size).as_dict(),
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="secateur train", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="path without suffix: .onnx, .json and .ckpt are added")
+    parser.add_argument("--model", default="cnn7", choices=sorted(BUILDERS))
+    for field in ("width", "size"):
+        parser.add_argument(f"--{field}", type=int, default=getattr(Architecture, field))
+    parser.add_argument("--rgb", action="store_true", help="three channels instead of grey")
+    parser.add_argument("--level", default=Recipe.level, choices=list(augment.LEVELS), help="semantic augmentation")
+    parser.add_argument("--view", default=Recipe.view, choices=list(aircraft23.VIEWS))
+    for field in ("images", "epochs", "batch", "shift", "patience", "seed"):
+        parser.add_argument(f"--{field}", type=int, default=getattr(Recipe, field))
+    for field in ("rate", "decay", "minutes"):
+        parser.add_argument(f"--{field}", type=float, default=getattr(Recipe, field))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--resume", action="store_true", help="continue from <out>.ckpt")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `secateur train`."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    options = _parser().parse_args(arguments)
+    try:
+        arch = Architecture(options.model, options.width, options.size, 3 if options.rgb else 1)
+        names = ("level", "images", "epochs", "batch", "rate", "decay", "shift", "patience", "minutes", "seed", "view")
+        recipe = Recipe(**{name: getattr(options, name) for name in names})
+        torch.set_num_threads(max(1, options.threads))
+        model = train(arch, recipe, options.out, lambda line: print(line, flush=True), options.resume)
+        figures = report(model, arch, recipe, ["secateur train", *arguments])
+        try:
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            onnx.save(to_onnx(model, arch, f"trained by: secateur train {' '.join(arguments)}"), f"{options.out}.onnx")
+            Path(f"{options.out}.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"cannot write {options.out}: {error}") from error
+        print(json.dumps(figures["test"]))
+        return 0
+    except SecateurError as error:
+        print(f"secateur train: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

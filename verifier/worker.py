@@ -1,0 +1,137 @@
+"""The process that solves the instances of a list one after the other: imports once, keeps networks it has loaded."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from multiprocessing import connection, parent_process
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from verifier import process
+from verifier.errors import ProblemError, SecateurError
+from verifier.options import Options
+from vnnlib import VnnLibError
+
+if TYPE_CHECKING:
+    from verifier.graph.onnx_import import Model
+
+READY = "ready"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One line of a list: the names as they stand there, the files they mean, and the time limit in seconds.
+
+    `model` is None where the line names several networks.
+    """
+
+    category: str
+    onnx: str
+    vnnlib: str
+    model: Path | None
+    spec: Path
+    timeout: float | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job: a verdict word or `error`, a sentence, and the text of a witness."""
+
+    result: str
+    seconds: float
+    message: str = ""
+    witness: str = ""
+
+
+class Worker(Protocol):
+    """What runs in the process. It is pickled once, on its way there."""
+
+    def prepare(self) -> None:
+        """Called once in the new process, before the first job: slow imports."""
+
+    def solve(self, job: Job) -> Outcome:
+        """One job; an exception counts as `error`."""
+
+
+class EngineWorker:
+    """Solves jobs with the real engine. `processes` workers share the memory of the machine."""
+
+    CACHED_BYTES = 512 << 20
+
+    def __init__(self, options: Options, processes: int = 1) -> None:
+        self._options, self._processes = options, processes
+        self._models: OrderedDict[Path, Model] = OrderedDict()
+
+    def prepare(self) -> None:
+        """Imports what every job needs."""
+        process.keep_freed_memory()
+        process.wait_without_spinning()
+        from verifier import engine  # noqa: F401
+        from verifier.graph import onnx_import  # noqa: F401
+
+    def solve(self, job: Job) -> Outcome:
+        """Loads (or reuses) the network, parses the specification and runs the engine."""
+        from verifier import report
+        from verifier.api import read_spec, solve
+        from verifier.budget import Budget, available_memory
+
+        if job.model is None:
+            raise ProblemError(f"found several networks, expected 1: {job.onnx[:200]}")
+        started = time.monotonic()
+        memory = available_memory()
+        budget = Budget.of(job.timeout, memory and max(1, memory // self._processes))
+        spec = read_spec(job.spec)
+        result = solve(self._load(job.model), spec, self._options, budget)
+        witness = report.witness_text(result.witness, spec) if result.witness else ""
+        return Outcome(result.verdict.value, time.monotonic() - started, result.reason, witness)
+
+    def _load(self, path: Path) -> Model:
+        """The network of a file, from the cache if it is there; the least recently used ones make room."""
+        from verifier.api import load
+
+        if path not in self._models:
+            self._models[path] = load(path)
+        self._models.move_to_end(path)
+        while len(self._models) > 1 and sum(len(model.bytes) for model in self._models.values()) > self.CACHED_BYTES:
+            self._models.popitem(last=False)
+        return self._models[path]
+
+
+def serve(channel: Connection, worker: Worker) -> None:
+    """Main function of the process: answers each `Job` on `channel` with an `Outcome`, until the channel closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides what it means
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    worker.prepare()
+    channel.send(READY)
+    while True:
+        try:
+            job = channel.recv()
+        except EOFError:
+            return
+        channel.send(_attempt(worker, job))
+
+
+def _attempt(worker: Worker, job: Job) -> Outcome:
+    started = time.monotonic()
+    try:
+        return worker.solve(job)
+    except (SecateurError, VnnLibError) as error:
+        message = " ".join(str(error).split())
+    except Exception as error:  # whatever it was, the other instances go on
+        message = f"internal error: {type(error).__name__}: {' '.join(str(error).split())}"
+    return Outcome("error", time.monotonic() - started, message)
+
+
+def _die_with_parent() -> None:
+    """Ends this process when the parent is gone, also by SIGKILL, and also in the middle of a job."""
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)

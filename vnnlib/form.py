@@ -1,0 +1,150 @@
+"""The normal form: boxes, linear rows, clauses; what a verifier works on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class TensorSlice:
+    """Tensor `name` of `network` is `x[start:stop]` (or `y[start:stop]`), row-major of `shape`."""
+
+    name: str
+    network: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, eq=False)
+class ClauseSource:
+    """Source lines of each clause: `source[k]` is a tuple of line numbers (from 1).
+
+    These are the lines of the disjuncts that were combined to clause k, one per disjunction of the file; for a clause
+    that comes from no disjunction, the line of its first row; empty if there is none, or if the text is not known.
+    """
+
+    ptr: np.ndarray
+    lines: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ptr) - 1
+
+    def __getitem__(self, clause: int) -> tuple[int, ...]:
+        return tuple(self.lines[self.ptr[clause] : self.ptr[clause + 1]].tolist())
+
+
+@dataclass(frozen=True, eq=False)
+class NormalForm:
+    """A query in disjunctive normal form, n inputs and m outputs over all networks, v = [x; y].
+
+    sat  <=>  some case q and x with lower[q] <= x <= upper[q] (strict where flagged) and all rows of
+    `case_in_rows[q]`, and y = N(x), satisfy all rows of one clause of the case.
+
+    lower, upper: float64 (Q, n), +-inf where unbounded, `unbounded` lists those inputs. Empty boxes are dropped, so
+    Q = 0 means trivially unsat; a clause without rows means that any x of the box violates.
+    Row r is `sum(row_val[k] * v[row_col[k]] for k in row_ptr[r]:row_ptr[r+1]) <= row_rhs[r]`, or `<` if
+    `row_strict[r]`; no two rows are equal, and they stand in a fixed order (by length, columns, values, right side).
+    Clause k is the conjunction of rows `clause_rows[clause_ptr[k]:clause_ptr[k+1]]` (outputs, or inputs and outputs
+    mixed), ascending; clauses of case q are `case_ptr[q]:case_ptr[q+1]`. Rows over inputs only stand in
+    `case_in_rows`. All arrays are read-only by convention. `logic` is the class of the query in the standard's terms.
+    """
+
+    n_inputs: int
+    n_outputs: int
+    input_tensors: tuple[TensorSlice, ...]
+    output_tensors: tuple[TensorSlice, ...]
+    lower: np.ndarray
+    upper: np.ndarray
+    row_ptr: np.ndarray
+    row_col: np.ndarray
+    row_val: np.ndarray
+    row_rhs: np.ndarray
+    row_strict: np.ndarray
+    clause_ptr: np.ndarray
+    clause_rows: np.ndarray
+    case_ptr: np.ndarray
+    case_in_ptr: np.ndarray
+    case_in_rows: np.ndarray
+    strict_lower: np.ndarray | None
+    strict_upper: np.ndarray | None
+    clause_source: ClauseSource
+    logic: str
+    unbounded: tuple[int, ...]
+
+    @property
+    def n_cases(self) -> int:
+        """Q, the number of boxes (with their linear input rows)."""
+        return len(self.lower)
+
+    @property
+    def n_clauses(self) -> int:
+        """Number of clauses over all cases."""
+        return len(self.clause_ptr) - 1
+
+    @property
+    def n_rows(self) -> int:
+        """Number of different rows."""
+        return len(self.row_rhs)
+
+    @property
+    def slices(self) -> tuple[tuple[TensorSlice, ...], tuple[TensorSlice, ...]]:
+        """Input slices and output slices."""
+        return self.input_tensors, self.output_tensors
+
+    def row(self, r: int) -> tuple[np.ndarray, np.ndarray, float, bool]:
+        """Return (columns, values, rhs, strict) of row r."""
+        part = slice(self.row_ptr[r], self.row_ptr[r + 1])
+        return self.row_col[part], self.row_val[part], float(self.row_rhs[r]), bool(self.row_strict[r])
+
+    def clause(self, k: int) -> np.ndarray:
+        """Return the row numbers of clause k."""
+        return self.clause_rows[self.clause_ptr[k] : self.clause_ptr[k + 1]]
+
+    def same_as(self, other: NormalForm, *, sources: bool = True, logic: bool = True) -> bool:
+        """Say whether everything is equal; `sources` and `logic` choose whether these count."""
+        plain = ["n_inputs", "n_outputs", "input_tensors", "output_tensors", "unbounded"] + ["logic"] * logic
+        if any(getattr(self, name) != getattr(other, name) for name in plain):
+            return False
+        names = "lower upper row_ptr row_col row_val row_rhs row_strict clause_ptr clause_rows case_ptr case_in_ptr "
+        names += "case_in_rows strict_lower strict_upper"
+        pairs = [(getattr(self, name), getattr(other, name)) for name in names.split()]
+        if sources:
+            pairs += [(getattr(self.clause_source, k), getattr(other.clause_source, k)) for k in ("ptr", "lines")]
+        return all(b is None if a is None else b is not None and np.array_equal(a, b) for a, b in pairs)
+
+    def holds(self, x: np.ndarray, y: np.ndarray) -> bool:
+        """Say whether the point satisfies the query: x (n,), y (m,), exact arithmetic, zero tolerance."""
+        return self.violated_clause(x, y) is not None
+
+    def violated_clause(self, x: np.ndarray, y: np.ndarray) -> int | None:
+        """Return the first clause that the point x (n,), y (m,) satisfies exactly, box and input rows included."""
+        x, y = np.asarray(x, np.float64).reshape(-1), np.asarray(y, np.float64).reshape(-1)
+        v = np.concatenate([x, y])
+        for q in range(self.n_cases):
+            inside = (self.lower[q] <= x) & (x <= self.upper[q])
+            if self.strict_lower is not None:
+                inside &= ~(self.strict_lower[q] & (x == self.lower[q]))
+            if self.strict_upper is not None:
+                inside &= ~(self.strict_upper[q] & (x == self.upper[q]))
+            in_rows = self.case_in_rows[self.case_in_ptr[q] : self.case_in_ptr[q + 1]]
+            if not inside.all() or not all(self._row_holds(r, v) for r in in_rows):
+                continue
+            for k in range(int(self.case_ptr[q]), int(self.case_ptr[q + 1])):
+                if all(self._row_holds(r, v) for r in self.clause(k)):
+                    return k
+        return None
+
+    def _row_holds(self, r: int, v: np.ndarray) -> bool:
+        """Evaluate one row exactly (a NaN or infinite element never satisfies)."""
+        columns, values, rhs, strict = self.row(r)
+        point = v[columns]
+        if not np.isfinite(point).all():
+            return False
+        terms = zip(values.tolist(), point.tolist(), strict=True)
+        total = sum((Fraction(a) * Fraction(b) for a, b in terms), Fraction(0))
+        return total < Fraction(rhs) if strict else total <= Fraction(rhs)

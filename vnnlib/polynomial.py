@@ -1,0 +1,108 @@
+"""Exact arithmetic on expression trees: a comparison becomes `sum c_k m_k REL rhs` over monomials."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+
+from vnnlib.spec import Node, Num, Op, Var, postorder
+
+Monomial = tuple[int, ...]  # sorted columns, () for the constant
+Polynomial = dict[Monomial, Fraction]
+
+_MAX_BITS = 100_000  # of a coefficient; longer ones come only from deeply nested products of constants
+
+
+class TooMuchWork(Exception):
+    """Multiplying out would exceed the limits."""
+
+
+class Budget:
+    """Elementary steps left for one specification."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def spend(self, steps: int) -> None:
+        """Use up `steps`; raise `TooMuchWork` when there are none left."""
+        self.left -= steps
+        if self.left < 0:
+            raise TooMuchWork
+
+
+def expand(root: Node, column: Callable[[Var], int], budget: Budget) -> Polynomial:
+    """Multiply out an arithmetic tree. Zero coefficients are dropped, exactly.
+
+    Raises `TooMuchWork` when the budget is used up or a coefficient grows beyond reason.
+    """
+    stack: list[Polynomial] = []
+    for node in postorder(root):
+        if isinstance(node, Num):
+            value = Fraction(node.text)
+            stack.append({(): value} if value else {})
+        elif isinstance(node, Var):
+            stack.append({(column(node),): Fraction(1)})
+        else:
+            count = len(node.args)
+            operands = stack[-count:]
+            del stack[-count:]
+            stack.append(_combine(node, operands, budget))
+    return stack[0]
+
+
+def difference(relation: Op, column: Callable[[Var], int], budget: Budget) -> Polynomial:
+    """Return left side minus right side of a comparison."""
+    left, right = (expand(arg, column, budget) for arg in relation.args)
+    return _add(left, right, -1, budget)
+
+
+def _combine(node: Op, operands: list[Polynomial], budget: Budget) -> Polynomial:
+    """Apply + - or * to polynomials, which may be consumed."""
+    total = operands[0]
+    if node.op == "-" and len(operands) == 1:
+        budget.spend(len(total) + 1)
+        return {m: -c for m, c in total.items()}
+    for other in operands[1:]:
+        if node.op == "*":
+            total = _multiply(total, other, budget)
+        else:
+            total = _add(total, other, 1 if node.op == "+" else -1, budget)
+    return total
+
+
+def _add(a: Polynomial, b: Polynomial, sign: int, budget: Budget) -> Polynomial:
+    """Return a + sign * b; the smaller is added into the larger where no negation is needed for that."""
+    if sign > 0 and len(b) > len(a):
+        a, b = b, a
+    budget.spend(len(b) + 1)
+    for monomial, coefficient in b.items():
+        value = a.get(monomial, 0) + sign * coefficient
+        if value:
+            a[monomial] = _checked(Fraction(value), budget)
+        else:
+            a.pop(monomial, None)
+    return a
+
+
+def _multiply(a: Polynomial, b: Polynomial, budget: Budget) -> Polynomial:
+    """Return the product of two polynomials."""
+    result: Polynomial = {}
+    for left, c in a.items():
+        for right, d in b.items():
+            monomial = tuple(sorted(left + right))
+            budget.spend(len(monomial) + 1)
+            value = result.get(monomial, 0) + c * d
+            if value:
+                result[monomial] = _checked(Fraction(value), budget)
+            else:
+                result.pop(monomial, None)
+    return result
+
+
+def _checked(value: Fraction, budget: Budget) -> Fraction:
+    """Charge for long fractions, and refuse absurd ones."""
+    bits = value.numerator.bit_length() + value.denominator.bit_length()
+    if bits > _MAX_BITS:
+        raise TooMuchWork
+    budget.spend(bits >> 10)
+    return value
