@@ -12,7 +12,7 @@ from torch import Tensor
 
 import vnnlib
 from verifier.assemble import assemble, check_fit
-from verifier.attack.pgd import clause_loss, pgd, row_values
+from verifier.attack.pgd import clause_loss, pgd, row_values, sample
 from verifier.attack.replay import Replay
 from verifier.bounds.bounder import Method, OutOfTime
 from verifier.bounds.network import Network, build
@@ -33,6 +33,9 @@ from verifier.rows import RowTable
 
 AFFINE_INPUTS = 32
 """Up to this many free inputs per query, affine forms are carried along (their cost grows with the number)."""
+
+MANY_QUERIES = 256
+"""With more queries than this, bounds come first: most queries are settled by them in one batch."""
 
 INPUT_SPLIT = 20
 """With more free inputs than this, neurons are split instead (where there are ReLUs)."""
@@ -127,7 +130,8 @@ class _Run:
         self.inputs: InputMap = IdentityMap(torch.from_numpy(problem.free).to(device))
         self.plan = self._choose()
         self.tally = Tally()
-        self.points = 0
+        self.attacks = 0
+        self.generator = torch.Generator(device=device).manual_seed(options.seed)
 
     def _choose(self) -> _Plan:
         d, method = self.inputs.generators, self.options.bounds.method
@@ -138,14 +142,15 @@ class _Run:
         return _Plan(Method(interval=True, affine=affine, rows=rows), batch, self.network.dtype, self.network.device, d, d > INPUT_SPLIT)
 
     def solve(self) -> Result:
-        witness = self.attack()
+        witness = self.attack() if self.problem.queries <= MANY_QUERIES else None
         if witness is not None:
-            return self.finish(Verdict.SAT, "found by projected gradient descent", witness=witness)
+            return self.finish(Verdict.SAT, "found by sampling and projected gradient descent", witness=witness)
         first = whole(self.lower, self.upper)
         strategy = Strategy(
             bound=self.chooser(),
             try_points=self.try_points,
             settle_affine=lambda boxes, bounded: settle_affine(boxes, bounded, self.try_points),
+            attack=self.attack,
             stop=self.budget.expired,
             report=self.report,
             batch=self.plan.batch,
@@ -183,31 +188,46 @@ class _Run:
         usable, dimension, at = cut(boxes, bounded.branch)
         return boxes.select(usable).split(dimension[usable], at[usable])
 
-    def attack(self) -> Witness | None:
-        """Projected gradient descent over all queries, in rounds, within a small part of the budget."""
+    def attack(self, boxes: DomainBatch | None = None) -> Witness | None:
+        """Uniform samples of the boxes (of all queries), then projected gradient descent from the best of them.
+
+        Each call takes more samples than the one before; a call ends after a small part of the time that is left.
+        """
         restarts, steps = self.options.attack.restarts, self.options.attack.steps
         if restarts == 0:
             return None
-        generator = torch.Generator(device=self.network.device).manual_seed(self.options.seed)
-        until = self.budget.clock() + 0.1 * min(self.budget.remaining(), 100.0)
-        many = max(restarts, min(self.problem.queries, 4096))
-        query = torch.arange(self.problem.queries, device=self.network.device).repeat(-(-many // self.problem.queries))[:many]
-        points, loss = pgd(self.network, self.inputs, self.table, self.lower[query], self.upper[query], query, steps, generator,
-                           lambda: self.budget.expired() or self.budget.clock() > until)
-        order = loss.argsort()[:8]
-        order = order[loss[order] <= 0]
-        return self.replay(points[order].double().cpu().numpy(), query[order].cpu().numpy())
+        self.attacks += 1
+        until = self.budget.clock() + 0.05 * min(self.budget.remaining(), 100.0)
+        where = boxes if boxes is not None else whole(self.lower, self.upper)
+        cost = sum(op.multiply_adds for op in self.network.ops)
+        count = max(restarts, min(2**self.attacks * 8192, int(2**self.attacks * 2e8 / max(1, cost))))
+        chosen = torch.arange(count, device=self.network.device) % len(where)
+        if count < len(where):
+            chosen = torch.randperm(len(where), generator=self.generator, device=self.network.device)[:count]
+        lower, upper, query = where.lower[chosen], where.upper[chosen], where.query[chosen]
+        points, loss = sample(self.network, self.inputs, self.table, lower, upper, query, self.generator)
+        witness = self.replay_hits(points, loss, query)
+        if witness is not None:
+            return witness
+        best = loss.argsort()[:restarts]
+        points, loss = pgd(self.network, self.inputs, self.table, points[best], lower[best], upper[best], query[best], steps,
+                           self.generator, lambda: self.budget.expired() or self.budget.clock() > until)
+        return self.replay_hits(points, loss, query[best])
+
+    def replay_hits(self, points: Tensor, loss: Tensor, query: Tensor) -> Witness | None:
+        """The points that violate in our arithmetic, worst first, replayed in ONNX Runtime."""
+        hits = (loss <= 0).nonzero()[:, 0]
+        if len(hits) == 0:
+            return None
+        hits = hits[loss[hits].argsort()[:8]]
+        return self.replay(points[hits].double().cpu().numpy(), query[hits].cpu().numpy())
 
     def try_points(self, points: Tensor, query: Tensor) -> Witness | None:
         """Concrete points of a search step: those that violate in our arithmetic are replayed."""
         if len(points) == 0:
             return None
         loss = clause_loss(self.table, row_values(self.network, self.inputs, self.table, points, query), query).amin(1)
-        hits = (loss <= 0).nonzero()[:, 0]
-        if len(hits) == 0:
-            return None
-        hits = hits[loss[hits].argsort()[:8]]
-        return self.replay(points[hits].double().cpu().numpy(), query[hits].cpu().numpy())
+        return self.replay_hits(points, loss, query)
 
     def report(self, tally: Tally) -> None:
         self.tally = tally
