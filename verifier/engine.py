@@ -24,12 +24,12 @@ from verifier.options import Options
 from verifier.problem import Problem
 from verifier.progress import Progress
 from verifier.result import Result, Verdict, Witness
+from verifier.rows import RowTable
 from verifier.runtime import Session, compare
 from verifier.search.bab import Outcome, Strategy, Tally, cut, search
 from verifier.search.bounding import Bounded, bound_boxes
 from verifier.search.choose import Chooser, predicted_ratio
 from verifier.search.leaf import settle_affine
-from verifier.rows import RowTable
 
 AFFINE_INPUTS = 32
 """Up to this many free inputs per query, affine forms are carried along (their cost grows with the number)."""
@@ -84,7 +84,9 @@ def _result(verdict: Verdict, reason: str, start: float, counters: dict[str, int
 def _only_attack(problem: Problem, replay: Replay, budget: Budget, options: Options, start: float) -> Result:
     """A network with operators that cannot be bounded: counterexamples can be found, nothing can be proven."""
     node = problem.graph.opaque[0]
-    why = f"node '{node.source or node.output}' ({node.attrs.get('op_type')}) has no bound rule, so nothing can be proven"
+    why = (
+        f"node '{node.source or node.output}' ({node.attrs.get('op_type')}) has no bound rule, so nothing can be proven"
+    )
     rng = np.random.default_rng(options.seed)
     tried = 0
     limit = 200 * max(1, options.attack.restarts)
@@ -97,9 +99,13 @@ def _only_attack(problem: Problem, replay: Replay, budget: Budget, options: Opti
         witness = replay(problem.lower[query] + width * share, query)
         tried += 16
         if witness is not None:
-            return _result(Verdict.SAT, "a sampled input violates the property", start, {"points": tried}, witness=witness)
+            return _result(
+                Verdict.SAT, "a sampled input violates the property", start, {"points": tried}, witness=witness
+            )
     verdict = Verdict.TIMEOUT if budget.expired() and not budget.stopped else Verdict.UNKNOWN
-    return _result(verdict, f"{why}; {tried} sampled inputs show no violation", start, {"points": tried}, open_fraction=1.0)
+    return _result(
+        verdict, f"{why}; {tried} sampled inputs show no violation", start, {"points": tried}, open_fraction=1.0
+    )
 
 
 @dataclass(frozen=True)
@@ -117,8 +123,15 @@ class _Plan:
 class _Run:
     """One problem on one device."""
 
-    def __init__(self, problem: Problem, replay: Replay, options: Options, budget: Budget,
-                 progress: Callable[[Progress], None] | None, start: float) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        replay: Replay,
+        options: Options,
+        budget: Budget,
+        progress: Callable[[Progress], None] | None,
+        start: float,
+    ) -> None:
         self.problem, self.replay, self.options, self.budget = problem, replay, options, budget
         self.progress, self.start = progress, start
         device = _device(options.device)
@@ -139,7 +152,14 @@ class _Run:
         rows = method in ("crown", "alpha") or method == "auto"
         size = self.network.widest * (d + 2 if affine else 2)
         batch = self.options.search.batch or int(min(4096, max(8, 4_000_000 // max(1, size))))
-        return _Plan(Method(interval=True, affine=affine, rows=rows), batch, self.network.dtype, self.network.device, d, d > INPUT_SPLIT)
+        return _Plan(
+            Method(interval=True, affine=affine, rows=rows),
+            batch,
+            self.network.dtype,
+            self.network.device,
+            d,
+            d > INPUT_SPLIT,
+        )
 
     def solve(self) -> Result:
         witness = self.attack() if self.problem.queries <= MANY_QUERIES else None
@@ -168,10 +188,15 @@ class _Run:
             return self.finish(Verdict.SAT, "found by branch and bound", witness=outcome.found)
         if outcome.out_of_time:
             verdict = Verdict.UNKNOWN if self.budget.stopped else Verdict.TIMEOUT
-            return self.finish(verdict, self.budget.stopped or "the time limit was reached", open_fraction=outcome.open_share)
+            return self.finish(
+                verdict, self.budget.stopped or "the time limit was reached", open_fraction=outcome.open_share
+            )
         if outcome.tally.stuck:
-            return self.finish(Verdict.UNKNOWN, f"{outcome.tally.stuck} boxes cannot be split any further: rounding decides there",
-                               open_fraction=outcome.open_share)
+            return self.finish(
+                Verdict.UNKNOWN,
+                f"{outcome.tally.stuck} boxes cannot be split any further: rounding decides there",
+                open_fraction=outcome.open_share,
+            )
         return self.finish(Verdict.UNSAT, "every box is proven", open_fraction=0.0)
 
     def bound(self, batch: DomainBatch, method: Method) -> Bounded:
@@ -180,8 +205,13 @@ class _Run:
     def chooser(self) -> Chooser:
         """Cheap or tight bounds, measured, unless the options or the problem leave no choice."""
         fixed = self.options.bounds.method != "auto" or not self.plan.method.affine
-        return Chooser(self.bound, self.halves, self.plan.method, fixed,
-                       lambda counts: predicted_ratio(self.network, counts, self.plan.free_inputs))
+        return Chooser(
+            self.bound,
+            self.halves,
+            self.plan.method,
+            fixed,
+            lambda counts: predicted_ratio(self.network, counts, self.plan.free_inputs),
+        )
 
     def halves(self, boxes: DomainBatch, bounded: Bounded) -> DomainBatch:
         """The children that the search would make of these boxes, without clipping."""
@@ -210,8 +240,18 @@ class _Run:
         if witness is not None:
             return witness
         best = loss.argsort()[:restarts]
-        points, loss = pgd(self.network, self.inputs, self.table, points[best], lower[best], upper[best], query[best], steps,
-                           self.generator, lambda: self.budget.expired() or self.budget.clock() > until)
+        points, loss = pgd(
+            self.network,
+            self.inputs,
+            self.table,
+            points[best],
+            lower[best],
+            upper[best],
+            query[best],
+            steps,
+            self.generator,
+            lambda: self.budget.expired() or self.budget.clock() > until,
+        )
         return self.replay_hits(points, loss, query[best])
 
     def replay_hits(self, points: Tensor, loss: Tensor, query: Tensor) -> Witness | None:
@@ -232,15 +272,34 @@ class _Run:
     def report(self, tally: Tally) -> None:
         self.tally = tally
         if self.progress is not None:
-            self.progress(Progress(boxes=tally.boxes, open_boxes=tally.open_boxes, seconds=time.monotonic() - self.start,
-                                   lower=tally.lower, settled=tally.settled, remaining=self.budget.remaining()))
+            self.progress(
+                Progress(
+                    boxes=tally.boxes,
+                    open_boxes=tally.open_boxes,
+                    seconds=time.monotonic() - self.start,
+                    lower=tally.lower,
+                    settled=tally.settled,
+                    remaining=self.budget.remaining(),
+                )
+            )
 
     def finish(self, verdict: Verdict, reason: str, **more: object) -> Result:
-        counters: dict[str, int | float] = {"boxes": self.tally.boxes, "steps": self.tally.steps, "deepest": self.tally.deepest,
-                    "queries": self.problem.queries, "replays": self.replay.tried}
-        settings = {"method": "crown" if self.plan.method.rows else "forward", "batch": self.plan.batch,
-                    "dtype": str(self.plan.dtype).removeprefix("torch."), "device": str(self.plan.device),
-                    "free_inputs": self.plan.free_inputs, "split": "neurons" if self.plan.neurons else "inputs", "neurons": self.network.neurons}
+        counters: dict[str, int | float] = {
+            "boxes": self.tally.boxes,
+            "steps": self.tally.steps,
+            "deepest": self.tally.deepest,
+            "queries": self.problem.queries,
+            "replays": self.replay.tried,
+        }
+        settings = {
+            "method": "crown" if self.plan.method.rows else "forward",
+            "batch": self.plan.batch,
+            "dtype": str(self.plan.dtype).removeprefix("torch."),
+            "device": str(self.plan.device),
+            "free_inputs": self.plan.free_inputs,
+            "split": "neurons" if self.plan.neurons else "inputs",
+            "neurons": self.network.neurons,
+        }
         return _result(verdict, reason, self.start, counters, settings=settings, **more)
 
 

@@ -1,1 +1,1 @@
-
+"""Counterexample search and replay."""

@@ -31,7 +31,13 @@ def clause_loss(table: RowTable, values: Tensor, query: Tensor) -> Tensor:
 
 
 def sample(
-    network: Network, inputs: InputMap, table: RowTable, lower: Tensor, upper: Tensor, query: Tensor, generator: torch.Generator
+    network: Network,
+    inputs: InputMap,
+    table: RowTable,
+    lower: Tensor,
+    upper: Tensor,
+    query: Tensor,
+    generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """One uniform point of each box (M, n), and its loss for the nearest clause (M,): <= 0 violates."""
     share = torch.rand(lower.shape, generator=generator, dtype=lower.dtype, device=lower.device)

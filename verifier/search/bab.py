@@ -147,7 +147,8 @@ def clip(boxes: DomainBatch, bounded: Bounded) -> tuple[DomainBatch, Bounded]:
 def cut(boxes: DomainBatch, branch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Where to split: (can be split (B,), dimension (B,), coordinate (B,)).
 
-    A box is split in the middle of the input with the highest score, or of its widest input where that one has become too
+    A box is split in the middle of the input with the highest score, or of its widest input where that one has become
+    too
     thin for a number to lie strictly inside.
     """
     width = boxes.upper - boxes.lower
