@@ -35,7 +35,7 @@ def walk_back(
     the rows (R, K, *T) that arrive at the output of each non-linear operator.
 
     Returns:
-        coefficients (R, K, n) and bias (R, K); NaN in the bias is turned into -inf (nothing known).
+        coefficients (R, K, n) and bias (R, K); a bias of NaN or +inf (overflow) is turned into -inf (nothing known).
     """
     pending: dict[int, Tensor] = {slot: rows}
     for i in range(slot - 1, -1, -1):
@@ -56,7 +56,12 @@ def walk_back(
         coefficients = rows.new_zeros(*bias.shape, network.n)
     else:
         coefficients = pending[0].flatten(2)
-    return coefficients, torch.nan_to_num(bias, nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    return coefficients, _known_below(bias)
+
+
+def _known_below(bound: Tensor) -> Tensor:
+    """Lower bounds with -inf where they are not numbers. +inf is an overflow, whatever was added afterwards."""
+    return torch.nan_to_num(bound, nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
 
 
 def _linear_step(op: LinearOp, rows: Tensor, bias: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -99,10 +104,10 @@ def _against(rows: Tensor, offset: Tensor) -> Tensor:
 
 
 def concretise(coefficients: Tensor, bias: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """Minimum of rows (R, K, n) over boxes (R, n): (R, K)."""
+    """Minimum of rows (R, K, n) over boxes (R, n): (R, K); -inf where it is not a finite number."""
     centre, radius = (lower + upper) / 2, (upper - lower) / 2
     low = torch.bmm(coefficients, centre[:, :, None]) - torch.bmm(coefficients.abs(), radius[:, :, None])
-    return torch.nan_to_num(low[:, :, 0] + bias, nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    return _known_below(low[:, :, 0] + bias)
 
 
 def neuron_rows(network: Network, slot: int, neurons: Tensor) -> tuple[int, Tensor, Tensor]:
