@@ -37,7 +37,7 @@ class Method:
     affine: bool = True
     attribute: bool = True
     rows: bool = False
-    row_elements: int = 32_000_000  # elements of the largest temporary of a chunk of backward rows
+    row_elements: int = 4_000_000  # elements of the largest temporary of a chunk of backward rows
 
 
 @dataclass(frozen=True, eq=False)

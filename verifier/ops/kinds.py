@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,7 +48,7 @@ class Op:
         self.out_shape: Shape = shapes[node.output]
         self.params: dict[str, Tensor] = {}
         for name, array in node.params.items():
-            tensor = torch.from_numpy(array.copy() if not array.flags.writeable else array)
+            tensor = torch.from_numpy(np.array(array))  # a copy: the graph stays as it is, and may be read-only
             self.params[name] = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
 
     @property
