@@ -10,7 +10,7 @@ import torch
 
 from tests.strategies import GraphBuilder
 from tests.unit.bounds.cases import METHODS, ROWS, Boxes, boxes
-from verifier.domains import DomainBatch
+from tests.unit.search.tables import domains
 from verifier.graph.ir import Graph
 from verifier.problem import Rows
 from verifier.rows import RowTable
@@ -142,8 +142,7 @@ def test_overflow_proves_nothing(name: str, depth: int, dtype: torch.dtype) -> N
         for relu in (True, False):
             for low in (-1.0, 0.0):
                 case = boxes(_huge(depth, relu, seed), np.array([[low, low]]), np.array([[1.0, 0.0]]), dtype)
-                one = torch.ones(1)
-                batch = DomainBatch(case.lower, case.upper, case.query, one, one, one)
+                batch = domains(case.lower, case.upper)
                 for clauses in ([[0, 1, 2]], [[0, 1], [2]], [[0], [1], [2]]):
                     table = _table(clauses, dtype)
                     args = case.network, table, batch, case.inputs, METHODS[name], lambda: False

@@ -33,13 +33,14 @@ def table(
     return RowTable.from_rows(Rows(row, rhs, clause, row < 0, counts, mixed), dtype, CPU)
 
 
-def domains(lower: Tensor, upper: Tensor, query: Tensor | None = None) -> DomainBatch:
+def domains(lower: Tensor, upper: Tensor, query: Tensor | None = None, signs: Tensor | None = None) -> DomainBatch:
     """Boxes (B, n) that were never bounded; every query's volume is shared equally."""
     count = len(lower)
     query = torch.zeros(count, dtype=torch.int64) if query is None else query
     share = torch.ones(count, dtype=torch.float64) / torch.bincount(query).clamp(min=1)[query]
     score = torch.full((count,), -torch.inf, dtype=lower.dtype)
-    return DomainBatch(lower, upper, query, share, score, torch.zeros(count, dtype=torch.int64))
+    signs = torch.zeros(count, 0, dtype=torch.int64) if signs is None else signs
+    return DomainBatch(lower, upper, query, share, score, torch.zeros(count, dtype=torch.int64), signs)
 
 
 def linear(
@@ -64,6 +65,9 @@ def linear(
         constant=constant,
         unstable=torch.full((count,), unstable),
         branch=boxes.upper - boxes.lower,
+        neuron=torch.full((count,), -1),
+        sign_coefficients=coefficients[:, :0],
+        sign_constant=constant[:, :0],
         values=scores.amin(1),
         unstable_at={},
     )
