@@ -17,7 +17,7 @@ from verifier.attack.replay import Replay
 from verifier.bounds.bounder import Method, OutOfTime
 from verifier.bounds.network import Network, build
 from verifier.budget import Budget
-from verifier.domains import DomainBatch
+from verifier.domains import DomainBatch, whole
 from verifier.graph.onnx_import import Model
 from verifier.inputs import IdentityMap, InputMap
 from verifier.options import Options
@@ -33,6 +33,9 @@ from verifier.rows import RowTable
 
 AFFINE_INPUTS = 32
 """Up to this many free inputs per query, affine forms are carried along (their cost grows with the number)."""
+
+INPUT_SPLIT = 20
+"""With more free inputs than this, neurons are split instead (where there are ReLUs)."""
 
 
 def solve(
@@ -105,6 +108,7 @@ class _Plan:
     dtype: torch.dtype
     device: torch.device
     free_inputs: int
+    neurons: bool
 
 
 class _Run:
@@ -131,13 +135,13 @@ class _Run:
         rows = method in ("crown", "alpha") or method == "auto"
         size = self.network.widest * (d + 2 if affine else 2)
         batch = self.options.search.batch or int(min(4096, max(8, 4_000_000 // max(1, size))))
-        return _Plan(Method(interval=True, affine=affine, rows=rows), batch, self.network.dtype, self.network.device, d)
+        return _Plan(Method(interval=True, affine=affine, rows=rows), batch, self.network.dtype, self.network.device, d, d > INPUT_SPLIT)
 
     def solve(self) -> Result:
         witness = self.attack()
         if witness is not None:
             return self.finish(Verdict.SAT, "found by projected gradient descent", witness=witness)
-        first = self.boxes()
+        first = whole(self.lower, self.upper)
         strategy = Strategy(
             bound=self.chooser(),
             try_points=self.try_points,
@@ -146,6 +150,7 @@ class _Run:
             report=self.report,
             batch=self.plan.batch,
             max_depth=self.options.search.max_depth,
+            neurons=self.plan.neurons,
             queries=self.problem.queries,
             device=self.network.device,
         )
@@ -175,15 +180,8 @@ class _Run:
 
     def halves(self, boxes: DomainBatch, bounded: Bounded) -> DomainBatch:
         """The children that the search would make of these boxes, without clipping."""
-        usable, dimension, at = cut(boxes, bounded.branch, self.options.search.max_depth)
+        usable, dimension, at = cut(boxes, bounded.branch)
         return boxes.select(usable).split(dimension[usable], at[usable])
-
-    def boxes(self) -> DomainBatch:
-        q, device = self.problem.queries, self.network.device
-        return DomainBatch(
-            self.lower, self.upper, torch.arange(q, device=device), torch.ones(q, dtype=torch.float64, device=device),
-            torch.full((q,), -torch.inf, dtype=self.network.dtype, device=device), torch.zeros(q, dtype=torch.int64, device=device),
-        )
 
     def attack(self) -> Witness | None:
         """Projected gradient descent over all queries, in rounds, within a small part of the budget."""
@@ -222,7 +220,7 @@ class _Run:
                     "queries": self.problem.queries, "replays": self.replay.tried}
         settings = {"method": "crown" if self.plan.method.rows else "forward", "batch": self.plan.batch,
                     "dtype": str(self.plan.dtype).removeprefix("torch."), "device": str(self.plan.device),
-                    "free_inputs": self.plan.free_inputs, "neurons": self.network.neurons}
+                    "free_inputs": self.plan.free_inputs, "split": "neurons" if self.plan.neurons else "inputs", "neurons": self.network.neurons}
         return _result(verdict, reason, self.start, counters, settings=settings, **more)
 
 

@@ -7,8 +7,9 @@ unstable. The planes chosen there serve all later backward rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from verifier.bounds.network import Network
 from verifier.forms import AffineForm
 from verifier.inputs import IdentityMap, InputMap
 from verifier.ops.kinds import Interval, LinearOp, Relaxation, RelaxedOp
+from verifier.tolerance import proof_margin
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Sweep:
     `pre[i]` intervals of the inputs of the non-linear operator i, `relaxations[i]` its planes, `output` the interval
     of the network's output (B, m), `unstable` (B,) how many neurons are not affine on the box. `reach[i]` tells
     how far each free input moves the inputs of operator i, (B, d, *S) >= 0 (empty without affine forms). `unstable_at[i]` is the batch's mean count of unstable neurons at operator i.
+    `empty` (B,) marks subproblems whose decided signs contradict the bounds: they have no points.
     """
 
     pre: dict[int, tuple[Interval, ...]]
@@ -55,6 +58,7 @@ class Sweep:
     unstable: Tensor
     reach: dict[int, tuple[Tensor, ...]]
     unstable_at: dict[int, float]
+    empty: Tensor
 
 
 class OutOfTime(Exception):
@@ -74,8 +78,12 @@ def sweep(
     inputs: InputMap,
     method: Method,
     stop: Callable[[], bool] = never,
+    signs: Tensor | None = None,
+    tighter: Mapping[int, Interval] = MappingProxyType({}),
 ) -> Sweep:
-    """Bounds every intermediate value on the parameter boxes (B, d) of queries (B,).
+    """Bounds every intermediate value on the parameter boxes (B, d) of queries (B,), with decided `signs` (B, D).
+
+    `tighter[i]` are intervals of operator i's argument that are known to hold besides.
 
     Raises:
         OutOfTime: `stop()` said so.
@@ -93,6 +101,8 @@ def sweep(
     relaxations: dict[int, Relaxation] = {}
     reach: dict[int, tuple[Tensor, ...]] = {}
     unstable_at: dict[int, float] = {}
+    empty = torch.zeros(batch, dtype=torch.bool, device=lower.device)
+    numbers = network.relus if signs is not None and signs.shape[1] else {}
     unstable = torch.zeros(batch, dtype=torch.int64, device=lower.device)
     for i, (op, sources) in enumerate(zip(network.ops, network.sources, strict=True)):
         out = i + 1
@@ -108,6 +118,13 @@ def sweep(
                 bound = _known(forms.get(s), intervals.get(s))
                 if method.rows:
                     bound = _refine(network, i, s, bound, relaxations, (lower, upper, query, inputs), method, stop)
+                if i in tighter:
+                    bound, contradiction = meet(bound, tighter[i])
+                    empty |= contradiction
+                if i in numbers:
+                    assert signs is not None
+                    bound, contradiction = apply_signs(bound, signs, numbers[i])
+                    empty |= contradiction
                 bounds.append(bound)
             pre[i] = tuple(bounds)
             relaxations[i] = op.relax(*bounds)
@@ -123,7 +140,38 @@ def sweep(
         network.release(intervals, i)  # type: ignore[arg-type]
     output = _known(forms.get(network.output), intervals.get(network.output))
     output = Interval(*(t.reshape(-1, network.m).expand(batch, network.m) for t in output))
-    return Sweep(pre, relaxations, output, unstable, reach, unstable_at)
+    return Sweep(pre, relaxations, output, unstable, reach, unstable_at, empty)
+
+
+def meet(a: Interval, b: Interval) -> tuple[Interval, Tensor]:
+    """Both hold; and which boxes (B,) are empty because they contradict each other by more than rounding."""
+    slack = proof_margin(a.lower.dtype) * (a.lower.abs() + a.upper.abs())
+    low, high = torch.maximum(a.lower, b.lower), torch.minimum(a.upper, b.upper)
+    return intersect(a, b), (low > high + slack).flatten(1).any(1)
+
+
+def apply_signs(bound: Interval, signs: Tensor, first: int) -> tuple[Interval, Tensor]:
+    """The interval of a ReLU's argument (B, *S) where the decided neurons keep their side, and which boxes (B,) that
+    empties. `first` is the number of the operator's first neuron.
+
+    A box counts as empty only where the decided side is missed by more than rounding.
+    """
+    low, high = bound.lower.flatten(1), bound.upper.flatten(1)
+    size = low.shape[1]
+    index = signs.abs() - 1 - first
+    inside = (signs != 0) & (index >= 0) & (index < size)
+    spare = torch.where(inside, index, size)
+    zero = torch.zeros((), dtype=low.dtype, device=low.device)
+    at_least = torch.where(inside & (signs > 0), zero, -torch.inf)
+    at_most = torch.where(inside & (signs < 0), zero, torch.inf)
+    pad = low.new_full((len(low), 1), 0.0)
+    low2 = torch.cat([low, pad], 1).scatter_reduce(1, spare, at_least, "amax")[:, :size]
+    high2 = torch.cat([high, pad], 1).scatter_reduce(1, spare, at_most, "amin")[:, :size]
+    slack = proof_margin(low.dtype) * (low.abs() + high.abs())
+    empty = (low2 > high2 + slack).any(1)
+    crossed = low2 > high2
+    low2, high2 = torch.where(crossed, torch.zeros_like(low2), low2), torch.where(crossed, torch.zeros_like(high2), high2)
+    return Interval(low2.view_as(bound.lower), high2.view_as(bound.upper)), empty
 
 
 def _known(form: AffineForm | None, interval: Interval | None) -> Interval:

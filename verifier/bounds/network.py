@@ -43,6 +43,16 @@ class Network:
         return sum(_numel(self.shapes[s]) for i in self.relaxed for s in self.sources[i])
 
     @property
+    def relus(self) -> dict[int, int]:
+        """Number of the first neuron of each ReLU operator, by operator index; neurons are numbered through."""
+        first, result = 0, {}
+        for i in self.relaxed:
+            if self.ops[i].node.op == "Relu":
+                result[i] = first
+                first += _numel(self.shapes[i + 1])
+        return result
+
+    @property
     def widest(self) -> int:
         """Elements of the largest value."""
         return max(_numel(shape) for shape in self.shapes)

@@ -1,4 +1,4 @@
-"""Branch and bound on the input: pick, bound, settle, clip, try points, split, push."""
+"""Branch and bound: pick, bound, settle, clip, try points, split, push."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from verifier.domains import DomainBatch
+from verifier.domains import DomainBatch, join
 from verifier.search.bounding import Bounded
 from verifier.search.queue import OpenSet
-from verifier.search.settle import shrink
+from verifier.search.settle import shrink, shrink_all
 
 
 @dataclass
@@ -48,6 +48,7 @@ class Strategy:
     report: Callable[[Tally], None]
     batch: int
     max_depth: int
+    neurons: bool
     queries: int
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
@@ -77,14 +78,12 @@ def search(first: DomainBatch, strategy: Strategy) -> Outcome:
         keep, found = strategy.settle_affine(boxes, bounded)
         if found is not None:
             return Outcome(found, 1.0, tally, False)
-        boxes, branch = boxes.select(keep), bounded.branch[keep]
-        splittable, dimension, at = cut(boxes, branch, strategy.max_depth)
-        if not bool(splittable.all()):
-            tally.stuck += int((~splittable).sum())
-            stuck_share += float(boxes.select(~splittable).share.sum())
-            boxes, dimension, at = boxes.select(splittable), dimension[splittable], at[splittable]
-        open_set.push(boxes.split(dimension, at))
-        tally.settled += (before - float(boxes.share.sum())) / max(1, strategy.queries)
+        boxes = boxes.select(keep)
+        children, stuck = divide(boxes, bounded.select(keep), strategy)
+        tally.stuck += len(stuck)
+        stuck_share += float(stuck.share.sum())
+        open_set.push(children)
+        tally.settled += (before - float(children.share.sum()) - float(stuck.share.sum())) / max(1, strategy.queries)
         tally.open_boxes = len(open_set)
         if len(boxes):
             tally.lower = float(boxes.score.min())
@@ -93,6 +92,23 @@ def search(first: DomainBatch, strategy: Strategy) -> Outcome:
     rest = open_set.rest()
     share = stuck_share + (float(rest.share.sum()) if rest is not None else 0.0)
     return Outcome(None, share / max(1, strategy.queries), tally, rest is not None)
+
+
+def divide(boxes: DomainBatch, bounded: Bounded, strategy: Strategy) -> tuple[DomainBatch, DomainBatch]:
+    """The children of the boxes, and the boxes that cannot be split any further.
+
+    Neurons are split where the strategy says so and one is undecided, inputs otherwise.
+    """
+    deep = boxes.depth >= strategy.max_depth
+    by_neuron = (bounded.neuron >= 0) & ~deep if strategy.neurons else torch.zeros_like(deep)
+    parts = []
+    if bool(by_neuron.any()):
+        parts.append(boxes.select(by_neuron).split_neuron(bounded.neuron[by_neuron]))
+    rest = boxes.select(~by_neuron)
+    splittable, dimension, at = cut(rest, bounded.branch[~by_neuron])
+    splittable &= ~deep[~by_neuron]
+    parts.append(rest.select(splittable).split(dimension[splittable], at[splittable]))
+    return join(parts), rest.select(~splittable)
 
 
 def suggest(boxes: DomainBatch, bounded: Bounded) -> tuple[Tensor, Tensor]:
@@ -107,6 +123,8 @@ def suggest(boxes: DomainBatch, bounded: Bounded) -> tuple[Tensor, Tensor]:
 def clip(boxes: DomainBatch, bounded: Bounded) -> tuple[DomainBatch, Bounded]:
     """Boxes cut down to the hull of what the linear rows leave possible; boxes that vanish are proven."""
     lower, upper = shrink(bounded.clause, bounded.scores, bounded.low, bounded.coefficients, boxes.lower, boxes.upper)
+    if bounded.sign_constant.shape[1]:
+        lower, upper = shrink_all(bounded.sign_coefficients, bounded.sign_constant, lower, upper)
     keep = (lower <= upper).all(1)
     old, new = (boxes.upper - boxes.lower), (upper - lower).clamp(min=0)
     part = torch.where(old > 0, new / old.clamp(min=torch.finfo(old.dtype).tiny), 1.0).prod(1)
@@ -114,7 +132,7 @@ def clip(boxes: DomainBatch, bounded: Bounded) -> tuple[DomainBatch, Bounded]:
     return cut_down.select(keep), bounded.select(keep)
 
 
-def cut(boxes: DomainBatch, branch: Tensor, max_depth: int) -> tuple[Tensor, Tensor, Tensor]:
+def cut(boxes: DomainBatch, branch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Where to split: (can be split (B,), dimension (B,), coordinate (B,)).
 
     A box is split in the middle of the input with the highest score, or of its widest input where that one has become too
@@ -123,6 +141,6 @@ def cut(boxes: DomainBatch, branch: Tensor, max_depth: int) -> tuple[Tensor, Ten
     width = boxes.upper - boxes.lower
     middle = boxes.lower + width / 2
     inside = (middle > boxes.lower) & (middle < boxes.upper)
-    usable = inside.any(1) & (boxes.depth < max_depth)
+    usable = inside.any(1)
     dimension = branch.masked_fill(~inside, -1.0).argmax(1)
     return usable, dimension, middle.gather(1, dimension[:, None])[:, 0]

@@ -16,6 +16,7 @@ from verifier.search.branch import split_scores
 from verifier.inputs import InputMap
 from verifier.rows import RowTable
 from verifier.search.settle import joint_scores, row_scale
+from verifier.search.signs import sign_rows, tightened, with_signs
 from verifier.tolerance import proof_margin
 
 
@@ -27,7 +28,9 @@ class Bounded:
     impossible). For the K' rows per box that were walked back: `low` (B, K') lower bounds of  row - rhs  (rounding margin
     already taken off), `clause` (B, K'), and `coefficients` (B, K', n) and `constant` (B, K') of the linear function
     (margin included) that attains them.
-    `unstable` (B,) counts neurons that are not affine; `branch` (B, n) says how much a split of each input promises.
+    `unstable` (B,) counts neurons that are not affine; `branch` (B, n) says how much a split of each input promises, `neuron`
+    (B,) is the ReLU neuron whose split promises most (-1: none is left). `sign_coefficients` (B, D, n) and `sign_constant`
+    (B, D) are rows that are <= 0 on the subproblem because of its decided neurons.
     `values` (batch,) are the least clause scores of all boxes, proven ones included; `unstable_at[i]` is the mean number of
     unstable neurons at operator i.
     """
@@ -41,6 +44,9 @@ class Bounded:
     constant: Tensor
     unstable: Tensor
     branch: Tensor
+    neuron: Tensor
+    sign_coefficients: Tensor
+    sign_constant: Tensor
     values: Tensor
     unstable_at: dict[int, float]
 
@@ -54,7 +60,8 @@ class Bounded:
         """The open boxes named by a mask over them."""
         return Bounded(
             self.alive[keep], self.value[keep], self.scores[keep], self.low[keep], self.clause[keep], self.coefficients[keep],
-            self.constant[keep], self.unstable[keep], self.branch[keep], self.values, self.unstable_at,
+            self.constant[keep], self.unstable[keep], self.branch[keep], self.neuron[keep], self.sign_coefficients[keep],
+            self.sign_constant[keep], self.values, self.unstable_at,
         )
 
 
@@ -66,40 +73,75 @@ def bound_boxes(
     Raises:
         OutOfTime: `stop()` said so in the middle.
     """
-    known = sweep(network, batch.lower, batch.upper, batch.query, inputs, method, stop)
+    known = sweep(network, batch.lower, batch.upper, batch.query, inputs, method, stop, batch.signs)
+    step = _walk(network, table, batch, inputs, known)
+    if step.open and batch.signs.shape[1]:
+        tighter = tightened(network, known, batch, step.alive, inputs, step.losses, step.signs, step.shift)
+        known = sweep(network, batch.lower, batch.upper, batch.query, inputs, method, stop, batch.signs, tighter)
+        step = _walk(network, table, batch, inputs, known)
+    return step.result()
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """Backward rows of the boxes that a sweep left open: what `Bounded` needs, before proven boxes are dropped."""
+
+    batch: DomainBatch
+    alive: Tensor
+    values: Tensor
+    scores: Tensor
+    low: Tensor
+    clause: Tensor
+    coefficients: Tensor
+    constant: Tensor
+    branch: Tensor
+    neuron: Tensor
+    signs: Tensor
+    shift: Tensor
+    losses: dict[int, Tensor]
+    known: Sweep
+
+    @property
+    def open(self) -> bool:
+        """Whether anything is left to prove."""
+        return bool((self.scores.amin(1) <= 0).any()) if len(self.alive) else False
+
+    def result(self) -> Bounded:
+        """The open boxes only."""
+        keep = self.scores.amin(1) <= 0
+        unstable = self.known.unstable[self.alive]
+        fields = (self.alive, self.scores.amin(1), self.scores, self.low, self.clause, self.coefficients, self.constant,
+                  unstable, self.branch, self.neuron, self.signs, self.shift)
+        return Bounded(*(t[keep] for t in fields), self.values, self.known.unstable_at)
+
+
+def _walk(network: Network, table: RowTable, batch: DomainBatch, inputs: InputMap, known: Sweep) -> _Step:
     low = _forward_rows(table, known, batch)
-    scores = table.clause_scores(low, batch.query)
+    scores = table.clause_scores(low, batch.query).masked_fill(known.empty[:, None], torch.inf)
     alive = (scores.amin(1) <= 0).nonzero()[:, 0]
     values = scores.amin(1)
     boxes = batch.select(alive)
-    if len(alive) == 0:
-        return _nothing(batch, values, scores, known)
     picked, row = _open_rows(table, scores[alive], boxes)
     owner = None if len(alive) == len(batch) else alive
     trace: dict[int, Tensor] = {}
     coefficients, bias = _walk_rows(network, table, row, known, owner, boxes, inputs, trace)
+    signs, shift = sign_rows(network, known, boxes, alive, inputs)
+    coefficients, bias = with_signs(coefficients, bias, signs, shift, boxes.lower, boxes.upper)
     lowest = concretise(coefficients, bias, boxes.lower, boxes.upper)
     rhs = table.rhs[boxes.query].gather(1, picked)
     margin = proof_margin(network.dtype) * (row_scale(coefficients, bias, boxes.lower, boxes.upper) + rhs.abs())
     walked = (lowest - rhs - margin).masked_fill(torch.isinf(rhs), -torch.inf)
+    constant = bias - rhs - margin
     low = low[alive].scatter_reduce(1, picked, walked, "amax")
     scores = table.clause_scores(low, boxes.query)
     clause = table.clause[boxes.query].gather(1, picked)
-    scores = joint_scores(clause, scores, walked, coefficients, bias - rhs - margin, boxes.lower, boxes.upper)
+    scores = joint_scores(clause, scores, walked, coefficients, constant, boxes.lower, boxes.upper)
     values[alive] = scores.amin(1)
-    branch = split_scores(network, known, trace, boxes, inputs, alive, walked, clause, scores, coefficients)
-    keep = scores.amin(1) <= 0
-    return Bounded(alive[keep], scores.amin(1)[keep], scores[keep], walked[keep], clause[keep], coefficients[keep],
-                   (bias - rhs - margin)[keep],                   known.unstable[alive][keep], branch[keep], values, known.unstable_at)
-
-
-def _nothing(batch: DomainBatch, values: Tensor, scores: Tensor, known: Sweep) -> Bounded:
-    """Every box was proven by the forward sweep."""
-    none = values.new_zeros(0, 1)
-    whole = none.to(torch.int64)
-    empty = values.new_zeros(0, 1, batch.lower.shape[1])
-    return Bounded(whole[:, 0], none[:, 0], scores[:0], none, whole, empty, none, whole[:, 0], empty[:, 0], values,
-                   known.unstable_at)
+    branch, neuron, losses = split_scores(
+        network, known, trace, boxes, inputs, alive, walked, clause, scores, coefficients
+    )
+    return _Step(batch, alive, values, scores, walked, clause, coefficients, constant, branch, neuron, signs, shift,
+                 losses, known)
 
 
 def _forward_rows(table: RowTable, known: Sweep, batch: DomainBatch) -> Tensor:

@@ -49,14 +49,16 @@ def settle_affine(
 
 def _feasible(bounded: Bounded, boxes: DomainBatch, b: int, rows: Tensor) -> tuple[np.ndarray | None, bool]:
     """A point of box b where all `rows` hold, or proof that there is none: (point, impossible)."""
-    if int(rows.sum()) < 2:
+    decided = torch.isfinite(bounded.sign_constant[b])
+    if int(rows.sum()) < 2 and not bool(decided.any()):
         return None, False  # a single row is attained at the corner that has been tried
     from scipy.optimize import linprog  # slow to import, and few problems come here
 
     a = bounded.coefficients[b][rows].double().cpu().numpy()
     lower, upper = boxes.lower[b].double().cpu().numpy(), boxes.upper[b].double().cpu().numpy()
-    # low = min over the box before clipping, which only made the box smaller: recover the constant from the centre form
     constant = bounded.constant[b][rows].double().cpu().numpy()
+    a = np.concatenate([a, bounded.sign_coefficients[b][decided].double().cpu().numpy()])
+    constant = np.concatenate([constant, bounded.sign_constant[b][decided].double().cpu().numpy()])
     slack = len(a)
     # maximise the smallest margin t: a x + constant + t <= 0
     program = linprog(

@@ -57,6 +57,24 @@ def shrink(
     )
 
 
+def shrink_all(coefficients: Tensor, constant: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """The hull of each box intersected with the half-spaces  coefficients . x + constant <= 0,  one after the other row.
+
+    coefficients (B, D, n), constant (B, D), -inf for rows that say nothing; boxes that are already empty stay so.
+    """
+    centre, radius = (lower + upper) / 2, ((upper - lower) / 2).clamp(min=0)
+    low = torch.einsum("bdn,bn->bd", coefficients, centre) + constant
+    low = low - torch.einsum("bdn,bn->bd", coefficients.abs(), radius)
+    size = torch.einsum("bdn,bn->bd", coefficients.abs(), torch.maximum(lower.abs(), upper.abs())) + constant.abs()
+    slack = (-low).clamp(min=0) + proof_margin(low.dtype) * torch.nan_to_num(size, nan=0.0, posinf=0.0)
+    room = slack[:, :, None] / coefficients.abs()
+    clipped = room < (upper - lower)[:, None]
+    top = torch.where(clipped & (coefficients > 0), lower[:, None] + room, upper[:, None]).amin(1)
+    bottom = torch.where(clipped & (coefficients < 0), upper[:, None] - room, lower[:, None]).amax(1)
+    empty = (low > proof_margin(low.dtype) * size).any(1, keepdim=True)
+    return torch.where(empty, torch.inf, bottom), torch.where(empty, -torch.inf, top)
+
+
 JOINT_STEPS = 12
 """Steps of multiplier ascent; each costs a product of size (boxes x clauses x rows x inputs)."""
 
