@@ -146,11 +146,21 @@ def run_together(instances: list[Instance], options: list[str], cap: float, jobs
         for instance in instances:
             key = str(instance.model.absolute()), str(instance.spec.absolute())
             verdict, seconds = rows.get(key, ("error_no_result", 0.0))
-            stems = [Path(name.removesuffix(".gz")).stem for name in key]
-            witness = folder / "witnesses" / f"{stems[0]}_{stems[1]}.counterexample"
-            text = witness.read_text() if witness.exists() else ""
+            text = _witness(folder / "witnesses", *key)
             yield Run(instance.benchmark, instance.onnx, instance.vnnlib, min(instance.timeout, cap), instance.expected,
                       verdict, seconds, witness_fault=_fault(instance, verdict, text))  # fmt: skip
+
+
+def _witness(folder: Path, onnx: str, vnnlib: str) -> str:
+    """The text of a counterexample file; its name has the folders in it where the names alone are ambiguous."""
+    paths = [Path(name.removesuffix(".gz")) for name in (onnx, vnnlib)]
+    short = "_".join(path.stem for path in paths)
+    full = "_".join("_".join([*path.parent.parts[1:], path.stem]) for path in paths)
+    for name in (full, short):
+        found = folder / f"{name}.counterexample"
+        if found.exists():
+            return found.read_text()
+    return ""
 
 
 def with_evidence(run: Run, instance: Instance) -> Run:

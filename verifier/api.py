@@ -140,9 +140,7 @@ def _export(module: Module, example: Any) -> Model:
         path = Path(folder) / "module.onnx"
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore"
-                )  # advice to the module's author
+                warnings.simplefilter("ignore")  # advice to the module's author
                 # not the default exporter, which needs onnxscript beside torch
                 torch.onnx.export(module.eval(), tuple(inputs), str(path), opset_version=17, dynamo=False)
         except Exception as error:  # the exporter raises anything; translated at the boundary

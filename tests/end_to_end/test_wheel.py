@@ -79,5 +79,5 @@ def test_an_installed_wheel_works_without_the_tree(wheel: Path, tmp_path: Path, 
         "import vnnlib, verifier, pruning as p; vnnlib.normalise; print(vnnlib.__file__, verifier.__file__, p.__file__)"
     )
     assert all(Path(found).is_relative_to(own) for found in run(python, "-c", code).split())
-    networks = "from verifier.data import networks; print(networks.names(), networks.record()['seed'])"
+    networks = "from verifier.data import networks; print(networks.names(), networks.record()['recipe'])"
     assert "cnn7_w8" in run(python, "-c", networks)
