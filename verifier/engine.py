@@ -12,7 +12,7 @@ from torch import Tensor
 
 import vnnlib
 from verifier.assemble import assemble, check_fit
-from verifier.attack.pgd import clause_loss, pgd, row_values
+from verifier.attack.pgd import clause_loss, pgd, row_values, sample
 from verifier.attack.replay import Replay
 from verifier.bounds.bounder import Method, OutOfTime
 from verifier.bounds.network import Network, build
@@ -24,15 +24,18 @@ from verifier.options import Options
 from verifier.problem import Problem
 from verifier.progress import Progress
 from verifier.result import Result, Verdict, Witness
+from verifier.rows import RowTable
 from verifier.runtime import Session, compare
 from verifier.search.bab import Outcome, Strategy, Tally, cut, search
 from verifier.search.bounding import Bounded, bound_boxes
 from verifier.search.choose import Chooser, predicted_ratio
 from verifier.search.leaf import settle_affine
-from verifier.rows import RowTable
 
 AFFINE_INPUTS = 32
 """Up to this many free inputs per query, affine forms are carried along (their cost grows with the number)."""
+
+MANY_QUERIES = 256
+"""With more queries than this, bounds come first: most queries are settled by them in one batch."""
 
 INPUT_SPLIT = 20
 """With more free inputs than this, neurons are split instead (where there are ReLUs)."""
@@ -81,7 +84,9 @@ def _result(verdict: Verdict, reason: str, start: float, counters: dict[str, int
 def _only_attack(problem: Problem, replay: Replay, budget: Budget, options: Options, start: float) -> Result:
     """A network with operators that cannot be bounded: counterexamples can be found, nothing can be proven."""
     node = problem.graph.opaque[0]
-    why = f"node '{node.source or node.output}' ({node.attrs.get('op_type')}) has no bound rule, so nothing can be proven"
+    why = (
+        f"node '{node.source or node.output}' ({node.attrs.get('op_type')}) has no bound rule, so nothing can be proven"
+    )
     rng = np.random.default_rng(options.seed)
     tried = 0
     limit = 200 * max(1, options.attack.restarts)
@@ -94,9 +99,13 @@ def _only_attack(problem: Problem, replay: Replay, budget: Budget, options: Opti
         witness = replay(problem.lower[query] + width * share, query)
         tried += 16
         if witness is not None:
-            return _result(Verdict.SAT, "a sampled input violates the property", start, {"points": tried}, witness=witness)
+            return _result(
+                Verdict.SAT, "a sampled input violates the property", start, {"points": tried}, witness=witness
+            )
     verdict = Verdict.TIMEOUT if budget.expired() and not budget.stopped else Verdict.UNKNOWN
-    return _result(verdict, f"{why}; {tried} sampled inputs show no violation", start, {"points": tried}, open_fraction=1.0)
+    return _result(
+        verdict, f"{why}; {tried} sampled inputs show no violation", start, {"points": tried}, open_fraction=1.0
+    )
 
 
 @dataclass(frozen=True)
@@ -114,8 +123,15 @@ class _Plan:
 class _Run:
     """One problem on one device."""
 
-    def __init__(self, problem: Problem, replay: Replay, options: Options, budget: Budget,
-                 progress: Callable[[Progress], None] | None, start: float) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        replay: Replay,
+        options: Options,
+        budget: Budget,
+        progress: Callable[[Progress], None] | None,
+        start: float,
+    ) -> None:
         self.problem, self.replay, self.options, self.budget = problem, replay, options, budget
         self.progress, self.start = progress, start
         device = _device(options.device)
@@ -127,7 +143,8 @@ class _Run:
         self.inputs: InputMap = IdentityMap(torch.from_numpy(problem.free).to(device))
         self.plan = self._choose()
         self.tally = Tally()
-        self.points = 0
+        self.attacks = 0
+        self.generator = torch.Generator(device=device).manual_seed(options.seed)
 
     def _choose(self) -> _Plan:
         d, method = self.inputs.generators, self.options.bounds.method
@@ -135,17 +152,25 @@ class _Run:
         rows = method in ("crown", "alpha") or method == "auto"
         size = self.network.widest * (d + 2 if affine else 2)
         batch = self.options.search.batch or int(min(4096, max(8, 4_000_000 // max(1, size))))
-        return _Plan(Method(interval=True, affine=affine, rows=rows), batch, self.network.dtype, self.network.device, d, d > INPUT_SPLIT)
+        return _Plan(
+            Method(interval=True, affine=affine, rows=rows),
+            batch,
+            self.network.dtype,
+            self.network.device,
+            d,
+            d > INPUT_SPLIT,
+        )
 
     def solve(self) -> Result:
-        witness = self.attack()
+        witness = self.attack() if self.problem.queries <= MANY_QUERIES else None
         if witness is not None:
-            return self.finish(Verdict.SAT, "found by projected gradient descent", witness=witness)
+            return self.finish(Verdict.SAT, "found by sampling and projected gradient descent", witness=witness)
         first = whole(self.lower, self.upper)
         strategy = Strategy(
             bound=self.chooser(),
             try_points=self.try_points,
             settle_affine=lambda boxes, bounded: settle_affine(boxes, bounded, self.try_points),
+            attack=self.attack,
             stop=self.budget.expired,
             report=self.report,
             batch=self.plan.batch,
@@ -163,10 +188,15 @@ class _Run:
             return self.finish(Verdict.SAT, "found by branch and bound", witness=outcome.found)
         if outcome.out_of_time:
             verdict = Verdict.UNKNOWN if self.budget.stopped else Verdict.TIMEOUT
-            return self.finish(verdict, self.budget.stopped or "the time limit was reached", open_fraction=outcome.open_share)
+            return self.finish(
+                verdict, self.budget.stopped or "the time limit was reached", open_fraction=outcome.open_share
+            )
         if outcome.tally.stuck:
-            return self.finish(Verdict.UNKNOWN, f"{outcome.tally.stuck} boxes cannot be split any further: rounding decides there",
-                               open_fraction=outcome.open_share)
+            return self.finish(
+                Verdict.UNKNOWN,
+                f"{outcome.tally.stuck} boxes cannot be split any further: rounding decides there",
+                open_fraction=outcome.open_share,
+            )
         return self.finish(Verdict.UNSAT, "every box is proven", open_fraction=0.0)
 
     def bound(self, batch: DomainBatch, method: Method) -> Bounded:
@@ -175,52 +205,101 @@ class _Run:
     def chooser(self) -> Chooser:
         """Cheap or tight bounds, measured, unless the options or the problem leave no choice."""
         fixed = self.options.bounds.method != "auto" or not self.plan.method.affine
-        return Chooser(self.bound, self.halves, self.plan.method, fixed,
-                       lambda counts: predicted_ratio(self.network, counts, self.plan.free_inputs))
+        return Chooser(
+            self.bound,
+            self.halves,
+            self.plan.method,
+            fixed,
+            lambda counts: predicted_ratio(self.network, counts, self.plan.free_inputs),
+        )
 
     def halves(self, boxes: DomainBatch, bounded: Bounded) -> DomainBatch:
         """The children that the search would make of these boxes, without clipping."""
         usable, dimension, at = cut(boxes, bounded.branch)
         return boxes.select(usable).split(dimension[usable], at[usable])
 
-    def attack(self) -> Witness | None:
-        """Projected gradient descent over all queries, in rounds, within a small part of the budget."""
+    def attack(self, boxes: DomainBatch | None = None) -> Witness | None:
+        """Uniform samples of the boxes (of all queries), then projected gradient descent from the best of them.
+
+        Each call takes more samples than the one before; a call ends after a small part of the time that is left.
+        """
         restarts, steps = self.options.attack.restarts, self.options.attack.steps
         if restarts == 0:
             return None
-        generator = torch.Generator(device=self.network.device).manual_seed(self.options.seed)
-        until = self.budget.clock() + 0.1 * min(self.budget.remaining(), 100.0)
-        many = max(restarts, min(self.problem.queries, 4096))
-        query = torch.arange(self.problem.queries, device=self.network.device).repeat(-(-many // self.problem.queries))[:many]
-        points, loss = pgd(self.network, self.inputs, self.table, self.lower[query], self.upper[query], query, steps, generator,
-                           lambda: self.budget.expired() or self.budget.clock() > until)
-        order = loss.argsort()[:8]
-        order = order[loss[order] <= 0]
-        return self.replay(points[order].double().cpu().numpy(), query[order].cpu().numpy())
+        self.attacks += 1
+        until = self.budget.clock() + 0.05 * min(self.budget.remaining(), 100.0)
+        where = boxes if boxes is not None else whole(self.lower, self.upper)
+        cost = sum(op.multiply_adds for op in self.network.ops)
+        count = max(restarts, min(2**self.attacks * 8192, int(2**self.attacks * 2e8 / max(1, cost))))
+        chosen = torch.arange(count, device=self.network.device) % len(where)
+        if count < len(where):
+            chosen = torch.randperm(len(where), generator=self.generator, device=self.network.device)[:count]
+        lower, upper, query = where.lower[chosen], where.upper[chosen], where.query[chosen]
+        points, loss = sample(self.network, self.inputs, self.table, lower, upper, query, self.generator)
+        witness = self.replay_hits(points, loss, query)
+        if witness is not None:
+            return witness
+        best = loss.argsort()[:restarts]
+        points, loss = pgd(
+            self.network,
+            self.inputs,
+            self.table,
+            points[best],
+            lower[best],
+            upper[best],
+            query[best],
+            steps,
+            self.generator,
+            lambda: self.budget.expired() or self.budget.clock() > until,
+        )
+        return self.replay_hits(points, loss, query[best])
 
-    def try_points(self, points: Tensor, query: Tensor) -> Witness | None:
-        """Concrete points of a search step: those that violate in our arithmetic are replayed."""
-        if len(points) == 0:
-            return None
-        loss = clause_loss(self.table, row_values(self.network, self.inputs, self.table, points, query), query).amin(1)
+    def replay_hits(self, points: Tensor, loss: Tensor, query: Tensor) -> Witness | None:
+        """The points that violate in our arithmetic, worst first, replayed in ONNX Runtime."""
         hits = (loss <= 0).nonzero()[:, 0]
         if len(hits) == 0:
             return None
         hits = hits[loss[hits].argsort()[:8]]
         return self.replay(points[hits].double().cpu().numpy(), query[hits].cpu().numpy())
 
+    def try_points(self, points: Tensor, query: Tensor) -> Witness | None:
+        """Concrete points of a search step: those that violate in our arithmetic are replayed."""
+        if len(points) == 0:
+            return None
+        loss = clause_loss(self.table, row_values(self.network, self.inputs, self.table, points, query), query).amin(1)
+        return self.replay_hits(points, loss, query)
+
     def report(self, tally: Tally) -> None:
         self.tally = tally
         if self.progress is not None:
-            self.progress(Progress(boxes=tally.boxes, open_boxes=tally.open_boxes, seconds=time.monotonic() - self.start,
-                                   lower=tally.lower, settled=tally.settled, remaining=self.budget.remaining()))
+            self.progress(
+                Progress(
+                    boxes=tally.boxes,
+                    open_boxes=tally.open_boxes,
+                    seconds=time.monotonic() - self.start,
+                    lower=tally.lower,
+                    settled=tally.settled,
+                    remaining=self.budget.remaining(),
+                )
+            )
 
     def finish(self, verdict: Verdict, reason: str, **more: object) -> Result:
-        counters: dict[str, int | float] = {"boxes": self.tally.boxes, "steps": self.tally.steps, "deepest": self.tally.deepest,
-                    "queries": self.problem.queries, "replays": self.replay.tried}
-        settings = {"method": "crown" if self.plan.method.rows else "forward", "batch": self.plan.batch,
-                    "dtype": str(self.plan.dtype).removeprefix("torch."), "device": str(self.plan.device),
-                    "free_inputs": self.plan.free_inputs, "split": "neurons" if self.plan.neurons else "inputs", "neurons": self.network.neurons}
+        counters: dict[str, int | float] = {
+            "boxes": self.tally.boxes,
+            "steps": self.tally.steps,
+            "deepest": self.tally.deepest,
+            "queries": self.problem.queries,
+            "replays": self.replay.tried,
+        }
+        settings = {
+            "method": "crown" if self.plan.method.rows else "forward",
+            "batch": self.plan.batch,
+            "dtype": str(self.plan.dtype).removeprefix("torch."),
+            "device": str(self.plan.device),
+            "free_inputs": self.plan.free_inputs,
+            "split": "neurons" if self.plan.neurons else "inputs",
+            "neurons": self.network.neurons,
+        }
         return _result(verdict, reason, self.start, counters, settings=settings, **more)
 
 

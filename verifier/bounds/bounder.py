@@ -48,7 +48,8 @@ class Sweep:
 
     `pre[i]` intervals of the inputs of the non-linear operator i, `relaxations[i]` its planes, `output` the interval
     of the network's output (B, m), `unstable` (B,) how many neurons are not affine on the box. `reach[i]` tells
-    how far each free input moves the inputs of operator i, (B, d, *S) >= 0 (empty without affine forms). `unstable_at[i]` is the batch's mean count of unstable neurons at operator i.
+    how far each free input moves the inputs of operator i, (B, d, *S) >= 0 (empty without affine forms).
+    `unstable_at[i]` is the batch's mean count of unstable neurons at operator i.
     `empty` (B,) marks subproblems whose decided signs contradict the bounds: they have no points.
     """
 
@@ -170,7 +171,10 @@ def apply_signs(bound: Interval, signs: Tensor, first: int) -> tuple[Interval, T
     slack = proof_margin(low.dtype) * (low.abs() + high.abs())
     empty = (low2 > high2 + slack).any(1)
     crossed = low2 > high2
-    low2, high2 = torch.where(crossed, torch.zeros_like(low2), low2), torch.where(crossed, torch.zeros_like(high2), high2)
+    low2, high2 = (
+        torch.where(crossed, torch.zeros_like(low2), low2),
+        torch.where(crossed, torch.zeros_like(high2), high2),
+    )
     return Interval(low2.view_as(bound.lower), high2.view_as(bound.upper)), empty
 
 

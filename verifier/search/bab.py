@@ -43,6 +43,7 @@ class Strategy:
 
     bound: Callable[[DomainBatch], Bounded]
     try_points: Callable[[Tensor, Tensor], object | None]
+    attack: Callable[[DomainBatch], object | None]
     settle_affine: Callable[[DomainBatch, Bounded], tuple[Tensor, object | None]]
     stop: Callable[[], bool]
     report: Callable[[Tally], None]
@@ -51,6 +52,11 @@ class Strategy:
     neurons: bool
     queries: int
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+
+ATTACKED = 1024
+"""Open boxes that one round of sampling and gradient descent looks at; rounds come when the number of boxes has
+quadrupled."""
 
 
 def search(first: DomainBatch, strategy: Strategy) -> Outcome:
@@ -62,6 +68,7 @@ def search(first: DomainBatch, strategy: Strategy) -> Outcome:
     open_set = OpenSet(first, strategy.device)
     tally = Tally(open_boxes=len(first))
     stuck_share = 0.0
+    next_attack = 64
     while len(open_set):
         if strategy.stop():
             break
@@ -85,6 +92,11 @@ def search(first: DomainBatch, strategy: Strategy) -> Outcome:
         open_set.push(children)
         tally.settled += (before - float(children.share.sum()) - float(stuck.share.sum())) / max(1, strategy.queries)
         tally.open_boxes = len(open_set)
+        if len(children) and tally.boxes >= next_attack:
+            next_attack = 4 * tally.boxes
+            found = strategy.attack(children.select(slice(0, ATTACKED)))
+            if found is not None:
+                return Outcome(found, 1.0, tally, False)
         if len(boxes):
             tally.lower = float(boxes.score.min())
             tally.deepest = max(tally.deepest, int(boxes.depth.max()))
@@ -135,7 +147,8 @@ def clip(boxes: DomainBatch, bounded: Bounded) -> tuple[DomainBatch, Bounded]:
 def cut(boxes: DomainBatch, branch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Where to split: (can be split (B,), dimension (B,), coordinate (B,)).
 
-    A box is split in the middle of the input with the highest score, or of its widest input where that one has become too
+    A box is split in the middle of the input with the highest score, or of its widest input where that one has become
+    too
     thin for a number to lie strictly inside.
     """
     width = boxes.upper - boxes.lower

@@ -12,9 +12,9 @@ from verifier.bounds.backward import concretise, walk_back
 from verifier.bounds.bounder import Method, Sweep, sweep
 from verifier.bounds.network import Network
 from verifier.domains import DomainBatch
-from verifier.search.branch import split_scores
 from verifier.inputs import InputMap
 from verifier.rows import RowTable
+from verifier.search.branch import split_scores
 from verifier.search.settle import joint_scores, row_scale
 from verifier.search.signs import sign_rows, tightened, with_signs
 from verifier.tolerance import proof_margin
@@ -24,14 +24,19 @@ from verifier.tolerance import proof_margin
 class Bounded:
     """What a step found out about B boxes that it did not prove.
 
-    `alive` (B,) their positions in the batch; `value` (B,) the least clause score; `scores` (B, C) all clause scores (positive:
-    impossible). For the K' rows per box that were walked back: `low` (B, K') lower bounds of  row - rhs  (rounding margin
+    `alive` (B,) their positions in the batch; `value` (B,) the least clause score; `scores` (B, C) all clause scores
+    (positive:
+    impossible). For the K' rows per box that were walked back: `low` (B, K') lower bounds of  row - rhs  (rounding
+    margin
     already taken off), `clause` (B, K'), and `coefficients` (B, K', n) and `constant` (B, K') of the linear function
     (margin included) that attains them.
-    `unstable` (B,) counts neurons that are not affine; `branch` (B, n) says how much a split of each input promises, `neuron`
-    (B,) is the ReLU neuron whose split promises most (-1: none is left). `sign_coefficients` (B, D, n) and `sign_constant`
+    `unstable` (B,) counts neurons that are not affine; `branch` (B, n) says how much a split of each input promises,
+    `neuron`
+    (B,) is the ReLU neuron whose split promises most (-1: none is left). `sign_coefficients` (B, D, n) and
+    `sign_constant`
     (B, D) are rows that are <= 0 on the subproblem because of its decided neurons.
-    `values` (batch,) are the least clause scores of all boxes, proven ones included; `unstable_at[i]` is the mean number of
+    `values` (batch,) are the least clause scores of all boxes, proven ones included; `unstable_at[i]` is the mean
+    number of
     unstable neurons at operator i.
     """
 
@@ -59,9 +64,20 @@ class Bounded:
     def select(self, keep: Tensor) -> Bounded:
         """The open boxes named by a mask over them."""
         return Bounded(
-            self.alive[keep], self.value[keep], self.scores[keep], self.low[keep], self.clause[keep], self.coefficients[keep],
-            self.constant[keep], self.unstable[keep], self.branch[keep], self.neuron[keep], self.sign_coefficients[keep],
-            self.sign_constant[keep], self.values, self.unstable_at,
+            self.alive[keep],
+            self.value[keep],
+            self.scores[keep],
+            self.low[keep],
+            self.clause[keep],
+            self.coefficients[keep],
+            self.constant[keep],
+            self.unstable[keep],
+            self.branch[keep],
+            self.neuron[keep],
+            self.sign_coefficients[keep],
+            self.sign_constant[keep],
+            self.values,
+            self.unstable_at,
         )
 
 
@@ -109,10 +125,22 @@ class _Step:
     def result(self) -> Bounded:
         """The open boxes only."""
         keep = self.scores.amin(1) <= 0
-        unstable = self.known.unstable[self.alive]
-        fields = (self.alive, self.scores.amin(1), self.scores, self.low, self.clause, self.coefficients, self.constant,
-                  unstable, self.branch, self.neuron, self.signs, self.shift)
-        return Bounded(*(t[keep] for t in fields), self.values, self.known.unstable_at)
+        return Bounded(
+            alive=self.alive[keep],
+            value=self.scores.amin(1)[keep],
+            scores=self.scores[keep],
+            low=self.low[keep],
+            clause=self.clause[keep],
+            coefficients=self.coefficients[keep],
+            constant=self.constant[keep],
+            unstable=self.known.unstable[self.alive][keep],
+            branch=self.branch[keep],
+            neuron=self.neuron[keep],
+            sign_coefficients=self.signs[keep],
+            sign_constant=self.shift[keep],
+            values=self.values,
+            unstable_at=self.known.unstable_at,
+        )
 
 
 def _walk(network: Network, table: RowTable, batch: DomainBatch, inputs: InputMap, known: Sweep) -> _Step:
@@ -140,8 +168,22 @@ def _walk(network: Network, table: RowTable, batch: DomainBatch, inputs: InputMa
     branch, neuron, losses = split_scores(
         network, known, trace, boxes, inputs, alive, walked, clause, scores, coefficients
     )
-    return _Step(batch, alive, values, scores, walked, clause, coefficients, constant, branch, neuron, signs, shift,
-                 losses, known)
+    return _Step(
+        batch,
+        alive,
+        values,
+        scores,
+        walked,
+        clause,
+        coefficients,
+        constant,
+        branch,
+        neuron,
+        signs,
+        shift,
+        losses,
+        known,
+    )
 
 
 def _forward_rows(table: RowTable, known: Sweep, batch: DomainBatch) -> Tensor:
@@ -169,8 +211,14 @@ def _open_rows(table: RowTable, scores: Tensor, boxes: DomainBatch) -> tuple[Ten
 
 
 def _walk_rows(
-    network: Network, table: RowTable, row: Tensor, known: Sweep, owner: Tensor | None, boxes: DomainBatch,
-    inputs: InputMap, trace: dict[int, Tensor],
+    network: Network,
+    table: RowTable,
+    row: Tensor,
+    known: Sweep,
+    owner: Tensor | None,
+    boxes: DomainBatch,
+    inputs: InputMap,
+    trace: dict[int, Tensor],
 ) -> tuple[Tensor, Tensor]:
     b, k = row.shape
     rows = torch.zeros(b, k, network.m, dtype=network.dtype, device=network.device)

@@ -28,8 +28,10 @@ def shrink(
 ) -> tuple[Tensor, Tensor]:
     """The hull of the points of each box where a clause is still possible (domain clipping).
 
-    In a clause that holds at x every row has  coefficients . x + bias <= 0. With `low` (B, K) the row's minimum over the
-    box, that means  |a_i| (x_i - best end) <= -low  for every coordinate i. `clause` (B, K) names each row's clause, `scores`
+    In a clause that holds at x every row has  coefficients . x + bias <= 0. With `low` (B, K) the row's minimum over
+    the
+    box, that means  |a_i| (x_i - best end) <= -low  for every coordinate i. `clause` (B, K) names each row's clause,
+    `scores`
     (B, C) are the clause scores; a clause that is impossible, or whose part is empty, adds nothing to the hull.
 
     Returns:
@@ -58,7 +60,8 @@ def shrink(
 
 
 def shrink_all(coefficients: Tensor, constant: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    """The hull of each box intersected with the half-spaces  coefficients . x + constant <= 0,  one after the other row.
+    """The hull of each box intersected with the half-spaces  coefficients . x + constant <= 0,  one after the other
+    row.
 
     coefficients (B, D, n), constant (B, D), -inf for rows that say nothing; boxes that are already empty stay so.
     """
@@ -94,7 +97,8 @@ def joint_scores(
 
         max_w  min_x  sum_k w_k (coefficients_k . x + constant_k)  > 0
 
-    refutes the clause on the box. The weights are found by exponentiated gradient ascent; every iterate is a valid bound,
+    refutes the clause on the box. The weights are found by exponentiated gradient ascent; every iterate is a valid
+    bound,
     so the number of steps only decides how tight it is. Clauses of one row gain nothing and are left alone.
     """
     most = scores.shape[1]
@@ -110,7 +114,9 @@ def joint_scores(
     for step in range(JOINT_STEPS):
         weight = torch.nan_to_num(torch.softmax(logits, 2), nan=0.0)
         row = torch.einsum("bck,bkn->bcn", weight, coefficients)
-        value = torch.einsum("bck,bk->bc", weight, torch.nan_to_num(middle)) - torch.einsum("bcn,bn->bc", row.abs(), radius)
+        value = torch.einsum("bck,bk->bc", weight, torch.nan_to_num(middle)) - torch.einsum(
+            "bcn,bn->bc", row.abs(), radius
+        )
         magnitude = torch.einsum("bcn,bn->bc", row.abs(), torch.maximum(lower.abs(), upper.abs()))
         value = value - proof_margin(low.dtype) * (magnitude + size[:, None])
         best = torch.where(several, torch.maximum(best, value), best)
