@@ -35,13 +35,16 @@ lint: $(VENV)/stamp-test
 test: lint
 	$(BIN)/python -m pytest
 
-# Real benchmark instances, as published by VNN-COMP; not part of this repository.
+# Real benchmark instances, as published by VNN-COMP; not part of this repository. ARGS, for instance: --separate,
+# --jobs 2, --only acasxu_2023, --first 10, --cap 60.
 test-real: $(VENV)/stamp-package
 	@test -n "$(VNNCOMP)" && test -f "$(VNNCOMP)/instances.csv" || { echo "error: no benchmark instances found; expected VNNCOMP=FOLDER with an instances.csv in it" >&2; exit 2; }
 	$(BIN)/python -m benchmarks.run "$(VNNCOMP)/instances.csv" --out out/real.jsonl $(ARGS)
 
+# Start-up; with VNNCOMP also the figures that the verifier has to reach (PARTS: startup safenlp acas acas-separate).
 bench: $(VENV)/stamp-package
 	$(BIN)/python -m benchmarks.startup
+	@if test -n "$(VNNCOMP)"; then $(BIN)/python -m benchmarks.figures "$(VNNCOMP)" $(PARTS); fi
 
 clean:
 	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,8 +1,8 @@
 """Networks that end in Softmax or ArgMax: specifications that can be asked of the logits instead.
 
 Softmax keeps the order of its inputs, so a row that compares two outputs of one softmax (c Y_i - c Y_j <= 0) asks the
-same
-of the logits. The index an ArgMax returns is c exactly when logit c is largest, so a row on the index selects classes.
+same of the logits. The index an ArgMax returns is c exactly when logit c is largest, so a row on the index selects
+classes.
 """
 
 from __future__ import annotations
@@ -35,8 +35,7 @@ def through_argmax(
     """Rows on one index as rows on the logits: one clause per class that the original clause admits.
 
     A tie is counted for every class that shares it, which can only add violations: `unsat` stays sound, and a witness
-    is
-    replayed anyway.
+    is replayed anyway.
 
     Raises:
         ProblemError: several indices, or a row that mixes the index with inputs.

@@ -68,8 +68,7 @@ class Problem:
 
 
 def varying(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
-    """Indices of the inputs that vary inside a query or between queries; at least one, so that a problem has an
-    input."""
+    """Indices of the inputs that vary inside a query or between queries; at least one: a problem has an input."""
     free = (upper > lower).any(0) | (lower != lower[0]).any(0) if len(lower) else np.zeros(lower.shape[1], bool)
     if not free.any():
         free[0] = True

@@ -15,7 +15,7 @@ COMMANDS = {
     "verify": ("verifier.cli", "decide whether a network satisfies a specification"),
     "prune": ("pruning.cli", "make a network smaller: ONNX in, ONNX out"),
     "spec": (
-        "verifier.semantic.spec_cli",
+        "verifier.semantic.cli",
         "semantic properties: image, keypoints and ranges to model and specification",
     ),
     "coverage": ("verifier.semantic.coverage", "which part of a semantic range is certified, refuted or open"),

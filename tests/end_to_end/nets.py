@@ -54,3 +54,18 @@ def spec(
             lines += [f"(assert (>= X_{i} {box[0]}))", f"(assert (<= X_{i} {box[1]}))"]
     path.write_text("\n".join([*lines, *(f"(assert {text})" for text in assertions)]) + "\n")
     return path
+
+
+def hard(folder: Path) -> tuple[Path, Path]:
+    """A network and a specification that a search neither proves nor refutes in a minute: many inputs that all matter,
+    and a threshold far above what the network reaches and far below what one bound shows."""
+    draw, nodes, arrays, value, width = np.random.default_rng(5), [], {}, "x", 40
+    for k in range(3):
+        arrays[f"w{k}"] = draw.normal(size=(width, 60)) * np.sqrt(2 / width)
+        arrays[f"b{k}"] = draw.normal(size=60) * 0.3
+        nodes.append(helper.make_node("Gemm", [value, f"w{k}", f"b{k}"], [f"s{k}"]))
+        nodes.append(helper.make_node("Relu", [f"s{k}"], [f"h{k}"]))
+        value, width = f"h{k}", 60
+    arrays["w3"] = draw.normal(size=(width, 1)) * np.sqrt(2 / width)
+    nodes.append(helper.make_node("MatMul", [value, "w3"], ["y"]))
+    return save(folder / "hard.onnx", nodes, arrays, 40, 1), spec(folder / "hard.vnnlib", "(>= Y_0 14.0)", n_in=40)

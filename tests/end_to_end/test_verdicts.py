@@ -85,7 +85,6 @@ def test_python_door(net: Path, holds: Path, fails: Path) -> None:
     assert result.witness.y[0] == pytest.approx(np.abs(result.witness.x).sum(), rel=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore")  # of the exporter
 def test_torch_modules(holds: Path, fails: Path) -> None:
     import torch
 

@@ -1,1 +1,1 @@
-"""Counterexample search and replay."""
+"""Search for counterexamples; every hit is replayed in ONNX Runtime."""
