@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -43,6 +44,10 @@ class DomainBatch:
     def to(self, device: torch.device) -> DomainBatch:
         """The same boxes on another device."""
         return DomainBatch(*(t.to(device) for t in self._fields()))
+
+    def to_dtype(self, dtype: torch.dtype) -> DomainBatch:
+        """The same boxes in a wider arithmetic (every float32 number is a float64 number)."""
+        return replace(self, lower=self.lower.to(dtype), upper=self.upper.to(dtype), score=self.score.to(dtype))
 
     def narrowed(self, lower: Tensor, upper: Tensor, share: Tensor, score: Tensor) -> DomainBatch:
         """Same boxes with other bounds, volume shares and scores."""
@@ -97,4 +102,17 @@ def whole(lower: Tensor, upper: Tensor) -> DomainBatch:
         torch.full((q,), -torch.inf, dtype=lower.dtype, device=device),
         torch.zeros(q, dtype=torch.int64, device=device),
         torch.zeros(q, 0, dtype=torch.int64, device=device),
+    )
+
+
+def outward(lower: np.ndarray, upper: np.ndarray, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Float64 boxes in another dtype, rounded so that nothing of them is lost."""
+    low, high = torch.from_numpy(lower), torch.from_numpy(upper)
+    if dtype == torch.float64:
+        return low, high
+    inf = torch.tensor(torch.inf, dtype=dtype)
+    low_r, high_r = low.to(dtype), high.to(dtype)
+    return (
+        torch.where(low_r.double() > low, torch.nextafter(low_r, -inf), low_r),
+        torch.where(high_r.double() < high, torch.nextafter(high_r, inf), high_r),
     )

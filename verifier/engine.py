@@ -17,7 +17,7 @@ from verifier.attack.replay import Replay
 from verifier.bounds.bounder import Method, OutOfTime
 from verifier.bounds.network import Network, build
 from verifier.budget import Budget
-from verifier.domains import DomainBatch, whole
+from verifier.domains import DomainBatch, join, outward, whole
 from verifier.graph.onnx_import import Model
 from verifier.inputs import IdentityMap, InputMap
 from verifier.options import Options
@@ -67,7 +67,31 @@ def solve(
     if problem.graph.opaque:
         return _only_attack(problem, replay, budget, options, start)
     compare(model, model.graph, _sample_points(problem, replay, options.seed))
-    return _Run(problem, replay, options, budget, progress, start).solve()
+    if options.dtype == "float32":
+        return _in_single(problem, replay, options, budget, progress, start)
+    return _Run(problem, replay, options, budget, progress, start, torch.float64).solve()
+
+
+def _in_single(
+    problem: Problem,
+    replay: Replay,
+    options: Options,
+    budget: Budget,
+    progress: Callable[[Progress], None] | None,
+    start: float,
+) -> Result:
+    """Searches in float32, proves in float64.
+
+    The float32 search finds out where to split; every box that it would call proven is bounded again in float64 (and
+    split further there if need be), so that rounding in float32 can cost time and nothing else.
+    """
+    proposals: list[DomainBatch] = []
+    fast = _Run(problem, replay, options, budget, progress, start, torch.float32)
+    result = fast.solve(proven=proposals.append)
+    if result.verdict is not Verdict.UNSAT:
+        return result
+    exact = _Run(problem, replay, options, budget, progress, start, torch.float64)
+    return exact.solve(first=join(proposals).to_dtype(torch.float64))
 
 
 def _sample_points(problem: Problem, replay: Replay, seed: int, count: int = 3) -> np.ndarray:
@@ -131,15 +155,14 @@ class _Run:
         budget: Budget,
         progress: Callable[[Progress], None] | None,
         start: float,
+        dtype: torch.dtype,
     ) -> None:
         self.problem, self.replay, self.options, self.budget = problem, replay, options, budget
         self.progress, self.start = progress, start
         device = _device(options.device)
-        dtype = torch.float32 if options.dtype == "float32" else torch.float64
         self.network: Network = build(problem.graph, dtype, device)
         self.table = RowTable.from_rows(problem.rows, dtype, device)
-        self.lower = torch.from_numpy(problem.lower).to(device, dtype)
-        self.upper = torch.from_numpy(problem.upper).to(device, dtype)
+        self.lower, self.upper = (t.to(device) for t in outward(problem.lower, problem.upper, dtype))
         self.inputs: InputMap = IdentityMap(torch.from_numpy(problem.free).to(device))
         self.plan = self._choose()
         self.tally = Tally()
@@ -162,11 +185,14 @@ class _Run:
             d > INPUT_SPLIT,
         )
 
-    def solve(self) -> Result:
-        witness = self.attack() if self.problem.queries <= MANY_QUERIES else None
+    def solve(self, first: DomainBatch | None = None, proven: Callable[[DomainBatch], None] | None = None) -> Result:
+        """Settles the boxes `first` (None: all queries); `proven` receives proposals instead of proofs (see
+        `Strategy`)."""
+        few = first is None and self.problem.queries <= MANY_QUERIES
+        witness = self.attack() if few else None
         if witness is not None:
             return self.finish(Verdict.SAT, "found by sampling and projected gradient descent", witness=witness)
-        first = whole(self.lower, self.upper)
+        first = whole(self.lower, self.upper) if first is None else first
         strategy = Strategy(
             bound=self.chooser(),
             try_points=self.try_points,
@@ -178,6 +204,7 @@ class _Run:
             max_depth=self.options.search.max_depth,
             neurons=self.plan.neurons,
             queries=self.problem.queries,
+            proven=proven,
             device=self.network.device,
         )
         try:
