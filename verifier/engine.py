@@ -34,6 +34,9 @@ from verifier.search.leaf import settle_affine
 AFFINE_INPUTS = 32
 """Up to this many free inputs per query, affine forms are carried along (their cost grows with the number)."""
 
+KEPT_NEURONS = 8192
+"""Up to this many ReLU neurons, open boxes of a neuron split carry the neurons' intervals along (16 bytes each)."""
+
 MANY_QUERIES = 256
 """With more queries than this, bounds come first: most queries are settled by them in one batch."""
 
@@ -192,7 +195,7 @@ class _Run:
         witness = self.attack() if few else None
         if witness is not None:
             return self.finish(Verdict.SAT, "found by sampling and projected gradient descent", witness=witness)
-        first = whole(self.lower, self.upper) if first is None else first
+        first = whole(self.lower, self.upper, self.kept_neurons()) if first is None else first
         strategy = Strategy(
             bound=self.chooser(),
             try_points=self.try_points,
@@ -229,6 +232,11 @@ class _Run:
 
     def bound(self, batch: DomainBatch, method: Method) -> Bounded:
         return bound_boxes(self.network, self.table, batch, self.inputs, method, self.budget.expired)
+
+    def kept_neurons(self) -> int:
+        """How many neurons' intervals the open boxes carry along: all, where neurons are split and there are few."""
+        count = sum(self.network.ops[i].multiply_adds for i in self.network.relus)
+        return count if self.plan.neurons and count <= KEPT_NEURONS else 0
 
     def chooser(self) -> Chooser:
         """Cheap or tight bounds, measured, unless the options or the problem leave no choice."""

@@ -41,7 +41,7 @@ def bind(node: Node, shapes: Mapping[str, Shape], dtype: torch.dtype, device: to
         raise UnsupportedOperator(
             node.source or node.output,
             str(node.attrs.get("op_type", node.op)),
-            int(node.attrs.get("opset", 0)),
+            node.integer("opset") if "opset" in node.attrs else 0,
             "no bound rule",
-        )  # type: ignore[arg-type]
+        )
     return cls(node, shapes, dtype, device)

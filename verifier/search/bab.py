@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -123,6 +123,7 @@ def divide(boxes: DomainBatch, bounded: Bounded, strategy: Strategy) -> tuple[Do
 
     Neurons are split where the strategy says so and one is undecided, inputs otherwise.
     """
+    boxes = replace(boxes, known=bounded.known)
     deep = boxes.depth >= strategy.max_depth
     by_neuron = (bounded.neuron >= 0) & ~deep if strategy.neurons else torch.zeros_like(deep)
     parts = []
