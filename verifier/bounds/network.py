@@ -105,6 +105,13 @@ def build(graph: Graph, dtype: torch.dtype, device: torch.device) -> Network:
             last_use[s] = i
     last_use[output] = len(ops)
     return Network(
-        tuple(ops), tuple(sources), tuple(last_use), output, _numel(shapes[0]), _numel(shapes[output]),
-        tuple(shapes), dtype, device,
+        tuple(ops),
+        tuple(sources),
+        tuple(last_use),
+        output,
+        _numel(shapes[0]),
+        _numel(shapes[output]),
+        tuple(shapes),
+        dtype,
+        device,
     )
