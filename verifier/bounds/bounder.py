@@ -29,7 +29,6 @@ from verifier.inputs import IdentityMap, InputMap
 from verifier.ops.kinds import Interval, LinearOp, Relaxation, RelaxedOp
 from verifier.tolerance import proof_margin
 
-
 ROW_ELEMENTS = {"cpu": 400_000, "cuda": 64_000_000}
 """What a chunk of backward rows may hold: on a CPU about a core's cache. Larger chunks wait for memory (5x50 network of
 ACAS Xu's shape, 512 boxes: 0.25 to 0.5 million elements take less than half the time of 4 million), smaller ones
@@ -140,7 +139,7 @@ def sweep(
             unstable += count
             if method.affine:
                 reach[i] = tuple(forms[s].moves() for s in sources)
-                forms[out] = relaxed_form(op, [forms[s] for s in sources], bounds)
+                forms[out] = relaxed_form(op, [forms[s] for s in sources], bounds, reach[i])
             if intervals:
                 intervals[out] = interval_step(op, bounds)
         network.release(forms, i)  # type: ignore[arg-type]
