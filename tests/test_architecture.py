@@ -103,13 +103,14 @@ def test_vnnlib_stands_alone() -> None:
     assert not wrong
 
 
-def test_pruning_uses_only_the_graph_and_the_public_door() -> None:
-    allowed = ("verifier", "verifier.graph", "verifier.errors")
+def test_pruning_uses_only_the_graph_the_data_sets_and_the_public_door() -> None:
+    allowed = ("verifier", "verifier.graph", "verifier.errors", "verifier.data")
     wrong = [
         f"{path.relative_to(ROOT)}:{line}: {name}"
         for path in sources("pruning")
         for name, line in imports(path)
-        if name.startswith("verifier") and not (name in allowed or name.startswith("verifier.graph."))
+        if name.startswith("verifier")
+        if not (name in allowed or name.startswith(("verifier.graph.", "verifier.data.")))
         if name.removeprefix("verifier.") not in public_names()
     ]
     assert not wrong, "\n".join(wrong)
