@@ -219,9 +219,9 @@ class _Run:
         return boxes.select(usable).split(dimension[usable], at[usable])
 
     def attack(self, boxes: DomainBatch | None = None) -> Witness | None:
-        """Uniform samples of the boxes (of all queries), then projected gradient descent from the best of them.
+        """Random samples of the boxes (of all queries), then projected gradient descent from the best of them.
 
-        Each call takes more samples than the one before; a call ends after a small part of the time that is left.
+        The first calls take more samples each time; a call ends after a small part of the time that is left.
         """
         restarts, steps = self.options.attack.restarts, self.options.attack.steps
         if restarts == 0:
@@ -230,7 +230,8 @@ class _Run:
         until = self.budget.clock() + 0.05 * min(self.budget.remaining(), 100.0)
         where = boxes if boxes is not None else whole(self.lower, self.upper)
         cost = sum(op.multiply_adds for op in self.network.ops)
-        count = max(restarts, min(2**self.attacks * 8192, int(2**self.attacks * 2e8 / max(1, cost))))
+        growth = min(2**self.attacks, 8)
+        count = max(restarts, min(growth * 8192, int(growth * 2e8 / max(1, cost))))
         chosen = torch.arange(count, device=self.network.device) % len(where)
         if count < len(where):
             chosen = torch.randperm(len(where), generator=self.generator, device=self.network.device)[:count]
@@ -239,7 +240,8 @@ class _Run:
         witness = self.replay_hits(points, loss, query)
         if witness is not None:
             return witness
-        best = loss.argsort()[:restarts]
+        # half of the starts are the best samples, half any: the best ones can all sit on one plateau
+        best = torch.cat([loss.argsort()[: restarts // 2 + 1], torch.arange(restarts // 2, device=loss.device) % count])
         points, loss = pgd(
             self.network,
             self.inputs,

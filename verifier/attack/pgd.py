@@ -39,8 +39,13 @@ def sample(
     query: Tensor,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """One uniform point of each box (M, n), and its loss for the nearest clause (M,): <= 0 violates."""
+    """One random point of each box (M, n), and its loss for the nearest clause (M,): <= 0 violates.
+
+    Every second point is drawn with each coordinate on a face of its box two times in three: violations like the
+    boundary, and a uniform point of a box with many inputs is almost never near a corner.
+    """
     share = torch.rand(lower.shape, generator=generator, dtype=lower.dtype, device=lower.device)
+    share[::2] = (3 * share[::2] - 1).clamp(0, 1)
     points = torch.minimum(lower + (upper - lower) * share, upper)
     loss = clause_loss(table, row_values(network, inputs, table, points, query), query).amin(1)
     return points, torch.nan_to_num(loss, nan=torch.inf)

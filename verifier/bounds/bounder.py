@@ -49,8 +49,8 @@ class Sweep:
     `pre[i]` intervals of the inputs of the non-linear operator i, `relaxations[i]` its planes, `output` the interval
     of the network's output (B, m), `unstable` (B,) how many neurons are not affine on the box. `reach[i]` tells
     how far each free input moves the inputs of operator i, (B, d, *S) >= 0 (empty without affine forms).
-    `unstable_at[i]` is the batch's mean count of unstable neurons at operator i.
-    `empty` (B,) marks subproblems whose decided signs contradict the bounds: they have no points.
+    `unstable_at[i]` is the batch's mean count of unstable neurons at operator i. `empty` (B,) marks subproblems whose
+    decided signs contradict the bounds: they have no points.
     """
 
     pre: dict[int, tuple[Interval, ...]]
@@ -200,26 +200,55 @@ def _refine(
     if not relaxations:
         return bound  # only linear operators so far: the forward bounds are exact
     lower, upper, query, inputs = where
+
+    def walk(first: int, rows: Tensor, bias: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
+        return inputs.pull(*walk_back(network, first, rows, bias, relaxations, owner), query[owner])
+
+    mask = open_elements(network, i, slot, bound)
+    chunk = max(1, method.row_elements // (4 * network.widest))
+    return intersect_rows(network, slot, bound, mask, (lower, upper), chunk, stop, walk)
+
+
+def open_elements(network: Network, i: int, slot: int, bound: Interval) -> Tensor:
+    """The elements (B, size) of the value in `slot` whose bounds matter to operator i: where it is not affine."""
     op = network.ops[i]
     assert isinstance(op, RelaxedOp)
     if len(network.sources[i]) == 1 and op.in_shapes[0] == op.out_shape:
-        mask = op.unstable(bound).flatten(1)
-    else:
-        mask = (bound.upper > bound.lower).flatten(1)
+        return op.unstable(bound).flatten(1)
+    return (bound.upper > bound.lower).flatten(1)
+
+
+Walk = Callable[[int, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def intersect_rows(
+    network: Network,
+    slot: int,
+    bound: Interval,
+    mask: Tensor,
+    box: tuple[Tensor, Tensor],
+    chunk: int,
+    stop: Callable[[], bool],
+    walk: Walk,
+) -> Interval:
+    """`bound` intersected with backward rows for the elements in `mask` (B, size), `chunk` elements at a time.
+
+    `walk(slot, rows, bias, owner)` takes rows (M, 2, *S) from a slot to the parameters of their boxes.
+
+    Raises:
+        OutOfTime: `stop()` said so between two chunks.
+    """
     boxes, neurons = mask.nonzero(as_tuple=True)
     if len(boxes) == 0:
         return bound
     low, high = bound.lower.flatten(1).clone(), bound.upper.flatten(1).clone()
-    chunk = max(1, method.row_elements // (4 * network.widest))
     for start in range(0, len(boxes), chunk):
         if stop():
             raise OutOfTime
         owner, picked = boxes[start : start + chunk], neurons[start : start + chunk]
         first, rows, bias = neuron_rows(network, slot, picked)
         both, shift = torch.cat([rows, -rows], 1), torch.cat([bias, -bias], 1)
-        rows_at_input = walk_back(network, first, both, shift, relaxations, owner)
-        coefficients, constant = inputs.pull(*rows_at_input, query[owner])
-        value = concretise(coefficients, constant, lower[owner], upper[owner])
+        value = concretise(*walk(first, both, shift, owner), box[0][owner], box[1][owner])
         low[owner, picked] = torch.maximum(low[owner, picked], value[:, 0])
         high[owner, picked] = torch.minimum(high[owner, picked], -value[:, 1])
     shape = bound.lower.shape

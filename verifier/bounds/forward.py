@@ -65,7 +65,8 @@ def relaxed_form(op: RelaxedOp, forms: list[AffineForm], bounds: list[Interval])
         return AffineForm(maps, radius + gap[:, None])
     moves = _shared_moves(op, forms, relaxation)
     total = moves.sum(1, keepdim=True)
-    share = torch.where(total > 0, moves / total, 1.0 / moves.shape[1])
+    # a sum that overflows would leave no share for anybody
+    share = torch.where((total > 0) & total.isfinite(), moves / total, 1.0 / moves.shape[1])
     # 1 + d ulp: the shares must add up to at least the whole
     whole = 1 + 4 * moves.shape[1] * torch.finfo(share.dtype).eps
     return AffineForm(maps, radius + torch.nan_to_num(share * gap[:, None], nan=0.0) * whole)
@@ -84,9 +85,12 @@ def _shared_moves(op: RelaxedOp, forms: list[AffineForm], planes: Relaxation) ->
 
 
 def as_interval(bound: Interval) -> Interval:
-    """NaN (inf - inf, 0 * inf) means that nothing is known."""
-    return Interval(torch.nan_to_num(bound.lower, nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf),
-                    torch.nan_to_num(bound.upper, nan=torch.inf, posinf=torch.inf, neginf=-torch.inf))
+    """NaN (inf - inf, 0 * inf) means that nothing is known; so does an infinity on the wrong side, an overflow."""
+    inf = torch.inf
+    return Interval(
+        torch.nan_to_num(bound.lower, nan=-inf, posinf=-inf, neginf=-inf),
+        torch.nan_to_num(bound.upper, nan=inf, posinf=inf, neginf=inf),
+    )
 
 
 def intersect(a: Interval, b: Interval) -> Interval:

@@ -56,7 +56,7 @@ class Strategy:
 
 ATTACKED = 1024
 """Open boxes that one round of sampling and gradient descent looks at; rounds come when the number of boxes has
-quadrupled."""
+doubled."""
 
 
 def search(first: DomainBatch, strategy: Strategy) -> Outcome:
@@ -68,7 +68,7 @@ def search(first: DomainBatch, strategy: Strategy) -> Outcome:
     open_set = OpenSet(first, strategy.device)
     tally = Tally(open_boxes=len(first))
     stuck_share = 0.0
-    next_attack = 64
+    next_attack = 32
     while len(open_set):
         if strategy.stop():
             break
@@ -93,7 +93,7 @@ def search(first: DomainBatch, strategy: Strategy) -> Outcome:
         tally.settled += (before - float(children.share.sum()) - float(stuck.share.sum())) / max(1, strategy.queries)
         tally.open_boxes = len(open_set)
         if len(children) and tally.boxes >= next_attack:
-            next_attack = 4 * tally.boxes
+            next_attack = 2 * tally.boxes
             found = strategy.attack(children.select(slice(0, ATTACKED)))
             if found is not None:
                 return Outcome(found, 1.0, tally, False)
