@@ -203,3 +203,24 @@ def test_every_listed_command_can_be_called() -> None:
 
     assert "verify" in available()
     assert all(callable(import_module(COMMANDS[name][0]).main) for name in available())
+
+
+def test_the_readme_explains_every_option_with_its_default() -> None:
+    import re
+    from dataclasses import fields, is_dataclass
+
+    from verifier.options import Options
+
+    def flat(value: object, prefix: str = "") -> dict[str, object]:
+        found: dict[str, object] = {}
+        for item in fields(value):  # type: ignore[arg-type]
+            inner = getattr(value, item.name)
+            found |= flat(inner, f"{item.name}.") if is_dataclass(inner) else {prefix + item.name: inner}
+        return found
+
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `([a-z_.]+)` \| `?([^`|]*?)`? \|", readme, flags=re.MULTILINE))
+    defaults = flat(Options())
+    assert defaults.keys() <= rows.keys()
+    for name, value in defaults.items():
+        assert value is None or rows[name] == str(value), name
