@@ -152,8 +152,9 @@ class _Run:
         rows = method in ("crown", "alpha") or method == "auto"
         size = self.network.widest * (d + 2 if affine else 2)
         batch = self.options.search.batch or int(min(4096, max(8, 4_000_000 // max(1, size))))
+        alpha = self.options.bounds.alpha_steps if method == "alpha" or (method == "auto" and not affine) else 0
         return _Plan(
-            Method(interval=True, affine=affine, rows=rows),
+            Method(interval=True, affine=affine, rows=rows, alpha_steps=alpha),
             batch,
             self.network.dtype,
             self.network.device,
@@ -294,7 +295,7 @@ class _Run:
             "replays": self.replay.tried,
         }
         settings = {
-            "method": "crown" if self.plan.method.rows else "forward",
+            "method": ("alpha" if self.plan.method.alpha_steps else "crown") if self.plan.method.rows else "forward",
             "batch": self.plan.batch,
             "dtype": str(self.plan.dtype).removeprefix("torch."),
             "device": str(self.plan.device),

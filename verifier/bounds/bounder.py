@@ -33,12 +33,13 @@ from verifier.tolerance import proof_margin
 @dataclass(frozen=True)
 class Method:
     """Which bounds are computed. `affine` needs few free inputs (`attribute`: with the noise in parts per input);
-    `rows` refines unstable neurons by backward rows."""
+    `rows` refines unstable neurons by backward rows; output rows take `alpha_steps` steps of alpha-CROWN."""
 
     interval: bool = True
     affine: bool = True
     attribute: bool = True
     rows: bool = False
+    alpha_steps: int = 0
     row_elements: int = 4_000_000  # elements of the largest temporary of a chunk of backward rows
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from verifier.bounds.alpha import tighten
 from verifier.bounds.backward import concretise, walk_back
 from verifier.bounds.bounder import Method, Sweep, sweep
 from verifier.bounds.network import Network
@@ -90,11 +91,11 @@ def bound_boxes(
         OutOfTime: `stop()` said so in the middle.
     """
     known = sweep(network, batch.lower, batch.upper, batch.query, inputs, method, stop, batch.signs)
-    step = _walk(network, table, batch, inputs, known)
+    step = _walk(network, table, batch, inputs, known, method, stop)
     if step.open and batch.signs.shape[1]:
         tighter = tightened(network, known, batch, step.alive, inputs, step.losses, step.signs, step.shift)
         known = sweep(network, batch.lower, batch.upper, batch.query, inputs, method, stop, batch.signs, tighter)
-        step = _walk(network, table, batch, inputs, known)
+        step = _walk(network, table, batch, inputs, known, method, stop)
     return step.result()
 
 
@@ -143,7 +144,15 @@ class _Step:
         )
 
 
-def _walk(network: Network, table: RowTable, batch: DomainBatch, inputs: InputMap, known: Sweep) -> _Step:
+def _walk(
+    network: Network,
+    table: RowTable,
+    batch: DomainBatch,
+    inputs: InputMap,
+    known: Sweep,
+    method: Method,
+    stop: Callable[[], bool],
+) -> _Step:
     low = _forward_rows(table, known, batch)
     scores = table.clause_scores(low, batch.query).masked_fill(known.empty[:, None], torch.inf)
     alive = (scores.amin(1) <= 0).nonzero()[:, 0]
@@ -153,6 +162,8 @@ def _walk(network: Network, table: RowTable, batch: DomainBatch, inputs: InputMa
     owner = None if len(alive) == len(batch) else alive
     trace: dict[int, Tensor] = {}
     coefficients, bias = _walk_rows(network, table, row, known, owner, boxes, inputs, trace)
+    if method.alpha_steps and len(alive):
+        coefficients, bias = _climb(network, table, row, known, alive, boxes, inputs, method, stop)
     signs, shift = sign_rows(network, known, boxes, alive, inputs)
     coefficients, bias = with_signs(coefficients, bias, signs, shift, boxes.lower, boxes.upper)
     lowest = concretise(coefficients, bias, boxes.lower, boxes.upper)
@@ -220,11 +231,32 @@ def _walk_rows(
     inputs: InputMap,
     trace: dict[int, Tensor],
 ) -> tuple[Tensor, Tensor]:
-    b, k = row.shape
-    rows = torch.zeros(b, k, network.m, dtype=network.dtype, device=network.device)
-    rows.scatter_(2, row[:, :, None], 1.0)
-    rows = rows.reshape(b, k, *network.shapes[network.output])
-    start = torch.zeros(b, k, dtype=network.dtype, device=network.device)
+    rows, start = _unit_rows(network, row)
     at_input = walk_back(network, network.output, rows, start, known.relaxations, owner, trace)
     coefficients, bias = inputs.pull(*at_input, boxes.query)
     return (coefficients if table.mixed is None else coefficients + table.mixed[row]), bias
+
+
+def _unit_rows(network: Network, row: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (B, K, *T) that select the outputs `row` (B, K), and a bias of 0."""
+    rows = torch.zeros(*row.shape, network.m, dtype=network.dtype, device=network.device)
+    rows.scatter_(2, row[:, :, None], 1.0)
+    return rows.reshape(*row.shape, *network.shapes[network.output]), rows.new_zeros(row.shape)
+
+
+def _climb(
+    network: Network,
+    table: RowTable,
+    row: Tensor,
+    known: Sweep,
+    alive: Tensor,
+    boxes: DomainBatch,
+    inputs: InputMap,
+    method: Method,
+    stop: Callable[[], bool],
+) -> tuple[Tensor, Tensor]:
+    """The same rows with optimised planes (alpha-CROWN)."""
+    rows, start = _unit_rows(network, row)
+    extra = None if table.mixed is None else table.mixed[row]
+    where = (boxes.lower, boxes.upper, boxes.query, inputs)
+    return tighten(network, *where, known, rows, start, method.alpha_steps, stop, owner=alive, extra=extra)

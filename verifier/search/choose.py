@@ -56,7 +56,7 @@ class Chooser:
         self.step += 1
         if self.fixed or not self.method.affine:
             return self.bound(batch, self.method)
-        cheap = replace(self.method, rows=False)
+        cheap = replace(self.method, rows=False, alpha_steps=0)
         measuring = self.step & (self.step - 1) == 0
         if self.rows_pay and not self.cheap_first and not measuring:
             return self.bound(batch, self.method)

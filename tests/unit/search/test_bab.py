@@ -52,6 +52,7 @@ def _strategy(wave: Wave, **changes: object) -> Strategy:
     fields: dict = {
         "bound": wave.bound,
         "try_points": wave.try_points,
+        "attack": lambda boxes: None,
         "settle_affine": lambda boxes, bounded: (torch.ones(len(boxes), dtype=torch.bool), None),
         "stop": lambda: False,
         "report": lambda tally: None,
