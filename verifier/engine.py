@@ -17,7 +17,7 @@ from verifier.attack.replay import Replay
 from verifier.bounds.bounder import Method, OutOfTime
 from verifier.bounds.network import Network, build
 from verifier.budget import Budget
-from verifier.domains import DomainBatch, whole
+from verifier.domains import DomainBatch, join, outward, whole
 from verifier.graph.onnx_import import Model
 from verifier.inputs import IdentityMap, InputMap
 from verifier.options import Options
@@ -33,6 +33,9 @@ from verifier.search.leaf import settle_affine
 
 AFFINE_INPUTS = 32
 """Up to this many free inputs per query, affine forms are carried along (their cost grows with the number)."""
+
+KEPT_NEURONS = 8192
+"""Up to this many ReLU neurons, open boxes of a neuron split carry the neurons' intervals along (16 bytes each)."""
 
 MANY_QUERIES = 256
 """With more queries than this, bounds come first: most queries are settled by them in one batch."""
@@ -67,7 +70,31 @@ def solve(
     if problem.graph.opaque:
         return _only_attack(problem, replay, budget, options, start)
     compare(model, model.graph, _sample_points(problem, replay, options.seed))
-    return _Run(problem, replay, options, budget, progress, start).solve()
+    if options.dtype == "float32":
+        return _in_single(problem, replay, options, budget, progress, start)
+    return _Run(problem, replay, options, budget, progress, start, torch.float64).solve()
+
+
+def _in_single(
+    problem: Problem,
+    replay: Replay,
+    options: Options,
+    budget: Budget,
+    progress: Callable[[Progress], None] | None,
+    start: float,
+) -> Result:
+    """Searches in float32, proves in float64.
+
+    The float32 search finds out where to split; every box that it would call proven is bounded again in float64 (and
+    split further there if need be), so that rounding in float32 can cost time and nothing else.
+    """
+    proposals: list[DomainBatch] = []
+    fast = _Run(problem, replay, options, budget, progress, start, torch.float32)
+    result = fast.solve(proven=proposals.append)
+    if result.verdict is not Verdict.UNSAT:
+        return result
+    exact = _Run(problem, replay, options, budget, progress, start, torch.float64)
+    return exact.solve(first=join(proposals).to_dtype(torch.float64))
 
 
 def _sample_points(problem: Problem, replay: Replay, seed: int, count: int = 3) -> np.ndarray:
@@ -131,15 +158,14 @@ class _Run:
         budget: Budget,
         progress: Callable[[Progress], None] | None,
         start: float,
+        dtype: torch.dtype,
     ) -> None:
         self.problem, self.replay, self.options, self.budget = problem, replay, options, budget
         self.progress, self.start = progress, start
         device = _device(options.device)
-        dtype = torch.float32 if options.dtype == "float32" else torch.float64
         self.network: Network = build(problem.graph, dtype, device)
         self.table = RowTable.from_rows(problem.rows, dtype, device)
-        self.lower = torch.from_numpy(problem.lower).to(device, dtype)
-        self.upper = torch.from_numpy(problem.upper).to(device, dtype)
+        self.lower, self.upper = (t.to(device) for t in outward(problem.lower, problem.upper, dtype))
         self.inputs: InputMap = IdentityMap(torch.from_numpy(problem.free).to(device))
         self.plan = self._choose()
         self.tally = Tally()
@@ -162,11 +188,14 @@ class _Run:
             d > INPUT_SPLIT,
         )
 
-    def solve(self) -> Result:
-        witness = self.attack() if self.problem.queries <= MANY_QUERIES else None
+    def solve(self, first: DomainBatch | None = None, proven: Callable[[DomainBatch], None] | None = None) -> Result:
+        """Settles the boxes `first` (None: all queries); `proven` receives proposals instead of proofs (see
+        `Strategy`)."""
+        few = first is None and self.problem.queries <= MANY_QUERIES
+        witness = self.attack() if few else None
         if witness is not None:
             return self.finish(Verdict.SAT, "found by sampling and projected gradient descent", witness=witness)
-        first = whole(self.lower, self.upper)
+        first = whole(self.lower, self.upper, self.kept_neurons()) if first is None else first
         strategy = Strategy(
             bound=self.chooser(),
             try_points=self.try_points,
@@ -178,6 +207,7 @@ class _Run:
             max_depth=self.options.search.max_depth,
             neurons=self.plan.neurons,
             queries=self.problem.queries,
+            proven=proven,
             device=self.network.device,
         )
         try:
@@ -202,6 +232,11 @@ class _Run:
 
     def bound(self, batch: DomainBatch, method: Method) -> Bounded:
         return bound_boxes(self.network, self.table, batch, self.inputs, method, self.budget.expired)
+
+    def kept_neurons(self) -> int:
+        """How many neurons' intervals the open boxes carry along: all, where neurons are split and there are few."""
+        count = sum(self.network.ops[i].multiply_adds for i in self.network.relus)
+        return count if self.plan.neurons and count <= KEPT_NEURONS else 0
 
     def chooser(self) -> Chooser:
         """Cheap or tight bounds, measured, unless the options or the problem leave no choice."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -39,7 +39,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Strategy:
-    """The seams of the search: how boxes are bounded, points tested, and when to stop."""
+    """The seams of the search: how boxes are bounded, points tested, and when to stop.
+
+    With `proven` the search only proposes: it hands over every box that its bounds prove, whole, and neither clips
+    boxes
+    nor settles affine ones, so that another search can prove the proposals in a more precise arithmetic.
+    """
 
     bound: Callable[[DomainBatch], Bounded]
     try_points: Callable[[Tensor, Tensor], object | None]
@@ -51,6 +56,7 @@ class Strategy:
     max_depth: int
     neurons: bool
     queries: int
+    proven: Callable[[DomainBatch], None] | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
@@ -81,12 +87,18 @@ def search(first: DomainBatch, strategy: Strategy) -> Outcome:
         found = strategy.try_points(*suggest(boxes, bounded))
         if found is not None:
             return Outcome(found, 1.0, tally, False)
-        boxes, bounded = clip(boxes, bounded)
-        keep, found = strategy.settle_affine(boxes, bounded)
-        if found is not None:
-            return Outcome(found, 1.0, tally, False)
-        boxes = boxes.select(keep)
-        children, stuck = divide(boxes, bounded.select(keep), strategy)
+        if strategy.proven is not None:
+            settled = torch.ones(len(batch), dtype=torch.bool, device=batch.query.device)
+            settled[bounded.alive] = False
+            strategy.proven(batch.select(settled))
+            boxes = boxes.narrowed(boxes.lower, boxes.upper, boxes.share, bounded.value)
+        else:
+            boxes, bounded = clip(boxes, bounded)
+            keep, found = strategy.settle_affine(boxes, bounded)
+            if found is not None:
+                return Outcome(found, 1.0, tally, False)
+            boxes, bounded = boxes.select(keep), bounded.select(keep)
+        children, stuck = divide(boxes, bounded, strategy)
         tally.stuck += len(stuck)
         stuck_share += float(stuck.share.sum())
         open_set.push(children)
@@ -111,6 +123,7 @@ def divide(boxes: DomainBatch, bounded: Bounded, strategy: Strategy) -> tuple[Do
 
     Neurons are split where the strategy says so and one is undecided, inputs otherwise.
     """
+    boxes = replace(boxes, known=bounded.known)
     deep = boxes.depth >= strategy.max_depth
     by_neuron = (bounded.neuron >= 0) & ~deep if strategy.neurons else torch.zeros_like(deep)
     parts = []

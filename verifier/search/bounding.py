@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -10,10 +11,11 @@ from torch import Tensor
 
 from verifier.bounds.alpha import tighten
 from verifier.bounds.backward import concretise, walk_back
-from verifier.bounds.bounder import Method, Sweep, sweep
+from verifier.bounds.bounder import Method, Sweep, meet, sweep
 from verifier.bounds.network import Network
 from verifier.domains import DomainBatch
 from verifier.inputs import InputMap
+from verifier.ops.kinds import Interval
 from verifier.rows import RowTable
 from verifier.search.branch import split_scores
 from verifier.search.settle import joint_scores, row_scale
@@ -53,6 +55,7 @@ class Bounded:
     neuron: Tensor
     sign_coefficients: Tensor
     sign_constant: Tensor
+    known: Tensor
     values: Tensor
     unstable_at: dict[int, float]
 
@@ -77,6 +80,7 @@ class Bounded:
             self.neuron[keep],
             self.sign_coefficients[keep],
             self.sign_constant[keep],
+            self.known[keep],
             self.values,
             self.unstable_at,
         )
@@ -90,10 +94,13 @@ def bound_boxes(
     Raises:
         OutOfTime: `stop()` said so in the middle.
     """
-    known = sweep(network, batch.lower, batch.upper, batch.query, inputs, method, stop, batch.signs)
+    inherited = inherited_intervals(network, batch.known)
+    known = sweep(network, batch.lower, batch.upper, batch.query, inputs, method, stop, batch.signs, inherited)
     step = _walk(network, table, batch, inputs, known, method, stop)
     if step.open and batch.signs.shape[1]:
         tighter = tightened(network, known, batch, step.alive, inputs, step.losses, step.signs, step.shift)
+        if inherited:
+            tighter = {i: meet(bound, inherited[i])[0] for i, bound in tighter.items()}
         known = sweep(network, batch.lower, batch.upper, batch.query, inputs, method, stop, batch.signs, tighter)
         step = _walk(network, table, batch, inputs, known, method, stop)
     return step.result()
@@ -117,11 +124,17 @@ class _Step:
     shift: Tensor
     losses: dict[int, Tensor]
     known: Sweep
+    network: Network
 
     @property
     def open(self) -> bool:
         """Whether anything is left to prove."""
         return bool((self.scores.amin(1) <= 0).any()) if len(self.alive) else False
+
+    def _intervals(self) -> Tensor:
+        """Intervals of all ReLU arguments (batch, N, 2), as the sweep ended up with them."""
+        parts = [self.known.pre[i][0] for i in self.network.relus]
+        return torch.cat([torch.stack([p.lower.flatten(1), p.upper.flatten(1)], 2) for p in parts], 1)
 
     def result(self) -> Bounded:
         """The open boxes only."""
@@ -139,6 +152,9 @@ class _Step:
             neuron=self.neuron[keep],
             sign_coefficients=self.signs[keep],
             sign_constant=self.shift[keep],
+            known=self._intervals()[self.alive][keep]
+            if self.batch.known.shape[1]
+            else self.batch.known[self.alive][keep],
             values=self.values,
             unstable_at=self.known.unstable_at,
         )
@@ -194,7 +210,18 @@ def _walk(
         shift,
         losses,
         known,
+        network,
     )
+
+
+def inherited_intervals(network: Network, known: Tensor) -> dict[int, Interval]:
+    """The kept intervals (B, N, 2) by ReLU operator; empty where none are kept."""
+    result = {}
+    for i, first in network.relus.items() if known.shape[1] else ():
+        shape = network.shapes[i + 1]
+        part = known[:, first : first + math.prod(shape)]
+        result[i] = Interval(part[:, :, 0].reshape(-1, *shape), part[:, :, 1].reshape(-1, *shape))
+    return result
 
 
 def _forward_rows(table: RowTable, known: Sweep, batch: DomainBatch) -> Tensor:
