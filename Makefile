@@ -37,11 +37,11 @@ test: lint
 
 # Real benchmark instances, as published by VNN-COMP; not part of this repository. ARGS, for instance: --separate,
 # --jobs 2, --only acasxu_2023, --first 10, --cap 60.
-test-real: $(VENV)/stamp-package $(VNNCOMP)/instances.csv
+test-real: $(VNNCOMP)/instances.csv $(VENV)/stamp-package
 	$(BIN)/python -m benchmarks.run "$(VNNCOMP)/instances.csv" --out out/real.jsonl $(ARGS)
 
 # The figures that the verifier has to reach, on the same instances. PARTS: startup safenlp acas acas-separate.
-figures: $(VENV)/stamp-package $(VNNCOMP)/instances.csv
+figures: $(VNNCOMP)/instances.csv $(VENV)/stamp-package
 	$(BIN)/python -m benchmarks.figures "$(VNNCOMP)" $(PARTS)
 
 # Start-up, and what each bound costs.
