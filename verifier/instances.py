@@ -273,7 +273,7 @@ def witness_names(jobs: Sequence[Job]) -> dict[tuple[str, str], str]:
     Where these are the same for several instances (files of one name in several folders), the folders are part of the
     name, so that no witness takes the place of another.
     """
-    pairs = dict.fromkeys((job.onnx, job.vnnlib) for job in jobs)
+    pairs = dict.fromkeys((job.onnx, job.vnnlib) for job in jobs if job.model is not None)
     short = Counter((_stem(onnx), _stem(vnnlib)) for onnx, vnnlib in pairs)
     names = {}
     for onnx, vnnlib in pairs:

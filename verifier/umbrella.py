@@ -37,9 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_usage(commands), file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
     if arguments == ["--version"]:
-        from importlib.metadata import version
-
-        print(f"secateur {version('secateur')}")
+        print(f"secateur {_version()}")
         return 0
     name, *rest = arguments
     if name not in commands:
@@ -53,6 +51,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run() -> NoReturn:
     """The console script: `main`, then out."""
     process.leave(main())
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("secateur")
+    except PackageNotFoundError:
+        return "(not installed: run from a source tree)"
 
 
 def _exists(module: str) -> bool:

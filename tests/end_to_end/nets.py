@@ -34,6 +34,18 @@ def absolute(path: Path, scale: float = 1.0) -> Path:
     return save(path, nodes, {"w1": w1, "w2": np.full((4, 1), scale)}, 2, 1)
 
 
+def sum_and_difference(path: Path) -> Path:
+    """Inputs a, b and outputs a + b, a - b, each (N, 2) with a dynamic batch."""
+
+    def value(name: str) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 2])
+
+    nodes = [helper.make_node("Add", ["a", "b"], ["s"]), helper.make_node("Sub", ["a", "b"], ["d"])]
+    graph = helper.make_graph(nodes, "net", [value("a"), value("b")], [value("s"), value("d")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    return path
+
+
 def rounded(path: Path) -> Path:
     """y = round(x), an operator that can be run but has no bound rule."""
     return save(path, [helper.make_node("Round", ["x"], ["y"])], {}, 2, 2)
