@@ -1,11 +1,19 @@
-"""Affine forms whose radius also holds every rounding error: fast bounds that need no recheck.
+"""Zonotopes of a batch of boxes, with every rounding error in the radius: tight bounds that need no recheck.
 
-The form is the one of `verifier.forms` (centre, one generator per input, one radius), with two precisions. The centre
-is kept in float64; generators and radius, which shrink with the box, in float32. A rounding error is an error
-relative to the number that is rounded: float32 noise in the generators is 10^-6 of the width of the box, four orders below
-the looseness of the relaxation, while in the centre it would be 10^-6 of the value itself, and the absolute weights
-of seven layers blow that up to more than the tolerance. So a box costs one inference in float64 and d + 1 in float32.
+A value v of box b is
 
+    v = core[b, 0] + sum_i e_i core[b, i] + sum of f_j maps[j] over the symbols j that b owns + r,
+    e_i, f_j in [-1, 1],  |r| <= radius[b]
+
+The e_i are the d inputs of the box; every neuron that is not affine on the box adds a symbol (DeepZ: Singh et al. 2018),
+so that its noise can cancel in later layers. Small boxes of few inputs have some hundred such neurons out of ten thousand,
+and lumping them into a radius instead costs two orders of magnitude in width on a network of seven layers. The symbols
+of all boxes are stacked along one axis, whatever their number, and a new symbol passes its first convolution or dense layer
+as a column of the weights.
+
+Precision: centre and inputs are float64; maps and radius, which shrink with the square of the box, float32. A rounding
+error is relative to the number that is rounded, and the absolute weights of seven layers, which no cancellation helps,
+multiply it by 10^7 on the way: from 10^-6 of the noise that does no harm, from 10^-6 of the value it would drown everything.
 A sum of n products, in any order, with or without fused multiply-adds, is off by at most gamma_n * sum |w| |v|,
 gamma_n = n u / (1 - n u), u half an ulp (Higham 2002, section 3.1; Winograd's and FFT's convolutions are not of that
 kind: torch uses neither on a CPU, so on other devices both precisions are float64). That much is added to the radius
@@ -14,8 +22,7 @@ before |W| is applied, and each rule below adds what it rounds; constants are ge
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,6 +34,7 @@ from verifier.graph.ir import Graph
 from verifier.ops.affine import Add, Constant, Dense, Scale, Shift, Sub
 from verifier.ops.conv import Conv, ConvTranspose
 from verifier.ops.kinds import Interval, LinearOp, RelaxedOp
+from verifier.ops.layout import Reshape
 from verifier.ops.piecewise import Clip, Relu
 from verifier.tolerance import ulp
 
@@ -34,14 +42,16 @@ FLOOR = 1e-25
 """Absolute margin of a proof: far above what underflow can lose in a sum of 10^9 terms, far below any real margin."""
 
 MAX_INPUTS = 6
-"""Most generators the constants below allow for (sums of d + 2 terms)."""
+"""Most inputs the constants below allow for."""
 
 EXACT = ulp(torch.float64)
+MAP_ELEMENTS = 24_000_000
+"""Elements of the largest tensor of maps; noise beyond that goes into the radius, smallest first."""
 
 
 @dataclass(frozen=True, eq=False)
 class Twin:
-    """One graph in two precisions: `exact` float64 for centres, `fast` for generators and radii."""
+    """One graph in two precisions: `exact` float64 for centres, `fast` for maps and radii."""
 
     exact: Network
     fast: Network
@@ -54,80 +64,125 @@ class Twin:
 
 
 @dataclass(frozen=True, eq=False)
-class RoundedForm:
-    """v = centre + sum_i e_i maps[i] + r  for every point e in [-1, 1]^d of the box, |r| <= radius, all numbers as stored.
+class Fresh:
+    """Symbols that still are single neurons: their numbers `ids` (F,), boxes `owner` (F,), flat `neuron` (F,), `half` (F,)."""
 
-    `centre` (B, *S) float64, `maps` (d, B, *S) and `radius` (B, *S) fast; `spread` (B, *S) fast, at least
-    sum |maps| + radius, or None where nobody has computed it.
+    ids: Tensor
+    owner: Tensor
+    neuron: Tensor
+    half: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Zonotope:
+    """`core` (B, d + 1, *S) float64: centre and inputs; `maps` (M, *S), `radius` (B, *S) fast; `ids` (M,), `owner` (M,) the
+    boxes of the maps.
+
+    `noise` (B, *S) fast: at least sum |maps| + radius over a box's symbols, or None where nobody has computed it.
     """
 
-    centre: Tensor
+    core: Tensor
     maps: Tensor
+    ids: Tensor
+    owner: Tensor
     radius: Tensor
-    spread: Tensor | None = None
+    noise: Tensor | None = None
+    fresh: Fresh | None = None
+
+    def lumped(self) -> Tensor:
+        """At least sum |maps| + radius: (B, *S), not to be written to."""
+        if self.noise is not None:
+            return self.noise
+        total = self.radius.clone()
+        total.index_add_(0, self.owner, self.maps.abs())
+        if self.fresh is not None:
+            total.flatten(1).index_put_((self.fresh.owner, self.fresh.neuron), self.fresh.half, accumulate=True)
+        # a sum of at most M positive terms
+        return total.mul_(1 + (len(self.maps) + 4) * ulp(total.dtype))
+
+    def measured(self) -> Zonotope:
+        """The same with its noise computed once for all readers."""
+        return replace(self, noise=self.lumped())
 
     def width(self) -> Tensor:
-        """At least sum |G| + r: (B, *S), not to be written to."""
-        if self.spread is not None:
-            return self.spread
-        grow = 1 + 8 * ulp(self.maps.dtype)
-        total = self.radius * grow
-        for generator in self.maps:
-            total.add_(generator.abs(), alpha=grow)
-        return total
+        """At least all that moves around the centre: (B, *S) float64."""
+        total = self.lumped().double()
+        for i in range(1, self.core.shape[1]):
+            total.add_(self.core[:, i].abs())
+        return total.mul_(1 + 16 * EXACT)
 
     def interval(self) -> Interval:
-        """An interval around the form, float64."""
-        spread = self.width().double()
-        spread = spread + 4 * EXACT * (spread + self.centre.abs())
-        return Interval(self.centre - spread, self.centre + spread)
+        """An interval around the value, float64."""
+        spread = self.width()
+        spread = spread + 4 * EXACT * (spread + self.core[:, 0].abs())
+        return Interval(self.core[:, 0] - spread, self.core[:, 0] + spread)
+
+    def opened(self) -> Zonotope:
+        """The same with every fresh symbol as a map of its own."""
+        if self.fresh is None:
+            return self
+        f = self.fresh
+        new = self.maps.new_zeros(len(f.ids), *self.maps.shape[1:])
+        new.flatten(1).scatter_(1, f.neuron[:, None], f.half[:, None])
+        return replace(self, maps=torch.cat([self.maps, new]), ids=torch.cat([self.ids, f.ids]),
+                       owner=torch.cat([self.owner, f.owner]), fresh=None)
 
 
-def start(offset: Tensor, matrix: Tensor, centre: Tensor, radius: Tensor, fast: torch.dtype) -> RoundedForm:
-    """The form of x = offset + matrix p over p in centre +- radius: (B, n), (B, d, n), (B, d), (B, d), all float64."""
-    b, d, n = matrix.shape
-    middle = offset.clone()
-    maps = torch.empty(d, b, n, dtype=fast, device=offset.device)
-    size = offset.abs()
-    noise = torch.zeros_like(offset)
-    for i in range(d):
-        row = matrix[:, i]
-        middle.addcmul_(row, centre[:, i, None])
-        generator = row * radius[:, i, None]
-        maps[i] = generator
-        size.addcmul_(row.abs(), centre[:, i, None].abs())
-        noise.add_(generator.abs_(), alpha=4 * ulp(fast))
-    return RoundedForm(middle, maps, noise.add_(size, alpha=32 * EXACT).mul_(1 + 4 * ulp(fast)).to(fast))
+class Symbols:
+    """The noise symbols of one sweep: how many there are, and how far each input moved the neuron they come from."""
+
+    def __init__(self, inputs: int) -> None:
+        self.inputs, self.count = inputs, 0
+        self.moves: list[Tensor] = []
+
+    def add(self, owner: Tensor, neuron: Tensor, half: Tensor, form: Zonotope) -> Fresh:
+        """New symbols for neurons of `form`."""
+        ids = torch.arange(self.count, self.count + len(owner), device=owner.device)
+        self.count += len(owner)
+        self.moves.append(form.core[:, 1:].flatten(2)[owner, :, neuron].abs())
+        return Fresh(ids, owner, neuron, half)
+
+    def share(self) -> Tensor:
+        """Part of each neuron's movement that is due to each input: (symbols, d), rows sum to 1."""
+        moves = torch.cat(self.moves) if self.moves else torch.zeros(0, self.inputs, dtype=torch.float64)
+        return moves / moves.sum(1, keepdim=True).clamp(min=1e-30)
 
 
-def sweep_rounded(
-    twin: Twin, first: RoundedForm, watch: Callable[[int, RoundedForm, Tensor], None] | None = None
-) -> RoundedForm:
-    """The form of the network's output: (B, m).
+def start(offset: Tensor, matrix: Tensor, centre: Tensor, radius: Tensor, fast: torch.dtype) -> Zonotope:
+    """The set x = offset + p matrix over p in centre +- radius: (B, n), (B, d, n), (B, d), (B, d), all float64."""
+    core = torch.cat([(offset + torch.bmm(centre[:, None], matrix)[:, 0])[:, None], matrix * radius[:, :, None]], 1)
+    size = offset.abs() + torch.bmm((centre.abs() + radius)[:, None], matrix.abs())[:, 0]
+    none = torch.zeros(0, dtype=torch.int64, device=core.device)
+    return Zonotope(core, torch.zeros(0, core.shape[2], dtype=fast, device=core.device), none, none,
+                    (32 * EXACT * size).to(fast))
 
-    `watch(i, form, half)`, if given, sees the argument of each relu i and the half gap of its planes.
-    """
-    batch, d = len(first.centre), len(first.maps)
-    forms: dict[int, RoundedForm] = {0: first}
+
+def sweep_rounded(twin: Twin, first: Zonotope) -> tuple[Zonotope, Symbols, Tensor]:
+    """The network's output as zonotopes (B, m), the symbols used, and the number (B,) of neurons not affine on the box."""
+    batch, width = first.core.shape[:2]
+    symbols = Symbols(width - 1)
+    unstable = torch.zeros(batch, dtype=torch.int64, device=first.core.device)
+    forms: dict[int, Zonotope] = {0: first}
     network = twin.exact
     for i, (op, fast, sources) in enumerate(zip(network.ops, twin.fast.ops, network.sources, strict=True)):
         given = [forms[s] for s in sources]
         if isinstance(op, LinearOp):
             assert isinstance(fast, LinearOp)
-            forms[i + 1] = _linear(op, fast, given) if given else _constant(op, batch, d, first.maps.dtype)
+            forms[i + 1] = _linear(op, fast, given) if given else _constant(op, first)
         elif isinstance(op, Relu):
             # only an operator that makes new tensors owns its result: a reshape may share it with other readers
             own = sources[0] > 0 and isinstance(network.ops[sources[0] - 1], Conv | Dense)
-            forms[i + 1] = _relu(given[0], own and network.last_use[sources[0]] == i, i, watch)
+            forms[i + 1] = _relu(given[0].opened().measured(), own and network.last_use[sources[0]] == i, symbols, unstable)
         elif isinstance(op, Clip):
-            forms[i + 1] = _clip(given[0], *op._limits())
+            forms[i + 1] = _clip(given[0].opened().measured(), *op._limits(), symbols, unstable)
         else:
             assert isinstance(op, RelaxedOp)
-            forms[i + 1] = _generic(op, given)
+            forms[i + 1] = _generic(op, given, unstable)
         network.release(forms, i)  # type: ignore[arg-type]
-    out = forms[network.output]
-    return RoundedForm(out.centre.reshape(batch, network.m), out.maps.reshape(d, batch, network.m),
-                       out.radius.reshape(batch, network.m))
+    out = forms[network.output].opened()
+    flat = replace(out, core=out.core.reshape(batch, width, network.m), maps=out.maps.reshape(-1, network.m),
+                   radius=out.radius.reshape(batch, network.m), noise=None)
+    return flat, symbols, unstable
 
 
 def _terms(op: LinearOp) -> int:
@@ -154,40 +209,109 @@ def _numel(shape: tuple[int, ...]) -> int:
     return size
 
 
-def _constant(op: LinearOp, batch: int, d: int, fast: torch.dtype) -> RoundedForm:
+def _constant(op: LinearOp, first: Zonotope) -> Zonotope:
     value = op.forward()
-    value = value.expand(batch, *value.shape[1:])
-    maps = torch.zeros(d, *value.shape, dtype=fast, device=value.device)
-    return RoundedForm(value, maps, (4 * EXACT * value.abs()).to(fast))
+    core = first.core.new_zeros(*first.core.shape[:2], *value.shape[1:])
+    core[:, 0] = value
+    maps = first.maps.new_zeros(0, *value.shape[1:])
+    radius = (4 * EXACT * core[:, 0].abs()).to(maps.dtype)
+    return Zonotope(core, maps, first.ids[:0], first.owner[:0], radius)
 
 
-def _linear(op: LinearOp, fast: LinearOp, given: list[RoundedForm]) -> RoundedForm:
-    d, b = given[0].maps.shape[:2]
-    centre, offset, terms = op.linear(*(f.centre for f in given)), op.offset(), _terms(op)
-    maps = fast.linear(*(f.maps.flatten(0, 1) for f in given)).unflatten(0, (d, b))
+def _aligned(given: list[Zonotope]) -> list[Zonotope]:
+    """The same values over one common list of symbols."""
+    if len(given) == 1:
+        return given
+    given = [f.opened() for f in given]
+    if all(torch.equal(f.ids, given[0].ids) for f in given[1:]):
+        return given
+    ids = torch.cat([f.ids for f in given]).unique()
+    owner = torch.empty_like(ids)
+    for f in given:
+        owner[torch.searchsorted(ids, f.ids)] = f.owner
+    result = []
+    for f in given:
+        maps = f.maps.new_zeros(len(ids), *f.maps.shape[1:])
+        maps[torch.searchsorted(ids, f.ids)] = f.maps
+        result.append(replace(f, maps=maps, ids=ids, owner=owner))
+    return result
+
+
+def _linear(op: LinearOp, fast: LinearOp, given: list[Zonotope]) -> Zonotope:
+    columns = _columns(fast, given[0]) if len(given) == 1 and given[0].fresh is not None else None
+    keep_fresh = isinstance(op, Reshape) and len(given) == 1
+    if columns is None and not keep_fresh:
+        given = _aligned([f.opened() for f in given])
+    x = given[0]
+    offset, terms = op.offset(), _terms(op)
+    core = op.linear(*(f.core.flatten(0, 1) for f in given)).unflatten(0, x.core.shape[:2])
+    maps, ids, owner = _each(fast, [f.maps for f in given]), x.ids, x.owner
+    if columns is not None:
+        assert x.fresh is not None
+        maps, ids, owner = torch.cat([maps, columns]), torch.cat([ids, x.fresh.ids]), torch.cat([owner, x.fresh.owner])
+    noise = None
     if terms == 0:
-        radius, spread = fast.linear(*(f.radius for f in given)), given[0].spread
-        if offset is not None:
-            centre = centre + offset
-            radius = torch.add(radius, centre.abs(), alpha=2 * EXACT)
-        moved = fast.linear(spread) if spread is not None and len(given) == 1 and offset is None else None
-        return RoundedForm(centre, maps, radius, moved)
-    radius = fast.absolute(*(_with_rounding(f, terms) for f in given))
+        radius = fast.linear(*(f.radius for f in given))
+        if x.noise is not None and len(given) == 1:
+            noise = fast.linear(x.noise)
+    else:
+        radius = fast.absolute(*(_with_rounding(f, terms) for f in given))
     if offset is not None:
-        centre = centre + offset
-        radius.add_(centre.abs(), alpha=2 * EXACT)
-    return RoundedForm(centre, maps, radius)
+        core = torch.cat([(core[:, 0] + offset)[:, None], core[:, 1:]], 1) if terms == 0 else _shifted(core, offset)
+        radius, noise = radius + (4 * EXACT * core[:, 0].abs()).to(radius.dtype), None
+    return Zonotope(core, maps, ids, owner, radius, noise, x.fresh if keep_fresh else None)
 
 
-def _with_rounding(form: RoundedForm, terms: int) -> Tensor:
+def _each(op: LinearOp, maps: list[Tensor]) -> Tensor:
+    """The operator on the maps; it need not be able to take none of them."""
+    return op.linear(*maps) if len(maps[0]) else maps[0].new_zeros(0, *op.out_shape)
+
+
+def _shifted(core: Tensor, offset: Tensor) -> Tensor:
+    """The centre plus a constant, in place: `core` is the operator's own result."""
+    core[:, 0] += offset
+    return core
+
+
+def _with_rounding(form: Zonotope, terms: int) -> Tensor:
     """The radius with room for the rounding of a sum of `terms` products.
 
-    r + gamma (sum |G| + r) + gamma' |c|: the part gamma r is for the rounding of |W| r itself. The terms beyond n are for
-    weights rounded to the fast type, for the three roundings of this line, and for gamma_n's denominator.
+    r + gamma (sum |maps| + r) + gamma' (|c| + sum |inputs|): the part gamma r is for the rounding of |W| r itself. The
+    terms beyond n are for weights rounded to the fast type, the roundings of this line, and gamma_n's denominator.
     """
     gamma, exact = (terms + 8) * ulp(form.maps.dtype) / 2, (terms + 8) * EXACT
-    noise = torch.add(form.radius, form.width(), alpha=gamma)
-    return noise.add_(form.centre.abs(), alpha=exact)
+    noise = torch.add(form.radius, form.lumped(), alpha=gamma)
+    for i in range(form.core.shape[1]):
+        noise.add_(form.core[:, i].abs(), alpha=exact)
+    return noise
+
+
+def _columns(op: LinearOp, form: Zonotope) -> Tensor | None:
+    """What a linear operator makes of the fresh symbols, without applying it to maps that are zero but for one neuron."""
+    fresh = form.fresh
+    assert fresh is not None
+    if isinstance(op, Dense) and op.in_shapes[0][0] == 1 and len(op.in_shapes[0]) == 2:
+        return (op.params["weight"].T[fresh.neuron] * fresh.half[:, None])[:, None]
+    if isinstance(op, Conv) and op._spatial == 2 and op._groups == 1 and op.in_shapes[0][0] == 1:
+        return _convolved(op, fresh)
+    return None
+
+
+def _convolved(op: Conv, fresh: Fresh) -> Tensor:
+    weight, (_, _, rows, columns) = op.params["weight"], op.in_shapes[0]
+    channel = fresh.neuron // (rows * columns)
+    y, x = fresh.neuron // columns % rows, fresh.neuron % columns
+    out = weight.new_zeros(len(fresh.ids), *op.out_shape)
+    (stride_y, stride_x), (pad_y, pad_x), (step_y, step_x) = (op._ints(k) for k in ("stride", "padding", "dilation"))
+    for a in range(weight.shape[2]):
+        for b in range(weight.shape[3]):
+            up, left = y + pad_y - a * step_y, x + pad_x - b * step_x
+            row, column = up // stride_y, left // stride_x
+            hit = (row >= 0) & (row < op.out_shape[2]) & (column >= 0) & (column < op.out_shape[3])
+            hit = (hit & (row * stride_y == up) & (column * stride_x == left)).nonzero()[:, 0]
+            value = weight[:, channel[hit], a, b].T * fresh.half[hit, None]
+            out[hit, 0, :, row[hit], column[hit]] = value
+    return out
 
 
 def _slope(centre: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
@@ -195,65 +319,85 @@ def _slope(centre: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
 
         k x <= relu(x) <= k x + 2 h,    k = (1 + c / s) / 2 in [0, 1],  h = s k (1 - k)
 
-    Any k in [0, 1] keeps the lower plane; the rounding of c (to the fast type), c / s and k costs at most 8 u s above,
-    that of h 8 u s more; the caller adds 32 ulp of s. Stable neurons get exactly k = 0 or 1 and h = 0.
+    Any k in [0, 1] keeps the lower plane; the rounding of c / s and k costs at most 8 u s above, that of h 8 u s more;
+    the caller adds 32 ulp of s. Stable neurons get exactly k = 0 or 1 and h = 0.
     """
-    slope = centre.to(spread.dtype).div_(spread).clamp_(-1, 1).mul_(0.5).add_(0.5)
+    slope = torch.div(centre, spread).clamp_(-1, 1).mul_(0.5).add_(0.5)
     half = torch.addcmul(slope, slope, slope, value=-1).mul_(spread)
     return slope, half
 
 
-def _relu(
-    form: RoundedForm, last: bool, number: int, watch: Callable[[int, RoundedForm, Tensor], None] | None
-) -> RoundedForm:
+def _scaled(form: Zonotope, slope: Tensor, half: Tensor, exact_noise: Tensor, last: bool, symbols: Symbols,
+            unstable: Tensor) -> Zonotope:
+    """The form times `slope`, (B, *S) float64 in [0, 1], plus new noise of size `half`; `exact_noise` is rounding so far.
+
+    The core is multiplied in float64; slopes are rounded to the fast type for the maps, an error of u sum |maps|.
+    """
+    eps, fast = ulp(form.maps.dtype), form.maps.dtype
+    rough, up = slope.to(fast), half.mul(1 + 2 * eps).to(fast)
+    lumped = form.lumped()
+    rounding = torch.add(exact_noise.to(fast).mul_(1 + 2 * eps), lumped, alpha=16 * eps)
+    radius = torch.addcmul(rounding, form.radius, rough)
+    noise = torch.addcmul(up + rounding, lumped, rough).mul_(1 + 8 * eps)
+    fresh = _new_symbols(up, form, radius, symbols, unstable)
+    per_map = rough.index_select(0, form.owner)
+    core = form.core.mul_(slope[:, None]) if last else form.core * slope[:, None]
+    maps = form.maps.mul_(per_map) if last else per_map.mul_(form.maps)
+    return Zonotope(core, maps, form.ids, form.owner, radius, noise, fresh)
+
+
+def _new_symbols(half: Tensor, form: Zonotope, radius: Tensor, symbols: Symbols, unstable: Tensor) -> Fresh | None:
+    """Fresh symbols for the gaps `half` (B, *S); what does not fit is added to `radius`."""
+    flat = half.flatten(1)
+    owner, neuron = flat.nonzero(as_tuple=True)
+    unstable += torch.bincount(owner, minlength=len(unstable))
+    room = max(0, MAP_ELEMENTS // flat.shape[1] - len(form.maps))
+    if len(owner) > room:
+        order = flat[owner, neuron].argsort(descending=True)
+        lumped, kept = order[room:], order[:room].sort().values
+        radius.flatten(1).index_put_((owner[lumped], neuron[lumped]), flat[owner[lumped], neuron[lumped]], accumulate=True)
+        owner, neuron = owner[kept], neuron[kept]
+    if len(owner) == 0:
+        return None
+    return symbols.add(owner, neuron, flat[owner, neuron], form)
+
+
+def _relu(form: Zonotope, last: bool, symbols: Symbols, unstable: Tensor) -> Zonotope:
     """`last`: nobody else reads the argument, so its tensors may be overwritten."""
-    eps = ulp(form.maps.dtype)
-    spread = form.width().clamp_min(FLOOR)
-    slope, half = _slope(form.centre, spread)
-    if watch is not None:
-        watch(number, form, half)
-    if last:
-        maps, radius, centre = form.maps.mul_(slope), form.radius.mul_(slope), form.centre.mul_(slope)
-    else:
-        maps, radius, centre = form.maps * slope, form.radius * slope, form.centre * slope
-    centre.add_(half)
-    width = torch.addcmul(half, slope, spread)
-    rounding = spread.mul_(32 * eps).add_(centre.abs(), alpha=8 * EXACT)
-    radius.add_(half).add_(rounding)
-    return RoundedForm(centre, maps, radius, width.add_(rounding, alpha=2))  # sum |G| + r <= k s + h + rounding
+    spread = form.width().clamp_min_(FLOOR)
+    slope, half = _slope(form.core[:, 0], spread)
+    rounding = spread.mul_(64 * EXACT).add_(form.core[:, 0].abs(), alpha=8 * EXACT)
+    result = _scaled(form, slope, half, rounding, last, symbols, unstable)
+    result.core[:, 0] += half
+    return result
 
 
-def _clip(form: RoundedForm, low: float, high: float) -> RoundedForm:
-    """clip(x) = low + relu(x - low) - relu(x - high), each relu with its own planes.
+def _clip(form: Zonotope, low: float, high: float, symbols: Symbols, unstable: Tensor) -> Zonotope:
+    """clip(x) = low + relu(x - low) - relu(x - high), each relu with its own planes, one symbol for both.
 
     Where [l, u] holds at most one of the kinks, as almost everywhere on small boxes, these are the best planes.
     """
-    eps = ulp(form.maps.dtype)
-    spread = form.width().clamp_min(FLOOR)
-    up, lift = _slope(form.centre - low, spread)
-    down, drop = _slope(form.centre - high, spread)
-    slope = up - down
-    maps = form.maps * slope
-    centre = form.centre * (up.double() - down)  # the difference is exact in float64, in the fast type it may not be
-    centre.add_(lift).sub_(drop).add_(down, alpha=high).add_(up.double().mul_(-1).add_(1), alpha=low)
-    error = 16 * EXACT * (abs(low) + abs(high))
-    radius = form.radius.mul(slope).add_(lift).add_(drop).add_(spread, alpha=64 * eps)
-    return RoundedForm(centre, maps, radius.add_(form.centre.abs(), alpha=16 * EXACT).add_(error))
+    centre, spread = form.core[:, 0], form.width().clamp_min_(FLOOR)
+    up, lift = _slope(centre - low, spread)
+    down, drop = _slope(centre - high, spread)
+    rounding = (spread + centre.abs() + abs(low) + abs(high)).mul_(64 * EXACT)
+    result = _scaled(form, up - down, lift + drop, rounding, False, symbols, unstable)
+    result.core[:, 0] += lift - drop + down * high + (1 - up) * low
+    return result
 
 
-def _generic(op: RelaxedOp, given: list[RoundedForm]) -> RoundedForm:
-    """Any other non-linear operator by its own planes in float64, which are sound for the outward interval they get."""
+def _generic(op: RelaxedOp, given: list[Zonotope], unstable: Tensor) -> Zonotope:
+    """Any other non-linear operator by its own planes in float64; noise symbols are lumped."""
     fast = given[0].maps.dtype
     bounds = [as_interval(form.interval()) for form in given]
-    plain = [AffineForm(torch.cat([f.centre[None], f.maps.double()]).transpose(0, 1), f.radius.double()[:, None]) for f in given]
+    unstable += op.unstable(*bounds).flatten(1).sum(1)
     planes = op.relax(*bounds, parallel=True)  # type: ignore[call-arg]
-    result = relaxed_form(op, plain, bounds)
+    result = relaxed_form(op, [AffineForm(f.core, f.lumped().double()[:, None]) for f in given], bounds)
     total = planes.lower_offset.abs() + planes.upper_offset.abs()
     for bound, low, high in zip(bounds, planes.lower_slopes, planes.upper_slopes, strict=True):
         total = total + op.collect((low.abs() + high.abs()) * torch.maximum(bound.lower.abs(), bound.upper.abs()))
     terms = max(_numel(shape) for shape in op.in_shapes) / max(1, _numel(op.out_shape)) + 8
-    noise = result.radius[:, 0] + 16 * terms * EXACT * total
-    noise = noise + 4 * ulp(fast) * (result.maps[:, 1:].abs().sum(1) + noise)
-    noise = torch.nan_to_num(noise, nan=torch.inf, posinf=torch.inf)
-    maps = result.maps[:, 1:].transpose(0, 1).to(fast).contiguous()
-    return RoundedForm(result.maps[:, 0].contiguous(), maps, noise.to(fast))
+    radius = (result.radius[:, 0] + 16 * terms * EXACT * total) * (1 + 4 * ulp(fast))
+    radius = torch.nan_to_num(radius, nan=torch.inf, posinf=torch.inf).to(fast)
+    none = given[0].ids[:0]
+    return Zonotope(result.maps, given[0].maps.new_zeros(0, *radius.shape[1:]), none, none, radius)

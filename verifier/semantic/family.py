@@ -17,7 +17,7 @@ from torch import Tensor
 import vnnlib
 from verifier.assemble import assemble
 from verifier.attack.replay import Replay
-from verifier.bounds.rounded import MAX_INPUTS, RoundedForm, Twin, start, sweep_rounded
+from verifier.bounds.rounded import FLOOR, MAX_INPUTS, Symbols, Twin, Zonotope, start, sweep_rounded
 from verifier.errors import ProblemError
 from verifier.graph.onnx_import import Model, load_model
 from verifier.inputs import centre_radius
@@ -262,7 +262,9 @@ class CellBounds:
 
     `slopes` (B, K, d) and `noise` (B, K): the row is  centre + sum_i slopes[i] e_i  within noise, e in [-1, 1]^d; `middle`
     (B, K) is that centre minus rhs. `scores` (B, C): lower bound of each clause's best row; `worst` (B,) the least of them:
-    positive proves the box safe. `reached` (B,): negative when some clause holds everywhere on the box.
+    positive proves the box safe. `reached` (B,): negative when some clause holds everywhere on the box. `critical` (B,) is
+    the best row of the worst clause, `blame` (B, d) how much of its variation and noise is due to each input, `unstable`
+    (B,) the number of neurons that are not affine on the box.
     """
 
     low: Tensor
@@ -272,6 +274,9 @@ class CellBounds:
     scores: Tensor
     worst: Tensor
     reached: Tensor
+    critical: Tensor
+    blame: Tensor
+    unstable: Tensor
 
 
 def bound_cells(family: Family, lower: Tensor, upper: Tensor, query: Tensor) -> CellBounds:
@@ -279,18 +284,26 @@ def bound_cells(family: Family, lower: Tensor, upper: Tensor, query: Tensor) -> 
     centre, radius = centre_radius(lower, upper)
     radius = radius * (1 + 4 * _EPS)
     first = start(family.offset[query], family.matrix[query], centre, radius, family.twin.fast.dtype)
-    return _rows(family.table, sweep_rounded(family.twin, first), query)
+    return _rows(family.table, *sweep_rounded(family.twin, first), query)
 
 
-def _rows(table: RowTable, out: RoundedForm, query: Tensor) -> CellBounds:
-    row, rhs = table.row[query], table.rhs[query]
-    value = out.centre.gather(1, row)
-    slopes = torch.stack([g.gather(1, row) for g in out.maps], 2).double()
-    noise = out.radius.gather(1, row).double()
+def _rows(table: RowTable, out: Zonotope, symbols: Symbols, unstable: Tensor, query: Tensor) -> CellBounds:
+    row, rhs, d = table.row[query], table.rhs[query], symbols.inputs
+    value = out.core[:, 0].gather(1, row)
+    slopes = out.core[:, 1:].gather(2, row[:, None].expand(-1, d, -1)).transpose(1, 2)
+    rest, owner = out.maps.abs().double(), out.owner
+    noise = out.radius.double().index_add_(0, owner, rest)
+    noise = (noise * (1 + (len(out.maps) + 4) * _EPS)).gather(1, row)
     spread = slopes.abs().sum(2) + noise
-    margin = 16 * _EPS * (value.abs() + spread + torch.where(torch.isinf(rhs), 0.0, rhs.abs())) + 1e-25
+    margin = 16 * _EPS * (value.abs() + spread + torch.where(torch.isinf(rhs), 0.0, rhs.abs())) + FLOOR
     middle = value - rhs
     low = torch.nan_to_num(middle - spread - margin, nan=-torch.inf)
     high = torch.nan_to_num(middle + spread + margin, nan=torch.inf)
     scores = table.clause_scores(low, query)
-    return CellBounds(low, middle, slopes, noise + margin, scores, scores.amin(1), table.clause_scores(high, query).amin(1))
+    critical = low.masked_fill(table.clause[query] != scores.argmin(1)[:, None], -torch.inf).argmax(1, keepdim=True)
+    blame = slopes.abs().gather(1, critical[:, :, None].expand(-1, 1, d))[:, 0]
+    at_row = rest.gather(1, row.gather(1, critical)[owner])
+    share = symbols.share().to(at_row)[out.ids]
+    blame = blame.index_add(0, owner, at_row * share)
+    return CellBounds(low, middle, slopes, noise + margin, scores, scores.amin(1),
+                      table.clause_scores(high, query).amin(1), critical[:, 0], blame, unstable)
