@@ -8,7 +8,7 @@ of one network, nothing is written to disk) or from one ordinary pair of files (
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -121,8 +121,6 @@ def _snap(points: np.ndarray, form: vnnlib.NormalForm, model: Model) -> np.ndarr
 
 
 def _judged(form: vnnlib.NormalForm, model: Model) -> vnnlib.NormalForm:
-    from dataclasses import replace
-
     if not _single(model):
         return form
     low, high = vnnlib.float32_hull(form.lower, form.upper)
@@ -277,6 +275,10 @@ class CellBounds:
     critical: Tensor
     blame: Tensor
     unstable: Tensor
+
+    def select(self, which: Tensor) -> CellBounds:
+        """The boxes named by a mask or indices."""
+        return CellBounds(*(getattr(self, item.name)[which] for item in fields(self)))
 
 
 def bound_cells(family: Family, lower: Tensor, upper: Tensor, query: Tensor) -> CellBounds:
