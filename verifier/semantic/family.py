@@ -280,6 +280,10 @@ class CellBounds:
         """The boxes named by a mask or indices."""
         return CellBounds(*(getattr(self, item.name)[which] for item in fields(self)))
 
+    def to(self, device: torch.device) -> CellBounds:
+        """The same on another device."""
+        return CellBounds(*(getattr(self, item.name).to(device) for item in fields(self)))
+
 
 def bound_cells(family: Family, lower: Tensor, upper: Tensor, query: Tensor) -> CellBounds:
     """Bounds of all rows on parameter boxes (B, d), float64, of members (B,); nothing here has to be rechecked."""

@@ -215,7 +215,7 @@ def halvings(bounds: CellBounds, width: Tensor) -> Tensor:
     """How often to halve each input of B boxes, (B, d): as often as the critical row seems to need.
 
     Halving every input once divides its noise by about four and its linear part by two. Let m be the row's value at the
-    centre, v its linear variation, n its noise: with m > v the noise alone has to fall below m - v; otherwise the
+    centre, v its linear variation, n its noise: with |m| > v the noise alone has to fall below |m| - v; otherwise the
     sign changes somewhere in the box, and it is split until noise is no longer what decides.
     """
     pick = bounds.critical[:, None]
@@ -223,7 +223,7 @@ def halvings(bounds: CellBounds, width: Tensor) -> Tensor:
     middle = bounds.middle.gather(1, pick)[:, 0]
     d = width.shape[1]
     swing = bounds.slopes.abs().gather(1, pick[:, :, None].expand(-1, 1, d))[:, 0].sum(1)
-    target = torch.where(middle > swing, middle - swing, 0.5 * (middle.abs() + swing)).clamp(min=1e-12)
+    target = torch.where(middle.abs() > swing, middle.abs() - swing, 0.5 * (middle.abs() + swing)).clamp(min=1e-12)
     rounds = torch.log2((noise / target).clamp(min=1.0, max=1e6)) / 2
     count = (rounds * d).ceil().clamp(1, MOST_HALVINGS).nan_to_num(nan=1.0, posinf=MOST_HALVINGS).to(torch.int64)
     # the next halving always goes to the input with the most blame left
