@@ -75,30 +75,37 @@ class Fresh:
 
 @dataclass(frozen=True, eq=False)
 class Zonotope:
-    """`core` (B, d + 1, *S) float64: centre and inputs; `maps` (M, *S), `radius` (B, *S) fast; `ids` (M,), `owner` (M,) the
-    boxes of the maps.
+    """`core` (B, d + 1, *S) float64: centre and inputs; `maps` and `radius` (B, *S) fast.
 
+    The maps come in chunks (M, *S), one for every operator they were born at, with their `ids` (M,) and their `owner` (M,),
+    the boxes they belong to. Chunks spare the copy that appending to one tensor would cost in every layer.
     `noise` (B, *S) fast: at least sum |maps| + radius over a box's symbols, or None where nobody has computed it.
     """
 
     core: Tensor
-    maps: Tensor
-    ids: Tensor
-    owner: Tensor
+    maps: tuple[Tensor, ...]
+    ids: tuple[Tensor, ...]
+    owner: tuple[Tensor, ...]
     radius: Tensor
     noise: Tensor | None = None
     fresh: Fresh | None = None
+
+    @property
+    def count(self) -> int:
+        """Number of maps M."""
+        return sum(len(m) for m in self.maps)
 
     def lumped(self) -> Tensor:
         """At least sum |maps| + radius: (B, *S), not to be written to."""
         if self.noise is not None:
             return self.noise
         total = self.radius.clone()
-        total.index_add_(0, self.owner, self.maps.abs())
+        for owner, maps in zip(self.owner, self.maps, strict=True):
+            total.index_add_(0, owner, maps.abs())
         if self.fresh is not None:
             total.flatten(1).index_put_((self.fresh.owner, self.fresh.neuron), self.fresh.half, accumulate=True)
         # a sum of at most M positive terms
-        return total.mul_(1 + (len(self.maps) + 4) * ulp(total.dtype))
+        return total.mul_(1 + (self.count + 4) * ulp(total.dtype))
 
     def measured(self) -> Zonotope:
         """The same with its noise computed once for all readers."""
@@ -122,10 +129,13 @@ class Zonotope:
         if self.fresh is None:
             return self
         f = self.fresh
-        new = self.maps.new_zeros(len(f.ids), *self.maps.shape[1:])
+        new = self.radius.new_zeros(len(f.ids), *self.radius.shape[1:])
         new.flatten(1).scatter_(1, f.neuron[:, None], f.half[:, None])
-        return replace(self, maps=torch.cat([self.maps, new]), ids=torch.cat([self.ids, f.ids]),
-                       owner=torch.cat([self.owner, f.owner]), fresh=None)
+        return self.grown(new, f)
+
+    def grown(self, maps: Tensor, fresh: Fresh) -> Zonotope:
+        """The same with one more chunk, the fresh symbols as maps."""
+        return replace(self, maps=(*self.maps, maps), ids=(*self.ids, fresh.ids), owner=(*self.owner, fresh.owner), fresh=None)
 
 
 class Symbols:
@@ -152,9 +162,7 @@ def start(offset: Tensor, matrix: Tensor, centre: Tensor, radius: Tensor, fast: 
     """The set x = offset + p matrix over p in centre +- radius: (B, n), (B, d, n), (B, d), (B, d), all float64."""
     core = torch.cat([(offset + torch.bmm(centre[:, None], matrix)[:, 0])[:, None], matrix * radius[:, :, None]], 1)
     size = offset.abs() + torch.bmm((centre.abs() + radius)[:, None], matrix.abs())[:, 0]
-    none = torch.zeros(0, dtype=torch.int64, device=core.device)
-    return Zonotope(core, torch.zeros(0, core.shape[2], dtype=fast, device=core.device), none, none,
-                    (32 * EXACT * size).to(fast))
+    return Zonotope(core, (), (), (), (32 * EXACT * size).to(fast))
 
 
 def sweep_rounded(twin: Twin, first: Zonotope) -> tuple[Zonotope, Symbols, Tensor]:
@@ -180,7 +188,7 @@ def sweep_rounded(twin: Twin, first: Zonotope) -> tuple[Zonotope, Symbols, Tenso
             forms[i + 1] = _generic(op, given, unstable)
         network.release(forms, i)  # type: ignore[arg-type]
     out = forms[network.output].opened()
-    flat = replace(out, core=out.core.reshape(batch, width, network.m), maps=out.maps.reshape(-1, network.m),
+    flat = replace(out, core=out.core.reshape(batch, width, network.m), maps=tuple(m.reshape(-1, network.m) for m in out.maps),
                    radius=out.radius.reshape(batch, network.m), noise=None)
     return flat, symbols, unstable
 
@@ -213,9 +221,7 @@ def _constant(op: LinearOp, first: Zonotope) -> Zonotope:
     value = op.forward()
     core = first.core.new_zeros(*first.core.shape[:2], *value.shape[1:])
     core[:, 0] = value
-    maps = first.maps.new_zeros(0, *value.shape[1:])
-    radius = (4 * EXACT * core[:, 0].abs()).to(maps.dtype)
-    return Zonotope(core, maps, first.ids[:0], first.owner[:0], radius)
+    return Zonotope(core, (), (), (), (4 * EXACT * core[:, 0].abs()).to(first.radius.dtype))
 
 
 def _aligned(given: list[Zonotope]) -> list[Zonotope]:
@@ -223,17 +229,17 @@ def _aligned(given: list[Zonotope]) -> list[Zonotope]:
     if len(given) == 1:
         return given
     given = [f.opened() for f in given]
-    if all(torch.equal(f.ids, given[0].ids) for f in given[1:]):
+    if all(len(f.ids) == len(given[0].ids) and all(map(torch.equal, f.ids, given[0].ids)) for f in given[1:]):
         return given
-    ids = torch.cat([f.ids for f in given]).unique()
+    ids, back = torch.cat([i for f in given for i in f.ids]).unique(return_inverse=True)
     owner = torch.empty_like(ids)
-    for f in given:
-        owner[torch.searchsorted(ids, f.ids)] = f.owner
+    owner[back] = torch.cat([o for f in given for o in f.owner])
     result = []
     for f in given:
-        maps = f.maps.new_zeros(len(ids), *f.maps.shape[1:])
-        maps[torch.searchsorted(ids, f.ids)] = f.maps
-        result.append(replace(f, maps=maps, ids=ids, owner=owner))
+        maps = f.radius.new_zeros(len(ids), *f.radius.shape[1:])
+        for i, chunk in zip(f.ids, f.maps, strict=True):
+            maps[torch.searchsorted(ids, i)] = chunk
+        result.append(replace(f, maps=(maps,), ids=(ids,), owner=(owner,)))
     return result
 
 
@@ -245,10 +251,7 @@ def _linear(op: LinearOp, fast: LinearOp, given: list[Zonotope]) -> Zonotope:
     x = given[0]
     offset, terms = op.offset(), _terms(op)
     core = op.linear(*(f.core.flatten(0, 1) for f in given)).unflatten(0, x.core.shape[:2])
-    maps, ids, owner = _each(fast, [f.maps for f in given]), x.ids, x.owner
-    if columns is not None:
-        assert x.fresh is not None
-        maps, ids, owner = torch.cat([maps, columns]), torch.cat([ids, x.fresh.ids]), torch.cat([owner, x.fresh.owner])
+    maps = tuple(fast.linear(*chunks) for chunks in zip(*(f.maps for f in given), strict=True))
     noise = None
     if terms == 0:
         radius = fast.linear(*(f.radius for f in given))
@@ -259,12 +262,8 @@ def _linear(op: LinearOp, fast: LinearOp, given: list[Zonotope]) -> Zonotope:
     if offset is not None:
         core = torch.cat([(core[:, 0] + offset)[:, None], core[:, 1:]], 1) if terms == 0 else _shifted(core, offset)
         radius, noise = radius + (4 * EXACT * core[:, 0].abs()).to(radius.dtype), None
-    return Zonotope(core, maps, ids, owner, radius, noise, x.fresh if keep_fresh else None)
-
-
-def _each(op: LinearOp, maps: list[Tensor]) -> Tensor:
-    """The operator on the maps; it need not be able to take none of them."""
-    return op.linear(*maps) if len(maps[0]) else maps[0].new_zeros(0, *op.out_shape)
+    result = Zonotope(core, maps, x.ids, x.owner, radius, noise, x.fresh if keep_fresh else None)
+    return result if columns is None or x.fresh is None else result.grown(columns, x.fresh)
 
 
 def _shifted(core: Tensor, offset: Tensor) -> Tensor:
@@ -279,7 +278,7 @@ def _with_rounding(form: Zonotope, terms: int) -> Tensor:
     r + gamma (sum |maps| + r) + gamma' (|c| + sum |inputs|): the part gamma r is for the rounding of |W| r itself. The
     terms beyond n are for weights rounded to the fast type, the roundings of this line, and gamma_n's denominator.
     """
-    gamma, exact = (terms + 8) * ulp(form.maps.dtype) / 2, (terms + 8) * EXACT
+    gamma, exact = (terms + 8) * ulp(form.radius.dtype) / 2, (terms + 8) * EXACT
     noise = torch.add(form.radius, form.lumped(), alpha=gamma)
     for i in range(form.core.shape[1]):
         noise.add_(form.core[:, i].abs(), alpha=exact)
@@ -333,16 +332,16 @@ def _scaled(form: Zonotope, slope: Tensor, half: Tensor, exact_noise: Tensor, la
 
     The core is multiplied in float64; slopes are rounded to the fast type for the maps, an error of u sum |maps|.
     """
-    eps, fast = ulp(form.maps.dtype), form.maps.dtype
+    eps, fast = ulp(form.radius.dtype), form.radius.dtype
     rough, up = slope.to(fast), half.mul(1 + 2 * eps).to(fast)
     lumped = form.lumped()
     rounding = torch.add(exact_noise.to(fast).mul_(1 + 2 * eps), lumped, alpha=16 * eps)
     radius = torch.addcmul(rounding, form.radius, rough)
     noise = torch.addcmul(up + rounding, lumped, rough).mul_(1 + 8 * eps)
     fresh = _new_symbols(up, form, radius, symbols, unstable)
-    per_map = rough.index_select(0, form.owner)
     core = form.core.mul_(slope[:, None]) if last else form.core * slope[:, None]
-    maps = form.maps.mul_(per_map) if last else per_map.mul_(form.maps)
+    per_map = [rough.index_select(0, owner) for owner in form.owner]
+    maps = tuple(m.mul_(k) if last else k.mul_(m) for m, k in zip(form.maps, per_map, strict=True))
     return Zonotope(core, maps, form.ids, form.owner, radius, noise, fresh)
 
 
@@ -351,7 +350,7 @@ def _new_symbols(half: Tensor, form: Zonotope, radius: Tensor, symbols: Symbols,
     flat = half.flatten(1)
     owner, neuron = flat.nonzero(as_tuple=True)
     unstable += torch.bincount(owner, minlength=len(unstable))
-    room = max(0, MAP_ELEMENTS // flat.shape[1] - len(form.maps))
+    room = max(0, MAP_ELEMENTS // flat.shape[1] - form.count)
     if len(owner) > room:
         order = flat[owner, neuron].argsort(descending=True)
         lumped, kept = order[room:], order[:room].sort().values
@@ -388,7 +387,7 @@ def _clip(form: Zonotope, low: float, high: float, symbols: Symbols, unstable: T
 
 def _generic(op: RelaxedOp, given: list[Zonotope], unstable: Tensor) -> Zonotope:
     """Any other non-linear operator by its own planes in float64; noise symbols are lumped."""
-    fast = given[0].maps.dtype
+    fast = given[0].radius.dtype
     bounds = [as_interval(form.interval()) for form in given]
     unstable += op.unstable(*bounds).flatten(1).sum(1)
     planes = op.relax(*bounds, parallel=True)  # type: ignore[call-arg]
@@ -399,5 +398,4 @@ def _generic(op: RelaxedOp, given: list[Zonotope], unstable: Tensor) -> Zonotope
     terms = max(_numel(shape) for shape in op.in_shapes) / max(1, _numel(op.out_shape)) + 8
     radius = (result.radius[:, 0] + 16 * terms * EXACT * total) * (1 + 4 * ulp(fast))
     radius = torch.nan_to_num(radius, nan=torch.inf, posinf=torch.inf).to(fast)
-    none = given[0].ids[:0]
-    return Zonotope(result.maps, given[0].maps.new_zeros(0, *radius.shape[1:]), none, none, radius)
+    return Zonotope(result.maps, (), (), (), radius)

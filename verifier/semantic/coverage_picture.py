@@ -71,10 +71,12 @@ def contact_sheet(found: Sequence[Coverage], path: Path, columns: int | None = N
         axes.set_title(f"{one.title}   {_percent(one.certified)}", fontsize=7.5, color=INK, pad=3)
     mean = sum(float(c.certified) for c in order) / len(order)
     full = sum(c.certified == 1 for c in order)
-    figure.suptitle(f"certified coverage: mean {100 * mean:.1f} %, {full} of {len(order)} in full", color=INK, fontsize=11)
+    title = f"certified coverage: mean {100 * mean:.1f} %, {full} of {len(order)} in full"
+    (x, (x0, x1)), (y, (y0, y1)) = zip(order[0].names, zip(order[0].lower, order[0].upper, strict=True), strict=True)
+    axis = f"across: {x} {x0:.3g} to {x1:.3g}, up: {y} {y0:.3g} to {y1:.3g}"
+    figure.suptitle(f"{title}\n{axis}", color=INK, fontsize=10)
     figure.legend(handles=[Patch(facecolor=COLOURS[s], label=LABELS[s]) for s in COLOURS], loc="outside lower center",
                   ncols=3, frameon=False, fontsize=9, labelcolor=INK)
-    figure.supxlabel(f"across: {order[0].names[0]}   up: {order[0].names[1]}", fontsize=8, color="#66727c")
     _save(figure, path)
 
 

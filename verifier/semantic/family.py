@@ -297,9 +297,10 @@ def _rows(table: RowTable, out: Zonotope, symbols: Symbols, unstable: Tensor, qu
     row, rhs, d = table.row[query], table.rhs[query], symbols.inputs
     value = out.core[:, 0].gather(1, row)
     slopes = out.core[:, 1:].gather(2, row[:, None].expand(-1, d, -1)).transpose(1, 2)
-    rest, owner = out.maps.abs().double(), out.owner
+    rest = torch.cat([out.radius[:0], *out.maps]).abs().double()
+    owner, ids = (torch.cat([query[:0], *parts]) for parts in (out.owner, out.ids))
     noise = out.radius.double().index_add_(0, owner, rest)
-    noise = (noise * (1 + (len(out.maps) + 4) * _EPS)).gather(1, row)
+    noise = (noise * (1 + (len(rest) + 4) * _EPS)).gather(1, row)
     spread = slopes.abs().sum(2) + noise
     margin = 16 * _EPS * (value.abs() + spread + torch.where(torch.isinf(rhs), 0.0, rhs.abs())) + FLOOR
     middle = value - rhs
@@ -309,7 +310,7 @@ def _rows(table: RowTable, out: Zonotope, symbols: Symbols, unstable: Tensor, qu
     critical = low.masked_fill(table.clause[query] != scores.argmin(1)[:, None], -torch.inf).argmax(1, keepdim=True)
     blame = slopes.abs().gather(1, critical[:, :, None].expand(-1, 1, d))[:, 0]
     at_row = rest.gather(1, row.gather(1, critical)[owner])
-    share = symbols.share().to(at_row)[out.ids]
+    share = symbols.share().to(at_row)[ids]
     blame = blame.index_add(0, owner, at_row * share)
     return CellBounds(low, middle, slopes, noise + margin, scores, scores.amin(1),
                       table.clause_scores(high, query).amin(1), critical[:, 0], blame, unstable)
