@@ -44,6 +44,7 @@ class Method:
     affine: bool = True
     attribute: bool = True
     rows: bool = False
+    alpha_steps: int = 0
     row_elements: int | None = None  # elements of the temporaries of a chunk of backward rows; None: by device
 
 
