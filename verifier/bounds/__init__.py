@@ -1,1 +1,1 @@
-
+"""Bound methods: interval arithmetic, affine forms, backward rows and alpha-CROWN."""
