@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ import vnnlib
 from verifier.assemble import assemble, check_fit
 from verifier.attack.pgd import clause_loss, pgd, row_values, sample
 from verifier.attack.replay import Replay
-from verifier.bounds.bounder import Method, OutOfTime
+from verifier.bounds.bounder import Method, OutOfTime, sweep
 from verifier.bounds.network import Network, build
 from verifier.budget import Budget
 from verifier.domains import DomainBatch, join, outward, whole
@@ -30,9 +30,16 @@ from verifier.search.bab import Outcome, Strategy, Tally, cut, search
 from verifier.search.bounding import Bounded, bound_boxes
 from verifier.search.choose import Chooser, predicted_ratio
 from verifier.search.leaf import settle_affine
+from verifier.search.milp import decide, formulate
 
 AFFINE_INPUTS = 32
 """Up to this many free inputs per query, affine forms are carried along (their cost grows with the number)."""
+
+FEW_QUERIES = 4
+"""Mixed-integer programs are written for at most this many queries."""
+
+SHORT_TRY = 1.0
+"""Seconds of branch and bound before a shallow network is handed to the mixed-integer solver."""
 
 KEPT_NEURONS = 8192
 """Up to this many ReLU neurons, open boxes of a neuron split carry the neurons' intervals along (16 bytes each)."""
@@ -210,10 +217,7 @@ class _Run:
             proven=proven,
             device=self.network.device,
         )
-        try:
-            outcome = search(first, strategy)
-        except OutOfTime:
-            outcome = Outcome(None, 1.0 - self.tally.settled, self.tally, True)
+        outcome = self.search(first, strategy)
         self.tally = outcome.tally
         if isinstance(outcome.found, Witness):
             return self.finish(Verdict.SAT, "found by branch and bound", witness=outcome.found)
@@ -229,6 +233,45 @@ class _Run:
                 open_fraction=outcome.open_share,
             )
         return self.finish(Verdict.UNSAT, "every box is proven", open_fraction=0.0)
+
+    def search(self, first: DomainBatch, strategy: Strategy) -> Outcome:
+        """Branch and bound; for a shallow network with many inputs, a mixed-integer program after a short try."""
+        if strategy.proven is not None or not self.plan.neurons or self.problem.queries > FEW_QUERIES:
+            return self.branch(first, strategy)
+        until = self.budget.clock() + min(SHORT_TRY, 0.1 * self.budget.remaining())
+        short = replace(strategy, stop=lambda: self.budget.expired() or self.budget.clock() > until)
+        outcome = self.branch(first, short)
+        if outcome.rest is None or self.budget.expired():
+            return outcome
+        exact = self.programs(sorted(set(outcome.rest.query.tolist())))
+        if exact is not None:
+            return replace(exact, tally=outcome.tally)
+        again = self.branch(outcome.rest, strategy)
+        again.tally.boxes += outcome.tally.boxes
+        return again
+
+    def branch(self, first: DomainBatch, strategy: Strategy) -> Outcome:
+        """Branch and bound; running out of time in the middle of a step leaves everything open."""
+        try:
+            return search(first, strategy)
+        except OutOfTime:
+            return Outcome(None, 1.0, self.tally, first)
+
+    def programs(self, queries: list[int]) -> Outcome | None:
+        """The queries decided by mixed-integer programs, or None where a program is not possible or not conclusive."""
+        for q in queries:
+            box = whole(self.lower, self.upper).select(slice(q, q + 1))
+            known = sweep(self.network, box.lower, box.upper, box.query, self.inputs, self.plan.method)
+            program = formulate(self.network, known, 0, box.lower, box.upper)
+            if program is None:
+                return None
+            impossible, point = decide(program, self.table, q, self.budget.remaining())
+            if point is not None:
+                witness = self.replay(point[None], np.array([q]))
+                return None if witness is None else Outcome(witness, 1.0, self.tally, None)
+            if not impossible:
+                return None
+        return Outcome(None, 0.0, self.tally, None)
 
     def bound(self, batch: DomainBatch, method: Method) -> Bounded:
         return bound_boxes(self.network, self.table, batch, self.inputs, method, self.budget.expired)

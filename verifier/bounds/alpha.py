@@ -31,6 +31,9 @@ rate 0.5: 74, 87 and 95 %)."""
 BETA = (0.9, 0.999)
 """Adam's averages."""
 
+NOISE = 1e-6
+"""Share of a row's largest gradient below which a gradient moves nothing much."""
+
 ROW_ELEMENTS = 4_000_000
 """Elements of all parameters of a chunk of rows; autograd keeps about ten times as much."""
 
@@ -155,14 +158,21 @@ class _Climb:
         )
 
     def move(self, step: int, gradients: Mapping[tuple[int, int], Tensor]) -> None:
-        """One step of Adam (Kingma & Ba 2015, algorithm 1) upwards, and back into [0, 1]."""
+        """One step of Adam (Kingma & Ba 2015, algorithm 1) upwards, and back into [0, 1].
+
+        Adam takes a full step whatever the gradient's size. Those that are only rounding, against the largest of their
+        row, are damped instead: which way they point must not decide anything.
+        """
+        if not gradients:
+            return
+        sizes = [gradient.flatten(2).abs().amax(2) for gradient in gradients.values()]
+        noise = NOISE * torch.stack(sizes).amax(0).clamp_min(torch.finfo(sizes[0].dtype).tiny)
         for key, gradient in gradients.items():
             first = self.first[key] = torch.lerp(gradient, self.first.get(key, torch.zeros_like(gradient)), BETA[0])
             square = gradient.square()
             second = self.second[key] = torch.lerp(square, self.second.get(key, torch.zeros_like(square)), BETA[1])
             mean, spread = first / (1 - BETA[0] ** (step + 1)), second / (1 - BETA[1] ** (step + 1))
-            # a gradient that never was anything stays put; underflow of the square must not divide by zero
-            move = torch.nan_to_num(mean / spread.sqrt(), nan=0.0, posinf=0.0, neginf=0.0)
+            move = mean / (spread.sqrt() + noise.view(*noise.shape, *[1] * (mean.dim() - 2)))
             self.alphas[key] = (self.alphas[key] + RATE * DECAY**step * move).clamp_(0, 1)
 
 

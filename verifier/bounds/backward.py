@@ -82,15 +82,16 @@ def _relaxed_step(
     def per_group(t: Tensor) -> Tensor:
         return t if owner is None else t.index_select(0, owner)
 
-    positive, negative = rows.clamp(min=0), rows.clamp(max=0)
-    bias = bias + _against(positive, per_group(relaxation.lower_offset)) + _against(
-        negative, per_group(relaxation.upper_offset)
-    )
+    negative = rows.clamp(max=0)
+    if bool(relaxation.lower_offset.any()):  # Relu's lower planes go through 0
+        bias = bias + _against(rows.clamp(min=0), per_group(relaxation.lower_offset))
+    bias = bias + _against(negative, per_group(relaxation.upper_offset))
     parts = []
     for index, (low, high) in enumerate(zip(relaxation.lower_slopes, relaxation.upper_slopes, strict=True)):
-        part = op.spread(positive, index) * per_group(low)[:, None]
-        parts.append(part.addcmul_(op.spread(negative, index), per_group(high)[:, None])
-                     if not part.requires_grad else part + op.spread(negative, index) * per_group(high)[:, None])
+        # positive * low + negative * high, without forming the positive part
+        part = op.spread(rows, index) * per_group(low)[:, None]
+        rest, step = op.spread(negative, index), per_group(high - low)[:, None]
+        parts.append(torch.addcmul(part, rest, step) if part.requires_grad else part.addcmul_(rest, step))
     return tuple(parts), bias
 
 

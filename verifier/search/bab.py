@@ -29,12 +29,18 @@ class Tally:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a search ended: `found` is what the point test returned, `open_share` the volume share still open."""
+    """How a search ended: `found` is what the point test returned, `open_share` the volume share still open, `rest` the
+    boxes that were still to be looked at (None: no box)."""
 
     found: object | None
     open_share: float
     tally: Tally
-    out_of_time: bool
+    rest: DomainBatch | None
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether boxes are left."""
+        return self.rest is not None
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ def search(first: DomainBatch, strategy: Strategy) -> Outcome:
         boxes = batch.select(bounded.alive)
         found = strategy.try_points(*suggest(boxes, bounded))
         if found is not None:
-            return Outcome(found, 1.0, tally, False)
+            return Outcome(found, 1.0, tally, None)
         if strategy.proven is not None:
             settled = torch.ones(len(batch), dtype=torch.bool, device=batch.query.device)
             settled[bounded.alive] = False
@@ -96,7 +102,7 @@ def search(first: DomainBatch, strategy: Strategy) -> Outcome:
             boxes, bounded = clip(boxes, bounded)
             keep, found = strategy.settle_affine(boxes, bounded)
             if found is not None:
-                return Outcome(found, 1.0, tally, False)
+                return Outcome(found, 1.0, tally, None)
             boxes, bounded = boxes.select(keep), bounded.select(keep)
         children, stuck = divide(boxes, bounded, strategy)
         tally.stuck += len(stuck)
@@ -108,14 +114,14 @@ def search(first: DomainBatch, strategy: Strategy) -> Outcome:
             next_attack = 2 * tally.boxes
             found = strategy.attack(children.select(slice(0, ATTACKED)))
             if found is not None:
-                return Outcome(found, 1.0, tally, False)
+                return Outcome(found, 1.0, tally, None)
         if len(boxes):
             tally.lower = float(boxes.score.min())
             tally.deepest = max(tally.deepest, int(boxes.depth.max()))
         strategy.report(tally)
     rest = open_set.rest()
     share = stuck_share + (float(rest.share.sum()) if rest is not None else 0.0)
-    return Outcome(None, share / max(1, strategy.queries), tally, rest is not None)
+    return Outcome(None, share / max(1, strategy.queries), tally, rest)
 
 
 def divide(boxes: DomainBatch, bounded: Bounded, strategy: Strategy) -> tuple[DomainBatch, DomainBatch]:

