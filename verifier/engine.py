@@ -16,6 +16,7 @@ from verifier.attack.pgd import clause_loss, pgd, row_values
 from verifier.attack.replay import Replay
 from verifier.bounds.bounder import Method, OutOfTime
 from verifier.bounds.network import Network, build
+from verifier.bounds.rounded import Twin
 from verifier.budget import Budget
 from verifier.domains import DomainBatch
 from verifier.graph.onnx_import import Model
@@ -25,6 +26,7 @@ from verifier.problem import Problem
 from verifier.progress import Progress
 from verifier.result import Result, Verdict, Witness
 from verifier.runtime import Session, compare
+from verifier.search import zonotope
 from verifier.search.bab import Outcome, Strategy, Tally, cut, search
 from verifier.search.bounding import Bounded, bound_boxes
 from verifier.search.choose import Chooser, predicted_ratio
@@ -121,6 +123,7 @@ class _Run:
         self.lower = torch.from_numpy(problem.lower).to(device, dtype)
         self.upper = torch.from_numpy(problem.upper).to(device, dtype)
         self.inputs: InputMap = IdentityMap(torch.from_numpy(problem.free).to(device))
+        self.zonotope = options.bounds.method == "auto" and zonotope.suits(self.network, self.table)
         self.plan = self._choose()
         self.tally = Tally()
         self.points = 0
@@ -130,7 +133,8 @@ class _Run:
         affine = d <= AFFINE_INPUTS
         rows = method in ("crown", "alpha") or method == "auto"
         size = self.network.widest * (d + 2 if affine else 2)
-        batch = self.options.search.batch or int(min(4096, max(8, 4_000_000 // max(1, size))))
+        fitting = zonotope.BATCH if self.zonotope else int(min(4096, max(8, 4_000_000 // max(1, size))))
+        batch = self.options.search.batch or fitting
         return _Plan(Method(interval=True, affine=affine, rows=rows), batch, self.network.dtype, self.network.device, d)
 
     def solve(self) -> Result:
@@ -139,7 +143,7 @@ class _Run:
             return self.finish(Verdict.SAT, "found by projected gradient descent", witness=witness)
         first = self.boxes()
         strategy = Strategy(
-            bound=self.chooser(),
+            bound=self.zonotopes() if self.zonotope else self.chooser(),
             try_points=self.try_points,
             settle_affine=lambda boxes, bounded: settle_affine(boxes, bounded, self.try_points),
             stop=self.budget.expired,
@@ -166,6 +170,11 @@ class _Run:
 
     def bound(self, batch: DomainBatch, method: Method) -> Bounded:
         return bound_boxes(self.network, self.table, batch, self.inputs, method, self.budget.expired)
+
+    def zonotopes(self) -> Callable[[DomainBatch], Bounded]:
+        """Bounds for few inputs and many neurons."""
+        twin = Twin.of(self.problem.graph, self.network.device)
+        return lambda batch: zonotope.bound_zonotope(twin, self.table, batch)
 
     def chooser(self) -> Chooser:
         """Cheap or tight bounds, measured, unless the options or the problem leave no choice."""
@@ -220,7 +229,7 @@ class _Run:
     def finish(self, verdict: Verdict, reason: str, **more: object) -> Result:
         counters: dict[str, int | float] = {"boxes": self.tally.boxes, "steps": self.tally.steps, "deepest": self.tally.deepest,
                     "queries": self.problem.queries, "replays": self.replay.tried}
-        settings = {"method": "crown" if self.plan.method.rows else "forward", "batch": self.plan.batch,
+        settings = {"method": "zonotope" if self.zonotope else "crown" if self.plan.method.rows else "forward", "batch": self.plan.batch,
                     "dtype": str(self.plan.dtype).removeprefix("torch."), "device": str(self.plan.device),
                     "free_inputs": self.plan.free_inputs, "neurons": self.network.neurons}
         return _result(verdict, reason, self.start, counters, settings=settings, **more)
