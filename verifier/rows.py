@@ -33,6 +33,12 @@ class RowTable:
             int(rows.clauses.max(initial=1)),
         )
 
+    def to(self, device: torch.device) -> RowTable:
+        """The same table on another device."""
+        mixed = None if self.mixed is None else self.mixed.to(device)
+        parts = (self.row, self.rhs, self.clause, self.clauses)
+        return RowTable(*(t.to(device) for t in parts), mixed, self.most)
+
     def clause_scores(self, low: Tensor, query: Tensor) -> Tensor:
         """Best row bound per clause: rows (B, K) -> (B, C); +inf beyond the query's clauses, -inf for one without rows."""
         scores = low.new_full((len(query), self.most + 1), -torch.inf)

@@ -1,0 +1,293 @@
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+import vnnlib
+from tests.unit.semantic.plane_oracle import safe_share
+from tests.unit.semantic.semantic_helpers import network as small_network
+from verifier.budget import Budget
+from verifier.errors import OptionsError, ProblemError, UnsoundError
+from verifier.graph.onnx_import import load_model
+from verifier.semantic import Coordinates, Perturbation, Range, Target, grid, prepare, rectangle
+from verifier.semantic import network as networks
+from verifier.semantic.coverage_report import collect, fingerprint, load_state, save_state
+from verifier.semantic.coverage_search import CERTIFIED, OPEN, REFUTED, Limits, State, audit, cover
+from verifier.semantic.family import from_files, from_studies
+
+CPU = torch.device("cpu")
+MEDIUM = Perturbation((Range("contrast", 0.8, 1.2), Range("brightness", -0.1, 0.1)))
+
+
+def mlp(seed, hidden=(10, 8), outputs=2):
+    """A random network with 2 inputs as ONNX and as layers of the oracle."""
+    draw = np.random.default_rng(seed)
+    layers, nodes, tensors, value, width = [], [], [], "x", 2
+    for number, n in enumerate((*hidden, outputs)):
+        weight = draw.normal(size=(n, width)).astype(np.float32) / np.float32(np.sqrt(width / 2))
+        bias = draw.normal(size=n).astype(np.float32) * np.float32(0.5)
+        tensors += [numpy_helper.from_array(weight.T.copy(), f"w{number}"), numpy_helper.from_array(bias, f"b{number}")]
+        nodes.append(helper.make_node("Gemm", [value, f"w{number}", f"b{number}"], [f"s{number}"]))
+        layers.append(("affine", weight.astype(float), bias.astype(float)))
+        value, width = f"s{number}", n
+        if number < len(hidden):
+            nodes.append(helper.make_node("Relu", [value], [f"h{number}"]))
+            layers.append(("clip", 0.0, np.inf))
+            value = f"h{number}"
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(nodes, "mlp", [info("x", TensorProto.FLOAT, [1, 2])],
+                              [info(value, TensorProto.FLOAT, [1, outputs])], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    return load_model(model.SerializeToString()), layers
+
+
+def spec_of(rows, low=-1.0, high=1.0):
+    """VNN-LIB text: a box [low, high]^2 and an OR of one-row clauses (c, rhs)."""
+    lines = ["(declare-const X_0 Real)", "(declare-const X_1 Real)", "(declare-const Y_0 Real)", "(declare-const Y_1 Real)"]
+    for i in range(2):
+        lines += [f"(assert (>= X_{i} {low}))", f"(assert (<= X_{i} {high}))"]
+    parts = [f"(and ({'<=' if c[k] > 0 else '>='} Y_{k} {rhs * np.sign(c[k])}))" for c, rhs in rows for k in (int(np.argmax(np.abs(c))),)]
+    lines.append(f"(assert (or {' '.join(parts)}))")
+    return vnnlib.normalise(vnnlib.loads("\n".join(lines)))
+
+
+def image_study(tolerance, seed=0, size=8, clip="clip", points=3):
+    net = networks.load(small_network("coordinates", size=size, points=points, seed=seed))
+    image = np.random.default_rng(seed + 100).random((1, size, size))
+    return prepare(net, image, None, MEDIUM, Coordinates(tolerance), reference="self", clip=clip)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_certified_area_is_the_exact_safe_area_of_an_mlp(seed):
+    model, layers = mlp(seed)
+    draw = np.random.default_rng(seed + 50)
+    rows = [(np.array([1.0, 0.0]), round(float(draw.normal() - 1), 3)), (np.array([0.0, -1.0]), round(float(draw.normal() - 1), 3))]
+    family = from_files(model, spec_of(rows), CPU)
+    state = cover(family, Limits(0.0005), Budget.of(60))
+    safe = safe_share(layers, [-1, -1], [1, 1], rows)
+    certified, refuted = state.shares(CERTIFIED)[0], state.shares(REFUTED)[0]
+    assert state.shares(OPEN)[0] <= 0.0005
+    assert safe - 1e-3 <= certified <= safe + 1e-6
+    assert 1 - safe - 1e-3 <= refuted <= 1 - safe + 1e-6
+
+
+@pytest.mark.parametrize("clip", ["clip", "none"])
+def test_certified_area_is_the_exact_safe_area_of_a_convolution_behind_a_clip(clip):
+    study = image_study(0.12, seed=3, clip=clip)
+    family = from_studies([study], CPU)
+    state = cover(family, Limits(0.0005), Budget.of(60))
+    safe = safe_share(_layers(study), study.perturbation.box[:, 0], study.perturbation.box[:, 1], _rows(study))
+    assert 0.05 < safe < 0.95
+    assert abs(state.shares(CERTIFIED)[0] - safe) < 1e-3
+    assert abs(state.shares(REFUTED)[0] - (1 - safe)) < 1e-3
+
+
+def _layers(study):
+    """Image map, clip, convolution as a matrix by applying it to unit images, relu, dense."""
+    image = study.input_map
+    tensors = {t.name: numpy_helper.to_array(t).astype(float) for t in study.network.proto.graph.initializer}
+    size = study.network.width
+    unit = torch.eye(size * size, dtype=torch.float64).reshape(-1, 1, size, size)
+    weight = torch.from_numpy(tensors["w1"])
+    matrix = torch.nn.functional.conv2d(unit, weight, stride=2, padding=1).flatten(1).T.numpy()
+    bias = np.repeat(tensors["b1"], matrix.shape[0] // len(tensors["b1"]))
+    clip = [("clip", 0.0, 1.0)] if study.clip == "clip" else []
+    return [("affine", image.matrix, image.offset), *clip, ("affine", matrix, bias), ("clip", 0.0, np.inf),
+            ("affine", tensors["w3"].T, tensors["b3"])]
+
+
+def _rows(study):
+    return list(zip(study.compiled.rows.dense(), study.compiled.rows.rhs, strict=True))
+
+
+def test_areas_add_up_to_one_exactly_and_cells_do_not_overlap():
+    family = _two()
+    state = cover(family, Limits(0.01), Budget.of(60))
+    for found in collect(family, state, maps=False):
+        assert found.certified + found.refuted + found.open == Fraction(1)
+        _check_tiling(found.cells)
+
+
+def _two():
+    net = networks.load(small_network("coordinates", size=8, points=3, seed=0))
+    studies = [prepare(net, np.random.default_rng(i).random((1, 8, 8)), None, MEDIUM, Coordinates(t), reference="self")
+               for i, t in enumerate((0.08, 0.3))]
+    return from_studies(studies, CPU)
+
+
+def _check_tiling(cells):
+    """Every point of a fine random sample lies in exactly one cell."""
+    low, high = cells.unit()
+    points = np.random.default_rng(0).random((300, 2))
+    inside = ((low[None] <= points[:, None]) & (points[:, None] < high[None])).all(2).sum(1)
+    assert (inside == 1).all()
+
+
+def test_no_sample_contradicts_a_certified_or_a_refuted_cell():
+    family = _two()
+    state = cover(family, Limits(0.005), Budget.of(60))
+    audit(family, state, 3000)
+    for found in collect(family, state):
+        for point in found.examples:
+            assert family.judges[int(found.cells.query[0])](point[None]) is not None
+
+
+def test_a_wrongly_certified_cell_is_reported():
+    family = _two()
+    state = cover(family, Limits(0.01), Budget.of(60))
+    assert (state.status == REFUTED).any()
+    wrong = State(state.cells, np.where(state.status == REFUTED, CERTIFIED, state.status).astype(np.uint8), state.seconds, state.boxes)
+    with pytest.raises(UnsoundError, match="inside a certified cell"):
+        audit(family, wrong, 200)
+    wrong = State(state.cells, np.where(state.status == CERTIFIED, REFUTED, state.status).astype(np.uint8), state.seconds, state.boxes)
+    with pytest.raises(UnsoundError, match="inside a refuted cell"):
+        audit(family, wrong, 200)
+
+
+class _After:
+    """A clock that lets a number of budget questions pass."""
+
+    def __init__(self, questions):
+        self.left = questions
+
+    def __call__(self):
+        self.left -= 1
+        return 0.0 if self.left >= 0 else 10.0
+
+
+def test_an_interrupted_run_that_goes_on_equals_an_uninterrupted_one(tmp_path):
+    family = _two()
+    whole = cover(family, Limits(0.02), Budget.of(60), batch=4)
+    path, mark = tmp_path / "run.npz", fingerprint(family)
+    state = None
+    for steps in (2, 1, 4, 3):
+        cover(family, Limits(0.02), Budget(5.0, clock=_After(steps)), state, lambda s: save_state(path, s, mark), batch=4)
+        state = load_state(path, family, mark)
+        assert (state.status == OPEN).any()
+        assert len(state.cells) < len(whole.cells)
+    state = cover(family, Limits(0.02), Budget.of(60), state, batch=4)
+    for status in (CERTIFIED, REFUTED, OPEN):
+        assert grid.area(state.of(status), 2) == grid.area(whole.of(status), 2)
+    assert (state.boxes == whole.boxes).all()
+
+
+def test_a_checkpoint_survives_a_write_that_is_cut_short(tmp_path, monkeypatch):
+    family, path = _two(), tmp_path / "run.npz"
+    mark = fingerprint(family)
+    save_state(path, State.new(family), mark)
+    before = path.read_bytes()
+
+    def cut_short(stream, **_):
+        stream.write(b"PK half a file")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez_compressed", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        save_state(path, State.new(family), mark)
+    assert path.read_bytes() == before
+    assert len(load_state(path, family, mark).cells) == 2
+
+
+def test_checkpoints_of_other_problems_and_damaged_ones_are_refused(tmp_path):
+    family, path = _two(), tmp_path / "run.npz"
+    save_state(path, State.new(family), "other")
+    with pytest.raises(ProblemError, match="belongs to another"):
+        load_state(path, family, fingerprint(family))
+    state = State.new(family)
+    halves = state.cells.split(np.array([[1, 0], [0, 0]]))
+    save_state(path, State(halves.select(slice(0, 2)), np.zeros(2, np.uint8), state.seconds, state.boxes), "m")
+    with pytest.raises(ProblemError, match="do not tile"):
+        load_state(path, family, "m")
+    path.write_bytes(b"not a file")
+    with pytest.raises(ProblemError, match="cannot be read"):
+        load_state(path, family, "m")
+
+
+def test_limits_are_obeyed_and_checked():
+    family = _two()
+    state = cover(family, Limits(0.0, depth=6), Budget.of(60))
+    assert state.cells.depth.max() <= 6
+    assert cover(family, Limits(), Budget.of(0.0)).shares(OPEN).tolist() == [1, 1]
+    for bad in ({"open_share": 1.0}, {"open_share": -0.1}, {"seconds": 0.0}, {"depth": 0}):
+        with pytest.raises(OptionsError):
+            Limits(**bad)
+
+
+def test_cases_with_one_box_are_one_member():
+    model, layers = mlp(0)
+    rows = [(np.array([1.0, 0.0]), -0.5), (np.array([0.0, 1.0]), -0.8)]
+    text = vnnlib.normalise(vnnlib.loads("""
+        (declare-const X_0 Real) (declare-const X_1 Real) (declare-const Y_0 Real) (declare-const Y_1 Real)
+        (assert (or (and (>= X_0 -1) (<= X_0 1) (>= X_1 -1) (<= X_1 1) (<= Y_0 -0.5))
+                    (and (>= X_0 -1) (<= X_0 1) (>= X_1 -1) (<= X_1 1) (<= Y_1 -0.8))))"""))
+    family = from_files(model, text, CPU)
+    assert family.members == 1
+    state = cover(family, Limits(0.0005), Budget.of(60))
+    assert abs(state.shares(CERTIFIED)[0] - safe_share(layers, [-1, -1], [1, 1], rows)) < 1e-3
+
+
+def test_conjunctions_are_refuted_only_where_every_row_holds():
+    model, layers = mlp(1)
+    points = np.random.default_rng(0).uniform(-1, 1, (20000, 2))
+    y = points.T
+    for kind, first, second in layers:
+        y = first @ y + second[:, None] if kind == "affine" else np.clip(y, first, second)
+    a, b = np.round(np.median(y, axis=1), 3)
+    form = vnnlib.normalise(vnnlib.loads(f"""
+        (declare-const X_0 Real) (declare-const X_1 Real) (declare-const Y_0 Real) (declare-const Y_1 Real)
+        (assert (>= X_0 -1)) (assert (<= X_0 1)) (assert (>= X_1 -1)) (assert (<= X_1 1))
+        (assert (<= Y_0 {a})) (assert (>= Y_1 {b}))"""))
+    family = from_files(model, form, CPU)
+    state = cover(family, Limits(0.003), Budget.of(60))
+    share = ((y[0] <= a) & (y[1] >= b)).mean()
+    assert 0.02 < share < 0.98
+    assert abs(state.shares(REFUTED)[0] - share) < 0.015
+    audit(family, state, 1000)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 7), st.integers(0, 7)), max_size=12),
+       st.integers(0, 16), st.integers(0, 16))
+def test_largest_rectangle_against_all_rectangles(parts, x, y):
+    level = np.array([p[:2] for p in parts], np.int8).reshape(-1, 2)
+    index = np.array([[i % (1 << a), j % (1 << b)] for a, b, i, j in parts], np.int32).reshape(-1, 2)
+    cells = grid.Cells(np.zeros(len(parts), np.int32), level, index)
+    point = np.array([x, y]) / 16
+    found = rectangle.largest(cells, point)
+    best = _best_rectangle(cells, point)
+    assert (found[1] if found else 0) == best
+    if found:
+        low, high = cells.unit()
+        (x0, x1), (y0, y1) = found[0]
+        assert x0 <= point[0] <= x1 and y0 <= point[1] <= y1
+        assert not ((low[:, 0] < x1) & (high[:, 0] > x0) & (low[:, 1] < y1) & (high[:, 1] > y0)).any()
+
+
+def _best_rectangle(cells, point):
+    low, high = cells.unit()
+    blocked = np.zeros((8, 8), bool)
+    for (x0, y0), (x1, y1) in zip(low, high, strict=True):
+        blocked[int(x0 * 8) : int(x1 * 8), int(y0 * 8) : int(y1 * 8)] = True
+    best = Fraction(0)
+    for x0 in range(8):
+        for x1 in range(x0 + 1, 9):
+            for y0 in range(8):
+                for y1 in range(y0 + 1, 9):
+                    holds = x0 <= 8 * point[0] <= x1 and y0 <= 8 * point[1] <= y1
+                    if holds and not blocked[x0:x1, y0:y1].any():
+                        best = max(best, Fraction((x1 - x0) * (y1 - y0), 64))
+    return best
+
+
+def test_pairs_that_cannot_be_covered_are_refused():
+    model, _ = mlp(0)
+    form = vnnlib.normalise(vnnlib.loads("""
+        (declare-const X_0 Real) (declare-const X_1 Real) (declare-const Y_0 Real) (declare-const Y_1 Real)
+        (assert (>= X_0 -1)) (assert (<= X_0 1)) (assert (>= X_1 -1)) (assert (<= X_1 1)) (assert (<= Y_0 X_0))"""))
+    with pytest.raises(ProblemError, match="mixes inputs and outputs"):
+        from_files(model, form, CPU)
+

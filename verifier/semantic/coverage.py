@@ -1,0 +1,248 @@
+"""`secateur coverage`: which part of a range of parameters is certified, refuted or open.
+
+    secateur coverage model.onnx spec.vnnlib --picture map.png
+    secateur coverage --network cnn7_w8 --data aircraft23 --images 0:20 --contrast 0.8,1.2 --brightness -0.1,0.1 --tolerance 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from verifier import process
+from verifier.errors import OptionsError, SecateurError, UnsoundError
+
+if TYPE_CHECKING:
+    from verifier.semantic.coverage_report import Coverage
+    from verifier.semantic.family import Family
+
+EXIT_DONE, EXIT_INTERNAL, EXIT_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+EPILOG = """\
+Areas are shares of the range and add up to 1 exactly. Certified: no parameters in the cell violate the property, for real
+numbers, rounding included. Refuted: all of them do. Open: not decided at this resolution or in this time.
+A run that is stopped (Ctrl-C, a time limit, a kill) goes on from its --checkpoint.
+exit codes: 0 done (also when area is left open); 1 internal error; 2 bad input, one line says which; 130 interrupted.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of `secateur coverage`."""
+    p = argparse.ArgumentParser(prog="secateur coverage", description=__doc__, epilog=EPILOG,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("model", nargs="?", type=Path, help="network with a few varying inputs: .onnx")
+    p.add_argument("spec", nargs="?", type=Path, help="its specification: .vnnlib")
+    _study_options(p.add_argument_group("images of a data set, without files"))
+    limits = p.add_argument_group("when to stop")
+    limits.add_argument("--open", type=float, default=0.01, metavar="SHARE", help="done when no more is open (default 0.01)")
+    limits.add_argument("--timeout", type=float, metavar="S", help="seconds in all")
+    limits.add_argument("--per-image", type=float, metavar="S", help="seconds per image")
+    limits.add_argument("--depth", type=int, default=30, help="halvings of the range, the resolution (default 30)")
+    out = p.add_argument_group("output")
+    out.add_argument("--json", type=Path, help="figures of every image")
+    out.add_argument("--npz", type=Path, help="all cells")
+    out.add_argument("--picture", type=Path, help="map of the plane (of several images: the contact sheet)")
+    out.add_argument("--checkpoint", type=Path, metavar="NPZ", help="save cells there while running, and go on from it")
+    out.add_argument("--samples", type=int, default=500, help="points per image that look for a contradiction (default 500)")
+    out.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
+    out.add_argument("-q", "--quiet", action="store_true")
+    return p
+
+
+def _study_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--network", help="network.onnx that takes images, or the name of a shipped one")
+    group.add_argument("--data", default="aircraft23", choices=("aircraft23",))
+    group.add_argument("--split", default="test", choices=("train", "val", "test", "hard"))
+    group.add_argument("--images", metavar="A:B", help="images A to B - 1")
+    for name in ("contrast", "brightness"):
+        group.add_argument(f"--{name}", metavar="LOW,HIGH", type=_numbers)
+    group.add_argument("--tolerance", type=float, help="pixels, per key point and axis")
+    group.add_argument("--reference", choices=("gt", "self"), default="gt", help="ground truth, or the clean prediction")
+    group.add_argument("--no-clip", action="store_true", help="leave values outside [0, 1] as they are")
+
+
+def _numbers(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not LOW,HIGH") from None
+    return low, high
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; see the epilog for exit codes."""
+    from vnnlib import VnnLibError
+
+    given = list(sys.argv[1:] if argv is None else argv)
+    options = parser().parse_args(_joined(given))
+    process.keep_freed_memory()
+    process.wait_without_spinning()
+    try:
+        return _run(options)
+    except UnsoundError as error:
+        print(f"secateur coverage: internal contradiction: {error}", file=sys.stderr)
+        return EXIT_INTERNAL
+    except (SecateurError, VnnLibError) as error:
+        print(f"secateur coverage: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_INPUT
+
+
+def _joined(arguments: list[str]) -> list[str]:
+    """argparse takes `-0.1,0.1` for an option; join it to the option before it."""
+    result: list[str] = []
+    for argument in arguments:
+        if argument[:1] == "-" and argument[1:2] in (*"0123456789", ".") and result and result[-1].startswith("--"):
+            result[-1] += f"={argument}"
+        else:
+            result.append(argument)
+    return result
+
+
+def _run(options: argparse.Namespace) -> int:
+    started = time.monotonic()
+    _check(options)
+    family, tolerances = _family(options)
+    from verifier.budget import Budget
+    from verifier.progress import StatusLine
+    from verifier.semantic import coverage_report
+    from verifier.semantic.coverage_search import Limits, State, audit, cover
+
+    limits = Limits(options.open, options.per_image, options.depth)
+    line = StatusLine(sys.stderr)
+    line.enabled = line.enabled and not options.quiet
+    mark = coverage_report.fingerprint(family)
+    state: State | None = None
+    save = None
+    if options.checkpoint is not None:
+        if options.checkpoint.exists():
+            state = coverage_report.load_state(options.checkpoint, family, mark)
+        def save(current: State) -> None:
+            coverage_report.save_state(options.checkpoint, current, mark)
+    left = None if options.timeout is None else max(0.0, options.timeout - (time.monotonic() - started))
+    budget = Budget.of(left)
+    with _interruptible(budget):
+        state = cover(family, limits, budget, state, save,
+                      lambda share, boxes: line.show(f"{100 * share.mean():.2f} % open  {boxes:,} boxes"))
+    line.clear()
+    audit(family, state, options.samples)
+    found = coverage_report.collect(family, state, maps=options.picture is not None, tolerances=tolerances)
+    _write(options, found, family, state, mark)
+    for one in found:
+        print(f"{one.title}: certified {float(one.certified):.6f}, refuted {float(one.refuted):.6f}, open {float(one.open):.6f}"
+              f" ({one.boxes} boxes, {one.seconds:.2f} s){_rectangle(one)}")
+    if len(found) > 1:
+        mean = sum(float(one.certified) for one in found) / len(found)
+        print(f"mean certified {mean:.4f}, in full {sum(one.certified == 1 for one in found)} of {len(found)}")
+    return EXIT_INTERRUPTED if budget.stopped else EXIT_DONE
+
+
+def _interruptible(budget: object) -> object:
+    """Ctrl-C and SIGTERM end the search at its next step; what is known by then is reported."""
+    import contextlib
+    import signal
+    from collections.abc import Iterator
+
+    @contextlib.contextmanager
+    def guard() -> Iterator[None]:
+        before = {s: signal.signal(s, lambda *_: budget.stop("interrupted"))  # type: ignore[attr-defined]
+                  for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    return guard()
+
+
+def _check(options: argparse.Namespace) -> None:
+    files, study = options.model is not None, options.network is not None
+    if files == study:
+        raise OptionsError("expected either two files, model and spec, or --network with --images")
+    if files and options.spec is None:
+        raise OptionsError(f"{options.model}: its specification is missing: secateur coverage model.onnx spec.vnnlib")
+    if options.samples < 0:
+        raise OptionsError(f"--samples: found {options.samples}, expected a number >= 0")
+    for path in filter(None, (options.json, options.npz, options.picture, options.checkpoint)):
+        if not path.parent.is_dir():
+            raise OptionsError(f"{path}: the folder {path.parent} does not exist")
+    if options.picture is not None and options.picture.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise OptionsError(f"{options.picture}: found the ending '{options.picture.suffix}', expected .png, .pdf or .svg")
+
+
+def _family(options: argparse.Namespace) -> tuple[Family, list[float | None] | None]:
+    from verifier.semantic import family as families
+    from verifier.semantic.many import device_of
+
+    if options.model is not None:
+        import vnnlib
+        from verifier.graph.onnx_import import load_model
+
+        form = vnnlib.normalise(vnnlib.load(options.spec))
+        return families.from_files(load_model(options.model), form, device_of(options.device)), None
+    return _studies(options), [options.tolerance] * _images(options)[1]
+
+
+def _images(options: argparse.Namespace) -> tuple[int, int]:
+    """First image and how many."""
+    try:
+        first, last = (int(part) for part in (options.images or "").split(":"))
+    except ValueError:
+        raise OptionsError(f"--images: found '{options.images or ''}', expected A:B, the images A to B - 1") from None
+    if not 0 <= first < last:
+        raise OptionsError(f"--images: the range {first}:{last} is empty or negative")
+    return first, last - first
+
+
+def _studies(options: argparse.Namespace) -> Family:
+    from dataclasses import replace
+
+    from verifier.data import networks
+    from verifier.semantic import Coordinates, Perturbation, Range, network, prepare, sources
+    from verifier.semantic import family as families
+    from verifier.semantic.many import device_of
+
+    first, count = _images(options)
+    if options.tolerance is None:
+        raise OptionsError("--tolerance is missing: how many pixels a key point may be off")
+    ranges = tuple(Range(n, *getattr(options, n)) for n in ("contrast", "brightness") if getattr(options, n) is not None)
+    shipped = options.network in networks.names() and not Path(options.network).exists()
+    net = network.load(networks.path(options.network) if shipped else Path(options.network))
+    perturbed, clip = Perturbation(ranges), "none" if options.no_clip else "clip"
+    studies, titles = [], []
+    for example in sources.rendered(net, options.split, first, first + count):
+        studies.append(prepare(net, example.image, example.target, perturbed, Coordinates(options.tolerance),
+                               reference=options.reference, clip=clip))
+        titles.append(example.name)
+    return replace(families.from_studies(studies, device_of(options.device)), titles=tuple(titles))
+
+
+def _write(options: argparse.Namespace, found: list[Coverage], family: Family, state: object, mark: str) -> None:
+    from verifier.semantic import coverage_report
+
+    if options.json is not None:
+        settings: dict[str, object] = {"stopped_at_open_share": options.open, "depth": options.depth, "fingerprint": mark}
+        coverage_report.write_json(options.json, found, settings)
+    if options.npz is not None:
+        coverage_report.save_state(options.npz, state, mark)  # type: ignore[arg-type]
+    if options.picture is not None:
+        from verifier.semantic import coverage_picture
+
+        if len(found) == 1:
+            coverage_picture.picture(found[0], options.picture)
+        else:
+            coverage_picture.contact_sheet(found, options.picture)
+
+
+def _rectangle(one: Coverage) -> str:
+    if one.rectangle is None:
+        return ""
+    sides = " x ".join(f"{n} [{a:.4g}, {b:.4g}]" for n, (a, b) in zip(one.names, one.rectangle, strict=True))
+    return f"; largest certified rectangle {sides}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

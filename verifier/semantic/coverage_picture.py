@@ -1,0 +1,175 @@
+"""Pictures of coverage: the map of one plane, and a contact sheet of many."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg", force=False)
+
+import numpy as np
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
+
+from verifier.errors import OutputError, ProblemError
+from verifier.semantic.coverage_report import Coverage
+from verifier.semantic.coverage_search import CERTIFIED, OPEN, REFUTED
+
+# Blue, orange and grey can be told apart by everybody, also in print.
+COLOURS = {CERTIFIED: "#a9cce8", REFUTED: "#f2a97e", OPEN: "#4a4a4a"}
+LABELS = {CERTIFIED: "certified", REFUTED: "refuted", OPEN: "open"}
+INK = "#22303c"
+DOTS = 150
+
+
+def picture(found: Coverage, path: Path) -> None:
+    """The plane of one member with its three regions, counterexamples, certified rectangle and margin contours.
+
+    Raises:
+        ProblemError: the member has not exactly two inputs.
+        OutputError: the file cannot be written.
+    """
+    figure = Figure(figsize=(8.4, 5.6), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)  # type: ignore[union-attr]
+    axes = figure.add_subplot()
+    draw_map(axes, found, contours=True)
+    axes.set_xlabel(found.names[0])
+    axes.set_ylabel(found.names[1])
+    axes.set_title(found.title, loc="left", color=INK, fontweight="bold")
+    axes.set_title(f"{found.boxes:,} boxes, {found.seconds:.2g} s", loc="right", color="#66727c", fontsize=9)
+    axes.legend(handles=_legend(found), loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=9,
+                labelcolor=INK, handlelength=1.4, labelspacing=0.7)
+    _save(figure, path)
+
+
+def contact_sheet(found: Sequence[Coverage], path: Path, columns: int | None = None) -> None:
+    """Small maps of many members, the least certified first.
+
+    Raises:
+        ProblemError: a member has not exactly two inputs.
+        OutputError: the file cannot be written.
+    """
+    order = sorted(found, key=lambda c: (c.certified, c.title))
+    columns = columns or min(10, max(1, math.ceil(math.sqrt(len(order) * 1.3))))
+    rows = math.ceil(len(order) / columns)
+    figure = Figure(figsize=(1.75 * columns + 0.4, 1.75 * rows + 0.9), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, one in zip(grid.flat, order, strict=False):
+        axes.set_axis_on()
+        draw_map(axes, one, contours=False)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.set_title(f"{one.title}   {_percent(one.certified)}", fontsize=7.5, color=INK, pad=3)
+    mean = sum(float(c.certified) for c in order) / len(order)
+    full = sum(c.certified == 1 for c in order)
+    title = f"certified coverage: mean {100 * mean:.1f} %, {full} of {len(order)} in full"
+    (x, (x0, x1)), (y, (y0, y1)) = zip(order[0].names, zip(order[0].lower, order[0].upper, strict=True), strict=True)
+    axis = f"across: {x} {x0:.3g} to {x1:.3g}, up: {y} {y0:.3g} to {y1:.3g}"
+    figure.suptitle(f"{title}\n{axis}", color=INK, fontsize=10)
+    figure.legend(handles=[Patch(facecolor=COLOURS[s], label=LABELS[s]) for s in COLOURS], loc="outside lower center",
+                  ncols=3, frameon=False, fontsize=9, labelcolor=INK)
+    _save(figure, path)
+
+
+def draw_map(axes: Axes, found: Coverage, contours: bool) -> None:
+    """Regions, rectangle and points on given axes; with `contours` also lines of equal margin."""
+    if len(found.names) != 2:
+        raise ProblemError(f"a map needs two varying inputs, found {len(found.names)}: {', '.join(found.names)}")
+    low, high = found.cells.corners(np.repeat(found.lower[None], int(found.cells.query.max()) + 1, 0),
+                                    np.repeat(found.upper[None], int(found.cells.query.max()) + 1, 0))
+    for status, colour in COLOURS.items():
+        mine = found.status == status
+        a, b = low[mine], high[mine]
+        corners = np.stack([a, np.stack([b[:, 0], a[:, 1]], 1), b, np.stack([a[:, 0], b[:, 1]], 1)], 1)
+        axes.add_collection(PolyCollection(corners, facecolors=colour, edgecolors=colour, linewidths=0.15, zorder=1))
+    axes.set_xlim(found.lower[0], found.upper[0])
+    axes.set_ylim(found.lower[1], found.upper[1])
+    for spine in axes.spines.values():
+        spine.set_color("#9aa5ad")
+        spine.set_linewidth(0.8)
+    axes.tick_params(colors="#55616b", labelsize=9)
+    if contours and found.margin is not None:
+        _contours(axes, found)
+    if found.rectangle is not None:
+        (x0, x1), (y0, y1) = found.rectangle
+        axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor="#0b3c66", linewidth=1.6 if contours else 0.9,
+                                 linestyle=(0, (5, 2)), zorder=4, clip_on=False))
+    size = 1.0 if contours else 0.45
+    if len(found.examples):
+        axes.plot(*found.examples.T, "x", color="#8c1c00", markersize=9 * size, markeredgewidth=2.2 * size, zorder=5)
+    if found.identity is not None:
+        axes.plot(*found.identity, "o", color="white", markeredgecolor=INK, markersize=9 * size, markeredgewidth=1.6 * size,
+                  zorder=6, clip_on=False)
+
+
+def _contours(axes: Axes, found: Coverage) -> None:
+    """Lines of equal worst error where the tolerance is known, else of equal margin."""
+    assert found.margin is not None
+    value = -found.margin if found.tolerance is None else found.tolerance - found.margin
+    value = np.where(np.isfinite(value), value, np.nan)
+    limit = 0.0 if found.tolerance is None else found.tolerance
+    x = np.linspace(found.lower[0], found.upper[0], value.shape[0])
+    y = np.linspace(found.lower[1], found.upper[1], value.shape[1])
+    spread = np.nanmax(value) - np.nanmin(value)
+    if not spread > 0:
+        return
+    step = _round(spread / 6)
+    levels = np.arange(math.floor(np.nanmin(value) / step), math.ceil(np.nanmax(value) / step) + 1) * step
+    levels = levels[np.abs(levels - limit) > 0.25 * step]
+    lines = axes.contour(x, y, value.T, levels=levels, colors=INK, linewidths=0.6, alpha=0.55, zorder=2)
+    halo = [patheffects.withStroke(linewidth=2.5, foreground="white", alpha=0.75)]
+    for text in axes.clabel(lines, fmt=lambda v: f"{v:.3g}", fontsize=7.5):
+        text.set_path_effects(halo)
+    if np.nanmin(value) < limit < np.nanmax(value):
+        axes.contour(x, y, value.T, levels=[limit], colors="#8c1c00", linewidths=1.2, zorder=3)
+
+
+def _round(step: float) -> float:
+    """The nearest of 1, 2, 5 times a power of ten."""
+    power = 10 ** math.floor(math.log10(step))
+    return min((1, 2, 5, 10), key=lambda m: abs(m * power - step)) * power
+
+
+def _legend(found: Coverage) -> list[Patch | Line2D]:
+    areas = {CERTIFIED: found.certified, REFUTED: found.refuted, OPEN: found.open}
+    handles: list[Patch | Line2D] = [
+        Patch(facecolor=COLOURS[s], label=f"{LABELS[s]}  {_percent(areas[s])}") for s in COLOURS]
+    if found.identity is not None:
+        handles.append(Line2D([], [], marker="o", linestyle="", color="white", markeredgecolor=INK, markersize=8,
+                              label="unchanged image"))
+    if len(found.examples):
+        handles.append(Line2D([], [], marker="x", linestyle="", color="#8c1c00", markersize=8, markeredgewidth=2,
+                              label="counterexample,\nconfirmed in ONNX Runtime"))
+    if found.rectangle is not None:
+        handles.append(Line2D([], [], color="#0b3c66", linestyle=(0, (5, 2)), linewidth=1.6,
+                              label=f"largest certified rectangle\naround it  {_percent(found.rectangle_share)}"))
+    if found.margin is not None:
+        name = "worst key point error, px" if found.tolerance is not None else "amount of violation"
+        handles.append(Line2D([], [], color=INK, linewidth=0.7, alpha=0.6, label=f"{name}\n(sampled)"))
+        limit = f"{found.tolerance:.3g} px" if found.tolerance is not None else "0"
+        handles.append(Line2D([], [], color="#8c1c00", linewidth=1.2, label=f"its limit, {limit}"))
+    return handles
+
+
+def _percent(share: object) -> str:
+    """Never 100 % (or 0 %) unless it is exactly that."""
+    value = float(share) * 100  # type: ignore[arg-type]
+    if share in (0, 1):
+        return f"{value:.0f} %"
+    return f"{min(max(value, 0.01), 99.99):.2f} %"
+
+
+def _save(figure: Figure, path: Path) -> None:
+    try:
+        figure.savefig(path, dpi=DOTS)
+    except (OSError, ValueError) as error:
+        raise OutputError(f"cannot write the picture {path}: {error}") from error

@@ -1,0 +1,316 @@
+"""Many problems with few parameters over one shared network, as arrays: what verdict and coverage searches run on.
+
+A member q of a family is a box of parameters p (d,), an affine map from p to the network's input, and a violation: an OR
+of clauses, each an AND of rows  z[row] <= rhs  over the shared output z. Members come from studies (the images
+of one network, nothing is written to disk) or from one ordinary pair of files (one member per input box).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import vnnlib
+from verifier.assemble import assemble
+from verifier.attack.replay import Replay
+from verifier.bounds.rounded import FLOOR, MAX_INPUTS, Symbols, Twin, Zonotope, start, sweep_rounded
+from verifier.errors import ProblemError
+from verifier.graph.onnx_import import Model, load_model
+from verifier.inputs import centre_radius
+from verifier.passes.flatten_io import flatten_io
+from verifier.passes.simplify import simplify
+from verifier.problem import Condition, Rows, append_rows, stack_rows
+from verifier.result import Witness
+from verifier.rows import RowTable
+from verifier.runtime import Session, compare
+from verifier.semantic.batch import Query, batch
+from verifier.semantic.study import Study
+from verifier.tolerance import ulp
+
+_EPS = ulp(torch.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """`offset` (Q, n), `matrix` (Q, d, n): x = offset + p @ matrix; `lower`, `upper` (Q, d); all float64 on one device.
+
+    The boxes are the hull of the stated bounds and their nearest float32 numbers, as for files. `names` and `identity`
+    (d,) describe the parameters where they are known; `shared` is the model file behind `twin`.
+    """
+
+    twin: Twin
+    offset: Tensor
+    matrix: Tensor
+    lower: Tensor
+    upper: Tensor
+    table: RowTable
+    judges: tuple[Judge, ...]
+    names: tuple[str, ...]
+    identity: np.ndarray | None
+    titles: tuple[str, ...]
+
+    @property
+    def members(self) -> int:
+        """Q."""
+        return len(self.lower)
+
+    @property
+    def inputs(self) -> int:
+        """Number of parameters d."""
+        return int(self.lower.shape[1])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors live."""
+        return self.lower.device
+
+    def points(self, p: Tensor, query: Tensor) -> Tensor:
+        """Network inputs (M, n) in the fast type at parameter points (M, d) of members (M,)."""
+        x = self.offset[query] + torch.bmm(p[:, None], self.matrix[query])[:, 0]
+        return x.to(self.twin.fast.dtype)
+
+    def margins(self, p: Tensor, query: Tensor, exact: bool = False) -> Tensor:
+        """Least clause margin (M,) at points, in the network's own arithmetic: <= 0 where the property is violated."""
+        network = self.twin.exact if exact else self.twin.fast
+        z = network.forward(self.points(p, query).to(network.dtype)).double()
+        rows = z.gather(1, self.table.row[query]) - self.table.rhs[query]
+        return self.table.clause_scores(rows, query).amin(1)
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """ONNX Runtime on the member's own file: the last word on its counterexamples. Built when first asked."""
+
+    study: Study | None = None
+    replay: Replay | None = None
+    case: int = 0
+
+    def __call__(self, points: np.ndarray) -> Witness | None:
+        """The first of the points (M, d) that violates the member's own specification in its own file."""
+        if self.replay is not None:
+            return self.replay(points, np.full(len(points), self.case, np.int64))
+        if "own" not in self.__dict__:
+            object.__setattr__(self, "own", self._open())
+        model, form, session = self.__dict__["own"]
+        x = _snap(points, form, model)
+        for point, value in zip(x, session.run(x), strict=True):
+            if np.isfinite(value).all() and _judged(form, model).holds(point, value):
+                return Witness(point.astype(np.float64), value.astype(np.float64))
+        return None
+
+    def _open(self) -> tuple[Model, vnnlib.NormalForm, Session]:
+        assert self.study is not None
+        model = load_model(self.study.model().SerializeToString())
+        return model, vnnlib.normalise(vnnlib.loads(self.study.spec())), Session(model)
+
+
+def _single(model: Model) -> bool:
+    return all(info.dtype == np.float32 for info in model.input_infos)
+
+
+def _snap(points: np.ndarray, form: vnnlib.NormalForm, model: Model) -> np.ndarray:
+    """Points inside the stated bounds that the model's input type can hold (see `attack.replay`)."""
+    if not _single(model):
+        return np.clip(points, form.lower[0], form.upper[0])
+    low, high = vnnlib.float32_inside(form.lower[:1], form.upper[:1])
+    return np.clip(points.astype(np.float32), low, high).astype(np.float64)
+
+
+def _judged(form: vnnlib.NormalForm, model: Model) -> vnnlib.NormalForm:
+    if not _single(model):
+        return form
+    low, high = vnnlib.float32_hull(form.lower, form.upper)
+    return replace(form, lower=low, upper=high)
+
+
+def from_studies(studies: Sequence[Study], device: torch.device, seed: int = 0) -> Family:
+    """The studies as one family; the shared network is compared with ONNX Runtime on random images of theirs.
+
+    Raises:
+        ProblemError: the studies do not share a network, a kind of property, or the number of parameters.
+        UnsoundError: the imported network and ONNX Runtime disagree.
+    """
+    shared, queries = batch(studies)
+    d = queries[0].matrix.shape[1]
+    for number, query in enumerate(queries):
+        if query.matrix.shape[1] != d or query.study.perturbation.names != queries[0].study.perturbation.names:
+            raise ProblemError(f"study {number} has other parameters than study 0; a family shares them")
+    _check_inputs(d)
+    model = load_model(shared.SerializeToString())
+    _compare(model, queries, seed)
+    graph = flatten_io(model.graph)
+    matrix, rows = _stack(queries, graph.n_outputs)
+    twin = Twin.of(simplify(append_rows(graph, matrix)), device)
+    box = np.stack([q.box for q in queries])
+    low, high = box[:, :, 0], box[:, :, 1]
+    if _single(model):
+        low, high = vnnlib.float32_hull(low, high)
+    return Family(
+        twin,
+        _tensor(np.stack([q.offset for q in queries]), device),
+        _tensor(np.stack([q.matrix.T for q in queries]), device),
+        _tensor(low, device),
+        _tensor(high, device),
+        RowTable.from_rows(rows, torch.float64, device),
+        tuple(Judge(study=q.study) for q in queries),
+        queries[0].study.perturbation.names,
+        queries[0].study.perturbation.identity,
+        tuple(f"image {i}" for i in range(len(queries))),
+    )
+
+
+def from_files(model: Model, form: vnnlib.NormalForm, device: torch.device, seed: int = 0) -> Family:
+    """A pair of files as a family: one member per different input box; cases with the same box are joined by OR.
+
+    Raises:
+        ProblemError: model and specification do not fit, or rows speak about inputs, or too many inputs vary.
+        UnsoundError: the imported network and ONNX Runtime disagree.
+    """
+    if form.n_cases == 0:
+        raise ProblemError("the input set of the specification is empty: there is nothing to cover")
+    problem = assemble(model, form)
+    if problem.graph.opaque:
+        raise ProblemError(f"node '{problem.graph.opaque[0].source}' has no bound rule, so nothing can be certified")
+    if problem.rows.mixed is not None:
+        raise ProblemError("the specification mixes inputs and outputs in one row; coverage needs rows over outputs only")
+    _check_inputs(problem.lower.shape[1])
+    session = Session(model)
+    replay = Replay(model, form, problem, session)
+    rng = np.random.default_rng(seed)
+    p = problem.lower[0] + (problem.upper[0] - problem.lower[0]) * rng.random((3, problem.lower.shape[1]))
+    compare(model, model.graph, replay.snap(p, np.zeros(3, np.int64)))
+    first, rows = _join_cases(problem.lower, problem.upper, problem.rows)
+    n = problem.lower.shape[1]
+    return Family(
+        Twin.of(problem.graph, device),
+        torch.zeros(len(first), n, dtype=torch.float64, device=device),
+        torch.eye(n, dtype=torch.float64, device=device).expand(len(first), n, n),
+        _tensor(problem.lower[first], device),
+        _tensor(problem.upper[first], device),
+        RowTable.from_rows(rows, torch.float64, device),
+        tuple(Judge(replay=replay, case=int(i)) for i in first),
+        tuple(f"X_{i}" for i in problem.kept),
+        None,
+        tuple(f"box {i}" for i in range(len(first))),
+    )
+
+
+def _check_inputs(d: int) -> None:
+    if d > MAX_INPUTS:
+        raise ProblemError(f"{d} inputs vary; this search is made for at most {MAX_INPUTS}")
+
+
+def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64)).to(device)
+
+
+def _compare(model: Model, queries: Sequence[Query], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    points = []
+    for i in rng.integers(len(queries), size=3):
+        query = queries[i]
+        p = query.box[:, 0] + (query.box[:, 1] - query.box[:, 0]) * rng.random(len(query.box))
+        points.append(query.offset + query.matrix @ p)
+    compare(model, model.graph, np.stack(points))
+
+
+def _stack(queries: Sequence[Query], n_outputs: int) -> tuple[np.ndarray, Rows]:
+    """Different coefficient rows once, right-hand sides per member."""
+    conditions: list[Condition] = []
+    clauses_of: list[list[list[int]]] = []
+    for query in queries:
+        rows = query.rows
+        entries: list[list[tuple[int, float]]] = [[] for _ in range(rows.count)]
+        for r, c, v in zip(rows.entry_row.tolist(), rows.entry_column.tolist(), rows.entry_value.tolist(), strict=True):
+            entries[r].append((c, v))
+        clauses: list[list[int]] = [[] for _ in range(rows.clauses)]
+        for r, c in enumerate(rows.clause.tolist()):
+            clauses[c].append(len(conditions))
+            conditions.append(Condition(tuple(sorted(entries[r])), (), float(rows.rhs[r]), False))
+        clauses_of.append(clauses)
+    return stack_rows(conditions, clauses_of, n_outputs, lambda _: None, np.zeros(0), 0)
+
+
+def _join_cases(lower: np.ndarray, upper: np.ndarray, rows: Rows) -> tuple[np.ndarray, Rows]:
+    """First case of every different box, and the rows of all cases with that box, their clauses one after the other."""
+    boxes, first, member = np.unique(np.hstack([lower, upper]), axis=0, return_index=True, return_inverse=True)
+    parts = [np.flatnonzero(member.reshape(-1) == q) for q in range(len(boxes))]
+    counts = np.array([rows.clauses[cases].sum() for cases in parts], np.int64)
+    width = max(len(cases) for cases in parts) * rows.row.shape[1]
+    row, rhs = np.zeros((len(parts), width), np.int64), np.full((len(parts), width), np.inf)
+    clause, strict = np.repeat(counts[:, None], width, 1), np.zeros((len(parts), width), bool)
+    for q, cases in enumerate(parts):
+        k, before = 0, 0
+        for case in cases:
+            real = rows.clause[case] < rows.clauses[case]
+            end = k + int(real.sum())
+            row[q, k:end], rhs[q, k:end] = rows.row[case][real], rows.rhs[case][real]
+            clause[q, k:end], strict[q, k:end] = rows.clause[case][real] + before, rows.strict[case][real]
+            k, before = end, before + int(rows.clauses[case])
+    return first, Rows(row, rhs, clause, strict, counts, None)
+
+
+@dataclass(frozen=True, eq=False)
+class CellBounds:
+    """What is proven about B boxes. For row k:  low <= z[row] - rhs <= high  everywhere on the box, float64 (B, K).
+
+    `slopes` (B, K, d) and `noise` (B, K): the row is  centre + sum_i slopes[i] e_i  within noise, e in [-1, 1]^d; `middle`
+    (B, K) is that centre minus rhs. `scores` (B, C): lower bound of each clause's best row; `worst` (B,) the least of them:
+    positive proves the box safe. `reached` (B,): negative when some clause holds everywhere on the box. `critical` (B,) is
+    the best row of the worst clause, `blame` (B, d) how much of its variation and noise is due to each input, `unstable`
+    (B,) the number of neurons that are not affine on the box.
+    """
+
+    low: Tensor
+    middle: Tensor
+    slopes: Tensor
+    noise: Tensor
+    scores: Tensor
+    worst: Tensor
+    reached: Tensor
+    critical: Tensor
+    blame: Tensor
+    unstable: Tensor
+
+    def select(self, which: Tensor) -> CellBounds:
+        """The boxes named by a mask or indices."""
+        return CellBounds(*(getattr(self, item.name)[which] for item in fields(self)))
+
+    def to(self, device: torch.device) -> CellBounds:
+        """The same on another device."""
+        return CellBounds(*(getattr(self, item.name).to(device) for item in fields(self)))
+
+
+def bound_cells(family: Family, lower: Tensor, upper: Tensor, query: Tensor) -> CellBounds:
+    """Bounds of all rows on parameter boxes (B, d), float64, of members (B,); nothing here has to be rechecked."""
+    centre, radius = centre_radius(lower, upper)
+    radius = radius * (1 + 4 * _EPS)
+    first = start(family.offset[query], family.matrix[query], centre, radius, family.twin.fast.dtype)
+    return _rows(family.table, *sweep_rounded(family.twin, first), query)
+
+
+def _rows(table: RowTable, out: Zonotope, symbols: Symbols, unstable: Tensor, query: Tensor) -> CellBounds:
+    row, rhs, d = table.row[query], table.rhs[query], symbols.inputs
+    value = out.core[:, 0].gather(1, row)
+    slopes = out.core[:, 1:].gather(2, row[:, None].expand(-1, d, -1)).transpose(1, 2)
+    rest = torch.cat([out.radius[:0], *out.maps]).abs().double()
+    owner, ids = (torch.cat([query[:0], *parts]) for parts in (out.owner, out.ids))
+    noise = out.radius.double().index_add_(0, owner, rest)
+    noise = (noise * (1 + (len(rest) + 4) * _EPS)).gather(1, row)
+    spread = slopes.abs().sum(2) + noise
+    margin = 16 * _EPS * (value.abs() + spread + torch.where(torch.isinf(rhs), 0.0, rhs.abs())) + FLOOR
+    middle = value - rhs
+    low = torch.nan_to_num(middle - spread - margin, nan=-torch.inf)
+    high = torch.nan_to_num(middle + spread + margin, nan=torch.inf)
+    scores = table.clause_scores(low, query)
+    critical = low.masked_fill(table.clause[query] != scores.argmin(1)[:, None], -torch.inf).argmax(1, keepdim=True)
+    blame = slopes.abs().gather(1, critical[:, :, None].expand(-1, 1, d))[:, 0]
+    at_row = rest.gather(1, row.gather(1, critical)[owner])
+    share = symbols.share().to(at_row)[ids]
+    blame = blame.index_add(0, owner, at_row * share)
+    return CellBounds(low, middle, slopes, noise + margin, scores, scores.amin(1),
+                      table.clause_scores(high, query).amin(1), critical[:, 0], blame, unstable)
