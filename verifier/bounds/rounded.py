@@ -5,19 +5,20 @@ A value v of box b is
     v = core[b, 0] + sum_i e_i core[b, i] + sum of f_j maps[j] over the symbols j that b owns + r,
     e_i, f_j in [-1, 1],  |r| <= radius[b]
 
-The e_i are the d inputs of the box; every neuron that is not affine on the box adds a symbol (DeepZ: Singh et al. 2018),
-so that its noise can cancel in later layers. Small boxes of few inputs have some hundred such neurons out of ten thousand,
-and lumping them into a radius instead costs two orders of magnitude in width on a network of seven layers. The symbols
-of all boxes are stacked along one axis, whatever their number, and a new symbol passes its first convolution or dense layer
-as a column of the weights.
+The e_i are the d inputs of the box; every neuron that is not affine on the box adds a symbol (DeepZ: Singh et al.
+2018), so that its noise can cancel in later layers. Small boxes of few inputs have some hundred such neurons out of ten
+thousand, and lumping them into a radius instead costs two orders of magnitude in width on a network of seven layers.
+The symbols of all boxes are stacked along one axis, whatever their number, and a new symbol passes its first
+convolution or dense layer as a column of the weights.
 
 Precision: centre and inputs are float64; maps and radius, which shrink with the square of the box, float32. A rounding
 error is relative to the number that is rounded, and the absolute weights of seven layers, which no cancellation helps,
-multiply it by 10^7 on the way: from 10^-6 of the noise that does no harm, from 10^-6 of the value it would drown everything.
-A sum of n products, in any order, with or without fused multiply-adds, is off by at most gamma_n * sum |w| |v|,
-gamma_n = n u / (1 - n u), u half an ulp (Higham 2002, section 3.1; Winograd's and FFT's convolutions are not of that
-kind: torch uses neither on a CPU, so on other devices both precisions are float64). That much is added to the radius
-before |W| is applied, and each rule below adds what it rounds; constants are generous. Underflow is covered by `FLOOR`.
+multiply it by 10^7 on the way: from 10^-6 of the noise that does no harm, from 10^-6 of the value it would drown
+everything. A sum of n products, in any order, with or without fused multiply-adds, is off by at most gamma_n * sum |w|
+|v|, gamma_n = n u / (1 - n u), u half an ulp (Higham 2002, section 3.1; Winograd's and FFT's convolutions are not of
+that kind: torch uses neither on a CPU, so on other devices both precisions are float64). That much is added to the
+radius before |W| is applied, and each rule below adds what it rounds; constants are generous. Underflow is covered by
+`FLOOR`.
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ class Twin:
 
 @dataclass(frozen=True, eq=False)
 class Fresh:
-    """Symbols that still are single neurons: their numbers `ids` (F,), boxes `owner` (F,), flat `neuron` (F,), `half` (F,)."""
+    """Symbols that still are single neurons: their numbers `ids` (F,), boxes `owner` (F,), flat `neuron` (F,), `half`
+    (F,).
+    """
 
     ids: Tensor
     owner: Tensor
@@ -77,8 +80,8 @@ class Fresh:
 class Zonotope:
     """`core` (B, d + 1, *S) float64: centre and inputs; `maps` and `radius` (B, *S) fast.
 
-    The maps come in chunks (M, *S), one for every operator they were born at, with their `ids` (M,) and their `owner` (M,),
-    the boxes they belong to. Chunks spare the copy that appending to one tensor would cost in every layer.
+    The maps come in chunks (M, *S), one for every operator they were born at, with their `ids` (M,) and their `owner`
+    (M,), the boxes they belong to. Chunks spare the copy that appending to one tensor would cost in every layer.
     `noise` (B, *S) fast: at least sum |maps| + radius over a box's symbols, or None where nobody has computed it.
     """
 
@@ -135,7 +138,9 @@ class Zonotope:
 
     def grown(self, maps: Tensor, fresh: Fresh) -> Zonotope:
         """The same with one more chunk, the fresh symbols as maps."""
-        return replace(self, maps=(*self.maps, maps), ids=(*self.ids, fresh.ids), owner=(*self.owner, fresh.owner), fresh=None)
+        return replace(
+            self, maps=(*self.maps, maps), ids=(*self.ids, fresh.ids), owner=(*self.owner, fresh.owner), fresh=None
+        )
 
 
 class Symbols:
@@ -166,7 +171,9 @@ def start(offset: Tensor, matrix: Tensor, centre: Tensor, radius: Tensor, fast: 
 
 
 def sweep_rounded(twin: Twin, first: Zonotope) -> tuple[Zonotope, Symbols, Tensor]:
-    """The network's output as zonotopes (B, m), the symbols used, and the number (B,) of neurons not affine on the box."""
+    """The network's output as zonotopes (B, m), the symbols used, and the number (B,) of neurons not affine on the
+    box.
+    """
     batch, width = first.core.shape[:2]
     symbols = Symbols(width - 1)
     unstable = torch.zeros(batch, dtype=torch.int64, device=first.core.device)
@@ -180,7 +187,9 @@ def sweep_rounded(twin: Twin, first: Zonotope) -> tuple[Zonotope, Symbols, Tenso
         elif isinstance(op, Relu):
             # only an operator that makes new tensors owns its result: a reshape may share it with other readers
             own = sources[0] > 0 and isinstance(network.ops[sources[0] - 1], Conv | Dense)
-            forms[i + 1] = _relu(given[0].opened().measured(), own and network.last_use[sources[0]] == i, symbols, unstable)
+            forms[i + 1] = _relu(
+                given[0].opened().measured(), own and network.last_use[sources[0]] == i, symbols, unstable
+            )
         elif isinstance(op, Clip):
             forms[i + 1] = _clip(given[0].opened().measured(), *op._limits(), symbols, unstable)
         else:
@@ -188,8 +197,13 @@ def sweep_rounded(twin: Twin, first: Zonotope) -> tuple[Zonotope, Symbols, Tenso
             forms[i + 1] = _generic(op, given, unstable)
         network.release(forms, i)  # type: ignore[arg-type]
     out = forms[network.output].opened()
-    flat = replace(out, core=out.core.reshape(batch, width, network.m), maps=tuple(m.reshape(-1, network.m) for m in out.maps),
-                   radius=out.radius.reshape(batch, network.m), noise=None)
+    flat = replace(
+        out,
+        core=out.core.reshape(batch, width, network.m),
+        maps=tuple(m.reshape(-1, network.m) for m in out.maps),
+        radius=out.radius.reshape(batch, network.m),
+        noise=None,
+    )
     return flat, symbols, unstable
 
 
@@ -286,7 +300,9 @@ def _with_rounding(form: Zonotope, terms: int) -> Tensor:
 
 
 def _columns(op: LinearOp, form: Zonotope) -> Tensor | None:
-    """What a linear operator makes of the fresh symbols, without applying it to maps that are zero but for one neuron."""
+    """What a linear operator makes of the fresh symbols, without applying it to maps that are zero but for one
+    neuron.
+    """
     fresh = form.fresh
     assert fresh is not None
     if isinstance(op, Dense) and op.in_shapes[0][0] == 1 and len(op.in_shapes[0]) == 2:
@@ -326,9 +342,11 @@ def _slope(centre: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
     return slope, half
 
 
-def _scaled(form: Zonotope, slope: Tensor, half: Tensor, exact_noise: Tensor, last: bool, symbols: Symbols,
-            unstable: Tensor) -> Zonotope:
-    """The form times `slope`, (B, *S) float64 in [0, 1], plus new noise of size `half`; `exact_noise` is rounding so far.
+def _scaled(
+    form: Zonotope, slope: Tensor, half: Tensor, exact_noise: Tensor, last: bool, symbols: Symbols, unstable: Tensor
+) -> Zonotope:
+    """The form times `slope`, (B, *S) float64 in [0, 1], plus new noise of size `half`; `exact_noise` is rounding so
+    far.
 
     The core is multiplied in float64; slopes are rounded to the fast type for the maps, an error of u sum |maps|.
     """
@@ -354,7 +372,9 @@ def _new_symbols(half: Tensor, form: Zonotope, radius: Tensor, symbols: Symbols,
     if len(owner) > room:
         order = flat[owner, neuron].argsort(descending=True)
         lumped, kept = order[room:], order[:room].sort().values
-        radius.flatten(1).index_put_((owner[lumped], neuron[lumped]), flat[owner[lumped], neuron[lumped]], accumulate=True)
+        radius.flatten(1).index_put_(
+            (owner[lumped], neuron[lumped]), flat[owner[lumped], neuron[lumped]], accumulate=True
+        )
         owner, neuron = owner[kept], neuron[kept]
     if len(owner) == 0:
         return None

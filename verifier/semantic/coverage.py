@@ -1,15 +1,18 @@
 """`secateur coverage`: which part of a range of parameters is certified, refuted or open.
 
-    secateur coverage model.onnx spec.vnnlib --picture map.png
-    secateur coverage --network cnn7_w8 --data aircraft23 --images 0:20 --contrast 0.8,1.2 --brightness -0.1,0.1 --tolerance 3
+secateur coverage model.onnx spec.vnnlib --picture map.png
+secateur coverage --network cnn7_w8 --data aircraft23 --images 0:20 \\
+        --contrast 0.8,1.2 --brightness -0.1,0.1 --tolerance 3
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,13 +20,14 @@ from verifier import process
 from verifier.errors import OptionsError, SecateurError, UnsoundError
 
 if TYPE_CHECKING:
+    from verifier.budget import Budget
     from verifier.semantic.coverage_report import Coverage
     from verifier.semantic.family import Family
 
 EXIT_DONE, EXIT_INTERNAL, EXIT_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 EPILOG = """\
-Areas are shares of the range and add up to 1 exactly. Certified: no parameters in the cell violate the property, for real
-numbers, rounding included. Refuted: all of them do. Open: not decided at this resolution or in this time.
+Areas are shares of the range and add up to 1 exactly. Certified: no parameters in the cell violate the property,
+for real numbers, rounding included. Refuted: all of them do. Open: not decided at this resolution or in this time.
 A run that is stopped (Ctrl-C, a time limit, a kill) goes on from its --checkpoint.
 exit codes: 0 done (also when area is left open); 1 internal error; 2 bad input, one line says which; 130 interrupted.
 """
@@ -31,13 +35,19 @@ exit codes: 0 done (also when area is left open); 1 internal error; 2 bad input,
 
 def parser() -> argparse.ArgumentParser:
     """The options of `secateur coverage`."""
-    p = argparse.ArgumentParser(prog="secateur coverage", description=__doc__, epilog=EPILOG,
-                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        prog="secateur coverage",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     p.add_argument("model", nargs="?", type=Path, help="network with a few varying inputs: .onnx")
     p.add_argument("spec", nargs="?", type=Path, help="its specification: .vnnlib")
     _study_options(p.add_argument_group("images of a data set, without files"))
     limits = p.add_argument_group("when to stop")
-    limits.add_argument("--open", type=float, default=0.01, metavar="SHARE", help="done when no more is open (default 0.01)")
+    limits.add_argument(
+        "--open", type=float, default=0.01, metavar="SHARE", help="done when no more is open (default 0.01)"
+    )
     limits.add_argument("--timeout", type=float, metavar="S", help="seconds in all")
     limits.add_argument("--per-image", type=float, metavar="S", help="seconds per image")
     limits.add_argument("--depth", type=int, default=30, help="halvings of the range, the resolution (default 30)")
@@ -46,7 +56,9 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--npz", type=Path, help="all cells")
     out.add_argument("--picture", type=Path, help="map of the plane (of several images: the contact sheet)")
     out.add_argument("--checkpoint", type=Path, metavar="NPZ", help="save cells there while running, and go on from it")
-    out.add_argument("--samples", type=int, default=500, help="points per image that look for a contradiction (default 500)")
+    out.add_argument(
+        "--samples", type=int, default=500, help="points per image that look for a contradiction (default 500)"
+    )
     out.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
     out.add_argument("-q", "--quiet", action="store_true")
     return p
@@ -60,7 +72,9 @@ def _study_options(group: argparse._ArgumentGroup) -> None:
     for name in ("contrast", "brightness"):
         group.add_argument(f"--{name}", metavar="LOW,HIGH", type=_numbers)
     group.add_argument("--tolerance", type=float, help="pixels, per key point and axis")
-    group.add_argument("--reference", choices=("gt", "self"), default="gt", help="ground truth, or the clean prediction")
+    group.add_argument(
+        "--reference", choices=("gt", "self"), default="gt", help="ground truth, or the clean prediction"
+    )
     group.add_argument("--no-clip", action="store_true", help="leave values outside [0, 1] as they are")
 
 
@@ -119,43 +133,48 @@ def _run(options: argparse.Namespace) -> int:
     if options.checkpoint is not None:
         if options.checkpoint.exists():
             state = coverage_report.load_state(options.checkpoint, family, mark)
+
         def save(current: State) -> None:
             coverage_report.save_state(options.checkpoint, current, mark)
+
     left = None if options.timeout is None else max(0.0, options.timeout - (time.monotonic() - started))
     budget = Budget.of(left)
     with _interruptible(budget):
-        state = cover(family, limits, budget, state, save,
-                      lambda share, boxes: line.show(f"{100 * share.mean():.2f} % open  {boxes:,} boxes"))
+        state = cover(
+            family,
+            limits,
+            budget,
+            state,
+            save,
+            lambda share, boxes: line.show(f"{100 * share.mean():.2f} % open  {boxes:,} boxes"),
+        )
     line.clear()
     audit(family, state, options.samples)
     found = coverage_report.collect(family, state, maps=options.picture is not None, tolerances=tolerances)
     _write(options, found, family, state, mark)
     for one in found:
-        print(f"{one.title}: certified {float(one.certified):.6f}, refuted {float(one.refuted):.6f}, open {float(one.open):.6f}"
-              f" ({one.boxes} boxes, {one.seconds:.2f} s){_rectangle(one)}")
+        print(
+            f"{one.title}: certified {float(one.certified):.6f}, refuted {float(one.refuted):.6f}, "
+            f"open {float(one.open):.6f}"
+            f" ({one.boxes} boxes, {one.seconds:.2f} s){_rectangle(one)}"
+        )
     if len(found) > 1:
         mean = sum(float(one.certified) for one in found) / len(found)
         print(f"mean certified {mean:.4f}, in full {sum(one.certified == 1 for one in found)} of {len(found)}")
     return EXIT_INTERRUPTED if budget.stopped else EXIT_DONE
 
 
-def _interruptible(budget: object) -> object:
+@contextlib.contextmanager
+def _interruptible(budget: Budget) -> Iterator[None]:
     """Ctrl-C and SIGTERM end the search at its next step; what is known by then is reported."""
-    import contextlib
-    import signal
-    from collections.abc import Iterator
-
-    @contextlib.contextmanager
-    def guard() -> Iterator[None]:
-        before = {s: signal.signal(s, lambda *_: budget.stop("interrupted"))  # type: ignore[attr-defined]
-                  for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    return guard()
+    before = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, lambda *_: budget.stop("interrupted"))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -170,7 +189,9 @@ def _check(options: argparse.Namespace) -> None:
         if not path.parent.is_dir():
             raise OptionsError(f"{path}: the folder {path.parent} does not exist")
     if options.picture is not None and options.picture.suffix.lower() not in (".png", ".pdf", ".svg"):
-        raise OptionsError(f"{options.picture}: found the ending '{options.picture.suffix}', expected .png, .pdf or .svg")
+        raise OptionsError(
+            f"{options.picture}: found the ending '{options.picture.suffix}', expected .png, .pdf or .svg"
+        )
 
 
 def _family(options: argparse.Namespace) -> tuple[Family, list[float | None] | None]:
@@ -208,14 +229,25 @@ def _studies(options: argparse.Namespace) -> Family:
     first, count = _images(options)
     if options.tolerance is None:
         raise OptionsError("--tolerance is missing: how many pixels a key point may be off")
-    ranges = tuple(Range(n, *getattr(options, n)) for n in ("contrast", "brightness") if getattr(options, n) is not None)
+    ranges = tuple(
+        Range(n, *getattr(options, n)) for n in ("contrast", "brightness") if getattr(options, n) is not None
+    )
     shipped = options.network in networks.names() and not Path(options.network).exists()
     net = network.load(networks.path(options.network) if shipped else Path(options.network))
     perturbed, clip = Perturbation(ranges), "none" if options.no_clip else "clip"
     studies, titles = [], []
     for example in sources.rendered(net, options.split, first, first + count):
-        studies.append(prepare(net, example.image, example.target, perturbed, Coordinates(options.tolerance),
-                               reference=options.reference, clip=clip))
+        studies.append(
+            prepare(
+                net,
+                example.image,
+                example.target,
+                perturbed,
+                Coordinates(options.tolerance),
+                reference=options.reference,
+                clip=clip,
+            )
+        )
         titles.append(example.name)
     return replace(families.from_studies(studies, device_of(options.device)), titles=tuple(titles))
 
@@ -224,7 +256,11 @@ def _write(options: argparse.Namespace, found: list[Coverage], family: Family, s
     from verifier.semantic import coverage_report
 
     if options.json is not None:
-        settings: dict[str, object] = {"stopped_at_open_share": options.open, "depth": options.depth, "fingerprint": mark}
+        settings: dict[str, object] = {
+            "stopped_at_open_share": options.open,
+            "depth": options.depth,
+            "fingerprint": mark,
+        }
         coverage_report.write_json(options.json, found, settings)
     if options.npz is not None:
         coverage_report.save_state(options.npz, state, mark)  # type: ignore[arg-type]

@@ -37,15 +37,22 @@ def picture(found: Coverage, path: Path) -> None:
         OutputError: the file cannot be written.
     """
     figure = Figure(figsize=(8.4, 5.6), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)  # type: ignore[union-attr]
     axes = figure.add_subplot()
     draw_map(axes, found, contours=True)
     axes.set_xlabel(found.names[0])
     axes.set_ylabel(found.names[1])
     axes.set_title(found.title, loc="left", color=INK, fontweight="bold")
     axes.set_title(f"{found.boxes:,} boxes, {found.seconds:.2g} s", loc="right", color="#66727c", fontsize=9)
-    axes.legend(handles=_legend(found), loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=9,
-                labelcolor=INK, handlelength=1.4, labelspacing=0.7)
+    axes.legend(
+        handles=_legend(found),
+        loc="upper left",
+        bbox_to_anchor=(1.01, 1.0),
+        frameon=False,
+        fontsize=9,
+        labelcolor=INK,
+        handlelength=1.4,
+        labelspacing=0.7,
+    )
     _save(figure, path)
 
 
@@ -75,8 +82,14 @@ def contact_sheet(found: Sequence[Coverage], path: Path, columns: int | None = N
     (x, (x0, x1)), (y, (y0, y1)) = zip(order[0].names, zip(order[0].lower, order[0].upper, strict=True), strict=True)
     axis = f"across: {x} {x0:.3g} to {x1:.3g}, up: {y} {y0:.3g} to {y1:.3g}"
     figure.suptitle(f"{title}\n{axis}", color=INK, fontsize=10)
-    figure.legend(handles=[Patch(facecolor=COLOURS[s], label=LABELS[s]) for s in COLOURS], loc="outside lower center",
-                  ncols=3, frameon=False, fontsize=9, labelcolor=INK)
+    figure.legend(
+        handles=[Patch(facecolor=COLOURS[s], label=LABELS[s]) for s in COLOURS],
+        loc="outside lower center",
+        ncols=3,
+        frameon=False,
+        fontsize=9,
+        labelcolor=INK,
+    )
     _save(figure, path)
 
 
@@ -84,13 +97,17 @@ def draw_map(axes: Axes, found: Coverage, contours: bool) -> None:
     """Regions, rectangle and points on given axes; with `contours` also lines of equal margin."""
     if len(found.names) != 2:
         raise ProblemError(f"a map needs two varying inputs, found {len(found.names)}: {', '.join(found.names)}")
-    low, high = found.cells.corners(np.repeat(found.lower[None], int(found.cells.query.max()) + 1, 0),
-                                    np.repeat(found.upper[None], int(found.cells.query.max()) + 1, 0))
+    low, high = found.cells.corners(
+        np.repeat(found.lower[None], int(found.cells.query.max()) + 1, 0),
+        np.repeat(found.upper[None], int(found.cells.query.max()) + 1, 0),
+    )
     for status, colour in COLOURS.items():
         mine = found.status == status
         a, b = low[mine], high[mine]
         corners = np.stack([a, np.stack([b[:, 0], a[:, 1]], 1), b, np.stack([a[:, 0], b[:, 1]], 1)], 1)
-        axes.add_collection(PolyCollection(corners, facecolors=colour, edgecolors=colour, linewidths=0.15, zorder=1))
+        axes.add_collection(
+            PolyCollection(list(corners), facecolors=colour, edgecolors=colour, linewidths=0.15, zorder=1)
+        )
     axes.set_xlim(found.lower[0], found.upper[0])
     axes.set_ylim(found.lower[1], found.upper[1])
     for spine in axes.spines.values():
@@ -101,14 +118,33 @@ def draw_map(axes: Axes, found: Coverage, contours: bool) -> None:
         _contours(axes, found)
     if found.rectangle is not None:
         (x0, x1), (y0, y1) = found.rectangle
-        axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor="#0b3c66", linewidth=1.6 if contours else 0.9,
-                                 linestyle=(0, (5, 2)), zorder=4, clip_on=False))
+        axes.add_patch(
+            Rectangle(
+                (x0, y0),
+                x1 - x0,
+                y1 - y0,
+                fill=False,
+                edgecolor="#0b3c66",
+                linewidth=1.6 if contours else 0.9,
+                linestyle=(0, (5, 2)),
+                zorder=4,
+                clip_on=False,
+            )
+        )
     size = 1.0 if contours else 0.45
     if len(found.examples):
         axes.plot(*found.examples.T, "x", color="#8c1c00", markersize=9 * size, markeredgewidth=2.2 * size, zorder=5)
     if found.identity is not None:
-        axes.plot(*found.identity, "o", color="white", markeredgecolor=INK, markersize=9 * size, markeredgewidth=1.6 * size,
-                  zorder=6, clip_on=False)
+        axes.plot(
+            *found.identity,
+            "o",
+            color="white",
+            markeredgecolor=INK,
+            markersize=9 * size,
+            markeredgewidth=1.6 * size,
+            zorder=6,
+            clip_on=False,
+        )
 
 
 def _contours(axes: Axes, found: Coverage) -> None:
@@ -126,7 +162,7 @@ def _contours(axes: Axes, found: Coverage) -> None:
     levels = np.arange(math.floor(np.nanmin(value) / step), math.ceil(np.nanmax(value) / step) + 1) * step
     levels = levels[np.abs(levels - limit) > 0.25 * step]
     lines = axes.contour(x, y, value.T, levels=levels, colors=INK, linewidths=0.6, alpha=0.55, zorder=2)
-    halo = [patheffects.withStroke(linewidth=2.5, foreground="white", alpha=0.75)]
+    halo: list[patheffects.AbstractPathEffect] = [patheffects.withStroke(linewidth=2.5, foreground="white", alpha=0.75)]
     for text in axes.clabel(lines, fmt=lambda v: f"{v:.3g}", fontsize=7.5):
         text.set_path_effects(halo)
     if np.nanmin(value) < limit < np.nanmax(value):
@@ -142,16 +178,45 @@ def _round(step: float) -> float:
 def _legend(found: Coverage) -> list[Patch | Line2D]:
     areas = {CERTIFIED: found.certified, REFUTED: found.refuted, OPEN: found.open}
     handles: list[Patch | Line2D] = [
-        Patch(facecolor=COLOURS[s], label=f"{LABELS[s]}  {_percent(areas[s])}") for s in COLOURS]
+        Patch(facecolor=COLOURS[s], label=f"{LABELS[s]}  {_percent(areas[s])}") for s in COLOURS
+    ]
     if found.identity is not None:
-        handles.append(Line2D([], [], marker="o", linestyle="", color="white", markeredgecolor=INK, markersize=8,
-                              label="unchanged image"))
+        handles.append(
+            Line2D(
+                [],
+                [],
+                marker="o",
+                linestyle="",
+                color="white",
+                markeredgecolor=INK,
+                markersize=8,
+                label="unchanged image",
+            )
+        )
     if len(found.examples):
-        handles.append(Line2D([], [], marker="x", linestyle="", color="#8c1c00", markersize=8, markeredgewidth=2,
-                              label="counterexample,\nconfirmed in ONNX Runtime"))
+        handles.append(
+            Line2D(
+                [],
+                [],
+                marker="x",
+                linestyle="",
+                color="#8c1c00",
+                markersize=8,
+                markeredgewidth=2,
+                label="counterexample,\nconfirmed in ONNX Runtime",
+            )
+        )
     if found.rectangle is not None:
-        handles.append(Line2D([], [], color="#0b3c66", linestyle=(0, (5, 2)), linewidth=1.6,
-                              label=f"largest certified rectangle\naround it  {_percent(found.rectangle_share)}"))
+        handles.append(
+            Line2D(
+                [],
+                [],
+                color="#0b3c66",
+                linestyle=(0, (5, 2)),
+                linewidth=1.6,
+                label=f"largest certified rectangle\naround it  {_percent(found.rectangle_share)}",
+            )
+        )
     if found.margin is not None:
         name = "worst key point error, px" if found.tolerance is not None else "amount of violation"
         handles.append(Line2D([], [], color=INK, linewidth=0.7, alpha=0.6, label=f"{name}\n(sampled)"))

@@ -1,4 +1,4 @@
-"""What a coverage run found, per member: exact areas, cells, counterexamples, the certified rectangle; JSON and NPZ files."""
+"""What a coverage run found, per member: exact areas, cells, counterexamples, the certified rectangle; its files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ class Coverage:
 
     `cells`, `status`: the tiling. `examples` (E, d): parameters of counterexamples confirmed on the member's own file.
     `rectangle` (d, 2): the largest certified rectangle around the identity, its exact share `rectangle_share` (2 inputs
-    only). `margin` (side, side): the property's margin on a grid of the plane, [contrast, brightness], <= 0 where violated.
+    only). `margin` (side, side): the property's margin on a grid of the plane, [contrast, brightness], <= 0 where
+    violated.
     """
 
     title: str
@@ -70,20 +71,28 @@ class Coverage:
             ],
             **{name: float(value) for name, value in areas.items()},
             "exact": {name: str(value) for name, value in areas.items()},
-            "cells": {"certified": int((self.status == CERTIFIED).sum()), "refuted": int((self.status == REFUTED).sum()),
-                      "open": int((self.status == OPEN).sum())},
+            "cells": {
+                "certified": int((self.status == CERTIFIED).sum()),
+                "refuted": int((self.status == REFUTED).sum()),
+                "open": int((self.status == OPEN).sum()),
+            },
             "counterexamples": self.examples.tolist(),
             "boxes": self.boxes,
             "seconds": self.seconds,
         }
         if self.rectangle is not None:
             found["certified_rectangle"] = {
-                "low": self.rectangle[:, 0].tolist(), "high": self.rectangle[:, 1].tolist(),
-                "share": float(self.rectangle_share), "exact_share": str(self.rectangle_share)}
+                "low": self.rectangle[:, 0].tolist(),
+                "high": self.rectangle[:, 1].tolist(),
+                "share": float(self.rectangle_share),
+                "exact_share": str(self.rectangle_share),
+            }
         return found
 
 
-def collect(family: Family, state: State, *, maps: bool = True, tolerances: Sequence[float | None] | None = None) -> list[Coverage]:
+def collect(
+    family: Family, state: State, *, maps: bool = True, tolerances: Sequence[float | None] | None = None
+) -> list[Coverage]:
     """The state as one `Coverage` per member."""
     areas = {status: grid.area(state.of(status), family.members) for status in (CERTIFIED, REFUTED, OPEN)}
     lower, upper = family.lower.cpu().numpy(), family.upper.cpu().numpy()
@@ -93,10 +102,27 @@ def collect(family: Family, state: State, *, maps: bool = True, tolerances: Sequ
         cells, status = state.cells.select(mine), state.status[mine]
         flat = family.inputs == 2
         found, share = _rectangle(family, q, cells, status) if flat else (None, Fraction(0))
-        result.append(Coverage(
-            family.titles[q], family.names, lower[q], upper[q], family.identity, areas[CERTIFIED][q], areas[REFUTED][q],
-            areas[OPEN][q], cells, status, float(state.seconds[q]), int(state.boxes[q]), _examples(family, q, cells, status),
-            found, share, _margin_map(family, q) if maps and flat else None, tolerances[q] if tolerances else None))
+        result.append(
+            Coverage(
+                family.titles[q],
+                family.names,
+                lower[q],
+                upper[q],
+                family.identity,
+                areas[CERTIFIED][q],
+                areas[REFUTED][q],
+                areas[OPEN][q],
+                cells,
+                status,
+                float(state.seconds[q]),
+                int(state.boxes[q]),
+                _examples(family, q, cells, status),
+                found,
+                share,
+                _margin_map(family, q) if maps and flat else None,
+                tolerances[q] if tolerances else None,
+            )
+        )
     return result
 
 
@@ -144,7 +170,15 @@ def _margin_map(family: Family, q: int) -> np.ndarray:
 def fingerprint(family: Family) -> str:
     """A hash of everything the cells of a checkpoint depend on."""
     digest = hashlib.sha256(FORMAT.encode())
-    tensors = [family.lower, family.upper, family.offset, family.matrix, family.table.row, family.table.rhs, family.table.clause]
+    tensors = [
+        family.lower,
+        family.upper,
+        family.offset,
+        family.matrix,
+        family.table.row,
+        family.table.rhs,
+        family.table.clause,
+    ]
     for op in family.twin.exact.ops:
         digest.update(op.node.op.encode())
         tensors += [op.params[name] for name in sorted(op.params)]
@@ -163,8 +197,17 @@ def save_state(path: Path, state: State, mark: str) -> None:
     partial = path.with_name(path.name + ".part")
     try:
         with partial.open("wb") as stream:
-            np.savez_compressed(stream, format=FORMAT, fingerprint=mark, query=cells.query, level=cells.level,
-                                index=cells.index, status=state.status, seconds=state.seconds, boxes=state.boxes)
+            np.savez_compressed(
+                stream,
+                format=FORMAT,
+                fingerprint=mark,
+                query=cells.query,
+                level=cells.level,
+                index=cells.index,
+                status=state.status,
+                seconds=state.seconds,
+                boxes=state.boxes,
+            )
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(path)
@@ -185,7 +228,9 @@ def load_state(path: Path, family: Family, mark: str) -> State:
             if str(data["format"]) != FORMAT:
                 raise ProblemError(f"{path}: found format {data['format']}, expected {FORMAT}")
             if str(data["fingerprint"]) != mark:
-                raise ProblemError(f"{path}: belongs to another network, image or range; delete it or name another file")
+                raise ProblemError(
+                    f"{path}: belongs to another network, image or range; delete it or name another file"
+                )
             cells = Cells(data["query"], data["level"], data["index"])
             state = State(cells, data["status"], data["seconds"], data["boxes"])
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
@@ -196,10 +241,19 @@ def load_state(path: Path, family: Family, mark: str) -> State:
 
 def _check(path: Path, state: State, family: Family) -> None:
     cells, n = state.cells, len(state.status)
-    shapes = (cells.query.shape == (n,) and cells.level.shape == cells.index.shape == (n, family.inputs)
-              and state.seconds.shape == state.boxes.shape == (family.members,))
-    kinds = (cells.query.dtype == np.int32 and cells.level.dtype == np.int8 and cells.index.dtype == np.int32
-             and state.status.dtype == np.uint8 and state.seconds.dtype == np.float64 and state.boxes.dtype == np.int64)
+    shapes = (
+        cells.query.shape == (n,)
+        and cells.level.shape == cells.index.shape == (n, family.inputs)
+        and state.seconds.shape == state.boxes.shape == (family.members,)
+    )
+    kinds = (
+        cells.query.dtype == np.int32
+        and cells.level.dtype == np.int8
+        and cells.index.dtype == np.int32
+        and state.status.dtype == np.uint8
+        and state.seconds.dtype == np.float64
+        and state.boxes.dtype == np.int64
+    )
     good = shapes and kinds and n > 0 and (state.status <= REFUTED).all()
     good = good and ((cells.query >= 0) & (cells.query < family.members)).all()
     good = good and ((cells.level >= 0) & (cells.level <= grid.MAX_LEVEL) & (cells.index >= 0)).all()

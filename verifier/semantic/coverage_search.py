@@ -1,7 +1,7 @@
 """Certified coverage: which part of a parameter box is proven safe, proven violated, or open. Exact areas, anytime.
 
-The search does not stop at counterexamples. A cell leaves it as *certified* (no violation anywhere in it), as *refuted* (one
-clause holds at every point of it; a counterexample marks a point only), or stays *open* at the resolution. Largest
+The search does not stop at counterexamples. A cell leaves it as *certified* (no violation anywhere in it), as *refuted*
+(one clause holds at every point of it; a counterexample marks a point only), or stays *open* at the resolution. Largest
 cells first, so the figures improve steadily and any stop is a good one; the state is three lists of cells.
 """
 
@@ -19,8 +19,8 @@ from verifier.bounds.rounded import EXACT as _EPS
 from verifier.bounds.rounded import FLOOR
 from verifier.budget import Budget
 from verifier.errors import UnsoundError
-from verifier.semantic import grid
 from verifier.rows import RowTable
+from verifier.semantic import grid
 from verifier.semantic.family import CellBounds, Family, bound_cells
 from verifier.semantic.grid import Cells
 from verifier.semantic.many import batch_size, halvings
@@ -32,7 +32,9 @@ PART_ROUNDS = 14
 
 @dataclass(frozen=True)
 class Limits:
-    """When a member is done: `open_share` of its box left, or `seconds` spent on it; cells are halved up to `depth` times."""
+    """When a member is done: `open_share` of its box left, or `seconds` spent on it; cells are halved up to `depth`
+    times.
+    """
 
     open_share: float = 0.01
     seconds: float | None = None
@@ -51,7 +53,9 @@ class Limits:
 
 @dataclass(eq=False)
 class State:
-    """The whole search: every cell with its status (N,), and what each member has cost. Cells of a member tile its box."""
+    """The whole search: every cell with its status (N,), and what each member has cost. Cells of a member tile its
+    box.
+    """
 
     cells: Cells
     status: np.ndarray
@@ -86,8 +90,8 @@ def cover(
 ) -> State:
     """Runs until every member has reached a limit or the budget is used up; `state` goes on from an earlier run.
 
-    The result does not depend on where a run was interrupted. `save` is called every `save_every` seconds and at the end,
-    `progress` after every step with the open share of every member and the number of boxes bounded so far.
+    The result does not depend on where a run was interrupted. `save` is called every `save_every` seconds and at the
+    end, `progress` after every step with the open share of every member and the number of boxes bounded so far.
     """
     state = state or State.new(family)
     open_ = _Open(state)
@@ -136,7 +140,9 @@ class _Open:
             np.subtract.at(self.share, cells.query, np.ldexp(1.0, -cells.depth))
 
     def pop(self, size: int, members: np.ndarray, depth: int) -> Cells:
-        """The first `size` open cells of active members on the shallowest level that has any; the rest keeps its order."""
+        """The first `size` open cells of active members on the shallowest level that has any; the rest keeps its
+        order.
+        """
         for level in sorted(self.levels):
             if level >= depth:
                 break
@@ -182,13 +188,17 @@ def _step(family: Family, cells: Cells, open_: _Open, depth: int) -> None:
 
 
 def settle_parts(
-    family: Family, cells: Cells, bounds: CellBounds, settle: Callable[[Cells, int], None],
-    push: Callable[[Cells], None], depth: int,
+    family: Family,
+    cells: Cells,
+    bounds: CellBounds,
+    settle: Callable[[Cells, int], None],
+    push: Callable[[Cells], None],
+    depth: int,
 ) -> None:
     """What the linear rows of open cells say about their parts, without bounding those anew.
 
-    A cell that a boundary runs through is halved across the steepest input, again and again, for as long as the linear part of
-    its critical row varies by more than the noise; parts that are settled by then leave, the others are pushed.
+    A cell that a boundary runs through is halved across the steepest input, again and again, for as long as the linear
+    part of its critical row varies by more than the noise; parts that are settled by then leave, the others are pushed.
     Cells in which noise decides are cut as often as they seem to need.
     """
     lower, upper = (torch.from_numpy(a) for a in cells.corners(family.lower.cpu().numpy(), family.upper.cpu().numpy()))
@@ -269,7 +279,8 @@ def _allowed(count: np.ndarray, cells: Cells, depth: int) -> np.ndarray:
 
 
 def audit(family: Family, state: State, samples: int, seed: int = 0) -> None:
-    """Looks for a contradiction: `samples` random points per member inside certified cells, as many inside refuted ones.
+    """Looks for a contradiction: `samples` random points per member inside certified cells, as many inside refuted
+    ones.
 
     The points are evaluated in float64; those closest to a violation also by ONNX Runtime on the member's own file.
 
@@ -300,7 +311,9 @@ def _audit_member(family: Family, cells: Cells, status: int, samples: int, rng: 
     margin = np.concatenate([_margins(family, part, q) for part in np.array_split(points, max(1, samples // 256))])
     wrong = margin <= 0 if status == CERTIFIED else margin > 0
     # the bounds are over exact reals, this margin carries float64 rounding
-    wrong &= np.abs(margin) > 1e-9 * max(1.0, float(family.table.rhs[q][torch.isfinite(family.table.rhs[q])].abs().max()))
+    wrong &= np.abs(margin) > 1e-9 * max(
+        1.0, float(family.table.rhs[q][torch.isfinite(family.table.rhs[q])].abs().max())
+    )
     if wrong.any():
         _contradiction(family, q, points[wrong][0], margin[wrong][0], status)
     if status == CERTIFIED:
@@ -319,4 +332,6 @@ def _margins(family: Family, points: np.ndarray, q: int) -> np.ndarray:
 def _contradiction(family: Family, q: int, point: np.ndarray, margin: float, status: int) -> None:
     kind, found = ("certified", "a violation") if status == CERTIFIED else ("refuted", "no violation")
     at = ", ".join(f"{n} {v:.9g}" for n, v in zip(family.names, point, strict=True))
-    raise UnsoundError(f"{family.titles[q]}: {found} (margin {margin:.3g}) inside a {kind} cell, at {at}; please report this")
+    raise UnsoundError(
+        f"{family.titles[q]}: {found} (margin {margin:.3g}) inside a {kind} cell, at {at}; please report this"
+    )

@@ -1,7 +1,7 @@
 """Many problems with few parameters over one shared network, as arrays: what verdict and coverage searches run on.
 
-A member q of a family is a box of parameters p (d,), an affine map from p to the network's input, and a violation: an OR
-of clauses, each an AND of rows  z[row] <= rhs  over the shared output z. Members come from studies (the images
+A member q of a family is a box of parameters p (d,), an affine map from p to the network's input, and a violation: an
+OR of clauses, each an AND of rows  z[row] <= rhs  over the shared output z. Members come from studies (the images
 of one network, nothing is written to disk) or from one ordinary pair of files (one member per input box).
 """
 
@@ -176,7 +176,9 @@ def from_files(model: Model, form: vnnlib.NormalForm, device: torch.device, seed
     if problem.graph.opaque:
         raise ProblemError(f"node '{problem.graph.opaque[0].source}' has no bound rule, so nothing can be certified")
     if problem.rows.mixed is not None:
-        raise ProblemError("the specification mixes inputs and outputs in one row; coverage needs rows over outputs only")
+        raise ProblemError(
+            "the specification mixes inputs and outputs in one row; coverage needs rows over outputs only"
+        )
     _check_inputs(problem.lower.shape[1])
     session = Session(model)
     replay = Replay(model, form, problem, session)
@@ -258,11 +260,11 @@ def _join_cases(lower: np.ndarray, upper: np.ndarray, rows: Rows) -> tuple[np.nd
 class CellBounds:
     """What is proven about B boxes. For row k:  low <= z[row] - rhs <= high  everywhere on the box, float64 (B, K).
 
-    `slopes` (B, K, d) and `noise` (B, K): the row is  centre + sum_i slopes[i] e_i  within noise, e in [-1, 1]^d; `middle`
-    (B, K) is that centre minus rhs. `scores` (B, C): lower bound of each clause's best row; `worst` (B,) the least of them:
-    positive proves the box safe. `reached` (B,): negative when some clause holds everywhere on the box. `critical` (B,) is
-    the best row of the worst clause, `blame` (B, d) how much of its variation and noise is due to each input, `unstable`
-    (B,) the number of neurons that are not affine on the box.
+    `slopes` (B, K, d) and `noise` (B, K): the row is  centre + sum_i slopes[i] e_i  within noise, e in [-1, 1]^d;
+    `middle` (B, K) is that centre minus rhs. `scores` (B, C): lower bound of each clause's best row; `worst` (B,) the
+    least of them: positive proves the box safe. `reached` (B,): negative when some clause holds everywhere on the box.
+    `critical` (B,) is the best row of the worst clause, `blame` (B, d) how much of its variation and noise is due to
+    each input, `unstable` (B,) the number of neurons that are not affine on the box.
     """
 
     low: Tensor
@@ -312,5 +314,15 @@ def _rows(table: RowTable, out: Zonotope, symbols: Symbols, unstable: Tensor, qu
     at_row = rest.gather(1, row.gather(1, critical)[owner])
     share = symbols.share().to(at_row)[ids]
     blame = blame.index_add(0, owner, at_row * share)
-    return CellBounds(low, middle, slopes, noise + margin, scores, scores.amin(1),
-                      table.clause_scores(high, query).amin(1), critical[:, 0], blame, unstable)
+    return CellBounds(
+        low,
+        middle,
+        slopes,
+        noise + margin,
+        scores,
+        scores.amin(1),
+        table.clause_scores(high, query).amin(1),
+        critical[:, 0],
+        blame,
+        unstable,
+    )

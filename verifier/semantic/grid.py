@@ -1,8 +1,8 @@
 """Dyadic cells of a parameter rectangle, with exact areas.
 
-A cell of member q is, per parameter i, the interval [index / 2^level, (index + 1) / 2^level] of the unit interval, scaled to
-the box. Its share of the box is 2^-(sum of levels), a dyadic fraction, so areas are sums of integers and add up to 1
-exactly. Neighbours compute a common edge from the same fraction, hence get the same float: no gaps.
+A cell of member q is, per parameter i, the interval [index / 2^level, (index + 1) / 2^level] of the unit interval,
+scaled to the box. Its share of the box is 2^-(sum of levels), a dyadic fraction, so areas are sums of integers and add
+up to 1 exactly. Neighbours compute a common edge from the same fraction, hence get the same float: no gaps.
 """
 
 from __future__ import annotations
@@ -53,11 +53,18 @@ class Cells:
         parts = [self.select(slice(0, 0))]
         for kind in np.unique(halvings, axis=0):
             mine = self.select((halvings == kind).all(1))
-            offsets = np.stack(np.meshgrid(*(np.arange(1 << int(k)) for k in kind), indexing="ij"), -1).reshape(-1, len(kind))
+            offsets = np.stack(np.meshgrid(*(np.arange(1 << int(k)) for k in kind), indexing="ij"), -1).reshape(
+                -1, len(kind)
+            )
             index = (mine.index.astype(np.int64) << kind.astype(np.int64))[:, None] + offsets
             count = len(offsets)
-            parts.append(Cells(np.repeat(mine.query, count), np.repeat(mine.level + kind.astype(np.int8), count, 0),
-                               index.reshape(-1, len(kind)).astype(np.int32)))
+            parts.append(
+                Cells(
+                    np.repeat(mine.query, count),
+                    np.repeat(mine.level + kind.astype(np.int8), count, 0),
+                    index.reshape(-1, len(kind)).astype(np.int32),
+                )
+            )
         return join(parts)
 
 
@@ -74,8 +81,9 @@ def join(parts: Sequence[Cells]) -> Cells:
 
 def whole(members: int, inputs: int) -> Cells:
     """The undivided boxes."""
-    return Cells(np.arange(members, dtype=np.int32), np.zeros((members, inputs), np.int8),
-                 np.zeros((members, inputs), np.int32))
+    return Cells(
+        np.arange(members, dtype=np.int32), np.zeros((members, inputs), np.int8), np.zeros((members, inputs), np.int32)
+    )
 
 
 def area(cells: Cells, members: int) -> list[Fraction]:

@@ -1,8 +1,9 @@
 """Verdicts for many images of one network in one process: one search over boxes of all of them.
 
-The search is that of `search.bab` with other parts: bounds by zonotopes (`bounds.rounded`), boxes cut into as many parts at
-once as the bound says it needs, and a member leaves the search when it is settled, not the search when a member is. It
-answers what the member's own pair of files would answer: the same set, the same rows, every `sat` replayed on its own file.
+The search is that of `search.bab` with other parts: bounds by zonotopes (`bounds.rounded`), boxes cut into as many
+parts at once as the bound says it needs, and a member leaves the search when it is settled, not the search when a
+member is. It answers what the member's own pair of files would answer: the same set, the same rows, every `sat`
+replayed on its own file.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from verifier.search.settle import shrink
 from verifier.semantic.family import CellBounds, Family, bound_cells, from_studies
 from verifier.semantic.study import Study
 
-BATCH = 32
-"""Boxes per step on a CPU: a step's tensors stay near the cache."""
+BATCH = 8
+"""Boxes per step on a CPU: each brings a hundred maps of its own, and the large first boxes a thousand."""
 
 DEVICE_BATCH = 1024
 POINTS = 5
 """Points per parameter of the first look for counterexamples (corners, edges and inside)."""
 
-MOST_HALVINGS = 6
+MOST_HALVINGS = 4
 """Most halvings of a box at once."""
 
 MAX_DEPTH = 48
@@ -89,8 +90,11 @@ class _Boxes:
 
 
 def _join(parts: Sequence[_Boxes]) -> _Boxes:
-    return parts[0] if len(parts) == 1 else _Boxes(
-        *(torch.cat([getattr(p, n) for p in parts]) for n in ("lower", "upper", "query", "share", "depth")))
+    return (
+        parts[0]
+        if len(parts) == 1
+        else _Boxes(*(torch.cat([getattr(p, n) for p in parts]) for n in ("lower", "upper", "query", "share", "depth")))
+    )
 
 
 @dataclass
@@ -102,12 +106,17 @@ class _Tally:
     open: np.ndarray
     witness: dict[int, Witness] = field(default_factory=dict)
     stuck: set[int] = field(default_factory=set)
+    unfinished: set[int] = field(default_factory=set)
     late: set[int] = field(default_factory=set)
 
 
 def verify_family(
-    family: Family, budget: Budget, progress: Callable[[Progress], None] | None = None, *,
-    per_image: float | None = None, batch: int | None = None,
+    family: Family,
+    budget: Budget,
+    progress: Callable[[Progress], None] | None = None,
+    *,
+    per_image: float | None = None,
+    batch: int | None = None,
 ) -> list[Result]:
     """Verdicts for the members of a family; see `verify_studies`."""
     begin = time.monotonic()
@@ -259,7 +268,9 @@ def _halve(boxes: _Boxes, count: Tensor, due: Tensor, i: int, tally: _Tally) -> 
     mine, counts, middle = mine.select(~thin), counts[~thin], middle[~thin]
     low, high = mine.upper.clone(), mine.lower.clone()
     low[:, i], high[:, i] = middle, middle
-    halves = [_Boxes(a, b, mine.query, mine.share / 2, mine.depth + 1) for a, b in ((mine.lower, low), (high, mine.upper))]
+    halves = [
+        _Boxes(a, b, mine.query, mine.share / 2, mine.depth + 1) for a, b in ((mine.lower, low), (high, mine.upper))
+    ]
     return _join([boxes.select(rest), *halves]), torch.cat([count[rest], counts, counts])
 
 
@@ -269,34 +280,52 @@ def _charge(boxes: _Boxes, tally: _Tally, seconds: float, limit: float | None) -
     tally.boxes += count
     tally.seconds += seconds * count / count.sum()
     if limit is not None:
-        tally.late.update(i for i in np.flatnonzero((tally.seconds > limit) & (count > 0)).tolist() if i not in tally.witness)
+        tally.late.update(
+            i for i in np.flatnonzero((tally.seconds > limit) & (count > 0)).tolist() if i not in tally.witness
+        )
 
 
 def _leftover(stack: list[_Boxes], tally: _Tally) -> None:
-    """What is still open, per member."""
+    """What is still open, per member. A box counts as open whatever its share: clipping can leave it without area."""
     tally.open[:] = 0
     for boxes in stack:
+        tally.unfinished.update(boxes.query.tolist())
         np.add.at(tally.open, boxes.query.cpu().numpy(), boxes.share.cpu().numpy())
 
 
 def _progress(tally: _Tally, stack: list[_Boxes], seconds: float, budget: Budget) -> Progress:
     waiting = sum(len(b) for b in stack)
     busy = len(torch.cat([b.query for b in stack]).unique()) if stack else 0
-    return Progress(boxes=int(tally.boxes.sum()), open_boxes=waiting, seconds=seconds,
-                    settled=1 - busy / len(tally.boxes), remaining=budget.remaining())
+    return Progress(
+        boxes=int(tally.boxes.sum()),
+        open_boxes=waiting,
+        seconds=seconds,
+        settled=1 - busy / len(tally.boxes),
+        remaining=budget.remaining(),
+    )
 
 
 def _result(family: Family, q: int, tally: _Tally, budget: Budget) -> Result:
-    counters: dict[str, int | float] = {"boxes": int(tally.boxes[q])}
-    common = {"seconds": float(tally.seconds[q]), "counters": counters,
-              "settings": {"method": "zonotope", "free_inputs": family.inputs, "device": str(family.device)}}
+    verdict, reason = _verdict(q, tally, budget)
+    settled = verdict in (Verdict.SAT, Verdict.UNSAT)
+    return Result(
+        verdict,
+        reason,
+        tally.witness.get(q),
+        seconds=float(tally.seconds[q]),
+        counters={"boxes": int(tally.boxes[q])},
+        open_fraction=None if q in tally.stuck else 0.0 if settled else float(tally.open[q]),
+        settings={"method": "zonotope", "free_inputs": family.inputs, "device": str(family.device)},
+    )
+
+
+def _verdict(q: int, tally: _Tally, budget: Budget) -> tuple[Verdict, str]:
     if q in tally.witness:
-        return Result(Verdict.SAT, "a point of the search violates the property", tally.witness[q], **common)  # type: ignore[arg-type]
-    share = float(tally.open[q])
-    if q in tally.late or share > 0:
-        why = "the time limit of the image was reached" if q in tally.late else budget.stopped or "the time limit was reached"
-        verdict = Verdict.UNKNOWN if budget.stopped and q not in tally.late else Verdict.TIMEOUT
-        return Result(verdict, why, open_fraction=share, **common)  # type: ignore[arg-type]
+        return Verdict.SAT, "a point of the search violates the property"
+    if q in tally.late:
+        return Verdict.TIMEOUT, "the time limit of the image was reached"
+    if q in tally.unfinished:
+        return (Verdict.UNKNOWN, budget.stopped) if budget.stopped else (Verdict.TIMEOUT, "the time limit was reached")
     if q in tally.stuck:
-        return Result(Verdict.UNKNOWN, "some boxes cannot be split any further: rounding decides there", **common)  # type: ignore[arg-type]
-    return Result(Verdict.UNSAT, "every box is proven", open_fraction=0.0, **common)  # type: ignore[arg-type]
+        return Verdict.UNKNOWN, "some boxes cannot be split any further: rounding decides there"
+    return Verdict.UNSAT, "every box is proven"

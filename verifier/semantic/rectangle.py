@@ -12,8 +12,8 @@ from verifier.semantic.grid import Cells
 def largest(rest: Cells, point: np.ndarray) -> tuple[np.ndarray, Fraction] | None:
     """The rectangle of largest area in the unit square that holds `point` (2,) and meets no cell of `rest` inside.
 
-    Returns (corners (2, 2): lower and upper per parameter, exact area), or None where the point lies outside the square or
-    inside (or on the rim of) a cell of `rest` on every side.
+    Returns (corners (2, 2): lower and upper per parameter, exact area), or None where the point lies outside the square
+    or inside (or on the rim of) a cell of `rest` on every side.
 
     Every candidate is bounded left and right by edges of cells; going outwards from the point, the room above and below
     can only shrink, in steps. All pairs of a left and a right step are compared.
@@ -31,14 +31,13 @@ def largest(rest: Cells, point: np.ndarray) -> tuple[np.ndarray, Fraction] | Non
     right = _steps(low[low[:, 0] >= x], high[low[:, 0] >= x], y, top, bottom)
     mirrored_low, mirrored_high = _mirror(low, high)
     left = _steps(mirrored_low[mirrored_low[:, 0] >= 1 - x], mirrored_high[mirrored_low[:, 0] >= 1 - x], y, top, bottom)
-    width = (right[:, 0] - (1 - left[:, :1]))
+    width = right[:, 0] - (1 - left[:, :1])
     height = np.minimum(right[:, 1], left[:, 1:2]) - np.maximum(right[:, 2], left[:, 2:3])
     size = np.where((width > 0) & (height > 0), width * height, -1.0)
     i, j = np.unravel_index(int(size.argmax()), size.shape)
     if size[i, j] <= 0:
         return None
-    corners = np.array([[1 - left[i, 0], right[j, 0]],
-                        [max(left[i, 2], right[j, 2]), min(left[i, 1], right[j, 1])]])
+    corners = np.array([[1 - left[i, 0], right[j, 0]], [max(left[i, 2], right[j, 2]), min(left[i, 1], right[j, 1])]])
     exact = [Fraction(float(b)) - Fraction(float(a)) for a, b in corners]
     return corners, exact[0] * exact[1]
 

@@ -1,7 +1,7 @@
 """The exact answer for small networks of two inputs: the plane cut into polygons on which the network is affine.
 
-Shares no code with the package. A polygon is an array of corners (V, 2); every kink of every neuron cuts the polygons it
-runs through; on what is left the network is an affine function and a property a set of half planes.
+Shares no code with the package. A polygon is an array of corners (V, 2); every kink of every neuron cuts the polygons
+it runs through; on what is left the network is an affine function and a property a set of half planes.
 """
 
 import numpy as np
@@ -28,7 +28,9 @@ def area(polygon):
 
 
 def pieces(layers, lower, upper):
-    """Yields (polygon, matrix (m, 2), offset (m,)) of a network given as layers ("affine", W, b) and ("clip", low, high)."""
+    """Yields (polygon, matrix (m, 2), offset (m,)) of a network given as layers ("affine", W, b) and ("clip", low,
+    high).
+    """
     corners = np.array([[lower[0], lower[1]], [upper[0], lower[1]], [upper[0], upper[1]], [lower[0], upper[1]]], float)
     work = [(corners, np.eye(2), np.zeros(2))]
     for kind, first, second in layers:

@@ -13,7 +13,7 @@ from tests.unit.semantic.semantic_helpers import network as small_network
 from verifier.budget import Budget
 from verifier.errors import OptionsError, ProblemError, UnsoundError
 from verifier.graph.onnx_import import load_model
-from verifier.semantic import Coordinates, Perturbation, Range, Target, grid, prepare, rectangle
+from verifier.semantic import Coordinates, Perturbation, Range, grid, prepare, rectangle
 from verifier.semantic import network as networks
 from verifier.semantic.coverage_report import collect, fingerprint, load_state, save_state
 from verifier.semantic.coverage_search import CERTIFIED, OPEN, REFUTED, Limits, State, audit, cover
@@ -39,18 +39,28 @@ def mlp(seed, hidden=(10, 8), outputs=2):
             layers.append(("clip", 0.0, np.inf))
             value = f"h{number}"
     info = helper.make_tensor_value_info
-    graph = helper.make_graph(nodes, "mlp", [info("x", TensorProto.FLOAT, [1, 2])],
-                              [info(value, TensorProto.FLOAT, [1, outputs])], tensors)
+    graph = helper.make_graph(
+        nodes, "mlp", [info("x", TensorProto.FLOAT, [1, 2])], [info(value, TensorProto.FLOAT, [1, outputs])], tensors
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     return load_model(model.SerializeToString()), layers
 
 
 def spec_of(rows, low=-1.0, high=1.0):
     """VNN-LIB text: a box [low, high]^2 and an OR of one-row clauses (c, rhs)."""
-    lines = ["(declare-const X_0 Real)", "(declare-const X_1 Real)", "(declare-const Y_0 Real)", "(declare-const Y_1 Real)"]
+    lines = [
+        "(declare-const X_0 Real)",
+        "(declare-const X_1 Real)",
+        "(declare-const Y_0 Real)",
+        "(declare-const Y_1 Real)",
+    ]
     for i in range(2):
         lines += [f"(assert (>= X_{i} {low}))", f"(assert (<= X_{i} {high}))"]
-    parts = [f"(and ({'<=' if c[k] > 0 else '>='} Y_{k} {rhs * np.sign(c[k])}))" for c, rhs in rows for k in (int(np.argmax(np.abs(c))),)]
+    parts = [
+        f"(and ({'<=' if c[k] > 0 else '>='} Y_{k} {rhs * np.sign(c[k])}))"
+        for c, rhs in rows
+        for k in (int(np.argmax(np.abs(c))),)
+    ]
     lines.append(f"(assert (or {' '.join(parts)}))")
     return vnnlib.normalise(vnnlib.loads("\n".join(lines)))
 
@@ -65,7 +75,10 @@ def image_study(tolerance, seed=0, size=8, clip="clip", points=3):
 def test_certified_area_is_the_exact_safe_area_of_an_mlp(seed):
     model, layers = mlp(seed)
     draw = np.random.default_rng(seed + 50)
-    rows = [(np.array([1.0, 0.0]), round(float(draw.normal() - 1), 3)), (np.array([0.0, -1.0]), round(float(draw.normal() - 1), 3))]
+    rows = [
+        (np.array([1.0, 0.0]), round(float(draw.normal() - 1), 3)),
+        (np.array([0.0, -1.0]), round(float(draw.normal() - 1), 3)),
+    ]
     family = from_files(model, spec_of(rows), CPU)
     state = cover(family, Limits(0.0005), Budget.of(60))
     safe = safe_share(layers, [-1, -1], [1, 1], rows)
@@ -96,8 +109,13 @@ def _layers(study):
     matrix = torch.nn.functional.conv2d(unit, weight, stride=2, padding=1).flatten(1).T.numpy()
     bias = np.repeat(tensors["b1"], matrix.shape[0] // len(tensors["b1"]))
     clip = [("clip", 0.0, 1.0)] if study.clip == "clip" else []
-    return [("affine", image.matrix, image.offset), *clip, ("affine", matrix, bias), ("clip", 0.0, np.inf),
-            ("affine", tensors["w3"].T, tensors["b3"])]
+    return [
+        ("affine", image.matrix, image.offset),
+        *clip,
+        ("affine", matrix, bias),
+        ("clip", 0.0, np.inf),
+        ("affine", tensors["w3"].T, tensors["b3"]),
+    ]
 
 
 def _rows(study):
@@ -114,8 +132,10 @@ def test_areas_add_up_to_one_exactly_and_cells_do_not_overlap():
 
 def _two():
     net = networks.load(small_network("coordinates", size=8, points=3, seed=0))
-    studies = [prepare(net, np.random.default_rng(i).random((1, 8, 8)), None, MEDIUM, Coordinates(t), reference="self")
-               for i, t in enumerate((0.08, 0.3))]
+    studies = [
+        prepare(net, np.random.default_rng(i).random((1, 8, 8)), None, MEDIUM, Coordinates(t), reference="self")
+        for i, t in enumerate((0.08, 0.3))
+    ]
     return from_studies(studies, CPU)
 
 
@@ -140,10 +160,20 @@ def test_a_wrongly_certified_cell_is_reported():
     family = _two()
     state = cover(family, Limits(0.01), Budget.of(60))
     assert (state.status == REFUTED).any()
-    wrong = State(state.cells, np.where(state.status == REFUTED, CERTIFIED, state.status).astype(np.uint8), state.seconds, state.boxes)
+    wrong = State(
+        state.cells,
+        np.where(state.status == REFUTED, CERTIFIED, state.status).astype(np.uint8),
+        state.seconds,
+        state.boxes,
+    )
     with pytest.raises(UnsoundError, match="inside a certified cell"):
         audit(family, wrong, 200)
-    wrong = State(state.cells, np.where(state.status == CERTIFIED, REFUTED, state.status).astype(np.uint8), state.seconds, state.boxes)
+    wrong = State(
+        state.cells,
+        np.where(state.status == CERTIFIED, REFUTED, state.status).astype(np.uint8),
+        state.seconds,
+        state.boxes,
+    )
     with pytest.raises(UnsoundError, match="inside a refuted cell"):
         audit(family, wrong, 200)
 
@@ -165,7 +195,9 @@ def test_an_interrupted_run_that_goes_on_equals_an_uninterrupted_one(tmp_path):
     path, mark = tmp_path / "run.npz", fingerprint(family)
     state = None
     for steps in (2, 1, 4, 3):
-        cover(family, Limits(0.02), Budget(5.0, clock=_After(steps)), state, lambda s: save_state(path, s, mark), batch=4)
+        cover(
+            family, Limits(0.02), Budget(5.0, clock=_After(steps)), state, lambda s: save_state(path, s, mark), batch=4
+        )
         state = load_state(path, family, mark)
         assert (state.status == OPEN).any()
         assert len(state.cells) < len(whole.cells)
@@ -220,10 +252,12 @@ def test_limits_are_obeyed_and_checked():
 def test_cases_with_one_box_are_one_member():
     model, layers = mlp(0)
     rows = [(np.array([1.0, 0.0]), -0.5), (np.array([0.0, 1.0]), -0.8)]
-    text = vnnlib.normalise(vnnlib.loads("""
+    text = vnnlib.normalise(
+        vnnlib.loads("""
         (declare-const X_0 Real) (declare-const X_1 Real) (declare-const Y_0 Real) (declare-const Y_1 Real)
         (assert (or (and (>= X_0 -1) (<= X_0 1) (>= X_1 -1) (<= X_1 1) (<= Y_0 -0.5))
-                    (and (>= X_0 -1) (<= X_0 1) (>= X_1 -1) (<= X_1 1) (<= Y_1 -0.8))))"""))
+                    (and (>= X_0 -1) (<= X_0 1) (>= X_1 -1) (<= X_1 1) (<= Y_1 -0.8))))""")
+    )
     family = from_files(model, text, CPU)
     assert family.members == 1
     state = cover(family, Limits(0.0005), Budget.of(60))
@@ -237,10 +271,12 @@ def test_conjunctions_are_refuted_only_where_every_row_holds():
     for kind, first, second in layers:
         y = first @ y + second[:, None] if kind == "affine" else np.clip(y, first, second)
     a, b = np.round(np.median(y, axis=1), 3)
-    form = vnnlib.normalise(vnnlib.loads(f"""
+    form = vnnlib.normalise(
+        vnnlib.loads(f"""
         (declare-const X_0 Real) (declare-const X_1 Real) (declare-const Y_0 Real) (declare-const Y_1 Real)
         (assert (>= X_0 -1)) (assert (<= X_0 1)) (assert (>= X_1 -1)) (assert (<= X_1 1))
-        (assert (<= Y_0 {a})) (assert (>= Y_1 {b}))"""))
+        (assert (<= Y_0 {a})) (assert (>= Y_1 {b}))""")
+    )
     family = from_files(model, form, CPU)
     state = cover(family, Limits(0.003), Budget.of(60))
     share = ((y[0] <= a) & (y[1] >= b)).mean()
@@ -250,8 +286,11 @@ def test_conjunctions_are_refuted_only_where_every_row_holds():
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 7), st.integers(0, 7)), max_size=12),
-       st.integers(0, 16), st.integers(0, 16))
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 7), st.integers(0, 7)), max_size=12),
+    st.integers(0, 16),
+    st.integers(0, 16),
+)
 def test_largest_rectangle_against_all_rectangles(parts, x, y):
     level = np.array([p[:2] for p in parts], np.int8).reshape(-1, 2)
     index = np.array([[i % (1 << a), j % (1 << b)] for a, b, i, j in parts], np.int32).reshape(-1, 2)
@@ -285,9 +324,10 @@ def _best_rectangle(cells, point):
 
 def test_pairs_that_cannot_be_covered_are_refused():
     model, _ = mlp(0)
-    form = vnnlib.normalise(vnnlib.loads("""
+    form = vnnlib.normalise(
+        vnnlib.loads("""
         (declare-const X_0 Real) (declare-const X_1 Real) (declare-const Y_0 Real) (declare-const Y_1 Real)
-        (assert (>= X_0 -1)) (assert (<= X_0 1)) (assert (>= X_1 -1)) (assert (<= X_1 1)) (assert (<= Y_0 X_0))"""))
+        (assert (>= X_0 -1)) (assert (<= X_0 1)) (assert (>= X_1 -1)) (assert (<= X_1 1)) (assert (<= Y_0 X_0))""")
+    )
     with pytest.raises(ProblemError, match="mixes inputs and outputs"):
         from_files(model, form, CPU)
-

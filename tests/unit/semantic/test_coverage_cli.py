@@ -55,7 +55,10 @@ def test_images_without_files_and_going_on_from_a_checkpoint(tmp_path, capsys):
         (["nothing.onnx", "nothing.vnnlib"], "nothing.vnnlib"),
         (["--network", "cnn7_w8", "--contrast", "0.9,1.1", "--tolerance", "3"], "--images"),
         (["--network", "cnn7_w8", "--images", "5:5", "--contrast", "0.9,1.1", "--tolerance", "3"], "empty"),
-        (["--network", "cnn7_w8", "--images", "0:1", "--contrast", "1.1,0.9", "--tolerance", "3"], "range of contrast is empty"),
+        (
+            ["--network", "cnn7_w8", "--images", "0:1", "--contrast", "1.1,0.9", "--tolerance", "3"],
+            "range of contrast is empty",
+        ),
         (["--network", "cnn7_w8", "--images", "0:1", "--tolerance", "3"], "parameters are needed"),
         (["--network", "cnn7_w8", "--images", "0:1", "--contrast", "0.9,1.1"], "--tolerance is missing"),
         (["--network", "cnn8", "--images", "0:1", "--contrast", "0.9,1.1", "--tolerance", "3"], "cnn8"),

@@ -12,8 +12,8 @@ from verifier.budget import Budget
 from verifier.data import networks as shipped
 from verifier.errors import ProblemError
 from verifier.options import AttackOptions, Options
-from verifier.semantic import Coordinates, Label, Perturbation, Range, network, prepare, sources
 from verifier.semantic import Budget as ErrorBudget
+from verifier.semantic import Coordinates, Label, Perturbation, Range, network, prepare, sources
 from verifier.semantic.family import from_studies
 from verifier.semantic.many import verify_family, verify_studies
 
@@ -35,7 +35,9 @@ def small_studies(kind, props, seed=0):
     net = network.load(small_network(kind, size=8, points=3, seed=seed))
     draw = np.random.default_rng(seed)
     images = [draw.random((1, 8, 8)) for _ in props]
-    return [prepare(net, image, None, MEDIUM, prop, reference="self") for image, prop in zip(images, props, strict=True)]
+    return [
+        prepare(net, image, None, MEDIUM, prop, reference="self") for image, prop in zip(images, props, strict=True)
+    ]
 
 
 def check_witness(study, result):
@@ -117,6 +119,8 @@ def test_the_limit_of_one_image_does_not_stop_the_others():
 
 
 def test_studies_of_different_networks_are_refused():
-    studies = small_studies("coordinates", [Coordinates(0.3)]) + small_studies("coordinates", [Coordinates(0.3)], seed=1)
+    studies = small_studies("coordinates", [Coordinates(0.3)]) + small_studies(
+        "coordinates", [Coordinates(0.3)], seed=1
+    )
     with pytest.raises(ProblemError, match="another network"):
         verify_studies(studies, Options(), Budget.of(60))
