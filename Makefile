@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 VNNCOMP ?= $(wildcard ../shared/vnncomp)
 
-.PHONY: study render prune-oracle demo test test-real bench lint operators clean
+.PHONY: demo test test-real figures bench lint operators clean study render prune-oracle
 .DEFAULT_GOAL := demo
 
 # The stamps make a second run quick; a changed pyproject.toml installs again.
@@ -35,13 +35,22 @@ lint: $(VENV)/stamp-test
 test: lint
 	$(BIN)/python -m pytest
 
-# Real benchmark instances, as published by VNN-COMP; not part of this repository.
-test-real: $(VENV)/stamp-package
-	@test -n "$(VNNCOMP)" && test -f "$(VNNCOMP)/instances.csv" || { echo "error: no benchmark instances found; expected VNNCOMP=FOLDER with an instances.csv in it" >&2; exit 2; }
+# Real benchmark instances, as published by VNN-COMP; not part of this repository. ARGS, for instance: --separate,
+# --jobs 2, --only acasxu_2023, --first 10, --cap 60.
+test-real: $(VNNCOMP)/instances.csv $(VENV)/stamp-package
 	$(BIN)/python -m benchmarks.run "$(VNNCOMP)/instances.csv" --out out/real.jsonl $(ARGS)
 
+# The figures that the verifier has to reach, on the same instances. PARTS: startup safenlp acas acas-separate.
+figures: $(VNNCOMP)/instances.csv $(VENV)/stamp-package
+	$(BIN)/python -m benchmarks.figures "$(VNNCOMP)" $(PARTS)
+
+# Start-up, and what each bound costs.
 bench: $(VENV)/stamp-package
 	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.throughput
+
+$(VNNCOMP)/instances.csv:
+	@echo "error: no benchmark instances found; expected VNNCOMP=FOLDER with an instances.csv in it" >&2; exit 2
 
 clean:
 	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
@@ -49,3 +58,16 @@ clean:
 # The operator tables in the README; tests/test_architecture.py fails when they are out of date.
 operators: $(VENV)/stamp-package
 	$(BIN)/python -m verifier.ops.table README.md
+
+# The ready-made study: trains, prunes, verifies, writes out/small/report.html; stop it whenever you like, it goes on.
+study: $(VENV)/stamp-package
+	$(BIN)/secateur compare --study benchmarks/studies/small.yaml --out out/small
+
+# Its report (or with none a synthetic one) in headless Chromium, looked at by a program; pictures under out/render.
+render: $(VENV)/stamp-package
+	$(BIN)/python -m benchmarks.render_report $(wildcard out/small/report.html) --out out/render
+
+# Dependency groups against the package torch-pruning; not part of `make test`, which needs no such package.
+prune-oracle: $(VENV)/stamp-test
+	$(BIN)/python -m pip install --quiet 'torch-pruning>=1.6,<2'
+	$(BIN)/python -m pytest tests/unit/pruning/oracle_torch_pruning.py

@@ -1,7 +1,8 @@
 """`DomainBatch`: B open subproblems as one frozen value of tensors, each with the query it belongs to.
 
 A subproblem is a box, and possibly a list of neurons whose sign has been decided by splitting: entry +(k + 1) says that
-the argument of ReLU neuron k is >= 0 there, -(k + 1) that it is <= 0, and 0 is padding. The points of the subproblem are
+the argument of ReLU neuron k is >= 0 there, -(k + 1) that it is <= 0, and 0 is padding. The points of the subproblem
+are
 the points of the box where all of that holds.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,9 +18,11 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class DomainBatch:
-    """`lower`, `upper` (B, n); `query` (B,) int64; `share` (B,) the part of its query's volume (a neuron split counts as
+    """`lower`, `upper` (B, n); `query` (B,) int64; `share` (B,) the part of its query's volume (a neuron split counts
+    as
     half); `score` (B,) the best known lower bound of the property (positive would be proven), -inf before the first
-    bound; `depth` (B,); `signs` (B, D) int64, the decided neurons."""
+    bound; `depth` (B,); `signs` (B, D) int64, the decided neurons; `known` (B, N, 2) the best interval so far of every
+    ReLU neuron's argument, which children inherit (N = 0 where that is not kept)."""
 
     lower: Tensor
     upper: Tensor
@@ -27,12 +31,13 @@ class DomainBatch:
     score: Tensor
     depth: Tensor
     signs: Tensor
+    known: Tensor
 
     def __len__(self) -> int:
         return len(self.query)
 
     def _fields(self) -> tuple[Tensor, ...]:
-        return self.lower, self.upper, self.query, self.share, self.score, self.depth, self.signs
+        return self.lower, self.upper, self.query, self.share, self.score, self.depth, self.signs, self.known
 
     def select(self, index: Tensor | slice) -> DomainBatch:
         """The boxes named by a mask, an index tensor or a slice."""
@@ -42,9 +47,19 @@ class DomainBatch:
         """The same boxes on another device."""
         return DomainBatch(*(t.to(device) for t in self._fields()))
 
+    def to_dtype(self, dtype: torch.dtype) -> DomainBatch:
+        """The same boxes in a wider arithmetic (every float32 number is a float64 number)."""
+        return replace(
+            self,
+            lower=self.lower.to(dtype),
+            upper=self.upper.to(dtype),
+            score=self.score.to(dtype),
+            known=self.known.to(dtype),
+        )
+
     def narrowed(self, lower: Tensor, upper: Tensor, share: Tensor, score: Tensor) -> DomainBatch:
         """Same boxes with other bounds, volume shares and scores."""
-        return DomainBatch(lower, upper, self.query, share, score, self.depth, self.signs)
+        return DomainBatch(lower, upper, self.query, share, score, self.depth, self.signs, self.known)
 
     def split(self, dimension: Tensor, at: Tensor) -> DomainBatch:
         """Two children each, (2 B): box b is cut at `at[b]` in coordinate `dimension[b]`, lower halves first."""
@@ -59,6 +74,7 @@ class DomainBatch:
             self.score.repeat(2),
             (self.depth + 1).repeat(2),
             self.signs.repeat(2, 1),
+            self.known.repeat(2, 1, 1),
         )
 
     def split_neuron(self, neuron: Tensor) -> DomainBatch:
@@ -72,6 +88,7 @@ class DomainBatch:
             self.score.repeat(2),
             (self.depth + 1).repeat(2),
             torch.cat([self.signs.repeat(2, 1), entry], 1),
+            self.known.repeat(2, 1, 1),
         )
 
 
@@ -84,8 +101,8 @@ def join(parts: list[DomainBatch]) -> DomainBatch:
     return DomainBatch(*(torch.cat(fields) for fields in zip(*(p._fields() for p in padded), strict=True)))
 
 
-def whole(lower: Tensor, upper: Tensor) -> DomainBatch:
-    """One undivided box per query: `lower`, `upper` (Q, n)."""
+def whole(lower: Tensor, upper: Tensor, neurons: int = 0) -> DomainBatch:
+    """One undivided box per query: `lower`, `upper` (Q, n); intervals of `neurons` neurons are kept."""
     q, device = len(lower), lower.device
     return DomainBatch(
         lower,
@@ -95,4 +112,18 @@ def whole(lower: Tensor, upper: Tensor) -> DomainBatch:
         torch.full((q,), -torch.inf, dtype=lower.dtype, device=device),
         torch.zeros(q, dtype=torch.int64, device=device),
         torch.zeros(q, 0, dtype=torch.int64, device=device),
+        lower.new_tensor([-torch.inf, torch.inf]).expand(q, neurons, 2),
+    )
+
+
+def outward(lower: np.ndarray, upper: np.ndarray, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Float64 boxes in another dtype, rounded so that nothing of them is lost."""
+    low, high = torch.from_numpy(lower), torch.from_numpy(upper)
+    if dtype == torch.float64:
+        return low, high
+    inf = torch.tensor(torch.inf, dtype=dtype)
+    low_r, high_r = low.to(dtype), high.to(dtype)
+    return (
+        torch.where(low_r.double() > low, torch.nextafter(low_r, -inf), low_r),
+        torch.where(high_r.double() < high, torch.nextafter(high_r, inf), high_r),
     )

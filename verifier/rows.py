@@ -40,7 +40,7 @@ class RowTable:
         return RowTable(*(t.to(device) for t in parts), mixed, self.most)
 
     def clause_scores(self, low: Tensor, query: Tensor) -> Tensor:
-        """Best row bound per clause: rows (B, K) -> (B, C); +inf beyond the query's clauses, -inf for one without rows."""
+        """Best row bound per clause, (B, K) -> (B, C); +inf beyond the query's clauses, -inf for one without rows."""
         scores = low.new_full((len(query), self.most + 1), -torch.inf)
         scores = scores.scatter_reduce(1, self.clause[query].clamp(max=self.most), low, "amax")[:, : self.most]
         beyond = torch.arange(self.most, device=low.device)[None] >= self.clauses[query][:, None]

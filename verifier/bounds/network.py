@@ -16,7 +16,7 @@ from verifier.ops.kinds import Op, RelaxedOp
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """Operators in topological order over numbered slots: slot 0 is the input x (n,), slot i + 1 the output of `ops[i]`.
+    """Operators in topological order over numbered slots: slot 0 is the input x (n,), slot i + 1 `ops[i]`'s output.
 
     `sources[i]` are the slots that `ops[i]` reads, `last_use[s]` the last operator that reads slot s, `output` the
     slot of the result y (m,).
@@ -105,6 +105,13 @@ def build(graph: Graph, dtype: torch.dtype, device: torch.device) -> Network:
             last_use[s] = i
     last_use[output] = len(ops)
     return Network(
-        tuple(ops), tuple(sources), tuple(last_use), output, _numel(shapes[0]), _numel(shapes[output]),
-        tuple(shapes), dtype, device,
+        tuple(ops),
+        tuple(sources),
+        tuple(last_use),
+        output,
+        _numel(shapes[0]),
+        _numel(shapes[output]),
+        tuple(shapes),
+        dtype,
+        device,
     )

@@ -1,7 +1,8 @@
 """The two kinds of operator: linear ones and relaxed ones.
 
-An operator object is a graph node bound to a dtype and a device. Tensors carry leading axes that the operator maps over:
-M (any number of points or rows), B (boxes), R x K (row groups x rows), then the node's own shape S (input) or T (output).
+An operator object is a graph node bound to a dtype and a device. Tensors carry leading axes that the operator maps
+over: M (any number of points or rows), B (boxes), R x K (row groups x rows), then the node's own shape S (input) or T
+(output).
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ and the affine form of the neuron's input says which share of its interval each 
 alone needs 30 times the boxes on ACAS Xu property 1, network 3_8; trying every input and keeping the best split
 needs as many boxes as this score, at the price of bounding all candidates.)
 
-The neuron that costs most by the same formula is the one to split where there are many inputs and few neurons (a relative of
+The neuron that costs most by the same formula is the one to split where there are many inputs and few neurons (a
+relative of
 BaBSR, Bunel et al. 2020).
 """
 

@@ -1,6 +1,7 @@
 """Boxes on which the network is affine: settled exactly, never split.
 
-There every row is a linear function on the box, so a clause is possible exactly when a linear program is feasible. A box
+There every row is a linear function on the box, so a clause is possible exactly when a linear program is feasible. A
+box
 counts as proven only when the multipliers of the infeasible program give, recomputed here in float64, a combination of
 rows that is positive everywhere on the box; the solver's own tolerances decide nothing.
 """
@@ -23,7 +24,8 @@ def settle_affine(
 ) -> tuple[Tensor, object | None]:
     """Looks at the affine boxes: (mask (B,) of the boxes to keep splitting, what the point test found or None).
 
-    An affine box with a feasible program whose point does not survive the replay stays in the mask: rounding decides there,
+    An affine box with a feasible program whose point does not survive the replay stays in the mask: rounding decides
+    there,
     and no claim is made.
     """
     keep = torch.ones(len(boxes), dtype=torch.bool, device=boxes.lower.device)

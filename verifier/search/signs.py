@@ -1,11 +1,13 @@
 """What decided neuron signs add to a bound: linear rows over the inputs, and multipliers for them.
 
-Inside a subproblem where neuron k is decided to be <= 0, the linear lower bound of its argument z_k is <= 0 as well (and that of
+Inside a subproblem where neuron k is decided to be <= 0, the linear lower bound of its argument z_k is <= 0 as well
+(and that of
 -z_k where it is >= 0). So every decided neuron gives one row s . p + t <= 0, and for any multipliers beta >= 0
 
     min over the box of  (row + sum_d beta_d s_d)
 
-is a lower bound of the row on the subproblem: the Lagrangian of the split constraints, as in beta-CROWN (Wang et al. 2021, eq. 8),
+is a lower bound of the row on the subproblem: the Lagrangian of the split constraints, as in beta-CROWN (Wang et al.
+2021, eq. 8),
 with the constraints walked back to the input first. For a network with one hidden layer the two are the same; for a
 deeper one this is weaker and cheaper.
 """
@@ -48,7 +50,8 @@ def sign_rows(
 def _argument_rows(
     network: Network, known: Sweep, boxes: DomainBatch, alive: Tensor, inputs: InputMap, neurons: Tensor, side: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Linear lower bounds of side * z for the arguments z of ReLU neurons (B, D): coefficients (B, D, n), constants (B, D).
+    """Linear lower bounds of side * z for the arguments z of ReLU neurons (B, D): coefficients (B, D, n), constants
+    (B, D).
 
     `side` (B, D) is 1 or -1, or 0 in padding, where the result is 0 and -inf.
     """
@@ -81,17 +84,23 @@ def tightened(
     signs: Tensor,
     shift: Tensor,
 ) -> dict[int, Interval]:
-    """Intervals of ReLU arguments under the decided signs, by operator, for the whole batch (infinite where not computed).
+    """Intervals of ReLU arguments under the decided signs, by operator, for the whole batch (infinite where not
+    computed).
 
-    Deciding a neuron cuts a half-space off the box, which moves the range of every other neuron; without this a subproblem
+    Deciding a neuron cuts a half-space off the box, which moves the range of every other neuron; without this a
+    subproblem
     keeps the intervals of the whole box and neuron splitting gets nowhere on shallow networks. `losses[i]` (B, neurons)
     say which neurons cost most.
     """
     boxes = batch.select(alive)
     all_losses = torch.cat([losses[i] for i in network.relus if i in losses], 1)
-    numbers = torch.cat([
-        first + torch.arange(losses[i].shape[1], device=shift.device) for i, first in network.relus.items() if i in losses
-    ])
+    numbers = torch.cat(
+        [
+            first + torch.arange(losses[i].shape[1], device=shift.device)
+            for i, first in network.relus.items()
+            if i in losses
+        ]
+    )
     value, index = all_losses.topk(min(TIGHTENED, all_losses.shape[1]), 1)
     neurons, side = numbers[index], (value > 0).to(torch.int64)
     up = _argument_rows(network, known, boxes, alive, inputs, neurons, side)
@@ -117,7 +126,13 @@ def tightened(
 
 
 def with_signs(
-    coefficients: Tensor, constant: Tensor, signs: Tensor, shift: Tensor, lower: Tensor, upper: Tensor, steps: int = STEPS
+    coefficients: Tensor,
+    constant: Tensor,
+    signs: Tensor,
+    shift: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+    steps: int = STEPS,
 ) -> tuple[Tensor, Tensor]:
     """Rows (B, K, n), (B, K) raised by the best multipliers found for the sign rows (B, D, n), (B, D)."""
     used = torch.isfinite(shift)

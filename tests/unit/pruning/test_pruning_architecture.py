@@ -36,7 +36,7 @@ def test_imports(file):
     assert "onnx" not in everywhere or name == "onnx_io.py"
     assert "onnxruntime" not in everywhere or name == "runtime.py"
     assert not at_load & {"torch", "onnx2torch", "matplotlib", "PIL", "scipy"}
-    assert "scipy" not in everywhere
+    assert "scipy" not in everywhere or name.startswith("study/")  # its statistics
 
 
 def test_every_channel_rule_is_for_an_operator_onnx_knows():
