@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 VNNCOMP ?= $(wildcard ../shared/vnncomp)
 
-.PHONY: demo test test-real bench lint operators clean
+.PHONY: demo test test-real figures bench lint operators clean
 .DEFAULT_GOAL := demo
 
 # The stamps make a second run quick; a changed pyproject.toml installs again.
@@ -36,13 +36,22 @@ lint: $(VENV)/stamp-test
 test: lint
 	$(BIN)/python -m pytest
 
-# Real benchmark instances, as published by VNN-COMP; not part of this repository.
-test-real: $(VENV)/stamp-package
-	@test -n "$(VNNCOMP)" && test -f "$(VNNCOMP)/instances.csv" || { echo "error: no benchmark instances found; expected VNNCOMP=FOLDER with an instances.csv in it" >&2; exit 2; }
+# Real benchmark instances, as published by VNN-COMP; not part of this repository. ARGS, for instance: --separate,
+# --jobs 2, --only acasxu_2023, --first 10, --cap 60.
+test-real: $(VNNCOMP)/instances.csv $(VENV)/stamp-package
 	$(BIN)/python -m benchmarks.run "$(VNNCOMP)/instances.csv" --out out/real.jsonl $(ARGS)
 
+# The figures that the verifier has to reach, on the same instances. PARTS: startup safenlp acas acas-separate.
+figures: $(VNNCOMP)/instances.csv $(VENV)/stamp-package
+	$(BIN)/python -m benchmarks.figures "$(VNNCOMP)" $(PARTS)
+
+# Start-up, and what each bound costs.
 bench: $(VENV)/stamp-package
 	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.throughput
+
+$(VNNCOMP)/instances.csv:
+	@echo "error: no benchmark instances found; expected VNNCOMP=FOLDER with an instances.csv in it" >&2; exit 2
 
 clean:
 	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,12 +1,13 @@
 """Runs a list of instances, compares the verdicts with the known ones, replays every witness, measures.
 
-    python -m benchmarks.run FOLDER/instances.csv                      one process per instance: wall time, memory
-    python -m benchmarks.run FOLDER/instances.csv --together           one process per benchmark: the list runner
+    python -m benchmarks.run FOLDER/instances.csv                      `verify --instances`: one process per job
+    python -m benchmarks.run FOLDER/instances.csv --separate           one process per instance: wall time, memory
     python -m benchmarks.run FOLDER/instances.csv -- --device cpu      what follows -- goes to verify
 
 A list has the header `benchmark,onnx,vnnlib,timeout_s,expected`, paths relative to `<list's folder>/<benchmark>`, or is
 an instances.csv of VNN-COMP (no header, no expected verdicts). One JSON line per instance goes to --out, the table to
-stdout. A `sat` against a known `unsat` whose witness passes the independent replay refutes the label: counted apart.
+stdout, and below it every verdict that contradicts a known one with the independent evidence: the replay of the
+witness, or for an `unsat` what `evidence.py` finds. Where that settles it, the label is refuted, and counted apart.
 Exit code 1: another verdict contradicts a known one, a witness fails its replay, or an instance ended in an error.
 """
 
@@ -22,27 +23,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from benchmarks.evidence import against_sat
 from benchmarks.replay import check
 
 KNOWN = ("sat", "unsat")
 COLUMNS = (
-    *(
-        "benchmark",
-        "instances",
-        "settled",
-        "sat",
-        "unsat",
-        "unknown",
-        "timeout",
-        "error",
-        "wrong",
-        "bad witness",
-        "label refuted",
-    ),
-    *("median s", "mean s", "max s", "sum s", "peak MB"),
+    *("benchmark", "instances", "settled", *KNOWN, "unknown", "timeout", "error", "wrong", "bad witness"),
+    *("label refuted", "median s", "mean s", "max s", "sum s", "peak MB"),
 )
 
 
@@ -66,7 +56,10 @@ class Instance:
 
 @dataclass(frozen=True)
 class Run:
-    """One line of the output. Times in seconds (`user` and `system` CPU time; absent in --together), memory in MB."""
+    """One line of the output. Times in seconds (`user` and `system` CPU time) and memory in MB (only with --separate).
+
+    `evidence` says what speaks for a verdict that contradicts the known one, `settled` whether that decides it.
+    """
 
     benchmark: str
     onnx: str
@@ -80,6 +73,8 @@ class Run:
     memory: float | None = None
     message: str = ""
     witness_fault: str = ""
+    evidence: str = ""
+    settled: bool = False
 
     @property
     def contradicts(self) -> bool:
@@ -87,8 +82,8 @@ class Run:
 
     @property
     def refutes_label(self) -> bool:
-        """The known verdict is `unsat`, yet here is a point that violates, replayed by code that is not the tool's."""
-        return self.contradicts and self.verdict == "sat" and not self.witness_fault
+        """Code that is not the tool's shows that the verdict is right and the known one is not."""
+        return self.contradicts and self.settled
 
     @property
     def wrong(self) -> bool:
@@ -148,13 +143,50 @@ def run_together(instances: list[Instance], options: list[str], cap: float, jobs
         subprocess.run(command, stdout=subprocess.DEVNULL)
         with open(folder / "results.csv", newline="") as stream:
             rows = {(row[1], row[2]): (row[4], float(row[5])) for row in csv.reader(stream)}
-        for key, instance in numbered.items():
+        for instance in instances:
+            key = str(instance.model.absolute()), str(instance.spec.absolute())
             verdict, seconds = rows.get(key, ("error_no_result", 0.0))
-            stems = [Path(name.removesuffix(".gz")).stem for name in key]
-            witness = folder / "witnesses" / f"{stems[0]}_{stems[1]}.counterexample"
-            text = witness.read_text() if witness.exists() else ""
+            text = _witness(folder / "witnesses", *key)
             yield Run(instance.benchmark, instance.onnx, instance.vnnlib, min(instance.timeout, cap), instance.expected,
                       verdict, seconds, witness_fault=_fault(instance, verdict, text))  # fmt: skip
+
+
+def _witness(folder: Path, onnx: str, vnnlib: str) -> str:
+    """The text of a counterexample file; its name has the folders in it where the names alone are ambiguous."""
+    paths = [Path(name.removesuffix(".gz")) for name in (onnx, vnnlib)]
+    short = "_".join(path.stem for path in paths)
+    full = "_".join("_".join([*path.parent.parts[1:], path.stem]) for path in paths)
+    for name in (full, short):
+        found = folder / f"{name}.counterexample"
+        if found.exists():
+            return found.read_text()
+    return ""
+
+
+def with_evidence(run: Run, instance: Instance) -> Run:
+    """The run, with what speaks for its verdict where that contradicts the known one."""
+    if not run.contradicts:
+        return run
+    if run.verdict == "sat":
+        text = run.witness_fault or "the witness passes the independent replay in ONNX Runtime"
+        return replace(run, evidence=text, settled=not run.witness_fault)
+    try:
+        found = against_sat(instance.model, instance.spec)
+    except Exception as error:  # evidence that cannot be had is none
+        return replace(run, evidence=f"none: {type(error).__name__}: {error}")
+    return replace(run, evidence=found.text, settled=found.no_violation is True)
+
+
+def contradictions(runs: list[Run]) -> str:
+    """A line for every verdict that contradicts a known one, or one that says there is none."""
+    known = sum(run.expected in KNOWN and run.verdict in KNOWN for run in runs)
+    lines = [
+        f"- {run.benchmark} {run.onnx} {run.vnnlib}: found {run.verdict}, known as {run.expected}: "
+        f"{'label refuted' if run.refutes_label else 'NOT EXPLAINED'}: {run.evidence}"
+        for run in runs
+        if run.contradicts
+    ]
+    return "\n".join([f"{len(lines)} of {known} verdicts contradict a known one.", *lines])
 
 
 def _fault(instance: Instance, verdict: str, witness: str) -> str:
@@ -185,14 +217,21 @@ def table(runs: list[Run]) -> str:
     return "\n".join(lines)
 
 
+def _line(run: Run) -> str:
+    mark = "  WRONG" if run.wrong else "  refutes the label" if run.refutes_label else ""
+    if run.witness_fault:
+        mark += f"  BAD WITNESS: {run.witness_fault}"
+    return f"{run.verdict:8} {run.seconds:8.2f} s  {run.benchmark} {run.onnx} {run.vnnlib}{mark}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("list", type=Path)
     parser.add_argument("--only", nargs="*", metavar="NAME", help="benchmarks to run")
     parser.add_argument("--first", type=int, metavar="N", help="at most N instances of each benchmark")
     parser.add_argument("--cap", type=float, default=float("inf"), metavar="S", help="limit every time limit")
-    parser.add_argument("--together", action="store_true", help="one process per benchmark")
-    parser.add_argument("--jobs", type=int, default=1, help="with --together")
+    parser.add_argument("--separate", action="store_true", help="one process per instance")
+    parser.add_argument("--jobs", type=int, default=1, help="processes side by side; not with --separate")
     parser.add_argument("--out", type=Path, default=Path("out/runs.jsonl"))
     arguments = sys.argv[1:]
     split = arguments.index("--") if "--" in arguments else len(arguments)
@@ -209,27 +248,16 @@ def main() -> int:
         for group in groups.values():
             chosen = group[: args.first]
             found = (
-                run_together(chosen, options, args.cap, args.jobs)
-                if args.together
-                else (run_alone(instance, options, args.cap) for instance in chosen)
+                (run_alone(instance, options, args.cap) for instance in chosen)
+                if args.separate
+                else run_together(chosen, options, args.cap, args.jobs)
             )
-            for run in found:
+            for instance, bare in zip(chosen, found, strict=True):
+                run = with_evidence(bare, instance)
                 runs.append(run)
                 print(json.dumps(asdict(run)), file=out, flush=True)
-                mark = (
-                    "  WRONG"
-                    if run.wrong
-                    else "  refutes the label"
-                    if run.refutes_label
-                    else f"  BAD WITNESS: {run.witness_fault}"
-                    if run.witness_fault
-                    else ""
-                )
-                print(
-                    f"{run.verdict:8} {run.seconds:8.2f} s  {run.benchmark} {run.onnx} {run.vnnlib}{mark}",
-                    file=sys.stderr,
-                )
-    print(table(runs))
+                print(_line(run), file=sys.stderr)
+    print(table(runs), contradictions(runs), sep="\n\n")
     bad = [run for run in runs if run.wrong or run.witness_fault or run.verdict.startswith("error")]
     return 1 if bad else 0
 

@@ -28,6 +28,25 @@ def measure(command: list[str]) -> tuple[float, float]:
     return seconds, used.ru_maxrss / 1024
 
 
+def medians(model: Path, spec: Path, rounds: int) -> dict[str, tuple[float, float, float]]:
+    """Median wall seconds, peak MB and best seconds by command; a first round warms the file cache and is dropped."""
+    commands = {
+        "python -c pass": [sys.executable, "-c", "pass"],
+        "python -c 'import torch'": [sys.executable, "-c", "import torch"],
+        "verify --help": [sys.executable, "-m", "verifier.cli", "--help"],
+        "verify model spec": [sys.executable, "-m", "verifier.cli", str(model), str(spec)],
+    }
+    found: dict[str, list[tuple[float, float]]] = {label: [] for label in commands}
+    for _ in range(rounds + 1):
+        for label, command in commands.items():
+            found[label].append(measure(command))
+    result = {}
+    for label, runs in found.items():
+        seconds = [run[0] for run in runs[1:]]
+        result[label] = statistics.median(seconds), max(run[1] for run in runs[1:]), min(seconds)
+    return result
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path)
@@ -40,23 +59,11 @@ def main() -> int:
             write_network(model)
         if args.spec is None:
             spec.write_text(NEAR_AND_FAST)
-        commands = {
-            "python -c pass": [sys.executable, "-c", "pass"],
-            "python -c 'import torch'": [sys.executable, "-c", "import torch"],
-            "verify --help": [sys.executable, "-m", "verifier.cli", "--help"],
-            "verify model spec": [sys.executable, "-m", "verifier.cli", str(model), str(spec)],
-        }
-        found: dict[str, list[tuple[float, float]]] = {label: [] for label in commands}
-        for _ in range(args.rounds + 1):  # the first round warms the file cache and is dropped
-            for label, command in commands.items():
-                found[label].append(measure(command))
+        found = medians(model, spec, args.rounds)
     print("| process | median s | best s | peak MB |\n| --- | --- | --- | --- |")
-    median = {}
-    for label, runs in found.items():
-        seconds = [run[0] for run in runs[1:]]
-        median[label] = statistics.median(seconds)
-        print(f"| `{label}` | {median[label]:.3f} | {min(seconds):.3f} | {max(run[1] for run in runs[1:]):.0f} |")
-    ratio = median["verify model spec"] / median["python -c 'import torch'"]
+    for label, (median, memory, best) in found.items():
+        print(f"| `{label}` | {median:.3f} | {best:.3f} | {memory:.0f} |")
+    ratio = found["verify model spec"][0] / found["python -c 'import torch'"][0]
     print(f"\nverify / import torch: {ratio:.2f}")
     return 0
 

@@ -1,1 +1,30 @@
-"""Structured pruning of ONNX networks for certifiability."""
+"""Structured pruning of ONNX networks for certifiability: `score`, `plan`, `apply`, and `load`, `save` around them.
+
+Names are imported on first use, so that `import pruning` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_WHERE = {
+    "load": "api", "save": "api", "score": "api", "plan": "api", "apply": "api", "matched": "api",
+    "prune_unstructured": "api", "PrunedModel": "api",
+    "Calibration": "calibration", "Semantic": "calibration",
+    "load_data": "datasets",
+    "CRITERIA": "scores", "Options": "scores", "Scores": "scores",
+    "Floor": "planning", "Plan": "planning",
+    "Groups": "groups", "find_groups": "groups",
+    "Net": "net", "Cost": "cost",
+    "train": "training", "TrainOptions": "training",
+    "PruneError": "errors", "ModelFileError": "errors", "NothingToPrune": "errors", "RatioError": "errors",
+    "DataError": "errors", "CriterionError": "errors", "WriteError": "errors",
+}  # fmt: skip
+__all__ = sorted(_WHERE)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'pruning' has no attribute '{name}'")
+    return getattr(import_module(f"pruning.{_WHERE[name]}"), name)

@@ -64,7 +64,7 @@ def _conv_transpose(x: Array, node: Node) -> Array:
 
 
 def _dense(x: Array, node: Node) -> Array:
-    y = x @ node.params["weight"].astype(x.dtype)
+    y = x @ node.params["weight"].T.astype(x.dtype)
     return y + node.params["bias"] if "bias" in node.params else y
 
 

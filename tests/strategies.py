@@ -46,7 +46,7 @@ class GraphBuilder:
 
     def dense(self, value: str, out: int, name: str = "") -> str:
         k = self.width(value)
-        weight = self.rng.normal(size=(k, out)) / np.sqrt(k)
+        weight = self.rng.normal(size=(out, k)) / np.sqrt(k)
         return self.add(
             "Dense", (value,), (out,), name=name, params={"weight": weight, "bias": self.rng.normal(size=out) / 4}
         )

@@ -103,13 +103,14 @@ def test_vnnlib_stands_alone() -> None:
     assert not wrong
 
 
-def test_pruning_uses_only_the_graph_and_the_public_door() -> None:
-    allowed = ("verifier", "verifier.graph", "verifier.errors")
+def test_pruning_uses_only_the_graph_the_data_sets_and_the_public_door() -> None:
+    allowed = ("verifier", "verifier.graph", "verifier.errors", "verifier.data")
     wrong = [
         f"{path.relative_to(ROOT)}:{line}: {name}"
         for path in sources("pruning")
         for name, line in imports(path)
-        if name.startswith("verifier") and not (name in allowed or name.startswith("verifier.graph."))
+        if name.startswith("verifier")
+        if not (name in allowed or name.startswith(("verifier.graph.", "verifier.data.")))
         if name.removeprefix("verifier.") not in public_names()
     ]
     assert not wrong, "\n".join(wrong)
@@ -202,3 +203,24 @@ def test_every_listed_command_can_be_called() -> None:
 
     assert "verify" in available()
     assert all(callable(import_module(COMMANDS[name][0]).main) for name in available())
+
+
+def test_the_readme_explains_every_option_with_its_default() -> None:
+    import re
+    from dataclasses import fields, is_dataclass
+
+    from verifier.options import Options
+
+    def flat(value: object, prefix: str = "") -> dict[str, object]:
+        found: dict[str, object] = {}
+        for item in fields(value):  # type: ignore[arg-type]
+            inner = getattr(value, item.name)
+            found |= flat(inner, f"{item.name}.") if is_dataclass(inner) else {prefix + item.name: inner}
+        return found
+
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `([a-z_.]+)` \| `?([^`|]*?)`? \|", readme, flags=re.MULTILINE))
+    defaults = flat(Options())
+    assert defaults.keys() <= rows.keys()
+    for name, value in defaults.items():
+        assert value is None or rows[name] == str(value), name

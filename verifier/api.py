@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -138,7 +139,10 @@ def _export(module: Module, example: Any) -> Model:
     with tempfile.TemporaryDirectory(prefix="secateur-") as folder:
         path = Path(folder) / "module.onnx"
         try:
-            torch.onnx.export(module.eval(), tuple(inputs), str(path), opset_version=17, dynamo=False)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # advice to the module's author
+                # not the default exporter, which needs onnxscript beside torch
+                torch.onnx.export(module.eval(), tuple(inputs), str(path), opset_version=17, dynamo=False)
         except Exception as error:  # the exporter raises anything; translated at the boundary
             first = (str(error).strip().splitlines() or [""])[0]
             raise ModelError(f"torch could not export {type(module).__name__} to ONNX: {first}") from error

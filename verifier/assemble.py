@@ -21,18 +21,27 @@ def check_fit(model: Model, spec: vnnlib.NormalForm) -> None:
     """
     networks = sorted({t.network for t in spec.input_tensors})
     if len(networks) > 1:
-        raise ProblemError(f"the specification speaks of {len(networks)} networks ({', '.join(networks)}); "
-                           "this verifier decides properties of one network")
-    for kind, infos, count in (("input", model.input_infos, spec.n_inputs), ("output", model.output_infos, spec.n_outputs)):
+        raise ProblemError(
+            f"the specification speaks of {len(networks)} networks ({', '.join(networks)}); "
+            "this verifier decides properties of one network"
+        )
+    for kind, infos, count in (
+        ("input", model.input_infos, spec.n_inputs),
+        ("output", model.output_infos, spec.n_outputs),
+    ):
         size = sum(info.size for info in infos)
         if size != count:
             shapes = ", ".join(f"{info.name} {list(info.shape)}" for info in infos)
-            raise ProblemError(f"the specification declares {count} {kind} variables, but the network has {size} "
-                               f"({shapes}); is this the right pair of files?")
+            raise ProblemError(
+                f"the specification declares {count} {kind} variables, but the network has {size} "
+                f"({shapes}); is this the right pair of files?"
+            )
     if spec.unbounded:
         names = ", ".join(f"X_{i}" for i in spec.unbounded[:5])
-        raise ProblemError(f"{len(spec.unbounded)} inputs have no finite lower and upper bound ({names}"
-                           f"{', ..' if len(spec.unbounded) > 5 else ''}); add bounds to the specification")
+        raise ProblemError(
+            f"{len(spec.unbounded)} inputs have no finite lower and upper bound ({names}"
+            f"{', ..' if len(spec.unbounded) > 5 else ''}); add bounds to the specification"
+        )
 
 
 def assemble(model: Model, spec: vnnlib.NormalForm) -> Problem:
@@ -74,8 +83,9 @@ def _conditions(spec: vnnlib.NormalForm) -> list[Condition]:
     for r in range(spec.n_rows):
         columns, values, rhs, strict = spec.row(r)
         pairs = [(int(c), float(v)) for c, v in zip(columns, values, strict=True)]
-        result.append(Condition(tuple((c - n, v) for c, v in pairs if c >= n), tuple(p for p in pairs if p[0] < n),
-                                rhs, strict))
+        result.append(
+            Condition(tuple((c - n, v) for c, v in pairs if c >= n), tuple(p for p in pairs if p[0] < n), rhs, strict)
+        )
     return result
 
 

@@ -153,16 +153,29 @@ def _one_network(text: str) -> str:
 
 
 def _deliver(args: argparse.Namespace, result: Result, spec: Spec | None) -> int:
-    """Writes the files, then stdout, then the line for people. The files first: they must not depend on a pipe."""
+    """Writes the files, then stdout, then the line for people. The files first: they must not depend on a pipe.
+
+    A file that cannot be written after all (the disk is full) does not cost the answer: it still goes to stdout.
+
+    Raises:
+        OutputError: a file could not be written.
+    """
     from verifier import report
+    from verifier.errors import OutputError
 
     text = report.result_text(result, spec)
-    if args.results:
-        report.write_text(args.results, text)
-    if args.json:
-        report.write_text(args.json, report.result_json(result, args.model, args.spec))
+    failed: OutputError | None = None
+    try:
+        if args.results:
+            report.write_text(args.results, text)
+        if args.json:
+            report.write_text(args.json, report.result_json(result, args.model, args.spec))
+    except OutputError as error:
+        failed = error
     sys.stdout.write(text)
     sys.stdout.flush()
+    if failed is not None:
+        raise failed
     if not args.quiet:
         print(report.summary(result), file=sys.stderr)
     if args.verbose:

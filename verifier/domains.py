@@ -1,17 +1,28 @@
-"""`DomainBatch`: B open sub-boxes as one frozen value of tensors, each with the query it belongs to."""
+"""`DomainBatch`: B open subproblems as one frozen value of tensors, each with the query it belongs to.
+
+A subproblem is a box, and possibly a list of neurons whose sign has been decided by splitting: entry +(k + 1) says that
+the argument of ReLU neuron k is >= 0 there, -(k + 1) that it is <= 0, and 0 is padding. The points of the subproblem
+are
+the points of the box where all of that holds.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class DomainBatch:
-    """`lower`, `upper` (B, n); `query` (B,) int64; `share` (B,) the part of its query's volume; `score` (B,) the best
-    known lower bound of the property (positive would be proven), -inf before the first bound; `depth` (B,)."""
+    """`lower`, `upper` (B, n); `query` (B,) int64; `share` (B,) the part of its query's volume (a neuron split counts
+    as
+    half); `score` (B,) the best known lower bound of the property (positive would be proven), -inf before the first
+    bound; `depth` (B,); `signs` (B, D) int64, the decided neurons; `known` (B, N, 2) the best interval so far of every
+    ReLU neuron's argument, which children inherit (N = 0 where that is not kept)."""
 
     lower: Tensor
     upper: Tensor
@@ -19,12 +30,14 @@ class DomainBatch:
     share: Tensor
     score: Tensor
     depth: Tensor
+    signs: Tensor
+    known: Tensor
 
     def __len__(self) -> int:
         return len(self.query)
 
     def _fields(self) -> tuple[Tensor, ...]:
-        return self.lower, self.upper, self.query, self.share, self.score, self.depth
+        return self.lower, self.upper, self.query, self.share, self.score, self.depth, self.signs, self.known
 
     def select(self, index: Tensor | slice) -> DomainBatch:
         """The boxes named by a mask, an index tensor or a slice."""
@@ -34,9 +47,19 @@ class DomainBatch:
         """The same boxes on another device."""
         return DomainBatch(*(t.to(device) for t in self._fields()))
 
+    def to_dtype(self, dtype: torch.dtype) -> DomainBatch:
+        """The same boxes in a wider arithmetic (every float32 number is a float64 number)."""
+        return replace(
+            self,
+            lower=self.lower.to(dtype),
+            upper=self.upper.to(dtype),
+            score=self.score.to(dtype),
+            known=self.known.to(dtype),
+        )
+
     def narrowed(self, lower: Tensor, upper: Tensor, share: Tensor, score: Tensor) -> DomainBatch:
         """Same boxes with other bounds, volume shares and scores."""
-        return DomainBatch(lower, upper, self.query, share, score, self.depth)
+        return DomainBatch(lower, upper, self.query, share, score, self.depth, self.signs, self.known)
 
     def split(self, dimension: Tensor, at: Tensor) -> DomainBatch:
         """Two children each, (2 B): box b is cut at `at[b]` in coordinate `dimension[b]`, lower halves first."""
@@ -50,6 +73,22 @@ class DomainBatch:
             torch.cat([self.share * part, self.share * (1 - part)]),
             self.score.repeat(2),
             (self.depth + 1).repeat(2),
+            self.signs.repeat(2, 1),
+            self.known.repeat(2, 1, 1),
+        )
+
+    def split_neuron(self, neuron: Tensor) -> DomainBatch:
+        """Two children each, (2 B): neuron `neuron[b]` decided to be <= 0 in the first half, >= 0 in the second."""
+        entry = torch.cat([-(neuron + 1), neuron + 1])[:, None]
+        return DomainBatch(
+            self.lower.repeat(2, 1),
+            self.upper.repeat(2, 1),
+            self.query.repeat(2),
+            self.share.repeat(2) / 2,
+            self.score.repeat(2),
+            (self.depth + 1).repeat(2),
+            torch.cat([self.signs.repeat(2, 1), entry], 1),
+            self.known.repeat(2, 1, 1),
         )
 
 
@@ -57,4 +96,34 @@ def join(parts: list[DomainBatch]) -> DomainBatch:
     """Batches one after the other."""
     if len(parts) == 1:
         return parts[0]
-    return DomainBatch(*(torch.cat(fields) for fields in zip(*(p._fields() for p in parts), strict=True)))
+    most = max(p.signs.shape[1] for p in parts)
+    padded = [replace(p, signs=F.pad(p.signs, (0, most - p.signs.shape[1]))) for p in parts]
+    return DomainBatch(*(torch.cat(fields) for fields in zip(*(p._fields() for p in padded), strict=True)))
+
+
+def whole(lower: Tensor, upper: Tensor, neurons: int = 0) -> DomainBatch:
+    """One undivided box per query: `lower`, `upper` (Q, n); intervals of `neurons` neurons are kept."""
+    q, device = len(lower), lower.device
+    return DomainBatch(
+        lower,
+        upper,
+        torch.arange(q, device=device),
+        torch.ones(q, dtype=torch.float64, device=device),
+        torch.full((q,), -torch.inf, dtype=lower.dtype, device=device),
+        torch.zeros(q, dtype=torch.int64, device=device),
+        torch.zeros(q, 0, dtype=torch.int64, device=device),
+        lower.new_tensor([-torch.inf, torch.inf]).expand(q, neurons, 2),
+    )
+
+
+def outward(lower: np.ndarray, upper: np.ndarray, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Float64 boxes in another dtype, rounded so that nothing of them is lost."""
+    low, high = torch.from_numpy(lower), torch.from_numpy(upper)
+    if dtype == torch.float64:
+        return low, high
+    inf = torch.tensor(torch.inf, dtype=dtype)
+    low_r, high_r = low.to(dtype), high.to(dtype)
+    return (
+        torch.where(low_r.double() > low, torch.nextafter(low_r, -inf), low_r),
+        torch.where(high_r.double() < high, torch.nextafter(high_r, inf), high_r),
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,29 +12,45 @@ from torch import Tensor
 
 import vnnlib
 from verifier.assemble import assemble, check_fit
-from verifier.attack.pgd import clause_loss, pgd, row_values
+from verifier.attack.pgd import clause_loss, pgd, row_values, sample
 from verifier.attack.replay import Replay
-from verifier.bounds.bounder import Method, OutOfTime
+from verifier.bounds.bounder import Method, OutOfTime, sweep
 from verifier.bounds.network import Network, build
 from verifier.bounds.rounded import Twin
 from verifier.budget import Budget
-from verifier.domains import DomainBatch
+from verifier.domains import DomainBatch, join, outward, whole
 from verifier.graph.onnx_import import Model
 from verifier.inputs import IdentityMap, InputMap
 from verifier.options import Options
 from verifier.problem import Problem
 from verifier.progress import Progress
 from verifier.result import Result, Verdict, Witness
+from verifier.rows import RowTable
 from verifier.runtime import Session, compare
 from verifier.search import zonotope
 from verifier.search.bab import Outcome, Strategy, Tally, cut, search
 from verifier.search.bounding import Bounded, bound_boxes
 from verifier.search.choose import Chooser, predicted_ratio
 from verifier.search.leaf import settle_affine
-from verifier.rows import RowTable
+from verifier.search.milp import decide, formulate
 
 AFFINE_INPUTS = 32
 """Up to this many free inputs per query, affine forms are carried along (their cost grows with the number)."""
+
+FEW_QUERIES = 4
+"""Mixed-integer programs are written for at most this many queries."""
+
+SHORT_TRY = 1.0
+"""Seconds of branch and bound before a shallow network is handed to the mixed-integer solver."""
+
+KEPT_NEURONS = 8192
+"""Up to this many ReLU neurons, open boxes of a neuron split carry the neurons' intervals along (16 bytes each)."""
+
+MANY_QUERIES = 256
+"""With more queries than this, bounds come first: most queries are settled by them in one batch."""
+
+INPUT_SPLIT = 20
+"""With more free inputs than this, neurons are split instead (where there are ReLUs)."""
 
 
 def solve(
@@ -63,7 +79,31 @@ def solve(
     if problem.graph.opaque:
         return _only_attack(problem, replay, budget, options, start)
     compare(model, model.graph, _sample_points(problem, replay, options.seed))
-    return _Run(problem, replay, options, budget, progress, start).solve()
+    if options.dtype == "float32":
+        return _in_single(problem, replay, options, budget, progress, start)
+    return _Run(problem, replay, options, budget, progress, start, torch.float64).solve()
+
+
+def _in_single(
+    problem: Problem,
+    replay: Replay,
+    options: Options,
+    budget: Budget,
+    progress: Callable[[Progress], None] | None,
+    start: float,
+) -> Result:
+    """Searches in float32, proves in float64.
+
+    The float32 search finds out where to split; every box that it would call proven is bounded again in float64 (and
+    split further there if need be), so that rounding in float32 can cost time and nothing else.
+    """
+    proposals: list[DomainBatch] = []
+    fast = _Run(problem, replay, options, budget, progress, start, torch.float32)
+    result = fast.solve(proven=proposals.append)
+    if result.verdict is not Verdict.UNSAT:
+        return result
+    exact = _Run(problem, replay, options, budget, progress, start, torch.float64)
+    return exact.solve(first=join(proposals).to_dtype(torch.float64))
 
 
 def _sample_points(problem: Problem, replay: Replay, seed: int, count: int = 3) -> np.ndarray:
@@ -80,7 +120,9 @@ def _result(verdict: Verdict, reason: str, start: float, counters: dict[str, int
 def _only_attack(problem: Problem, replay: Replay, budget: Budget, options: Options, start: float) -> Result:
     """A network with operators that cannot be bounded: counterexamples can be found, nothing can be proven."""
     node = problem.graph.opaque[0]
-    why = f"node '{node.source or node.output}' ({node.attrs.get('op_type')}) has no bound rule, so nothing can be proven"
+    why = (
+        f"node '{node.source or node.output}' ({node.attrs.get('op_type')}) has no bound rule, so nothing can be proven"
+    )
     rng = np.random.default_rng(options.seed)
     tried = 0
     limit = 200 * max(1, options.attack.restarts)
@@ -93,9 +135,13 @@ def _only_attack(problem: Problem, replay: Replay, budget: Budget, options: Opti
         witness = replay(problem.lower[query] + width * share, query)
         tried += 16
         if witness is not None:
-            return _result(Verdict.SAT, "a sampled input violates the property", start, {"points": tried}, witness=witness)
+            return _result(
+                Verdict.SAT, "a sampled input violates the property", start, {"points": tried}, witness=witness
+            )
     verdict = Verdict.TIMEOUT if budget.expired() and not budget.stopped else Verdict.UNKNOWN
-    return _result(verdict, f"{why}; {tried} sampled inputs show no violation", start, {"points": tried}, open_fraction=1.0)
+    return _result(
+        verdict, f"{why}; {tried} sampled inputs show no violation", start, {"points": tried}, open_fraction=1.0
+    )
 
 
 @dataclass(frozen=True)
@@ -107,26 +153,34 @@ class _Plan:
     dtype: torch.dtype
     device: torch.device
     free_inputs: int
+    neurons: bool
 
 
 class _Run:
     """One problem on one device."""
 
-    def __init__(self, problem: Problem, replay: Replay, options: Options, budget: Budget,
-                 progress: Callable[[Progress], None] | None, start: float) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        replay: Replay,
+        options: Options,
+        budget: Budget,
+        progress: Callable[[Progress], None] | None,
+        start: float,
+        dtype: torch.dtype,
+    ) -> None:
         self.problem, self.replay, self.options, self.budget = problem, replay, options, budget
         self.progress, self.start = progress, start
         device = _device(options.device)
-        dtype = torch.float32 if options.dtype == "float32" else torch.float64
         self.network: Network = build(problem.graph, dtype, device)
         self.table = RowTable.from_rows(problem.rows, dtype, device)
-        self.lower = torch.from_numpy(problem.lower).to(device, dtype)
-        self.upper = torch.from_numpy(problem.upper).to(device, dtype)
+        self.lower, self.upper = (t.to(device) for t in outward(problem.lower, problem.upper, dtype))
         self.inputs: InputMap = IdentityMap(torch.from_numpy(problem.free).to(device))
         self.zonotope = options.bounds.method == "auto" and zonotope.suits(self.network, self.table)
         self.plan = self._choose()
         self.tally = Tally()
-        self.points = 0
+        self.attacks = 0
+        self.generator = torch.Generator(device=device).manual_seed(options.seed)
 
     def _choose(self) -> _Plan:
         d, method = self.inputs.generators, self.options.bounds.method
@@ -135,38 +189,93 @@ class _Run:
         size = self.network.widest * (d + 2 if affine else 2)
         fitting = zonotope.BATCH if self.zonotope else int(min(4096, max(8, 4_000_000 // max(1, size))))
         batch = self.options.search.batch or fitting
-        return _Plan(Method(interval=True, affine=affine, rows=rows), batch, self.network.dtype, self.network.device, d)
+        alpha = self.options.bounds.alpha_steps if method == "alpha" or (method == "auto" and not affine) else 0
+        return _Plan(
+            Method(interval=True, affine=affine, rows=rows, alpha_steps=alpha),
+            batch,
+            self.network.dtype,
+            self.network.device,
+            d,
+            d > INPUT_SPLIT,
+        )
 
-    def solve(self) -> Result:
-        witness = self.attack()
+    def solve(self, first: DomainBatch | None = None, proven: Callable[[DomainBatch], None] | None = None) -> Result:
+        """Settles the boxes `first` (None: all queries); `proven` receives proposals instead of proofs (see
+        `Strategy`)."""
+        few = first is None and self.problem.queries <= MANY_QUERIES
+        witness = self.attack() if few else None
         if witness is not None:
-            return self.finish(Verdict.SAT, "found by projected gradient descent", witness=witness)
-        first = self.boxes()
+            return self.finish(Verdict.SAT, "found by sampling and projected gradient descent", witness=witness)
+        first = whole(self.lower, self.upper, self.kept_neurons()) if first is None else first
         strategy = Strategy(
             bound=self.zonotopes() if self.zonotope else self.chooser(),
             try_points=self.try_points,
             settle_affine=lambda boxes, bounded: settle_affine(boxes, bounded, self.try_points),
+            attack=self.attack,
             stop=self.budget.expired,
             report=self.report,
             batch=self.plan.batch,
             max_depth=self.options.search.max_depth,
+            neurons=self.plan.neurons,
             queries=self.problem.queries,
+            proven=proven,
             device=self.network.device,
         )
-        try:
-            outcome = search(first, strategy)
-        except OutOfTime:
-            outcome = Outcome(None, 1.0 - self.tally.settled, self.tally, True)
+        outcome = self.search(first, strategy)
         self.tally = outcome.tally
         if isinstance(outcome.found, Witness):
             return self.finish(Verdict.SAT, "found by branch and bound", witness=outcome.found)
         if outcome.out_of_time:
             verdict = Verdict.UNKNOWN if self.budget.stopped else Verdict.TIMEOUT
-            return self.finish(verdict, self.budget.stopped or "the time limit was reached", open_fraction=outcome.open_share)
+            return self.finish(
+                verdict, self.budget.stopped or "the time limit was reached", open_fraction=outcome.open_share
+            )
         if outcome.tally.stuck:
-            return self.finish(Verdict.UNKNOWN, f"{outcome.tally.stuck} boxes cannot be split any further: rounding decides there",
-                               open_fraction=outcome.open_share)
+            return self.finish(
+                Verdict.UNKNOWN,
+                f"{outcome.tally.stuck} boxes cannot be split any further: rounding decides there",
+                open_fraction=outcome.open_share,
+            )
         return self.finish(Verdict.UNSAT, "every box is proven", open_fraction=0.0)
+
+    def search(self, first: DomainBatch, strategy: Strategy) -> Outcome:
+        """Branch and bound; for a shallow network with many inputs, a mixed-integer program after a short try."""
+        if strategy.proven is not None or not self.plan.neurons or self.problem.queries > FEW_QUERIES:
+            return self.branch(first, strategy)
+        until = self.budget.clock() + min(SHORT_TRY, 0.1 * self.budget.remaining())
+        short = replace(strategy, stop=lambda: self.budget.expired() or self.budget.clock() > until)
+        outcome = self.branch(first, short)
+        if outcome.rest is None or self.budget.expired():
+            return outcome
+        exact = self.programs(sorted(set(outcome.rest.query.tolist())))
+        if exact is not None:
+            return replace(exact, tally=outcome.tally)
+        again = self.branch(outcome.rest, strategy)
+        again.tally.boxes += outcome.tally.boxes
+        return again
+
+    def branch(self, first: DomainBatch, strategy: Strategy) -> Outcome:
+        """Branch and bound; running out of time in the middle of a step leaves everything open."""
+        try:
+            return search(first, strategy)
+        except OutOfTime:
+            return Outcome(None, 1.0, self.tally, first)
+
+    def programs(self, queries: list[int]) -> Outcome | None:
+        """The queries decided by mixed-integer programs, or None where a program is not possible or not conclusive."""
+        for q in queries:
+            box = whole(self.lower, self.upper).select(slice(q, q + 1))
+            known = sweep(self.network, box.lower, box.upper, box.query, self.inputs, self.plan.method)
+            program = formulate(self.network, known, 0, box.lower, box.upper)
+            if program is None:
+                return None
+            impossible, point = decide(program, self.table, q, self.budget.remaining())
+            if point is not None:
+                witness = self.replay(point[None], np.array([q]))
+                return None if witness is None else Outcome(witness, 1.0, self.tally, None)
+            if not impossible:
+                return None
+        return Outcome(None, 0.0, self.tally, None)
 
     def bound(self, batch: DomainBatch, method: Method) -> Bounded:
         return bound_boxes(self.network, self.table, batch, self.inputs, method, self.budget.expired)
@@ -176,62 +285,112 @@ class _Run:
         twin = Twin.of(self.problem.graph, self.network.device)
         return lambda batch: zonotope.bound_zonotope(twin, self.table, batch)
 
+    def kept_neurons(self) -> int:
+        """How many neurons' intervals the open boxes carry along: all, where neurons are split and there are few."""
+        count = sum(self.network.ops[i].multiply_adds for i in self.network.relus)
+        return count if self.plan.neurons and count <= KEPT_NEURONS else 0
+
     def chooser(self) -> Chooser:
         """Cheap or tight bounds, measured, unless the options or the problem leave no choice."""
         fixed = self.options.bounds.method != "auto" or not self.plan.method.affine
-        return Chooser(self.bound, self.halves, self.plan.method, fixed,
-                       lambda counts: predicted_ratio(self.network, counts, self.plan.free_inputs))
+        return Chooser(
+            self.bound,
+            self.halves,
+            self.plan.method,
+            fixed,
+            lambda counts: predicted_ratio(self.network, counts, self.plan.free_inputs),
+        )
 
     def halves(self, boxes: DomainBatch, bounded: Bounded) -> DomainBatch:
         """The children that the search would make of these boxes, without clipping."""
-        usable, dimension, at = cut(boxes, bounded.branch, self.options.search.max_depth)
+        usable, dimension, at = cut(boxes, bounded.branch)
         return boxes.select(usable).split(dimension[usable], at[usable])
 
-    def boxes(self) -> DomainBatch:
-        q, device = self.problem.queries, self.network.device
-        return DomainBatch(
-            self.lower, self.upper, torch.arange(q, device=device), torch.ones(q, dtype=torch.float64, device=device),
-            torch.full((q,), -torch.inf, dtype=self.network.dtype, device=device), torch.zeros(q, dtype=torch.int64, device=device),
-        )
+    def attack(self, boxes: DomainBatch | None = None) -> Witness | None:
+        """Random samples of the boxes (of all queries), then projected gradient descent from the best of them.
 
-    def attack(self) -> Witness | None:
-        """Projected gradient descent over all queries, in rounds, within a small part of the budget."""
+        The first calls take more samples each time; a call ends after a small part of the time that is left.
+        """
         restarts, steps = self.options.attack.restarts, self.options.attack.steps
         if restarts == 0:
             return None
-        generator = torch.Generator(device=self.network.device).manual_seed(self.options.seed)
-        until = self.budget.clock() + 0.1 * min(self.budget.remaining(), 100.0)
-        many = max(restarts, min(self.problem.queries, 4096))
-        query = torch.arange(self.problem.queries, device=self.network.device).repeat(-(-many // self.problem.queries))[:many]
-        points, loss = pgd(self.network, self.inputs, self.table, self.lower[query], self.upper[query], query, steps, generator,
-                           lambda: self.budget.expired() or self.budget.clock() > until)
-        order = loss.argsort()[:8]
-        order = order[loss[order] <= 0]
-        return self.replay(points[order].double().cpu().numpy(), query[order].cpu().numpy())
+        self.attacks += 1
+        until = self.budget.clock() + 0.05 * min(self.budget.remaining(), 100.0)
+        where = boxes if boxes is not None else whole(self.lower, self.upper)
+        cost = sum(op.multiply_adds for op in self.network.ops)
+        growth = min(2**self.attacks, 8)
+        count = max(restarts, min(growth * 8192, int(growth * 2e8 / max(1, cost))))
+        chosen = torch.arange(count, device=self.network.device) % len(where)
+        if count < len(where):
+            chosen = torch.randperm(len(where), generator=self.generator, device=self.network.device)[:count]
+        lower, upper, query = where.lower[chosen], where.upper[chosen], where.query[chosen]
+        points, loss = sample(self.network, self.inputs, self.table, lower, upper, query, self.generator)
+        witness = self.replay_hits(points, loss, query)
+        if witness is not None:
+            return witness
+        # half of the starts are the best samples, half any: the best ones can all sit on one plateau
+        best = torch.cat([loss.argsort()[: restarts // 2 + 1], torch.arange(restarts // 2, device=loss.device) % count])
+        points, loss = pgd(
+            self.network,
+            self.inputs,
+            self.table,
+            points[best],
+            lower[best],
+            upper[best],
+            query[best],
+            steps,
+            self.generator,
+            lambda: self.budget.expired() or self.budget.clock() > until,
+        )
+        return self.replay_hits(points, loss, query[best])
 
-    def try_points(self, points: Tensor, query: Tensor) -> Witness | None:
-        """Concrete points of a search step: those that violate in our arithmetic are replayed."""
-        if len(points) == 0:
-            return None
-        loss = clause_loss(self.table, row_values(self.network, self.inputs, self.table, points, query), query).amin(1)
+    def replay_hits(self, points: Tensor, loss: Tensor, query: Tensor) -> Witness | None:
+        """The points that violate in our arithmetic, worst first, replayed in ONNX Runtime."""
         hits = (loss <= 0).nonzero()[:, 0]
         if len(hits) == 0:
             return None
         hits = hits[loss[hits].argsort()[:8]]
         return self.replay(points[hits].double().cpu().numpy(), query[hits].cpu().numpy())
 
+    def try_points(self, points: Tensor, query: Tensor) -> Witness | None:
+        """Concrete points of a search step: those that violate in our arithmetic are replayed."""
+        if len(points) == 0:
+            return None
+        loss = clause_loss(self.table, row_values(self.network, self.inputs, self.table, points, query), query).amin(1)
+        return self.replay_hits(points, loss, query)
+
     def report(self, tally: Tally) -> None:
         self.tally = tally
         if self.progress is not None:
-            self.progress(Progress(boxes=tally.boxes, open_boxes=tally.open_boxes, seconds=time.monotonic() - self.start,
-                                   lower=tally.lower, settled=tally.settled, remaining=self.budget.remaining()))
+            self.progress(
+                Progress(
+                    boxes=tally.boxes,
+                    open_boxes=tally.open_boxes,
+                    seconds=time.monotonic() - self.start,
+                    lower=tally.lower,
+                    settled=tally.settled,
+                    remaining=self.budget.remaining(),
+                )
+            )
 
     def finish(self, verdict: Verdict, reason: str, **more: object) -> Result:
-        counters: dict[str, int | float] = {"boxes": self.tally.boxes, "steps": self.tally.steps, "deepest": self.tally.deepest,
-                    "queries": self.problem.queries, "replays": self.replay.tried}
-        settings = {"method": "zonotope" if self.zonotope else "crown" if self.plan.method.rows else "forward", "batch": self.plan.batch,
-                    "dtype": str(self.plan.dtype).removeprefix("torch."), "device": str(self.plan.device),
-                    "free_inputs": self.plan.free_inputs, "neurons": self.network.neurons}
+        counters: dict[str, int | float] = {
+            "boxes": self.tally.boxes,
+            "steps": self.tally.steps,
+            "deepest": self.tally.deepest,
+            "queries": self.problem.queries,
+            "replays": self.replay.tried,
+        }
+        rows = ("alpha" if self.plan.method.alpha_steps else "crown") if self.plan.method.rows else "forward"
+        settings = {
+            "method": "zonotope" if self.zonotope else rows,
+            "batch": self.plan.batch,
+            "dtype": str(self.plan.dtype).removeprefix("torch."),
+            "device": str(self.plan.device),
+            "free_inputs": self.plan.free_inputs,
+            "split": "neurons" if self.plan.neurons else "inputs",
+            "neurons": self.network.neurons,
+        }
         return _result(verdict, reason, self.start, counters, settings=settings, **more)
 
 

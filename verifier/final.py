@@ -1,7 +1,8 @@
 """Networks that end in Softmax or ArgMax: specifications that can be asked of the logits instead.
 
-Softmax keeps the order of its inputs, so a row that compares two outputs of one softmax (c Y_i - c Y_j <= 0) asks the same
-of the logits. The index an ArgMax returns is c exactly when logit c is largest, so a row on the index selects classes.
+Softmax keeps the order of its inputs, so a row that compares two outputs of one softmax (c Y_i - c Y_j <= 0) asks the
+same of the logits. The index an ArgMax returns is c exactly when logit c is largest, so a row on the index selects
+classes.
 """
 
 from __future__ import annotations
@@ -33,15 +34,17 @@ def through_argmax(
 ) -> tuple[list[Condition], list[list[list[int]]]]:
     """Rows on one index as rows on the logits: one clause per class that the original clause admits.
 
-    A tie is counted for every class that shares it, which can only add violations: `unsat` stays sound, and a witness is
-    replayed anyway.
+    A tie is counted for every class that shares it, which can only add violations: `unsat` stays sound, and a witness
+    is replayed anyway.
 
     Raises:
         ProblemError: several indices, or a row that mixes the index with inputs.
     """
     if final.outer * final.inner != 1:
-        raise ProblemError("the network ends in an ArgMax over several groups; only one index can be decided "
-                           "(export the network up to its logits instead)")
+        raise ProblemError(
+            "the network ends in an ArgMax over several groups; only one index can be decided "
+            "(export the network up to its logits instead)"
+        )
     logits: list[Condition] = []
     number: dict[tuple[int, int], int] = {}
 

@@ -5,12 +5,14 @@ An affine form of a value v over a box with d free inputs is
     v = c + sum_i e_i G_i + r,    e in [-1, 1]^d,  |r| <= radius
 
 that is, a zonotope whose first d generators are the inputs' and whose other noise is lumped into one radius per element
-(an "affine form with error term": de Figueiredo & Stolfi 2004; the ReLU rule is DeepZ's, Singh et al. 2018, with the new
-noise symbol put into the radius). Its cost is d + 1 signed applications of each linear map and one with absolute weights.
+(an "affine form with error term": de Figueiredo & Stolfi 2004; the ReLU rule is DeepZ's, Singh et al. 2018, with the
+new noise symbol put into the radius). Its cost is d + 1 signed applications of each linear map and one with absolute
+weights.
 
 The radius can be kept in d parts instead of one, each part the noise that one input is to blame for: noise that a
-non-linear operator adds is shared out among the inputs in proportion to how much each moves the operator's argument. That costs
-d - 1 more applications and tells the search which input to split even where the inputs' linear effects cancel.
+non-linear operator adds is shared out among the inputs in proportion to how much each moves the operator's argument.
+That costs d - 1 more applications and tells the search which input to split even where the inputs' linear effects
+cancel.
 """
 
 from __future__ import annotations

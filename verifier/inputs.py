@@ -1,9 +1,9 @@
 """Input maps: how a box of parameters becomes a set of network inputs.
 
-The search works on boxes of parameters p (B, d). The network reads x (B, n) = offset[q] + matrix[q] p, a map that belongs to the
-query q of the box. For an ordinary specification the map is the identity on the varying inputs; for a semantic
-perturbation (brightness, contrast) d is 2 and every image of a study has its own map, so that one batch can hold
-boxes of many images.
+The search works on boxes of parameters p (B, d). The network reads x (B, n) = offset[q] + matrix[q] p, a map that
+belongs to the query q of the box. For an ordinary specification the map is the identity on the varying inputs; for a
+semantic perturbation (brightness, contrast) d is 2 and every image of a study has its own map, so that one batch can
+hold boxes of many images.
 """
 
 from __future__ import annotations

@@ -154,6 +154,7 @@ class _Run:
     pending: deque[Job]
     slots: list[_Slot]
     witnesses: Path | None
+    witness_names: dict[tuple[str, str], str]
     talk: int
     line: StatusLine
     total: int
@@ -202,7 +203,7 @@ class _Run:
         if job is None:
             return
         if outcome.witness and self.witnesses is not None:  # before its line: a line promises the file
-            write_text(self.witnesses / f"{_stem(job.onnx)}_{_stem(job.vnnlib)}.counterexample", outcome.witness)
+            write_text(self.witnesses / self.witness_names[job.onnx, job.vnnlib], outcome.witness)
         row = Row(job.category, job.onnx, job.vnnlib, outcome.result, outcome.seconds)
         self.ledger.append(row)
         self.rows.append(row)
@@ -251,7 +252,7 @@ def run_list(
         slots = [_Slot() for _ in range(min(processes, len(pending)))]
         line = StatusLine(sys.stderr)
         line.enabled = line.enabled and talk > 0
-        run = _Run(ledger, worker, pending, slots, folder, talk, line, len(pending))
+        run = _Run(ledger, worker, pending, slots, folder, witness_names(jobs), talk, line, len(pending))
         skipped = len(jobs) - len(pending)
         with _threads_shared(processes), _stop_on_signal(run):
             try:
@@ -264,6 +265,23 @@ def run_list(
         return Outcomes(tuple(run.rows), skipped, time.monotonic() - run.started, run.stopped)
     finally:
         ledger.close()
+
+
+def witness_names(jobs: Sequence[Job]) -> dict[tuple[str, str], str]:
+    """File names of counterexamples by (onnx, vnnlib), as VNN-COMP forms them from the two file names.
+
+    Where these are the same for several instances (files of one name in several folders), the folders are part of the
+    name, so that no witness takes the place of another.
+    """
+    pairs = dict.fromkeys((job.onnx, job.vnnlib) for job in jobs if job.model is not None)
+    short = Counter((_stem(onnx), _stem(vnnlib)) for onnx, vnnlib in pairs)
+    names = {}
+    for onnx, vnnlib in pairs:
+        parts = _stem(onnx), _stem(vnnlib)
+        if short[parts] > 1:
+            parts = _flat_stem(onnx), _flat_stem(vnnlib)
+        names[onnx, vnnlib] = f"{parts[0]}_{parts[1]}.counterexample"
+    return names
 
 
 def _still_to_do(jobs: Sequence[Job], ledger: Ledger) -> deque[Job]:
@@ -313,6 +331,11 @@ def _exit_text(code: int | None) -> str:
         except ValueError:
             return f"signal {-code}"
     return f"exit code {code}"
+
+
+def _flat_stem(name: str) -> str:
+    """The stem with the folders in front, joined by underscores."""
+    return "_".join([*(part for part in Path(name).parent.parts if part not in (".", "..", "/")), _stem(name)])
 
 
 def _stem(name: str) -> str:

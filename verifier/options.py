@@ -77,7 +77,6 @@ class SearchOptions(_Checked):
 
     batch: int | None = at_least(1, None)
     max_depth: int = at_least(1, 200)
-    max_boxes: int | None = at_least(1, None)
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ class Problem:
 
 
 def varying(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
-    """Indices of the inputs that vary inside a query or between queries; at least one, so that a problem has an input."""
+    """Indices of the inputs that vary inside a query or between queries; at least one: a problem has an input."""
     free = (upper > lower).any(0) | (lower != lower[0]).any(0) if len(lower) else np.zeros(lower.shape[1], bool)
     if not free.any():
         free[0] = True
@@ -94,8 +94,10 @@ def append_rows(graph: Graph, matrix: np.ndarray) -> Graph:
     if (nonzero.sum(1) <= 1).all():
         index = nonzero.argmax(1).astype(np.int64)
         factor = matrix[np.arange(len(matrix)), index]
-        nodes = [Node("Take", (y,), "z/taken", {"indices": index}, {"axis": 0}, "specification"),
-                 Node("Scale", ("z/taken",), "z", {"factor": factor}, {}, "specification")]
+        nodes = [
+            Node("Take", (y,), "z/taken", {"indices": index}, {"axis": 0}, "specification"),
+            Node("Scale", ("z/taken",), "z", {"factor": factor}, {}, "specification"),
+        ]
         shapes["z/taken"] = (len(matrix),)
     else:
         nodes = [Node("Dense", (y,), "z", {"weight": matrix}, {}, "specification")]
@@ -114,8 +116,12 @@ class Condition:
 
 
 def stack_rows(
-    conditions: list[Condition], clauses_of: list[list[list[int]]], n_outputs: int, column: Callable[[int], int | None],
-    base: np.ndarray, n: int,
+    conditions: list[Condition],
+    clauses_of: list[list[list[int]]],
+    n_outputs: int,
+    column: Callable[[int], int | None],
+    base: np.ndarray,
+    n: int,
 ) -> tuple[np.ndarray, Rows]:
     """Distinct linear parts as a matrix (R, m), and the padded tables.
 
@@ -131,8 +137,10 @@ def stack_rows(
         number.append(keys.setdefault((condition.y, moving), len(keys)))
     count = max(1, len(keys))
     if count * n_outputs > MAX_ROW_ELEMENTS:
-        raise ProblemError(f"{count} different output rows over {n_outputs} outputs are more than this tool expands "
-                           f"(limit {MAX_ROW_ELEMENTS} coefficients); split the specification")
+        raise ProblemError(
+            f"{count} different output rows over {n_outputs} outputs are more than this tool expands "
+            f"(limit {MAX_ROW_ELEMENTS} coefficients); split the specification"
+        )
     matrix = np.zeros((count, n_outputs))
     mixed = np.zeros((count, n)) if any(moving for _, moving in keys) else None
     for (y_part, x_part), r in keys.items():

@@ -85,7 +85,8 @@ def _plain(value: Any) -> Any:
 
 def summary(result: Result) -> str:
     """One line for people: what the verdict means, why, how long it took, what is open."""
-    parts = [result.verdict.sentence]
+    # where nothing was decided, the reason says all there is to say
+    parts = [result.verdict.sentence] if result.verdict.settled or not result.reason else []
     if result.reason:
         parts.append(result.reason)
     text = f"{result.verdict.value} after {result.seconds:.2f} s: " + "; ".join(parts)

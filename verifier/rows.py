@@ -36,11 +36,11 @@ class RowTable:
     def to(self, device: torch.device) -> RowTable:
         """The same table on another device."""
         mixed = None if self.mixed is None else self.mixed.to(device)
-        parts = (self.row, self.rhs, self.clause, self.clauses)
-        return RowTable(*(t.to(device) for t in parts), mixed, self.most)
+        row, rhs, clause, clauses = (t.to(device) for t in (self.row, self.rhs, self.clause, self.clauses))
+        return RowTable(row, rhs, clause, clauses, mixed, self.most)
 
     def clause_scores(self, low: Tensor, query: Tensor) -> Tensor:
-        """Best row bound per clause: rows (B, K) -> (B, C); +inf beyond the query's clauses, -inf for one without rows."""
+        """Best row bound per clause, (B, K) -> (B, C); +inf beyond the query's clauses, -inf for one without rows."""
         scores = low.new_full((len(query), self.most + 1), -torch.inf)
         scores = scores.scatter_reduce(1, self.clause[query].clamp(max=self.most), low, "amax")[:, : self.most]
         beyond = torch.arange(self.most, device=low.device)[None] >= self.clauses[query][:, None]

@@ -15,7 +15,7 @@ COMMANDS = {
     "verify": ("verifier.cli", "decide whether a network satisfies a specification"),
     "prune": ("pruning.cli", "make a network smaller: ONNX in, ONNX out"),
     "spec": (
-        "verifier.semantic.spec_cli",
+        "verifier.semantic.cli",
         "semantic properties: image, keypoints and ranges to model and specification",
     ),
     "coverage": ("verifier.semantic.coverage", "which part of a semantic range is certified, refuted or open"),
@@ -37,9 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_usage(commands), file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
     if arguments == ["--version"]:
-        from importlib.metadata import version
-
-        print(f"secateur {version('secateur')}")
+        print(f"secateur {_version()}")
         return 0
     name, *rest = arguments
     if name not in commands:
@@ -53,6 +51,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run() -> NoReturn:
     """The console script: `main`, then out."""
     process.leave(main())
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("secateur")
+    except PackageNotFoundError:
+        return "(not installed: run from a source tree)"
 
 
 def _exists(module: str) -> bool:

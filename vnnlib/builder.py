@@ -90,7 +90,7 @@ class _Builder:
         if (lower > upper).any() or not case.clauses:
             return
         in_rows = [self._row(row, True) for row in case.input_rows]
-        key = lower.tobytes(), upper.tobytes(), tuple(dict.fromkeys(in_rows))
+        key = lower.tobytes(), upper.tobytes(), tuple(sorted(set(in_rows)))
         number = self.cases.setdefault(key, len(self.cases))
         if number == len(self.boxes):
             self.boxes.append((lower, upper))

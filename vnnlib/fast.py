@@ -70,6 +70,7 @@ class _Grammar:
     starts: np.ndarray  # first column in [x; y]
     is_input: np.ndarray
     network: np.ndarray
+    ranks: np.ndarray
 
 
 @lru_cache(maxsize=64)
@@ -84,7 +85,14 @@ def _grammar_v1(inputs: int, outputs: int) -> _Grammar:
     """Return the grammar of a 1.0 text with these sizes."""
     shapes = ((inputs,), (outputs,))
     return _Grammar(
-        *_patterns(_ATOM_1), 1, (), shapes, np.array([0, inputs]), np.array([True, False]), np.array([0, 0])
+        *_patterns(_ATOM_1),
+        1,
+        (),
+        shapes,
+        np.array([0, inputs]),
+        np.array([True, False]),
+        np.zeros(2, int),
+        np.ones(2, int),
     )
 
 
@@ -111,6 +119,7 @@ def _grammar_v2(spec: Spec) -> _Grammar | None:
         np.array([start for _, start, _ in known]),
         np.array([t.kind == "input" for t, _, _ in known]),
         np.array([network for _, _, network in known]),
+        np.array([len(t.shape) for t, _, _ in known]),
     )
 
 
@@ -156,12 +165,13 @@ def _read(block: bytes, grammar: _Grammar, grouped: bool) -> _Literals | None:
     at = np.flatnonzero(marks < 64)
     code, other = marks[at + 1].astype(np.intp) - _INPUT_CODE, marks[at + 2].astype(np.intp) - _INPUT_CODE
     pair = other >= 0
+    pairs = bool(pair.any())
     if grammar.version == 1 and len(block) > _SMALL:
         numbers = _numbers_v1(block, text, pair)
     else:
         numbers = np.fromstring(text, np.float64, sep=" ")
-    ranks = np.array([len(shape) for shape in grammar.shapes])
-    widths = ranks[code] + np.where(pair, ranks[np.where(pair, other, 0)], 1)
+    ranks = grammar.ranks
+    widths = ranks[code] + (np.where(pair, ranks[np.where(pair, other, 0)], 1) if pairs else 1)
     ends = np.cumsum(widths)
     if len(at) == 0 or ends[-1] != len(numbers) or not np.isfinite(numbers).all():
         return None
@@ -169,7 +179,7 @@ def _read(block: bytes, grammar: _Grammar, grouped: bool) -> _Literals | None:
     left = _columns(numbers, begin, code, grammar)
     last = numbers[ends - 1]
     right, mixes = np.full(len(at), -1, np.int64), False
-    if pair.any():
+    if pairs:
         inner = _columns(numbers, (begin + ranks[code])[pair], other[pair], grammar)
         one, two = code[pair], other[pair]
         mixes = bool(((one != two) & (grammar.network[one] == grammar.network[two])).any())

@@ -47,9 +47,10 @@ class NormalForm:
 
     lower, upper: float64 (Q, n), +-inf where unbounded, `unbounded` lists those inputs. Empty boxes are dropped, so
     Q = 0 means trivially unsat; a clause without rows means that any x of the box violates.
-    Row r is `sum(row_val[k] * v[row_col[k]] for k in row_ptr[r]:row_ptr[r+1]) <= row_rhs[r]`, or `<`
-    if `row_strict[r]`; no two rows are equal. Clause k is the conjunction of rows `clause_rows[clause_ptr[k]:clause_ptr[k+1]]` (outputs, or
-    inputs and outputs mixed); clauses of case q are `case_ptr[q]:case_ptr[q+1]`. Rows over inputs only stand in
+    Row r is `sum(row_val[k] * v[row_col[k]] for k in row_ptr[r]:row_ptr[r+1]) <= row_rhs[r]`, or `<` if
+    `row_strict[r]`; no two rows are equal, and they stand in a fixed order (by length, columns, values, right side).
+    Clause k is the conjunction of rows `clause_rows[clause_ptr[k]:clause_ptr[k+1]]` (outputs, or inputs and outputs
+    mixed), ascending; clauses of case q are `case_ptr[q]:case_ptr[q+1]`. Rows over inputs only stand in
     `case_in_rows`. All arrays are read-only by convention. `logic` is the class of the query in the standard's terms.
     """
 

@@ -69,7 +69,7 @@ def _case_key(conjunction: Conjunction, base: Conjunction) -> CaseKey:
             diff.append((key, bound.value, bound.strict))
     seen: dict[int, None] = dict.fromkeys(base.in_rows)
     fresh = dict.fromkeys(r for r in conjunction.in_rows if r not in seen)
-    return tuple(sorted(diff)), tuple(fresh)
+    return tuple(sorted(diff)), tuple(sorted(fresh))
 
 
 def _parts(spec: Spec, expansion: Expansion) -> Parts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -25,7 +26,7 @@ class RowTable:
 
     def take(self, order: np.ndarray) -> RowTable:
         """Return the rows `order`."""
-        counts = np.diff(self.ptr)[order]
+        counts = (self.ptr[1:] - self.ptr[:-1])[order]
         ptr = _pointers(counts)
         pick = np.repeat(self.ptr[:-1][order] - ptr[:-1], counts) + np.arange(ptr[-1])
         return RowTable(ptr, self.col[pick], self.val[pick], self.rhs[order], self.strict[order])
@@ -62,14 +63,14 @@ def _pointers(counts: np.ndarray) -> np.ndarray:
 
 def _regroup(ptr: np.ndarray, values: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Put the groups of a CSR list in another order."""
-    counts = np.diff(ptr)[order]
+    counts = (ptr[1:] - ptr[:-1])[order]
     new = _pointers(counts)
     return new, values[np.repeat(ptr[:-1][order] - new[:-1], counts) + np.arange(new[-1])]
 
 
 def _distinct(ptr: np.ndarray, values: np.ndarray, bound: int) -> tuple[np.ndarray, np.ndarray]:
     """Drop repetitions inside each group, keeping the first."""
-    counts = np.diff(ptr)
+    counts = ptr[1:] - ptr[:-1]
     if not len(values) or counts.max() < 2:
         return ptr, values
     group = np.repeat(np.arange(len(counts)), counts)
@@ -80,8 +81,32 @@ def _distinct(ptr: np.ndarray, values: np.ndarray, bound: int) -> tuple[np.ndarr
     return _pointers(np.bincount(group[first], minlength=len(counts))), values[first]
 
 
+def _canonical_order(rows: RowTable) -> np.ndarray:
+    """Return the order of rows by length, columns, values, right side, strictness; however they were found."""
+    lengths = rows.ptr[1:] - rows.ptr[:-1]
+    if len(lengths) < 2:
+        return np.arange(len(lengths))
+    if lengths.max() > 2:
+        keys = []
+        for r, (start, stop) in enumerate(pairwise(rows.ptr.tolist())):
+            part = slice(start, stop)
+            keys.append((stop - start, rows.col[part].tolist(), rows.val[part].tolist(), rows.rhs[r], rows.strict[r]))
+        return np.array(sorted(range(len(keys)), key=keys.__getitem__), np.int64)
+    first, last = rows.ptr[:-1], rows.ptr[1:] - 1
+    columns, values = (rows.col[first], rows.col[last]), (rows.val[first], rows.val[last])
+    return np.lexsort((rows.strict, rows.rhs, values[1], values[0], columns[1], columns[0], lengths))
+
+
+def _sorted(ptr: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Sort the values inside each group."""
+    if len(values) < 2:
+        return values
+    group = np.repeat(np.arange(len(ptr) - 1), ptr[1:] - ptr[:-1])
+    return values[np.lexsort((values, group))]
+
+
 def assemble(spec: Spec, parts: Parts, logic: str) -> NormalForm:
-    """Sort clauses by case, number rows by first use, drop repeated rows in a clause, and freeze everything."""
+    """Sort clauses by case, bring rows into canonical order, drop repeated rows in a clause, and freeze everything."""
     count, cases = len(parts.rows.rhs), len(parts.lower)
     clause_ptr, clause_rows = parts.clause_ptr, parts.clause_rows
     source_ptr, source_lines = parts.source_ptr, parts.source_lines
@@ -91,15 +116,14 @@ def assemble(spec: Spec, parts: Parts, logic: str) -> NormalForm:
         source_ptr, source_lines = _regroup(source_ptr, source_lines, order)
     clause_ptr, clause_rows = _distinct(clause_ptr, clause_rows, count)
     in_ptr, in_rows = _distinct(parts.case_in_ptr, parts.case_in_rows, count)
-    used = np.concatenate([clause_rows, in_rows])
-    if len(used) < 2:
-        order = used
-    else:
-        distinct, first = np.unique(used, return_index=True)
-        order = distinct[np.argsort(first)]
+    used = np.zeros(count, bool)
+    used[clause_rows] = used[in_rows] = True
+    kept = np.flatnonzero(used)
+    order = kept[_canonical_order(parts.rows if len(kept) == count else parts.rows.take(kept))]
     renumber = np.full(count, -1, np.int64)
     renumber[order] = np.arange(len(order))
-    rows = parts.rows.take(order)
+    clause_rows, in_rows = _sorted(clause_ptr, renumber[clause_rows]), _sorted(in_ptr, renumber[in_rows])
+    rows = parts.rows if count < 2 and len(order) == count else parts.rows.take(order)
     inputs, outputs = slices(spec)
     n = spec.size("input")
     open_ = np.isinf(parts.lower).any(axis=0) | np.isinf(parts.upper).any(axis=0) if cases else np.zeros(n, bool)
@@ -119,10 +143,10 @@ def assemble(spec: Spec, parts: Parts, logic: str) -> NormalForm:
         row_rhs=rows.rhs,
         row_strict=rows.strict,
         clause_ptr=clause_ptr,
-        clause_rows=renumber[clause_rows],
+        clause_rows=clause_rows,
         case_ptr=_pointers(np.bincount(parts.case_of, minlength=cases)),
         case_in_ptr=in_ptr,
-        case_in_rows=renumber[in_rows],
+        case_in_rows=in_rows,
         strict_lower=_flags(parts.strict_lower),
         strict_upper=_flags(parts.strict_upper),
         clause_source=ClauseSource(source_ptr, source_lines),

@@ -68,8 +68,8 @@ def _conv_attrs(rank: int, stride: int = 1, padding: int = 0, dilation: int = 1,
 
 
 LINEAR = (
-    Sample("Dense", ((4,),), (3,), params={"weight": _array(4, 3), "bias": _array(3)}),
-    Sample("Dense", ((2, 4),), (2, 3), params={"weight": _array(4, 3)}),
+    Sample("Dense", ((4,),), (3,), params={"weight": _array(3, 4), "bias": _array(3)}),
+    Sample("Dense", ((2, 4),), (2, 3), params={"weight": _array(3, 4)}),
     _conv("Conv", (2, 4), (5,), (3,), (4, 2, 3), **_conv_attrs(1)),
     _conv("Conv", (2, 4), (6, 5), (3, 3), (4, 1, 3, 2), **_conv_attrs(2, stride=2, padding=1, groups=2)),
     _conv("Conv", (1, 2), (4, 4, 3), (2, 2, 1), (2, 1, 2, 2, 2), **_conv_attrs(3, dilation=2)),

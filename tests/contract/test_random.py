@@ -96,10 +96,10 @@ def test_lp_is_below_milp_is_below_samples(graph: Graph, data: st.DataObject) ->
 def test_milp_finds_the_minimum_of_a_known_network() -> None:
     """y = relu(x) - 2 relu(x - 1) on [-1, 3] has its minimum -1 at x = 3; the triangle relaxation is lower."""
     builder = GraphBuilder(1, 0)
-    weight, bias = np.array([[1.0, 1.0]]), np.array([0.0, -1.0])
+    weight, bias = np.array([[1.0], [1.0]]), np.array([0.0, -1.0])
     hidden = builder.add("Dense", ("x",), (2,), params={"weight": weight, "bias": bias})
     active = builder.add("Relu", (hidden,), (2,))
-    builder.add("Dense", (active,), (1,), name="y", params={"weight": np.array([[1.0], [-2.0]])})
+    builder.add("Dense", (active,), (1,), name="y", params={"weight": np.array([[1.0, -2.0]])})
     graph = Graph(("x",), ("y",), tuple(builder.nodes), dict(builder.shapes))
     box = np.array([-1.0]), np.array([3.0])
     exact = oracles.minimise(graph, *box, np.eye(1), exact=True)[0]

@@ -34,6 +34,18 @@ def absolute(path: Path, scale: float = 1.0) -> Path:
     return save(path, nodes, {"w1": w1, "w2": np.full((4, 1), scale)}, 2, 1)
 
 
+def sum_and_difference(path: Path) -> Path:
+    """Inputs a, b and outputs a + b, a - b, each (N, 2) with a dynamic batch."""
+
+    def value(name: str) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 2])
+
+    nodes = [helper.make_node("Add", ["a", "b"], ["s"]), helper.make_node("Sub", ["a", "b"], ["d"])]
+    graph = helper.make_graph(nodes, "net", [value("a"), value("b")], [value("s"), value("d")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    return path
+
+
 def rounded(path: Path) -> Path:
     """y = round(x), an operator that can be run but has no bound rule."""
     return save(path, [helper.make_node("Round", ["x"], ["y"])], {}, 2, 2)
@@ -54,3 +66,18 @@ def spec(
             lines += [f"(assert (>= X_{i} {box[0]}))", f"(assert (<= X_{i} {box[1]}))"]
     path.write_text("\n".join([*lines, *(f"(assert {text})" for text in assertions)]) + "\n")
     return path
+
+
+def hard(folder: Path) -> tuple[Path, Path]:
+    """A network and a specification that a search neither proves nor refutes in a minute: many inputs that all matter,
+    and a threshold far above what the network reaches and far below what one bound shows."""
+    draw, nodes, arrays, value, width = np.random.default_rng(5), [], {}, "x", 40
+    for k in range(3):
+        arrays[f"w{k}"] = draw.normal(size=(width, 60)) * np.sqrt(2 / width)
+        arrays[f"b{k}"] = draw.normal(size=60) * 0.3
+        nodes.append(helper.make_node("Gemm", [value, f"w{k}", f"b{k}"], [f"s{k}"]))
+        nodes.append(helper.make_node("Relu", [f"s{k}"], [f"h{k}"]))
+        value, width = f"h{k}", 60
+    arrays["w3"] = draw.normal(size=(width, 1)) * np.sqrt(2 / width)
+    nodes.append(helper.make_node("MatMul", [value, "w3"], ["y"]))
+    return save(folder / "hard.onnx", nodes, arrays, 40, 1), spec(folder / "hard.vnnlib", "(>= Y_0 14.0)", n_in=40)

@@ -41,6 +41,40 @@ def test_sat_prints_a_witness_that_violates(verify: Verify, tmp_path: Path, net:
     assert record["verdict"] == "sat" and record["witness"] == {"x": x, "y": y}
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_does_not_cost_the_answer(verify: Verify, net: Path, holds: Path) -> None:
+    done = verify(net.name, holds.name, "--results", "/dev/full")
+    assert (done.returncode, done.stdout) == (2, "unsat\n")
+    assert done.stderr == "verify: error: /dev/full: cannot write the result: No space left on device\n"
+
+
+def test_version_2_with_several_inputs_and_outputs(verify: Verify, tmp_path: Path) -> None:
+    nets.sum_and_difference(tmp_path / "two.onnx")
+    text = """(vnnlib-version <2.0>)
+    (declare-network f
+      (declare-input A float32 [1,2]) (declare-input B float32 [1,2])
+      (declare-output S float32 [1,2]) (declare-output D float32 [1,2]))
+    (assert (and (>= A[0,0] 0.0) (<= A[0,0] 1.0) (>= A[0,1] 0.0) (<= A[0,1] 1.0)))
+    (assert (and (>= B[0,0] 0.0) (<= B[0,0] 1.0) (>= B[0,1] 0.0) (<= B[0,1] 1.0)))
+    (assert (>= S[0,0] 1.0))
+    (assert (or (>= D[0,1] 0.9) (<= D[0,0] -2.0)))
+    """
+    (tmp_path / "two.vnnlib").write_text(text)
+    done = verify("two.onnx", "two.vnnlib", "--timeout", 60)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0 and lines[0] == "sat", done.stderr
+    assert lines[1::3] == ["A float32 [1,2]", "B float32 [1,2]", "S float32 [1,2]", "D float32 [1,2]"]
+    a, b, s, d = ([float(value) for value in lines[k : k + 2]] for k in (2, 5, 8, 11))
+    assert all(0 <= value <= 1 for value in a + b) and s[0] >= 1 and d[1] >= 0.9
+    assert s == pytest.approx([a[0] + b[0], a[1] + b[1]]) and d == pytest.approx([a[0] - b[0], a[1] - b[1]])
+
+    (tmp_path / "two.vnnlib").write_text(text.replace("0.9", "1.1"))
+    assert verify("two.onnx", "two.vnnlib", "--timeout", 60).stdout == "unsat\n"
+    (tmp_path / "two.vnnlib").write_text(text.replace("(<= D[0,0] -2.0)", "(<= (* A[0,0] B[0,0]) -2.0)"))
+    done = verify("two.onnx", "two.vnnlib", "--timeout", 60)
+    assert done.returncode == 2 and "two.vnnlib:8:" in done.stderr, done.stderr
+
+
 def test_quiet_and_verbose(verify: Verify, net: Path, holds: Path) -> None:
     assert verify(net.name, holds.name, "-q").stderr == ""
     text = verify(net.name, holds.name, "-v").stderr
@@ -85,7 +119,6 @@ def test_python_door(net: Path, holds: Path, fails: Path) -> None:
     assert result.witness.y[0] == pytest.approx(np.abs(result.witness.x).sum(), rel=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore")  # of the exporter
 def test_torch_modules(holds: Path, fails: Path) -> None:
     import torch
 

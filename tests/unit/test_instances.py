@@ -11,8 +11,9 @@ import pytest
 from tests.unit.fake_workers import BrokenWorker, FakeWorker, jobs
 from verifier import instances
 from verifier.errors import OutputError
-from verifier.instances import run_list
+from verifier.instances import run_list, witness_names
 from verifier.ledger import Ledger
+from verifier.worker import Job
 
 
 def results(path: Path) -> dict[str, str]:
@@ -67,6 +68,16 @@ def test_the_witness_folder_must_be_possible(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="witnesses"):
         run_list(jobs("ok"), tmp_path / "r.csv", 1, FakeWorker(tmp_path / "log"), witnesses=tmp_path / "file")
+
+
+def test_witnesses_of_files_with_one_name_in_several_folders_do_not_overwrite_each_other() -> None:
+    pairs = [("onnx/n.onnx.gz", "a/s.vnnlib"), ("onnx/n.onnx.gz", "./b/s.vnnlib.gz"), ("onnx/n.onnx.gz", "t.vnnlib")]
+    names = witness_names([Job("cat", onnx, spec, Path(onnx), Path(spec), 1.0) for onnx, spec in [*pairs, pairs[0]]])
+    assert names == {
+        pairs[0]: "onnx_n_a_s.counterexample",
+        pairs[1]: "onnx_n_b_s.counterexample",
+        pairs[2]: "n_t.counterexample",
+    }
 
 
 SCRIPT = """

@@ -80,6 +80,13 @@ def test_summary_never_rounds_an_open_rest_to_nothing() -> None:
     assert "1,200 boxes" in report.summary(sat())
 
 
+def test_summary_says_everything_once() -> None:
+    late = Result(Verdict.TIMEOUT, "the time limit was reached", seconds=6.0)
+    assert report.summary(late) == "timeout after 6.00 s: the time limit was reached"
+    assert report.summary(Result(Verdict.UNKNOWN)) == f"unknown after 0.00 s: {Verdict.UNKNOWN.sentence}"
+    assert Verdict.SAT.sentence in report.summary(sat())
+
+
 def test_files_are_replaced_in_one_step(tmp_path: Path) -> None:
     path = tmp_path / "result.txt"
     path.write_text("old")

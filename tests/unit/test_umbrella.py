@@ -24,6 +24,11 @@ def test_hands_over_arguments_and_exit_code(monkeypatch: pytest.MonkeyPatch) -> 
     assert seen == [["--flag", "x"]]
 
 
+def test_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert umbrella.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("secateur ")
+
+
 def test_lists_only_what_is_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     install(monkeypatch)
     assert umbrella.main(["--help"]) == 0

@@ -1,1 +1,1 @@
-
+"""Search for counterexamples; every hit is replayed in ONNX Runtime."""

@@ -1,1 +1,1 @@
-
+"""Bounds: one method per file, same call shape."""

@@ -4,8 +4,9 @@ Rows are lower bounds only: `coefficients` (R, K, *S) over a value and `bias` (R
 
     sum coefficients * value + bias <= what is bounded
 
-for every point of the box of row group R. An upper bound is the lower bound of the negated row, so each rule is written
-once. R is either the batch of boxes, or one group per (box, neuron) pair; `owner` (R,) then names the box of each group.
+for every point of the box of row group R. An upper bound is the lower bound of the negated row, so each rule is
+written once. R is either the batch of boxes, or one group per (box, neuron) pair; `owner` (R,) then names the box of
+each group.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def walk_back(
     the rows (R, K, *T) that arrive at the output of each non-linear operator.
 
     Returns:
-        coefficients (R, K, n) and bias (R, K); NaN in the bias is turned into -inf (nothing known).
+        coefficients (R, K, n) and bias (R, K); a bias of NaN or +inf (overflow) is turned into -inf (nothing known).
     """
     pending: dict[int, Tensor] = {slot: rows}
     for i in range(slot - 1, -1, -1):
@@ -56,7 +57,12 @@ def walk_back(
         coefficients = rows.new_zeros(*bias.shape, network.n)
     else:
         coefficients = pending[0].flatten(2)
-    return coefficients, torch.nan_to_num(bias, nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    return coefficients, _known_below(bias)
+
+
+def _known_below(bound: Tensor) -> Tensor:
+    """Lower bounds with -inf where they are not numbers. +inf is an overflow, whatever was added afterwards."""
+    return torch.nan_to_num(bound, nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
 
 
 def _linear_step(op: LinearOp, rows: Tensor, bias: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -76,21 +82,21 @@ def _relaxed_step(
     def per_group(t: Tensor) -> Tensor:
         return t if owner is None else t.index_select(0, owner)
 
-    positive, negative = rows.clamp(min=0), rows.clamp(max=0)
-    bias = bias + _against(positive, per_group(relaxation.lower_offset)) + _against(
-        negative, per_group(relaxation.upper_offset)
-    )
+    negative = rows.clamp(max=0)
+    if bool(relaxation.lower_offset.any()):  # Relu's lower planes go through 0
+        bias = bias + _against(rows.clamp(min=0), per_group(relaxation.lower_offset))
+    bias = bias + _against(negative, per_group(relaxation.upper_offset))
     parts = []
     for index, (low, high) in enumerate(zip(relaxation.lower_slopes, relaxation.upper_slopes, strict=True)):
-        part = op.spread(positive, index) * per_group(low)[:, None]
-        parts.append(part.addcmul_(op.spread(negative, index), per_group(high)[:, None])
-                     if not part.requires_grad else part + op.spread(negative, index) * per_group(high)[:, None])
+        # positive * low + negative * high, without forming the positive part
+        part = op.spread(rows, index) * per_group(low)[:, None]
+        rest, step = op.spread(negative, index), per_group(high - low)[:, None]
+        parts.append(torch.addcmul(part, rest, step) if part.requires_grad else part.addcmul_(rest, step))
     return tuple(parts), bias
 
 
 def _against(rows: Tensor, offset: Tensor) -> Tensor:
     """sum rows * offset over a value: (R, K, *T), (R, *T) -> (R, K); 0 * inf counts as 0 (the plane is not used)."""
-    r, k = rows.shape[:2]
     flat, column = rows.flatten(2), offset.flatten(1)
     total = torch.bmm(flat, column[:, :, None])[:, :, 0]
     if torch.isnan(total).any():
@@ -99,14 +105,14 @@ def _against(rows: Tensor, offset: Tensor) -> Tensor:
 
 
 def concretise(coefficients: Tensor, bias: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """Minimum of rows (R, K, n) over boxes (R, n): (R, K)."""
+    """Minimum of rows (R, K, n) over boxes (R, n): (R, K); -inf where it is not a finite number."""
     centre, radius = (lower + upper) / 2, (upper - lower) / 2
     low = torch.bmm(coefficients, centre[:, :, None]) - torch.bmm(coefficients.abs(), radius[:, :, None])
-    return torch.nan_to_num(low[:, :, 0] + bias, nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    return _known_below(low[:, :, 0] + bias)
 
 
 def neuron_rows(network: Network, slot: int, neurons: Tensor) -> tuple[int, Tensor, Tensor]:
-    """Rows that select elements `neurons` (M,) of the value in `slot`: returns (start slot, rows (M, 1, *S), bias (M, 1)).
+    """Rows that select elements `neurons` (M,) of the value in `slot`: (start slot, rows (M, 1, *S), bias (M, 1)).
 
     A dense producer is entered by gathering rows of its weight instead of multiplying one-hot rows by it.
     """

@@ -7,8 +7,9 @@ unstable. The planes chosen there serve all later backward rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -26,18 +27,25 @@ from verifier.bounds.network import Network
 from verifier.forms import AffineForm
 from verifier.inputs import IdentityMap, InputMap
 from verifier.ops.kinds import Interval, LinearOp, Relaxation, RelaxedOp
+from verifier.tolerance import proof_margin
+
+ROW_ELEMENTS = {"cpu": 400_000, "cuda": 64_000_000}
+"""What a chunk of backward rows may hold: on a CPU about a core's cache. Larger chunks wait for memory (5x50 network of
+ACAS Xu's shape, 512 boxes: 0.25 to 0.5 million elements take less than half the time of 4 million), smaller ones
+for the interpreter."""
 
 
 @dataclass(frozen=True)
 class Method:
     """Which bounds are computed. `affine` needs few free inputs (`attribute`: with the noise in parts per input);
-    `rows` refines unstable neurons by backward rows."""
+    `rows` refines unstable neurons by backward rows; output rows take `alpha_steps` steps of alpha-CROWN."""
 
     interval: bool = True
     affine: bool = True
     attribute: bool = True
     rows: bool = False
-    row_elements: int = 32_000_000  # elements of the largest temporary of a chunk of backward rows
+    alpha_steps: int = 0
+    row_elements: int | None = None  # elements of the temporaries of a chunk of backward rows; None: by device
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +54,9 @@ class Sweep:
 
     `pre[i]` intervals of the inputs of the non-linear operator i, `relaxations[i]` its planes, `output` the interval
     of the network's output (B, m), `unstable` (B,) how many neurons are not affine on the box. `reach[i]` tells
-    how far each free input moves the inputs of operator i, (B, d, *S) >= 0 (empty without affine forms). `unstable_at[i]` is the batch's mean count of unstable neurons at operator i.
+    how far each free input moves the inputs of operator i, (B, d, *S) >= 0 (empty without affine forms).
+    `unstable_at[i]` is the batch's mean count of unstable neurons at operator i. `empty` (B,) marks subproblems whose
+    decided signs contradict the bounds: they have no points.
     """
 
     pre: dict[int, tuple[Interval, ...]]
@@ -55,6 +65,7 @@ class Sweep:
     unstable: Tensor
     reach: dict[int, tuple[Tensor, ...]]
     unstable_at: dict[int, float]
+    empty: Tensor
 
 
 class OutOfTime(Exception):
@@ -74,8 +85,12 @@ def sweep(
     inputs: InputMap,
     method: Method,
     stop: Callable[[], bool] = never,
+    signs: Tensor | None = None,
+    tighter: Mapping[int, Interval] = MappingProxyType({}),
 ) -> Sweep:
-    """Bounds every intermediate value on the parameter boxes (B, d) of queries (B,).
+    """Bounds every intermediate value on the parameter boxes (B, d) of queries (B,), with decided `signs` (B, D).
+
+    `tighter[i]` are intervals of operator i's argument that are known to hold besides.
 
     Raises:
         OutOfTime: `stop()` said so.
@@ -93,6 +108,8 @@ def sweep(
     relaxations: dict[int, Relaxation] = {}
     reach: dict[int, tuple[Tensor, ...]] = {}
     unstable_at: dict[int, float] = {}
+    empty = torch.zeros(batch, dtype=torch.bool, device=lower.device)
+    numbers = network.relus if signs is not None and signs.shape[1] else {}
     unstable = torch.zeros(batch, dtype=torch.int64, device=lower.device)
     for i, (op, sources) in enumerate(zip(network.ops, network.sources, strict=True)):
         out = i + 1
@@ -108,6 +125,13 @@ def sweep(
                 bound = _known(forms.get(s), intervals.get(s))
                 if method.rows:
                     bound = _refine(network, i, s, bound, relaxations, (lower, upper, query, inputs), method, stop)
+                if i in tighter:
+                    bound, contradiction = meet(bound, tighter[i])
+                    empty |= contradiction
+                if i in numbers:
+                    assert signs is not None
+                    bound, contradiction = apply_signs(bound, signs, numbers[i])
+                    empty |= contradiction
                 bounds.append(bound)
             pre[i] = tuple(bounds)
             relaxations[i] = op.relax(*bounds)
@@ -116,14 +140,48 @@ def sweep(
             unstable += count
             if method.affine:
                 reach[i] = tuple(forms[s].moves() for s in sources)
-                forms[out] = relaxed_form(op, [forms[s] for s in sources], bounds)
+                forms[out] = relaxed_form(op, [forms[s] for s in sources], bounds, reach[i])
             if intervals:
                 intervals[out] = interval_step(op, bounds)
         network.release(forms, i)  # type: ignore[arg-type]
         network.release(intervals, i)  # type: ignore[arg-type]
     output = _known(forms.get(network.output), intervals.get(network.output))
     output = Interval(*(t.reshape(-1, network.m).expand(batch, network.m) for t in output))
-    return Sweep(pre, relaxations, output, unstable, reach, unstable_at)
+    return Sweep(pre, relaxations, output, unstable, reach, unstable_at, empty)
+
+
+def meet(a: Interval, b: Interval) -> tuple[Interval, Tensor]:
+    """Both hold; and which boxes (B,) are empty because they contradict each other by more than rounding."""
+    slack = proof_margin(a.lower.dtype) * (a.lower.abs() + a.upper.abs())
+    low, high = torch.maximum(a.lower, b.lower), torch.minimum(a.upper, b.upper)
+    return intersect(a, b), (low > high + slack).flatten(1).any(1)
+
+
+def apply_signs(bound: Interval, signs: Tensor, first: int) -> tuple[Interval, Tensor]:
+    """The interval of a ReLU's argument (B, *S) where the decided neurons keep their side, and which boxes (B,) that
+    empties. `first` is the number of the operator's first neuron.
+
+    A box counts as empty only where the decided side is missed by more than rounding.
+    """
+    low, high = bound.lower.flatten(1), bound.upper.flatten(1)
+    size = low.shape[1]
+    index = signs.abs() - 1 - first
+    inside = (signs != 0) & (index >= 0) & (index < size)
+    spare = torch.where(inside, index, size)
+    zero = torch.zeros((), dtype=low.dtype, device=low.device)
+    at_least = torch.where(inside & (signs > 0), zero, -torch.inf)
+    at_most = torch.where(inside & (signs < 0), zero, torch.inf)
+    pad = low.new_full((len(low), 1), 0.0)
+    low2 = torch.cat([low, pad], 1).scatter_reduce(1, spare, at_least, "amax")[:, :size]
+    high2 = torch.cat([high, pad], 1).scatter_reduce(1, spare, at_most, "amin")[:, :size]
+    slack = proof_margin(low.dtype) * (low.abs() + high.abs())
+    empty = (low2 > high2 + slack).any(1)
+    crossed = low2 > high2
+    low2, high2 = (
+        torch.where(crossed, torch.zeros_like(low2), low2),
+        torch.where(crossed, torch.zeros_like(high2), high2),
+    )
+    return Interval(low2.view_as(bound.lower), high2.view_as(bound.upper)), empty
 
 
 def _known(form: AffineForm | None, interval: Interval | None) -> Interval:
@@ -148,27 +206,80 @@ def _refine(
     if not relaxations:
         return bound  # only linear operators so far: the forward bounds are exact
     lower, upper, query, inputs = where
+
+    def walk(first: int, rows: Tensor, bias: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
+        return inputs.pull(*walk_back(network, first, rows, bias, relaxations, owner), query[owner])
+
+    mask = open_elements(network, i, slot, bound)
+    elements = method.row_elements or ROW_ELEMENTS.get(lower.device.type, ROW_ELEMENTS["cpu"])
+    chunk = max(1, elements // (4 * network.widest))
+    return intersect_rows(network, slot, bound, mask, (lower, upper), chunk, stop, walk)
+
+
+def open_elements(network: Network, i: int, slot: int, bound: Interval) -> Tensor:
+    """The elements (B, size) of the value in `slot` whose bounds matter to operator i: where it is not affine."""
     op = network.ops[i]
     assert isinstance(op, RelaxedOp)
     if len(network.sources[i]) == 1 and op.in_shapes[0] == op.out_shape:
-        mask = op.unstable(bound).flatten(1)
-    else:
-        mask = (bound.upper > bound.lower).flatten(1)
-    boxes, neurons = mask.nonzero(as_tuple=True)
-    if len(boxes) == 0:
+        return op.unstable(bound).flatten(1)
+    return (bound.upper > bound.lower).flatten(1)
+
+
+Walk = Callable[[int, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def intersect_rows(
+    network: Network,
+    slot: int,
+    bound: Interval,
+    mask: Tensor,
+    box: tuple[Tensor, Tensor],
+    chunk: int,
+    stop: Callable[[], bool],
+    walk: Walk,
+) -> Interval:
+    """`bound` intersected with backward rows for the elements in `mask` (B, size), `chunk` elements at a time.
+
+    `walk(slot, rows, bias, owner)` takes rows (R, K, *S) from a slot to the parameters of the boxes `owner` (R,).
+
+    Raises:
+        OutOfTime: `stop()` said so between two chunks.
+    """
+    counts = mask.sum(1)
+    order = counts.argsort(descending=True)
+    open_boxes = int((counts > 0).sum())
+    if open_boxes == 0:
         return bound
     low, high = bound.lower.flatten(1).clone(), bound.upper.flatten(1).clone()
-    chunk = max(1, method.row_elements // (4 * network.widest))
-    for start in range(0, len(boxes), chunk):
-        if stop():
-            raise OutOfTime
-        owner, picked = boxes[start : start + chunk], neurons[start : start + chunk]
-        first, rows, bias = neuron_rows(network, slot, picked)
-        both, shift = torch.cat([rows, -rows], 1), torch.cat([bias, -bias], 1)
-        rows_at_input = walk_back(network, first, both, shift, relaxations, owner)
-        coefficients, constant = inputs.pull(*rows_at_input, query[owner])
-        value = concretise(coefficients, constant, lower[owner], upper[owner])
-        low[owner, picked] = torch.maximum(low[owner, picked], value[:, 0])
-        high[owner, picked] = torch.minimum(high[owner, picked], -value[:, 1])
+    sizes = counts[order[:open_boxes]].tolist()
+    start = 0
+    while start < open_boxes:
+        # boxes with about equally many rows side by side; the padding repeats elements that are not in the mask
+        owner = order[start : min(open_boxes, start + max(1, chunk // sizes[start]))]
+        wanted = mask[owner].to(torch.int8).sort(dim=1, descending=True, stable=True)
+        for first in range(0, sizes[start], chunk):
+            if stop():
+                raise OutOfTime
+            columns = slice(first, min(first + chunk, sizes[start]))
+            picked, valid = wanted.indices[:, columns], wanted.values[:, columns] > 0
+            value = _bound_elements(network, slot, owner, picked, box, walk)
+            lower, upper = low[owner].gather(1, picked), high[owner].gather(1, picked)
+            rows = owner[:, None]
+            low[rows, picked] = torch.where(valid, torch.maximum(lower, value.lower), lower)
+            high[rows, picked] = torch.where(valid, torch.minimum(upper, value.upper), upper)
+        start += len(owner)
     shape = bound.lower.shape
     return intersect(Interval(low.view(shape), high.view(shape)), bound)
+
+
+def _bound_elements(
+    network: Network, slot: int, owner: Tensor, picked: Tensor, box: tuple[Tensor, Tensor], walk: Walk
+) -> Interval:
+    """Backward bounds of elements `picked` (R, K) of the value in `slot` on the boxes `owner` (R,): (R, K) each."""
+    first, rows, bias = neuron_rows(network, slot, picked.flatten())
+    rows, bias = rows.reshape(*picked.shape, *rows.shape[2:]), bias.view(picked.shape)
+    value = concretise(
+        *walk(first, torch.cat([rows, -rows], 1), torch.cat([bias, -bias], 1), owner), box[0][owner], box[1][owner]
+    )
+    lower, upper = value.split(picked.shape[1], 1)
+    return Interval(lower, -upper)

@@ -34,11 +34,13 @@ def linear_form(op: LinearOp, forms: list[AffineForm]) -> AffineForm:
     return AffineForm(maps, noise.unflatten(0, forms[0].radius.shape[:2]))
 
 
-def relaxed_form(op: RelaxedOp, forms: list[AffineForm], bounds: list[Interval]) -> AffineForm:
+def relaxed_form(
+    op: RelaxedOp, forms: list[AffineForm], bounds: list[Interval], moves: tuple[Tensor, ...]
+) -> AffineForm:
     """Image under a non-linear operator: one slope per input, the gap between the two planes goes into the radius.
 
     Planes with unequal slopes are first made parallel: with the mean slope s, the residual (slope - s) x is bounded on
-    [l, u] at its ends.
+    [l, u] at its ends. `moves` are the forms' own (`AffineForm.moves`).
     """
     relaxation = op.relax(*bounds, parallel=True)  # type: ignore[call-arg]
     low, high = relaxation.lower_offset, relaxation.upper_offset
@@ -63,30 +65,45 @@ def relaxed_form(op: RelaxedOp, forms: list[AffineForm], bounds: list[Interval])
     gap = torch.where(finite, gap, torch.inf)
     if radius.shape[1] == 1:
         return AffineForm(maps, radius + gap[:, None])
-    moves = _shared_moves(op, forms, relaxation)
-    total = moves.sum(1, keepdim=True)
-    share = torch.where(total > 0, moves / total, 1.0 / moves.shape[1])
+    return AffineForm(maps, _blamed(radius, gap, _shared_moves(op, forms, relaxation, moves)))
+
+
+def _blamed(radius: Tensor, gap: Tensor, moves: Tensor) -> Tensor:
+    """The gap (B, *T) added to the parts (B, d, *T) in proportion to how much each input moves the operator."""
+    parts = moves.shape[1]
+    total = moves.sum(1)
+    rate = gap / total
+    # no input moves it, or a quotient is no usable number: equal shares (of an infinite gap, too)
+    usable = rate.isfinite() & (total >= torch.finfo(total.dtype).tiny)
     # 1 + d ulp: the shares must add up to at least the whole
-    whole = 1 + 4 * moves.shape[1] * torch.finfo(share.dtype).eps
-    return AffineForm(maps, radius + torch.nan_to_num(share * gap[:, None], nan=0.0) * whole)
+    whole = 1 + 4 * parts * torch.finfo(gap.dtype).eps
+    rate = torch.where(usable, rate, 0.0) * whole
+    rest = torch.where(usable, 0.0, gap * (whole / parts))
+    return torch.addcmul(radius + rest[:, None], moves, rate[:, None])
 
 
-def _shared_moves(op: RelaxedOp, forms: list[AffineForm], planes: Relaxation) -> Tensor:
+def _shared_moves(op: RelaxedOp, forms: list[AffineForm], planes: Relaxation, moves: tuple[Tensor, ...]) -> Tensor:
     """How far each input moves what the operator sees: (B, d, *T)."""
     if len(forms) == 1 and op.in_shapes[0] == op.out_shape:
-        return forms[0].moves()
+        return moves[0]
     total = None
-    for form, low, high in zip(forms, planes.lower_slopes, planes.upper_slopes, strict=True):
-        part = op.collect(form.moves() * (low.abs() + high.abs())[:, None], lead=2)
+    for part, low, high in zip(moves, planes.lower_slopes, planes.upper_slopes, strict=True):
+        part = op.collect(part * (low.abs() + high.abs())[:, None], lead=2)
         total = part if total is None else total + part
     assert total is not None
     return total
 
 
 def as_interval(bound: Interval) -> Interval:
-    """NaN (inf - inf, 0 * inf) means that nothing is known."""
-    return Interval(torch.nan_to_num(bound.lower, nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf),
-                    torch.nan_to_num(bound.upper, nan=torch.inf, posinf=torch.inf, neginf=-torch.inf))
+    """NaN (inf - inf, 0 * inf) means that nothing is known; so does an infinity on the wrong side, an overflow."""
+    # one cheap pass tells on a CPU that there is nothing to do; elsewhere asking would stop the device
+    if bound.lower.device.type == "cpu" and bool((bound.upper - bound.lower).sum().isfinite()):
+        return bound
+    inf = torch.inf
+    return Interval(
+        torch.nan_to_num(bound.lower, nan=-inf, posinf=-inf, neginf=-inf),
+        torch.nan_to_num(bound.upper, nan=inf, posinf=inf, neginf=inf),
+    )
 
 
 def intersect(a: Interval, b: Interval) -> Interval:

@@ -16,7 +16,7 @@ from verifier.ops.kinds import Op, RelaxedOp
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """Operators in topological order over numbered slots: slot 0 is the input x (n,), slot i + 1 the output of `ops[i]`.
+    """Operators in topological order over numbered slots: slot 0 is the input x (n,), slot i + 1 `ops[i]`'s output.
 
     `sources[i]` are the slots that `ops[i]` reads, `last_use[s]` the last operator that reads slot s, `output` the
     slot of the result y (m,).
@@ -41,6 +41,16 @@ class Network:
     def neurons(self) -> int:
         """Elements that enter non-linear operators."""
         return sum(_numel(self.shapes[s]) for i in self.relaxed for s in self.sources[i])
+
+    @property
+    def relus(self) -> dict[int, int]:
+        """Number of the first neuron of each ReLU operator, by operator index; neurons are numbered through."""
+        first, result = 0, {}
+        for i in self.relaxed:
+            if self.ops[i].node.op == "Relu":
+                result[i] = first
+                first += _numel(self.shapes[i + 1])
+        return result
 
     @property
     def widest(self) -> int:
@@ -95,6 +105,13 @@ def build(graph: Graph, dtype: torch.dtype, device: torch.device) -> Network:
             last_use[s] = i
     last_use[output] = len(ops)
     return Network(
-        tuple(ops), tuple(sources), tuple(last_use), output, _numel(shapes[0]), _numel(shapes[output]),
-        tuple(shapes), dtype, device,
+        tuple(ops),
+        tuple(sources),
+        tuple(last_use),
+        output,
+        _numel(shapes[0]),
+        _numel(shapes[output]),
+        tuple(shapes),
+        dtype,
+        device,
     )

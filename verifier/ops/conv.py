@@ -56,11 +56,10 @@ class _Convolution(LinearOp):
     def _missing(self, target: tuple[int, ...], attrs_of: tuple[int, ...]) -> tuple[int, ...]:
         """Output padding a transposed convolution needs to reach `target` from `attrs_of` (spatial sizes)."""
         kernel = self.params["weight"].shape[2:]
+        stride, padding, dilation = self._ints("stride"), self._ints("padding"), self._ints("dilation")
         return tuple(
             t - ((s - 1) * st - 2 * p + d * (k - 1) + 1)
-            for t, s, st, p, d, k in zip(
-                target, attrs_of, self._ints("stride"), self._ints("padding"), self._ints("dilation"), kernel, strict=True
-            )
+            for t, s, st, p, d, k in zip(target, attrs_of, stride, padding, dilation, kernel, strict=True)
         )
 
 

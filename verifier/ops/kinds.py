@@ -1,7 +1,8 @@
 """The two kinds of operator: linear ones and relaxed ones.
 
-An operator object is a graph node bound to a dtype and a device. Tensors carry leading axes that the operator maps over:
-M (any number of points or rows), B (boxes), R x K (row groups x rows), then the node's own shape S (input) or T (output).
+An operator object is a graph node bound to a dtype and a device. Tensors carry leading axes that the operator maps
+over: M (any number of points or rows), B (boxes), R x K (row groups x rows), then the node's own shape S (input) or T
+(output).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,7 +49,7 @@ class Op:
         self.out_shape: Shape = shapes[node.output]
         self.params: dict[str, Tensor] = {}
         for name, array in node.params.items():
-            tensor = torch.from_numpy(array.copy() if not array.flags.writeable else array)
+            tensor = torch.from_numpy(np.array(array))  # a copy: the graph stays as it is, and may be read-only
             self.params[name] = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
 
     @property

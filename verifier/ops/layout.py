@@ -110,7 +110,8 @@ class Concat(_Move):
     def linear(self, *xs: Tensor) -> Tensor:
         lead = max(x.shape[0] for x in xs)  # constants come with a leading axis of 1
         return torch.cat(
-            [x.expand(lead, *x.shape[1:]) for x in xs], dim=1 + int(self.node.attrs["axis"])  # type: ignore[arg-type]
+            [x.expand(lead, *x.shape[1:]) for x in xs],
+            dim=1 + int(self.node.attrs["axis"]),  # type: ignore[arg-type]
         )
 
     def adjoint(self, y: Tensor) -> tuple[Tensor, ...]:

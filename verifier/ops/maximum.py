@@ -18,8 +18,8 @@ class ReduceMax(RelaxedOp):
     lower  y >= x_i*
     upper  y <= sum_i s_i x_i + c,  s_i = alpha_i (u_i - L) / (u_i - l_i) for u_i > L, else 0
 
-    For alpha = 1 this is L + sum_i relu(x_i - L) with each relu replaced by its chord: exact if one element dominates; for
-    alpha = 0 the constant max u. By default whichever is lower at the centre. For slopes in [0, 1], whatever they are,
+    For alpha = 1 this is L + sum_i relu(x_i - L) with each relu replaced by its chord (exact if one element dominates),
+    for alpha = 0 the constant max u; by default whichever is lower at the centre. For any slopes in [0, 1]
     c = max_j ((1 - s_j) u_j + s_j l_j) - sum_i s_i l_i is the exact maximum of y - s x over the box.
     """
 

@@ -38,6 +38,7 @@ def bind(node: Node, shapes: Mapping[str, Shape], dtype: torch.dtype, device: to
     """
     cls = _TABLE.get(node.op)
     if cls is None:
-        raise UnsupportedOperator(node.source or node.output, str(node.attrs.get("op_type", node.op)),
-                                  int(node.attrs.get("opset", 0)), "no bound rule")  # type: ignore[arg-type]
+        op, opset = str(node.attrs.get("op_type", node.op)), node.attrs.get("opset", 0)
+        assert isinstance(opset, int)
+        raise UnsupportedOperator(node.source or node.output, op, opset, "no bound rule")
     return cls(node, shapes, dtype, device)

@@ -2,8 +2,8 @@
 
 Only the lower plane of such a function g is derived; the upper one is its mirror image. With l < 0 the lower plane is
 a tangent at p = l + alpha (p_max - l), where p_max is u if u <= 0 and otherwise the touching point of the tangent
-through (u, g(u)); if that point lies left of l, or l >= 0, it is the chord [Zhang et al. 2018, CROWN, section 4]. The intercept
-is the exact minimum of g(x) - s x: at p, because g is convex there, or at u, because g is concave beyond 0.
+through (u, g(u)); if that point lies left of l, or l >= 0, it is the chord [Zhang et al. 2018, CROWN, section 4]. The
+intercept is the exact minimum of g(x) - s x: at p, because g is convex there, or at u, because g is concave beyond 0.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def tables() -> str:
         "",
         f"Run but not bounded, unless constant (counterexamples can be found, nothing proven): {', '.join(run_only)}.",
         "",
-        "| IR operator | kind | rules | file |",
+        "| operator of the IR | kind | what it computes | file |",
         "| --- | --- | --- | --- |",
     ]
     for name, op in operators().items():
@@ -75,7 +75,7 @@ def _kind(op: type[Op]) -> str:
 
 def _first_sentence(op: type[Op]) -> str:
     lines = (inspect.getdoc(op) or "").strip().splitlines()
-    return (lines[0] if lines else "").rstrip(".").replace("|", "\\|")
+    return (lines[0] if lines else "").split(". ")[0].rstrip(".").replace("|", "\\|")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ _COMPUTES = _MIXES | {"Scale", "Shift"}
 _FEW_INPUTS = 64
 _GROWTH, _CHEAP = 4, 2**16  # by how much more at most, and below how many multiplications it never matters
 _LARGEST = 4_000_000  # elements of a weight that may be made
+_LONGEST = 4_000_000_000  # multiply-adds that multiplying out a region may take (about a second)
 _CHUNK = 2_000_000  # elements of an intermediate value while a region is being multiplied out
 
 
@@ -89,6 +90,8 @@ def _worthwhile(graph: Graph, region: _Region, end: str) -> bool:
         return False
     rows, columns = graph.size(end), graph.size(region.source)
     if rows * columns > _LARGEST:
+        return False
+    if columns * sum(_cost(node, graph.shapes) for node in region.nodes) > _LONGEST:
         return False
     cost = sum(_cost(node, graph.shapes) for node in _own(graph, region, end))
     if columns <= _FEW_INPUTS and any(node.op in _MIXES for node in region.nodes):

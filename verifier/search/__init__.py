@@ -1,1 +1,1 @@
-
+"""Branch and bound."""

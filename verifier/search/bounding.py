@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from verifier.bounds.alpha import tighten
 from verifier.bounds.backward import concretise, walk_back
-from verifier.bounds.bounder import Method, Sweep, sweep
+from verifier.bounds.bounder import Method, Sweep, meet, sweep
 from verifier.bounds.network import Network
 from verifier.domains import DomainBatch
-from verifier.search.branch import split_scores
 from verifier.inputs import InputMap
+from verifier.ops.kinds import Interval
 from verifier.rows import RowTable
+from verifier.search.branch import split_scores
 from verifier.search.settle import joint_scores, row_scale
+from verifier.search.signs import sign_rows, tightened, with_signs
 from verifier.tolerance import proof_margin
 
 
@@ -23,12 +27,19 @@ from verifier.tolerance import proof_margin
 class Bounded:
     """What a step found out about B boxes that it did not prove.
 
-    `alive` (B,) their positions in the batch; `value` (B,) the least clause score; `scores` (B, C) all clause scores (positive:
-    impossible). For the K' rows per box that were walked back: `low` (B, K') lower bounds of  row - rhs  (rounding margin
+    `alive` (B,) their positions in the batch; `value` (B,) the least clause score; `scores` (B, C) all clause scores
+    (positive:
+    impossible). For the K' rows per box that were walked back: `low` (B, K') lower bounds of  row - rhs  (rounding
+    margin
     already taken off), `clause` (B, K'), and `coefficients` (B, K', n) and `constant` (B, K') of the linear function
     (margin included) that attains them.
-    `unstable` (B,) counts neurons that are not affine; `branch` (B, n) says how much a split of each input promises.
-    `values` (batch,) are the least clause scores of all boxes, proven ones included; `unstable_at[i]` is the mean number of
+    `unstable` (B,) counts neurons that are not affine; `branch` (B, n) says how much a split of each input promises,
+    `neuron`
+    (B,) is the ReLU neuron whose split promises most (-1: none is left). `sign_coefficients` (B, D, n) and
+    `sign_constant`
+    (B, D) are rows that are <= 0 on the subproblem because of its decided neurons.
+    `values` (batch,) are the least clause scores of all boxes, proven ones included; `unstable_at[i]` is the mean
+    number of
     unstable neurons at operator i.
     """
 
@@ -41,6 +52,10 @@ class Bounded:
     constant: Tensor
     unstable: Tensor
     branch: Tensor
+    neuron: Tensor
+    sign_coefficients: Tensor
+    sign_constant: Tensor
+    known: Tensor
     values: Tensor
     unstable_at: dict[int, float]
 
@@ -53,8 +68,21 @@ class Bounded:
     def select(self, keep: Tensor) -> Bounded:
         """The open boxes named by a mask over them."""
         return Bounded(
-            self.alive[keep], self.value[keep], self.scores[keep], self.low[keep], self.clause[keep], self.coefficients[keep],
-            self.constant[keep], self.unstable[keep], self.branch[keep], self.values, self.unstable_at,
+            self.alive[keep],
+            self.value[keep],
+            self.scores[keep],
+            self.low[keep],
+            self.clause[keep],
+            self.coefficients[keep],
+            self.constant[keep],
+            self.unstable[keep],
+            self.branch[keep],
+            self.neuron[keep],
+            self.sign_coefficients[keep],
+            self.sign_constant[keep],
+            self.known[keep],
+            self.values,
+            self.unstable_at,
         )
 
 
@@ -66,40 +94,134 @@ def bound_boxes(
     Raises:
         OutOfTime: `stop()` said so in the middle.
     """
-    known = sweep(network, batch.lower, batch.upper, batch.query, inputs, method, stop)
+    inherited = inherited_intervals(network, batch.known)
+    known = sweep(network, batch.lower, batch.upper, batch.query, inputs, method, stop, batch.signs, inherited)
+    step = _walk(network, table, batch, inputs, known, method, stop)
+    if step.open and batch.signs.shape[1]:
+        tighter = tightened(network, known, batch, step.alive, inputs, step.losses, step.signs, step.shift)
+        if inherited:
+            tighter = {i: meet(bound, inherited[i])[0] for i, bound in tighter.items()}
+        known = sweep(network, batch.lower, batch.upper, batch.query, inputs, method, stop, batch.signs, tighter)
+        step = _walk(network, table, batch, inputs, known, method, stop)
+    return step.result()
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """Backward rows of the boxes that a sweep left open: what `Bounded` needs, before proven boxes are dropped."""
+
+    batch: DomainBatch
+    alive: Tensor
+    values: Tensor
+    scores: Tensor
+    low: Tensor
+    clause: Tensor
+    coefficients: Tensor
+    constant: Tensor
+    branch: Tensor
+    neuron: Tensor
+    signs: Tensor
+    shift: Tensor
+    losses: dict[int, Tensor]
+    known: Sweep
+    network: Network
+
+    @property
+    def open(self) -> bool:
+        """Whether anything is left to prove."""
+        return bool((self.scores.amin(1) <= 0).any()) if len(self.alive) else False
+
+    def _intervals(self) -> Tensor:
+        """Intervals of all ReLU arguments (batch, N, 2), as the sweep ended up with them."""
+        parts = [self.known.pre[i][0] for i in self.network.relus]
+        return torch.cat([torch.stack([p.lower.flatten(1), p.upper.flatten(1)], 2) for p in parts], 1)
+
+    def result(self) -> Bounded:
+        """The open boxes only."""
+        keep = self.scores.amin(1) <= 0
+        return Bounded(
+            alive=self.alive[keep],
+            value=self.scores.amin(1)[keep],
+            scores=self.scores[keep],
+            low=self.low[keep],
+            clause=self.clause[keep],
+            coefficients=self.coefficients[keep],
+            constant=self.constant[keep],
+            unstable=self.known.unstable[self.alive][keep],
+            branch=self.branch[keep],
+            neuron=self.neuron[keep],
+            sign_coefficients=self.signs[keep],
+            sign_constant=self.shift[keep],
+            known=self._intervals()[self.alive][keep]
+            if self.batch.known.shape[1]
+            else self.batch.known[self.alive][keep],
+            values=self.values,
+            unstable_at=self.known.unstable_at,
+        )
+
+
+def _walk(
+    network: Network,
+    table: RowTable,
+    batch: DomainBatch,
+    inputs: InputMap,
+    known: Sweep,
+    method: Method,
+    stop: Callable[[], bool],
+) -> _Step:
     low = _forward_rows(table, known, batch)
-    scores = table.clause_scores(low, batch.query)
+    scores = table.clause_scores(low, batch.query).masked_fill(known.empty[:, None], torch.inf)
     alive = (scores.amin(1) <= 0).nonzero()[:, 0]
     values = scores.amin(1)
     boxes = batch.select(alive)
-    if len(alive) == 0:
-        return _nothing(batch, values, scores, known)
     picked, row = _open_rows(table, scores[alive], boxes)
     owner = None if len(alive) == len(batch) else alive
     trace: dict[int, Tensor] = {}
     coefficients, bias = _walk_rows(network, table, row, known, owner, boxes, inputs, trace)
+    if method.alpha_steps and len(alive):
+        coefficients, bias = _climb(network, table, row, known, alive, boxes, inputs, method, stop)
+    signs, shift = sign_rows(network, known, boxes, alive, inputs)
+    coefficients, bias = with_signs(coefficients, bias, signs, shift, boxes.lower, boxes.upper)
     lowest = concretise(coefficients, bias, boxes.lower, boxes.upper)
     rhs = table.rhs[boxes.query].gather(1, picked)
     margin = proof_margin(network.dtype) * (row_scale(coefficients, bias, boxes.lower, boxes.upper) + rhs.abs())
     walked = (lowest - rhs - margin).masked_fill(torch.isinf(rhs), -torch.inf)
+    constant = bias - rhs - margin
     low = low[alive].scatter_reduce(1, picked, walked, "amax")
     scores = table.clause_scores(low, boxes.query)
     clause = table.clause[boxes.query].gather(1, picked)
-    scores = joint_scores(clause, scores, walked, coefficients, bias - rhs - margin, boxes.lower, boxes.upper)
+    scores = joint_scores(clause, scores, walked, coefficients, constant, boxes.lower, boxes.upper)
     values[alive] = scores.amin(1)
-    branch = split_scores(network, known, trace, boxes, inputs, alive, walked, clause, scores, coefficients)
-    keep = scores.amin(1) <= 0
-    return Bounded(alive[keep], scores.amin(1)[keep], scores[keep], walked[keep], clause[keep], coefficients[keep],
-                   (bias - rhs - margin)[keep],                   known.unstable[alive][keep], branch[keep], values, known.unstable_at)
+    branch, neuron, losses = split_scores(
+        network, known, trace, boxes, inputs, alive, walked, clause, scores, coefficients
+    )
+    return _Step(
+        batch,
+        alive,
+        values,
+        scores,
+        walked,
+        clause,
+        coefficients,
+        constant,
+        branch,
+        neuron,
+        signs,
+        shift,
+        losses,
+        known,
+        network,
+    )
 
 
-def _nothing(batch: DomainBatch, values: Tensor, scores: Tensor, known: Sweep) -> Bounded:
-    """Every box was proven by the forward sweep."""
-    none = values.new_zeros(0, 1)
-    whole = none.to(torch.int64)
-    empty = values.new_zeros(0, 1, batch.lower.shape[1])
-    return Bounded(whole[:, 0], none[:, 0], scores[:0], none, whole, empty, none, whole[:, 0], empty[:, 0], values,
-                   known.unstable_at)
+def inherited_intervals(network: Network, known: Tensor) -> dict[int, Interval]:
+    """The kept intervals (B, N, 2) by ReLU operator; empty where none are kept."""
+    result = {}
+    for i, first in network.relus.items() if known.shape[1] else ():
+        shape = network.shapes[i + 1]
+        part = known[:, first : first + math.prod(shape)]
+        result[i] = Interval(part[:, :, 0].reshape(-1, *shape), part[:, :, 1].reshape(-1, *shape))
+    return result
 
 
 def _forward_rows(table: RowTable, known: Sweep, batch: DomainBatch) -> Tensor:
@@ -127,14 +249,41 @@ def _open_rows(table: RowTable, scores: Tensor, boxes: DomainBatch) -> tuple[Ten
 
 
 def _walk_rows(
-    network: Network, table: RowTable, row: Tensor, known: Sweep, owner: Tensor | None, boxes: DomainBatch,
-    inputs: InputMap, trace: dict[int, Tensor],
+    network: Network,
+    table: RowTable,
+    row: Tensor,
+    known: Sweep,
+    owner: Tensor | None,
+    boxes: DomainBatch,
+    inputs: InputMap,
+    trace: dict[int, Tensor],
 ) -> tuple[Tensor, Tensor]:
-    b, k = row.shape
-    rows = torch.zeros(b, k, network.m, dtype=network.dtype, device=network.device)
-    rows.scatter_(2, row[:, :, None], 1.0)
-    rows = rows.reshape(b, k, *network.shapes[network.output])
-    start = torch.zeros(b, k, dtype=network.dtype, device=network.device)
+    rows, start = _unit_rows(network, row)
     at_input = walk_back(network, network.output, rows, start, known.relaxations, owner, trace)
     coefficients, bias = inputs.pull(*at_input, boxes.query)
     return (coefficients if table.mixed is None else coefficients + table.mixed[row]), bias
+
+
+def _unit_rows(network: Network, row: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (B, K, *T) that select the outputs `row` (B, K), and a bias of 0."""
+    rows = torch.zeros(*row.shape, network.m, dtype=network.dtype, device=network.device)
+    rows.scatter_(2, row[:, :, None], 1.0)
+    return rows.reshape(*row.shape, *network.shapes[network.output]), rows.new_zeros(row.shape)
+
+
+def _climb(
+    network: Network,
+    table: RowTable,
+    row: Tensor,
+    known: Sweep,
+    alive: Tensor,
+    boxes: DomainBatch,
+    inputs: InputMap,
+    method: Method,
+    stop: Callable[[], bool],
+) -> tuple[Tensor, Tensor]:
+    """The same rows with optimised planes (alpha-CROWN)."""
+    rows, start = _unit_rows(network, row)
+    extra = None if table.mixed is None else table.mixed[row]
+    where = (boxes.lower, boxes.upper, boxes.query, inputs)
+    return tighten(network, *where, known, rows, start, method.alpha_steps, stop, owner=alive, extra=extra)

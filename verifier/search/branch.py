@@ -1,4 +1,4 @@
-"""Which input to split.
+"""Which input to split, or which neuron.
 
 The score of an input has two parts, both in units of the bounded row: how much the linear row itself varies along it
 (slope times width), and how much of the relaxation's looseness it is responsible for. The second part is what makes the
@@ -9,6 +9,10 @@ difference on deep networks: every neuron that is not affine on the box costs th
 and the affine form of the neuron's input says which share of its interval each input causes. (A slope-times-width score
 alone needs 30 times the boxes on ACAS Xu property 1, network 3_8; trying every input and keeping the best split
 needs as many boxes as this score, at the price of bounding all candidates.)
+
+The neuron that costs most by the same formula is the one to split where there are many inputs and few neurons (a
+relative of
+BaBSR, Bunel et al. 2020).
 """
 
 from __future__ import annotations
@@ -34,46 +38,71 @@ def split_scores(
     clause: Tensor,
     scores: Tensor,
     coefficients: Tensor,
-) -> Tensor:
-    """Score (B, n) of splitting each input of the boxes, 0 for inputs without width."""
+) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
+    """Score (B, n) of splitting each input of the boxes, 0 for inputs without width; the ReLU neuron (B,) that costs
+    the bound most, -1 where none is undecided; and what each neuron costs."""
     picked = _critical_row(low, clause, scores)
     width = boxes.upper - boxes.lower
     row = coefficients.gather(1, picked[:, None, None].expand(-1, 1, coefficients.shape[2]))[:, 0]
     score = row.abs() * width
+    losses = _losses(network, known, trace, alive, picked)
     if known.reach:
-        blame = _blame(network, known, trace, alive, picked)
+        blame = _blame(network, known, losses, alive)
         columns = inputs.columns(boxes.query)
         score = score.scatter_add(1, columns.clamp(min=0), blame * (columns >= 0))
     score = torch.nan_to_num(score, nan=0.0, posinf=torch.finfo(score.dtype).max)
     # the width breaks ties where a bound says nothing at all (all scores 0)
-    return torch.where(width > 0, score + torch.finfo(score.dtype).tiny * (1 + width), 0.0)
+    score = torch.where(width > 0, score + torch.finfo(score.dtype).tiny * (1 + width), 0.0)
+    return score, _worst_neuron(network, losses, score), losses
 
 
 def _critical_row(low: Tensor, clause: Tensor, scores: Tensor) -> Tensor:
     """The best row of the worst clause: (B,) column into the walked rows."""
-    worst = scores.argmin(1)
+    worst = scores.argmin(1) if len(scores) else scores.new_zeros(0, dtype=torch.int64)
     return low.masked_fill(clause != worst[:, None], -torch.inf).argmax(1)
 
 
-def _blame(network: Network, known: Sweep, trace: dict[int, Tensor], alive: Tensor, picked: Tensor) -> Tensor:
-    """Looseness caused by each free input: (B, d)."""
-    d = next(iter(known.reach.values()))[0].shape[1]
-    total = torch.zeros(len(alive), d, dtype=network.dtype, device=network.device)
+def _losses(
+    network: Network, known: Sweep, trace: dict[int, Tensor], alive: Tensor, picked: Tensor
+) -> dict[int, Tensor]:
+    """What each neuron's relaxation costs the critical row, about: (B, neurons) per non-linear operator."""
     every = len(alive) == len(known.unstable)
+    result = {}
     for i, rows in trace.items():
         op = network.ops[i]
         assert isinstance(op, RelaxedOp)
         at_neuron = rows.flatten(2)
-        at_neuron = at_neuron.gather(1, picked[:, None, None].expand(-1, 1, at_neuron.shape[2]))[:, 0].abs_()
-        gap = _gap(op, known.relaxations[i], known.pre[i])
+        at_neuron = at_neuron.gather(1, picked[:, None, None].expand(-1, 1, at_neuron.shape[2]))[:, 0].abs()
+        gap = _gap(op, known.relaxations[i], known.pre[i]).flatten(1)
+        result[i] = at_neuron * (gap if every else gap[alive])
+    return result
+
+
+def _blame(network: Network, known: Sweep, losses: dict[int, Tensor], alive: Tensor) -> Tensor:
+    """Looseness caused by each free input: (B, d)."""
+    d = next(iter(known.reach.values()))[0].shape[1]
+    total = torch.zeros(len(alive), d, dtype=network.dtype, device=network.device)
+    every = len(alive) == len(known.unstable)
+    for i, loss in losses.items():
+        op = network.ops[i]
+        assert isinstance(op, RelaxedOp)
         moves = _moves(op, known.relaxations[i], known.reach[i])
-        if not every:
-            gap, moves = gap[alive], moves[alive]
-        moves = moves.flatten(2)
-        loss = at_neuron * gap.flatten(1)
+        moves = (moves if every else moves[alive]).flatten(2)
         share = loss / moves.sum(1).clamp(min=torch.finfo(loss.dtype).tiny)
         total += torch.bmm(moves, torch.nan_to_num(share, nan=0.0, posinf=0.0)[:, :, None])[:, :, 0]
     return total
+
+
+def _worst_neuron(network: Network, losses: dict[int, Tensor], like: Tensor) -> Tensor:
+    """Number of the undecided ReLU neuron with the largest loss: (B,), -1 where all losses are 0."""
+    best = like.new_zeros(len(like))
+    neuron = torch.full((len(like),), -1, dtype=torch.int64, device=like.device)
+    for i, first in network.relus.items():
+        if i in losses:
+            value, index = losses[i].max(1)
+            better = value > best
+            best, neuron = torch.where(better, value, best), torch.where(better, first + index, neuron)
+    return neuron
 
 
 def _gap(op: RelaxedOp, planes: Relaxation, pre: tuple[Interval, ...]) -> Tensor:

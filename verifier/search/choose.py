@@ -1,7 +1,9 @@
 """Cheap bounds for many boxes or tight bounds for few: decided by measuring both on a sample of the open boxes.
 
-Splitting a box once costs two cheap bounds and shrinks what is missing (minus the bound) by some factor g; backward rows for the
-intermediate neurons shrink it by some factor h at once. So the rows are worth log h / log g levels of splitting, that is
+Splitting a box once costs two cheap bounds and shrinks what is missing (minus the bound) by some factor g; backward
+rows for the
+intermediate neurons shrink it by some factor h at once. So the rows are worth log h / log g levels of splitting, that
+is
 2^(log h / log g) cheap boxes, and pay when that is more than they cost. Where the cheap bounds prove many boxes by
 themselves, only the others see the rows.
 """
@@ -54,7 +56,7 @@ class Chooser:
         self.step += 1
         if self.fixed or not self.method.affine:
             return self.bound(batch, self.method)
-        cheap = replace(self.method, rows=False)
+        cheap = replace(self.method, rows=False, alpha_steps=0)
         measuring = self.step & (self.step - 1) == 0
         if self.rows_pay and not self.cheap_first and not measuring:
             return self.bound(batch, self.method)
@@ -104,7 +106,8 @@ def _typical(values: torch.Tensor) -> float:
 def predicted_ratio(network: Network, unstable: dict[int, float], d: int) -> float:
     """Cost of refining the unstable neurons by rows against one cheap sweep, in multiply-adds.
 
-    `unstable[i]` is the mean number of unstable neurons at operator i. A row costs about one inference up to its neuron; a
+    `unstable[i]` is the mean number of unstable neurons at operator i. A row costs about one inference up to its
+    neuron; a
     sweep with d generators, attributed noise and intervals costs about 2 d + 4.
     """
     prefix, total = {}, 0.0

@@ -1,6 +1,7 @@
 """Boxes on which the network is affine: settled exactly, never split.
 
-There every row is a linear function on the box, so a clause is possible exactly when a linear program is feasible. A box
+There every row is a linear function on the box, so a clause is possible exactly when a linear program is feasible. A
+box
 counts as proven only when the multipliers of the infeasible program give, recomputed here in float64, a combination of
 rows that is positive everywhere on the box; the solver's own tolerances decide nothing.
 """
@@ -23,7 +24,8 @@ def settle_affine(
 ) -> tuple[Tensor, object | None]:
     """Looks at the affine boxes: (mask (B,) of the boxes to keep splitting, what the point test found or None).
 
-    An affine box with a feasible program whose point does not survive the replay stays in the mask: rounding decides there,
+    An affine box with a feasible program whose point does not survive the replay stays in the mask: rounding decides
+    there,
     and no claim is made.
     """
     keep = torch.ones(len(boxes), dtype=torch.bool, device=boxes.lower.device)
@@ -49,14 +51,16 @@ def settle_affine(
 
 def _feasible(bounded: Bounded, boxes: DomainBatch, b: int, rows: Tensor) -> tuple[np.ndarray | None, bool]:
     """A point of box b where all `rows` hold, or proof that there is none: (point, impossible)."""
-    if int(rows.sum()) < 2:
+    decided = torch.isfinite(bounded.sign_constant[b])
+    if int(rows.sum()) < 2 and not bool(decided.any()):
         return None, False  # a single row is attained at the corner that has been tried
     from scipy.optimize import linprog  # slow to import, and few problems come here
 
     a = bounded.coefficients[b][rows].double().cpu().numpy()
     lower, upper = boxes.lower[b].double().cpu().numpy(), boxes.upper[b].double().cpu().numpy()
-    # low = min over the box before clipping, which only made the box smaller: recover the constant from the centre form
     constant = bounded.constant[b][rows].double().cpu().numpy()
+    a = np.concatenate([a, bounded.sign_coefficients[b][decided].double().cpu().numpy()])
+    constant = np.concatenate([constant, bounded.sign_constant[b][decided].double().cpu().numpy()])
     slack = len(a)
     # maximise the smallest margin t: a x + constant + t <= 0
     program = linprog(

@@ -13,9 +13,13 @@ from verifier.tolerance import proof_margin
 
 
 def row_scale(coefficients: Tensor, bias: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """Magnitude of the numbers that were summed for each row (B, K), the yardstick of the rounding margin."""
+    """Magnitude of the numbers that were summed for each row (B, K), the yardstick of the rounding margin.
+
+    +inf where it is not a number: a margin of NaN would make the row's bound NaN, which is not below 0.
+    """
     reach = torch.maximum(lower.abs(), upper.abs())
-    return torch.bmm(coefficients.abs(), reach[:, :, None])[:, :, 0] + bias.abs()
+    size = torch.bmm(coefficients.abs(), reach[:, :, None])[:, :, 0] + bias.abs()
+    return torch.nan_to_num(size, nan=torch.inf, posinf=torch.inf)
 
 
 def shrink(
@@ -28,8 +32,10 @@ def shrink(
 ) -> tuple[Tensor, Tensor]:
     """The hull of the points of each box where a clause is still possible (domain clipping).
 
-    In a clause that holds at x every row has  coefficients . x + bias <= 0. With `low` (B, K) the row's minimum over the
-    box, that means  |a_i| (x_i - best end) <= -low  for every coordinate i. `clause` (B, K) names each row's clause, `scores`
+    In a clause that holds at x every row has  coefficients . x + bias <= 0. With `low` (B, K) the row's minimum over
+    the
+    box, that means  |a_i| (x_i - best end) <= -low  for every coordinate i. `clause` (B, K) names each row's clause,
+    `scores`
     (B, C) are the clause scores; a clause that is impossible, or whose part is empty, adds nothing to the hull.
 
     Returns:
@@ -57,6 +63,25 @@ def shrink(
     )
 
 
+def shrink_all(coefficients: Tensor, constant: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """The hull of each box intersected with the half-spaces  coefficients . x + constant <= 0,  one after the other
+    row.
+
+    coefficients (B, D, n), constant (B, D), -inf for rows that say nothing; boxes that are already empty stay so.
+    """
+    centre, radius = (lower + upper) / 2, ((upper - lower) / 2).clamp(min=0)
+    low = torch.einsum("bdn,bn->bd", coefficients, centre) + constant
+    low = low - torch.einsum("bdn,bn->bd", coefficients.abs(), radius)
+    size = torch.einsum("bdn,bn->bd", coefficients.abs(), torch.maximum(lower.abs(), upper.abs())) + constant.abs()
+    slack = (-low).clamp(min=0) + proof_margin(low.dtype) * torch.nan_to_num(size, nan=0.0, posinf=0.0)
+    room = slack[:, :, None] / coefficients.abs()
+    clipped = room < (upper - lower)[:, None]
+    top = torch.where(clipped & (coefficients > 0), lower[:, None] + room, upper[:, None]).amin(1)
+    bottom = torch.where(clipped & (coefficients < 0), upper[:, None] - room, lower[:, None]).amax(1)
+    empty = (low > proof_margin(low.dtype) * size).any(1, keepdim=True)
+    return torch.where(empty, torch.inf, bottom), torch.where(empty, -torch.inf, top)
+
+
 JOINT_STEPS = 12
 """Steps of multiplier ascent; each costs a product of size (boxes x clauses x rows x inputs)."""
 
@@ -76,14 +101,19 @@ def joint_scores(
 
         max_w  min_x  sum_k w_k (coefficients_k . x + constant_k)  > 0
 
-    refutes the clause on the box. The weights are found by exponentiated gradient ascent; every iterate is a valid bound,
+    refutes the clause on the box. The weights are found by exponentiated gradient ascent; every iterate is a valid
+    bound,
     so the number of steps only decides how tight it is. Clauses of one row gain nothing and are left alone.
     """
     most = scores.shape[1]
-    member = (clause[:, None] == torch.arange(most, device=clause.device)[None, :, None]) & torch.isfinite(low)[:, None]
+    known = torch.isfinite(low)
+    member = (clause[:, None] == torch.arange(most, device=clause.device)[None, :, None]) & known[:, None]
     several = member.sum(2) > 1
     if not bool((several & (scores <= 0)).any()):
         return scores
+    # a weight of 0 does not silence an infinite coefficient of another clause
+    coefficients = coefficients.masked_fill(~known[:, :, None], 0.0)
+    constant = constant.masked_fill(~known, 0.0)
     centre, radius = (lower + upper) / 2, (upper - lower) / 2
     middle = torch.einsum("bkn,bn->bk", coefficients, centre) + constant
     size = (low.abs().masked_fill(~torch.isfinite(low), 0.0)).amax(1).clamp(min=torch.finfo(low.dtype).tiny)
@@ -92,9 +122,10 @@ def joint_scores(
     for step in range(JOINT_STEPS):
         weight = torch.nan_to_num(torch.softmax(logits, 2), nan=0.0)
         row = torch.einsum("bck,bkn->bcn", weight, coefficients)
-        value = torch.einsum("bck,bk->bc", weight, torch.nan_to_num(middle)) - torch.einsum("bcn,bn->bc", row.abs(), radius)
+        value = torch.einsum("bck,bk->bc", weight, middle) - torch.einsum("bcn,bn->bc", row.abs(), radius)
         magnitude = torch.einsum("bcn,bn->bc", row.abs(), torch.maximum(lower.abs(), upper.abs()))
         value = value - proof_margin(low.dtype) * (magnitude + size[:, None])
+        value = torch.nan_to_num(value, nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
         best = torch.where(several, torch.maximum(best, value), best)
         least = centre[:, None] - radius[:, None] * row.sign()
         slope = torch.einsum("bkn,bcn->bck", coefficients, least) + constant[:, None]

@@ -55,7 +55,21 @@ def bound_zonotope(twin: Twin, table: RowTable, batch: DomainBatch) -> Bounded:
     blame = torch.nan_to_num(blame, nan=0.0) * (batch.upper > batch.lower)
     keep = (~(worst > 0)).nonzero()[:, 0]
     constant = value - shift - noise - rhs - margin
+    some = batch.select(keep)
     return Bounded(
-        keep, worst[keep], scores[keep], low[keep], clause[keep], coefficients[keep], constant[keep],
-        unstable[keep], blame[keep], worst, {},
-    )  # fmt: skip
+        alive=keep,
+        value=worst[keep],
+        scores=scores[keep],
+        low=low[keep],
+        clause=clause[keep],
+        coefficients=coefficients[keep],
+        constant=constant[keep],
+        unstable=unstable[keep],
+        branch=blame[keep],
+        neuron=torch.full_like(keep, -1),
+        sign_coefficients=coefficients.new_zeros(len(keep), some.signs.shape[1], n),
+        sign_constant=constant.new_zeros(len(keep), some.signs.shape[1]),
+        known=some.known,
+        values=worst,
+        unstable_at={},
+    )

@@ -87,8 +87,9 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
 def test_gzip_bomb_is_stopped_early() -> None:
     bomb = gzip.compress(bytes(50_000_000))
     assert len(bomb) < 100_000
-    with pytest.raises(ModelError, match="after decompression"):
-        load_model(bomb, limits=Limits(bytes=1_000_000))
+    for limits in (Limits(bytes=1_000_000), Limits(unpacked=1_000_000)):
+        with pytest.raises(ModelError, match="more than 1000000 bytes after decompression"):
+            load_model(bomb, limits=limits)
 
 
 def test_limits_on_size_nodes_and_elements(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ import numpy as np
 import onnx
 import pytest
 from PIL import Image
-from semantic_helpers import Spec, network, official_reader_accepts, run, session
 
+from tests.unit.semantic.semantic_helpers import Spec, network, official_reader_accepts, run, session
 from verifier.data import aircraft23
 from verifier.semantic import cli
 

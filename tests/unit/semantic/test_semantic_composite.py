@@ -1,8 +1,8 @@
 import numpy as np
 import onnx
 import pytest
-from semantic_helpers import network, run, session
 
+from tests.unit.semantic.semantic_helpers import network, run, session
 from verifier.errors import ModelError, OptionsError, ProblemError
 from verifier.semantic import (
     Budget,

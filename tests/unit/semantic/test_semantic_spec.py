@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from semantic_helpers import Spec, network, official_reader_accepts, run, session
 
+from tests.unit.semantic.semantic_helpers import Spec, network, official_reader_accepts, run, session
 from verifier.errors import OptionsError, ProblemError
 from verifier.semantic import (
     Budget,

@@ -90,7 +90,7 @@ def test_normal_form_agrees_with_the_text_on_a_grid(assertions: list[str]) -> No
         assert spec.evaluate({"X": v[:N], "Y": v[N:]}) == want
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(formulas, min_size=1, max_size=3))
 def test_writers_keep_the_normal_form(assertions: list[str]) -> None:
     spec = vnnlib.loads(HEAD + "".join(f"(assert {a})" for a in assertions))

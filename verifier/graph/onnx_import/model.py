@@ -13,11 +13,13 @@ from verifier.graph.ir import Graph, Shape
 class Limits:
     """Bounds on what an untrusted file may ask for.
 
-    `bytes`: size after decompression (protobuf itself stops at 2 GiB). `elements`: of any one tensor. `nodes`: of the
-    ONNX graph and of the lowered graph. `depth`: of nesting in the protobuf message is bounded by protobuf (100).
+    `bytes`: size of the file (protobuf itself stops at 2 GiB). `unpacked`: size of a gzip file after decompression,
+    less, because a few megabytes can ask for it. `elements`: of any one tensor. `nodes`: of the ONNX graph and of the
+    lowered graph. `depth`: of nesting in the protobuf message is bounded by protobuf (100).
     """
 
     bytes: int = 2**31 - 1
+    unpacked: int = 2**30
     elements: int = 2**28
     nodes: int = 200_000
 

@@ -69,7 +69,7 @@ def load_model(source: str | os.PathLike[str] | bytes, *, limits: Limits | None 
         data, path = source, "<bytes>"
     else:
         data, path = read_bytes(source, limits.bytes)
-    data = plain(data, path, limits.bytes)
+    data = plain(data, path, limits.bytes, limits.unpacked)
     try:
         with np.errstate(all="ignore"):  # what overflows is found by the checks for finite parameters
             return _Import(_parse(data, path), data, path, limits).run()

@@ -34,14 +34,15 @@ def read_bytes(path: str | os.PathLike[str], limit: int) -> tuple[bytes, str]:
         raise ModelError(f"{found}: cannot be read: {error.strerror or error}") from None
 
 
-def plain(data: bytes, where: str, limit: int) -> bytes:
+def plain(data: bytes, where: str, limit: int, unpacked: int) -> bytes:
     """`data` gunzipped if it is gzip, after ruling out what is recognisably not a model.
 
     Raises:
-        ModelError: empty, text, a git-LFS pointer, damaged gzip, or more than `limit` bytes after decompression.
+        ModelError: empty, text, a git-LFS pointer, damaged gzip, more than `limit` bytes, or more than `unpacked` bytes
+            after decompression.
     """
     if data[:2] == _GZIP:
-        data = _gunzip(data, where, limit)
+        data = _gunzip(data, where, min(limit, unpacked))
     if len(data) > limit:
         raise ModelError(f"{where}: {len(data)} bytes, more than the limit of {limit}")
     if not data:

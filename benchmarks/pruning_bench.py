@@ -1,0 +1,178 @@
+"""Cost of pruning, and error against ratio for every criterion.
+
+    python benchmarks/pruning_bench.py cost                 scoring cost in inference passes; surgery on 10 M parameters
+    python benchmarks/pruning_bench.py errors [--seeds 3]   clean error against ratio on aircraft23 with cnn7 width 16
+    python benchmarks/pruning_bench.py equality             pruned = masked: 200 random graphs, four opsets
+
+Every figure is one JSON line on standard output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+
+import pruning
+from pruning import Calibration, Floor, Options, Semantic, TrainOptions, onnx_io
+from pruning.calibration import Activations
+from pruning.surgery import remove
+from pruning.training import error, fine_tune
+
+MEDIUM = Semantic((0.8, 1.2), (-0.1, 0.1))
+CRITERIA = ["random", "random-matched", "l1", "l2", "slim", "refill", "snip", "taylor", "sensnorm", "hydra",
+            "rs", "nrs", "usn", "anti-usn"]  # fmt: skip
+
+
+def cnn7(width: int = 16, size: int = 64, outputs: int = 46, seed: int = 0, norm: bool = True) -> pruning.Net:
+    """Five convolutions 3x3 (strides 1, 2, 1, 2, 2) with BatchNormalization, two dense layers; He initialised."""
+    rng = np.random.default_rng(seed)
+    nodes, weights, last, channels, side = [], {}, "image", 1, size
+    for i, (factor, stride) in enumerate(((1, 1), (1, 2), (2, 1), (2, 2), (4, 2))):
+        out = width * factor
+        weights[f"k{i}"] = rng.normal(size=(out, channels, 3, 3)) * np.sqrt(2 / (9 * channels))
+        weights[f"c{i}"] = np.zeros(out)
+        nodes.append(
+            helper.make_node(
+                "Conv", [last, f"k{i}", f"c{i}"], [f"z{i}"], name=f"conv{i}", pads=[1] * 4, strides=[stride] * 2
+            )
+        )
+        last = f"z{i}"
+        if norm:
+            for part, value in (("g", 1.0), ("s", 0.0), ("m", 0.0), ("v", 1.0)):
+                weights[f"{part}{i}"] = np.full(out, value)
+            nodes.append(
+                helper.make_node(
+                    "BatchNormalization", [last, f"g{i}", f"s{i}", f"m{i}", f"v{i}"], [f"n{i}"], name=f"norm{i}"
+                )
+            )
+            last = f"n{i}"
+        nodes.append(helper.make_node("Relu", [last], [f"a{i}"], name=f"relu{i}"))
+        last, channels, side = f"a{i}", out, -(-side // stride)
+    features, hidden = channels * side * side, 8 * width
+    nodes.append(helper.make_node("Flatten", [last], ["flat"], name="flat", axis=1))
+    weights |= {"w0": rng.normal(size=(hidden, features)) * np.sqrt(2 / features), "b0": np.zeros(hidden)}
+    weights |= {"w1": rng.normal(size=(outputs, hidden)) * np.sqrt(1 / hidden), "b1": np.full(outputs, 0.5)}
+    nodes.append(helper.make_node("Gemm", ["flat", "w0", "b0"], ["h"], name="dense0", transB=1))
+    nodes.append(helper.make_node("Relu", ["h"], ["r"], name="relu5"))
+    nodes.append(helper.make_node("Gemm", ["r", "w1", "b1"], ["points"], name="dense1", transB=1))
+    graph = helper.make_graph(
+        nodes,
+        "cnn7",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 1, size, size])],
+        [helper.make_tensor_value_info("points", TensorProto.FLOAT, ["N", outputs])],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    return onnx_io.from_bytes(model.SerializeToString())
+
+
+def show(**entry: object) -> None:
+    print(json.dumps(entry), flush=True)
+
+
+def cost() -> None:
+    """USN with 32 samples on 256 images against one pass over them; surgery on about 10 M parameters."""
+    images = np.random.default_rng(0).uniform(0, 1, (256, 1, 64, 64)).astype(np.float32)
+    net = cnn7()
+    run = Activations(net, net.outputs)
+    run(images[:32])
+    passes = []
+    for _ in range(7):
+        start = time.process_time()
+        for first in range(0, 256, 33):
+            run(images[first : first + 33])
+        passes.append(time.process_time() - start)
+    scored = []
+    for _ in range(2):
+        start = time.process_time()
+        pruning.score(net, Calibration(images, None, MEDIUM), "usn")
+        scored.append(time.process_time() - start)
+    show(figure="usn cost in inference passes (CPU time)", passes=min(scored) / min(passes), limit=40)
+    big = cnn7(width=74)
+    parameters = sum(w.size for w in big.weights.values())
+    start = time.process_time()
+    plan = pruning.plan(big, pruning.score(big, None, "l2"), 0.5)
+    small = pruning.apply(big, plan, "zero")
+    data = onnx_io.to_bytes(small.net, check=True)
+    show(
+        figure="surgery seconds", parameters=parameters, seconds=time.process_time() - start, limit=10, bytes=len(data)
+    )
+
+
+def errors(seeds: int, width: int, size: int, epochs: int, images: int, ratios: list[float]) -> None:
+    """Clean error (mean squared, keypoints in fractions of the side) before and after fine-tuning."""
+    for seed in range(seeds):
+        start = cnn7(width, size, seed=seed)
+        train = pruning.load_data("aircraft23", start, MEDIUM, images, seed=seed)
+        test = pruning.load_data("aircraft23", start, MEDIUM, 500, seed=seed, split="test")
+        options = TrainOptions(epochs=epochs, rate=1e-3, seed=seed)
+        dense = fine_tune(start, train, options, epochs)
+        more = fine_tune(dense, train, options, max(1, epochs // 4))
+        show(arm="dense", seed=seed, error=error(dense, test), tuned=error(more, test))
+        part = Calibration(
+            train.images[:256], train.labels[:256] if train.labels is not None else None, MEDIUM, 32, seed
+        )
+        for ratio in ratios:
+            reference = None
+            for name in ["usn", *[c for c in CRITERIA if c != "usn"]]:
+                plan = plan_for(dense, part, name, ratio, seed, reference)
+                reference = reference or plan
+                pruned = pruning.apply(dense, plan, "mean", part).net
+                tuned = fine_tune(pruned, train, options, max(1, epochs // 4))
+                show(arm=name, seed=seed, ratio=ratio, error=error(pruned, test), tuned=error(tuned, test))
+            fresh = fine_tune(remove_from(start, reference), train, options, epochs + max(1, epochs // 4))
+            show(arm="small-scratch", seed=seed, ratio=ratio, error=None, tuned=error(fresh, test))
+
+
+def plan_for(
+    net: pruning.Net, data: Calibration, name: str, ratio: float, seed: int, usn: pruning.Plan | None
+) -> pruning.Plan:
+    scores = pruning.score(net, data, name, Options(seed=seed))
+    floor = Floor(4, 0.0)
+    if name == "random-matched" and usn is not None:
+        return pruning.matched(scores, usn, floor)
+    return pruning.plan(net, scores, ratio, "global" if name == "usn-global" else "uniform", floor=floor)
+
+
+def remove_from(start: pruning.Net, plan: pruning.Plan | None) -> pruning.Net:
+    """The pruned shape with initial weights."""
+    assert plan is not None
+    return remove(pruning.find_groups(start), plan.removed)
+
+
+def equality(graphs: int) -> None:
+    """The full count of the equality test."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "unit" / "pruning"))
+    from pruning_equality import main as compare
+
+    compare(graphs)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("cost", "errors", "equality"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--images", type=int, default=8000)
+    parser.add_argument("--graphs", type=int, default=200)
+    parser.add_argument("--ratios", default="0.25,0.5,0.75,0.9")
+    arguments = parser.parse_args()
+    if arguments.what == "cost":
+        cost()
+    elif arguments.what == "equality":
+        equality(arguments.graphs)
+    else:
+        ratios = [float(part) for part in arguments.ratios.split(",")]
+        errors(arguments.seeds, arguments.width, arguments.size, arguments.epochs, arguments.images, ratios)
+
+
+if __name__ == "__main__":
+    main()

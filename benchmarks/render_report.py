@@ -1,0 +1,161 @@
+"""Renders a study's report in headless Chromium: light, dark, phone; checks what only a browser can tell.
+
+    python -m benchmarks.render_report [REPORT.html] [--out DIR] [--chromium PROGRAM]
+
+Without a report it makes one from a SYNTHETIC study (made-up numbers). It fails if the page scrolls sideways at 390
+pixels (a phone), if a figure has no size or sticks out, if text is below 7 pixels, if the page logs an error or names
+another place, or if dark is not dark and light not light. The pictures stay in DIR.
+
+Chromium comes from the system (Debian: apt-get install chromium).
+"""
+
+from __future__ import annotations
+
+import argparse
+import html
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+PHONE = 390
+# Runs beside the page in a frame of the same origin, after everything is laid out.
+PROBE = """
+<pre id="found"></pre><script>
+addEventListener("load", () => setTimeout(() => {
+  const page = document.querySelector("iframe").contentDocument, root = page.documentElement;
+  const out = [...page.querySelectorAll("svg")].map(s => s.getBoundingClientRect())
+    .filter(b => b.width < 100 || b.height < 60 || b.right > root.clientWidth + 1).length;
+  const sizes = [...page.querySelectorAll("svg text, p, td, th, figcaption, dd, li")].filter(t => t.textContent.trim())
+    .map(t => t.ownerSVGElement
+      ? parseFloat(getComputedStyle(t).fontSize) * Math.hypot(t.getScreenCTM().a, t.getScreenCTM().b)
+      : parseFloat(getComputedStyle(t).fontSize));
+  document.getElementById("found").textContent = JSON.stringify({
+    width: root.scrollWidth, seen: root.clientWidth, height: root.scrollHeight,
+    figures: page.querySelectorAll("svg").length, bad: out, smallest: Math.min(...sizes),
+    title: page.querySelector("h1").textContent, errors: page.defaultView.failures || 0});
+}, 300));
+</script>
+"""
+WATCH = "<script>failures=0;addEventListener('error',()=>failures++,true)</script>"
+
+
+class Browser:
+    """Headless Chromium with a throw-away profile and no network."""
+
+    def __init__(self, program: str, folder: Path) -> None:
+        self._command = [
+            program, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-extensions",
+            f"--user-data-dir={folder / 'profile'}", "--host-resolver-rules=MAP * ~NOTFOUND",
+            "--virtual-time-budget=4000",
+        ]  # fmt: skip
+
+    def dom(self, page: Path, width: int) -> str:
+        return self._run(page, f"--window-size={width},1200", "--dump-dom").decode("utf-8", "replace")
+
+    def picture(self, page: Path, target: Path, width: int, height: int, dark: bool) -> None:
+        scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
+        self._run(page, f"--window-size={width},{height}", scheme, f"--screenshot={target}")
+
+    def _run(self, page: Path, *more: str) -> bytes:
+        done = subprocess.run([*self._command, *more, page.as_uri()], capture_output=True, timeout=180, check=False)
+        if done.returncode:
+            raise SystemExit(f"chromium failed: {done.stderr.decode('utf-8', 'replace')[-800:]}")
+        return done.stdout
+
+
+def framed(report: str, width: int, height: int) -> str:
+    """The report in a frame of some width: headless windows do not get as narrow as a phone."""
+    watched = report.replace("<head>", f"<head>{WATCH}", 1)
+    style = f"width:{width}px;height:{height}px;border:0;display:block"
+    return f'<body style="margin:0"><iframe style="{style}" srcdoc="{html.escape(watched)}"></iframe>{PROBE}'
+
+
+def measured(browser: Browser, report: str, width: int, folder: Path) -> dict:
+    page = folder / f"frame-{width}.html"
+    page.write_text(framed(report, width, 1200), encoding="utf-8")
+    found = re.search(r'<pre id="found">(.*?)</pre>', browser.dom(page, max(500, width)), re.DOTALL)
+    if not found or not found[1]:
+        raise SystemExit("the page was not laid out: its probe said nothing")
+    return json.loads(html.unescape(found[1]))
+
+
+def problems(found: dict, width: int) -> list[str]:
+    """What is wrong with a measured page, in words."""
+    checks = [
+        (found["width"] > found["seen"], f"is {found['width']} pixels wide where {found['seen']} are there"),
+        (found["figures"] < 8, f"shows {found['figures']} figures, expected at least 8"),
+        (found["bad"] > 0, f"has {found['bad']} figures without size or sticking out"),
+        (found["smallest"] < 7, f"has text of {found['smallest']:.1f} pixels"),
+        (found["errors"] > 0, f"logs {found['errors']} errors"),
+    ]
+    return [f"at {width} pixels the page {text}" for wrong, text in checks if wrong]
+
+
+def brightness(path: Path) -> float:
+    """Median grey level of a picture, 0 to 255."""
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return float(np.median(np.asarray(image.convert("L"))))
+
+
+def render(report: Path, out: Path, program: str) -> list[str]:
+    """Take the pictures and say what is wrong."""
+    out.mkdir(parents=True, exist_ok=True)
+    text = report.read_text(encoding="utf-8")
+    wrong = [f"the page names another place: {url}" for url in re.findall(r"""(?:src|href)=["']https?:[^"']*""", text)]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        browser = Browser(program, folder)
+        for width in (1240, 820, PHONE):
+            found = measured(browser, text, width, folder)
+            wrong += problems(found, width)
+            height = min(int(found["height"]) + 20, 16_000)
+            if width == 820:
+                continue
+            page = report.resolve()
+            if width == PHONE:
+                page = folder / "phone.html"
+                page.write_text(framed(text, PHONE, height), encoding="utf-8")
+            for dark in (False, True):
+                name = f"{'phone' if width == PHONE else 'desk'}-{'dark' if dark else 'light'}.png"
+                browser.picture(page, out / name, max(500, width), height, dark)
+                level = brightness(out / name) if width != PHONE else None
+                if level is not None and (level > 80 if dark else level < 200):
+                    wrong.append(f"{name}: the median grey level is {level:.0f}")
+    return wrong
+
+
+def synthetic(folder: Path) -> Path:
+    """A report of made-up numbers."""
+    from pruning.study import analysis, report, runner
+    from tests.unit.study import synthetic
+
+    runner.run(synthetic.study(30, seeds=2, ratios=(0.25, 0.5, 0.75, 0.9)), folder, synthetic.hands())
+    return report.write(analysis.of_folder(folder, 1000), folder)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("report", nargs="?", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("out/render"))
+    parser.add_argument("--chromium", default=shutil.which("chromium") or shutil.which("chromium-browser"))
+    options = parser.parse_args()
+    if not options.chromium:
+        print("error: no chromium found; Debian: apt-get install chromium, or give --chromium PROGRAM", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory() as scratch:
+        wrong = render(options.report or synthetic(Path(scratch)), options.out, options.chromium)
+    for text in wrong:
+        print(f"FAILED: {text}")
+    print(f"pictures: {options.out}")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+"""Calibration data and the semantic perturbation x'(s) = clip(alpha * x + beta, 0, 1), s = (alpha, beta)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pruning import onnx_io, runtime, sobol
+from pruning.errors import CriterionError, DataError
+from pruning.net import Net
+
+
+@dataclass(frozen=True)
+class Semantic:
+    """The rectangle S: ranges of the contrast factor alpha and of the brightness offset beta."""
+
+    contrast: tuple[float, float] = (1.0, 1.0)
+    brightness: tuple[float, float] = (0.0, 0.0)
+    clip: bool = True
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in (("contrast", self.contrast), ("brightness", self.brightness)):
+            if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+                raise DataError(f"semantic range {name}={low}:{high} is empty or not finite; expected low:high")
+
+    @classmethod
+    def parse(cls, text: str) -> Semantic:
+        """Read `brightness=-0.1:0.1,contrast=0.8:1.2`."""
+        ranges: dict[str, tuple[float, float]] = {}
+        for part in filter(None, (item.strip() for item in text.split(","))):
+            name, _, span = part.partition("=")
+            low, _, high = span.partition(":")
+            if name not in ("brightness", "contrast"):
+                raise DataError(f"semantic '{part}': unknown parameter '{name}'; expected brightness or contrast")
+            try:
+                ranges[name] = (float(low), float(high))
+            except ValueError:
+                raise DataError(f"semantic '{part}': expected {name}=low:high with two numbers") from None
+        return cls(ranges.get("contrast", (1.0, 1.0)), ranges.get("brightness", (0.0, 0.0)))
+
+    @property
+    def degenerate(self) -> bool:
+        """True if S is a single point."""
+        return self.contrast[0] == self.contrast[1] and self.brightness[0] == self.brightness[1]
+
+    def points(self, count: int, seed: int) -> np.ndarray:
+        """`count` scrambled Sobol points (count, 2) of S, columns alpha and beta."""
+        unit = sobol.points(count, np.random.default_rng(seed))
+        low, high = np.array([self.contrast, self.brightness]).T
+        return low + unit * (high - low)
+
+    def apply(self, images: np.ndarray, point: Sequence[float] | np.ndarray) -> np.ndarray:
+        """x'(s) for one point, in float32."""
+        moved = images * np.float32(point[0]) + np.float32(point[1])
+        return np.clip(moved, 0.0, 1.0, out=moved) if self.clip else moved
+
+    def apply_each(self, images: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """x'(s_i) with one point per image."""
+        column = (-1, *[1] * (images.ndim - 1))
+        moved = images * points[:, 0].reshape(column).astype(np.float32)
+        moved += points[:, 1].reshape(column).astype(np.float32)
+        return np.clip(moved, 0.0, 1.0, out=moved) if self.clip else moved
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Images (n, *S) float32, optional labels (n, ...), the rectangle S, number of its sample points and the seed.
+
+    Labels of an integer type are classes, of a floating type regression targets in the units of the network output.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray | None = None
+    semantic: Semantic = Semantic()
+    samples: int = 32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        images = np.asarray(self.images, np.float32)
+        if images.ndim < 2 or not len(images):
+            raise DataError(f"calibration images have shape {images.shape}; expected (n, ...) with n > 0")
+        if not np.isfinite(images).all():
+            raise DataError("calibration images contain NaN or infinite values")
+        if self.labels is not None and len(self.labels) != len(images):
+            raise DataError(f"{len(images)} images but {len(self.labels)} labels")
+        if self.samples < 1:
+            raise DataError(f"{self.samples} samples of the perturbation; expected at least 1")
+        object.__setattr__(self, "images", images)
+
+    def fitted(self, net: Net) -> Calibration:
+        """The same data in the shape the network reads; DataError if they cannot be its input."""
+        if len(net.inputs) != 1:
+            raise DataError(
+                f"the network has {len(net.inputs)} inputs {list(net.inputs)}; calibration data feed only one"
+            )
+        want = net.shapes[net.inputs[0]]
+        sample = want[1:] if len(want) > 1 else want
+        if self.images.shape[1:] == sample:
+            return self
+        if self.images[0].size != np.prod(sample) or min(len(sample), self.images.ndim - 1) > 1:
+            raise DataError(
+                f"calibration images have shape {self.images.shape[1:]}, "
+                f"the network input '{net.inputs[0]}' expects {sample}"
+            )
+        return Calibration(
+            self.images.reshape(len(self.images), *sample), self.labels, self.semantic, self.samples, self.seed
+        )
+
+    def need_labels(self, why: str) -> np.ndarray:
+        """The labels, or a DataError naming what needs them."""
+        if self.labels is None:
+            raise DataError(f"{why} needs labels; give them as 'labels' or 'keypoints' in the .npz file")
+        return self.labels
+
+    def need_range(self, why: str) -> None:
+        """CriterionError if S is a single point."""
+        if self.semantic.degenerate:
+            raise CriterionError(
+                f"{why} measures movement under a perturbation; give --semantic brightness=..,contrast=.."
+            )
+
+
+class Activations:
+    """Values inside a network, by name, for batches of inputs."""
+
+    def __init__(self, net: Net, values: Sequence[str]) -> None:
+        self.values = tuple(dict.fromkeys(values))
+        self._input = net.inputs[0]
+        self._single = not net.batched
+        self._rank = len(net.shapes[self._input])
+        self._runner = runtime.Runner(onnx_io.to_bytes(net, extra_outputs=self.values))
+
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Values (n, ...) for images (n, ...); networks with a fixed batch of one run image by image."""
+        if not self._single and self._rank > 1:
+            return self._runner({self._input: images}, self.values)
+        rows = [self._runner({self._input: image[None] if self._rank > 1 else image}, self.values) for image in images]
+        join = np.concatenate if self._rank > 1 else np.stack
+        return {name: join([row[name] for row in rows]) for name in self.values}
+
+
+def perturbed(calibration: Calibration) -> Iterator[np.ndarray]:
+    """For each image the batch (K + 1, *S): the image itself, then its K perturbed versions."""
+    points = calibration.semantic.points(calibration.samples, calibration.seed)
+    for image in calibration.images:
+        moved = calibration.semantic.apply_each(np.broadcast_to(image, (len(points), *image.shape)), points)
+        yield np.concatenate([image[None], moved])
+
+
+def channel_means(
+    net: Net, places: Sequence[tuple[str, int]], calibration: Calibration, per_image: int = 4
+) -> dict[tuple[str, int], np.ndarray]:
+    """E over images and S of each entry along an axis of a value: what folding puts in place of removed channels.
+
+    Each image is seen under `per_image` of the K Sobol points, in rotation, so that the cost is a few inference passes.
+    """
+    places = list(dict.fromkeys(places))
+    if not places:
+        return {}
+    calibration = calibration.fitted(net)
+    run = Activations(net, [value for value, _ in places])
+    points = calibration.semantic.points(calibration.samples, calibration.seed)
+    sums = {place: np.zeros(net.shapes[place[0]][place[1]]) for place in places}
+    count = 0
+    repeats = 1 if calibration.semantic.degenerate else per_image
+    for start in range(0, len(calibration.images), 32):
+        images = calibration.images[start : start + 32]
+        for turn in range(repeats):
+            chosen = points[(np.arange(start, start + len(images)) * repeats + turn) % len(points)]
+            found = run(calibration.semantic.apply_each(images, chosen))
+            for value, axis in places:
+                array = found[value]
+                others = tuple(a for a in range(array.ndim) if a != axis)
+                sums[value, axis] += array.mean(others, dtype=np.float64) * len(images)
+            count += len(images)
+    return {place: total / count for place, total in sums.items()}

@@ -1,0 +1,43 @@
+"""Errors of the pruning package; each is one printable line, and the command line exits with code 2.
+
+SecateurError (verifier.errors)
+`-- PruneError
+    |-- ModelFileError      the .onnx file: unreadable, invalid, external data, more than 2 GB
+    |-- NothingToPrune      no channel may be removed (the message lists what froze them)
+    |-- RatioError          a ratio is out of range or would empty a layer
+    |-- DataError           calibration data: unreadable, wrong shape, labels missing
+    |-- CriterionError      unknown criterion, or one that cannot run here (missing package, missing oracle)
+    `-- WriteError          a result cannot be written
+"""
+
+from __future__ import annotations
+
+from verifier.errors import SecateurError
+
+
+class PruneError(SecateurError):
+    """Base of every error the pruning package raises on purpose."""
+
+
+class ModelFileError(PruneError):
+    """The model file cannot be used."""
+
+
+class NothingToPrune(PruneError):
+    """The network has no channel that may be removed."""
+
+
+class RatioError(PruneError):
+    """A pruning ratio is out of range or cannot be honoured."""
+
+
+class DataError(PruneError):
+    """Calibration data do not fit the network or the criterion."""
+
+
+class CriterionError(PruneError):
+    """A criterion, allocation or fold mode is unknown or not available."""
+
+
+class WriteError(PruneError):
+    """A result file cannot be written."""

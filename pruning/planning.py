@@ -1,0 +1,214 @@
+"""From scores to a plan: which channels go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pruning.errors import CriterionError, NothingToPrune, RatioError
+from pruning.groups import Group, Groups
+from pruning.names import ALLOCATIONS, NORMS
+from pruning.scores.base import Scores
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What stays in every group at least: max(`channels`, `fraction` of them), never less than one."""
+
+    channels: int = 4
+    fraction: float = 0.25
+    by_name: Mapping[str, int] | None = None  # numbers that replace the rule, by group name
+
+    def __post_init__(self) -> None:
+        if self.channels < 1 or not 0 <= self.fraction <= 1:
+            raise RatioError(f"floor of {self.channels} channels and {self.fraction:g}; expected at least 1 and 0..1")
+
+    def least(self, group: Group) -> int:
+        """Channels of this group that stay."""
+        if self.by_name is not None and group.name in self.by_name:
+            return min(len(group.channels), self.by_name[group.name])
+        return min(len(group.channels), max(self.channels, int(np.ceil(self.fraction * len(group.channels) - 1e-9))))
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Channels to remove (`removed`, a mask over channels) and how they were chosen.
+
+    `ratio` was asked for, `reached` is what the floors allow; both are shares of the channels of the chosen groups.
+    """
+
+    groups: Groups
+    removed: np.ndarray
+    ratio: float
+    reached: float
+    criterion: str
+    allocation: str
+    norm: str
+    chosen: tuple[int, ...]
+    scores: Scores | None = None
+    notes: tuple[str, ...] = ()
+    floor: Floor = Floor()
+
+    def removed_of(self, group: Group) -> np.ndarray:
+        """Positions, within the group, of its removed channels."""
+        return np.flatnonzero(self.removed[group.channels])
+
+    @property
+    def counts(self) -> Mapping[int, int]:
+        """Number of removed channels per group index."""
+        return {index: int(self.removed[group.channels].sum()) for index, group in enumerate(self.groups.groups)}
+
+
+def make_plan(
+    scores: Scores,
+    ratio: float,
+    allocation: str = "uniform",
+    norm: str = "layer-median",
+    stream: bool = False,
+    floor: Floor | None = None,
+    guard: np.ndarray | None = None,
+    layer_ratios: Mapping[str, float] | None = None,
+    counts: Mapping[int, int] | None = None,
+) -> Plan:
+    """Choose the channels with the lowest scores.
+
+    `ratio` is the share of channels of the chosen groups (`internal` ones, with `stream` also those joined by residual
+    sums). `guard` marks channels that are not to be touched; `layer_ratios` (by group name) gives each group its own
+    share (allocation `mrs`); `counts` fixes the number per group index (random-matched). Raises RatioError,
+    NothingToPrune.
+    """
+    floor = floor or Floor()
+    if not 0 <= ratio < 1:
+        raise RatioError(f"ratio {ratio:g}; expected 0 <= ratio < 1 (1 would empty every layer)")
+    if allocation not in ALLOCATIONS or norm not in NORMS:
+        raise CriterionError(
+            f"allocation '{allocation}' with norm '{norm}'; expected one of {ALLOCATIONS} and one of {NORMS}"
+        )
+    if allocation == "mrs" and layer_ratios is None:
+        raise CriterionError("allocation 'mrs' needs measured sensitivities (layer_ratios)")
+    groups = scores.groups
+    chosen = [i for i, g in enumerate(groups.groups) if len(g.free) and (stream or g.kind == "internal")]
+    if not chosen:
+        raise NothingToPrune(why_nothing(groups, stream))
+    quota = _quotas(groups, chosen, ratio, layer_ratios, counts)
+    barred = ~groups.prunable if guard is None else ~groups.prunable | guard
+    picker = _Picker(groups, floor, barred)
+    total = sum(len(groups.groups[i].channels) for i in chosen)
+    picker.take(c for i in chosen for c in groups.groups[i].channels[scores.free[groups.groups[i].channels]].tolist())
+    idle = int(picker.removed.sum())
+    if allocation == "global" and counts is None:
+        picker.take(_ranked(scores, chosen, norm), round(ratio * total))
+    else:
+        for index in chosen:
+            picker.take(_ranked(scores, [index], "none"), quota[index], within=groups.groups[index].channels)
+    reached = float(picker.removed.sum()) / total
+    notes = [f"{idle} idle channels (inactive or constant on the calibration data) removed first"] if idle else []
+    if counts is None and layer_ratios is None and picker.removed.sum() < round(ratio * total) - len(chosen):
+        notes.append(
+            f"asked for {ratio:.0%}, reached {reached:.0%}: every layer keeps at least max({floor.channels}, "
+            f"{floor.fraction:.0%}) channels"
+        )
+    picker.removed.setflags(write=False)
+    return Plan(
+        groups,
+        picker.removed,
+        ratio,
+        reached,
+        scores.criterion,
+        allocation,
+        norm,
+        tuple(chosen),
+        scores,
+        tuple(notes),
+        floor,
+    )
+
+
+def why_nothing(groups: Groups, stream: bool) -> str:
+    """One line that says why no channel can be removed."""
+    if not groups.groups:
+        return "nothing to prune: the network has no layer with weights and hidden channels"
+    waiting = sum(1 for g in groups.groups if len(g.free) and g.kind == "stream")
+    if waiting and not stream:
+        return f"nothing to prune but {waiting} residual stream group(s); add --stream to prune those too"
+    reasons = dict.fromkeys(f"'{g.name}': {g.reason}" for g in groups.groups if not len(g.free))
+    shown = "; ".join(list(reasons)[:3])
+    return f"nothing to prune: every layer is frozen ({shown}{'; ...' if len(reasons) > 3 else ''})"
+
+
+def _quotas(
+    groups: Groups,
+    chosen: Sequence[int],
+    ratio: float,
+    layer_ratios: Mapping[str, float] | None,
+    counts: Mapping[int, int] | None,
+) -> dict[int, int]:
+    if counts is not None:
+        return {index: counts.get(index, 0) for index in chosen}
+    shares = {i: ratio if layer_ratios is None else layer_ratios.get(groups.groups[i].name, ratio) for i in chosen}
+    return {index: round(share * len(groups.groups[index].channels)) for index, share in shares.items()}
+
+
+def _ranked(scores: Scores, chosen: Sequence[int], norm: str) -> list[int]:
+    """Channels of some groups, lowest score first; ties by L2 importance, then by number."""
+    members = np.concatenate([scores.groups.groups[i].channels for i in chosen])
+    values = normalised(scores, chosen, norm)[members]
+    return members[np.lexsort((members, scores.tie[members], values))].tolist()
+
+
+def normalised(scores: Scores, chosen: Sequence[int], norm: str) -> np.ndarray:
+    """Scores made comparable between layers: relative to the layer's median (difference of decibels, ratio
+    otherwise).
+    """
+    values = scores.values.astype(np.float64).copy()
+    for index in chosen:
+        members = scores.groups.groups[index].channels
+        part = values[members]
+        finite = part[np.isfinite(part)]
+        if norm == "layer-median" and finite.size:
+            middle = float(np.median(finite))
+            values[members] = part - middle if scores.decibel else part / (abs(middle) or 1.0)
+        elif norm == "layer-rank":
+            order = np.empty(len(part))
+            order[np.lexsort((scores.tie[members], part))] = np.arange(len(part))
+            values[members] = order / len(part)
+    return values
+
+
+class _Picker:
+    """Takes channels in order as long as floors and segments (parts of a Split, ...) keep enough."""
+
+    def __init__(self, groups: Groups, floor: Floor, barred: np.ndarray) -> None:
+        self.groups, self.barred = groups, barred
+        self.removed = np.zeros(groups.n, bool)
+        self.room = [len(g.channels) - floor.least(g) for g in groups.groups]
+        self.segments: dict[int, list[int]] = {}
+        self.left = []
+        for index, segment in enumerate(groups.segments):
+            members = np.unique(segment[segment >= 0])
+            self.left.append(len(members) + int((segment < 0).any()))
+            for channel in members.tolist():
+                self.segments.setdefault(channel, []).append(index)
+
+    def take(self, order: object, quota: int | None = None, within: np.ndarray | None = None) -> None:
+        """Remove channels in `order` until `quota` of those `within` (default: all) are gone."""
+        gone = int((self.removed if within is None else self.removed[within]).sum())
+        for channel in order:  # type: ignore[attr-defined]
+            if quota is not None and gone >= quota:
+                return
+            owner = self.groups.group_of[channel]
+            parts = self.segments.get(channel, ())
+            if (
+                self.barred[channel]
+                or self.removed[channel]
+                or not self.room[owner]
+                or any(self.left[p] < 2 for p in parts)
+            ):
+                continue
+            self.removed[channel] = True
+            self.room[owner] -= 1
+            gone += 1
+            for part in parts:
+                self.left[part] -= 1

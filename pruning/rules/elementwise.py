@@ -1,0 +1,116 @@
+"""Rules of element-wise operators, with one input or with several that broadcast."""
+
+from __future__ import annotations
+
+from pruning.labels import Walk
+from pruning.net import Op
+from pruning.rules.table import rule
+
+# Operators that bend their input: where a channel enters one of these, its value is the pre-activation of section 1.1.
+NON_LINEAR = frozenset(
+    [
+        "Relu",
+        "LeakyRelu",
+        "PRelu",
+        "Sigmoid",
+        "Tanh",
+        "Clip",
+        "Elu",
+        "Selu",
+        "Celu",
+        "Softplus",
+        "Softsign",
+        "HardSigmoid",
+        "HardSwish",
+        "Gelu",
+        "Mish",
+        "Swish",
+        "Sign",
+        "Abs",
+        "ThresholdedRelu",
+        "Erf",
+        "Exp",
+        "Sin",
+        "Cos",
+        "Sqrt",
+        "Log",
+        "Reciprocal",
+        "Floor",
+        "Ceil",
+        "Round",
+        "Pow",
+    ]
+)
+_UNARY = NON_LINEAR - {"PRelu", "Pow", "Clip"} | {"Identity", "Dropout", "Cast", "Neg", "Not", "IsNaN", "IsInf"}
+_BROADCAST = [
+    "PRelu",
+    "Pow",
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "Sum",
+    "Mean",
+    "Max",
+    "Min",
+    "Where",
+    "Mod",
+    "Equal",
+    "Less",
+    "Greater",
+    "LessOrEqual",
+    "GreaterOrEqual",
+    "And",
+    "Or",
+    "Xor",
+]
+
+
+@rule(*sorted(_UNARY), "Clip")
+def unary(walk: Walk, index: int, node: Op) -> None:
+    """Axes keep their labels (limits of Clip and the ratio of Dropout are scalars)."""
+    for axis, labels in walk.axes(node.input(0)).items():
+        walk.put(node.outputs[0], axis, labels)
+    for name in node.inputs[1:]:
+        walk.freeze_value(name, f"{node.type} '{node.label}' reads it as a parameter")
+
+
+@rule(*_BROADCAST)
+def broadcast(walk: Walk, index: int, node: Op) -> None:
+    """Axes of full length are united or sliced together, axes of length one are left alone."""
+    shape = walk.shape(node.outputs[0])
+    if shape is None:
+        walk.freeze_inputs(node, f"the shape of '{node.outputs[0]}' could not be determined")
+        return
+    for axis, length in enumerate(shape):
+        _broadcast_axis(walk, index, node, axis - len(shape), length)
+
+
+def _broadcast_axis(walk: Walk, index: int, node: Op, back: int, length: int) -> None:
+    """One output axis, counted from the back."""
+    rank = len(walk.shape(node.outputs[0]) or ())
+    found, constants, plain = [], [], False
+    for slot, name in enumerate(node.inputs):
+        shape = walk.shape(name) if name else ()
+        if not name or shape is None or len(shape) < -back:
+            plain = plain or shape is None
+            continue
+        labels = walk.axes(name).get(len(shape) + back)
+        if shape[back] != length:  # length one, repeated along the axis
+            if labels is not None:
+                walk.freeze(labels, f"{node.type} '{node.label}' repeats it along a wider axis")
+        elif labels is not None:
+            found.append(labels)
+        elif walk.net.constant(name) is not None:
+            constants.append((slot, len(shape) + back))
+        else:
+            plain = plain or length > 1
+    if not found:
+        return
+    for other in found[1:]:
+        walk.unite(found[0], other)
+    if plain:
+        walk.freeze(found[0], f"{node.type} '{node.label}' joins it with values that cannot be pruned")
+    for slot, axis in constants:
+        walk.cut(index, slot, axis, found[0], "with")
+    walk.put(node.outputs[0], rank + back, found[0])

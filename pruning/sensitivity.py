@@ -1,0 +1,139 @@
+"""Layer ratios from measured sensitivity (allocation `mrs`); our own forms, the published formula was not found.
+
+prune    MRS_l = worst-case loss after removing 10 % of layer l (lowest L2) minus worst-case loss of the whole network;
+         worst case: per image, the worst of a 9 x 9 grid of S
+weights  MRS_l = max over changes dw of layer l with ||dw|| <= 0.1 ||w_l|| of the loss under random s, minus the loss
+         (the modular robust criticality of RiFT, arXiv 2308.02533, with s in place of an attack); 10 ascent steps
+
+ratio_l = clip(rho * kappa * exp(-MRS_l / median), 0, 0.75), kappa such that the total is rho
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from pruning.calibration import Activations, Calibration
+from pruning.errors import CriterionError
+from pruning.groups import Groups
+from pruning.net import Net
+from pruning.scores.weights import channel_norm
+from pruning.surgery import mask
+
+IMAGES = 64
+HIGHEST = 0.75
+
+
+def mrs_ratios(groups: Groups, data: Calibration, ratio: float, form: str, stream: bool) -> Mapping[str, float]:
+    """Share of channels to remove per group name. Without labels, the loss is the squared change of the output."""
+    data = data.fitted(groups.net)
+    chosen = [i for i, g in enumerate(groups.groups) if len(g.free) and (stream or g.kind == "internal")]
+    measure = {"prune": _by_pruning, "weights": _by_weights}.get(form)
+    if measure is None:
+        raise CriterionError(f"sensitivity form '{form}'; expected prune or weights")
+    few = Calibration(
+        data.images[:IMAGES],
+        None if data.labels is None else data.labels[:IMAGES],
+        data.semantic,
+        data.samples,
+        data.seed,
+    )
+    found = measure(groups, few, chosen)
+    sizes = np.array([len(groups.groups[i].channels) for i in chosen], float)
+    shares = allocate(np.array([found[i] for i in chosen]), sizes, ratio)
+    return {groups.groups[i].name: float(share) for i, share in zip(chosen, shares, strict=True)}
+
+
+def allocate(sensitivity: np.ndarray, sizes: np.ndarray, ratio: float) -> np.ndarray:
+    """Shares that fall with sensitivity and remove `ratio` in total (kappa by bisection)."""
+    positive = np.maximum(sensitivity, 0.0)
+    middle = float(np.median(positive)) or 1.0
+    weight = np.exp(-positive / middle)
+    low, high = 0.0, 1e9
+    for _ in range(200):
+        kappa = (low + high) / 2
+        shares = np.clip(ratio * kappa * weight, 0, HIGHEST)
+        low, high = (kappa, high) if (shares * sizes).sum() < ratio * sizes.sum() else (low, kappa)
+    return np.clip(ratio * high * weight, 0, HIGHEST)
+
+
+def _by_pruning(groups: Groups, data: Calibration, chosen: list[int]) -> dict[int, float]:
+    norms = channel_norm(groups, 2)
+    target = _target(groups.net, data)
+    full = _worst_loss(groups.net, data, target)
+    found = {}
+    for index in chosen:
+        free = groups.groups[index].free
+        removed = np.zeros(groups.n, bool)
+        count = max(1, round(0.1 * len(groups.groups[index].channels)))
+        removed[free[np.argsort(norms[free], kind="stable")[:count]]] = True
+        found[index] = _worst_loss(mask(groups, removed), data, target) - full
+    return found
+
+
+def _target(net: Net, data: Calibration) -> np.ndarray:
+    if data.labels is not None:
+        return data.labels
+    return Activations(net, [net.outputs[0]])(data.images)[net.outputs[0]]
+
+
+def _worst_loss(net: Net, data: Calibration, target: np.ndarray) -> float:
+    """Mean over images of the worst loss on a 9 x 9 grid of S."""
+    run, worst = Activations(net, [net.outputs[0]]), np.full(len(data.images), -np.inf)
+    for alpha in np.linspace(*data.semantic.contrast, 9):
+        for beta in np.linspace(*data.semantic.brightness, 9):
+            output = run(data.semantic.apply(data.images, (alpha, beta)))[net.outputs[0]].reshape(len(worst), -1)
+            worst = np.maximum(worst, _losses(output.astype(np.float64), target))
+    return float(worst.mean())
+
+
+def _losses(output: np.ndarray, target: np.ndarray) -> np.ndarray:
+    if target.dtype.kind == "f":
+        return ((output - target.reshape(len(target), -1)) ** 2).mean(1)
+    shifted = output - output.max(1, keepdims=True)
+    return np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(target)), target.reshape(-1)]
+
+
+def _by_weights(groups: Groups, data: Calibration, chosen: list[int]) -> dict[int, float]:
+    import torch
+
+    from pruning.losses import task_loss
+    from pruning.torch_bridge import TorchNet
+
+    model = TorchNet(groups.net)
+    rng = np.random.default_rng(data.seed)
+    points = data.semantic.points(256, data.seed)[rng.integers(256, size=len(data.images))]
+    images = model.tensor(data.semantic.apply_each(data.images, points))
+    labels = model.tensor(_target(groups.net, data))
+    with torch.no_grad():
+        start = float(task_loss(model(images), labels))
+    found = {}
+    for index in chosen:
+        names = {
+            groups.net.nodes[p].input(s) for p in groups.groups[index].producers for s in (0, 1)
+        } & model.trainable.keys()
+        found[index] = max(_ascend(model, name, images, labels) for name in names) - start if names else 0.0
+    return found
+
+
+def _ascend(model: object, name: str, images: object, labels: object) -> float:
+    """Highest loss found within the ball around one weight."""
+    import torch
+
+    from pruning.losses import task_loss
+    from pruning.torch_bridge import TorchNet
+
+    assert isinstance(model, TorchNet)
+    weight = model.leaves[name].detach()
+    radius = 0.1 * float(weight.norm())
+    change, best = torch.zeros_like(weight), -np.inf
+    for _ in range(10):
+        moved = (weight + change).requires_grad_(True)
+        loss = task_loss(model(images, leaves={name: moved}), labels)
+        best = max(best, float(loss.detach()))
+        (gradient,) = torch.autograd.grad(loss, moved)
+        change = change + 0.25 * radius * gradient / gradient.norm().clamp_min(1e-12)
+        change = change * min(1.0, radius / max(float(change.norm()), 1e-12))
+    with torch.no_grad():
+        return max(best, float(task_loss(model(images, leaves={name: weight + change}), labels)))

@@ -1,0 +1,134 @@
+"""Everything a finished (or growing) study says, computed once: for the terminal, the report and `summary.json`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pruning.study import goals, ledger, row, stats, summary
+from pruning.study.errors import ResultsError
+from pruning.study.goals import Check
+from pruning.study.row import Row
+from pruning.study.summary import Contrast, Summary
+
+FOCUS = "usn"
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """focus: the arm the study is about; baseline: name of the first network where files were given, else None.
+
+    criterion, goals: empty where files were compared. notes: what a reader should know before believing a figure.
+    """
+
+    title: str
+    focus: str
+    baseline: str | None
+    rows: tuple[Row, ...]
+    summaries: tuple[Summary, ...]
+    contrasts: tuple[Contrast, ...]
+    criterion: tuple[Check, ...]
+    goals: tuple[Check, ...]
+    notes: tuple[str, ...]
+    replicates: int
+
+
+def of_folder(folder: Path, replicates: int = stats.REPLICATES) -> Analysis:
+    """Analyse what a study's folder holds."""
+    rows = ledger.read(folder / "results.jsonl", row.decode, lambda r: r.key)
+    if not rows:
+        raise ResultsError(f"{folder / 'results.jsonl'}: no results yet")
+    record = _record(folder / "study.json")
+    baseline = record.get("baseline")
+    return analyse(rows, str(record.get("name") or folder.resolve().name), baseline, replicates)
+
+
+def analyse(
+    rows: Sequence[Row], title: str, baseline: str | None = None, replicates: int = stats.REPLICATES
+) -> Analysis:
+    """Summaries, contrasts and checks of some rows; baseline: the arm others are held against when files were given."""
+    summaries = [summary.summarise(rows, t, replicates) for t in summary.treatments(rows)]
+    if baseline is not None:
+        summaries.sort(key=lambda s: s.arm != baseline)
+        contrasts, focus = summary.against(rows, baseline, replicates), FOCUS
+        checks: tuple[list[Check], list[Check]] = ([], [])
+    else:
+        arms = {r.arm for r in rows}
+        focus = FOCUS if FOCUS in arms else min((r.arm for r in rows if r.ratio is not None), default=FOCUS)
+        contrasts = summary.contrasts(rows, focus, replicates)
+        checks = (goals.criterion(contrasts, focus), goals.goals(contrasts, focus))
+    return Analysis(
+        title=title,
+        focus=focus,
+        baseline=baseline,
+        rows=tuple(rows),
+        summaries=tuple(summaries),
+        contrasts=tuple(contrasts),
+        criterion=tuple(checks[0]),
+        goals=tuple(checks[1]),
+        notes=tuple(_notes(rows, summaries, baseline is not None)),
+        replicates=replicates,
+    )
+
+
+def save(analysis: Analysis, path: Path) -> None:
+    """Every figure with its interval as JSON."""
+    from verifier.errors import OutputError
+
+    value = {
+        "title": analysis.title,
+        "summaries": [asdict(s) for s in analysis.summaries],
+        "contrasts": [asdict(c) for c in analysis.contrasts],
+        "success_criterion": _checks(analysis.criterion),
+        "goals": _checks(analysis.goals),
+        "notes": analysis.notes,
+    }
+    try:
+        path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot write: {error.strerror or error}") from None
+
+
+def _checks(checks: Sequence[Check]) -> dict[str, Any]:
+    return {"passed": goals.verdict(checks), "checks": [asdict(c) for c in checks]}
+
+
+def _notes(rows: Sequence[Row], summaries: Sequence[Summary], files: bool) -> list[str]:
+    notes = []
+    by_image: dict[int, int] = {}
+    for r in rows:
+        by_image[r.image] = by_image.get(r.image, 0) + 1
+    networks = len({r.name for r in rows})
+    short = sum(count < networks for count in by_image.values())
+    if short:
+        notes.append(
+            f"{short} of {len(by_image)} images are not finished for all {networks} networks; they are left out."
+        )
+    if len({r.machine for r in rows}) > 1 or len({r.versions for r in rows}) > 1:
+        notes.append("Results come from several machines or versions: times are not comparable across them.")
+    seeds = max((s.seeds for s in summaries), default=0)
+    if files:
+        notes.append("Each network is one training run: the intervals are about the choice of images only.")
+    elif seeds < 3:
+        notes.append(
+            f"{seeds} training seed{'s' if seeds != 1 else ''}: intervals say little about how training varies."
+        )
+    least = min((s.images for s in summaries), default=0)
+    if least < 100:
+        seen = 10 * math.sqrt(155 / least)  # the protocol's planning: 155 images for a paired gain of 10 points
+        notes.append(f"Only {least} images: gains in verified rate below about {seen:.0f} points will often be missed.")
+    return notes
+
+
+def _record(path: Path) -> Mapping[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())["whole"]
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise ResultsError(f"{path}: not the record of a study") from None
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,182 @@
+"""Makes the networks of a study, each once: train, prune in stages with fine-tuning between, or start from scratch.
+
+Total training is the same for every arm but `dense`: budget.train epochs, then budget.finetune (split over the stages).
+A finished network is renamed into place and then listed, with its hash, in `networks.jsonl`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pruning.study.errors import ResultsError, StudyFileError
+from pruning.study.hands import FineTune, Hands, Prune, Size, Train
+from pruning.study.ledger import Ledger, sync_folder
+from pruning.study.plan import Job, stage_ratios
+from pruning.study.spec import Spec
+from pruning.study.words import duration
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A finished network: where it is, what it is, how big, and how long it took to make."""
+
+    name: str
+    path: Path
+    sha256: str
+    arm: str
+    criterion: str
+    ratio: float | None
+    seed: int
+    draw: int
+    size: Size
+    seconds: float
+
+
+def build(spec: Spec, jobs: list[Job], folder: Path, hands: Hands, say: Say) -> list[Model]:
+    """All networks of the plan; those already made are checked against their hash and kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with Ledger(folder / "networks.jsonl", _encode, lambda v: _decode(v, folder), lambda m: m.name) as ledger:
+        done = {model.name: model for model in ledger.rows}
+        for number, job in enumerate(jobs, 1):
+            if job.name in done:
+                _unchanged(done[job.name])
+                continue
+            say(f"network {number} of {len(jobs)}: {job.name}{_left(jobs[number - 1 :], done)}")
+            done[job.name] = _make(spec, job, folder, hands)
+            ledger.append(done[job.name])
+    return [done[job.name] for job in jobs if job.shown]
+
+
+def given(paths: list[Path], hands: Hands) -> list[Model]:
+    """Networks that exist already, each an arm of its own (or what the record of `prune` beside it says)."""
+    models = []
+    for path in paths:
+        if not path.is_file():
+            raise StudyFileError(f"{path}: no such file; expected an ONNX network")
+        record = _record(path)
+        name = path.stem if [p.stem for p in paths].count(path.stem) == 1 else str(path)
+        criterion, ratio = record.get("criterion", ""), record.get("ratio")
+        ratio = float(ratio) if isinstance(ratio, int | float) else None
+        models.append(Model(name, path, digest(path), name, str(criterion), ratio, 0, 0, hands.measure(path), 0.0))
+    if len({m.name for m in models}) < len(models):
+        raise StudyFileError("the same network is named twice; name each once")
+    return models
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _make(spec: Spec, job: Job, folder: Path, hands: Hands) -> Model:
+    work = folder / "work" / job.name
+    work.mkdir(parents=True, exist_ok=True)
+    out, fresh = folder / f"{job.name}.onnx", work / "finished.onnx"
+    started = time.monotonic()
+    if job.kind == "train":
+        _need(hands.train, Train)(seed=job.seed, epochs=spec.budget.train, like=None, work=work, out=fresh)
+    elif job.kind == "scratch":
+        assert job.like is not None
+        total = spec.budget.train + spec.budget.finetune
+        like = folder / f"{job.like}.onnx"
+        _need(hands.train, Train)(seed=_seed(job), epochs=total, like=like, work=work, out=fresh)
+    elif job.kind == "tune":
+        parent = folder / f"{job.parent}.onnx"
+        _need(hands.finetune, FineTune)(
+            model=parent, seed=_seed(job), epochs=spec.budget.finetune, work=work, out=fresh
+        )
+    else:
+        _prune(spec, job, folder, hands, work, fresh)
+    if not fresh.is_file():
+        raise ResultsError(f"{job.name}: the step that should make it ended without writing {fresh}")
+    with open(fresh, "rb") as stream:
+        os.fsync(stream.fileno())
+    os.replace(fresh, out)
+    sync_folder(folder)
+    size, seconds = hands.measure(out), time.monotonic() - started
+    return Model(
+        job.name, out, digest(out), job.arm, job.criterion, job.ratio, job.seed, job.draw, size, round(seconds, 3)
+    )
+
+
+def _prune(spec: Spec, job: Job, folder: Path, hands: Hands, work: Path, out: Path) -> None:
+    assert job.ratio is not None
+    prune, finetune = _need(hands.prune, Prune), _need(hands.finetune, FineTune)
+    current = folder / f"{job.parent}.onnx"
+    for stage, ratio in enumerate(stage_ratios(job.ratio, spec.stages), 1):
+        # A matched arm hits the widths of its model's last stage; its earlier stages follow that model's own.
+        like = None if job.like is None else _stage(folder / "work" / job.like, stage, "cut")
+        cut, tuned = _stage(work, stage, "cut"), _stage(work, stage, "tuned")
+        prune(model=current, criterion=job.arm, ratio=ratio, like=like, seed=_seed(job), work=work, out=cut)
+        if spec.budget.finetune:
+            epochs = spec.budget.finetune / spec.stages
+            finetune(model=cut, seed=_seed(job), epochs=epochs, work=work, out=tuned)
+            cut = tuned
+        current = cut
+    out.write_bytes(current.read_bytes())
+
+
+def _stage(work: Path, stage: int, what: str) -> Path:
+    return work / f"stage{stage}-{what}.onnx"
+
+
+def _seed(job: Job) -> int:
+    return job.seed * 1000 + job.draw  # draws of one training seed differ, and no two seeds share a stream
+
+
+def _left(jobs: list[Job], done: Mapping[str, Model]) -> str:
+    """Time left for these jobs, by the mean of what those of the same arm (else all) took so far."""
+    if not done:
+        return ""
+    every = [model.seconds for model in done.values()]
+    total = 0.0
+    for job in jobs:
+        same = [model.seconds for model in done.values() if model.arm == job.arm] or every
+        total += sum(same) / len(same)
+    return f", about {duration(total)} left for training and pruning"
+
+
+def _need(hand: Any, kind: type) -> Any:
+    if hand is None:
+        raise StudyFileError(f"this study makes networks, but no '{kind.__name__}' was handed in; compare given files")
+    return hand
+
+
+def _unchanged(model: Model) -> None:
+    if not model.path.is_file():
+        raise ResultsError(f"{model.path}: a finished network is gone; put it back, or start over in another folder")
+    if digest(model.path) != model.sha256:
+        raise ResultsError(f"{model.path}: the file has changed since it was made; its results would not be about it")
+
+
+def _record(path: Path) -> Mapping[str, Any]:
+    import json
+
+    beside = path.with_suffix(".json")
+    if not beside.is_file() or beside.stat().st_size > 1 << 26:
+        return {}
+    try:
+        value = json.loads(beside.read_bytes())
+    except (ValueError, RecursionError):
+        return {}
+    known = isinstance(value, dict) and str(value.get("tool", "")).startswith("secateur prune")
+    return value if known else {}
+
+
+def _encode(model: Model) -> dict[str, Any]:
+    return {**asdict(model), "path": model.path.name}
+
+
+def _decode(value: Mapping[str, Any], folder: Path) -> Model:
+    given = dict(value)
+    path = folder / Path(str(given.pop("path"))).name
+    return Model(path=path, size=Size(**given.pop("size")), **given)

@@ -1,0 +1,184 @@
+"""`secateur compare`: certified coverage of networks, a whole study, or result files of any verifiers side by side."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pruning.study.errors import StudyFileError
+from pruning.study.spec import RECTANGLES, Spec, Task
+from verifier.errors import SecateurError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pruning.study.hands import Hands
+
+Factory = Callable[[Task, "Spec | None"], "Hands"]
+"""Makes the callables of `hands.Hands` for a task; with the study where networks have to be made too."""
+
+EPILOG = """\
+examples:
+  secateur compare dense.onnx pruned.onnx --data aircraft23 --images 100
+  secateur compare --study benchmarks/studies/small.yaml --out out/small      (again: goes on where it stopped)
+  secateur compare --report out/small                                         (tables and report only)
+  secateur compare --results ours=a.csv theirs=b.csv --truth instances.csv
+
+Result files (--results) are VNN-COMP's: category,onnx,vnnlib,prepare_seconds,result,run_seconds. Points by the rules of
+2025: right 10, wrong -150. Without witness files the truth is the list given with --truth; else what all tools that
+answered say; else, where they contradict each other, the majority (a guess, and marked so); else it stays open.
+
+exit codes: 0 done, 1 --check and a condition failed or was not measured, 2 error, 130 interrupted (run again to go on)
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of `secateur compare`."""
+    p = argparse.ArgumentParser(
+        prog="secateur compare",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("models", nargs="*", type=Path, metavar="MODEL.onnx", help="networks; the first is the baseline")
+    what = p.add_mutually_exclusive_group()
+    what.add_argument("--study", type=Path, metavar="FILE.yaml", help="run or go on with a whole study")
+    what.add_argument("--report", type=Path, metavar="DIR", help="rebuild tables and report from the results in DIR")
+    what.add_argument("--results", nargs="+", metavar="[NAME=]FILE.csv", help="compare result files of any verifiers")
+    p.add_argument("--out", type=Path, metavar="DIR", help="folder of results and report (default: out/compare)")
+    images = p.add_argument_group("images (with models)")
+    images.add_argument("--data", metavar="NAME|FILE", help="aircraft23, or a COCO keypoints file")
+    images.add_argument("--images", type=int, default=None, metavar="N", help="the first N test images (default: 100)")
+    images.add_argument("--tau", type=float, default=0.03, help="tolerance, share of the image side (default: 0.03)")
+    images.add_argument("--rectangle", default="medium", help=f"{', '.join(RECTANGLES)} or ranges (default: medium)")
+    images.add_argument("--timeout", type=float, default=None, metavar="S", help="seconds per image (default: 60)")
+    more = p.add_argument_group("output")
+    more.add_argument("--truth", type=Path, metavar="FILE.csv", help="with --results: list with a column 'expected'")
+    more.add_argument("--json", type=Path, metavar="FILE", help="with --results: write everything as JSON")
+    more.add_argument("--cactus", type=Path, metavar="FILE", help="with --results: draw it (.svg, .pdf or .png)")
+    more.add_argument("--overall", action="store_true", help="with --results: leave out the tables per category")
+    more.add_argument("--no-report", action="store_true", help="print the tables, write no HTML")
+    more.add_argument("--check", action="store_true", help="exit 1 unless the success criterion is met")
+    return p
+
+
+def main(argv: Sequence[str] | None = None, factory: Factory | None = None) -> int:
+    """The command. factory: where training, pruning and verification come from (default: this package's own)."""
+    options = parser().parse_args(argv)
+    try:
+        return _dispatch(options, factory)
+    except SecateurError as error:
+        print(f"secateur compare: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("secateur compare: interrupted; every result so far is kept, run the same command again", file=sys.stderr)
+        return 130
+
+
+def _dispatch(options: argparse.Namespace, factory: Factory | None) -> int:
+    chosen = [name for name in ("study", "report", "results") if getattr(options, name)]
+    if bool(options.models) == bool(chosen):
+        found = f"both networks and --{chosen[0]}" if chosen else "nothing to compare"
+        raise StudyFileError(f"{found}; give networks, or one of --study, --report, --results (see --help)")
+    if options.results:
+        return _results(options)
+    if options.report:
+        return _show(options, options.report)
+    folder = options.out or Path("out/compare")
+    if options.study:
+        _run_study(options, folder, factory)
+    else:
+        _run_models(options, folder, factory)
+    return _show(options, folder)
+
+
+def _run_study(options: argparse.Namespace, folder: Path, factory: Factory | None) -> None:
+    from pruning.study import runner, spec
+    from pruning.study.terminal import ProgressLine
+
+    study = spec.load(options.study)
+    if options.images is not None:
+        if options.images < 1:
+            raise StudyFileError(f"--images {options.images}; expected 1 or more")
+        study = spec.with_images(study, options.images)
+    hands = (factory or _own())(study.task, study)
+    line = ProgressLine(sys.stderr)
+    try:
+        runner.run(study, folder, hands, line, lambda text: print(text, file=sys.stderr, flush=True))
+    finally:
+        line.close()
+
+
+def _run_models(options: argparse.Namespace, folder: Path, factory: Factory | None) -> None:
+    from pruning.study import runner
+    from pruning.study.terminal import ProgressLine
+
+    if not options.data:
+        raise StudyFileError("no images named; add --data aircraft23 or --data annotations.json")
+    count = 100 if options.images is None else options.images
+    if count < 1:
+        raise StudyFileError(f"--images {count}; expected 1 or more")
+    limit = 60.0 if options.timeout is None else options.timeout
+    task = Task(options.data, options.tau, options.rectangle, limit)
+    hands = (factory or _own())(task, None)
+    line = ProgressLine(sys.stderr)
+    try:
+        runner.compare(options.models, range(count), task, folder, hands, line)
+    finally:
+        line.close()
+
+
+def _show(options: argparse.Namespace, folder: Path) -> int:
+    from pruning.study import analysis, goals, report
+    from pruning.study.terminal import print_analysis
+
+    found = analysis.of_folder(folder)
+    console = _console()
+    print_analysis(found, console)
+    if not options.no_report:
+        console.print(f"report: {report.write(found, folder)}", markup=False, highlight=False, soft_wrap=True)
+    return int(bool(options.check) and goals.verdict(found.criterion) is not True)
+
+
+def _results(options: argparse.Namespace) -> int:
+    from pruning.study.terminal import print_comparison
+    from pruning.study.tools import output, results, scoring, truth
+
+    if options.timeout is not None and not 0 < options.timeout < float("inf"):
+        raise StudyFileError(f"--timeout {options.timeout}; expected seconds above 0")
+    tools = results.read_all(options.results)
+    known = truth.read(options.truth) if options.truth else {}
+    comparison = scoring.compare(tools, known, options.timeout)
+    print_comparison(comparison, _console(), not options.overall)
+    if options.json:
+        output.write_json(comparison, options.json)
+    if options.cactus:
+        output.write_cactus(comparison, options.cactus)
+    return 0
+
+
+def _own() -> Factory:
+    from importlib.util import find_spec
+
+    if find_spec("pruning.study.wiring") is None:
+        raise StudyFileError(
+            "this installation cannot verify images (pruning.study.wiring is missing); --report and --results work"
+        )
+    from importlib import import_module
+
+    factory: Factory = import_module("pruning.study.wiring").hands
+    return factory
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=160)  # piped tables are not folded at 80 columns
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""What a study needs done by others: training, pruning, sizes and verification, as callables with small arguments.
+
+Files are the currency: every callable reads ONNX files and writes one, so a killed study goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pruning.study.spec import Task
+
+
+@dataclass(frozen=True)
+class Size:
+    """A network's parameters, multiply-accumulates per image, and non-linear neurons."""
+
+    parameters: int
+    macs: int
+    nonlinear: int
+
+
+@dataclass(frozen=True, eq=False)
+class Witness:
+    """A point of the rectangle where the property fails, with what is needed to draw it.
+
+    point (d,) parameter values; picture (H, W) or (H, W, 3) uint8, the image at that point; predicted and truth (K, 2)
+    keypoints in pixels of that picture; worst: index of the keypoint that is off the most.
+    """
+
+    point: np.ndarray
+    picture: np.ndarray
+    predicted: np.ndarray
+    truth: np.ndarray
+    worst: int
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """The verifier's answer for one network and one image; the numbers are explained in `row.Row`.
+
+    cells (n, 2, 2) float64: low and high corner of each closed cell of a 2-D rectangle; states (n,) int8: 1 certified,
+    -1 refuted, 0 open. Both None where the rectangle is not 2-D or no map is wanted. axes: names of its two parameters.
+    """
+
+    verdict: str
+    certified: float
+    refuted: float
+    open: float
+    seconds: float
+    boxes: int
+    unstable: float
+    unstable_ratio: float
+    clean_error: float
+    sampled: float | None = None
+    cells: np.ndarray | None = field(default=None, repr=False)
+    states: np.ndarray | None = field(default=None, repr=False)
+    witness: Witness | None = field(default=None, repr=False)
+    axes: tuple[str, str] = ("contrast", "brightness")
+
+
+class Train(Protocol):
+    """Train a network from new weights for `epochs` epochs and write it to `out`.
+
+    `like` None: the architecture of the study. Otherwise the layer widths of that ONNX file (small-scratch). May keep
+    checkpoints in `work`, a folder of its own that survives a kill.
+    """
+
+    def __call__(self, *, seed: int, epochs: float, like: Path | None, work: Path, out: Path) -> None:
+        """Do it; see the class."""
+        ...
+
+
+class Prune(Protocol):
+    """Remove `ratio` of the channels of `model` ranked by `criterion` and write the result to `out`.
+
+    `like`: an ONNX file (pruned from the same parent) whose number of channels per layer is to be hit exactly. `seed`
+    settles every random choice.
+    """
+
+    def __call__(
+        self, *, model: Path, criterion: str, ratio: float, like: Path | None, seed: int, work: Path, out: Path
+    ) -> None:
+        """Do it; see the class."""
+        ...
+
+
+class FineTune(Protocol):
+    """Train `model` on for `epochs` epochs at the fine-tuning rate and write it to `out`."""
+
+    def __call__(self, *, model: Path, seed: int, epochs: float, work: Path, out: Path) -> None:
+        """Do it; see the class."""
+        ...
+
+
+class Measure(Protocol):
+    """Size of a network."""
+
+    def __call__(self, model: Path) -> Size:
+        """Do it; see the class."""
+        ...
+
+
+class VerifyImage(Protocol):
+    """Verify one image under the study's task within its time limit. It raises for a broken file only."""
+
+    def __call__(self, model: Path, image: int, task: Task) -> Outcome:
+        """Do it; see the class."""
+        ...
+
+
+@dataclass(frozen=True)
+class Hands:
+    """Everything handed in. A comparison of given files needs only `measure` and `verify`."""
+
+    measure: Measure
+    verify: VerifyImage
+    train: Train | None = None
+    prune: Prune | None = None
+    finetune: FineTune | None = None

@@ -1,0 +1,98 @@
+"""From a study to its networks, and to the order in which they are verified."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from pruning.study.spec import MATCHED, Arm, Spec
+
+
+@dataclass(frozen=True)
+class Job:
+    """One network of a study.
+
+    kind: `train` (new weights), `tune` (the parent trained on), `prune` (the parent cut and trained on) or `scratch`
+    (new weights in the shape of `like`). parent, like: names of other jobs, which come earlier in the plan.
+    shown: whether it is verified (the dense parent may only be a means).
+    """
+
+    name: str
+    kind: str
+    arm: str
+    seed: int
+    ratio: float | None = None
+    draw: int = 0
+    parent: str | None = None
+    like: str | None = None
+    shown: bool = True
+
+    @property
+    def criterion(self) -> str:
+        """What its channels were ranked by."""
+        return self.arm if self.kind == "prune" else ""
+
+
+def jobs(spec: Spec) -> list[Job]:
+    """Every network, in an order in which each comes after those it is made from."""
+    arms = sorted(spec.arms, key=lambda arm: arm.name in MATCHED)  # stable: the matched ones go last
+    result = []
+    for seed in spec.seeds:
+        shown = any(arm.name == "dense" for arm in arms)
+        result.append(Job(_name("dense", seed), "train", "dense", seed, shown=shown))
+        for arm in arms:
+            result.extend(_jobs_of(spec, arm, seed))
+    return result
+
+
+def _jobs_of(spec: Spec, arm: Arm, seed: int) -> Iterator[Job]:
+    dense = _name("dense", seed)
+    if arm.name == "dense":
+        return
+    if arm.name == "dense+ft":
+        yield Job(_name(arm.name, seed), "tune", arm.name, seed, parent=dense)
+        return
+    for ratio in spec.ratios_of(arm):
+        like = _name(spec.match, seed, ratio) if arm.name in MATCHED else None
+        for draw in range(arm.draws):
+            name = _name(
+                arm.name, seed, ratio, draw or None
+            )  # no suffix for the first: an arm may get more draws later
+            if arm.name == "small-scratch":
+                yield Job(name, "scratch", arm.name, seed, ratio, draw, like=like)
+            else:
+                yield Job(name, "prune", arm.name, seed, ratio, draw, parent=dense, like=like)
+
+
+def _name(arm: str, seed: int, ratio: float | None = None, draw: int | None = None) -> str:
+    parts = [re.sub(r"[^A-Za-z0-9+._-]", "_", arm)]
+    parts += [] if ratio is None else [f"r{ratio:g}"]
+    parts += [f"s{seed}"]
+    parts += [] if draw is None else [f"d{draw}"]
+    return "-".join(parts)
+
+
+def schedule(names: Sequence[str], images: Sequence[int], seed: int = 0) -> Iterator[tuple[str, int]]:
+    """(network, image) pairs: image after image, the networks of each in a shuffled order of its own.
+
+    So whatever drifts on the machine during hours is shared by all networks. The order of an image depends only on
+    `seed`, the image and the set of names: a study that is continued, or that grows by images, keeps it.
+    """
+    import numpy as np
+
+    ordered = sorted(names)
+    for image in images:
+        order = np.random.default_rng([seed, image]).permutation(len(ordered))
+        for index in order:
+            yield ordered[index], image
+
+
+def stage_ratios(ratio: float, stages: int) -> list[float]:
+    """The share of the channels *still there* to remove at each stage.
+
+    Cubic schedule rho_t = rho (1 - (1 - t/T)^3): the share gone after stage t; the step is 1 - (1-rho_t)/(1-rho_(t-1)).
+    """
+    gone = [ratio * (1 - (1 - t / stages) ** 3) for t in range(stages + 1)]
+    return [1 - (1 - b) / (1 - a) for a, b in itertools.pairwise(gone)]

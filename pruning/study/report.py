@@ -1,0 +1,167 @@
+"""The report: one HTML file that needs nothing else, and its figures as SVG and PDF beside it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pruning.study import analysis as analyses
+from pruning.study import details, goals, select, words
+from pruning.study.analysis import Analysis
+from pruning.study.figures import cactus, curves, maps, style
+from pruning.study.figures.style import Drawn
+from pruning.study.summary import label, penalised
+from verifier.errors import OutputError
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of texts; the first column names the row."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def write(analysis: Analysis, folder: Path) -> Path:
+    """Write report.html, summary.json and figures/ into the study's folder; returns the path of the page."""
+    given = analysis.baseline is not None
+    drawn = {
+        "curves": [curves.draw(analysis.summaries, m, analysis.focus, given) for m in curves.METRICS],
+        "cactus": _cactus(analysis),
+        "maps": _maps(analysis, folder),
+        "worst": _worst(analysis, folder),
+    }
+    for figures in drawn.values():
+        for figure in figures:
+            style.save(figure, folder / "figures")
+    analyses.save(analysis, folder / "summary.json")
+    page, fresh = folder / "report.html", folder / "report.tmp"
+    try:
+        fresh.write_text(render(analysis, drawn), encoding="utf-8")
+        os.replace(fresh, page)
+    except OSError as error:
+        raise OutputError(f"{page}: cannot write: {error.strerror or error}") from None
+    return page
+
+
+def render(analysis: Analysis, drawn: dict[str, list[Drawn]]) -> str:
+    """The page as text."""
+    from importlib.resources import files
+
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    source = files("pruning.study").joinpath("templates", "report.html").read_text(encoding="utf-8")
+    first = analysis.rows[0]
+    return environment.from_string(source).render(
+        a=analysis,
+        style=Markup(style.style_sheet()),
+        inline=lambda figure: Markup(figure.inline),
+        drawn=drawn,
+        facts=_facts(analysis),
+        results=summary_table(analysis),
+        contrasts=contrast_table(analysis),
+        checks=[(title, checks, goals.verdict(checks)) for title, checks in _checklists(analysis)],
+        tau=f"{first.tau:.2%}".replace(".00", ""),
+        first=first,
+        runs=sorted({(r.versions, r.machine) for r in analysis.rows}),
+    )
+
+
+def summary_table(analysis: Analysis) -> Table:
+    """Every figure of every treatment with its interval."""
+    columns = (
+        "network", "certified %", "verified %", "refuted %", "clean error %", "median s", "PAR-2 s", "boxes",
+        "unstable", "unstable %", "parameters", "MACs", "networks x images",
+    )  # fmt: skip
+    rows = []
+    for s in analysis.summaries:
+        percent = [words.interval(e, 100) for e in (s.coverage, s.verified, s.refuted)]
+        percent.append(words.interval(s.clean_error, 100, decimals=2))
+        plain = [words.interval(e) for e in (s.seconds, s.par2, s.boxes, s.unstable)]
+        sizes = (words.interval(s.unstable_ratio, 100), words.number(s.parameters), words.number(s.macs))
+        rows.append((s.label, *percent, *plain, *sizes, f"{s.networks} x {s.images}"))
+    return Table(columns, tuple(rows))
+
+
+def contrast_table(analysis: Analysis) -> Table:
+    """The focus against everything else (or every network against the first), paired."""
+    columns = (
+        "comparison", "certified, points", "verified, points", "median time, x", "clean error, x", "McNemar p",
+        "Holm p", "pairs",
+    )  # fmt: skip
+    rows = []
+    for c in analysis.contrasts:
+        points = [words.interval(e, 100, sign=True) for e in (c.coverage, c.verified)]
+        factors = [words.interval(e) for e in (c.time, c.clean_error)]
+        chances = (words.p_value(c.mcnemar), words.p_value(c.holm))
+        rows.append((f"{label(c.treatment)} vs {label(c.baseline)}", *points, *factors, *chances, str(c.pairs)))
+    return Table(columns, tuple(rows))
+
+
+def _checklists(analysis: Analysis) -> list[tuple[str, Sequence[goals.Check]]]:
+    lists = [("Success criterion", analysis.criterion), ("Goals of the release", analysis.goals)]
+    return [(title, checks) for title, checks in lists if checks]
+
+
+def _facts(analysis: Analysis) -> list[tuple[str, str]]:
+    first = analysis.rows[0]
+    images, networks = {r.image for r in analysis.rows}, {r.name for r in analysis.rows}
+    seconds = sum(r.seconds for r in analysis.rows)
+    return [
+        ("Data", first.data),
+        ("Images", str(len(images))),
+        ("Networks", str(len(networks))),
+        ("Results", f"{len(analysis.rows):,}"),
+        ("Tolerance", f"{first.tau:.1%} of the side"),
+        ("Rectangle", first.rectangle),
+        ("Time limit", f"{first.timeout:g} s"),
+        ("Verification", words.duration(seconds)),
+    ]
+
+
+def _cactus(analysis: Analysis) -> list[Drawn]:
+    known = sorted({s.ratio for s in analysis.summaries if s.ratio is not None})
+    ratios: list[float | None] = [None] if analysis.baseline is not None or not known else [*known]
+    drawn = []
+    for ratio in ratios:
+        members = [s for s in analysis.summaries if ratio is None or s.ratio in (None, ratio)]
+        members.sort(key=lambda s: (s.arm != analysis.focus, s.arm.startswith("dense")))
+        times, totals = {}, {}
+        for s in members:
+            rows = [r for r in analysis.rows if (r.arm, r.ratio) == (s.arm, s.ratio)]
+            name = s.label if ratio is None else s.arm
+            times[name] = [r.seconds for r in rows if penalised(r) == r.seconds]
+            totals[name] = len(rows)
+        stem = "cactus" if ratio is None else f"cactus-{ratio:g}"
+        title = "Images settled in time" + ("" if ratio is None else f", {ratio:.0%} removed")
+        drawn.append(cactus.draw(times, totals, stem, title, "images", True, analysis.focus))
+    return drawn
+
+
+def _maps(analysis: Analysis, folder: Path) -> list[Drawn]:
+    drawn = []
+    for pair in select.pairs(analysis):
+        held = [(r, details.load(folder, r.name, r.image)) for r in (pair.before, pair.after)]
+        panels = [
+            (f"{label((r.arm, r.ratio))}\n{r.certified:.1%} certified", d)
+            for r, d in held
+            if d is not None and d.cells is not None and len(d.cells)
+        ]
+        if len(panels) == 2:
+            title = f"Image {pair.after.image}: {pair.why}"
+            caption = f"Before and after, seed {pair.after.seed}; every point of S is one change of the image."
+            drawn.append(maps.draw_maps(panels, f"map-{pair.after.image}", title, caption))
+    return drawn
+
+
+def _worst(analysis: Analysis, folder: Path) -> list[Drawn]:
+    drawn = []
+    for row, held in select.worst(analysis, folder):
+        assert held.witness is not None
+        title = f"Image {row.image}: {row.refuted:.1%} refuted"
+        drawn.append(maps.draw_witness(held.witness, row.tau, held.axes, f"worst-{row.image}", title))
+    return drawn

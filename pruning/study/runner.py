@@ -1,0 +1,146 @@
+"""Runs a study: makes its networks, then verifies image after image, one row per answer. Resumable anywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pruning.study import details, row
+from pruning.study.build import Model, build, given
+from pruning.study.errors import ResultsError
+from pruning.study.hands import Hands, Outcome
+from pruning.study.ledger import Ledger, sync_folder
+from pruning.study.machine import machine, versions
+from pruning.study.plan import jobs, schedule
+from pruning.study.row import Row
+from pruning.study.spec import Spec, Task
+
+RESULTS = "results.jsonl"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """After each answer: how many rows there are and will be, and the seconds still to go (None at the start)."""
+
+    done: int
+    total: int
+    seconds_left: float | None
+    row: Row | None
+
+
+Tell = Callable[[Progress], None]
+Say = Callable[[str], None]
+
+
+def run(spec: Spec, folder: Path, hands: Hands, tell: Tell = lambda _: None, say: Say = lambda _: None) -> list[Row]:
+    """Run, or go on with, a whole study in `folder`; returns all its rows.
+
+    Raises ResultsError if the folder holds another study. An error of a callable passes through; the
+    rows before it stay.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _same_study(folder / "study.json", spec.fixed(), asdict(spec))
+    models = build(spec, jobs(spec), folder / "networks", hands, say)
+    return verify(models, spec.images, spec.task, folder, hands, spec.shuffle, tell)
+
+
+def compare(
+    paths: Sequence[Path], images: Sequence[int], task: Task, folder: Path, hands: Hands, tell: Tell = lambda _: None
+) -> list[Row]:
+    """The one-line form: verify given networks on the same images; the first is what the others are held against."""
+    folder.mkdir(parents=True, exist_ok=True)
+    models = given(list(paths), hands)
+    others = models[1].name if len(models) == 2 else f"{len(models) - 1} others"
+    title = f"{models[0].name} and {others}" if len(models) > 1 else models[0].name
+    whole = {"name": title, "files": [str(p) for p in paths], "baseline": models[0].name}
+    _same_study(folder / "study.json", {"task": asdict(task)}, whole)
+    return verify(models, images, task, folder, hands, 0, tell)
+
+
+def verify(
+    models: Sequence[Model],
+    images: Sequence[int],
+    task: Task,
+    folder: Path,
+    hands: Hands,
+    shuffle: int = 0,
+    tell: Tell = lambda _: None,
+) -> list[Row]:
+    """Verify every image with every network, interleaved; answers that are already in the file are not asked again."""
+    by_name = {model.name: model for model in models}
+    with Ledger(folder / RESULTS, row.encode, row.decode, lambda r: r.key) as ledger:
+        _same_networks(ledger, by_name, task)
+        pairs = list(schedule(list(by_name), images, shuffle))
+        left = [pair for pair in pairs if pair not in ledger]
+        tell(Progress(len(pairs) - len(left), len(pairs), None, None))
+        started = time.monotonic()
+        for count, (name, image) in enumerate(left, 1):
+            outcome = hands.verify(by_name[name].path, image, task)
+            result = _row(by_name[name], image, task, outcome)
+            details.save(folder, name, image, outcome)
+            ledger.append(result)
+            pace = (time.monotonic() - started) / count
+            tell(Progress(len(pairs) - len(left) + count, len(pairs), pace * (len(left) - count), result))
+        wanted = set(pairs)
+        return [r for r in ledger.rows if r.key in wanted]
+
+
+def _row(model: Model, image: int, task: Task, outcome: Outcome) -> Row:
+    result = Row(
+        name=model.name, network=model.sha256, arm=model.arm, criterion=model.criterion, ratio=model.ratio,
+        seed=model.seed, draw=model.draw, data=task.data, image=image, tau=task.tau, rectangle=task.rectangle,
+        timeout=task.timeout, verdict=outcome.verdict, certified=float(outcome.certified),
+        refuted=float(outcome.refuted), open=float(outcome.open),
+        sampled=None if outcome.sampled is None else float(outcome.sampled), seconds=round(float(outcome.seconds), 6),
+        boxes=int(outcome.boxes), unstable=float(outcome.unstable), unstable_ratio=float(outcome.unstable_ratio),
+        clean_error=float(outcome.clean_error), parameters=model.size.parameters, macs=model.size.macs,
+        nonlinear=model.size.nonlinear, versions=versions(), machine=machine(),
+    )  # fmt: skip
+    try:
+        row.check(result)
+    except ValueError as error:
+        raise ResultsError(
+            f"network {model.name}, image {image}: the verifier's answer is impossible: {error}"
+        ) from None
+    return result
+
+
+def _same_networks(ledger: Ledger[Row], models: dict[str, Model], task: Task) -> None:
+    wanted = (task.data, task.tau, task.rectangle, task.timeout)
+    for held in ledger.rows:
+        found = (held.data, held.tau, held.rectangle, held.timeout)
+        if found != wanted:
+            raise ResultsError(
+                f"{ledger.path}: holds results for (data, tau, rectangle, timeout) = {found}, this run asks for "
+                f"{wanted}; choose another folder with --out"
+            )
+        if held.name in models and held.network != models[held.name].sha256:
+            raise ResultsError(
+                f"{ledger.path}: its results for '{held.name}' are about another file (sha256 {held.network[:12]}, now "
+                f"{models[held.name].sha256[:12]}); choose another folder with --out"
+            )
+
+
+def _same_study(path: Path, fixed: dict[str, Any], whole: dict[str, Any]) -> None:
+    """Write what the study is on the first run; on later ones refuse a folder whose fixed part differs."""
+    fixed = json.loads(json.dumps(fixed))
+    if path.exists():
+        try:
+            held = json.loads(path.read_bytes())["fixed"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise ResultsError(f"{path}: not the record of a study; choose another folder with --out") from None
+        for key in sorted({*fixed, *held}):
+            if fixed.get(key) != held.get(key):
+                raise ResultsError(
+                    f"{path.parent}: holds a study with {key} = {held.get(key)}, this one has {fixed.get(key)}; choose "
+                    "another folder with --out"
+                )
+    fresh = path.with_suffix(".tmp")
+    fresh.write_text(json.dumps({"fixed": fixed, "whole": whole}, indent=1, default=str) + "\n", encoding="utf-8")
+    os.replace(fresh, path)
+    sync_folder(path.parent)

@@ -1,0 +1,258 @@
+"""The study file: what is trained, pruned and verified, as one checked value.
+
+    name: aircraft23, cnn7 width 16     seeds: [0, 1]            images: 100 (the first ones) or a list of indices
+    data: aircraft23                    ratios: [0.5, 0.75]      tau: 0.03    rectangle: medium    timeout: 60
+    network: {name: cnn7, width: 16}    budget: {train: 60, finetune: 20}     stages: 1
+    arms:
+      dense+ft:                         (an arm without settings)
+      random: {draws: 2}
+      l2: {ratios: [0.25, 0.5, 0.75]}
+
+Arms: `dense` (as trained), `dense+ft` (with the same extra training as the pruned ones), `small-scratch` (the shape of
+the `match` arm from new weights, same total training), `random-matched` (random channels, as many per layer as the
+`match` arm), and any criterion of `prune`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from pruning.study.errors import StudyFileError
+
+UNPRUNED = ("dense", "dense+ft")
+MATCHED = ("random-matched", "small-scratch")
+RECTANGLES = ("small", "medium", "large")
+MAX_BYTES = 1 << 20
+MAX_NETWORKS = 10_000
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every image is verified against: data set and split, tolerance, rectangle, seconds per image."""
+
+    data: str
+    tau: float = 0.03
+    rectangle: str = "medium"
+    timeout: float = 60.0
+
+    def __post_init__(self) -> None:
+        _require(0 < self.tau < 1, f"tau {self.tau}; expected a share of the image side between 0 and 1")
+        _require(0 < self.timeout < math.inf, f"timeout {self.timeout}; expected seconds above 0")
+        _require(bool(self.data), "no data set named; expected data: aircraft23 or a COCO keypoints file")
+        _require(bool(self.rectangle), f"no rectangle named; expected one of {', '.join(RECTANGLES)} or ranges")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One treatment. draws: repetitions of its random choice; ratios: its own, where they differ from the study's."""
+
+    name: str
+    draws: int = 1
+    ratios: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Epochs of training and of fine-tuning, the same for every arm."""
+
+    train: float
+    finetune: float
+
+    def __post_init__(self) -> None:
+        _require(self.train > 0 and self.finetune >= 0, f"budget {self}; expected train above 0, finetune 0 or more")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A whole study. `match`: the arm whose layer widths random-matched and small-scratch take."""
+
+    name: str
+    task: Task
+    images: tuple[int, ...]
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...]
+    ratios: tuple[float, ...]
+    budget: Budget
+    network: Mapping[str, Any] = field(default_factory=dict)
+    stages: int = 1
+    match: str = "usn"
+    shuffle: int = 0
+
+    def __post_init__(self) -> None:
+        names = [arm.name for arm in self.arms]
+        _require(bool(names), "no arms; name at least one")
+        _unique("arms", names)
+        _unique("seeds", self.seeds)
+        _unique("images", self.images)
+        _require(all(i >= 0 for i in self.images), "an image index is negative; indices start at 0")
+        _require(self.stages >= 1, f"stages {self.stages}; expected 1 or more")
+        for arm in self.arms:
+            self._check_arm(arm, names)
+        count = len(self.seeds) * sum(a.draws * max(1, len(self.ratios_of(a))) for a in self.arms)
+        _require(count <= MAX_NETWORKS, f"{count} networks; expected at most {MAX_NETWORKS}")
+
+    def ratios_of(self, arm: Arm) -> tuple[float, ...]:
+        """The ratios of an arm; none for an unpruned one."""
+        return () if arm.name in UNPRUNED else (arm.ratios or self.ratios)
+
+    def _check_arm(self, arm: Arm, names: list[str]) -> None:
+        _require(1 <= arm.draws <= 1000, f"arm {arm.name}: draws {arm.draws}; expected 1 to 1000")
+        ratios = self.ratios_of(arm)
+        _unique(f"ratios of arm {arm.name}", ratios)
+        _require(all(0 < r < 1 for r in ratios), f"arm {arm.name}: ratios {ratios}; expected shares above 0, below 1")
+        _require(bool(ratios) or arm.name in UNPRUNED, f"arm {arm.name} has no ratio; give ratios: [0.5]")
+        if arm.name in MATCHED:
+            _require(self.match in names, f"arm {arm.name} takes its widths from arm {self.match}; add that arm")
+            held = self.ratios_of(next(a for a in self.arms if a.name == self.match))
+            lost = sorted(set(ratios) - set(held))
+            _require(not lost, f"arm {arm.name}: ratios {lost} are missing in arm {self.match}, whose widths it takes")
+
+    def fixed(self) -> dict[str, Any]:
+        """What may not change when a study is continued; arms, ratios, seeds and images may grow."""
+        return {
+            "task": asdict(self.task),
+            "network": dict(self.network),
+            "budget": asdict(self.budget),
+            "stages": self.stages,
+            "match": self.match,
+        }
+
+    def digest(self) -> str:
+        """Short hash of the whole study."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def load(path: str | Path) -> Spec:
+    """Read a study file; StudyFileError names the file, the key, what was found and what was expected."""
+    import yaml
+
+    try:
+        with open(path, "rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise StudyFileError(f"{path}: cannot read the study: {error.strerror or error}") from None
+    if len(data) > MAX_BYTES:
+        raise StudyFileError(f"{path}: larger than {MAX_BYTES >> 20} MiB; expected a short YAML file")
+    try:
+        value = yaml.safe_load(data)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        raise StudyFileError(f"{path}{where}: not YAML: {getattr(error, 'problem', None) or error}") from None
+    try:
+        return parse(value)
+    except StudyFileError as error:
+        raise StudyFileError(f"{path}: {error}") from None
+
+
+def parse(value: Any) -> Spec:
+    """A study from the content of its file."""
+    top = _mapping("the study", value, (*(f.name for f in fields(Spec) if f.name != "task"), *_task_keys()))
+    for key in ("name", "data", "images", "arms", "seeds", "budget"):
+        _require(key in top, f"'{key}' is missing")
+    numbers = {k: _number(k, top[k]) for k in ("tau", "timeout") if k in top}
+    budget = _mapping("budget", top["budget"], ("train", "finetune"))
+    _require(len(budget) == 2, "budget needs both train and finetune (epochs)")
+    return Spec(
+        name=_text("name", top["name"]),
+        task=Task(_text("data", top["data"]), rectangle=_text("rectangle", top.get("rectangle", "medium")), **numbers),
+        images=_images(top["images"]),
+        arms=tuple(_arm(name, settings) for name, settings in _arms(top["arms"])),
+        seeds=tuple(_integer("seeds", s) for s in _list("seeds", top["seeds"])),
+        ratios=tuple(_number("ratios", r) for r in _list("ratios", top.get("ratios", []))),
+        budget=Budget(**{k: _number(f"budget.{k}", v) for k, v in budget.items()}),
+        network=_plain("network", top.get("network", {})),
+        stages=_integer("stages", top.get("stages", 1)),
+        match=_text("match", top.get("match", "usn")),
+        shuffle=_integer("shuffle", top.get("shuffle", 0)),
+    )
+
+
+def with_images(spec: Spec, count: int) -> Spec:
+    """The study on its first `count` images."""
+    return replace(spec, images=spec.images[:count])
+
+
+def _task_keys() -> tuple[str, ...]:
+    return tuple(f.name for f in fields(Task))
+
+
+def _arms(value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, list):
+        return [(_text("arms", name), None) for name in value]
+    return list(_mapping("arms", value, None).items())
+
+
+def _arm(name: str, settings: Any) -> Arm:
+    given = _mapping(f"arm {name}", {} if settings is None else settings, ("draws", "ratios"))
+    ratios = tuple(_number("ratios", r) for r in _list(f"arm {name}: ratios", given.get("ratios", [])))
+    return Arm(name, _integer(f"arm {name}: draws", given.get("draws", 1)), ratios)
+
+
+def _images(value: Any) -> tuple[int, ...]:
+    if isinstance(value, list):
+        return tuple(_integer("images", v) for v in value)
+    count = _integer("images", value)
+    _require(1 <= count <= 1_000_000, f"images: {count}; expected 1 to 1000000, or a list of indices")
+    return tuple(range(count))
+
+
+def _mapping(what: str, value: Any, known: tuple[str, ...] | None) -> dict[str, Any]:
+    if not isinstance(value, dict) or not all(isinstance(k, str) for k in value):
+        raise StudyFileError(f"{what}: found {type(value).__name__}, expected names with values (name: value)")
+    for key in value:
+        if known is not None and key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(known)}"
+            raise StudyFileError(f"{what}: unknown key '{key}': {hint}")
+    return value
+
+
+def _plain(what: str, value: Any) -> dict[str, Any]:
+    given = _mapping(what, value, None)
+    for key, item in given.items():
+        _require(
+            isinstance(item, str | int | float | bool), f"{what}.{key}: found {item!r}, expected a number or a word"
+        )
+    return given
+
+
+def _list(what: str, value: Any) -> list[Any]:
+    _require(isinstance(value, list), f"{what}: found {value!r}, expected a list such as [0, 1]")
+    return list(value)
+
+
+def _integer(what: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise StudyFileError(f"{what}: found {value!r}, expected a whole number")
+    return value
+
+
+def _number(what: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise StudyFileError(f"{what}: found {value!r}, expected a number")
+    return float(value)
+
+
+def _text(what: str, value: Any) -> str:
+    if not isinstance(value, str) or not value.strip() or len(value) > 300 or not value.isprintable():
+        raise StudyFileError(f"{what}: found {value!r:.60}, expected a short text")
+    return value
+
+
+def _unique(what: str, values: Any) -> None:
+    _require(len(set(values)) == len(values), f"{what}: something is named twice in {list(values)[:20]}")
+    if what in ("seeds", "images"):
+        _require(bool(values), f"{what}: empty; give at least one")
+
+
+def _require(fine: bool, message: str) -> None:
+    if not fine:
+        raise StudyFileError(message)

@@ -1,0 +1,204 @@
+"""From rows to figures with intervals: one summary per treatment, one contrast per pair of treatments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from pruning.study import stats
+from pruning.study.row import Row
+from pruning.study.stats import Estimate
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Treatment = tuple[str, float | None]
+"""(arm, ratio): the networks that differ only in seed and draw."""
+
+Field = Callable[[Row], float]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One treatment. Means: coverage, refuted, clean_error (shares); median: seconds, boxes; rates: verified (Wilson).
+
+    par2: mean seconds with an image that stayed open counted as twice its limit. Sizes are means over its networks.
+    """
+
+    arm: str
+    ratio: float | None
+    networks: int
+    images: int
+    seeds: int
+    coverage: Estimate
+    refuted: Estimate
+    verified: Estimate
+    clean_error: Estimate
+    seconds: Estimate
+    par2: Estimate
+    boxes: Estimate
+    unstable: Estimate
+    unstable_ratio: Estimate
+    parameters: float
+    macs: float
+    nonlinear: float
+
+    @property
+    def label(self) -> str:
+        """Arm and ratio, for tables."""
+        return label((self.arm, self.ratio))
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Treatment against baseline on the same seeds and images.
+
+    coverage, verified: differences (shares); time: ratio of median seconds; clean_error: ratio of means. mcnemar: exact
+    p-value on verified or not, draw 0 of each; holm: the same, adjusted for all contrasts of one ratio.
+    """
+
+    treatment: Treatment
+    baseline: Treatment
+    pairs: int
+    coverage: Estimate
+    verified: Estimate
+    time: Estimate
+    clean_error: Estimate
+    mcnemar: float
+    holm: float
+
+
+def label(treatment: Treatment) -> str:
+    """Arm and ratio, for tables."""
+    arm, ratio = treatment
+    return arm if ratio is None else f"{arm} {ratio:.0%}"
+
+
+def treatments(rows: Iterable[Row]) -> list[Treatment]:
+    """All treatments, in the order in which arms first appear by name, unpruned ones first, ratios rising."""
+    found = {(r.arm, r.ratio) for r in rows}
+    return sorted(found, key=lambda t: (t[1] is not None, t[0], t[1] or 0.0))
+
+
+def samples(rows: Sequence[Row], wanted: Sequence[Treatment], field: Field) -> list[np.ndarray]:
+    """Values (S, D, N) for each treatment over the seeds and images that every network of all of them has finished.
+
+    Raises ValueError where they have none in common. Draws are those that exist for every seed of a treatment.
+    """
+    import numpy as np
+
+    tables = [_by_network(rows, t) for t in wanted]
+    seeds = sorted(set.intersection(*({seed for seed, _ in table} for table in tables)))
+    chosen = []
+    for table in tables:
+        draws = [d for d in sorted({d for _, d in table}) if all((seed, d) in table for seed in seeds)]
+        chosen.append([[table[seed, d] for d in draws] for seed in seeds])
+    cells = [cell for per_seed in chosen for per_draw in per_seed for cell in per_draw]
+    images = sorted(set.intersection(*(set(cell) for cell in cells))) if cells else []
+    if not images:
+        raise ValueError(f"{' and '.join(label(t) for t in wanted)} have no finished seed and image in common")
+    return [np.array([[[field(c[i]) for i in images] for c in per] for per in table], float) for table in chosen]
+
+
+def summarise(rows: Sequence[Row], treatment: Treatment, replicates: int = stats.REPLICATES) -> Summary:
+    """Every figure of one treatment."""
+
+    rows = [r for r in rows if (r.arm, r.ratio) == treatment]
+
+    def of(field: Field, statistic: Callable[[np.ndarray], np.ndarray] = stats.mean) -> Estimate:
+        return stats.bootstrap(statistic, samples(rows, [treatment], field)[0], replicates=replicates)
+
+    verified = samples(rows, [treatment], lambda r: float(r.verified))[0]
+    own = {r.name: r for r in rows}.values()
+    return Summary(
+        *treatment,
+        networks=len(own),
+        images=verified.shape[2],
+        seeds=verified.shape[0],
+        coverage=of(lambda r: r.certified),
+        refuted=of(lambda r: r.refuted),
+        verified=stats.wilson(int(verified.sum()), verified.size),
+        clean_error=of(lambda r: r.clean_error),
+        seconds=of(lambda r: r.seconds, stats.median),
+        par2=of(penalised),
+        boxes=of(lambda r: r.boxes, stats.median),
+        unstable=of(lambda r: r.unstable),
+        unstable_ratio=of(lambda r: r.unstable_ratio),
+        parameters=sum(r.parameters for r in own) / len(own),
+        macs=sum(r.macs for r in own) / len(own),
+        nonlinear=sum(r.nonlinear for r in own) / len(own),
+    )
+
+
+def penalised(row: Row) -> float:
+    """PAR-2 seconds of one result: an image left open counts as twice the limit."""
+    return 2 * row.timeout if row.verdict == "open" else row.seconds
+
+
+def contrast(
+    rows: Sequence[Row], treatment: Treatment, baseline: Treatment, replicates: int = stats.REPLICATES
+) -> Contrast:
+    """Treatment against baseline; `holm` equals `mcnemar` until it is adjusted."""
+
+    rows = [r for r in rows if (r.arm, r.ratio) in (treatment, baseline)]
+
+    def of(field: Field, statistic: Callable[..., np.ndarray]) -> Estimate:
+        a, b = samples(rows, [treatment, baseline], field)
+        return stats.bootstrap(statistic, a, b, replicates=replicates)
+
+    a, b = samples(rows, [treatment, baseline], lambda r: float(r.verified))
+    only_a, only_b = int((a[:, 0] > b[:, 0]).sum()), int((a[:, 0] < b[:, 0]).sum())
+    p = stats.mcnemar(only_a, only_b)
+    return Contrast(
+        treatment,
+        baseline,
+        pairs=a.shape[0] * a.shape[2],
+        coverage=of(lambda r: r.certified, stats.difference_of_means),
+        verified=of(lambda r: float(r.verified), stats.difference_of_means),
+        time=of(lambda r: r.seconds, stats.ratio_of_medians),
+        clean_error=of(lambda r: r.clean_error, stats.ratio_of_means),
+        mcnemar=p,
+        holm=p,
+    )
+
+
+def contrasts(rows: Sequence[Row], focus: str, replicates: int = stats.REPLICATES) -> list[Contrast]:
+    """The focus arm against every other one: the unpruned, and those of the same ratio. Holm within each ratio."""
+    known = treatments(rows)
+    result: list[Contrast] = []
+    for treatment in (t for t in known if t[0] == focus):
+        others = [t for t in known if t[0] != focus and (t[1] is None or t[1] == treatment[1])]
+        family = [contrast(rows, treatment, other, replicates) for other in others if _meet(rows, treatment, other)]
+        result += _adjusted(family)
+    return result
+
+
+def against(rows: Sequence[Row], baseline: str, replicates: int = stats.REPLICATES) -> list[Contrast]:
+    """Every other treatment against the (first) treatment of one arm; Holm over all of them."""
+    known = treatments(rows)
+    first = next((t for t in known if t[0] == baseline), None)
+    if first is None:
+        return []
+    return _adjusted([contrast(rows, t, first, replicates) for t in known if t != first and _meet(rows, t, first)])
+
+
+def _adjusted(family: list[Contrast]) -> list[Contrast]:
+    adjusted = stats.holm([c.mcnemar for c in family])
+    return [replace(c, holm=p) for c, p in zip(family, adjusted, strict=True)]
+
+
+def _meet(rows: Sequence[Row], a: Treatment, b: Treatment) -> bool:
+    try:
+        samples(rows, [a, b], lambda _: 0.0)
+    except ValueError:
+        return False
+    return True
+
+
+def _by_network(rows: Sequence[Row], treatment: Treatment) -> dict[tuple[int, int], dict[int, Row]]:
+    table: dict[tuple[int, int], dict[int, Row]] = {}
+    for row in rows:
+        if (row.arm, row.ratio) == treatment:
+            table.setdefault((row.seed, row.draw), {})[row.image] = row
+    return table

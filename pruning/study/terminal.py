@@ -1,0 +1,146 @@
+"""What `secateur compare` prints: tables and checks (rich), and one progress line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import IO, TYPE_CHECKING
+
+from pruning.study import goals, words
+from pruning.study.analysis import Analysis
+from pruning.study.runner import Progress
+from pruning.study.summary import label
+from pruning.study.tools.scoring import Comparison, Standing
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+MAX_LISTED = 20
+
+
+def print_analysis(analysis: Analysis, console: Console) -> None:
+    """The study's tables, its checks and its notes."""
+    rows = [
+        (
+            s.label,
+            words.interval(s.coverage, 100),
+            words.interval(s.verified, 100),
+            words.interval(s.clean_error, 100, decimals=2),
+            words.interval(s.seconds),
+            words.number(s.boxes.value),
+            f"{words.number(s.unstable.value)} ({100 * s.unstable_ratio.value:.1f} %)",
+            f"{s.networks} x {s.images}",
+        )
+        for s in analysis.summaries
+    ]
+    heads = ("network", "certified %", "verified %", "clean error %", "median s", "boxes", "unstable", "nets x images")
+    _table(console, analysis.title, heads, rows)
+    pairs = [
+        (
+            f"{label(c.treatment)} vs {label(c.baseline)}",
+            words.interval(c.coverage, 100, sign=True),
+            words.interval(c.verified, 100, sign=True),
+            words.interval(c.time),
+            words.interval(c.clean_error),
+            words.p_value(c.holm),
+        )
+        for c in analysis.contrasts
+    ]
+    if pairs:
+        columns = (
+            "paired, 95 % interval",
+            "certified, points",
+            "verified, points",
+            "time, x",
+            "clean error, x",
+            "Holm p",
+        )
+        _table(console, "", columns, pairs)
+    for title, checks in (("Success criterion", analysis.criterion), ("Goals", analysis.goals)):
+        if checks:
+            _checks(console, title, checks)
+    for note in analysis.notes:
+        console.print(f"note: {note}", markup=False, highlight=False)
+
+
+def print_comparison(comparison: Comparison, console: Console, per_category: bool = True) -> None:
+    """Standings per category and overall, contradictions, notes."""
+    if per_category and len(comparison.categories) > 1:
+        for name, standings in comparison.categories.items():
+            _standings(console, f"{name} (limit: {comparison.limits[name]})", standings, "score %")
+    title = "overall" if len(comparison.categories) > 1 else next(iter(comparison.categories))
+    _standings(console, title, comparison.overall, "score, sum of %")
+    for found in comparison.contradictions[:MAX_LISTED]:
+        truth = "open" if found.truth.answer is None else f"{found.truth.answer.value} ({found.truth.source})"
+        sides = f"sat: {', '.join(found.sat) or '-'}; unsat: {', '.join(found.unsat) or '-'}; taken as {truth}"
+        console.print(f"contradiction: {' '.join(found.key[:3])}: {sides}", markup=False, highlight=False)
+    more = len(comparison.contradictions) - MAX_LISTED
+    if more > 0:
+        console.print(f"contradiction: and {more} more (all are in --json)", markup=False, highlight=False)
+    for note in comparison.notes:
+        console.print(f"note: {note}", markup=False, highlight=False)
+
+
+class ProgressLine:
+    """Tells how far a study is: a line rewritten in place on a terminal, a line every 30 seconds elsewhere."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        import time
+
+        self._stream, self._clock, self._last, self._open = stream, time.monotonic, float("-inf"), False
+        self._terminal = stream.isatty()
+
+    def __call__(self, progress: Progress) -> None:
+        """Show the state after an answer."""
+        now, finished = self._clock(), progress.done == progress.total
+        if not finished and now - self._last < (0.1 if self._terminal else 30):
+            return
+        self._last = now
+        parts = [f"{progress.done} of {progress.total} results"]
+        if progress.row is not None:
+            parts.append(f"image {progress.row.image}, {progress.row.name}: {progress.row.verdict}")
+        if progress.seconds_left is not None and not finished:
+            parts.append(f"{words.duration(progress.seconds_left)} left")
+        text = ", ".join(parts)
+        self._stream.write(f"\r\x1b[2K{text[:160]}" if self._terminal else f"{text}\n")
+        self._stream.flush()
+        self._open = self._terminal
+
+    def close(self) -> None:
+        """End the line."""
+        if self._open:
+            self._stream.write("\n")
+            self._open = False
+
+
+def _standings(console: Console, title: str, standings: Sequence[Standing], score: str) -> None:
+    counts = ("sat", "unsat", "right", "unique", "wrong", "timeout", "error", "other")
+    heads = ("tool", *counts, "PAR-2 s", "points", score)
+    rows = [
+        (
+            s.tool, str(s.sat), str(s.unsat), f"{s.right} of {s.instances}", str(s.unique), str(s.wrong),
+            str(s.timeout), str(s.error), str(s.other + s.missing), words.number(s.par2), str(s.points),
+            f"{s.score:.1f}",
+        )
+        for s in standings
+    ]  # fmt: skip
+    _table(console, title, heads, rows)
+
+
+def _table(console: Console, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, title=title and Text(title), title_justify="left", pad_edge=False)
+    for number, head in enumerate(heads):
+        table.add_column(head, justify="left" if number == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
+
+
+def _checks(console: Console, title: str, checks: Sequence[goals.Check]) -> None:
+    passed = goals.verdict(checks)
+    words_of = {True: "pass", False: "FAIL", None: "not measured"}
+    rows = [(c.what, c.wanted, c.found or "-", c.word) for c in checks]
+    _table(console, f"{title}: {words_of[passed]}", ("condition", "wanted", "found", "result"), rows)

@@ -1,0 +1,427 @@
+"""Training around pruning: one-shot, progressive and lottery modes.
+
+    one-shot     score -> (concentrate) -> fold and cut -> fine-tune
+    progressive  the same in stages, rho_t = rho * (1 - (1 - t/T)^3); stops at the last good stage
+    lottery      train -> cut 11 % -> rewind what is left to the given weights, round after round; then train once more
+
+Weights travel ONNX -> onnx2torch -> ONNX by name; BatchNormalization statistics and Dropout stay as in inference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from pruning.api import PrunedModel, apply
+from pruning.calibration import Calibration, Semantic
+from pruning.errors import CriterionError, DataError
+from pruning.groups import Groups
+from pruning.net import Net
+from pruning.planning import Floor, Plan
+from pruning.surgery import remove
+from pruning.torch_bridge import TorchNet
+
+Replan = Callable[[Net, float, Floor | None], Plan]
+LOTTERY_SHARE = 0.11  # channels cut per round, VITA's structured schedule (12 rounds leave 24.7 %)
+LOTTERY_WEIGHTS_SHARE = 0.2  # weights per round, the unstructured schedule (16 rounds leave 2.8 %)
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Settings of the training modes.
+
+    wasserstein: the concentration loss starts at this share of the task loss; separation and across: weights of the
+    optional terms relative to it; stability: none, rs or nrs with weight `stability_weight` (VITA's 0.01 for
+    adversarial training); consistency: weight of |f(x') - f(x)|^2; certified: weight of the task loss of
+    interval bounds on a random cell with `cell` times the sides of S, ramped up like the concentration loss; exposure:
+    training uses S enlarged by this factor.
+    """
+
+    mode: str = "one-shot"
+    epochs: int = 10
+    stages: int = 4
+    batch_size: int = 64
+    rate: float = 1e-3
+    max_drop: float = 0.1
+    wasserstein: float = 0.3
+    separation: float = 0.0
+    across: float = 0.0
+    stability: str = "none"
+    stability_weight: float = 0.01
+    consistency: float = 0.0
+    certified: float = 0.0
+    cell: float = 0.25
+    exposure: float = 1.5
+    calibration: int = 256
+    device: str = "cpu"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("one-shot", "progressive", "lottery") or self.stability not in ("none", "rs", "nrs"):
+            raise CriterionError(f"mode '{self.mode}' with stability '{self.stability}' is unknown")
+        if self.epochs < 1 or self.stages < 1 or self.batch_size < 1:
+            raise CriterionError("epochs, stages and batch size must be at least 1")
+
+
+def train(
+    net: Net,
+    data: Calibration,
+    ratio: float,
+    replan: Replan,
+    options: TrainOptions,
+    fold: str = "mean",
+    border: str = "interior",
+    say: Callable[[str], None] = lambda line: None,
+) -> PrunedModel:
+    """Prune `net` to `ratio` with training; `replan(net, share, floor)` scores and plans. Raises DataError without
+    labels.
+    """
+    data = data.fitted(net)
+    data.need_labels(f"mode '{options.mode}'")
+    if fold not in ("zero", "mean"):
+        raise CriterionError(f"the training modes fold by zero or mean, not by '{fold}'")
+    fit, held_out = _split(data)
+    run = _Run(net, fit, held_out, ratio, replan, options, fold, border, say)
+    return run.lottery() if options.mode == "lottery" else run.stages()
+
+
+class _Run:
+    """One training run; its methods return new networks and keep a log for the record."""
+
+    def __init__(
+        self, net: Net, fit: Calibration, held_out: Calibration, ratio: float, replan: Replan, options: TrainOptions,
+        fold: str, border: str, say: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        self.net, self.fit, self.held_out, self.ratio, self.replan = net, fit, held_out, ratio, replan
+        self.options, self.fold, self.border, self.say = options, fold, border, say
+        self.log: list[dict[str, Any]] = []
+        self.kept: dict[str, np.ndarray] = {}
+
+    def stages(self) -> PrunedModel:
+        """One stage (one-shot) or several (progressive)."""
+        count = self.options.stages if self.options.mode == "progressive" else 1
+        start = error(self.net, self.held_out)
+        current, floor, plan, before = self.net, None, None, 0.0
+        for stage in range(1, count + 1):
+            reach = self.ratio * (1 - (1 - stage / count) ** 3)
+            share = 1 - (1 - reach) / (1 - before)
+            candidate, stage_plan = self._stage(current, share, floor, last=stage == count)
+            now = error(candidate, self.held_out)
+            self.log.append({"stage": stage, "ratio": reach, "error": now, "dense_error": start})
+            self.say(
+                f"stage {stage}/{count}: {reach:.0%} of the channels removed, "
+                f"held-out error {now:.5g} (dense {start:.5g})"
+            )
+            if now > start * (1 + self.options.max_drop) and count > 1 and plan is not None:
+                self.say(f"stopped: the error rose by more than {self.options.max_drop:.0%}; keeping the stage before")
+                self.log[-1]["kept"] = False
+                break
+            floor = floor or _absolute_floor(stage_plan)
+            self._record(stage_plan)
+            current, plan, before = candidate, stage_plan, reach
+        assert plan is not None
+        return self._result(current, plan)
+
+    def _stage(self, current: Net, share: float, floor: Floor | None, last: bool) -> tuple[Net, Plan]:
+        options = self.options
+        plan = self.replan(current, share, floor)
+        if options.wasserstein > 0 or options.separation > 0 or options.across > 0:
+            warm = max(1, options.epochs // 3)
+            trained = fine_tune(current, self.fit, options, warm, plan)
+            plan = _moved(plan, trained)
+            current = trained
+        pruned = apply(current, plan, self.fold, _head(self.fit, options.calibration), self.border)
+        epochs = options.epochs if last else max(1, options.epochs // 2)
+        return fine_tune(pruned.net, self.fit, options, epochs), plan
+
+    def lottery(self) -> PrunedModel:
+        """Rounds of training, cutting and rewinding, then a last training."""
+        current, left, plan, floor = self.net, 1.0, None, None
+        while left > 1 - self.ratio + 1e-9:
+            share = min(LOTTERY_SHARE, 1 - (1 - self.ratio) / left)
+            trained = fine_tune(current, self.fit, self.options, self.options.epochs)
+            plan = self.replan(trained, share, floor)
+            floor = floor or _absolute_floor(plan)
+            self._record(plan)
+            current = remove(_moved(plan, current).groups, plan.removed)  # rewound: the given weights, cut alike
+            left *= 1 - share
+            self.log.append({"round": len(self.log) + 1, "left": left, "error": error(trained, self.held_out)})
+            before = self.log[-1]["error"]
+            self.say(f"round {len(self.log)}: {left:.1%} of the channels left, error before the cut {before:.5g}")
+            if not plan.removed.any():
+                break
+        if plan is None:
+            plan = self.replan(current, 0.0, None)
+        return self._result(fine_tune(current, self.fit, self.options, self.options.epochs), plan)
+
+    def _record(self, plan: Plan) -> None:
+        """Kept channels by layer, as numbers of the network the run started with."""
+        for group in plan.groups.groups:
+            past = self.kept.get(group.name, np.arange(len(group.channels)))
+            self.kept[group.name] = past[~plan.removed[group.channels]]
+
+    def _result(self, net: Net, plan: Plan) -> PrunedModel:
+        final = error(net, self.held_out)
+        self.say(f"held-out error {final:.5g}")
+        record = {
+            "tool": "secateur prune",
+            "mode": self.options.mode,
+            "criterion": plan.criterion,
+            "formula": "" if plan.scores is None else plan.scores.formula,
+            "options": {} if plan.scores is None else dict(plan.scores.options),
+            "training": {k: getattr(self.options, k) for k in self.options.__dataclass_fields__},
+            "ratio": self.ratio,
+            "fold": self.fold,
+            "border": self.border,
+            "carries_over": False,
+            "stages": self.log,
+            "held_out_error": final,
+            "layers": [{"name": name, "kept": kept.tolist()} for name, kept in self.kept.items()],
+        }
+        return PrunedModel(net, self.net, None, plan, MappingProxyType(record))
+
+
+def fine_tune(
+    net: Net,
+    data: Calibration,
+    options: TrainOptions,
+    epochs: int,
+    plan: Plan | None = None,
+    masks: Mapping[str, np.ndarray] | None = None,
+) -> Net:
+    """Train for some epochs under random s; with `plan`, its removed channels are pulled towards constants meanwhile.
+
+    `masks` (by weight name, 0 or 1) keeps pruned single weights at zero.
+    """
+    import torch
+
+    model = TorchNet(net, options.device)
+    torch.manual_seed(options.seed)
+    rng = np.random.default_rng([options.seed, 7])
+    labels = data.need_labels("training")
+    semantic = _enlarged(data.semantic, options.exposure)
+    steps = max(1, -(-len(data.images) // options.batch_size)) * epochs
+    optimiser = torch.optim.Adam(list(model.trainable.values()), lr=options.rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    objective = _Objective(model, plan, options, steps)
+    fixed = {name: model.tensor(mask.astype(np.float32)) for name, mask in (masks or {}).items()}
+    for step in range(steps):
+        rows = rng.choice(len(data.images), min(options.batch_size, len(data.images)), replace=False)
+        clean = data.images[rows]
+        moved = semantic.apply_each(clean, _uniform(semantic, len(rows), rng))
+        loss = objective(
+            model.tensor(clean), model.tensor(moved), model.tensor(labels[rows]), step, rng, semantic, clean
+        )
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        with torch.no_grad():
+            for name, mask in fixed.items():
+                model.leaves[name].mul_(mask)
+    trained = model.exported()
+    if not all(np.isfinite(trained.weights[name]).all() for name in model.trainable):
+        raise CriterionError("training diverged (weights are not finite); lower the learning rate")
+    return trained
+
+
+class _Objective:
+    """L = L_task + l_w * (L_conc + a*L_sep + b*L_layer) + l_r * L_stab + l_k * |f(x') - f(x)|^2."""
+
+    def __init__(self, model: TorchNet, plan: Plan | None, options: TrainOptions, steps: int) -> None:
+        self.model, self.plan, self.options, self.steps = model, plan, options, steps
+        self.scale: float | None = None
+        self.places = _candidates(plan) if plan is not None and options.wasserstein > 0 else []
+        self.units = list(plan.groups.units) if plan is not None else []
+
+    def __call__(
+        self,
+        clean: Any,
+        moved: Any,
+        labels: Any,
+        step: int,
+        rng: np.random.Generator,
+        semantic: Semantic,
+        raw: np.ndarray,
+    ) -> Any:
+        from pruning import losses
+
+        values = list(dict.fromkeys(value for value, *_ in self.places))
+        if values:
+            output, tapped = self.model(moved, values)
+        else:
+            output, tapped = self.model(moved), {}
+        loss = losses.task_loss(output, labels)
+        if self.places:
+            loss = loss + self._ramp(step, loss, self._concentration(tapped))
+        if self._needs_scores():
+            loss = loss + self._score_terms(clean, raw, semantic, rng)
+        if self.options.certified > 0:
+            loss = loss + self._certified(raw, labels, step, rng, semantic)
+        if self.options.consistency > 0:
+            loss = loss + self.options.consistency * (output - self.model(clean)).pow(2).mean()
+        return loss
+
+    def _ramp(self, step: int, task: Any, term: Any) -> Any:
+        if self.scale is None:
+            self.scale = self.options.wasserstein * float(task.detach()) / max(float(term.detach()), 1e-12)
+        return self.scale * min(1.0, (step + 1) / max(1.0, 0.3 * self.steps)) * term
+
+    def _concentration(self, tapped: Mapping[str, Any]) -> Any:
+        from pruning import losses
+
+        activations, weights, chosen = [], [], []
+        for value, axis, name, weight_axis, candidates in self.places:
+            activations.append(_channels(tapped[value], axis))
+            kernel = self.model.leaves[name]
+            weights.append(kernel.detach().pow(2).sum(dim=[a for a in range(kernel.ndim) if a != weight_axis]))
+            chosen.append(self.model.tensor(candidates))
+        return losses.concentration(activations, weights, chosen)
+
+    def _certified(self, raw: np.ndarray, labels: Any, step: int, rng: np.random.Generator, semantic: Semantic) -> Any:
+        from pruning.ibp import certified_loss
+
+        grow = min(1.0, (step + 1) / max(1.0, 0.3 * self.steps))
+        low, high = np.array([semantic.contrast, semantic.brightness]).T
+        half = grow * self.options.cell * (high - low) / 2
+        middle = rng.uniform(low + half, high - half, (len(raw), 2))
+        ends = [self.model.tensor(semantic.apply_each(raw, point)) for point in (middle - half, middle + half)]
+        return self.options.certified * grow * certified_loss(self.model, ends[0], ends[1], labels)
+
+    def _needs_scores(self) -> bool:
+        o = self.options
+        return bool(self.units) and (o.separation > 0 or o.across > 0 or o.stability != "none")
+
+    def _score_terms(self, clean: Any, raw: np.ndarray, semantic: Semantic, rng: np.random.Generator) -> Any:
+        import torch
+
+        from pruning import losses
+
+        names = [unit.value for unit in self.units]
+        _, base = self.model(clean, names)
+        batches = [self.model.tensor(semantic.apply(raw, point)) for point in _uniform(semantic, 4, rng)]
+        seen = [self.model(batch, names)[1] for batch in batches]
+        scores, terms, o = [], torch.zeros((), device=clean.device), self.options
+        for unit in self.units:
+            z0 = _channels(base[unit.value], unit.axis)
+            z = torch.stack([_channels(values[unit.value], unit.axis) for values in seen])
+            scores.append(losses.ratio_scores(z0, z))
+            if o.stability != "none":
+                gamma = self._gamma(unit.value) if o.stability == "nrs" else None
+                low, high = torch.minimum(z.amin(0), z0), torch.maximum(z.amax(0), z0)
+                terms = terms + o.stability_weight * losses.stability(low, high, gamma) / len(self.units)
+        share = self.plan.ratio if self.plan is not None else 0.0
+        if o.separation > 0:
+            terms = terms + o.separation * sum(losses.separation(s, share) for s in scores) / len(scores)
+        if o.across > 0:
+            terms = terms + o.across * losses.across_layers(scores)
+        return terms
+
+    def _gamma(self, value: str) -> Any:
+        index = self.model.net.producer.get(value)
+        if index is None or self.model.net.nodes[index].type != "BatchNormalization":
+            return None
+        return self.model.leaves[self.model.net.nodes[index].input(1)].detach().reshape(1, -1, 1)
+
+
+def error(net: Net, data: Calibration) -> float:
+    """Mean squared error, or the share of wrong classes, on the clean images."""
+    from pruning.calibration import Activations
+
+    output = Activations(net, [net.outputs[0]])(data.images)[net.outputs[0]].reshape(len(data.images), -1)
+    labels = data.need_labels("the error")
+    if labels.dtype.kind != "f":
+        return float((output.argmax(1) != labels.reshape(-1)).mean())
+    return float(((output - labels.reshape(len(labels), -1)) ** 2).mean())
+
+
+def lottery_weights(
+    net: Net, data: Calibration, ratio: float, options: TrainOptions, say: Callable[[str], None] = lambda line: None
+) -> Net:
+    """The unstructured lottery: 20 % of the remaining weights per round by |w|, rewinding to the given weights."""
+    from pruning.groups import find_groups
+    from pruning.scores.weights import prunable_weights
+
+    names = prunable_weights(find_groups(net))
+    masks = {name: np.ones(net.weights[name].shape, bool) for name in names}
+    left = 1.0
+    while left > 1 - ratio + 1e-9:
+        share = min(LOTTERY_WEIGHTS_SHARE, 1 - (1 - ratio) / left)
+        trained = fine_tune(_masked(net, masks), data, options, options.epochs, masks=masks)
+        left *= 1 - share
+        alive = np.concatenate([np.abs(trained.weights[name])[masks[name]] for name in names])
+        limit = np.sort(alive)[min(len(alive) - 1, int(share * len(alive)))]
+        masks = {name: masks[name] & (np.abs(trained.weights[name]) >= limit) for name in names}
+        say(f"{left:.1%} of the weights left")
+    return fine_tune(_masked(net, masks), data, options, options.epochs, masks=masks)
+
+
+def _masked(net: Net, masks: Mapping[str, np.ndarray]) -> Net:
+    return net.changed(
+        weights={name: net.weights[name] * mask.astype(net.weights[name].dtype) for name, mask in masks.items()}
+    )
+
+
+def _channels(value: Any, axis: int) -> Any:
+    """(n, ..., C, ...) -> (n, C, P)."""
+    moved = value.movedim(axis, 1)
+    return moved.reshape(moved.shape[0], moved.shape[1], -1)
+
+
+def _candidates(plan: Plan) -> list[tuple[str, int, str, int, np.ndarray]]:
+    """For each reader of removed channels: value, its axis, weight, the weight's axis, mask of removed entries."""
+    from pruning.fold import readers
+
+    found = []
+    for cut in readers(plan.groups, plan.removed):
+        if cut.data_labels is not None and len(cut.data_labels) == len(cut.labels):
+            chosen = ~plan.groups.keep(plan.removed, cut.data_labels)
+            found.append((cut.data, cut.data_axis, plan.groups.net.nodes[cut.node].input(cut.slot), cut.axis, chosen))
+    return found
+
+
+def _moved(plan: Plan, net: Net) -> Plan:
+    """The same plan on a network with the same structure and other weights."""
+    groups: Groups = replace(plan.groups, net=net)
+    return replace(plan, groups=groups)
+
+
+def _absolute_floor(plan: Plan) -> Floor:
+    """The floor of the first stage as numbers, so that later stages do not take a share of a share."""
+    least = {group.name: plan.floor.least(group) for group in plan.groups.groups}
+    return replace(plan.floor, by_name=MappingProxyType(least))
+
+
+def _split(data: Calibration) -> tuple[Calibration, Calibration]:
+    """Nine tenths to train on, the last tenth to judge."""
+    count = max(1, len(data.images) // 10)
+    if len(data.images) < 10:
+        raise DataError(f"{len(data.images)} labelled images; training needs at least 10")
+    return _rows(data, slice(0, -count)), _rows(data, slice(-count, None))
+
+
+def _rows(data: Calibration, rows: slice) -> Calibration:
+    labels = None if data.labels is None else data.labels[rows]
+    return Calibration(data.images[rows], labels, data.semantic, data.samples, data.seed)
+
+
+def _head(data: Calibration, count: int) -> Calibration:
+    return _rows(data, slice(0, count))
+
+
+def _enlarged(semantic: Semantic, factor: float) -> Semantic:
+    spans: Sequence[tuple[float, float]] = (semantic.contrast, semantic.brightness)
+    wide = [
+        ((low + high) / 2 - factor * (high - low) / 2, (low + high) / 2 + factor * (high - low) / 2)
+        for low, high in spans
+    ]
+    return Semantic(wide[0], wide[1], semantic.clip)
+
+
+def _uniform(semantic: Semantic, count: int, rng: np.random.Generator) -> np.ndarray:
+    low, high = np.array([semantic.contrast, semantic.brightness]).T
+    return rng.uniform(low, high, (count, 2))

@@ -1,0 +1,105 @@
+"""Boxes of a small network, and every way to bound rows of its output on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tests import oracles
+from verifier.bounds.alpha import tighten, tighten_sweep
+from verifier.bounds.backward import concretise, walk_back
+from verifier.bounds.bounder import Method, Sweep, sweep
+from verifier.bounds.network import Network, build
+from verifier.graph.ir import Graph
+from verifier.inputs import IdentityMap, InputMap
+
+METHODS = {
+    "interval": Method(affine=False),
+    "affine": Method(attribute=False),
+    "attributed": Method(),
+    "affine without intervals": Method(interval=False, attribute=False),
+    "attributed without intervals": Method(interval=False),
+    "interval with rows": Method(affine=False, rows=True),
+    "affine with rows": Method(attribute=False, rows=True),
+    "attributed with rows": Method(rows=True),
+    "rows in small chunks": Method(rows=True, row_elements=64),
+    "affine without intervals, with rows": Method(interval=False, rows=True),
+}
+ROWS = ("backward", "alpha", "alpha with intermediate bounds")
+STEPS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Boxes:
+    """B boxes of parameters for `network`."""
+
+    graph: Graph
+    network: Network
+    lower: Tensor
+    upper: Tensor
+    query: Tensor
+    inputs: InputMap
+
+    def sweep(self, method: Method) -> Sweep:
+        return sweep(self.network, self.lower, self.upper, self.query, self.inputs, method)
+
+    def rows(self, known: Sweep, how: str, matrix: Tensor, steps: int = STEPS) -> tuple[Tensor, Tensor]:
+        """Linear lower bounds of `matrix` (K, m) times the output: (B, K, d) and (B, K)."""
+        where = self.network, self.lower, self.upper, self.query, self.inputs
+        batch, count = len(self.lower), len(matrix)
+        rows = matrix.expand(batch, *matrix.shape).reshape(batch, count, *self.network.shapes[self.network.output])
+        bias = rows.new_zeros(batch, count)
+        if how == "backward":
+            at_input = walk_back(self.network, self.network.output, rows, bias, known.relaxations)
+            return self.inputs.pull(*at_input, self.query)
+        if how == "alpha with intermediate bounds":
+            known = tighten_sweep(*where, known, steps)
+        return tighten(*where, known, rows, bias, steps)
+
+    def least(self, coefficients: Tensor, bias: Tensor) -> Tensor:
+        """Minima of the linear functions: (B, K)."""
+        return concretise(coefficients, bias, self.lower, self.upper)
+
+    def one(self, b: int) -> Boxes:
+        return replace(self, lower=self.lower[b : b + 1], upper=self.upper[b : b + 1], query=self.query[b : b + 1])
+
+
+def boxes(
+    graph: Graph,
+    lower: np.ndarray,
+    upper: np.ndarray,
+    dtype: torch.dtype = torch.float64,
+    free: list[int] | None = None,
+) -> Boxes:
+    """Boxes (B, n) of a network's own inputs, all of one query; `free` are the inputs that vary (all by default)."""
+    network = build(graph, dtype, torch.device("cpu"))
+    columns = list(range(graph.n_inputs)) if free is None else free
+    low, high = (torch.from_numpy(np.atleast_2d(t)).to(dtype) for t in (lower, upper))
+    query = torch.zeros(len(low), dtype=torch.int64)
+    return Boxes(graph, network, low, high, query, IdentityMap(torch.tensor([columns])))
+
+
+def some_boxes(n: int, count: int, rng: np.random.Generator, widest: float = 1.5) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes (count, n) of very different widths; some coordinates have none."""
+    centre = rng.normal(size=(count, n))
+    width = widest * rng.random((count, n)) ** 3 * (rng.random((count, n)) > 0.15)
+    return centre - width / 2, centre + width / 2
+
+
+def points_of(case: Boxes, count: int = 14) -> Iterator[tuple[int, np.ndarray]]:
+    """Points (count + corners, n) inside each box, in float64."""
+    rng = np.random.default_rng(5)
+    for b, (low, high) in enumerate(zip(case.lower.double().numpy(), case.upper.double().numpy(), strict=True)):
+        inside = oracles.sample(low, high, count, rng).astype(np.float64)
+        yield b, np.concatenate([np.clip(inside, low, high), oracles.corners(low, high)[:16]])
+
+
+def matrix_for(graph: Graph, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Both signs of every output, and one mixture."""
+    eye = np.eye(graph.n_outputs)
+    mixture = np.random.default_rng(1).normal(size=(1, graph.n_outputs))
+    return torch.from_numpy(np.concatenate([eye, -eye, mixture])).to(dtype)

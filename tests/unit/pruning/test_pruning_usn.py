@@ -1,0 +1,309 @@
+"""The 13 properties the definition of USN must have (design note 1.6), and the identities behind it."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+from pruning_nets import S_SMALL, affine_oracle, build, calibration, conv_net, images, mlp, mlp_weights, node
+
+import pruning
+from pruning import Calibration, Options, Semantic
+from pruning.calibration import Activations
+from pruning.scores.certified import cells
+
+
+def usn(net, data=None, **options):
+    return pruning.score(net, data or calibration(net), "usn", Options(**options))
+
+
+def hidden(scores, part="R"):
+    """Scores of the first hidden layer."""
+    return scores.parts[part][scores.groups.groups[0].channels]
+
+
+def test_1_permuting_channels_permutes_scores():
+    weights = mlp_weights()
+    order = np.random.default_rng(3).permutation(12)
+    permuted = {**weights, "w0": weights["w0"][order], "b0": weights["b0"][order], "w1": weights["w1"][:, order]}
+    before, after = usn(mlp(weights)), usn(mlp(permuted))
+    for part in ("R", "T", "usn_db", "Bias2"):
+        np.testing.assert_allclose(hidden(after, part), hidden(before, part)[order], rtol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [0.01, 7.0])
+def test_2_scaling_a_relu_neuron_changes_nothing(factor):
+    weights = mlp_weights()
+    scale = np.ones(12, np.float32)
+    scale[4] = factor
+    other = {**weights, "w0": weights["w0"] * scale[:, None], "b0": weights["b0"] * scale, "w1": weights["w1"] / scale}
+    options = Options(interval_oracle=affine_oracle, cells=2)
+    for criterion, parts in (("usn", ("R", "T")), ("usn-cert", ("C", "T"))):
+        first, second = (
+            pruning.score(net, calibration(net, count=4), criterion, options) for net in (mlp(weights), mlp(other))
+        )
+        for part in parts:
+            np.testing.assert_allclose(second.parts[part], first.parts[part], rtol=2e-4, atol=1e-6)
+
+
+def test_3_a_constant_in_the_bias_changes_t_but_not_r():
+    weights = mlp_weights()
+    z = Activations(mlp(weights), ["z0"])(calibration(mlp(weights)).images)["z0"]
+    moved = {**weights, "b0": weights["b0"] - z.mean(0).astype(np.float32)}  # now the sign flips often
+    before, after = usn(mlp(weights)), usn(mlp(moved))
+    np.testing.assert_allclose(hidden(after), hidden(before), rtol=1e-4)
+    assert (hidden(after, "T") < hidden(before, "T") - 0.01).any()
+
+
+def test_4_mse_is_bias2_plus_var_measured_independently():
+    net = conv_net(bn=True)
+    data = calibration(net, count=6)
+    scores = usn(net, data)
+    points = data.semantic.points(data.samples, data.seed)
+    run = Activations(net, ["n0"])
+    clean = run(data.images)["n0"].astype(np.float64)
+    moved = np.stack([run(data.semantic.apply(data.images, s))["n0"] for s in points]).astype(np.float64)
+    mu = moved.mean(0)
+    bias2 = ((mu - clean) ** 2).mean((0, 2, 3))
+    var = ((moved - mu) ** 2).mean((0, 1, 3, 4))
+    sig = clean.transpose(1, 0, 2, 3).reshape(8, -1).var(1)
+    np.testing.assert_allclose(hidden(scores, "MSE"), bias2 + var, rtol=1e-5)
+    np.testing.assert_allclose(hidden(scores, "Bias2"), bias2, rtol=1e-4, atol=1e-12)
+    np.testing.assert_allclose(hidden(scores, "Var"), var, rtol=1e-5)
+    np.testing.assert_allclose(hidden(scores, "Sig"), sig, rtol=1e-5)
+    np.testing.assert_allclose(hidden(scores), sig / (sig + bias2 + var), rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_5_certified_is_a_lower_bound_of_sampled(count):
+    """32 Sobol points put the same number into each of 4 x 4 cells, so the samples weight cells by area."""
+    for seed in range(3):
+        net = mlp(mlp_weights(seed))
+        data = calibration(net, count=8)
+        r = usn(net, data).parts["R"]
+        c = pruning.score(net, data, "usn-cert", Options(interval_oracle=affine_oracle, cells=count)).parts["C"]
+        live = pruning.find_groups(net).prunable & (r >= 0)
+        assert (c[live] <= r[live] + 1e-9).all() and (c[live] >= 0).all() and (r[live] <= 1).all()
+        if count == 4:
+            assert (c[live] > 0.5 * r[live]).all(), "the bound is far too loose to be a score"
+
+
+def test_6_shrinking_s_shrinks_the_loss_quadratically():
+    net = mlp(mlp_weights())
+    losses = []
+    for t in (1.0, 0.1):
+        semantic = Semantic((1 - 0.1 * t, 1 + 0.1 * t), (-0.05 * t, 0.05 * t))
+        data = calibration(net, semantic, count=8)
+        certified = pruning.score(
+            net, data, "usn-cert", Options(interval_oracle=partial(affine_oracle, slack=0), cells=1)
+        )
+        losses.append((1 - usn(net, data).parts["R"][:12], 1 - certified.parts["C"][:12]))
+    for wide, narrow in zip(*losses, strict=True):  # the error term carries Sig + MSE, hence the tolerance
+        ratio = (narrow / (1 - narrow)) / (wide / (1 - wide))
+        np.testing.assert_allclose(ratio, 0.01, rtol=0.1)
+
+
+def test_7_certified_stable_positions_never_flip():
+    net = mlp(mlp_weights(2))
+    data = calibration(net, samples=256, count=6)
+    grid = cells(data.semantic, 1)
+    bounds = affine_oracle(net, ["z0", "z1"], data.images, grid)
+    run = Activations(net, ["z0", "z1"])
+    checked = 0
+    for row, image in enumerate(data.images):
+        moved = run(np.stack([data.semantic.apply(image, s) for s in data.semantic.points(256, 3)]))
+        for name in ("z0", "z1"):
+            low, high = (side[row, 0, 0] for side in bounds[name])
+            assert (moved[name] >= low).all() and (moved[name] <= high).all()
+            stable = (low > 0) | (high < 0)
+            checked += stable.sum()
+            assert (np.signbit(moved[name])[:, stable] == np.signbit(moved[name])[0, stable]).all()
+    assert checked > 50
+
+
+def test_8_first_layer_in_closed_form():
+    net = mlp(mlp_weights())
+    data = calibration(net, samples=4096, count=8)
+    scores = usn(net, data)
+    w = net.weights["w0"].astype(np.float64)
+    var_alpha, var_beta = 0.2**2 / 12, 0.1**2 / 12
+    dots = data.images.reshape(8, -1).astype(np.float64) @ w.T
+    var = (dots**2).mean(0) * var_alpha + w.sum(1) ** 2 * var_beta
+    np.testing.assert_allclose(hidden(scores, "Var"), var, rtol=1e-6)
+    assert (hidden(scores, "Bias2") < 1e-6 * var).all()
+
+
+def test_9_zero_dc_filter_ignores_brightness():
+    weights = mlp_weights()
+    weights["w0"] = np.round((weights["w0"] - weights["w0"].mean(1, keepdims=True)) * 256).astype(np.float32) / 256
+    weights["w0"][:, 0] -= weights["w0"].sum(1)
+    net = mlp(weights)
+    scores = usn(net, calibration(net, Semantic((1, 1), (-0.1, 0.1))))
+    assert (hidden(scores, "MSE") < 1e-9 * hidden(scores, "Sig")).all()
+
+
+def test_10_few_samples_rank_like_many():
+    from scipy.stats import spearmanr
+
+    for seed in range(3):
+        net = mlp(mlp_weights(seed, (36, 24, 16, 3)))
+        few, many = (usn(net, calibration(net, samples=k, count=12)) for k in (32, 4096))
+        assert spearmanr(few.values, many.values).statistic > 0.99
+
+
+def test_11_deterministic_and_independent_of_batching():
+    first, second = (usn(conv_net()) for _ in range(2))
+    np.testing.assert_array_equal(first.values, second.values)
+    single = usn(conv_net(batch=1))  # runs image by image
+    np.testing.assert_allclose(single.parts["R"], first.parts["R"], rtol=1e-6)
+    assert (usn(conv_net(), calibration(conv_net(), seed=1)).values != first.values).any()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"stability_exponent": 1}, {"aggregate": "q90"}, {"bias": "centred"}, {"join": "min"}]
+)
+def test_12_dead_and_constant_channels(options):
+    weights = mlp_weights()
+    weights["w0"][2], weights["b0"][2] = 0, 0.7  # constant and positive
+    weights["b0"] += 1  # the others are active somewhere
+    weights["b0"][5] = -50  # never active
+    net = mlp(weights)
+    scores = usn(net, **options)
+    assert np.flatnonzero(scores.free[:12]).tolist() == [2, 5]
+    assert not np.isnan(scores.values).any() and all(not np.isnan(part).any() for part in scores.parts.values())
+    assert (hidden(scores, "USN")[[2, 5]] == -1).all() and hidden(scores)[2] == -1
+    plan = pruning.plan(net, scores, 0.17)  # two of twelve: the idle ones
+    assert {2, 5} <= set(np.flatnonzero(plan.removed).tolist())
+    for other in ("l2", "random", "anti-usn"):
+        assert np.flatnonzero(pruning.score(net, calibration(net), other).free[:12]).tolist() == [2, 5]
+
+
+def test_anti_usn_is_the_reverse_order():
+    net = mlp(mlp_weights())
+    a, b = (pruning.score(net, calibration(net), name) for name in ("usn", "anti-usn"))
+    np.testing.assert_array_equal(a.values[:12], -b.values[:12])
+
+
+@pytest.fixture(scope="module")
+def blob():
+    """The demo task: find the centre of a bright blob in a 10 x 10 image under contrast and brightness; a trained
+    MLP.
+    """
+    import torch
+
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    centre = rng.uniform(2, 7, (1200, 2))
+    rows, columns = np.mgrid[:10, :10]
+    spot = np.exp(-((rows - centre[:, :1, None]) ** 2 + (columns - centre[:, 1:, None]) ** 2) / 4)
+    x = np.clip(0.2 + 0.6 * spot + 0.02 * rng.normal(size=spot.shape), 0, 1).reshape(1200, 100).astype(np.float32)
+    y = (centre / 10).astype(np.float32)
+    semantic = Semantic((0.7, 1.3), (-0.15, 0.15))
+    layers = [torch.nn.Linear(100, 32), torch.nn.Linear(32, 32), torch.nn.Linear(32, 2)]
+    model = torch.nn.Sequential(layers[0], torch.nn.ReLU(), layers[1], torch.nn.ReLU(), layers[2])
+    optimiser = torch.optim.Adam(model.parameters(), 3e-3)
+    low, high = np.array([semantic.contrast, semantic.brightness]).T
+    for _ in range(800):
+        pick = rng.integers(0, 1000, 64)
+        moved = semantic.apply_each(x[pick], rng.uniform(low, high, (64, 2)))
+        loss = (model(torch.tensor(moved)) - torch.tensor(y[pick])).pow(2).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    weights = {
+        f"{k}{i}": p.detach().numpy().copy()
+        for i, la in enumerate(layers)
+        for k, p in (("w", la.weight), ("b", la.bias))
+    }
+    return mlp(weights), Calibration(x[:200], y[:200], semantic), (x[1000:], y[1000:])
+
+
+def test_13_the_negative_control_is_worse_than_random(blob):
+    net, data, (x, y) = blob
+    points = np.random.default_rng(1).uniform(*np.array([(0.7, 1.3), (-0.15, 0.15)]).T, (len(x), 2))
+    moved = data.semantic.apply_each(x, points)
+
+    def error(criterion, seed=0):
+        scores = pruning.score(net, data, criterion, Options(seed=seed))
+        small = pruning.apply(net, pruning.plan(net, scores, 0.5), "mean", data).net
+        return float(np.abs(Activations(small, small.outputs)(moved)[small.outputs[0]] - y).mean())
+
+    random = np.mean([error("random", seed) for seed in range(5)])
+    assert error("anti-usn") > 1.1 * random
+    assert error("anti-usn") > 1.1 * error("usn")
+
+
+def test_a_channel_active_off_the_grid_only_is_not_idle():
+    """A bright spot between grid positions: the maxima are taken over the whole map."""
+    net = conv_net(size=36)
+    kernel, bias = net.weights["k0"].copy(), net.weights["c0"].copy()
+    kernel[2], bias[2] = 0, -0.8
+    kernel[2, 0, 1, 1] = 1  # passes the image on, minus 0.8
+    net = net.changed(weights={"k0": kernel, "c0": bias})
+    x = np.full((6, 1, 36, 36), 0.4, np.float32)
+    x[2] += np.random.default_rng(0).uniform(0, 0.1, (1, 36, 36))
+    assert pruning.score(net, Calibration(x, None, S_SMALL), "usn").free[2]
+    x[3, 0, 4, 5] = 1.0
+    assert not pruning.score(net, Calibration(x, None, S_SMALL), "usn").free[2]
+
+
+@pytest.mark.parametrize("bn", [False, True])
+def test_large_maps_are_read_on_a_grid(bn):
+    """A convolution with larger strides, or a pool, gives exactly the values of the map at the grid positions."""
+    from pruning.scores.movement import POSITIONS, probe
+
+    net = conv_net(bn=bn, size=36)
+    units = pruning.find_groups(net).units
+    probed, views = probe(net, units)
+    x = images((1, 36, 36), 3)
+    grid = Activations(probed, views)(x)
+    for unit, view in zip(units, views, strict=True):
+        whole = Activations(net, [unit.value])(x)[unit.value]
+        if whole[0, 0].size <= POSITIONS:
+            assert view == unit.value
+            continue
+        steps = [-(-a // b) for a, b in zip(whole.shape[2:], grid[view].shape[2:], strict=True)]
+        np.testing.assert_allclose(grid[view], whole[:, :, :: steps[0], :: steps[1]], rtol=1e-5, atol=1e-6)
+    assert sum(view != unit.value for unit, view in zip(units, views, strict=True)) == 2
+    pooled = probe(net.changed([replace_pads(node) for node in net.nodes]), units)[0]
+    assert sum(node.type == "MaxPool" for node in pooled.nodes) == 3
+    sampled = usn(net, calibration(net, count=60))
+    z = Activations(net, [units[0].value])(calibration(net, count=60).images)[units[0].value]
+    np.testing.assert_allclose(hidden(sampled, "Sig"), z[:, :, 1:-1, 1:-1].var((0, 2, 3)), rtol=0.2)
+
+
+def replace_pads(node_):
+    """The same convolution with automatic padding, whose meaning would change with the strides."""
+    from dataclasses import replace
+
+    if node_.type != "Conv":
+        return node_
+    attrs = {k: v for k, v in node_.attrs.items() if k != "pads"}
+    return replace(node_, attrs={**attrs, "auto_pad": b"SAME_UPPER"})
+
+
+def test_several_features_of_one_channel_and_parts():
+    net = conv_net()
+    scores = usn(net)
+    groups = scores.groups
+    assert [len(g.channels) for g in groups.groups] == [8, 12, 10, 4]
+    assert np.isfinite(scores.values[groups.prunable]).all()
+    assert scores.formula.startswith("our USN")
+
+
+def test_units_of_a_channel_without_activation_are_its_readers():
+    weights = {"k": np.ones((4, 6), np.float32), "w": np.ones((3, 4), np.float32)}
+    net = build(
+        [node("Gemm", "x k", "h", transB=1), node("Gemm", "h w", "y", transB=1)], weights, {"x": [6]}, {"y": [3]}
+    )
+    (unit,) = pruning.find_groups(net).units
+    assert (unit.value, unit.channel.tolist()) == ("h", [0, 1, 2, 3])
+
+
+def test_images_are_moved_as_defined():
+    x = images((3, 4), 2, low=0, high=1)
+    np.testing.assert_allclose(S_SMALL.apply(x, (1.1, 0.05)), np.clip(x * 1.1 + 0.05, 0, 1), rtol=1e-6)
+    points = S_SMALL.points(32, 0)
+    counts = np.histogram2d(points[:, 0], points[:, 1], bins=4, range=[(0.9, 1.1), (-0.05, 0.05)])[0]
+    assert (counts == 2).all()

@@ -1,0 +1,216 @@
+"""The loop with a fake bound: what it proves is proven, what it leaves is reported, and it stops when told to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.unit.search.tables import CPU, domains
+from verifier.domains import DomainBatch, join
+from verifier.search.bab import Outcome, Strategy, Tally, cut, search
+from verifier.search.bounding import Bounded
+from verifier.search.queue import OpenSet
+
+
+@dataclass
+class Wave:
+    """The property "sin(3 x) cos(2 y) > level" on the unit square, bounded by its centre's value and a slope of 5."""
+
+    level: float
+    boxes: list[DomainBatch] = field(default_factory=list)
+    proven: list[DomainBatch] = field(default_factory=list)
+
+    def value(self, p: Tensor) -> Tensor:
+        return torch.sin(3 * p[:, 0]) * torch.cos(2 * p[:, 1]) - self.level
+
+    def bound(self, batch: DomainBatch) -> Bounded:
+        self.boxes.append(batch)
+        centre, radius = (batch.lower + batch.upper) / 2, (batch.upper - batch.lower) / 2
+        low = self.value(centre) - 5 * radius.sum(1)
+        alive = (low <= 0).nonzero()[:, 0]
+        self.proven.append(batch.select(low > 0))
+        rows = low[alive][:, None]
+        flat = batch.lower.new_zeros(len(alive), 1, 2)
+        zero = torch.zeros(len(alive), dtype=torch.int64)
+        width = (batch.upper - batch.lower)[alive]
+        none = flat[:, :0], rows[:, :0]
+        return Bounded(
+            alive, rows[:, 0], rows, rows, zero[:, None], flat, rows, zero + 1, width, zero - 1, *none, low, {}
+        )
+
+    def try_points(self, points: Tensor, query: Tensor) -> Tensor | None:
+        hits = (self.value(points) <= 0).nonzero()[:, 0]
+        return points[hits[0]] if len(hits) else None
+
+
+def _strategy(wave: Wave, **changes: object) -> Strategy:
+    fields: dict = {
+        "bound": wave.bound,
+        "try_points": wave.try_points,
+        "attack": lambda boxes: None,
+        "settle_affine": lambda boxes, bounded: (torch.ones(len(boxes), dtype=torch.bool), None),
+        "stop": lambda: False,
+        "report": lambda tally: None,
+        "batch": 16,
+        "max_depth": 60,
+        "neurons": False,
+        "queries": 1,
+        "device": CPU,
+    }
+    return Strategy(**{**fields, **changes})
+
+
+def _square(count: int = 1) -> DomainBatch:
+    low = torch.zeros(count, 2, dtype=torch.float64)
+    return domains(low, low + 1, torch.arange(count))
+
+
+LOWEST = math.cos(2)  # sin(3 x) = 1 at x = pi / 6, cos(2 y) least at y = 1
+
+
+def test_a_true_property_is_proven_everywhere() -> None:
+    wave = Wave(LOWEST - 0.05)
+    reports: list[float] = []
+    outcome = search(_square(), _strategy(wave, report=lambda tally: reports.append(tally.settled)))
+    assert outcome == Outcome(None, 0.0, outcome.tally, False)
+    assert outcome.tally.settled == pytest.approx(1.0) and outcome.tally.open_boxes == 0
+    assert reports == sorted(reports) and outcome.tally.boxes == sum(len(b) for b in wave.boxes)
+    # the proven boxes tile the square: no gap, no overlap
+    tiles = join(wave.proven)
+    assert float(((tiles.upper - tiles.lower).prod(1)).sum()) == pytest.approx(1.0, abs=1e-12)
+    assert float(tiles.share.sum()) == pytest.approx(1.0, abs=1e-12)
+    points = torch.rand(500, 1, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert ((points >= tiles.lower) & (points <= tiles.upper)).all(2).any(1).all()
+
+
+def test_a_false_property_has_its_point_found() -> None:
+    wave = Wave(LOWEST + 0.001)
+    outcome = search(_square(), _strategy(wave))
+    assert isinstance(outcome.found, Tensor) and float(wave.value(outcome.found[None])) <= 0
+
+
+def test_a_bound_that_never_proves_is_never_proven() -> None:
+    """An equality of bound and property: the boxes at the minimum run out of depth and stay open."""
+    wave = Wave(LOWEST)
+    outcome = search(_square(), _strategy(wave, max_depth=14, try_points=lambda p, q: None))
+    assert outcome.found is None and not outcome.out_of_time
+    assert outcome.tally.stuck > 0 and 0 < outcome.open_share < 0.1
+    assert outcome.tally.settled + outcome.open_share == pytest.approx(1.0, abs=0.1)
+
+
+def test_boxes_too_thin_to_split_stay_open() -> None:
+    at = torch.tensor([[0.5, 1.0]], dtype=torch.float64)
+    thin = domains(at, torch.nextafter(at, torch.full_like(at, 2.0)))
+    outcome = search(thin, _strategy(Wave(10.0), try_points=lambda p, q: None))
+    assert outcome.tally.stuck == 1 and outcome.open_share == 1.0 and not outcome.out_of_time
+
+
+def test_the_budget_ends_the_search_with_what_is_open() -> None:
+    steps = []
+    wave = Wave(LOWEST - 0.01)
+
+    def stop() -> bool:
+        steps.append(1)
+        return len(steps) > 4
+
+    outcome = search(_square(), _strategy(wave, stop=stop))
+    assert outcome.out_of_time and outcome.found is None and len(wave.boxes) == 4
+    assert outcome.open_share + outcome.tally.settled == pytest.approx(1.0) and outcome.open_share > 0
+
+
+def test_queries_share_a_search() -> None:
+    """Volumes count per query; one open query is not hidden by others."""
+    outcome = search(_square(3), _strategy(Wave(LOWEST - 0.05), queries=3))
+    assert outcome.tally.settled == pytest.approx(1.0) and outcome.open_share == 0.0
+
+
+def test_nothing_to_do() -> None:
+    empty = _square().select(slice(0, 0))
+    assert search(empty, _strategy(Wave(0.0))) == Outcome(None, 0.0, Tally(), False)
+
+
+def test_affine_leaves_leave_the_search() -> None:
+    def settle(boxes: DomainBatch, bounded: Bounded) -> tuple[Tensor, object | None]:
+        return torch.zeros(len(boxes), dtype=torch.bool), None
+
+    outcome = search(_square(), _strategy(Wave(10.0), settle_affine=settle, try_points=lambda p, q: None))
+    assert outcome.tally.boxes == 1 and outcome.tally.settled == pytest.approx(1.0) and outcome.open_share == 0
+    found = search(
+        _square(),
+        _strategy(Wave(10.0), settle_affine=lambda b, k: (torch.ones(len(b)) > 0, "x"), try_points=lambda p, q: None),
+    )
+    assert found.found == "x"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_children_cover_their_parent_exactly(dtype: torch.dtype) -> None:
+    g = torch.Generator().manual_seed(3)
+    low = torch.randn(50, 3, generator=g).to(dtype)
+    high = low + (0.1 + torch.rand(50, 3, generator=g)).to(dtype) * 10.0 ** torch.randint(-4, 3, (50, 3), generator=g)
+    boxes = domains(low, high)
+    usable, dimension, at = cut(boxes, torch.rand(50, 3, generator=g).to(dtype))
+    assert usable.all()
+    children = boxes.split(dimension, at)
+    first, second = children.select(slice(0, 50)), children.select(slice(50, 100))
+    index = dimension[:, None]
+    assert torch.equal(first.upper.gather(1, index), second.lower.gather(1, index))
+    for part in (first, second):
+        assert (part.lower >= boxes.lower).all() and (part.upper <= boxes.upper).all()
+        assert (part.upper.gather(1, index) > part.lower.gather(1, index)).all()
+        changed = ((part.lower != boxes.lower) | (part.upper != boxes.upper)).sum(1)
+        assert (changed == 1).all()
+        assert (part.depth == 1).all() and torch.equal(part.query, boxes.query)
+    assert torch.equal(first.lower, boxes.lower) and torch.equal(second.upper, boxes.upper)
+    torch.testing.assert_close(first.share + second.share, boxes.share, check_dtype=False)
+
+
+def test_inputs_without_room_are_not_cut() -> None:
+    """The best score loses against having a number strictly inside; a box without any is stuck."""
+    low = torch.tensor([[0.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
+    high = torch.tensor([[1.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
+    usable, dimension, at = cut(domains(low, high), torch.tensor([[0.0, 9.0], [1.0, 1.0]], dtype=torch.float64))
+    assert usable.tolist() == [True, False]
+    assert dimension[0] == 0 and at[0] == 0.5
+
+
+class TestOpenSet:
+    """The stack keeps every box exactly once."""
+
+    @staticmethod
+    def _boxes(ids: range, score: Callable[[int], float] = float) -> DomainBatch:
+        low = torch.tensor([[float(i)] for i in ids], dtype=torch.float64).reshape(len(ids), 1)
+        scores = torch.tensor([score(i) for i in ids], dtype=torch.float64)
+        zero = torch.zeros(len(ids), dtype=torch.int64)
+        return DomainBatch(low, low + 1, zero, torch.ones(len(ids)), scores, zero, zero[:, None][:, : len(ids) % 2])
+
+    def test_every_box_comes_out_once(self) -> None:
+        g = torch.Generator().manual_seed(0)
+        held = OpenSet(self._boxes(range(10)), CPU)
+        inside, out, name = set(range(10)), [], 10
+        for _ in range(60):
+            if int(torch.randint(2, (1,), generator=g)):
+                size = int(torch.randint(0, 7, (1,), generator=g))
+                held.push(self._boxes(range(name, name + size), lambda i: (i * 37) % 11))
+                inside |= set(range(name, name + size))
+                name += size
+            elif len(held):
+                part = held.pop(int(torch.randint(1, 9, (1,), generator=g)))
+                out += [int(i) for i in part.lower[:, 0]]
+                assert torch.equal(part.upper, part.lower + 1)
+            assert len(held) == len(inside) - len(out)
+        rest = held.rest()
+        out += [] if rest is None else [int(i) for i in rest.lower[:, 0]]
+        assert sorted(out) == sorted(inside)
+
+    def test_the_least_hopeful_come_first(self) -> None:
+        held = OpenSet(self._boxes(range(0)), CPU)
+        assert len(held) == 0 and held.rest() is None
+        held.push(self._boxes(range(6), lambda i: [3, 1, 4, 1.5, 5, 9][i]))
+        assert sorted(held.pop(2).lower[:, 0].tolist()) == [1, 3]
+        assert len(held) == 4
+        assert len(held.pop(100)) == 4 and len(held) == 0

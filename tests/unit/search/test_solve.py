@@ -1,0 +1,304 @@
+"""The whole engine on small networks: its verdict is the one of a mixed-integer programme, its witnesses replay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import pairwise
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+import vnnlib
+from tests import models, oracles
+from verifier.budget import Budget
+from verifier.engine import solve
+from verifier.errors import ModelError
+from verifier.graph.ir import Graph, Node, Shape
+from verifier.graph.onnx_import import Model, load_model
+from verifier.options import AttackOptions, BoundOptions, Options
+from verifier.result import Result, Verdict
+from vnnlib import Case, NormalForm, Row
+
+GAP = 2e-3  # distance of every property from its true minimum; far above rounding, small against the outputs
+
+
+@dataclass(frozen=True, eq=False)
+class Net:
+    """Weights of a fully connected ReLU network, exact in float32, y = W_k relu(.. W_1 x + b_1 ..) + b_k."""
+
+    weights: tuple[np.ndarray, ...]
+    biases: tuple[np.ndarray, ...]
+
+    @property
+    def n(self) -> int:
+        return self.weights[0].shape[1]
+
+    @property
+    def m(self) -> int:
+        return len(self.biases[-1])
+
+    def model(self, last: str = "", inputs: tuple[int, ...] = ()) -> Model:
+        """As ONNX, with a last operator ("Softmax", "ArgMax"), or with several inputs that are joined."""
+        node, nodes, value = helper.make_node, [], "x"
+        if inputs:
+            names = [f"x{i}" for i in range(len(inputs))]
+            nodes.append(node("Concat", names, ["x"], axis=1))
+        stored = {}
+        for i, (w, b) in enumerate(zip(self.weights, self.biases, strict=True)):
+            stored[f"w{i}"], stored[f"b{i}"] = w, b
+            nodes.append(node("Gemm", [value, f"w{i}", f"b{i}"], [f"z{i}"], transB=1))
+            value = f"z{i}"
+            if i + 1 < len(self.weights):
+                nodes.append(node("Relu", [value], [f"a{i}"]))
+                value = f"a{i}"
+        if last == "Softmax":
+            nodes.append(node("Softmax", [value], ["y"], axis=1))
+        elif last == "ArgMax":
+            nodes += [
+                node("ArgMax", [value], ["index"], axis=1),
+                node("Cast", ["index"], ["y"], to=onnx.TensorProto.FLOAT),
+            ]
+        else:
+            nodes.append(node("Identity", [value], ["y"]))
+        shapes = {f"x{i}": (1, size) for i, size in enumerate(inputs)} if inputs else {"x": (1, self.n)}
+        return load_model(models.build(nodes, shapes, ["y"], stored))
+
+    def worst(self, case: Case, clause: Sequence[Row]) -> float:
+        """min over the box of the largest  row - rhs  of a clause and the case's input rows: exact, by MILP.
+
+        max(a, b) = a + relu(b - a) keeps the programme inside the network.
+        """
+        nodes: list[Node] = []
+        shapes: dict[str, Shape] = {"x": (self.n,)}
+        value = "x"
+
+        def add(op: str, inputs: tuple[str, ...], size: int, **fields: object) -> str:
+            name = f"v{len(nodes)}"
+            nodes.append(Node(op, inputs, name, **fields))  # type: ignore[arg-type]
+            shapes[name] = (size,)
+            return name
+
+        for i, (w, b) in enumerate(zip(self.weights, self.biases, strict=True)):
+            value = add("Dense", (value,), len(b), params={"weight": w, "bias": b})
+            value = add("Relu", (value,), len(b)) if i + 1 < len(self.weights) else value
+        both = add("Concat", ("x", value), self.n + self.m, attrs={"axis": 0})
+        rows = []
+        for row in (*clause, *case.input_rows):
+            weight = np.zeros((1, self.n + self.m))
+            for i, v in row.x.items():
+                weight[0, i] = v
+            for j, v in row.y.items():
+                weight[0, self.n + j] = v
+            rows.append(add("Dense", (both,), 1, params={"weight": weight, "bias": np.array([-row.rhs])}))
+
+        def larger(a: str, b: str) -> str:
+            return add("Add", (a, add("Relu", (add("Sub", (b, a), 1),), 1)), 1)
+
+        out = reduce(larger, rows)
+        graph = Graph(("x",), (out,), tuple(nodes), shapes)
+        return float(oracles.minimise(graph, np.asarray(case.lower), np.asarray(case.upper), np.eye(1), exact=True)[0])
+
+    def value(self, x: np.ndarray) -> np.ndarray:
+        for i, (w, b) in enumerate(zip(self.weights, self.biases, strict=True)):
+            x = w @ x + b
+            x = np.maximum(x, 0) if i + 1 < len(self.weights) else x
+        return x
+
+
+def net(seed: int, sizes: Sequence[int] = (3, 6, 6, 3)) -> Net:
+    rng = np.random.default_rng(seed)
+    weights = [rng.normal(size=(k, n)).astype(np.float32) / np.float32(np.sqrt(n / 2)) for n, k in pairwise(sizes)]
+    return Net(tuple(w.astype(np.float64) for w in weights),
+               tuple(rng.normal(size=k).astype(np.float32).astype(np.float64) * 0.25 for k in sizes[1:]))  # fmt: skip
+
+
+def form(cases: Sequence[Case], n: int, m: int) -> NormalForm:
+    return vnnlib.normalise(vnnlib.build(cases, input_shape=[n], output_shape=[m]))
+
+
+def moved(rows: Sequence[Row], by: float) -> list[Row]:
+    """Right-hand sides moved: a clause whose worst margin was t has the margin t - by."""
+    return [Row(row.x, row.y, row.rhs + by, row.strict) for row in rows]
+
+
+def options(method: str = "auto", restarts: int = 0, seed: int = 0, dtype: str = "auto") -> Options:
+    return Options(dtype=dtype, device="cpu", seed=seed, bounds=BoundOptions(method=method),
+                   attack=AttackOptions(restarts=restarts))  # fmt: skip
+
+
+def check(model: Model, spec: NormalForm, how: Options, sat: bool) -> Result:
+    """The verdict is the known one; a witness lies inside and violates, exactly, by ONNX Runtime's own output."""
+    result = solve(model, spec, how, Budget.of(120))
+    assert result.verdict is (Verdict.SAT if sat else Verdict.UNSAT), result
+    if sat:
+        assert result.witness is not None
+        x, y = np.asarray(result.witness.x, np.float64), np.asarray(result.witness.y, np.float64)
+        assert np.array_equal(x, x.astype(np.float32).astype(np.float64)), "not what a float32 model can read"
+        sizes = np.cumsum([info.size for info in model.input_infos])[:-1]
+        feeds = {i.name: part.reshape(i.shape) for i, part in zip(model.input_infos, np.split(x, sizes), strict=True)}
+        judged = models.run_onnx(model.bytes, feeds)[0]
+        np.testing.assert_allclose(judged.ravel(), y, rtol=1e-6, atol=1e-6)
+        assert _judge(spec).holds(x, judged.ravel()), "the witness does not violate the specification itself"
+    else:
+        assert result.open_fraction == 0.0 and result.witness is None
+    return result
+
+
+def _judge(spec: NormalForm) -> NormalForm:
+    """The specification itself; only where no float32 lies between two bounds do they count as rounded."""
+    low, high = (t.astype(np.float64) for t in vnnlib.float32_inside(spec.lower, spec.upper))
+    none = (low < spec.lower) | (high > spec.upper)
+    return replace(spec, lower=np.where(none, low, spec.lower), upper=np.where(none, high, spec.upper))
+
+
+def _clause(rng: np.random.Generator, n: int, m: int, kind: str) -> list[Row]:
+    """Rows of a clause; `mixed` ones speak of inputs and outputs."""
+    count = 1 if kind == "single" else int(rng.integers(2, 4))
+    rows = []
+    for _ in range(count):
+        y = {j: float(v) for j, v in enumerate(np.round(rng.normal(size=m), 3))}
+        x = {i: float(v) for i, v in enumerate(np.round(rng.normal(size=n), 3))}
+        x = x if kind == "mixed" else {}
+        rows.append(Row(x, y, 0.0, bool(rng.random() < 0.5)))
+    return rows
+
+
+@pytest.mark.parametrize("method", ["auto", "forward", "crown"])
+@pytest.mark.parametrize("kind", ["single", "several", "mixed"])
+@pytest.mark.parametrize("seed", range(3))
+def test_verdicts_are_those_of_the_exact_programme(seed: int, kind: str, method: str) -> None:
+    """Both sides of the truth, by a small gap: disjunctions of clauses over one or two boxes."""
+    rng = np.random.default_rng(100 * seed + len(kind))
+    network = net(seed)
+    cases, margins = [], []
+    for _ in range(1 + seed % 2):
+        centre, width = rng.normal(size=3) * 0.5, np.array([0.6, 0.5, 0.0 if seed else 0.4])
+        low = np.round(centre - width / 2, 4)
+        high = np.where(width > 0, np.round(centre + width / 2, 4), low)
+        case = Case(low, high, [_clause(rng, 3, 3, kind) for _ in range(int(rng.integers(1, 4)))])
+        cases.append(case)
+        margins.append([network.worst(case, clause) for clause in case.clauses])
+    # shift every clause to the same distance from its own truth: all impossible, or one of them possible
+    safe = [Case(c.lower, c.upper, [moved(rows, t - GAP) for rows, t in zip(c.clauses, m, strict=True)])
+            for c, m in zip(cases, margins, strict=True)]  # fmt: skip
+    check(network.model(), form(safe, 3, 3), options(method), sat=False)
+    clauses = list(safe[-1].clauses)
+    clauses[-1] = moved(clauses[-1], 2 * GAP)
+    unsafe = [*safe[:-1], Case(safe[-1].lower, safe[-1].upper, clauses)]
+    for restarts in (0, 8):
+        result = check(network.model(), form(unsafe, 3, 3), options(method, restarts), sat=True)
+        assert restarts or "branch and bound" in result.reason
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rows_over_inputs_only_belong_to_their_case(seed: int) -> None:
+    """The part of the box where x_0 - x_1 <= t: from none of it to all of it."""
+    rng = np.random.default_rng(seed)
+    network = net(10 + seed)
+    clause = _clause(rng, 3, 3, "several")
+    box = np.full(3, -0.4), np.full(3, 0.4)
+    alone = network.worst(Case(*box, [clause]), clause)
+    seen = set()
+    for level in (-0.9, -0.6, -0.2, 0.3, 0.9):
+        for by in (alone + 0.05, alone + 0.5):
+            rows = moved(clause, by)
+            case = Case(*box, [rows], [Row({0: 1.0, 1: -1.0}, {}, level)])
+            truth = network.worst(case, rows)
+            if abs(truth) > GAP:
+                seen.add(check(network.model(), form([case], 3, 3), options(), truth < 0).verdict)
+    assert seen == {Verdict.SAT, Verdict.UNSAT}
+
+
+def test_several_inputs() -> None:
+    network = net(21)
+    case = Case(np.full(3, -0.3), np.array([0.2, 0.3, 0.3]), [[Row({}, {0: 1.0})]])
+    margin = network.worst(case, case.clauses[0])
+    model = network.model(inputs=(1, 2))
+    for by, sat in ((margin - GAP, False), (margin + GAP, True)):
+        check(model, form([Case(case.lower, case.upper, [moved(case.clauses[0], by)])], 3, 3), options(), sat)
+
+
+INDEX = pytest.mark.xfail(strict=True, raises=ModelError, reason="the engine evaluates the index before it removes it")
+
+
+@pytest.mark.parametrize("last", ["Softmax", pytest.param("ArgMax", marks=INDEX)])
+@pytest.mark.parametrize("seed", range(3))
+def test_classes(last: str, seed: int) -> None:
+    """ "Some other class wins somewhere": decided on the logits, against the exact programme."""
+    network = net(30 + seed)
+    centre = np.round(np.random.default_rng(seed).normal(size=3), 3)
+    label = int(network.value(centre).argmax())
+    others = [j for j in range(3) if j != label]
+    verdicts = set()
+    for radius in (0.02, 0.1, 0.4, 1.0):
+        case = Case(centre - radius, centre + radius, [])
+        margins = [network.worst(case, [Row({}, {label: 1.0, j: -1.0})]) for j in others]
+        if abs(min(margins)) < GAP:
+            continue
+        if last == "Softmax":
+            clauses = [[Row({}, {label: 1.0, j: -1.0})] for j in others]
+        else:
+            clauses = [[Row({}, {0: 1.0}, label - 0.5)], [Row({}, {0: -1.0}, -label - 0.5)]]
+        spec = form([Case(case.lower, case.upper, clauses)], 3, 3 if last == "Softmax" else 1)
+        sat = min(margins) < 0
+        verdicts.add(check(network.model(last), spec, options(), sat).verdict)
+    assert verdicts
+
+
+def test_single_precision_does_not_change_a_verdict() -> None:
+    """Asked for float32, the engine may know less, never something else."""
+    for seed in range(4):
+        network = net(40 + seed)
+        case = Case(np.full(3, -0.4), np.full(3, 0.4), [_clause(np.random.default_rng(seed), 3, 3, "single")])
+        margin = network.worst(case, case.clauses[0])
+        for by, sat in ((margin - 0.01, False), (margin + 0.01, True)):
+            spec = form([Case(case.lower, case.upper, [moved(case.clauses[0], by)])], 3, 3)
+            check(network.model(), spec, options(dtype="float32"), sat)
+
+
+def test_strict_and_touching_bounds_are_never_proven_wrongly() -> None:
+    """y = relu(x) + relu(-x) on [-1, 1]: y <= 0 holds at 0 exactly, y < 0 nowhere."""
+    network = Net((np.array([[1.0], [-1.0]]), np.ones((1, 2))), (np.zeros(2), np.zeros(1)))
+    low, high = np.array([-1.0]), np.array([1.0])
+    closed = form([Case(low, high, [[Row({}, {0: 1.0}, 0.0)]])], 1, 1)
+    result = check(network.model(), closed, options(), sat=True)
+    assert result.witness is not None and float(result.witness.x[0]) == 0.0
+    strict = form([Case(low, high, [[Row({}, {0: 1.0}, 0.0, strict=True)]])], 1, 1)
+    result = solve(network.model(), strict, options(), Budget.of(60))
+    assert result.verdict in (Verdict.UNSAT, Verdict.UNKNOWN)
+
+
+def test_the_same_seed_gives_the_same_run() -> None:
+    network = net(50)
+    case = Case(np.full(3, -0.5), np.full(3, 0.5), [_clause(np.random.default_rng(0), 3, 3, "several")])
+    margin = network.worst(case, case.clauses[0])
+    for by, restarts in ((margin - GAP, 4), (margin + GAP, 0), (margin + 0.3, 8)):
+        spec = form([Case(case.lower, case.upper, [moved(case.clauses[0], by)])], 3, 3)
+        runs = [solve(network.model(), spec, options("crown", restarts, seed=7), Budget.of(60)) for _ in range(2)]
+        assert runs[0].verdict is runs[1].verdict and runs[0].counters == runs[1].counters
+        if runs[0].witness is not None and runs[1].witness is not None:
+            assert np.array_equal(runs[0].witness.x, runs[1].witness.x)
+            assert np.array_equal(runs[0].witness.y, runs[1].witness.y)
+
+
+def test_no_time_proves_nothing() -> None:
+    network = net(60)
+    case = Case(np.full(3, -0.5), np.full(3, 0.5), [[Row({}, {0: 1.0}, -100.0)]])
+    spec = form([case], 3, 3)
+    assert solve(network.model(), spec, options(), Budget.of(0.0)).verdict is Verdict.TIMEOUT
+    stopped = Budget.of(60)
+    stopped.stop("enough")
+    assert solve(network.model(), spec, options(), stopped).verdict in (Verdict.UNKNOWN, Verdict.TIMEOUT)
+
+
+def test_networks_with_a_pole_are_not_proven() -> None:
+    """1 / x on [-1, 1] takes every large value; on [1, 2] it lies in [0.5, 1]."""
+    data = models.build([helper.make_node("Reciprocal", ["x"], ["y"])], {"x": (1, 1)}, ["y"])
+    model = load_model(data)
+    for low, sat in ((-1.0, True), (1.0, False)):
+        spec = form([Case(np.array([low]), np.array([2.0]), [[Row({}, {0: 1.0}, 0.4)]])], 1, 1)
+        check(model, spec, options(), sat)

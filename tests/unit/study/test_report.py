@@ -1,0 +1,205 @@
+"""The page: complete, self-contained, well formed, the same every time, and safe whatever the names are."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from dataclasses import replace
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pruning.study import analysis, report, runner, words
+from pruning.study.figures import maps, style
+from pruning.study.stats import Estimate
+from tests.unit.study import synthetic
+
+VOID = {"meta", "br", "img", "link", "input", "hr"}
+REPLICATES = 200
+
+
+class Page(HTMLParser):
+    """Tags balanced, ids, attributes and text of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: Counter[str] = Counter()
+        self.attributes: list[tuple[str, str, str]] = []
+        self.texts: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        self.ids.update(value for name, value in attrs if name == "id")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    arms = {"dense+ft": None, "usn": None, "random-matched": None, "small-scratch": None}
+    runner.run(synthetic.study(10, seeds=2, arms=arms), folder, synthetic.hands())
+    found = analysis.of_folder(folder, REPLICATES)
+    return folder, found, report.write(found, folder).read_text()
+
+
+def test_the_page_is_well_formed_and_its_ids_are_unique(study):
+    page = Page(study[2])
+    assert [name for name, count in page.ids.items() if count > 1] == []
+
+
+def test_nothing_is_loaded_from_anywhere(study):
+    page = Page(study[2])
+    for tag, name, value in page.attributes:
+        if name in ("src", "href", "xlink:href", "action", "data", "srcset", "poster"):
+            assert value.startswith(("#", "data:image/png;base64,")), (tag, name, value[:80])
+        assert tag not in ("link", "iframe", "object", "embed")
+    text = re.sub(r'xmlns(:\w+)?="http[^"]*"', "", study[2])
+    assert not re.search(r"https?://|@import|url\((?!#)", text)
+
+
+def test_every_reference_inside_a_figure_has_its_target(study):
+    ids = set(Page(study[2]).ids)
+    assert set(re.findall(r"url\(#([^)]+)\)", study[2])) | set(re.findall(r'href="#([^"]+)"', study[2])) <= ids
+
+
+def test_every_colour_follows_the_theme(study):
+    used = set(re.findall(r"var\(--([a-z]+)\)", study[2]))
+    defined = set(re.findall(r"--([a-z]+):", study[2]))
+    assert used <= defined and {"ink", "grid", "blue"} <= used
+    assert set(style.LIGHT) == set(style.DARK)
+    inline = "".join(re.findall(r"<svg.*?</svg>", study[2], re.DOTALL))
+    fixed = set(re.findall(r"#[0-9a-f]{6}\b", inline))
+    allowed = {colour for _, colour in style.STATES.values()} | {"#ff5a36", "#39d0ff"}  # maps and marks on pictures
+    assert fixed <= allowed
+
+
+@pytest.mark.parametrize("theme", [style.LIGHT, style.DARK])
+def test_text_has_the_contrast_that_people_need(theme):
+    def luminance(colour):
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    def contrast(a, b):
+        high, low = sorted((luminance(a), luminance(b)), reverse=True)
+        return (high + 0.05) / (low + 0.05)
+
+    for name, colour in theme.items():
+        if name in ("ink", "muted"):
+            assert contrast(colour, theme["paper"]) >= 4.5, name  # WCAG 2.1 AA for text
+        elif name not in ("paper", "grid"):
+            assert contrast(colour, theme["paper"]) >= 2.9, name  # about 3 : 1 for graphics
+
+
+def test_every_figure_is_there_as_svg_and_pdf(study):
+    folder, _, text = study
+    stems = {p.stem for p in (folder / "figures").glob("*.svg")}
+    assert stems == {p.stem for p in (folder / "figures").glob("*.pdf")}
+    wanted = {"coverage", "verified", "clean-error", "seconds", "boxes", "unstable", "unstable-ratio"}
+    assert wanted | {"cactus-0.5", "cactus-0.75"} <= stems
+    assert any(s.startswith("map-") for s in stems) and any(s.startswith("worst-") for s in stems)
+    for path in (folder / "figures").glob("*.svg"):
+        ElementTree.parse(path)
+    assert text.count("<svg") == len(stems) == text.count('role="img" aria-label="')
+
+
+def test_the_tables_hold_every_treatment_and_every_contrast(study):
+    _, found, text = study
+    page = "".join(Page(text).texts)
+    for s in found.summaries:
+        assert s.label in page and words.interval(s.coverage, 100) in page and words.interval(s.seconds) in page
+    for c in found.contrasts:
+        assert words.interval(c.coverage, 100, sign=True) in page
+    for check in (*found.criterion, *found.goals):
+        assert check.what in page
+    assert found.rows[0].machine in page and found.rows[0].versions in page
+
+
+def test_the_json_says_the_same(study):
+    folder, found, _ = study
+    value = json.loads((folder / "summary.json").read_text())
+    assert [s["coverage"]["value"] for s in value["summaries"]] == [s.coverage.value for s in found.summaries]
+    assert value["success_criterion"]["passed"] in (True, False)
+
+
+def test_writing_it_again_changes_no_byte(study):
+    folder, found, text = study
+    before = {p.name: p.read_bytes() for p in (folder / "figures").iterdir()}
+    assert report.write(found, folder).read_text() == text
+    assert before == {p.name: p.read_bytes() for p in (folder / "figures").iterdir()}
+
+
+def test_names_cannot_break_the_page(study, tmp_path):
+    evil = '"><script>alert(1)</script>&'
+    rows = [replace(r, arm=evil if r.arm == "usn" else r.arm, machine=evil, data=evil) for r in study[1].rows]
+    found = analysis.analyse(rows, evil, evil, REPLICATES)
+    text = report.write(found, tmp_path).read_text()
+    Page(text)
+    assert text.count("<script>") == 1 and "alert(1)" in text  # the page's own; the name is there, harmless
+    for path in (tmp_path / "figures").glob("*.svg"):
+        ElementTree.parse(path)
+
+
+def test_two_given_networks_make_a_page_without_ratios(study, tmp_path):
+    rows = [replace(r, ratio=None) for r in study[1].rows if r.seed == 0 and (r.ratio in (None, 0.5))]
+    found = analysis.analyse(rows, "two", "dense+ft", REPLICATES)
+    text = report.write(found, tmp_path).read_text()
+    Page(text)
+    assert found.summaries[0].arm == "dense+ft" and "Did it work?" not in text and "network by network" in text
+    assert {c.baseline[0] for c in found.contrasts} == {"dense+ft"}
+
+
+boxes = st.lists(st.tuples(*[st.integers(0, 8)] * 4, st.sampled_from([-1, 0, 1])), min_size=1, max_size=8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(boxes)
+def test_a_map_agrees_with_asking_every_point(parts):
+    cells = np.array([[[min(a, c), min(b, d)], [max(a, c) + 1, max(b, d) + 1]] for a, b, c, d, _ in parts], float)
+    states = np.array([p[4] for p in parts], np.int8)
+    picture = maps.raster(cells, states, 18)
+    low, high = cells[:, 0].min(0), cells[:, 1].max(0)
+    for row in range(18):
+        for column in range(18):
+            point = low + (np.array([column, row]) + 0.5) / 18 * (high - low)
+            inside = ((cells[:, 0] <= point) & (point < cells[:, 1])).all(1)
+            assert picture[row, column] == min((int(s) for s in states[inside]), default=0)
+
+
+@pytest.mark.parametrize(
+    ("estimate", "scale", "sign", "text"),
+    [
+        (Estimate(0.5, 0.25, 0.75, 1), 100, False, "50.0 [25.0, 75.0]"),
+        (Estimate(0.5, -0.25, 0.75, 1), 100, True, "+50.0 [-25.0, +75.0]"),
+        (Estimate(12345.6, 0.00001, 1.23456, 1), 1, False, "12,346 [1.0e-05, 1.23]"),
+        (Estimate(0, 0, 0, 1), 1, False, "0 [0, 0]"),
+    ],
+)
+def test_figures_in_words(estimate, scale, sign, text):
+    assert words.interval(estimate, scale, sign) == text
+
+
+def test_time_in_words():
+    assert [words.duration(s) for s in (5, 600, 7260)] == ["5 s", "10 min", "2 h 01 min"]
+    assert [words.p_value(p) for p in (1e-9, 0.0123)] == ["< 0.001", "0.012"]

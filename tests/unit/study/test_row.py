@@ -1,0 +1,73 @@
+"""A result: nothing impossible gets in, nothing gets lost on the way through the file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from pruning.study import row
+from pruning.study.row import Row
+from verifier.errors import UnsoundError
+
+
+def make(**changes) -> Row:
+    base = Row(
+        name="usn-r0.5-s0", network="ab" * 32, arm="usn", criterion="usn", ratio=0.5, seed=0, draw=0, data="synthetic",
+        image=3, tau=0.03, rectangle="medium", timeout=60.0, verdict="open", certified=0.5, refuted=0.25, open=0.25,
+        sampled=None, seconds=1.25, boxes=17, unstable=20.5, unstable_ratio=0.1, clean_error=0.01, parameters=100,
+        macs=1000, nonlinear=64, versions="made up", machine="made up",
+    )  # fmt: skip
+    return replace(base, **changes)
+
+
+@pytest.mark.parametrize("changes", [{}, {"ratio": None}, {"sampled": 0.9}, {"name": "é ü"}, {"seconds": 1e-12}])
+def test_round_trip(changes):
+    held = make(**changes)
+    assert row.decode(json.loads(json.dumps(row.encode(held)))) == held
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"verdict": "unsat"}, "verdict"),
+        ({"certified": 0.9}, "add up"),
+        ({"certified": -0.5, "open": 1.25}, "shares of 1"),
+        ({"seconds": -1.0}, "seconds is negative"),
+        ({"boxes": -1}, "boxes is negative"),
+        ({"seconds": float("inf")}, "finite"),
+        ({"tau": float("nan")}, "finite"),
+        ({"boxes": 1.5}, "boxes is 1.5"),
+        ({"boxes": True}, "boxes is True"),
+        ({"image": "3"}, "image is '3'"),
+        ({"name": None}, "name is None"),
+    ],
+)
+def test_impossible_values_are_named(changes, word):
+    with pytest.raises(ValueError, match=word):
+        row.decode(row.encode(make(**changes)))
+
+
+def test_missing_and_unknown_fields_are_named():
+    value = row.encode(make())
+    del value["tau"]
+    with pytest.raises(ValueError, match="tau"):
+        row.decode({**value, "other": 1})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"verdict": "certified", "certified": 0.99, "refuted": 0.01, "open": 0.0},
+        {"verdict": "certified", "certified": 0.9, "refuted": 0.0, "open": 0.1},
+        {"verdict": "certified", "certified": 1.0, "refuted": 0.0, "open": 0.0, "sampled": 0.9999},
+    ],
+)
+def test_a_certificate_that_contradicts_itself_stops_everything(changes):
+    with pytest.raises(UnsoundError):
+        row.check(make(**changes))
+
+
+def test_certified_needs_every_sample_within():
+    row.check(make(verdict="certified", certified=1.0, refuted=0.0, open=0.0, sampled=1.0))

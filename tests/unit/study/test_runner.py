@@ -1,0 +1,215 @@
+"""Whole studies with made-up networks: complete, interleaved, fair, and the same after any number of kills."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pruning.study import details, ledger, row, runner
+from pruning.study.errors import ResultsError, StudyFileError
+from pruning.study.hands import Hands
+from pruning.study.spec import Task
+from tests.unit.study import synthetic
+
+ARMS = {"dense+ft": None, "usn": None, "random": {"draws": 2}, "random-matched": None, "small-scratch": None}
+
+
+def small(images: int = 4, **more):
+    return synthetic.study(images, seeds=2, arms=ARMS, ratios=(0.5,), **more)
+
+
+def steps(folder: Path, name: str):
+    return json.loads((folder / "networks" / f"{name}.onnx").read_text())["steps"]
+
+
+def test_one_row_for_every_network_and_image(tmp_path):
+    study = small()
+    seen = []
+    rows = runner.run(study, tmp_path, synthetic.hands(), seen.append)
+    names = {r.name for r in rows}
+    assert len(names) == 2 * 6 and len(rows) == len(names) * 4 == len({r.key for r in rows})
+    assert ledger.read(tmp_path / "results.jsonl", row.decode, lambda r: r.key) == rows
+    assert [p.done for p in seen] == list(range(len(rows) + 1)) and {p.total for p in seen} == {len(rows)}
+    assert seen[0].seconds_left is None and seen[-1].seconds_left == 0
+    assert all(r.versions and r.machine and len(r.network) == 64 for r in rows)
+
+
+def test_every_pruned_arm_gets_the_same_training(tmp_path):
+    runner.run(small(), tmp_path, synthetic.hands())
+    totals = {}
+    for path in (tmp_path / "networks").glob("*.onnx"):
+        history = json.loads(path.read_text())["steps"]
+        totals[path.stem] = sum(step[1] for step in history if step[0] != "prune")
+    dense = {totals.pop("dense-s0"), totals.pop("dense-s1")}
+    assert dense == {6} and set(totals.values()) == {8}
+
+
+def test_matched_arms_copy_the_widths_and_draws_differ(tmp_path):
+    runner.run(small(), tmp_path, synthetic.hands())
+    assert steps(tmp_path, "random-r0.5-s1") != steps(tmp_path, "random-r0.5-s1-d1")
+    assert steps(tmp_path, "small-scratch-r0.5-s1") == [["train", 8]]
+    sizes = {json.loads(p.read_text())["width"] for p in (tmp_path / "networks").glob("*-r0.5-*.onnx")}
+    assert sizes == {0.5}
+
+
+def test_stages_prune_and_tune_in_turn(tmp_path):
+    runner.run(replace(small(1), stages=2), tmp_path, synthetic.hands())
+    kinds = [s[0] for s in steps(tmp_path, "usn-r0.5-s0")]
+    assert kinds == ["train", "prune", "finetune", "prune", "finetune"]
+    assert [s[1] for s in steps(tmp_path, "usn-r0.5-s0") if s[0] == "finetune"] == [1, 1]
+    width = json.loads((tmp_path / "networks" / "random-matched-r0.5-s0.onnx").read_text())["width"]
+    assert width == pytest.approx(0.5)
+
+
+def test_images_come_in_turn_and_networks_shuffled_within(tmp_path):
+    rows = runner.run(small(8), tmp_path, synthetic.hands())
+    assert [r.image for r in rows] == [i for i in range(8) for _ in range(12)]
+    orders = {tuple(r.name for r in rows if r.image == i) for i in range(8)}
+    assert len(orders) > 6
+
+
+def test_a_study_may_grow_and_keeps_what_it_has(tmp_path):
+    first = runner.run(small(2), tmp_path, synthetic.hands())
+    before = (tmp_path / "results.jsonl").read_bytes()
+    asked = []
+    hands = synthetic.hands()
+
+    def verify(model, image, task):
+        asked.append((model.stem, image))
+        return hands.verify(model, image, task)
+
+    grown = synthetic.study(3, seeds=3, arms={**ARMS, "l2": None, "random": {"draws": 3}}, ratios=(0.5,))
+    rows = runner.run(grown, tmp_path, replace(hands, verify=verify))
+    assert (tmp_path / "results.jsonl").read_bytes().startswith(before)
+    assert not {r.key for r in first} & set(asked) and len(rows) == 3 * 8 * 3 == len(first) + len(asked)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: replace(s, task=replace(s.task, tau=0.02)),
+        lambda s: replace(s, budget=replace(s.budget, train=7.0)),
+        lambda s: replace(s, network={"name": "other"}),
+        lambda s: replace(s, stages=2),
+    ],
+)
+def test_another_study_is_kept_out_of_the_folder(tmp_path, change):
+    runner.run(small(1), tmp_path, synthetic.hands())
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(ResultsError, match="--out"):
+        runner.run(change(small(1)), tmp_path, synthetic.hands())
+    assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+
+
+def test_a_network_that_changed_under_its_results_is_found(tmp_path):
+    runner.run(small(1), tmp_path, synthetic.hands())
+    path = tmp_path / "networks" / "usn-r0.5-s0.onnx"
+    path.write_text(path.read_text() + " ")
+    with pytest.raises(ResultsError, match="has changed"):
+        runner.run(small(2), tmp_path, synthetic.hands())
+
+
+def test_given_files_are_compared_and_guarded_the_same_way(tmp_path):
+    paths = [tmp_path / "dense.onnx", tmp_path / "pruned.onnx"]
+    synthetic.train(seed=0, epochs=1, like=None, work=tmp_path, out=paths[0])
+    synthetic.prune(model=paths[0], criterion="usn", ratio=0.5, like=None, seed=0, work=tmp_path, out=paths[1])
+    record = {"tool": "secateur prune 0.1.0", "criterion": "usn", "ratio": 0.5}
+    paths[1].with_suffix(".json").write_text(json.dumps(record))
+    task = Task("synthetic")
+    rows = runner.compare(paths, range(5), task, tmp_path / "out", synthetic.hands())
+    assert {(r.name, r.criterion, r.ratio) for r in rows} == {("dense", "", None), ("pruned", "usn", 0.5)}
+    assert len(rows) == 10
+    paths[1].write_text(paths[1].read_text().replace("0.5", "0.25"))
+    with pytest.raises(ResultsError, match="another file"):
+        runner.compare(paths, range(5), task, tmp_path / "out", synthetic.hands())
+    with pytest.raises(StudyFileError, match="no such file"):
+        runner.compare([tmp_path / "none.onnx"], range(5), task, tmp_path / "two", synthetic.hands())
+
+
+def test_a_study_without_the_hands_to_train_says_so(tmp_path):
+    only = Hands(synthetic.measure, synthetic.hands().verify)
+    with pytest.raises(StudyFileError, match="Train"):
+        runner.run(small(1), tmp_path, only)
+
+
+def test_an_impossible_answer_of_the_verifier_is_not_written(tmp_path):
+    hands = synthetic.hands()
+
+    def verify(model, image, task):
+        return replace(hands.verify(model, image, task), certified=2.0)
+
+    with pytest.raises(ResultsError, match="impossible"):
+        runner.run(small(1), tmp_path, replace(hands, verify=verify))
+    assert (tmp_path / "results.jsonl").read_bytes() == b""
+
+
+def test_details_hold_what_the_verifier_gave(tmp_path):
+    outcome = synthetic.hands().verify
+    model = tmp_path / "dense.onnx"
+    synthetic.train(seed=0, epochs=1, like=None, work=tmp_path, out=model)
+    found = [(i, outcome(model, i, Task("synthetic"))) for i in range(10)]
+    image, given = next((i, o) for i, o in found if o.witness is not None)
+    details.save(tmp_path, "dense", image, given)
+    held = details.load(tmp_path, "dense", image)
+    assert (held.cells == given.cells).all() and (held.states == given.states).all()
+    assert held.axes == ("contrast", "brightness") and held.witness.worst == given.witness.worst
+    assert (held.witness.picture == given.witness.picture).all()
+    assert details.load(tmp_path, "dense", 99) is None
+    details.path(tmp_path, "dense", image).write_bytes(b"PK\x03\x04 torn")
+    with pytest.raises(ResultsError, match="cannot read"):
+        details.load(tmp_path, "dense", image)
+
+
+PROGRAM = """
+import sys, time
+from dataclasses import replace
+from pathlib import Path
+from pruning.study import runner
+from tests.unit.study import synthetic
+from tests.unit.study.test_runner import small
+hands = synthetic.hands(maps=False)
+def verify(model, image, task):
+    time.sleep(0.02)
+    return hands.verify(model, image, task)
+print("ready", flush=True)
+runner.run(small(8), Path(sys.argv[1]), replace(hands, verify=verify))
+"""
+
+
+def test_kill_9_at_ten_random_moments_changes_nothing(tmp_path):
+    """The file of a run killed again and again equals, byte for byte, that of a run left alone."""
+    runner.run(small(8), tmp_path / "calm", synthetic.hands(maps=False))
+    expected = (tmp_path / "calm" / "results.jsonl").read_bytes()
+    held, moments, sizes = tmp_path / "killed" / "results.jsonl", random.Random(7), []
+
+    def size() -> int:
+        return held.stat().st_size if held.exists() else 0
+
+    for kill in range(10):
+        before = size()
+        with started(held.parent) as process:
+            while kill % 2 and size() == before and process.poll() is None:  # every other kill waits for a new row
+                time.sleep(0.001)
+            time.sleep(moments.uniform(0, 0.08))
+            os.kill(process.pid, signal.SIGKILL)
+            assert process.wait() == -signal.SIGKILL
+        sizes.append(size())
+    assert len(set(sizes)) >= 5 and sizes[-1] < len(expected)  # the kills hit a study under way
+    with started(held.parent) as process:
+        assert process.wait(60) == 0
+    assert held.read_bytes() == expected
+
+
+def started(folder: Path) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(folder)], stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+    return process

@@ -1,0 +1,82 @@
+"""Softmax and ArgMax at the end: the rows over the logits say the same, at every point."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from verifier.errors import ProblemError
+from verifier.final import through_argmax, through_softmax
+from verifier.graph.onnx_import import Final
+from verifier.problem import Condition
+
+Clauses = list[list[list[int]]]
+
+
+def _holds(condition: Condition, y: np.ndarray) -> bool:
+    value = sum(v * y[j] for j, v in condition.y)
+    return bool(value < condition.rhs) if condition.strict else bool(value <= condition.rhs)
+
+
+def _violated(conditions: list[Condition], clauses: list[list[int]], y: np.ndarray) -> bool:
+    return any(all(_holds(conditions[k], y) for k in clause) for clause in clauses)
+
+
+def _row(terms: dict[int, float], rhs: float, strict: bool = False) -> Condition:
+    return Condition(tuple(terms.items()), (), rhs, strict)
+
+
+ROWS = [
+    *(_row({0: 1.0}, 0.0), _row({0: 1.0}, 1.5), _row({0: -1.0}, -2.0), _row({0: -2.0}, -3.0, True)),
+    *(_row({0: 1.0}, 1.0, True), _row({0: 1.0}, -1.0), _row({0: 0.5}, 99.0)),
+]
+
+
+@pytest.mark.parametrize("clause", [[[0]], [[1, 2]], [[1], [2]], [[3, 1], [4]], [[5]], [[6]], [[0, 2]], []])
+@pytest.mark.parametrize("last", [False, True])
+def test_an_index_is_asked_of_the_logits(clause: list[list[int]], last: bool) -> None:
+    """Every index of 4 classes: whatever the index violates, the logits violate too; without ties, exactly."""
+    final = Final("argmax", 1, 4, 1, last)
+    logits_rows, per_query = through_argmax(ROWS, [clause], final)
+    for logits in itertools.product((0.0, 1.0, 2.0), repeat=4):
+        z = np.array(logits)
+        index = int(3 - z[::-1].argmax()) if last else int(z.argmax())
+        want = _violated(ROWS, clause, np.array([float(index)]))
+        got = _violated(logits_rows, per_query[0], z)
+        assert got or not want
+        if (z == z.max()).sum() == 1:
+            assert got == want
+
+
+def test_indices_that_cannot_be_asked_are_refused() -> None:
+    with pytest.raises(ProblemError, match="several groups"):
+        through_argmax(ROWS, [[[0]]], Final("argmax", 2, 4, 1))
+    mixed = Condition(((0, 1.0),), ((2, 1.0),), 0.0, False)
+    with pytest.raises(ProblemError, match="mixes"):
+        through_argmax([mixed], [[[0]]], Final("argmax", 1, 4, 1))
+
+
+def test_comparisons_of_probabilities_are_comparisons_of_logits() -> None:
+    """Two groups of three (axis in the middle): only pairs of a group, with opposite coefficients and no constant."""
+    final = Final("softmax", 1, 3, 2)
+    rng = np.random.default_rng(0)
+    for i, j in itertools.permutations(range(6), 2):
+        for factor, other, rhs in ((1.0, -1.0, 0.0), (-2.0, 2.0, 0.0), (1.0, -0.5, 0.0), (1.0, -1.0, 0.25)):
+            row = _row({i: factor, j: other}, rhs, bool(rng.random() < 0.5))
+            allowed = i % 2 == j % 2 and other == -factor and rhs == 0.0
+            assert through_softmax([row], final) is allowed
+            if allowed:
+                for _ in range(20):
+                    z = rng.normal(size=(3, 2))
+                    p = np.exp(z) / np.exp(z).sum(0)
+                    assert _holds(row, z.ravel()) == _holds(row, p.ravel())
+
+
+def test_one_row_that_needs_probabilities_keeps_them_all() -> None:
+    final = Final("softmax", 1, 3, 1)
+    good, alone, inputs = _row({0: 1.0, 1: -1.0}, 0.0), _row({0: 1.0}, 0.5), Condition((), ((0, 1.0),), 0.5, False)
+    assert through_softmax([good, inputs], final)
+    assert not through_softmax([good, alone], final)
+    assert not through_softmax([Condition(good.y, ((0, 1.0),), 0.0, False)], final)
