@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 VNNCOMP ?= $(wildcard ../shared/vnncomp)
 
-.PHONY: demo test test-real figures bench lint operators clean
+.PHONY: demo test test-real figures bench lint operators clean study render prune-oracle
 .DEFAULT_GOAL := demo
 
 # The stamps make a second run quick; a changed pyproject.toml installs again.
@@ -59,3 +59,16 @@ clean:
 # The operator tables in the README; tests/test_architecture.py fails when they are out of date.
 operators: $(VENV)/stamp-package
 	$(BIN)/python -m verifier.ops.table README.md
+
+# The ready-made study: trains, prunes, verifies, writes out/small/report.html; stop it whenever you like, it goes on.
+study: $(VENV)/stamp-package
+	$(BIN)/secateur compare --study benchmarks/studies/small.yaml --out out/small
+
+# Its report (or with none a synthetic one) in headless Chromium, looked at by a program; pictures under out/render.
+render: $(VENV)/stamp-package
+	$(BIN)/python -m benchmarks.render_report $(wildcard out/small/report.html) --out out/render
+
+# Dependency groups against the package torch-pruning; not part of `make test`, which needs no such package.
+prune-oracle: $(VENV)/stamp-test
+	$(BIN)/python -m pip install --quiet 'torch-pruning>=1.6,<2'
+	$(BIN)/python -m pytest tests/unit/pruning/oracle_torch_pruning.py

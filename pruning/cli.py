@@ -27,7 +27,7 @@ how channels are chosen
   criterion.
 
 criteria
-  from images and S   usn anti-usn random-matched rs nrs usn-cert* looseness*   (* need proved bounds)
+  from images and S   usn anti-usn random-matched rs nrs usn-cert* looseness*   (* proved bounds, slow: few --images)
   from weights        l1 l2 slim refill random
   from labels         taylor snip sensnorm hydra                    (need PyTorch and onnx2torch)
   whole blocks        layer  (residual blocks whose removal changes the output least)

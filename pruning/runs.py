@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pruning import api
+from pruning import api, oracles
 from pruning.calibration import Calibration, Semantic
 from pruning.datasets import load_data
 from pruning.errors import CriterionError, DataError, RatioError
@@ -30,12 +30,15 @@ def settings(arguments: argparse.Namespace) -> Options:
     for ratio in arguments.sweep or [arguments.ratio]:
         if not 0 <= ratio < 1:
             raise RatioError(f"ratio {ratio:g}; expected 0 <= ratio < 1 (1 would empty every layer)")
+    proved = arguments.criterion in ("usn-cert", "looseness") or arguments.fold == "sound"
     return Options(
         seed=arguments.seed,
         stability_exponent=arguments.usn_stability_exp,
         aggregate=arguments.agg,
         bias=arguments.usn_bias,
         mask_ratio=max(arguments.sweep or [arguments.ratio]),
+        interval_oracle=oracles.interval_oracle if proved else None,
+        slope_oracle=oracles.slope_oracle if proved else None,
     )
 
 

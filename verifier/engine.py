@@ -78,7 +78,8 @@ def solve(
     replay = Replay(model, spec, problem, session)
     if problem.graph.opaque:
         return _only_attack(problem, replay, budget, options, start)
-    compare(model, model.graph, _sample_points(problem, replay, options.seed))
+    if not model.graph.opaque:  # a final ArgMax is: its graph up to the logits is what is bounded
+        compare(model, model.graph, _sample_points(problem, replay, options.seed))
     if options.dtype == "float32":
         return _in_single(problem, replay, options, budget, progress, start)
     return _Run(problem, replay, options, budget, progress, start, torch.float64).solve()
@@ -176,7 +177,9 @@ class _Run:
         self.table = RowTable.from_rows(problem.rows, dtype, device)
         self.lower, self.upper = (t.to(device) for t in outward(problem.lower, problem.upper, dtype))
         self.inputs: InputMap = IdentityMap(torch.from_numpy(problem.free).to(device))
-        self.zonotope = options.bounds.method == "auto" and zonotope.suits(self.network, self.table)
+        self.zonotope = (
+            options.bounds.method == "auto" and dtype == torch.float64 and zonotope.suits(self.network, self.table)
+        )
         self.plan = self._choose()
         self.tally = Tally()
         self.attacks = 0
@@ -280,15 +283,26 @@ class _Run:
     def bound(self, batch: DomainBatch, method: Method) -> Bounded:
         return bound_boxes(self.network, self.table, batch, self.inputs, method, self.budget.expired)
 
+<<<<<<< HEAD
+=======
+    def kept_neurons(self) -> int:
+        """How many neurons' intervals the open boxes carry along: all, where neurons are split and there are few."""
+        count = sum(self.network.ops[i].multiply_adds for i in self.network.relus)
+        return count if self.plan.neurons and count <= KEPT_NEURONS else 0
+
+>>>>>>> main
     def zonotopes(self) -> Callable[[DomainBatch], Bounded]:
         """Bounds for few inputs and many neurons."""
         twin = Twin.of(self.problem.graph, self.network.device)
         return lambda batch: zonotope.bound_zonotope(twin, self.table, batch)
+<<<<<<< HEAD
 
     def kept_neurons(self) -> int:
         """How many neurons' intervals the open boxes carry along: all, where neurons are split and there are few."""
         count = sum(self.network.ops[i].multiply_adds for i in self.network.relus)
         return count if self.plan.neurons and count <= KEPT_NEURONS else 0
+=======
+>>>>>>> main
 
     def chooser(self) -> Chooser:
         """Cheap or tight bounds, measured, unless the options or the problem leave no choice."""
@@ -383,7 +397,11 @@ class _Run:
         }
         rows = ("alpha" if self.plan.method.alpha_steps else "crown") if self.plan.method.rows else "forward"
         settings = {
+<<<<<<< HEAD
             "method": "zonotope" if self.zonotope else rows,
+=======
+            "method": "zonotope" if self.zonotope else self.plan.method.name,
+>>>>>>> main
             "batch": self.plan.batch,
             "dtype": str(self.plan.dtype).removeprefix("torch."),
             "device": str(self.plan.device),

@@ -137,10 +137,6 @@ BAD = {
     ),
     "no labels": (["-o", "{out}", "--criterion", "taylor", "--data", "{dir}/bare.npz"], "needs labels"),
     "training without data": (["-o", "{out}", "--mode", "one-shot", "--criterion", "l1"], "needs labelled --data"),
-    "no bounds": (
-        ["-o", "{out}", "--criterion", "usn-cert", "--data", "{dir}/data.npz", "--semantic", S],
-        "not available",
-    ),
     "unknown layer": (["-o", "{out}", "--criterion", "l1", "--keep", "nobody"], "no such node"),
     "fold without data": (["-o", "{out}", "--criterion", "l1", "--fold", "mean"], "needs calibration images"),
     "floor": (["-o", "{out}", "--criterion", "l1", "--min-channels", "0"], "expected at least 1"),

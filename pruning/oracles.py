@@ -1,0 +1,144 @@
+"""The oracles of the certified criteria, from the verifier's bounds.
+
+The clip of the perturbation is put in front of the network as an operator of its own, so it is exact up to the planes
+that bound it; contrast times the image plus brightness is the affine map that the verifier starts from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pruning import onnx_io
+from pruning.errors import CriterionError
+from pruning.net import Net
+
+if TYPE_CHECKING:
+    import torch
+
+    from verifier.bounds.rounded import Zonotope
+    from verifier.graph.ir import Graph
+
+CELLS_AT_ONCE = 8
+"""Cells bounded in one sweep: their noise symbols (hundreds each, times all wanted values) are held together."""
+
+CLIPPED = "image/clipped"
+
+
+def interval_oracle(
+    net: Net, names: Sequence[str], images: np.ndarray, cells: np.ndarray, clip: bool = True
+) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
+    """Proved bounds of values inside `net`; shapes as `pruning.scores.certified` says.
+
+    Zonotopes over contrast and brightness with a symbol per unstable neuron (`verifier.bounds.rounded`), every rounding of the
+    bounds included: they hold for the network in exact arithmetic on the float32 image. Raises CriterionError for a
+    network the verifier cannot bound.
+    """
+    import torch
+
+    from verifier.bounds.rounded import Twin, start, sweep_rounded
+    from verifier.inputs import centre_radius
+
+    wanted = list(dict.fromkeys(names))
+    twin = Twin.of(_graph(net, wanted, clip), torch.device("cpu"))
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    with torch.no_grad():
+        for image in images:
+            offset, matrix = _affine(image)
+            for first in range(0, len(cells), CELLS_AT_ONCE):
+                box = torch.from_numpy(np.asarray(cells[first : first + CELLS_AT_ONCE], np.float64))
+                centre, radius = centre_radius(box[:, :, 0].contiguous(), box[:, :, 1].contiguous())
+                n = len(box)
+                begin = start(offset.expand(n, -1), matrix.expand(n, -1, -1), centre, radius, twin.fast.dtype)
+                parts.append(_ends(sweep_rounded(twin, begin)[0]))
+    lower, upper = (np.concatenate(side).reshape(len(images), len(cells), -1) for side in zip(*parts, strict=True))
+    found, at = {}, 0
+    for name in wanted:
+        shape = net.shapes[name]
+        size = int(np.prod(shape))
+        whole = (len(images), len(cells), *shape)
+        found[name] = lower[:, :, at : at + size].reshape(whole), upper[:, :, at : at + size].reshape(whole)
+        at += size
+    return found
+
+
+def slope_oracle(
+    net: Net, names: Sequence[str], images: np.ndarray, cells: np.ndarray, clip: bool = True
+) -> Mapping[str, np.ndarray]:
+    """How strongly the relaxation of each pre-activation enters a bound of the outputs: (n, m, 1, *rest), >= 0.
+
+    Mean over all outputs, each bounded from below and from above, of the absolute coefficient that arrives at the
+    neuron on the way back. Our choice: the criterion knows no property, so every side of every output counts as its margin.
+    Values that no non-linear operator reads get 0.
+    """
+    import torch
+
+    from verifier.bounds.backward import walk_back
+    from verifier.bounds.bounder import Method, sweep
+    from verifier.bounds.network import build
+    from verifier.inputs import AffineMap
+
+    network = build(_graph(net, list(net.outputs), clip), torch.float64, torch.device("cpu"))
+    readers = {network.ops[i].node.inputs[0]: i for i in network.relaxed}
+    rows = torch.eye(network.m, dtype=torch.float64)
+    rows = torch.cat([rows, -rows])
+    found: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    with torch.no_grad():
+        for image in images:
+            offset, matrix = _affine(image)
+            inputs = AffineMap(offset[None], matrix.T[None].contiguous())
+            for cell in np.asarray(cells, np.float64):
+                low, high = (torch.from_numpy(cell[None, :, side].copy()) for side in (0, 1))
+                query = torch.zeros(1, dtype=torch.int64)
+                planes = sweep(network, low, high, query, inputs, Method()).relaxations
+                trace: dict[int, torch.Tensor] = {}
+                walk_back(network, network.output, rows[None], rows.new_zeros(1, len(rows)), planes, trace=trace)
+                for name in found:
+                    held = trace.get(readers.get(name, -1))
+                    slope = np.zeros(net.shapes[name]) if held is None else held[0].abs().mean(0).numpy()
+                    found[name].append(slope.reshape(net.shapes[name]))
+    return {name: np.stack(v).reshape(len(images), len(cells), *net.shapes[name]) for name, v in found.items()}
+
+
+def _graph(net: Net, names: Sequence[str], clip: bool) -> Graph:
+    """The network with outputs `names`, flat on both sides, its input clipped to [0, 1]."""
+    from verifier.errors import ModelError
+    from verifier.graph.ir import Graph, Node
+    from verifier.graph.onnx_import import load_model
+    from verifier.passes.flatten_io import flatten_io
+
+    try:
+        graph = load_model(onnx_io.to_bytes(net, extra_outputs=names)).graph
+    except ModelError as error:
+        raise CriterionError(f"the verifier cannot read this network, so nothing can be certified: {error}") from error
+    if graph.opaque:
+        raise CriterionError(f"node '{graph.opaque[0].source}' has no bound rule, so nothing can be certified")
+    missing = [name for name in names if name not in graph.shapes]
+    if missing:
+        raise CriterionError(f"value '{missing[0]}' is not part of the network as the verifier reads it")
+    graph = Graph(graph.inputs, tuple(names), graph.nodes, graph.shapes)
+    if not clip:
+        return flatten_io(graph)
+    source = graph.inputs[0]
+    inside = source + CLIPPED
+    nodes = [Node("Clip", (source,), inside, attrs={"min": 0.0, "max": 1.0}, source="clip of the perturbed image")]
+    for node in graph.nodes:
+        inputs = tuple(inside if name == source else name for name in node.inputs)
+        nodes.append(Node(node.op, inputs, node.output, node.params, node.attrs, node.source))
+    shapes = {**graph.shapes, inside: graph.shapes[source]}
+    return flatten_io(Graph(graph.inputs, graph.outputs, tuple(nodes), shapes))
+
+
+def _affine(image: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """offset (n,) and matrix (2, n) of contrast * image + brightness."""
+    import torch
+
+    flat = torch.from_numpy(np.asarray(image, np.float64).reshape(-1))
+    return torch.zeros_like(flat), torch.stack([flat, torch.ones_like(flat)])
+
+
+def _ends(form: Zonotope) -> tuple[np.ndarray, np.ndarray]:
+    bound = form.interval()
+    return bound.lower.numpy(), bound.upper.numpy()

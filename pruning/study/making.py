@@ -1,0 +1,237 @@
+"""Makes the networks of a study: training from new weights, pruning, fine-tuning.
+
+Pruned networks are chains of Conv, Relu, Flatten and Gemm (`cnn7` is). They are trained as what they are, with the loop, the
+augmentation and the loss of the dense network; from new weights (small-scratch) with batch normalisation behind each
+convolution, as the dense network had. Fine-tuning starts at a tenth of the rate and follows a cosine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+from pruning import api
+from pruning.calibration import Calibration, Semantic
+from pruning.groups import Groups, find_groups
+from pruning.net import Net
+from pruning.planning import Floor, Plan, make_plan
+from pruning.scores import Options
+from pruning.study.errors import StudyFileError
+from pruning.study.spec import Spec
+from verifier.training import augment, measure
+from verifier.training import train as training
+from verifier.training.export import to_onnx
+from verifier.training.models import Architecture, Pixels, build
+
+FINE = 0.1
+"""Rate of fine-tuning, as a share of the training rate."""
+
+SCORED = {"usn-cert": 24, "looseness": 8}
+"""Images that scores with proved bounds are computed on; every other criterion gets `calibration` of them."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The key `network` of a study file. images, batch, rate: of training; calibration: images for scores."""
+
+    name: str = "cnn7"
+    width: int = 8
+    size: int = 64
+    images: int = 20_000
+    batch: int = 128
+    rate: float = 4e-3
+    calibration: int = 256
+
+    @staticmethod
+    def of(given: Mapping[str, Any]) -> Settings:
+        """From the study file; StudyFileError names an unknown key or a wrong type."""
+        for key, value in given.items():
+            known = Settings.__dataclass_fields__.get(key)
+            if known is None:
+                raise StudyFileError(
+                    f"network: unknown key '{key}'; expected one of {', '.join(Settings.__dataclass_fields__)}"
+                )
+            if not isinstance(value, float | int if key == "rate" else str if key == "name" else int):
+                raise StudyFileError(f"network.{key}: found {value!r}, expected a value like {known.default!r}")
+        made = Settings(**given)
+        if min(made.width, made.size, made.images, made.batch, made.rate, made.calibration) <= 0:
+            raise StudyFileError("network: width, size, images, batch, rate and calibration must be above 0")
+        return made
+
+
+@dataclass
+class Maker:
+    """Training, pruning and fine-tuning for one study; the images are read when first needed."""
+
+    settings: Settings
+    data: str
+    semantic: Semantic
+    floor: Floor = field(default_factory=Floor)
+
+    @staticmethod
+    def of(study: Spec, semantic: Semantic) -> Maker:
+        """StudyFileError for data or settings that cannot be trained on."""
+        if study.task.data != "aircraft23":
+            raise StudyFileError(f"data '{study.task.data}': networks can be trained on aircraft23 only; compare given files")
+        highest = max([r for arm in study.arms for r in study.ratios_of(arm)], default=0.0)
+        floor = Floor(2, min(0.25, 1 - highest))  # the floor must not keep a ratio from being reached
+        return Maker(Settings.of(study.network), study.task.data, semantic, floor)
+
+    @cached_property
+    def arch(self) -> Architecture:
+        """The dense network."""
+        return Architecture(self.settings.name, self.settings.width, self.settings.size)
+
+    @cached_property
+    def split(self) -> training.Split:
+        """The training images."""
+        return training.load("train", self.settings.images, self.arch, training.Recipe.view)
+
+    def train(self, *, seed: int, epochs: float, like: Path | None, work: Path, out: Path) -> None:
+        """New weights; see `hands.Train`."""
+        torch.manual_seed(seed)
+        model = build(self.arch) if like is None else chain(api.load(like), self.settings.size, fresh=True)
+        self._fit(model, epochs, self.settings.rate, seed)
+        self._write(model, out)
+
+    def finetune(self, *, model: Path, seed: int, epochs: float, work: Path, out: Path) -> None:
+        """See `hands.FineTune`."""
+        torch.manual_seed(seed)
+        tuned = chain(api.load(model), self.settings.size, fresh=False)
+        self._fit(tuned, epochs, FINE * self.settings.rate, seed + 500_000)
+        self._write(tuned, out)
+
+    def prune(
+        self, *, model: Path, criterion: str, ratio: float, like: Path | None, seed: int, work: Path, out: Path
+    ) -> None:
+        """See `hands.Prune`. Removed channels are folded as their mean."""
+        net = api.load(model)
+        groups = find_groups(net)
+        scores = api.score(groups, self._data(criterion, seed), criterion, _options(criterion, seed, ratio))
+        counts = None if like is None else _removed(groups, find_groups(api.load(like)))
+        plan: Plan = make_plan(scores, ratio, "uniform", floor=self.floor, counts=counts)
+        pruned = api.apply(net, plan, "mean", self._data("", 0), "interior")
+        api.save(pruned.net, out)
+
+    def _data(self, criterion: str, seed: int) -> Calibration:
+        """The first training images, with keypoints in pixels; the same for every criterion that does not say otherwise."""
+        count = min(SCORED.get(criterion, self.settings.calibration), len(self.split.images))
+        labels = self.split.points[:count].reshape(count, -1).numpy()
+        return Calibration(self.split.images[:count].numpy(), labels, self.semantic, seed=seed)
+
+    def _fit(self, model: nn.Sequential, epochs: float, rate: float, seed: int) -> None:
+        """Train in place for `epochs` passes over the images, warm-up and cosine, random s in 1.5 S."""
+        data, batch = self.split, self.settings.batch
+        draw = torch.Generator().manual_seed(seed + 1)
+        recipe = training.Recipe(batch=batch)
+        optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=recipe.decay)
+        steps, done = max(1, round(epochs * len(data.images) / batch)), 0
+        model.train()
+        while done < steps:
+            for rows, flip, move in training.batches(data, recipe, draw)[: steps - done]:
+                for group in optimiser.param_groups:
+                    group["lr"] = rate * _schedule(done / steps)
+                images, points, seen = data.images[rows], data.points[rows], data.visibility[rows]
+                if int(flip):
+                    images, points, seen = augment.mirror(images, points, seen)
+                images, points, seen = augment.shift(images, points, seen, int(move[0]), int(move[1]))
+                images = self._moved(images, draw)
+                loss = measure.loss(model(images), points, (seen > 0).float(), self.settings.size)
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimiser.step()
+                done += 1
+        model.eval()
+
+    def _moved(self, images: torch.Tensor, draw: torch.Generator, factor: float = 1.5) -> torch.Tensor:
+        u = factor * (2.0 * torch.rand(2, len(images), 1, 1, 1, generator=draw) - 1.0)
+        (a, b), (c, d) = self.semantic.contrast, self.semantic.brightness
+        return (((a + b) / 2 + (b - a) / 2 * u[0]) * images + (c + d) / 2 + (d - c) / 2 * u[1]).clamp(0.0, 1.0)
+
+    def _write(self, model: nn.Sequential, out: Path) -> None:
+        onnx_bytes: onnx.ModelProto = to_onnx(model, self.arch)
+        out.write_bytes(onnx_bytes.SerializeToString())
+
+
+def chain(net: Net, size: int, fresh: bool) -> nn.Sequential:
+    """A network that is a chain of Conv, Relu, Flatten and Gemm as a module; its last layer speaks in pixels.
+
+    fresh: the same widths with new weights, and batch normalisation behind every convolution. Otherwise the weights of
+    the file. StudyFileError for any other network.
+    """
+    layers: list[nn.Module] = []
+    value = net.inputs[0]
+    for node in net.nodes:
+        if node.inputs[0] != value:
+            raise StudyFileError(f"node '{node.label}' does not read the one before it; only chains can be trained here")
+        layers += _layer(net, node, fresh)
+        value = node.outputs[0]
+    last = layers[-1]
+    if not isinstance(last, nn.Linear):
+        raise StudyFileError("the network does not end in a Gemm; only coordinate heads can be trained here")
+    pixels = Pixels(size)
+    if not fresh:
+        with torch.no_grad():  # the file holds y = reach * (W x + b + 1)
+            last.weight /= pixels.reach
+            last.bias.copy_(last.bias / pixels.reach - 1.0)
+    return nn.Sequential(*layers, pixels)
+
+
+def _layer(net: Net, node: Any, fresh: bool) -> list[nn.Module]:
+    if node.type == "Relu":
+        return [nn.ReLU()]
+    if node.type == "Flatten" and node.attrs.get("axis", 1) == 1:
+        return [nn.Flatten()]
+    weight, bias = (net.constant(node.input(slot)) for slot in (1, 2))
+    if node.type == "Gemm" and weight is not None and bias is not None and node.attrs.get("transB", 0) == 1:
+        return [_filled(nn.Linear(weight.shape[1], weight.shape[0]), weight, bias, fresh)]
+    pads = tuple(node.attrs.get("pads", (0, 0, 0, 0)))
+    plain = int(node.attrs.get("group", 1)) == 1 and pads[:2] == pads[2:] and len(pads) == 4
+    if node.type == "Conv" and weight is not None and bias is not None and plain and "auto_pad" not in node.attrs:
+        strides = tuple(node.attrs.get("strides", (1, 1)))
+        made = nn.Conv2d(weight.shape[1], weight.shape[0], weight.shape[2:], strides, pads[:2], bias=not fresh)
+        return [_filled(made, weight, bias, fresh), *([nn.BatchNorm2d(weight.shape[0])] if fresh else [])]
+    raise StudyFileError(f"node '{node.label}' ({node.type}): only chains of Conv, Relu, Flatten, Gemm can be trained here")
+
+
+def _filled(layer: nn.Conv2d | nn.Linear, weight: np.ndarray, bias: np.ndarray, fresh: bool) -> nn.Module:
+    if not fresh and layer.bias is not None:
+        with torch.no_grad():
+            layer.weight.copy_(torch.from_numpy(weight.copy()))
+            layer.bias.copy_(torch.from_numpy(bias.copy()))
+    return layer
+
+
+def _schedule(done: float) -> float:
+    """Warm up over the first 3 %, then a cosine to 0.2 %."""
+    if done < 0.03:
+        return 0.05 + 0.95 * done / 0.03
+    return 0.002 + 0.998 * 0.5 * (1.0 + float(np.cos(np.pi * (done - 0.03) / 0.97)))
+
+
+def _options(criterion: str, seed: int, ratio: float) -> Options:
+    from pruning.oracles import interval_oracle, slope_oracle
+
+    proved = criterion in SCORED
+    return Options(
+        seed=seed, mask_ratio=ratio, interval_oracle=interval_oracle if proved else None,
+        slope_oracle=slope_oracle if proved else None,
+    )  # fmt: skip
+
+
+def _removed(groups: Groups, like: Groups) -> dict[int, int]:
+    """How many channels each group has to lose to be as wide as in `like`."""
+    wide = {group.name: len(group.channels) for group in like.groups}
+    missing = [group.name for group in groups.groups if group.name not in wide]
+    if missing:
+        raise StudyFileError(f"the network to match has no layer '{missing[0]}'; it is not pruned from the same parent")
+    return {i: len(group.channels) - wide[group.name] for i, group in enumerate(groups.groups)}

@@ -1,0 +1,47 @@
+"""The hands of `secateur compare`: this package's training and pruning, and the verifier's coverage search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pruning import api
+from pruning.cost import cost
+from pruning.study.hands import Hands, Size
+from pruning.study.spec import Spec, Task
+
+if TYPE_CHECKING:
+    from pruning.calibration import Semantic
+
+
+def hands(task: Task, study: Spec | None = None) -> Hands:
+    """Everything a study needs; without a study (given networks) only sizes and verification."""
+    from pruning.study.making import Maker
+    from pruning.study.verifying import Images, verify
+
+    images = Images(task.data)
+
+    def check(model: Path, image: int, task: Task) -> object:
+        return verify(model, images, image, task, rectangle(task.rectangle))
+
+    if study is None:
+        return Hands(measure, check)  # type: ignore[arg-type]
+    maker = Maker.of(study, rectangle(task.rectangle))
+    return Hands(measure, check, maker.train, maker.prune, maker.finetune)  # type: ignore[arg-type]
+
+
+def measure(model: Path) -> Size:
+    """Size of a network."""
+    found = cost(api.load(model))
+    return Size(found.parameters, found.macs, found.nonlinear)
+
+
+def rectangle(text: str) -> Semantic:
+    """The ranges behind `small`, `medium` or `large`, or those written out: `contrast=0.8:1.2,brightness=-0.1:0.1`."""
+    from pruning.calibration import Semantic
+    from verifier.training.augment import LEVELS
+
+    if text in LEVELS:
+        contrast, brightness = LEVELS[text]
+        return Semantic((1 - contrast, 1 + contrast), (-brightness, brightness))
+    return Semantic.parse(text)
