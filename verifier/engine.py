@@ -283,26 +283,15 @@ class _Run:
     def bound(self, batch: DomainBatch, method: Method) -> Bounded:
         return bound_boxes(self.network, self.table, batch, self.inputs, method, self.budget.expired)
 
-<<<<<<< HEAD
-=======
     def kept_neurons(self) -> int:
         """How many neurons' intervals the open boxes carry along: all, where neurons are split and there are few."""
         count = sum(self.network.ops[i].multiply_adds for i in self.network.relus)
         return count if self.plan.neurons and count <= KEPT_NEURONS else 0
 
->>>>>>> main
     def zonotopes(self) -> Callable[[DomainBatch], Bounded]:
         """Bounds for few inputs and many neurons."""
         twin = Twin.of(self.problem.graph, self.network.device)
         return lambda batch: zonotope.bound_zonotope(twin, self.table, batch)
-<<<<<<< HEAD
-
-    def kept_neurons(self) -> int:
-        """How many neurons' intervals the open boxes carry along: all, where neurons are split and there are few."""
-        count = sum(self.network.ops[i].multiply_adds for i in self.network.relus)
-        return count if self.plan.neurons and count <= KEPT_NEURONS else 0
-=======
->>>>>>> main
 
     def chooser(self) -> Chooser:
         """Cheap or tight bounds, measured, unless the options or the problem leave no choice."""
@@ -395,13 +384,8 @@ class _Run:
             "queries": self.problem.queries,
             "replays": self.replay.tried,
         }
-        rows = ("alpha" if self.plan.method.alpha_steps else "crown") if self.plan.method.rows else "forward"
         settings = {
-<<<<<<< HEAD
-            "method": "zonotope" if self.zonotope else rows,
-=======
             "method": "zonotope" if self.zonotope else self.plan.method.name,
->>>>>>> main
             "batch": self.plan.batch,
             "dtype": str(self.plan.dtype).removeprefix("torch."),
             "device": str(self.plan.device),

@@ -55,11 +55,7 @@ def bound_zonotope(twin: Twin, table: RowTable, batch: DomainBatch) -> Bounded:
     blame = torch.nan_to_num(blame, nan=0.0) * (batch.upper > batch.lower)
     keep = (~(worst > 0)).nonzero()[:, 0]
     constant = value - shift - noise - rhs - margin
-<<<<<<< HEAD
-    some = batch.select(keep)
-=======
     none = low[keep][:, :0]
->>>>>>> main
     return Bounded(
         alive=keep,
         value=worst[keep],
@@ -71,15 +67,9 @@ def bound_zonotope(twin: Twin, table: RowTable, batch: DomainBatch) -> Bounded:
         unstable=unstable[keep],
         branch=blame[keep],
         neuron=torch.full_like(keep, -1),
-<<<<<<< HEAD
-        sign_coefficients=coefficients.new_zeros(len(keep), some.signs.shape[1], n),
-        sign_constant=constant.new_zeros(len(keep), some.signs.shape[1]),
-        known=some.known,
-=======
         sign_coefficients=coefficients[keep][:, :0],
         sign_constant=none,
         known=batch.known[keep],
->>>>>>> main
         values=worst,
         unstable_at={},
     )
