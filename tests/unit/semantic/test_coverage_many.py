@@ -11,7 +11,7 @@ from tests.unit.semantic.semantic_helpers import run, session
 from verifier.budget import Budget
 from verifier.data import networks as shipped
 from verifier.errors import ProblemError
-from verifier.options import AttackOptions, BoundOptions, Options
+from verifier.options import AttackOptions, Options
 from verifier.semantic import Budget as ErrorBudget
 from verifier.semantic import Coordinates, Label, Perturbation, Range, network, prepare, sources
 from verifier.semantic.family import from_studies
@@ -126,9 +126,11 @@ def test_studies_of_different_networks_are_refused():
         verify_studies(studies, Options(), Budget.of(60))
 
 
-def test_the_engine_bounds_semantic_pairs_by_zonotopes(tmp_path):
-    study = small_studies("coordinates", [Coordinates(1.5)])[0]
+def test_the_engine_bounds_convolutional_semantic_pairs_by_zonotopes(tmp_path):
+    net = network.load(shipped.path())
+    example = sources.rendered(net, "test", 4, 5)[0]
+    study = prepare(net, example.image, example.target, MEDIUM, Coordinates(6.0))
     result = by_files(study, folder=tmp_path)
-    assert result.settings["method"] == "zonotope"
-    forced = by_files(study, folder=tmp_path, options=Options(bounds=BoundOptions("crown")))
-    assert forced.settings["method"] == "crown" and forced.verdict is result.verdict
+    assert (result.verdict.value, result.settings["method"]) == ("unsat", "zonotope")
+    tight = prepare(net, example.image, example.target, MEDIUM, Coordinates(1.0))
+    assert by_files(tight, folder=tmp_path).verdict.value == "sat"
