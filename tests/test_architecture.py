@@ -110,6 +110,7 @@ def test_pruning_uses_only_the_graph_the_data_sets_and_the_public_door() -> None
     wrong = [
         f"{path.relative_to(ROOT)}:{line}: {name}"
         for path in sources("pruning")
+        if path.relative_to(ROOT).as_posix() not in BRIDGES
         for name, line in imports(path)
         if name.startswith("verifier")
         if not (name in allowed or name.startswith(("verifier.graph.", "verifier.data.")))

@@ -1,7 +1,7 @@
 """Makes the networks of a study: training from new weights, pruning, fine-tuning.
 
-Pruned networks are chains of Conv, Relu, Flatten and Gemm (`cnn7` is). They are trained as what they are, with the loop, the
-augmentation and the loss of the dense network; from new weights (small-scratch) with batch normalisation behind each
+Pruned networks are chains of Conv, Relu, Flatten and Gemm (`cnn7` is). They are trained as they are, with the loop,
+the augmentation and the loss of the dense network; from new weights (small-scratch) with batch normalisation behind each
 convolution, as the dense network had. Fine-tuning starts at a tenth of the rate and follows a cosine.
 """
 
@@ -80,7 +80,9 @@ class Maker:
     def of(study: Spec, semantic: Semantic) -> Maker:
         """StudyFileError for data or settings that cannot be trained on."""
         if study.task.data != "aircraft23":
-            raise StudyFileError(f"data '{study.task.data}': networks can be trained on aircraft23 only; compare given files")
+            raise StudyFileError(
+                f"data '{study.task.data}': networks can be trained on aircraft23 only; compare given files"
+            )
         highest = max([r for arm in study.arms for r in study.ratios_of(arm)], default=0.0)
         floor = Floor(2, min(0.25, 1 - highest))  # the floor must not keep a ratio from being reached
         return Maker(Settings.of(study.network), study.task.data, semantic, floor)
@@ -122,7 +124,7 @@ class Maker:
         api.save(pruned.net, out)
 
     def _data(self, criterion: str, seed: int) -> Calibration:
-        """The first training images, with keypoints in pixels; the same for every criterion that does not say otherwise."""
+        """The first training images, with keypoints in pixels; the same for all criteria but those in `SCORED`."""
         count = min(SCORED.get(criterion, self.settings.calibration), len(self.split.images))
         labels = self.split.points[:count].reshape(count, -1).numpy()
         return Calibration(self.split.images[:count].numpy(), labels, self.semantic, seed=seed)
@@ -172,7 +174,9 @@ def chain(net: Net, size: int, fresh: bool) -> nn.Sequential:
     value = net.inputs[0]
     for node in net.nodes:
         if node.inputs[0] != value:
-            raise StudyFileError(f"node '{node.label}' does not read the one before it; only chains can be trained here")
+            raise StudyFileError(
+                f"node '{node.label}' does not read the one before it; only chains can be trained here"
+            )
         layers += _layer(net, node, fresh)
         value = node.outputs[0]
     last = layers[-1]
@@ -200,7 +204,9 @@ def _layer(net: Net, node: Any, fresh: bool) -> list[nn.Module]:
         strides = tuple(node.attrs.get("strides", (1, 1)))
         made = nn.Conv2d(weight.shape[1], weight.shape[0], weight.shape[2:], strides, pads[:2], bias=not fresh)
         return [_filled(made, weight, bias, fresh), *([nn.BatchNorm2d(weight.shape[0])] if fresh else [])]
-    raise StudyFileError(f"node '{node.label}' ({node.type}): only chains of Conv, Relu, Flatten, Gemm can be trained here")
+    raise StudyFileError(
+        f"node '{node.label}' ({node.type}): only chains of Conv, Relu, Flatten, Gemm can be trained here"
+    )
 
 
 def _filled(layer: nn.Conv2d | nn.Linear, weight: np.ndarray, bias: np.ndarray, fresh: bool) -> nn.Module:

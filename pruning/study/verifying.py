@@ -66,7 +66,9 @@ class Images:
             raise StudyFileError(f"data '{self.data}': expected aircraft23 or a COCO keypoints file (.json)")
         found = _annotations(path)
         if index >= len(found):
-            raise StudyFileError(f"{path}: image {index} was asked for, it has {len(found)} annotations with key points")
+            raise StudyFileError(
+                f"{path}: image {index} was asked for, it has {len(found)} annotations with key points"
+            )
         return sources.from_options(net, str(path.parent), path, found[index], None)[0]
 
 
@@ -92,7 +94,7 @@ def verify(model: Path, images: Images, index: int, task: Task, semantic: Semant
     family = from_studies([study], CPU)
     state = cover(family, Limits(OPEN_SHARE), budget)
     witness = None
-    if not state.shares(CERTIFIED)[0] == 1:
+    if state.shares(CERTIFIED)[0] < 1:
         witness = _violation(family, study, state, _grid(family, 11))
     if witness is None and state.shares(OPEN)[0] > 0 and not state.shares(REFUTED)[0] and not budget.expired():
         state = cover(family, Limits(0.0), budget, state)
@@ -166,7 +168,9 @@ def _random_points_hold(study: Study, index: int) -> None:
         if excess > worst:
             worst, at = excess, values
     if worst > NOISE:
-        raise UnsoundError(f"image {index}: certified, but ONNX Runtime exceeds the tolerance by {worst:g} at {at.tolist()}")
+        raise UnsoundError(
+            f"image {index}: certified, but ONNX Runtime exceeds the tolerance by {worst:g} at {at.tolist()}"
+        )
 
 
 def _outcome(
@@ -175,18 +179,31 @@ def _outcome(
     low, high = state.cells.corners(family.lower.numpy(), family.upper.numpy())
     signs = np.zeros(len(state.status), np.int8)
     signs[state.status == CERTIFIED], signs[state.status == REFUTED] = 1, -1
-    shares = [float(state.shares(s)[0]) for s in (CERTIFIED, REFUTED, OPEN)]
+    certified, refuted, undecided = (float(state.shares(s)[0]) for s in (CERTIFIED, REFUTED, OPEN))
     unstable, count = _unstable(family)
     return Outcome(
-        verdict, *shares, seconds, int(state.boxes[0]), unstable, unstable / max(1, count), _clean_error(study),
-        1.0 if verdict == "certified" else sampled, np.stack([low, high], 1), signs,
-        None if point is None else _witness(study, point), study.perturbation.names,  # type: ignore[arg-type]
-    )  # fmt: skip
+        verdict=verdict,
+        certified=certified,
+        refuted=refuted,
+        open=undecided,
+        seconds=seconds,
+        boxes=int(state.boxes[0]),
+        unstable=unstable,
+        unstable_ratio=unstable / max(1, count),
+        clean_error=_clean_error(study),
+        sampled=sampled,
+        cells=np.stack([low, high], 1),
+        states=signs,
+        witness=None if point is None else _witness(study, point),
+        axes=(family.names[0], family.names[1]),
+    )
 
 
 def _unstable(family: Family) -> tuple[float, int]:
-    """Neurons of the network that are not affine, mean over 4 x 4 cells, and how many neurons there are (the pixels that the
-    clip bends are not counted as neurons)."""
+    """Neurons of the network that are not affine, mean over 4 x 4 cells, and how many neurons there are.
+
+    Pixels that the clip bends do not count as neurons.
+    """
     network = family.twin.exact
     clips = [i for i in network.relaxed if network.ops[i].node.op == "Clip"]
     ends = [torch.linspace(0, 1, 5, dtype=torch.float64)[:, None] * (family.upper - family.lower) + family.lower]

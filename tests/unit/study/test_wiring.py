@@ -1,0 +1,211 @@
+"""Training, pruning and verification as a study uses them: against ONNX Runtime, samples and each other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from pruning import api
+from pruning.groups import find_groups
+from pruning.study import spec, verifying
+from pruning.study.errors import StudyFileError
+from pruning.study.making import Maker, Settings, chain
+from pruning.study.wiring import hands, rectangle
+from verifier.data import networks
+from verifier.errors import UnsoundError
+from verifier.training.export import to_onnx
+from verifier.training.models import Architecture, build
+
+STUDY = spec.parse(
+    {
+        "name": "tiny",
+        "data": "aircraft23",
+        "network": {"width": 4, "size": 16, "images": 24, "batch": 12, "calibration": 12},
+        "images": 1,
+        "tau": 0.2,
+        "rectangle": "small",
+        "timeout": 20,
+        "seeds": [0],
+        "ratios": [0.5],
+        "budget": {"train": 2, "finetune": 1},
+        "arms": ["dense+ft", "usn", "random-matched", "small-scratch"],
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def maker() -> Maker:
+    return Maker.of(STUDY, rectangle("small"))
+
+
+@pytest.fixture(scope="module")
+def dense(maker: Maker, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("nets") / "dense.onnx"
+    maker.train(seed=0, epochs=2, like=None, work=out.parent, out=out)
+    return out
+
+
+def answer(path: Path, images: np.ndarray) -> np.ndarray:
+    return np.asarray(onnxruntime.InferenceSession(path).run(None, {"image": images})[0])
+
+
+def widths(path: Path) -> list[int]:
+    return [len(group.channels) for group in find_groups(api.load(path)).groups]
+
+
+def test_a_network_read_back_as_a_module_is_the_same_function(dense: Path) -> None:
+    pictures = np.random.default_rng(0).random((3, 1, 16, 16), np.float32)
+    module = chain(api.load(dense), 16, fresh=False).eval()
+    with torch.no_grad():
+        found = module(torch.from_numpy(pictures)).numpy()
+    np.testing.assert_allclose(found, answer(dense, pictures), rtol=1e-4, atol=1e-4)
+
+
+def test_training_lowers_the_loss_and_repeats_itself(maker: Maker, dense: Path, tmp_path: Path) -> None:
+    again, longer = tmp_path / "again.onnx", tmp_path / "longer.onnx"
+    maker.train(seed=0, epochs=2, like=None, work=tmp_path, out=again)
+    assert again.read_bytes() == dense.read_bytes()
+    maker.train(seed=0, epochs=60, like=None, work=tmp_path, out=longer)
+    split = maker.split
+
+    def error(path: Path) -> float:
+        return float(np.abs(answer(path, split.images.numpy()).reshape(24, -1, 2) - split.points.numpy()).mean())
+
+    assert error(longer) < 0.85 * error(dense)
+
+
+@pytest.mark.parametrize("criterion", ["usn", "l2", "random", "usn-cert", "looseness"])
+def test_pruning_takes_half_and_matching_hits_the_widths(
+    maker: Maker, dense: Path, tmp_path: Path, criterion: str
+) -> None:
+    cut, matched = tmp_path / "cut.onnx", tmp_path / "matched.onnx"
+    maker.prune(model=dense, criterion=criterion, ratio=0.5, like=None, seed=3, work=tmp_path, out=cut)
+    *hidden, output = zip(widths(cut), widths(dense), strict=True)
+    assert output[0] == output[1] and all(0.3 * w <= kept <= w / 2 for kept, w in hidden)  # idle ones go besides
+    maker.prune(model=dense, criterion="random-matched", ratio=0.5, like=cut, seed=4, work=tmp_path, out=matched)
+    assert widths(matched) == widths(cut) and matched.read_bytes() != cut.read_bytes()
+
+
+def test_fine_tuning_and_scratch_keep_the_shape_and_change_the_weights(
+    maker: Maker, dense: Path, tmp_path: Path
+) -> None:
+    cut, tuned, scratch = (tmp_path / f"{n}.onnx" for n in ("cut", "tuned", "scratch"))
+    maker.prune(model=dense, criterion="l2", ratio=0.5, like=None, seed=0, work=tmp_path, out=cut)
+    maker.finetune(model=cut, seed=0, epochs=1, work=tmp_path, out=tuned)
+    maker.train(seed=1, epochs=1, like=cut, work=tmp_path, out=scratch)
+    assert widths(tuned) == widths(scratch) == widths(cut)
+    pictures = np.random.default_rng(0).random((2, 1, 16, 16), np.float32)
+    near, far = (np.abs(answer(p, pictures) - answer(cut, pictures)).mean() for p in (tuned, scratch))
+    assert 0 < near < far
+
+
+def test_networks_that_are_no_chain_cannot_be_trained(tmp_path: Path) -> None:
+    import onnx
+
+    arch = Architecture("resnet8", 4, 16)
+    onnx.save(to_onnx(build(arch).eval(), arch), tmp_path / "resnet.onnx")
+    with pytest.raises(StudyFileError, match="chain"):
+        chain(api.load(tmp_path / "resnet.onnx"), 16, fresh=False)
+
+
+def test_settings_and_data_are_checked() -> None:
+    with pytest.raises(StudyFileError, match="unknown key 'depth'"):
+        Settings.of({"depth": 3})
+    with pytest.raises(StudyFileError, match=r"network\.width"):
+        Settings.of({"width": "wide"})
+    with pytest.raises(StudyFileError, match="above 0"):
+        Settings.of({"images": 0})
+    with pytest.raises(StudyFileError, match="aircraft23 only"):
+        Maker.of(replace(STUDY, task=replace(STUDY.task, data="people.json")), rectangle("small"))
+    assert rectangle("contrast=0.9:1.1,brightness=0:0.1").brightness == (0.0, 0.1)
+
+
+SHIPPED = networks.path("cnn7_w8")
+
+
+def check(image: int, tau: float, limit: float = 30.0) -> verifying.Outcome:
+    task = spec.Task("aircraft23", tau, "small", limit)
+    return hands(task).verify(SHIPPED, image, task)
+
+
+def test_a_wide_tolerance_is_certified_and_a_narrow_one_refuted() -> None:
+    easy = check(0, 0.2)
+    assert easy.verdict == "certified" and easy.certified == 1 and easy.open == 0 and easy.witness is None
+    assert easy.sampled == 1 and 0 < easy.clean_error < 0.1 and 0 < easy.unstable_ratio < 1
+    hard = check(0, 0.004)
+    assert hard.verdict == "refuted" and hard.refuted > 0.9 and hard.witness is not None
+    assert hard.clean_error == easy.clean_error and hard.sampled < 0.1
+    w = hard.witness
+    gap = np.abs(w.predicted - w.truth)[w.worst].max()
+    assert gap >= 0.004 * 64 and w.picture.shape == (64, 64)
+    picture = (w.picture / 255.0).astype(np.float32)[None, None]  # rounded to 8 bits, so only nearly the same answer
+    np.testing.assert_allclose(answer(SHIPPED, picture).reshape(-1, 2), w.predicted, atol=0.5)
+
+
+def test_cells_of_a_map_tile_the_rectangle_and_agree_with_samples() -> None:
+    from verifier.semantic import network, sources
+
+    net = network.load(SHIPPED)
+    example = sources.rendered(net, "test", 0, 1)[0]
+    seen = np.flatnonzero(example.target.visibility >= 2)
+
+    def gap(point: np.ndarray) -> np.ndarray:
+        moved = np.clip(point[0] * example.image + point[1], 0, 1)
+        return np.abs(net.run(moved).reshape(-1, 2) - example.target.keypoints)
+
+    tau = (
+        float(gap(np.array([1.0, 0.0]))[seen].max()) / 64 * 1.02
+    )  # met by the unchanged image, hardly by its neighbours
+    found = check(0, tau)
+    assert found.verdict == "refuted" and 0 < found.certified < 1 and 0 < found.refuted < 1
+    assert found.cells is not None and found.states is not None
+    area = np.prod(found.cells[:, 1] - found.cells[:, 0], axis=1) / (0.2 * 0.1)
+    assert area.sum() == pytest.approx(1, abs=1e-5)
+    for state, share in ((1, found.certified), (-1, found.refuted), (0, found.open)):
+        assert area[found.states == state].sum() == pytest.approx(share, abs=1e-5)
+    rng, wrong = np.random.default_rng(0), 0
+    for cell, state in zip(found.cells, found.states, strict=True):
+        if state:
+            over = gap(cell[0] + rng.random(2) * (cell[1] - cell[0]))[seen].max() - tau * 64
+            wrong += (over > 1e-3) if state > 0 else (over < -1e-3)
+    assert wrong == 0
+
+
+def test_a_violation_inside_a_certified_area_stops_the_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checks must be able to fail: a search that certifies everything is caught."""
+    real = verifying.cover
+
+    def liar(family: object, *rest: object) -> object:
+        state = real(family, *rest)
+        state.status[:] = verifying.CERTIFIED
+        return state
+
+    monkeypatch.setattr(verifying, "cover", liar)
+    with pytest.raises(UnsoundError):
+        check(0, 0.004)
+    monkeypatch.setattr(verifying, "audit", lambda *_: None)
+    with pytest.raises(UnsoundError, match="inside a certified cell"):
+        check(0, 0.004)
+    monkeypatch.setattr(verifying, "_no_violation_in_certified_cells", lambda *_: None)
+    with pytest.raises(UnsoundError, match="exceeds the tolerance"):
+        check(0, 0.004)
+
+
+def test_no_time_leaves_the_image_open_or_refuted() -> None:
+    found = check(0, 0.2, 1e-6)
+    assert found.verdict == "open" and found.open == 1 and found.certified == 0
+
+
+def test_the_whole_study_runs_and_goes_on(tmp_path: Path) -> None:
+    from pruning.study import runner
+
+    made = hands(STUDY.task, STUDY)
+    rows = runner.run(STUDY, tmp_path, made)
+    assert len(rows) == 4 and {row.arm for row in rows} == {"dense+ft", "usn", "random-matched", "small-scratch"}
+    before = (tmp_path / "results.jsonl").read_bytes()
+    assert runner.run(STUDY, tmp_path, made) == rows and (tmp_path / "results.jsonl").read_bytes() == before
