@@ -1,7 +1,8 @@
 """Makes the networks of a study: training from new weights, pruning, fine-tuning.
 
 Pruned networks are chains of Conv, Relu, Flatten and Gemm (`cnn7` is). They are trained as they are, with the loop,
-the augmentation and the loss of the dense network; from new weights (small-scratch) with batch normalisation behind each
+the augmentation and the loss of the dense network; from new weights (small-scratch) with batch normalisation behind
+each
 convolution, as the dense network had. Fine-tuning starts at a tenth of the rate and follows a cosine.
 """
 
