@@ -61,7 +61,8 @@ class Sweep:
     of the network's output (B, m), `unstable` (B,) how many neurons are not affine on the box. `reach[i]` tells
     how far each free input moves the inputs of operator i, (B, d, *S) >= 0 (empty without affine forms).
     `unstable_at[i]` is the batch's mean count of unstable neurons at operator i. `empty` (B,) marks subproblems whose
-    decided signs contradict the bounds: they have no points.
+    decided signs contradict the bounds: they have no points. `largest` (B,) is the largest finite magnitude among all
+    bounds of intermediate values: what rounding errors are relative to where large values cancel.
     """
 
     pre: dict[int, tuple[Interval, ...]]
@@ -71,6 +72,7 @@ class Sweep:
     reach: dict[int, tuple[Tensor, ...]]
     unstable_at: dict[int, float]
     empty: Tensor
+    largest: Tensor
 
 
 class OutOfTime(Exception):
@@ -113,6 +115,7 @@ def sweep(
     relaxations: dict[int, Relaxation] = {}
     reach: dict[int, tuple[Tensor, ...]] = {}
     unstable_at: dict[int, float] = {}
+    largest = torch.maximum(lower.abs(), upper.abs()).amax(1)
     empty = torch.zeros(batch, dtype=torch.bool, device=lower.device)
     numbers = network.relus if signs is not None and signs.shape[1] else {}
     unstable = torch.zeros(batch, dtype=torch.int64, device=lower.device)
@@ -139,6 +142,9 @@ def sweep(
                     empty |= contradiction
                 bounds.append(bound)
             pre[i] = tuple(bounds)
+            for bound in bounds:
+                size = torch.maximum(bound.lower.abs(), bound.upper.abs()).flatten(1)
+                largest = torch.maximum(largest, torch.where(size.isfinite(), size, 0.0).amax(1))
             relaxations[i] = op.relax(*bounds)
             count = op.unstable(*bounds).flatten(1).sum(1)
             unstable_at[i] = float(count.double().mean())
@@ -152,7 +158,7 @@ def sweep(
         network.release(intervals, i)  # type: ignore[arg-type]
     output = _known(forms.get(network.output), intervals.get(network.output))
     output = Interval(*(t.reshape(-1, network.m).expand(batch, network.m) for t in output))
-    return Sweep(pre, relaxations, output, unstable, reach, unstable_at, empty)
+    return Sweep(pre, relaxations, output, unstable, reach, unstable_at, empty, largest)
 
 
 def meet(a: Interval, b: Interval) -> tuple[Interval, Tensor]:

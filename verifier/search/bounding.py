@@ -184,7 +184,8 @@ def _walk(
     coefficients, bias = with_signs(coefficients, bias, signs, shift, boxes.lower, boxes.upper)
     lowest = concretise(coefficients, bias, boxes.lower, boxes.upper)
     rhs = table.rhs[boxes.query].gather(1, picked)
-    margin = proof_margin(network.dtype) * (row_scale(coefficients, bias, boxes.lower, boxes.upper) + rhs.abs())
+    scale = row_scale(coefficients, bias, boxes.lower, boxes.upper) + rhs.abs() + known.largest[alive][:, None]
+    margin = proof_margin(network.dtype) * scale
     walked = (lowest - rhs - margin).masked_fill(torch.isinf(rhs), -torch.inf)
     constant = bias - rhs - margin
     low = low[alive].scatter_reduce(1, picked, walked, "amax")
@@ -234,7 +235,7 @@ def _forward_rows(table: RowTable, known: Sweep, batch: DomainBatch) -> Tensor:
         zero = torch.zeros_like(low)
         low = low + concretise(mixed, zero, batch.lower, batch.upper)
         size = size + row_scale(mixed, zero, batch.lower, batch.upper)
-    low = low - rhs - proof_margin(low.dtype) * (size + rhs.abs())
+    low = low - rhs - proof_margin(low.dtype) * (size + rhs.abs() + known.largest[:, None])
     return torch.nan_to_num(low.masked_fill(torch.isinf(rhs), -torch.inf), nan=-torch.inf, neginf=-torch.inf)
 
 

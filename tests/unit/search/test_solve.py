@@ -334,3 +334,13 @@ def test_networks_with_a_pole_are_not_proven() -> None:
     for low, sat in ((-1.0, True), (1.0, False)):
         spec = form([Case(np.array([low]), np.array([2.0]), [[Row({}, {0: 1.0}, 0.4)]])], 1, 1)
         check(model, spec, options(), sat)
+
+
+@pytest.mark.parametrize("top", [1 / 3, 0.1, 0.7, 0.9])
+def test_cancellation_is_no_proof(top: float) -> None:
+    """relu(x + 1e9) - 1e9 = x on [0, top], but float64 knows it to 1e-7 only: y >= top - 1e-9 is possible, and no
+    rounding may say otherwise."""
+    network = Net((np.ones((1, 1)), np.ones((1, 1))), (np.array([1e9]), np.array([-1e9])))
+    spec = form([Case(np.zeros(1), np.array([top]), [[Row({}, {0: -1.0}, -(top - 1e-9))]])], 1, 1)
+    result = solve(network.model(), spec, options(), Budget.of(3))
+    assert result.verdict is not Verdict.UNSAT
