@@ -33,7 +33,8 @@ def interval_oracle(
     """Proved bounds of values inside `net`; shapes as `pruning.scores.certified` says.
 
     Zonotopes over contrast and brightness with a symbol per unstable neuron (`verifier.bounds.rounded`), every
-    rounding of the bounds included: they hold for the network in exact arithmetic on the float32 image. Raises CriterionError for a
+    rounding of the bounds included: they hold for the network in exact arithmetic on the float32 image. Raises
+    CriterionError for a
     network the verifier cannot bound.
     """
     import torch
@@ -69,8 +70,8 @@ def slope_oracle(
 ) -> Mapping[str, np.ndarray]:
     """How strongly the relaxation of each pre-activation enters a bound of the outputs: (n, m, 1, *rest), >= 0.
 
-    Mean over all outputs, each bounded from below and from above, of the absolute coefficient that the row going back has
-    at the output of the neuron. Our choice: the criterion knows no property, so every side of every output counts.
+    Mean over all outputs, each bounded from below and from above, of the absolute coefficient that the row going
+    back has at the output of the neuron. Our choice: the criterion knows no property, so every side of every output counts.
     Values that no non-linear operator reads get 0.
     """
     import torch
