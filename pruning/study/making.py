@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from torch import nn
 
@@ -159,8 +158,7 @@ class Maker:
         return (((a + b) / 2 + (b - a) / 2 * u[0]) * images + (c + d) / 2 + (d - c) / 2 * u[1]).clamp(0.0, 1.0)
 
     def _write(self, model: nn.Sequential, out: Path) -> None:
-        onnx_bytes: onnx.ModelProto = to_onnx(model, self.arch)
-        out.write_bytes(onnx_bytes.SerializeToString())
+        out.write_bytes(to_onnx(model, self.arch).SerializeToString())
 
 
 def chain(net: Net, size: int, fresh: bool) -> nn.Sequential:
