@@ -26,6 +26,7 @@ $(VENV)/stamp-test: $(VENV)/stamp-package pyproject.toml
 
 demo: $(VENV)/stamp-package
 	$(BIN)/python -m benchmarks.demo
+	$(BIN)/python -m benchmarks.semantic_demo
 
 lint: $(VENV)/stamp-test
 	$(BIN)/ruff check .

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.replay import read
+from benchmarks.replay import read, start
 
 MOST_CASES = 20_000
 _TOKEN = re.compile(r"[()]|[^\s()]+")
@@ -66,10 +66,8 @@ class Network:
     """A network in ONNX Runtime, one input and one output, fed flat points."""
 
     def __init__(self, data: bytes) -> None:
-        import onnxruntime
-
         self._data = data
-        self._session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+        self._session = start(data)
         (entry,) = self._session.get_inputs()
         self._name, self._kind = entry.name, np.float64 if "double" in entry.type else np.float32
         self._shape = [size if isinstance(size, int) and size > 0 else 1 for size in entry.shape]
@@ -128,8 +126,8 @@ def sample(network: Network, cases: list[Case], points: int, seed: int = 0) -> f
     draw, best = np.random.default_rng(seed), np.inf
     share = -(-points // len(cases))
     for case in cases:
-        for start in range(0, share, 4096):
-            part = draw.random((min(4096, share - start), len(case.lower)))
+        for first in range(0, share, 4096):
+            part = draw.random((min(4096, share - first), len(case.lower)))
             part[::2] = np.round(part[::2])
             x = case.lower + part * (case.upper - case.lower)
             best = min(best, float(case.miss(x, network.run(x)).min()))

@@ -132,8 +132,9 @@ def run_alone(instance: Instance, options: list[str], cap: float) -> Run:
 def run_together(instances: list[Instance], options: list[str], cap: float, jobs: int) -> Iterator[Run]:
     """One list of one benchmark through `verify --instances`; the seconds are those of its results file."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
         # the list runner takes the folder of the list as the category, and pairs lines by their names
+        folder = Path(name) / instances[0].benchmark
+        folder.mkdir()
         numbered = {(str(i.model.absolute()), str(i.spec.absolute())): i for i in instances}
         with open(folder / "instances.csv", "w", newline="") as stream:
             csv.writer(stream).writerows([*key, min(i.timeout, cap)] for key, i in numbered.items())

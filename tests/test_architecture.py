@@ -32,7 +32,8 @@ LAYERS = [
     {"umbrella"},
 ]
 LEAVES = {"errors", "tolerance", "budget", "result", "progress", "process"}  # they import nothing of ours
-# Where pruning meets the verifier from inside: bounds for certified criteria, training and coverage for studies.
+# Where pruning meets the verifier from inside: bounds for its certified criteria, training and coverage for its
+# studies.
 BRIDGES = tuple(f"pruning/{name}.py" for name in ("oracles", "study/wiring", "study/making", "study/verifying"))
 ONNX_READERS = ("verifier/graph/onnx_import/", "verifier/semantic/", "verifier/training/", "pruning/")
 

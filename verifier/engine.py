@@ -16,6 +16,7 @@ from verifier.attack.pgd import clause_loss, pgd, row_values, sample
 from verifier.attack.replay import Replay
 from verifier.bounds.bounder import Method, OutOfTime, sweep
 from verifier.bounds.network import Network, build
+from verifier.bounds.rounded import Twin
 from verifier.budget import Budget
 from verifier.domains import DomainBatch, join, outward, whole
 from verifier.graph.onnx_import import Model
@@ -26,6 +27,7 @@ from verifier.progress import Progress
 from verifier.result import Result, Verdict, Witness
 from verifier.rows import RowTable
 from verifier.runtime import Session, compare
+from verifier.search import zonotope
 from verifier.search.bab import Outcome, Strategy, Tally, cut, search
 from verifier.search.bounding import Bounded, bound_boxes
 from verifier.search.choose import Chooser, predicted_ratio
@@ -76,7 +78,8 @@ def solve(
     replay = Replay(model, spec, problem, session)
     if problem.graph.opaque:
         return _only_attack(problem, replay, budget, options, start)
-    compare(model, model.graph, _sample_points(problem, replay, options.seed))
+    if not model.graph.opaque:  # a final ArgMax is: its graph up to the logits is what is bounded
+        compare(model, model.graph, _sample_points(problem, replay, options.seed))
     if options.dtype == "float32":
         return _in_single(problem, replay, options, budget, progress, start)
     return _Run(problem, replay, options, budget, progress, start, torch.float64).solve()
@@ -174,6 +177,9 @@ class _Run:
         self.table = RowTable.from_rows(problem.rows, dtype, device)
         self.lower, self.upper = (t.to(device) for t in outward(problem.lower, problem.upper, dtype))
         self.inputs: InputMap = IdentityMap(torch.from_numpy(problem.free).to(device))
+        self.zonotope = (
+            options.bounds.method == "auto" and dtype == torch.float64 and zonotope.suits(self.network, self.table)
+        )
         self.plan = self._choose()
         self.tally = Tally()
         self.attacks = 0
@@ -184,7 +190,8 @@ class _Run:
         affine = d <= AFFINE_INPUTS
         rows = method in ("crown", "alpha") or method == "auto"
         size = self.network.widest * (d + 2 if affine else 2)
-        batch = self.options.search.batch or int(min(4096, max(8, 4_000_000 // max(1, size))))
+        fitting = zonotope.BATCH if self.zonotope else int(min(4096, max(8, 4_000_000 // max(1, size))))
+        batch = self.options.search.batch or fitting
         alpha = self.options.bounds.alpha_steps if method == "alpha" or (method == "auto" and not affine) else 0
         return _Plan(
             Method(interval=True, affine=affine, rows=rows, alpha_steps=alpha),
@@ -204,7 +211,7 @@ class _Run:
             return self.finish(Verdict.SAT, "found by sampling and projected gradient descent", witness=witness)
         first = whole(self.lower, self.upper, self.kept_neurons()) if first is None else first
         strategy = Strategy(
-            bound=self.chooser(),
+            bound=self.zonotopes() if self.zonotope else self.chooser(),
             try_points=self.try_points,
             settle_affine=lambda boxes, bounded: settle_affine(boxes, bounded, self.try_points),
             attack=self.attack,
@@ -280,6 +287,11 @@ class _Run:
         """How many neurons' intervals the open boxes carry along: all, where neurons are split and there are few."""
         count = sum(self.network.ops[i].multiply_adds for i in self.network.relus)
         return count if self.plan.neurons and count <= KEPT_NEURONS else 0
+
+    def zonotopes(self) -> Callable[[DomainBatch], Bounded]:
+        """Bounds for few inputs and many neurons."""
+        twin = Twin.of(self.problem.graph, self.network.device)
+        return lambda batch: zonotope.bound_zonotope(twin, self.table, batch)
 
     def chooser(self) -> Chooser:
         """Cheap or tight bounds, measured, unless the options or the problem leave no choice."""
@@ -373,7 +385,7 @@ class _Run:
             "replays": self.replay.tried,
         }
         settings = {
-            "method": ("alpha" if self.plan.method.alpha_steps else "crown") if self.plan.method.rows else "forward",
+            "method": "zonotope" if self.zonotope else self.plan.method.name,
             "batch": self.plan.batch,
             "dtype": str(self.plan.dtype).removeprefix("torch."),
             "device": str(self.plan.device),

@@ -36,8 +36,8 @@ class RowTable:
     def to(self, device: torch.device) -> RowTable:
         """The same table on another device."""
         mixed = None if self.mixed is None else self.mixed.to(device)
-        parts = (self.row, self.rhs, self.clause, self.clauses)
-        return RowTable(*(t.to(device) for t in parts), mixed, self.most)
+        row, rhs, clause, clauses = (t.to(device) for t in (self.row, self.rhs, self.clause, self.clauses))
+        return RowTable(row, rhs, clause, clauses, mixed, self.most)
 
     def clause_scores(self, low: Tensor, query: Tensor) -> Tensor:
         """Best row bound per clause, (B, K) -> (B, C); +inf beyond the query's clauses, -inf for one without rows."""

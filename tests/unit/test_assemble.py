@@ -41,9 +41,19 @@ def _cases(rng: np.random.Generator, fixed: bool) -> list[Case]:
         for c in range(1 + k):
             y = [{j: float(v) for j, v in enumerate(rng.normal(size=3))} for _ in range(1 + (c + k) % 3)]
             clauses.append(
-                [Row({0: float(rng.normal()), 2: 1.0} if n % 2 else {}, row, 1.0, n == 1) for n, row in enumerate(y)]
+                [
+                    Row({0: float(rng.normal()), 2: 6.0 if fixed else 1.0} if n % 2 else {}, row, 1.0, n == 1)
+                    for n, row in enumerate(y)
+                ]
             )
-        cases.append(Case(low, high, clauses, [Row({1: 1.0, 2: 0.5}, {}, 0.4)] if k == 1 else []))
+        cases.append(
+            Case(
+                low,
+                high,
+                clauses,
+                [Row({1: 1.0, 2: 6.0 if fixed else 0.5}, {}, 1.7 if fixed else 0.4)] if k == 1 else [],
+            )
+        )
     return cases
 
 

@@ -1,1 +1,1 @@
-"""Bounds: one method per file, same call shape."""
+"""Bound methods: interval arithmetic, affine forms, backward rows and alpha-CROWN."""

@@ -44,7 +44,13 @@ class Method:
     affine: bool = True
     attribute: bool = True
     rows: bool = False
+    alpha_steps: int = 0
     row_elements: int | None = None  # elements of the temporaries of a chunk of backward rows; None: by device
+
+    @property
+    def name(self) -> str:
+        """The method's name in results."""
+        return ("alpha" if self.alpha_steps else "crown") if self.rows else "forward"
 
 
 @dataclass(frozen=True, eq=False)

@@ -156,7 +156,7 @@ def clip(boxes: DomainBatch, bounded: Bounded) -> tuple[DomainBatch, Bounded]:
     lower, upper = shrink(bounded.clause, bounded.scores, bounded.low, bounded.coefficients, boxes.lower, boxes.upper)
     if bounded.sign_constant.shape[1]:
         lower, upper = shrink_all(bounded.sign_coefficients, bounded.sign_constant, lower, upper)
-    keep = (lower <= upper).all(1)
+    keep = ~(lower > upper).any(1)
     old, new = (boxes.upper - boxes.lower), (upper - lower).clamp(min=0)
     part = torch.where(old > 0, new / old.clamp(min=torch.finfo(old.dtype).tiny), 1.0).prod(1)
     cut_down = boxes.narrowed(lower, upper, boxes.share * part, bounded.value)

@@ -129,7 +129,7 @@ class _Step:
     @property
     def open(self) -> bool:
         """Whether anything is left to prove."""
-        return bool((self.scores.amin(1) <= 0).any()) if len(self.alive) else False
+        return bool((~(self.scores.amin(1) > 0)).any()) if len(self.alive) else False
 
     def _intervals(self) -> Tensor:
         """Intervals of all ReLU arguments (batch, N, 2), as the sweep ended up with them."""
@@ -138,7 +138,7 @@ class _Step:
 
     def result(self) -> Bounded:
         """The open boxes only."""
-        keep = self.scores.amin(1) <= 0
+        keep = ~(self.scores.amin(1) > 0)
         return Bounded(
             alive=self.alive[keep],
             value=self.scores.amin(1)[keep],
@@ -171,7 +171,7 @@ def _walk(
 ) -> _Step:
     low = _forward_rows(table, known, batch)
     scores = table.clause_scores(low, batch.query).masked_fill(known.empty[:, None], torch.inf)
-    alive = (scores.amin(1) <= 0).nonzero()[:, 0]
+    alive = (~(scores.amin(1) > 0)).nonzero()[:, 0]  # NaN proves nothing
     values = scores.amin(1)
     boxes = batch.select(alive)
     picked, row = _open_rows(table, scores[alive], boxes)

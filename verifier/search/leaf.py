@@ -51,7 +51,7 @@ def settle_affine(
 
 def _feasible(bounded: Bounded, boxes: DomainBatch, b: int, rows: Tensor) -> tuple[np.ndarray | None, bool]:
     """A point of box b where all `rows` hold, or proof that there is none: (point, impossible)."""
-    decided = torch.isfinite(bounded.sign_constant[b])
+    decided = torch.isfinite(bounded.sign_constant[b]) & torch.isfinite(bounded.sign_coefficients[b]).all(-1)
     if int(rows.sum()) < 2 and not bool(decided.any()):
         return None, False  # a single row is attained at the corner that has been tried
     from scipy.optimize import linprog  # slow to import, and few problems come here

@@ -13,7 +13,7 @@ from tests.strategies import build
 from tests.unit.bounds.cases import Boxes, boxes
 from tests.unit.search.tables import table
 from verifier.assemble import assemble
-from verifier.attack.pgd import clause_loss, pgd, row_values
+from verifier.attack.pgd import clause_loss, pgd, row_values, sample
 from verifier.attack.replay import Replay
 from verifier.graph.onnx_import import load_model
 from verifier.inputs import AffineMap
@@ -29,8 +29,9 @@ def _case(seed: int, count: int) -> Boxes:
 
 def _descend(case: Boxes, rows: object, steps: int = 40, seed: int = 0, stop: object = lambda: False) -> tuple:
     generator = torch.Generator().manual_seed(seed)
-    args = case.network, case.inputs, rows, case.lower, case.upper, case.query, steps, generator, stop
-    return pgd(*args)  # type: ignore[arg-type]
+    where = case.lower, case.upper, case.query
+    start, _ = sample(case.network, case.inputs, rows, *where, generator)  # type: ignore[arg-type]
+    return pgd(case.network, case.inputs, rows, start, *where, steps, generator, stop)  # type: ignore[arg-type]
 
 
 def test_losses_are_those_of_the_clauses() -> None:

@@ -11,7 +11,10 @@ import torch
 from tests.strategies import GraphBuilder
 from tests.unit.bounds.cases import METHODS, ROWS, Boxes, boxes
 from tests.unit.search.tables import domains
+from verifier.bounds.backward import concretise
+from verifier.bounds.forward import as_interval
 from verifier.graph.ir import Graph
+from verifier.ops.kinds import Interval
 from verifier.problem import Rows
 from verifier.rows import RowTable
 from verifier.search.bounding import bound_boxes
@@ -183,3 +186,13 @@ def test_an_unknown_argument_is_unstable(dtype: torch.dtype) -> None:
         bound = known.pre[index][0]
         assert (bound.lower == -torch.inf).all() and (bound.upper == torch.inf).all()
         assert int(known.unstable[0]) >= 3
+
+
+def test_an_infinite_lower_bound_is_an_overflow() -> None:
+    """Whatever was added afterwards, +inf says that a sum left the range of numbers: nothing is known."""
+    one = torch.ones(1, 1, 1, dtype=torch.float64)
+    for bad in (torch.inf, torch.nan, -torch.inf):
+        assert float(concretise(one, torch.full((1, 1), bad).double(), one[0], one[0])) == -torch.inf
+        assert float(concretise(one * bad, one[0], one[0], one[0])) == -torch.inf
+        interval = as_interval(Interval(torch.tensor([bad, 1.0]), torch.tensor([bad, 2.0])))
+        assert interval.lower.tolist() == [-torch.inf, 1.0] and interval.upper.tolist() == [torch.inf, 2.0]

@@ -40,7 +40,8 @@ def domains(lower: Tensor, upper: Tensor, query: Tensor | None = None, signs: Te
     share = torch.ones(count, dtype=torch.float64) / torch.bincount(query).clamp(min=1)[query]
     score = torch.full((count,), -torch.inf, dtype=lower.dtype)
     signs = torch.zeros(count, 0, dtype=torch.int64) if signs is None else signs
-    return DomainBatch(lower, upper, query, share, score, torch.zeros(count, dtype=torch.int64), signs)
+    known = lower.new_zeros(count, 0, 2)
+    return DomainBatch(lower, upper, query, share, score, torch.zeros(count, dtype=torch.int64), signs, known)
 
 
 def linear(
@@ -68,6 +69,7 @@ def linear(
         neuron=torch.full((count,), -1),
         sign_coefficients=coefficients[:, :0],
         sign_constant=constant[:, :0],
+        known=boxes.known,
         values=scores.amin(1),
         unstable_at={},
     )

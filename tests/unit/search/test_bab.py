@@ -40,7 +40,20 @@ class Wave:
         width = (batch.upper - batch.lower)[alive]
         none = flat[:, :0], rows[:, :0]
         return Bounded(
-            alive, rows[:, 0], rows, rows, zero[:, None], flat, rows, zero + 1, width, zero - 1, *none, low, {}
+            alive,
+            rows[:, 0],
+            rows,
+            rows,
+            zero[:, None],
+            flat,
+            rows,
+            zero + 1,
+            width,
+            zero - 1,
+            *none,
+            batch.known[alive],
+            low,
+            {},
         )
 
     def try_points(self, points: Tensor, query: Tensor) -> Tensor | None:
@@ -77,7 +90,7 @@ def test_a_true_property_is_proven_everywhere() -> None:
     wave = Wave(LOWEST - 0.05)
     reports: list[float] = []
     outcome = search(_square(), _strategy(wave, report=lambda tally: reports.append(tally.settled)))
-    assert outcome == Outcome(None, 0.0, outcome.tally, False)
+    assert outcome == Outcome(None, 0.0, outcome.tally, None)
     assert outcome.tally.settled == pytest.approx(1.0) and outcome.tally.open_boxes == 0
     assert reports == sorted(reports) and outcome.tally.boxes == sum(len(b) for b in wave.boxes)
     # the proven boxes tile the square: no gap, no overlap
@@ -131,7 +144,7 @@ def test_queries_share_a_search() -> None:
 
 def test_nothing_to_do() -> None:
     empty = _square().select(slice(0, 0))
-    assert search(empty, _strategy(Wave(0.0))) == Outcome(None, 0.0, Tally(), False)
+    assert search(empty, _strategy(Wave(0.0))) == Outcome(None, 0.0, Tally(), None)
 
 
 def test_affine_leaves_leave_the_search() -> None:
@@ -186,7 +199,16 @@ class TestOpenSet:
         low = torch.tensor([[float(i)] for i in ids], dtype=torch.float64).reshape(len(ids), 1)
         scores = torch.tensor([score(i) for i in ids], dtype=torch.float64)
         zero = torch.zeros(len(ids), dtype=torch.int64)
-        return DomainBatch(low, low + 1, zero, torch.ones(len(ids)), scores, zero, zero[:, None][:, : len(ids) % 2])
+        return DomainBatch(
+            low,
+            low + 1,
+            zero,
+            torch.ones(len(ids)),
+            scores,
+            zero,
+            zero[:, None][:, : len(ids) % 2],
+            low.new_zeros(len(ids), 0, 2),
+        )
 
     def test_every_box_comes_out_once(self) -> None:
         g = torch.Generator().manual_seed(0)

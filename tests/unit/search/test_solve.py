@@ -14,9 +14,9 @@ from onnx import helper
 
 import vnnlib
 from tests import models, oracles
+from verifier import engine
 from verifier.budget import Budget
 from verifier.engine import solve
-from verifier.errors import ModelError
 from verifier.graph.ir import Graph, Node, Shape
 from verifier.graph.onnx_import import Model, load_model
 from verifier.options import AttackOptions, BoundOptions, Options
@@ -194,6 +194,41 @@ def test_verdicts_are_those_of_the_exact_programme(seed: int, kind: str, method:
         assert restarts or "branch and bound" in result.reason
 
 
+@pytest.mark.parametrize("kind", ["single", "several", "mixed"])
+@pytest.mark.parametrize("seed", range(4))
+def test_programmes_decide_shallow_networks(seed: int, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine's own mixed-integer programme, with no branch and bound before it, against the tests' one."""
+    monkeypatch.setattr(engine, "INPUT_SPLIT", 0)
+    monkeypatch.setattr(engine, "SHORT_TRY", 0.0)
+    decided = []
+    decide = engine.decide
+    monkeypatch.setattr(engine, "decide", lambda *args: decided.append(decide(*args)) or decided[-1])
+    rng = np.random.default_rng(seed)
+    network = net(40 + seed, (3, 12, 3))
+    case = Case(np.full(3, -0.5), np.full(3, 0.5), [_clause(rng, 3, 3, kind) for _ in range(2)])
+    margins = [network.worst(case, clause) for clause in case.clauses]
+    for by, sat in ((-GAP, False), (GAP, True)):
+        clauses = [moved(rows, t + by) for rows, t in zip(case.clauses, margins, strict=True)]
+        check(network.model(), form([Case(case.lower, case.upper, clauses)], 3, 3), options(), sat)
+    assert [impossible for impossible, _ in decided] == [True, False] and decided[1][1] is not None
+
+
+@pytest.mark.parametrize("neurons", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_float32_searches_and_float64_proves(seed: int, neurons: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same verdicts, a hair's breadth from the truth, by input and by neuron splits."""
+    monkeypatch.setattr(engine, "INPUT_SPLIT", 0 if neurons else 20)
+    monkeypatch.setattr(engine, "FEW_QUERIES", 0)
+    network = net(60 + seed)
+    rng = np.random.default_rng(seed)
+    case = Case(np.full(3, -0.4), np.full(3, 0.4), [_clause(rng, 3, 3, "single")])
+    margin = network.worst(case, case.clauses[0])
+    for by, sat in ((-GAP, False), (GAP, True)):
+        spec = form([Case(case.lower, case.upper, [moved(case.clauses[0], margin + by)])], 3, 3)
+        result = check(network.model(), spec, options(dtype="float32"), sat)
+        assert sat or result.settings["dtype"] == "float64"
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_rows_over_inputs_only_belong_to_their_case(seed: int) -> None:
     """The part of the box where x_0 - x_1 <= t: from none of it to all of it."""
@@ -222,10 +257,7 @@ def test_several_inputs() -> None:
         check(model, form([Case(case.lower, case.upper, [moved(case.clauses[0], by)])], 3, 3), options(), sat)
 
 
-INDEX = pytest.mark.xfail(strict=True, raises=ModelError, reason="the engine evaluates the index before it removes it")
-
-
-@pytest.mark.parametrize("last", ["Softmax", pytest.param("ArgMax", marks=INDEX)])
+@pytest.mark.parametrize("last", ["Softmax", "ArgMax"])
 @pytest.mark.parametrize("seed", range(3))
 def test_classes(last: str, seed: int) -> None:
     """ "Some other class wins somewhere": decided on the logits, against the exact programme."""

@@ -124,3 +124,13 @@ def test_studies_of_different_networks_are_refused():
     )
     with pytest.raises(ProblemError, match="another network"):
         verify_studies(studies, Options(), Budget.of(60))
+
+
+def test_the_engine_bounds_convolutional_semantic_pairs_by_zonotopes(tmp_path):
+    net = network.load(shipped.path())
+    example = sources.rendered(net, "test", 4, 5)[0]
+    study = prepare(net, example.image, example.target, MEDIUM, Coordinates(6.0))
+    result = by_files(study, folder=tmp_path)
+    assert (result.verdict.value, result.settings["method"]) == ("unsat", "zonotope")
+    tight = prepare(net, example.image, example.target, MEDIUM, Coordinates(1.0))
+    assert by_files(tight, folder=tmp_path).verdict.value == "sat"

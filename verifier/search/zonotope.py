@@ -1,0 +1,75 @@
+"""The bounding step of the search by zonotopes (`bounds.rounded`): for few inputs and convolutional networks."""
+
+from __future__ import annotations
+
+import torch
+
+from verifier.bounds.network import Network
+from verifier.bounds.rounded import EXACT, FLOOR, Twin, start, sweep_rounded
+from verifier.domains import DomainBatch
+from verifier.inputs import centre_radius
+from verifier.ops.conv import Conv
+from verifier.ops.kinds import LinearOp
+from verifier.ops.piecewise import Clip, Relu
+from verifier.rows import RowTable
+from verifier.search.bounding import Bounded
+
+BATCH = 8
+"""Boxes per step: each brings a hundred maps of its own, and the large first ones a thousand."""
+
+MOST_INPUTS = 3
+
+
+def suits(network: Network, table: RowTable) -> bool:
+    """Whether the problem is one that zonotopes are made for: few inputs, convolutions, Relu and Clip only."""
+    plain = all(isinstance(op, LinearOp | Relu | Clip) for op in network.ops)
+    deep = any(isinstance(op, Conv) for op in network.ops)
+    return plain and deep and network.n <= MOST_INPUTS and table.mixed is None and network.dtype == torch.float64
+
+
+def bound_zonotope(twin: Twin, table: RowTable, batch: DomainBatch) -> Bounded:
+    """Bounds of all rows on boxes whose inputs are the network's own."""
+    b, n = batch.lower.shape
+    centre, radius = centre_radius(batch.lower, batch.upper)
+    radius = (radius * (1 + 4 * EXACT)).clamp(min=1e-300)
+    eye = torch.eye(n, dtype=centre.dtype, device=centre.device).expand(b, n, n)
+    out, symbols, unstable = sweep_rounded(twin, start(torch.zeros_like(centre), eye, centre, radius, twin.fast.dtype))
+    row, rhs, clause = table.row[batch.query], table.rhs[batch.query], table.clause[batch.query]
+    slopes = out.core[:, 1:].gather(2, row[:, None].expand(-1, n, -1)).transpose(1, 2)
+    rest = torch.cat([out.radius[:0], *out.maps]).abs().double()
+    owner, ids = (torch.cat([batch.query[:0], *parts]) for parts in (out.owner, out.ids))
+    noise = out.radius.double().index_add_(0, owner, rest)
+    noise = (noise * (1 + (len(rest) + 4) * EXACT)).gather(1, row)
+    value, spread = out.core[:, 0].gather(1, row), slopes.abs().sum(2) + noise
+    coefficients = slopes / radius[:, None]
+    shift = torch.bmm(coefficients, centre[:, :, None])[:, :, 0]
+    finite = torch.where(torch.isinf(rhs), 0.0, rhs.abs())
+    margin = 16 * EXACT * (value.abs() + spread + shift.abs() + finite) + FLOOR
+    low = torch.nan_to_num(value - spread - rhs - margin, nan=-torch.inf)
+    scores = table.clause_scores(low, batch.query)
+    worst = scores.amin(1)
+    critical = low.masked_fill(clause != scores.argmin(1)[:, None], -torch.inf).argmax(1, keepdim=True)
+    blame = slopes.abs().gather(1, critical[:, :, None].expand(-1, 1, n))[:, 0]
+    at_row = rest.gather(1, row.gather(1, critical)[owner])
+    blame = blame.index_add(0, owner, at_row * symbols.share().to(at_row)[ids])
+    blame = torch.nan_to_num(blame, nan=0.0) * (batch.upper > batch.lower)
+    keep = (~(worst > 0)).nonzero()[:, 0]
+    constant = value - shift - noise - rhs - margin
+    none = low[keep][:, :0]
+    return Bounded(
+        alive=keep,
+        value=worst[keep],
+        scores=scores[keep],
+        low=low[keep],
+        clause=clause[keep],
+        coefficients=coefficients[keep],
+        constant=constant[keep],
+        unstable=unstable[keep],
+        branch=blame[keep],
+        neuron=torch.full_like(keep, -1),
+        sign_coefficients=coefficients[keep][:, :0],
+        sign_constant=none,
+        known=batch.known[keep],
+        values=worst,
+        unstable_at={},
+    )
