@@ -71,8 +71,7 @@ def slope_oracle(
     """How strongly the relaxation of each pre-activation enters a bound of the outputs: (n, m, 1, *rest), >= 0.
 
     Mean over all outputs, each bounded from below and from above, of the absolute coefficient that the row going back
-    has
-    at the output of the neuron. Our choice: the criterion knows no property, so every side of every output counts.
+    has at the output of the neuron. Our choice: the criterion knows no property, so every side of every output counts.
     Values that no non-linear operator reads get 0.
     """
     import torch

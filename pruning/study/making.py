@@ -2,8 +2,7 @@
 
 Pruned networks are chains of Conv, Relu, Flatten and Gemm (`cnn7` is). They are trained as they are, with the loop,
 the augmentation and the loss of the dense network; from new weights (small-scratch) with batch normalisation behind
-each
-convolution, as the dense network had. Fine-tuning starts at a tenth of the rate and follows a cosine.
+each convolution, as the dense network had. Fine-tuning starts at a tenth of the rate (`fine`) and follows a cosine.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from torch import nn
 
@@ -32,16 +30,14 @@ from verifier.training import train as training
 from verifier.training.export import to_onnx
 from verifier.training.models import Architecture, Pixels, build
 
-FINE = 0.1
-"""Rate of fine-tuning, as a share of the training rate."""
-
 SCORED = {"usn-cert": 24, "looseness": 8}
 """Images that scores with proved bounds are computed on; every other criterion gets `calibration` of them."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The key `network` of a study file. images, batch, rate: of training; calibration: images for scores."""
+    """The key `network` of a study file. images, batch, rate: of training; fine: share of that rate in
+    fine-tuning; calibration: images for scores."""
 
     name: str = "cnn7"
     width: int = 8
@@ -49,6 +45,7 @@ class Settings:
     images: int = 20_000
     batch: int = 128
     rate: float = 4e-3
+    fine: float = 0.1
     calibration: int = 256
 
     @staticmethod
@@ -60,11 +57,11 @@ class Settings:
                 raise StudyFileError(
                     f"network: unknown key '{key}'; expected one of {', '.join(Settings.__dataclass_fields__)}"
                 )
-            if not isinstance(value, float | int if key == "rate" else str if key == "name" else int):
+            if not isinstance(value, float | int if key in ("rate", "fine") else str if key == "name" else int):
                 raise StudyFileError(f"network.{key}: found {value!r}, expected a value like {known.default!r}")
         made = Settings(**given)
-        if min(made.width, made.size, made.images, made.batch, made.rate, made.calibration) <= 0:
-            raise StudyFileError("network: width, size, images, batch, rate and calibration must be above 0")
+        if min(made.width, made.size, made.images, made.batch, made.rate, made.fine, made.calibration) <= 0:
+            raise StudyFileError("network: width, size, images, batch, rate, fine and calibration must be above 0")
         return made
 
 
@@ -109,7 +106,7 @@ class Maker:
         """See `hands.FineTune`."""
         torch.manual_seed(seed)
         tuned = chain(api.load(model), self.settings.size, fresh=False)
-        self._fit(tuned, epochs, FINE * self.settings.rate, seed + 500_000)
+        self._fit(tuned, epochs, self.settings.fine * self.settings.rate, seed + 500_000)
         self._write(tuned, out)
 
     def prune(
@@ -161,8 +158,7 @@ class Maker:
         return (((a + b) / 2 + (b - a) / 2 * u[0]) * images + (c + d) / 2 + (d - c) / 2 * u[1]).clamp(0.0, 1.0)
 
     def _write(self, model: nn.Sequential, out: Path) -> None:
-        onnx_bytes: onnx.ModelProto = to_onnx(model, self.arch)
-        out.write_bytes(onnx_bytes.SerializeToString())
+        out.write_bytes(to_onnx(model, self.arch).SerializeToString())
 
 
 def chain(net: Net, size: int, fresh: bool) -> nn.Sequential:

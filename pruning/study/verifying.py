@@ -36,8 +36,7 @@ POINTS = 2000
 """Random points of the rectangle that a certified image has to survive in ONNX Runtime."""
 
 AUDITED = 500
-"""Random points inside certified cells, and as many inside refuted ones, evaluated in float64
-(`coverage_search.audit`)."""
+"""Random points inside certified cells, and as many inside refuted ones, in float64 (`coverage_search.audit`)."""
 
 NOISE = 1e-3
 """Pixels by which a sample may miss the tolerance because float32 inference rounds; real violations are larger."""
