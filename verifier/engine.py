@@ -255,7 +255,9 @@ class _Run:
             return replace(exact, tally=outcome.tally)
         again = self.branch(outcome.rest, strategy)
         again.tally.boxes += outcome.tally.boxes
-        return again
+        again.tally.stuck += outcome.tally.stuck  # boxes that were given up stay open, whoever proves the others
+        given_up = max(0.0, outcome.open_share - float(outcome.rest.share.sum()) / self.problem.queries)
+        return replace(again, open_share=again.open_share + given_up)
 
     def branch(self, first: DomainBatch, strategy: Strategy) -> Outcome:
         """Branch and bound; running out of time in the middle of a step leaves everything open."""
@@ -268,7 +270,11 @@ class _Run:
         """The queries decided by mixed-integer programs, or None where a program is not possible or not conclusive."""
         for q in queries:
             box = whole(self.lower, self.upper).select(slice(q, q + 1))
-            known = sweep(self.network, box.lower, box.upper, box.query, self.inputs, self.plan.method)
+            try:
+                where = box.lower, box.upper, box.query, self.inputs
+                known = sweep(self.network, *where, self.plan.method, self.budget.expired)
+            except OutOfTime:
+                return None
             program = formulate(self.network, known, 0, box.lower, box.upper)
             if program is None:
                 return None

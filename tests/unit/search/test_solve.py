@@ -16,11 +16,13 @@ import vnnlib
 from tests import models, oracles
 from verifier import engine
 from verifier.budget import Budget
+from verifier.domains import DomainBatch
 from verifier.engine import solve
 from verifier.graph.ir import Graph, Node, Shape
 from verifier.graph.onnx_import import Model, load_model
 from verifier.options import AttackOptions, BoundOptions, Options
 from verifier.result import Result, Verdict
+from verifier.search.bab import Outcome, Strategy, Tally
 from vnnlib import Case, NormalForm, Row
 
 GAP = 2e-3  # distance of every property from its true minimum; far above rounding, small against the outputs
@@ -344,3 +346,22 @@ def test_cancellation_is_no_proof(top: float) -> None:
     spec = form([Case(np.zeros(1), np.array([top]), [[Row({}, {0: -1.0}, -(top - 1e-9))]])], 1, 1)
     result = solve(network.model(), spec, options(), Budget.of(3))
     assert result.verdict is not Verdict.UNSAT
+
+
+def test_boxes_given_up_in_the_short_try_are_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first search gives a box up and leaves another one, which the second search proves: that is no `unsat`."""
+    calls = []
+
+    def search(first: DomainBatch, strategy: Strategy) -> Outcome:
+        calls.append(len(first))
+        if len(calls) == 1:
+            return Outcome(None, 1.0, Tally(boxes=2, stuck=1), replace(first, share=first.share / 2))
+        return Outcome(None, 0.0, Tally(boxes=1), None)
+
+    monkeypatch.setattr(engine, "INPUT_SPLIT", 0)
+    monkeypatch.setattr(engine, "formulate", lambda *args: None)
+    monkeypatch.setattr(engine, "search", search)
+    spec = form([Case(np.zeros(3), np.ones(3), [[Row({}, {0: -1.0}, -1e3)]])], 3, 3)
+    result = solve(net(0).model(), spec, options(), Budget.of(20))
+    assert calls == [1, 1] and result.verdict is Verdict.UNKNOWN
+    assert result.open_fraction == 0.5 and result.counters["boxes"] == 3
