@@ -239,11 +239,13 @@ def test_float32_searches_and_float64_proves(seed: int, neurons: bool, monkeypat
         assert sat or result.settings["dtype"] == "float64"
 
 
+@pytest.mark.parametrize("shallow", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-def test_rows_over_inputs_only_belong_to_their_case(seed: int) -> None:
+def test_rows_over_inputs_only_belong_to_their_case(seed: int, shallow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The part of the box where x_0 - x_1 <= t: from none of it to all of it."""
+    monkeypatch.setattr(engine, "INPUT_SPLIT", 0 if shallow else 20)
     rng = np.random.default_rng(seed)
-    network = net(10 + seed)
+    network = net(10 + seed, (3, 10, 3) if shallow else (3, 6, 6, 3))
     clause = _clause(rng, 3, 3, "several")
     box = np.full(3, -0.4), np.full(3, 0.4)
     alone = network.worst(Case(*box, [clause]), clause)
