@@ -115,6 +115,7 @@ def _run_one(args: argparse.Namespace, started: float) -> int:
         report.check_writable(path)
     process.keep_freed_memory()
     process.wait_without_spinning()
+    process.keep_imports()
     deadline = Budget().deadline if options.timeout is None else started + options.timeout
     budget = Budget(deadline, available_memory())
 

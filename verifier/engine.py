@@ -212,7 +212,9 @@ class _Run:
         witness = self.attack() if few else None
         if witness is not None:
             return self.finish(Verdict.SAT, "found by sampling and projected gradient descent", witness=witness)
-        first = whole(self.lower, self.upper, self.kept_neurons()) if first is None else first
+        if first is None:
+            first = whole(self.lower, self.upper, self.kept_neurons())
+            first = zonotope.halved(first) if self.zonotope else first
         strategy = Strategy(
             bound=self.zonotopes() if self.zonotope else self.chooser(),
             try_points=self.try_points,
@@ -332,6 +334,9 @@ class _Run:
         restarts, steps = self.options.attack.restarts, self.options.attack.steps
         if restarts == 0:
             return None
+        if self.zonotope:
+            # with so few inputs the search's own points are as good as a descent, and cost next to nothing
+            return None if boxes is not None else self.try_points(*zonotope.grid(self.lower, self.upper))
         self.attacks += 1
         until = self.budget.clock() + 0.05 * min(self.budget.remaining(), 100.0)
         where = boxes if boxes is not None else whole(self.lower, self.upper)
