@@ -178,6 +178,7 @@ def fingerprint(family: Family) -> str:
         family.table.row,
         family.table.rhs,
         family.table.clause,
+        *(() if family.slack is None else (family.slack,)),
     ]
     for op in family.twin.exact.ops:
         digest.update(op.node.op.encode())
@@ -260,6 +261,14 @@ def _check(path: Path, state: State, family: Family) -> None:
     good = good and (cells.index < (1 << cells.level.astype(np.int64))).all()
     if not good or any(total != 1 for total in grid.area(cells, family.members)):
         raise ProblemError(f"{path}: the cells do not tile the boxes; the file is damaged")
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder whose parent exists; OutputError if that fails."""
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {path}: {error.strerror}") from None
 
 
 def write_json(path: Path, found: Sequence[Coverage], settings: dict[str, object]) -> None:

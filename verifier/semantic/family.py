@@ -39,7 +39,8 @@ class Family:
     """`offset` (Q, n), `matrix` (Q, d, n): x = offset + p @ matrix; `lower`, `upper` (Q, d); all float64 on one device.
 
     The boxes are the hull of the stated bounds and their nearest float32 numbers, as for files. `names` and `identity`
-    (d,) describe the parameters where they are known; `shared` is the model file behind `twin`.
+    (d,) describe the parameters where they are known. `slack` (Q, n): how far x may lie beside that map (inputs of a
+    file that are fixed, up to rounding), None where nowhere.
     """
 
     twin: Twin
@@ -52,6 +53,7 @@ class Family:
     names: tuple[str, ...]
     identity: np.ndarray | None
     titles: tuple[str, ...]
+    slack: Tensor | None = None
 
     @property
     def members(self) -> int:
@@ -83,16 +85,24 @@ class Family:
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """ONNX Runtime on the member's own file: the last word on its counterexamples. Built when first asked."""
+    """ONNX Runtime on the member's own file: the last word on its counterexamples. Built when first asked.
+
+    Of a study, or of one case of a pair of files, whose inputs are `rest` but for the `columns` that vary.
+    """
 
     study: Study | None = None
     replay: Replay | None = None
     case: int = 0
+    rest: np.ndarray | None = None
+    columns: np.ndarray | None = None
 
     def __call__(self, points: np.ndarray) -> Witness | None:
         """The first of the points (M, d) that violates the member's own specification in its own file."""
         if self.replay is not None:
-            return self.replay(points, np.full(len(points), self.case, np.int64))
+            assert self.rest is not None
+            full = np.repeat(self.rest[None], len(points), axis=0)
+            full[:, self.columns] = points
+            return self.replay(full, np.full(len(points), self.case, np.int64))
         if "own" not in self.__dict__:
             object.__setattr__(self, "own", self._open())
         model, form, session = self.__dict__["own"]
@@ -163,15 +173,20 @@ def from_studies(studies: Sequence[Study], device: torch.device, seed: int = 0) 
     )
 
 
-def from_files(model: Model, form: vnnlib.NormalForm, device: torch.device, seed: int = 0) -> Family:
+def from_files(
+    model: Model, form: vnnlib.NormalForm, device: torch.device, seed: int = 0, most: int = MAX_INPUTS
+) -> Family:
     """A pair of files as a family: one member per different input box; cases with the same box are joined by OR.
 
+    Inputs that the specification fixes do not vary; the width that rounding to float32 gives them is `slack`.
+
     Raises:
-        ProblemError: model and specification do not fit, or rows speak about inputs, or too many inputs vary.
+        ProblemError: model and specification do not fit, or rows speak about inputs, or more than `most` inputs vary.
         UnsoundError: the imported network and ONNX Runtime disagree.
     """
     if form.n_cases == 0:
         raise ProblemError("the input set of the specification is empty: there is nothing to cover")
+    _check_inputs(max(1, int((form.upper > form.lower).any(0).sum())), most)
     problem = assemble(model, form)
     if problem.graph.opaque:
         raise ProblemError(f"node '{problem.graph.opaque[0].source}' has no bound rule, so nothing can be certified")
@@ -179,31 +194,41 @@ def from_files(model: Model, form: vnnlib.NormalForm, device: torch.device, seed
         raise ProblemError(
             "the specification mixes inputs and outputs in one row; coverage needs rows over outputs only"
         )
-    _check_inputs(problem.lower.shape[1])
     session = Session(model)
     replay = Replay(model, form, problem, session)
     rng = np.random.default_rng(seed)
     p = problem.lower[0] + (problem.upper[0] - problem.lower[0]) * rng.random((3, problem.lower.shape[1]))
     compare(model, model.graph, replay.snap(p, np.zeros(3, np.int64)))
     first, rows = _join_cases(problem.lower, problem.upper, problem.rows)
-    n = problem.lower.shape[1]
+    lower, upper = problem.lower[first], problem.upper[first]
+    columns = np.unique(problem.free[problem.free >= 0])
+    columns = columns if len(columns) else np.zeros(1, np.int64)
+    offset, slack = lower + (upper - lower) / 2, np.nextafter((upper - lower) / 2, np.inf)
+    offset[:, columns] = slack[:, columns] = 0.0
+    matrix = np.zeros((len(columns), lower.shape[1]))
+    matrix[np.arange(len(columns)), columns] = 1.0
     return Family(
         Twin.of(problem.graph, device),
-        torch.zeros(len(first), n, dtype=torch.float64, device=device),
-        torch.eye(n, dtype=torch.float64, device=device).expand(len(first), n, n),
-        _tensor(problem.lower[first], device),
-        _tensor(problem.upper[first], device),
+        _tensor(offset, device),
+        _tensor(np.repeat(matrix[None], len(first), 0), device),
+        _tensor(lower[:, columns], device),
+        _tensor(upper[:, columns], device),
         RowTable.from_rows(rows, torch.float64, device),
-        tuple(Judge(replay=replay, case=int(i)) for i in first),
-        tuple(f"X_{i}" for i in problem.kept),
+        tuple(
+            Judge(replay=replay, case=int(i), rest=row, columns=columns) for i, row in zip(first, offset, strict=True)
+        ),
+        tuple(f"X_{i}" for i in problem.kept[columns]),
         None,
         tuple(f"box {i}" for i in range(len(first))),
+        _tensor(slack, device) if slack.any() else None,
     )
 
 
-def _check_inputs(d: int) -> None:
-    if d > MAX_INPUTS:
-        raise ProblemError(f"{d} inputs vary; this search is made for at most {MAX_INPUTS}")
+def _check_inputs(d: int, most: int = MAX_INPUTS) -> None:
+    if d > most:
+        raise ProblemError(
+            f"{d} inputs vary, coverage is made for at most {most}; fix the others, or ask for a verdict"
+        )
 
 
 def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
@@ -292,6 +317,9 @@ def bound_cells(family: Family, lower: Tensor, upper: Tensor, query: Tensor) -> 
     centre, radius = centre_radius(lower, upper)
     radius = radius * (1 + 4 * _EPS)
     first = start(family.offset[query], family.matrix[query], centre, radius, family.twin.fast.dtype)
+    if family.slack is not None:
+        rounded = family.slack[query].to(first.radius.dtype) * (1 + 4 * ulp(first.radius.dtype))
+        first = replace(first, radius=(first.radius + rounded) * (1 + 4 * ulp(first.radius.dtype)))
     return _rows(family.table, *sweep_rounded(family.twin, first), query)
 
 
