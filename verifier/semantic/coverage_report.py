@@ -175,9 +175,7 @@ def fingerprint(family: Family) -> str:
         family.upper,
         family.offset,
         family.matrix,
-        family.table.row,
-        family.table.rhs,
-        family.table.clause,
+        *family.conditions.tensors(),
         *(() if family.slack is None else (family.slack,)),
     ]
     for op in family.twin.exact.ops:

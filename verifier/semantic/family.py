@@ -1,14 +1,14 @@
 """Many problems with few parameters over one shared network, as arrays: what verdict and coverage searches run on.
 
-A member q of a family is a box of parameters p (d,), an affine map from p to the network's input, and a violation: an
-OR of clauses, each an AND of rows  z[row] <= rhs  over the shared output z. Members come from studies (the images
+A member q of a family is a box of parameters p (d,), an affine map from p to the network's input, and a violation
+over the shared output z (see `conditions`). Members come from studies (the images
 of one network, nothing is written to disk) or from one ordinary pair of files (one member per input box).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,8 +17,9 @@ from torch import Tensor
 import vnnlib
 from verifier.assemble import assemble
 from verifier.attack.replay import Replay
-from verifier.bounds.rounded import FLOOR, MAX_INPUTS, Symbols, Twin, Zonotope, start, sweep_rounded
+from verifier.bounds.rounded import MAX_INPUTS, Twin, start, sweep_rounded
 from verifier.errors import ProblemError
+from verifier.graph.ir import Graph
 from verifier.graph.onnx_import import Model, load_model
 from verifier.inputs import centre_radius
 from verifier.passes.flatten_io import flatten_io
@@ -28,6 +29,9 @@ from verifier.result import Witness
 from verifier.rows import RowTable
 from verifier.runtime import Session, compare
 from verifier.semantic.batch import Query, batch
+from verifier.semantic.conditions import CellBounds, Conditions, LinearRows
+from verifier.semantic.map_conditions import BudgetConditions, WindowConditions
+from verifier.semantic.maps import MapBudget, Windows
 from verifier.semantic.study import Study
 from verifier.tolerance import ulp
 
@@ -48,7 +52,7 @@ class Family:
     matrix: Tensor
     lower: Tensor
     upper: Tensor
-    table: RowTable
+    conditions: Conditions
     judges: tuple[Judge, ...]
     names: tuple[str, ...]
     identity: np.ndarray | None
@@ -76,11 +80,14 @@ class Family:
         return x.to(self.twin.fast.dtype)
 
     def margins(self, p: Tensor, query: Tensor, exact: bool = False) -> Tensor:
-        """Least clause margin (M,) at points, in the network's own arithmetic: <= 0 where the property is violated."""
+        """Least margin (M,) at points, in the network's own arithmetic: <= 0 where the property is violated."""
+        return self.span(p, query, 0.0, exact)[0]
+
+    def span(self, p: Tensor, query: Tensor, leeway: float, exact: bool = False) -> tuple[Tensor, Tensor]:
+        """Least and largest margin (M,) at points if every output may be off by `leeway`."""
         network = self.twin.exact if exact else self.twin.fast
         z = network.forward(self.points(p, query).to(network.dtype)).double()
-        rows = z.gather(1, self.table.row[query]) - self.table.rhs[query]
-        return self.table.clause_scores(rows, query).amin(1)
+        return self.conditions.span(z, query, leeway)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,28 +113,39 @@ class Judge:
         if "own" not in self.__dict__:
             object.__setattr__(self, "own", self._open())
         model, form, session = self.__dict__["own"]
-        x = _snap(points, form, model)
+        x = self._inside(points, model, form)
         for point, value in zip(x, session.run(x), strict=True):
-            if np.isfinite(value).all() and _judged(form, model).holds(point, value):
+            if np.isfinite(value).all() and self._broken(point, value, model, form):
                 return Witness(point.astype(np.float64), value.astype(np.float64))
         return None
 
-    def _open(self) -> tuple[Model, vnnlib.NormalForm, Session]:
+    def _open(self) -> tuple[Model, vnnlib.NormalForm | None, Session]:
+        """The member's own network and specification; of heatmaps, the property itself, which needs no rows."""
         assert self.study is not None
         model = load_model(self.study.model().SerializeToString())
+        if self.study.compiled.maps is not None:
+            return model, None, Session(model)
         return model, vnnlib.normalise(vnnlib.loads(self.study.spec())), Session(model)
+
+    def _inside(self, points: np.ndarray, model: Model, form: vnnlib.NormalForm | None) -> np.ndarray:
+        """Points inside the stated bounds that the model's input type can hold (see `attack.replay`)."""
+        assert self.study is not None
+        box = self.study.perturbation.box if form is None else np.stack([form.lower[0], form.upper[0]], 1)
+        if not _single(model):
+            return np.clip(points, box[:, 0], box[:, 1])
+        low, high = vnnlib.float32_inside(box[None, :, 0], box[None, :, 1])
+        return np.clip(points.astype(np.float32), low, high).astype(np.float64)
+
+    def _broken(self, point: np.ndarray, value: np.ndarray, model: Model, form: vnnlib.NormalForm | None) -> bool:
+        assert self.study is not None
+        if form is not None:
+            return bool(_judged(form, model).holds(point, value))
+        maps = self.study.compiled.maps
+        return maps is not None and bool(maps.violated(value.reshape(-1).astype(np.float64)))
 
 
 def _single(model: Model) -> bool:
     return all(info.dtype == np.float32 for info in model.input_infos)
-
-
-def _snap(points: np.ndarray, form: vnnlib.NormalForm, model: Model) -> np.ndarray:
-    """Points inside the stated bounds that the model's input type can hold (see `attack.replay`)."""
-    if not _single(model):
-        return np.clip(points, form.lower[0], form.upper[0])
-    low, high = vnnlib.float32_inside(form.lower[:1], form.upper[:1])
-    return np.clip(points.astype(np.float32), low, high).astype(np.float64)
 
 
 def _judged(form: vnnlib.NormalForm, model: Model) -> vnnlib.NormalForm:
@@ -152,20 +170,18 @@ def from_studies(studies: Sequence[Study], device: torch.device, seed: int = 0) 
     _check_inputs(d)
     model = load_model(shared.SerializeToString())
     _compare(model, queries, seed)
-    graph = flatten_io(model.graph)
-    matrix, rows = _stack(queries, graph.n_outputs)
-    twin = Twin.of(simplify(append_rows(graph, matrix)), device)
+    graph, conditions = _conditions(flatten_io(model.graph), queries, device)
     box = np.stack([q.box for q in queries])
     low, high = box[:, :, 0], box[:, :, 1]
     if _single(model):
         low, high = vnnlib.float32_hull(low, high)
     return Family(
-        twin,
+        Twin.of(simplify(graph), device),
         _tensor(np.stack([q.offset for q in queries]), device),
         _tensor(np.stack([q.matrix.T for q in queries]), device),
         _tensor(low, device),
         _tensor(high, device),
-        RowTable.from_rows(rows, torch.float64, device),
+        conditions,
         tuple(Judge(study=q.study) for q in queries),
         queries[0].study.perturbation.names,
         queries[0].study.perturbation.identity,
@@ -213,7 +229,7 @@ def from_files(
         _tensor(np.repeat(matrix[None], len(first), 0), device),
         _tensor(lower[:, columns], device),
         _tensor(upper[:, columns], device),
-        RowTable.from_rows(rows, torch.float64, device),
+        LinearRows(RowTable.from_rows(rows, torch.float64, device)),
         tuple(
             Judge(replay=replay, case=int(i), rest=row, columns=columns) for i, row in zip(first, offset, strict=True)
         ),
@@ -243,6 +259,21 @@ def _compare(model: Model, queries: Sequence[Query], seed: int) -> None:
         p = query.box[:, 0] + (query.box[:, 1] - query.box[:, 0]) * rng.random(len(query.box))
         points.append(query.offset + query.matrix @ p)
     compare(model, model.graph, np.stack(points))
+
+
+def _conditions(graph: Graph, queries: Sequence[Query], device: torch.device) -> tuple[Graph, Conditions]:
+    """The network whose outputs the violations speak about, and the violations."""
+    maps = [query.study.compiled.maps for query in queries]
+    windows = [m for m in maps if isinstance(m, Windows)]
+    budgets = [m for m in maps if isinstance(m, MapBudget)]
+    if len(windows) == len(maps):
+        return graph, WindowConditions.of(windows, device)
+    if len(budgets) == len(maps):
+        return graph, BudgetConditions.of(budgets, device)
+    if windows or budgets:
+        raise ProblemError("the studies ask different kinds of questions about heatmaps; a family shares one")
+    matrix, rows = _stack(queries, graph.n_outputs)
+    return append_rows(graph, matrix), LinearRows(RowTable.from_rows(rows, torch.float64, device))
 
 
 def _stack(queries: Sequence[Query], n_outputs: int) -> tuple[np.ndarray, Rows]:
@@ -281,37 +312,6 @@ def _join_cases(lower: np.ndarray, upper: np.ndarray, rows: Rows) -> tuple[np.nd
     return first, Rows(row, rhs, clause, strict, counts, None)
 
 
-@dataclass(frozen=True, eq=False)
-class CellBounds:
-    """What is proven about B boxes. For row k:  low <= z[row] - rhs <= high  everywhere on the box, float64 (B, K).
-
-    `slopes` (B, K, d) and `noise` (B, K): the row is  centre + sum_i slopes[i] e_i  within noise, e in [-1, 1]^d;
-    `middle` (B, K) is that centre minus rhs. `scores` (B, C): lower bound of each clause's best row; `worst` (B,) the
-    least of them: positive proves the box safe. `reached` (B,): negative when some clause holds everywhere on the box.
-    `critical` (B,) is the best row of the worst clause, `blame` (B, d) how much of its variation and noise is due to
-    each input, `unstable` (B,) the number of neurons that are not affine on the box.
-    """
-
-    low: Tensor
-    middle: Tensor
-    slopes: Tensor
-    noise: Tensor
-    scores: Tensor
-    worst: Tensor
-    reached: Tensor
-    critical: Tensor
-    blame: Tensor
-    unstable: Tensor
-
-    def select(self, which: Tensor) -> CellBounds:
-        """The boxes named by a mask or indices."""
-        return CellBounds(*(getattr(self, item.name)[which] for item in fields(self)))
-
-    def to(self, device: torch.device) -> CellBounds:
-        """The same on another device."""
-        return CellBounds(*(getattr(self, item.name).to(device) for item in fields(self)))
-
-
 def bound_cells(family: Family, lower: Tensor, upper: Tensor, query: Tensor) -> CellBounds:
     """Bounds of all rows on parameter boxes (B, d), float64, of members (B,); nothing here has to be rechecked."""
     centre, radius = centre_radius(lower, upper)
@@ -320,37 +320,4 @@ def bound_cells(family: Family, lower: Tensor, upper: Tensor, query: Tensor) -> 
     if family.slack is not None:
         rounded = family.slack[query].to(first.radius.dtype) * (1 + 4 * ulp(first.radius.dtype))
         first = replace(first, radius=(first.radius + rounded) * (1 + 4 * ulp(first.radius.dtype)))
-    return _rows(family.table, *sweep_rounded(family.twin, first), query)
-
-
-def _rows(table: RowTable, out: Zonotope, symbols: Symbols, unstable: Tensor, query: Tensor) -> CellBounds:
-    row, rhs, d = table.row[query], table.rhs[query], symbols.inputs
-    value = out.core[:, 0].gather(1, row)
-    slopes = out.core[:, 1:].gather(2, row[:, None].expand(-1, d, -1)).transpose(1, 2)
-    rest = torch.cat([out.radius[:0], *out.maps]).abs().double()
-    owner, ids = (torch.cat([query[:0], *parts]) for parts in (out.owner, out.ids))
-    noise = out.radius.double().index_add_(0, owner, rest)
-    noise = (noise * (1 + (len(rest) + 4) * _EPS)).gather(1, row)
-    spread = slopes.abs().sum(2) + noise
-    margin = 16 * _EPS * (value.abs() + spread + torch.where(torch.isinf(rhs), 0.0, rhs.abs())) + FLOOR
-    middle = value - rhs
-    low = torch.nan_to_num(middle - spread - margin, nan=-torch.inf)
-    high = torch.nan_to_num(middle + spread + margin, nan=torch.inf)
-    scores = table.clause_scores(low, query)
-    critical = low.masked_fill(table.clause[query] != scores.argmin(1)[:, None], -torch.inf).argmax(1, keepdim=True)
-    blame = slopes.abs().gather(1, critical[:, :, None].expand(-1, 1, d))[:, 0]
-    at_row = rest.gather(1, row.gather(1, critical)[owner])
-    share = symbols.share().to(at_row)[ids]
-    blame = blame.index_add(0, owner, at_row * share)
-    return CellBounds(
-        low,
-        middle,
-        slopes,
-        noise + margin,
-        scores,
-        scores.amin(1),
-        table.clause_scores(high, query).amin(1),
-        critical[:, 0],
-        blame,
-        unstable,
-    )
+    return family.conditions.bound(*sweep_rounded(family.twin, first), query)
