@@ -71,6 +71,12 @@ class CellBounds:
         scores = clause_best(low, clause, self.floor[parent])
         return scores.amin(1), clause_best(high, clause, self.ceiling[parent]).amin(1)
 
+    def decisive(self, low: Tensor, high: Tensor, parent: Tensor) -> Tensor:
+        """The row (N,) that decides on parts of boxes, see `settled`: that of the whole box, unless something better
+        is known.
+        """
+        return self.critical[parent]
+
     def clip(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """The part of each box (B, d) where the rows leave a violation possible."""
         radius = ((upper - lower) / 2).clamp(min=1e-300)

@@ -206,40 +206,36 @@ def settle_parts(
     bounds = bounds.to(torch.device("cpu"))
     centre, radius = (lower + upper) / 2, ((upper - lower) / 2).clamp(min=1e-300)
     part, parent = cells, torch.arange(len(cells))
-    steep = _steep(bounds, torch.ones_like(radius), torch.arange(len(cells)))
-    noise = bounds.noise.gather(1, bounds.critical[:, None])[:, 0]
+    steep, noise = _steep(bounds, torch.ones_like(radius), parent, bounds.critical)
     noisy = (steep.sum(1) <= noise) | torch.from_numpy(cells.depth >= depth)
     if noisy.any():
         here = noisy.numpy()
         count = halvings(bounds.select(noisy), width.cpu()[noisy]).numpy()
         push(cells.select(here).split(_allowed(count, cells.select(here), depth)))
-    part, parent = part.select(~noisy.numpy()), parent[~noisy]
-    reach = torch.ones(len(parent), radius.shape[1], dtype=torch.float64)
+    part, parent, steep = part.select(~noisy.numpy()), parent[~noisy], steep[~noisy]
     for _ in range(PART_ROUNDS):
         if len(part) == 0:
             return
-        dimension = _steep(bounds, reach, parent).argmax(1)
-        part, parent = _halves(part, dimension.numpy()), parent.repeat(2)
+        part, parent = _halves(part, steep.argmax(1).numpy()), parent.repeat(2)
         low, high = (torch.from_numpy(a) for a in part.corners(family.lower.cpu().numpy(), family.upper.cpu().numpy()))
         pad = 16 * _EPS * (low.abs() + high.abs() + centre[parent].abs()) / radius[parent] + 8 * _EPS
         middle = ((low + high) / 2 - centre[parent]) / radius[parent]
         reach = (high - low) / (2 * radius[parent]) + pad
-        certified, refuted = _linear_verdict(bounds, middle, reach, parent)
+        certified, refuted, critical = _linear_verdict(bounds, middle, reach, parent)
         settle(part.select(certified.numpy()), CERTIFIED)
         settle(part.select(refuted.numpy()), REFUTED)
-        more = (_steep(bounds, reach, parent).sum(1) > noise[parent]) & torch.from_numpy(part.depth < depth)
+        steep, noise = _steep(bounds, reach, parent, critical)
+        more = (steep.sum(1) > noise) & torch.from_numpy(part.depth < depth)
         left = ~(certified | refuted)
         push(part.select((left & ~more).numpy()))
         keep = left & more
-        part, parent, reach = part.select(keep.numpy()), parent[keep], reach[keep]
+        part, parent, steep = part.select(keep.numpy()), parent[keep], steep[keep]
     push(part)
 
 
-def _steep(bounds: CellBounds, reach: Tensor, parent: Tensor) -> Tensor:
-    """How much the linear part of the critical row varies along each input: (P, d)."""
-    d = reach.shape[1]
-    row = bounds.slopes.gather(1, bounds.critical[:, None, None].expand(-1, 1, d))[:, 0]
-    return row[parent].abs() * reach
+def _steep(bounds: CellBounds, reach: Tensor, parent: Tensor, critical: Tensor) -> tuple[Tensor, Tensor]:
+    """How much the linear part of the critical row varies along each input, (P, d), and its noise (P,)."""
+    return bounds.slopes[parent, critical].abs() * reach, bounds.noise[parent, critical]
 
 
 def _halves(cells: Cells, dimension: np.ndarray) -> Cells:
@@ -253,14 +249,18 @@ def _halves(cells: Cells, dimension: np.ndarray) -> Cells:
     return grid.join([Cells(cells.query, level, index), Cells(cells.query, level.copy(), upper)])
 
 
-def _linear_verdict(bounds: CellBounds, middle: Tensor, reach: Tensor, parent: Tensor) -> tuple[Tensor, Tensor]:
-    """Certified and refuted parts: `middle` +- `reach` (P, d) in units of the parents' radii."""
+def _linear_verdict(bounds: CellBounds, middle: Tensor, reach: Tensor, parent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Certified and refuted parts, and the row that decides on each.
+
+    `middle` +- `reach` (P, d): the parts in units of their parents' radii.
+    """
     slopes = bounds.slopes[parent]
     value = bounds.middle[parent] + torch.bmm(slopes, middle[:, :, None])[:, :, 0]
     swing = torch.bmm(slopes.abs(), reach[:, :, None])[:, :, 0] + bounds.noise[parent]
     rounding = 16 * _EPS * (bounds.middle[parent].abs() + bounds.slopes[parent].abs().sum(2) + swing) + FLOOR
-    worst, reached = bounds.settled(*between(value, swing + rounding), parent)
-    return worst > 0, reached < 0
+    low, high = between(value, swing + rounding)
+    worst, reached = bounds.settled(low, high, parent)
+    return worst > 0, reached < 0, bounds.decisive(low, high, parent)
 
 
 def _allowed(count: np.ndarray, cells: Cells, depth: int) -> np.ndarray:

@@ -74,6 +74,19 @@ def _blame(out: Zonotope, symbols: Symbols, ref: Tensor, cell: Tensor, slopes: T
     return blame(slopes, critical, torch.cat([slopes.new_zeros(0), *sizes]), symbols.share()[ids], owner)
 
 
+class WindowBounds(CellBounds):
+    """Bounds of windows: which cell competes differs from part to part."""
+
+    def decisive(self, low: Tensor, high: Tensor, parent: Tensor) -> Tensor:
+        """See `CellBounds`: the best row of the worst clause."""
+        clause = self.clause[parent]
+        return _best_of_worst(low, clause, clause_best(low, clause, self.floor[parent]))
+
+
+def _best_of_worst(low: Tensor, clause: Tensor, scores: Tensor) -> Tensor:
+    return low.masked_fill(clause != scores.argmin(1)[:, None], -torch.inf).argmax(1)
+
+
 @dataclass(frozen=True, eq=False)
 class WindowConditions(Conditions):
     """`inside` (Q, K, P) and `used` (Q, K), bool: see `maps.Windows`. The margin is the least lead of the window."""
@@ -135,9 +148,9 @@ class WindowConditions(Conditions):
             ~real[:, :, None], 0.0
         )
         scores = clause_best(low, clause, floor)
-        critical = low.masked_fill(clause != scores.argmin(1)[:, None], -torch.inf).argmax(1)
+        critical = _best_of_worst(low, clause, scores)
         cell = index.gather(1, critical[:, None])
-        return CellBounds(
+        return WindowBounds(
             low,
             middle,
             slopes,
@@ -168,6 +181,10 @@ class BudgetBounds(CellBounds):
         """See `CellBounds`: the dearest and the cheapest choice of cells that are not ruled out."""
         return _settled(low, high, self.clause[parent], self.value[parent], self.base[parent], self.limit[parent])
 
+    def decisive(self, low: Tensor, high: Tensor, parent: Tensor) -> Tensor:
+        """See `CellBounds`."""
+        return _largest_stake(low, high, self.clause[parent], self.value[parent], self.base[parent])
+
     def clip(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """See `CellBounds`; no single row rules out a violation."""
         return lower, upper
@@ -186,6 +203,14 @@ def _settled(
     least = least.scatter_reduce(1, clause, value.masked_fill(~alive, torch.inf), "amin")[:, :maps].sum(1)
     rounding = 4 * (maps + 8) * EXACT
     return limit - most * (1 + rounding), limit - least * (1 - rounding)
+
+
+def _largest_stake(low: Tensor, high: Tensor, clause: Tensor, value: Tensor, base: Tensor) -> Tensor:
+    """The row whose sign changes the sum most and most evenly divides the box: |value - base| min(share, 1 - share)."""
+    anchor = torch.cat([base, base.new_zeros(len(base), 1)], 1).gather(1, clause)
+    share = (-low / (high - low).clamp(min=1e-300)).clamp(0.0, 1.0)
+    stake = (value - anchor).abs() * (torch.minimum(share, 1 - share) + 1e-6)
+    return stake.masked_fill((clause == base.shape[1]) | (low > 0) | (high < 0), -1.0).argmax(1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,9 +266,7 @@ class BudgetConditions(Conditions):
         value = weight.flatten(1).gather(1, index).masked_fill(~real, 0.0)
         limit = self.limit[query]
         worst, reached = _settled(low, high, clause, value, base, limit)
-        # the cell whose fate moves the sum most
-        gap = (value - torch.cat([base, base.new_zeros(b, 1)], 1).gather(1, clause)).abs()
-        critical = gap.masked_fill(~real | (high < 0), -1.0).argmax(1)
+        critical = _largest_stake(low, high, clause, value, base)
         cell = index.gather(1, critical[:, None])
         none = low.new_zeros(b, 0)
         return BudgetBounds(

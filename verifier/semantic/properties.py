@@ -233,10 +233,11 @@ class Budget:
         for k in index:
             cost[k] = share[k] * (np.abs(x - points[k, 0])[None, :] + np.abs(y - points[k, 1])[:, None])
         budget = MapBudget(cost.reshape(maps, -1), self.limit)
-        if budget.weight.min(1).sum() > self.limit:
+        least = float(budget.weight.min(1).sum())
+        if least > self.limit:
             raise ProblemError(
-                f"the nearest cells of the heatmaps cost {budget.weight.min(1).sum():g} px already (the cells are {stride} px "
-                f"apart), so a budget of {self.limit:g} px is violated by every answer; raise it"
+                f"the nearest cells of the heatmaps cost {least:g} px already (the cells are {stride} px apart), so a "
+                f"budget of {self.limit:g} px is violated by every answer; raise it"
             )
         claim = f"{self._claim(index)} (argmax of the heatmaps)"
         return Compiled(none(network.n_outputs), None, claim, lambda z: budget.cost(z) - budget.bound, budget)
