@@ -19,8 +19,10 @@ from verifier.errors import OptionsError, SecateurError, UnsoundError
 
 if TYPE_CHECKING:
     from verifier.semantic.family import Family
+    from verifier.semantic.properties import Property
 
 EXIT_INTERNAL, EXIT_INPUT = 1, 2
+PROPERTIES = ("linf", "l1", "l2", "heatmap", "budget-mean", "budget-sum")
 EPILOG = """\
 Areas are shares of the range and add up to 1 exactly. Certified: no parameters in the cell violate the property,
 for real numbers, rounding included. Refuted: all of them do. Open: not decided at this resolution or in this time.
@@ -67,7 +69,14 @@ def _study_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--images", metavar="A:B", help="images A to B - 1")
     for name in ("contrast", "brightness"):
         group.add_argument(f"--{name}", metavar="LOW,HIGH", type=_numbers)
-    group.add_argument("--tolerance", type=float, help="pixels, per key point and axis")
+    group.add_argument(
+        "--property",
+        choices=PROPERTIES,
+        help="linf, l1, l2: every key point, as coordinates; heatmap: every argmax; budget-mean, budget-sum: "
+        "|dx| + |dy| over all key points, for both kinds of networks (default linf or heatmap, as the network is)",
+    )
+    group.add_argument("--tolerance", type=float, help="pixels, per key point")
+    group.add_argument("--limit", type=float, help="pixels in all, for the budgets")
     group.add_argument(
         "--reference", choices=("gt", "self"), default="gt", help="ground truth, or the clean prediction"
     )
@@ -120,13 +129,14 @@ def _run(options: argparse.Namespace) -> int:
     files = coverage_run.Files(options.json, options.npz, options.picture, options.checkpoint)
     files.check()
     limits = Limits(options.open, options.per_image, options.depth)
-    family, tolerances = _family(options)
+    family, tolerance, measure = _family(options)
     return coverage_run.run(
         family,
         files,
         limits,
         coverage_run.remaining(options.timeout, started),
-        tolerances=tolerances,
+        tolerance=tolerance,
+        measure=measure,
         samples=options.samples,
         quiet=options.quiet,
     )
@@ -142,7 +152,8 @@ def _check(options: argparse.Namespace) -> None:
         raise OptionsError(f"--samples: found {options.samples}, expected a number >= 0")
 
 
-def _family(options: argparse.Namespace) -> tuple[Family, list[float | None] | None]:
+def _family(options: argparse.Namespace) -> tuple[Family, float | None, str | None]:
+    """The problems, and of a property in pixels its tolerance and what is measured."""
     from verifier.semantic import family as families
     from verifier.semantic.many import device_of
 
@@ -151,8 +162,8 @@ def _family(options: argparse.Namespace) -> tuple[Family, list[float | None] | N
         from verifier.graph.onnx_import import load_model
 
         form = vnnlib.normalise(vnnlib.load(options.spec))
-        return families.from_files(load_model(options.model), form, device_of(options.device)), None
-    return _studies(options), [options.tolerance] * _images(options)[1]
+        return families.from_files(load_model(options.model), form, device_of(options.device)), None, None
+    return _studies(options)
 
 
 def _images(options: argparse.Namespace) -> tuple[int, int]:
@@ -166,22 +177,39 @@ def _images(options: argparse.Namespace) -> tuple[int, int]:
     return first, last - first
 
 
-def _studies(options: argparse.Namespace) -> Family:
+def _property(options: argparse.Namespace, heatmaps: bool) -> tuple[Property, float | None, str | None]:
+    """What is asked of every image; see `_family`."""
+    from verifier.semantic import Budget, Coordinates, Heatmap
+
+    kind = options.property or ("heatmap" if heatmaps else "linf")
+    if kind.startswith("budget"):
+        if options.limit is None:
+            raise OptionsError("--limit is missing: how many pixels the key points may be off together")
+        mean = kind == "budget-mean"
+        name = f"{'mean' if mean else 'sum'} of key point errors |dx| + |dy|, px"
+        return Budget(options.limit, mean), options.limit, name
+    if options.tolerance is None:
+        raise OptionsError("--tolerance is missing: how many pixels a key point may be off")
+    if kind == "heatmap":
+        return Heatmap(options.tolerance), None, None
+    return Coordinates(options.tolerance, kind), options.tolerance, "worst key point error, px"
+
+
+def _studies(options: argparse.Namespace) -> tuple[Family, float | None, str | None]:
     from dataclasses import replace
 
     from verifier.data import networks
-    from verifier.semantic import Coordinates, Perturbation, Range, network, prepare, sources
+    from verifier.semantic import Perturbation, Range, network, prepare, sources
     from verifier.semantic import family as families
     from verifier.semantic.many import device_of
 
     first, count = _images(options)
-    if options.tolerance is None:
-        raise OptionsError("--tolerance is missing: how many pixels a key point may be off")
     ranges = tuple(
         Range(n, *getattr(options, n)) for n in ("contrast", "brightness") if getattr(options, n) is not None
     )
     shipped = options.network in networks.names() and not Path(options.network).exists()
     net = network.load(networks.path(options.network) if shipped else Path(options.network))
+    prop, tolerance, measure = _property(options, len(net.output) > 2)
     perturbed, clip = Perturbation(ranges), "none" if options.no_clip else "clip"
     studies, titles = [], []
     for example in sources.rendered(net, options.split, first, first + count):
@@ -191,13 +219,14 @@ def _studies(options: argparse.Namespace) -> Family:
                 example.image,
                 example.target,
                 perturbed,
-                Coordinates(options.tolerance),
+                prop,
                 reference=options.reference,
                 clip=clip,
             )
         )
         titles.append(example.name)
-    return replace(families.from_studies(studies, device_of(options.device)), titles=tuple(titles))
+    family = replace(families.from_studies(studies, device_of(options.device)), titles=tuple(titles))
+    return family, tolerance, measure
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -226,8 +227,8 @@ def _legend(found: Coverage) -> list[Patch | Line2D]:
             )
         )
     if found.margin is not None:
-        name = "worst key point error, px" if found.tolerance is not None else "amount of violation"
-        handles.append(Line2D([], [], color=INK, linewidth=0.7, alpha=0.6, label=f"{name}\n(sampled)"))
+        name = "\n".join(textwrap.wrap(f"{found.measure} (sampled)", 28))
+        handles.append(Line2D([], [], color=INK, linewidth=0.7, alpha=0.6, label=name))
         limit = f"{found.tolerance:.3g} px" if found.tolerance is not None else "0"
         handles.append(Line2D([], [], color="#8c1c00", linewidth=1.2, label=f"its limit, {limit}"))
     return handles

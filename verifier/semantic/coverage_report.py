@@ -36,7 +36,7 @@ class Coverage:
     `cells`, `status`: the tiling. `examples` (E, d): parameters of counterexamples confirmed on the member's own file.
     `rectangle` (d, 2): the largest certified rectangle around the identity, its exact share `rectangle_share` (2 inputs
     only). `margin` (side, side): the property's margin on a grid of the plane, [contrast, brightness], <= 0 where
-    violated.
+    violated; `measure` is what minus that margin is, or `tolerance` minus it where there is one.
     """
 
     title: str
@@ -56,6 +56,7 @@ class Coverage:
     rectangle_share: Fraction
     margin: np.ndarray | None
     tolerance: float | None = None
+    measure: str = "amount of violation"
 
     def __post_init__(self) -> None:
         assert self.certified + self.refuted + self.open == 1, (self.certified, self.refuted, self.open)
@@ -91,9 +92,11 @@ class Coverage:
 
 
 def collect(
-    family: Family, state: State, *, maps: bool = True, tolerances: Sequence[float | None] | None = None
+    family: Family, state: State, *, maps: bool = True, tolerance: float | None = None, measure: str | None = None
 ) -> list[Coverage]:
-    """The state as one `Coverage` per member."""
+    """The state as one `Coverage` per member. Where the margin is what is left of a `tolerance`, `measure` says of
+    what; else it is the conditions' own.
+    """
     areas = {status: grid.area(state.of(status), family.members) for status in (CERTIFIED, REFUTED, OPEN)}
     lower, upper = family.lower.cpu().numpy(), family.upper.cpu().numpy()
     result = []
@@ -120,7 +123,8 @@ def collect(
                 found,
                 share,
                 _margin_map(family, q) if maps and flat else None,
-                tolerances[q] if tolerances else None,
+                tolerance,
+                measure or family.conditions.measure,
             )
         )
     return result

@@ -6,7 +6,7 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,11 +71,14 @@ def run(
     limits: Limits,
     budget: Budget,
     *,
-    tolerances: Sequence[float | None] | None = None,
+    tolerance: float | None = None,
+    measure: str | None = None,
     samples: int = SAMPLES,
     quiet: bool = False,
 ) -> int:
     """Searches, looks for contradictions, writes the files, prints a line per member; returns the exit code.
+
+    `tolerance` and `measure` are for the picture, see `coverage_report.collect`.
 
     Raises:
         UnsoundError: a sample contradicts a certified or a refuted cell.
@@ -88,7 +91,7 @@ def run(
     mark = coverage_report.fingerprint(family)
     state = _search(family, files.checkpoint, mark, limits, budget, quiet)
     audit(family, state, samples)
-    found = coverage_report.collect(family, state, maps=files.picture is not None, tolerances=tolerances)
+    found = coverage_report.collect(family, state, maps=files.picture is not None, tolerance=tolerance, measure=measure)
     _write(files, found, state, limits, mark)
     _print(found)
     return EXIT_INTERRUPTED if budget.stopped else EXIT_DONE
