@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.semantic_soundness import check
+from benchmarks.semantic_soundness import LEVELS, check
 from verifier import process
 from verifier.budget import Budget
 from verifier.data import networks
@@ -161,6 +161,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--samples", type=int, default=10_000, help="points per image, for soundness")
     parser.add_argument("--per-image", type=float, default=60.0, help="seconds per image, for all but bounds and pair")
+    parser.add_argument("--level", choices=tuple(LEVELS), default="medium", help="ranges, for soundness")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -189,7 +190,7 @@ def _measure(name: str, options: argparse.Namespace) -> dict[str, object]:
         "bounds": lambda: bounds(images()),
         "coverage": lambda: [coverage(images(), (0.7, 0.85, 0.95, 1.05), share, limit) for share in (0.01, 0.001)],
         "pair": lambda: pair(images()),
-        "soundness": lambda: check(name, options.images, options.samples, limit),
+        "soundness": lambda: check(name, options.images, options.samples, limit, options.level),
     }
     found: dict[str, object] = {"network": name, "threads": options.threads, "images": options.images}
     for part in options.part:

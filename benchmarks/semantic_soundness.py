@@ -21,7 +21,13 @@ from verifier.semantic.coverage_search import CERTIFIED, OPEN, REFUTED, Limits, 
 from verifier.semantic.family import from_studies
 from verifier.semantic.sources import Example
 
-BOX = np.array([[0.8, 1.2], [-0.1, 0.1]])
+LEVELS = {
+    "small": np.array([[0.9, 1.1], [-0.05, 0.05]]),
+    "medium": np.array([[0.8, 1.2], [-0.1, 0.1]]),
+    "large": np.array([[0.7, 1.3], [-0.2, 0.2]]),
+}
+"""Ranges of contrast and brightness."""
+
 FACTORS = (0.8, 0.9, 0.97, 1.03, 1.15)
 ROUNDING = 1e-4
 """Pixels by which ONNX Runtime's float32 answers may differ from the exact network's."""
@@ -71,17 +77,23 @@ class Sampler:
         return np.where(z == z.max(2, keepdims=True), far[None], -np.inf).max(2)
 
 
-def check(name: str, images: int, samples: int, per_image: float, keep: Path | None = None) -> dict[str, object]:
-    """Covers every image with a tolerance around its sampled worst error, then samples the certified cells."""
+def check(
+    name: str, images: int, samples: int, per_image: float, level: str = "medium", keep: Path | None = None
+) -> dict[str, object]:
+    """Covers every image with a tolerance around its sampled worst error, then samples the certified cells.
+
+    `keep`: a file that is rewritten after every image.
+    """
+    box = LEVELS[level]
     path = networks.path(name) if name in networks.names() else Path(name)
     sampler, net = Sampler(path), network.load(path)
-    ranges = Perturbation((Range("contrast", *BOX[0]), Range("brightness", *BOX[1])))
+    ranges = Perturbation((Range("contrast", *box[0]), Range("brightness", *box[1])))
     areas, count, rounding, violations = np.zeros((images, 3)), 0, 0, []
     began = time.monotonic()
     for i, example in enumerate(sources.rendered(net, "test", 0, images)):
         draw = np.random.default_rng([7, i])
         side = np.linspace(0.0, 1.0, 15)
-        grid = BOX[:, 0] + np.stack(np.meshgrid(side, side, indexing="ij"), -1).reshape(-1, 2) * (BOX[:, 1] - BOX[:, 0])
+        grid = box[:, 0] + np.stack(np.meshgrid(side, side, indexing="ij"), -1).reshape(-1, 2) * (box[:, 1] - box[:, 0])
         worst = float(sampler.errors(example, grid).max())
         tolerance = FACTORS[i % len(FACTORS)] * worst
         tolerance = max(tolerance, 2.5) if sampler.heatmaps else tolerance  # no window without a cell
@@ -98,8 +110,10 @@ def check(name: str, images: int, samples: int, per_image: float, keep: Path | N
             bad = points[excess >= ROUNDING]
             violations += [{"image": example.name, "at": p.tolist()} for p in bad[:3]]
         if keep is not None:
-            keep.write_text(json.dumps(_table(name, areas[: i + 1], count, rounding, violations, began, per_image)))
-    return _table(name, areas, count, rounding, violations, began, per_image)
+            keep.write_text(
+                json.dumps(_table(f"{name}, {level}", areas[: i + 1], count, rounding, violations, began, per_image))
+            )
+    return _table(f"{name}, {level}", areas, count, rounding, violations, began, per_image)
 
 
 def _points(low: np.ndarray, high: np.ndarray, samples: int, draw: np.random.Generator) -> np.ndarray:
@@ -115,7 +129,7 @@ def _table(
 ) -> dict[str, object]:
     mean = areas.mean(0)
     return {
-        "network": Path(name).stem,
+        "network": Path(name).name,
         "images": len(areas),
         "seconds_per_image_at_most": per_image,
         "certified_mean": float(mean[0]),
