@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -69,7 +69,8 @@ class Semantic:
 class Calibration:
     """Images (n, *S) float32, optional labels (n, ...), the rectangle S, number of its sample points and the seed.
 
-    Labels of an integer type are classes, of a floating type regression targets in the units of the network output.
+    Labels of an integer type are classes, of a floating type regression targets in the units of the network output;
+    for heatmaps (n, K, R, C) they are positions (n, 2K) in cells, x before y. `unlabelled` says why there are none.
     """
 
     images: np.ndarray
@@ -77,6 +78,7 @@ class Calibration:
     semantic: Semantic = Semantic()
     samples: int = 32
     seed: int = 0
+    unlabelled: str = ""
 
     def __post_init__(self) -> None:
         images = np.asarray(self.images, np.float32)
@@ -105,14 +107,17 @@ class Calibration:
                 f"calibration images have shape {self.images.shape[1:]}, "
                 f"the network input '{net.inputs[0]}' expects {sample}"
             )
-        return Calibration(
-            self.images.reshape(len(self.images), *sample), self.labels, self.semantic, self.samples, self.seed
-        )
+        return replace(self, images=self.images.reshape(len(self.images), *sample))
+
+    def part(self, rows: slice) -> Calibration:
+        """Some of the images, with their labels."""
+        return replace(self, images=self.images[rows], labels=None if self.labels is None else self.labels[rows])
 
     def need_labels(self, why: str) -> np.ndarray:
         """The labels, or a DataError naming what needs them."""
         if self.labels is None:
-            raise DataError(f"{why} needs labels; give them as 'labels' or 'keypoints' in the .npz file")
+            reason = self.unlabelled or "give them as 'labels' or 'keypoints' in the .npz file"
+            raise DataError(f"{why} needs labels; {reason}")
         return self.labels
 
     def need_range(self, why: str) -> None:

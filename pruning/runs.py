@@ -57,8 +57,7 @@ def calibration_part(arguments: argparse.Namespace, data: Calibration | None) ->
     """The first images of the training data, on which scores and constants are measured."""
     if data is None or len(data.images) <= arguments.images:
         return data
-    labels = None if data.labels is None else data.labels[: arguments.images]
-    return Calibration(data.images[: arguments.images], labels, data.semantic, data.samples, data.seed)
+    return data.part(slice(0, arguments.images))
 
 
 def make_plan(

@@ -134,7 +134,7 @@ class _Run:
             trained = fine_tune(current, self.fit, options, warm, plan)
             plan = _moved(plan, trained)
             current = trained
-        pruned = apply(current, plan, self.fold, _head(self.fit, options.calibration), self.border)
+        pruned = apply(current, plan, self.fold, self.fit.part(slice(0, options.calibration)), self.border)
         epochs = options.epochs if last else max(1, options.epochs // 2)
         return fine_tune(pruned.net, self.fit, options, epochs), plan
 
@@ -329,11 +329,19 @@ class _Objective:
 
 
 def error(net: Net, data: Calibration) -> float:
-    """Mean squared error, or the share of wrong classes, on the clean images."""
-    from pruning.calibration import Activations
+    """Mean squared error on the clean images, in the unit of the labels, or the share of wrong classes.
 
-    output = Activations(net, [net.outputs[0]])(data.images)[net.outputs[0]].reshape(len(data.images), -1)
+    A heatmap answers with the cell of its highest score.
+    """
+    from pruning.calibration import Activations
+    from pruning.losses import is_heatmap
+
+    output = Activations(net, [net.outputs[0]])(data.images)[net.outputs[0]]
     labels = data.need_labels("the error")
+    if labels.dtype.kind == "f" and is_heatmap(output, labels):
+        best = output.reshape(*output.shape[:2], -1).argmax(2)
+        output = np.stack([best % output.shape[3], best // output.shape[3]], 2)
+    output = output.reshape(len(data.images), -1)
     if labels.dtype.kind != "f":
         return float((output.argmax(1) != labels.reshape(-1)).mean())
     return float(((output - labels.reshape(len(labels), -1)) ** 2).mean())
@@ -401,16 +409,7 @@ def _split(data: Calibration) -> tuple[Calibration, Calibration]:
     count = max(1, len(data.images) // 10)
     if len(data.images) < 10:
         raise DataError(f"{len(data.images)} labelled images; training needs at least 10")
-    return _rows(data, slice(0, -count)), _rows(data, slice(-count, None))
-
-
-def _rows(data: Calibration, rows: slice) -> Calibration:
-    labels = None if data.labels is None else data.labels[rows]
-    return Calibration(data.images[rows], labels, data.semantic, data.samples, data.seed)
-
-
-def _head(data: Calibration, count: int) -> Calibration:
-    return _rows(data, slice(0, count))
+    return data.part(slice(0, -count)), data.part(slice(-count, None))
 
 
 def _enlarged(semantic: Semantic, factor: float) -> Semantic:
