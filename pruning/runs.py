@@ -128,7 +128,8 @@ def carry_out(
     fold = arguments.fold or ("mean" if data is not None else "zero")
     part = calibration_part(arguments, data)
     if arguments.mode == "post-training":
-        pruned = api.apply(net, plan, fold, part, arguments.border or "exact", options)
+        rescale = arguments.rescale or ("all" if fold == "mean" else "none")
+        pruned = api.apply(net, plan, fold, part, arguments.border or "exact", options, rescale)
         if part is not None and fold in ("zero", "mean"):
             return correct_output(pruned, part)
         return pruned
@@ -156,6 +157,7 @@ def _train_options(arguments: argparse.Namespace) -> TrainOptions:
         device=arguments.device,
         seed=arguments.seed,
         calibration=arguments.images,
+        rescale=arguments.rescale or "silent",
     )
 
 
