@@ -8,7 +8,7 @@ each convolution, as the dense network had. Fine-tuning starts at a tenth of the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from pruning.calibration import Calibration, Semantic
 from pruning.groups import Groups, find_groups
 from pruning.net import Net
 from pruning.planning import Floor, Plan, make_plan
-from pruning.scores import Options
+from pruning.scores import Options, Scores, movement
 from pruning.study.errors import StudyFileError
 from pruning.study.spec import Spec
 from verifier.training import augment, measure
@@ -116,6 +116,7 @@ class Maker:
         net = api.load(model)
         groups = find_groups(net)
         scores = api.score(groups, self._data(criterion, seed), criterion, _options(criterion, seed, ratio))
+        scores = _idle_first(scores, movement.idle_channels(groups, self._data("", 0)))
         counts = None if like is None else _removed(groups, find_groups(api.load(like)))
         plan: Plan = make_plan(scores, ratio, "uniform", floor=self.floor, counts=counts)
         pruned = api.apply(net, plan, "mean", self._data("", 0), "interior")
@@ -229,6 +230,15 @@ def _options(criterion: str, seed: int, ratio: float) -> Options:
         seed=seed, mask_ratio=ratio, interval_oracle=interval_oracle if proved else None,
         slope_oracle=slope_oracle if proved else None,
     )  # fmt: skip
+
+
+def _idle_first(scores: Scores, idle: np.ndarray) -> Scores:
+    """Idle channels rank below all others, but within the share to remove: so all arms end up equally wide.
+
+    `idle` must not depend on the arm: a criterion scored on fewer images would call more of them idle.
+    """
+    values = np.where(idle, -np.inf, scores.values)
+    return replace(scores, values=values, free=np.zeros(len(idle), bool))
 
 
 def _removed(groups: Groups, like: Groups) -> dict[int, int]:

@@ -7,6 +7,8 @@
       dense+ft:                         (an arm without settings)
       random: {draws: 2}
       l2: {ratios: [0.25, 0.5, 0.75]}
+    dense: {0: nets/s0.onnx}            (optional: trained networks by seed, beside the study file; other seeds are
+                                        trained. budget.train should say how long they were, for small-scratch.)
 
 Arms: `dense` (as trained), `dense+ft` (with the same extra training as the pruned ones), `small-scratch` (the shape of
 the `match` arm from new weights, same total training), `random-matched` (random channels, as many per layer as the
@@ -71,7 +73,10 @@ class Budget:
 
 @dataclass(frozen=True)
 class Spec:
-    """A whole study. `match`: the arm whose layer widths random-matched and small-scratch take."""
+    """A whole study. `match`: the arm whose layer widths random-matched and small-scratch take.
+
+    dense: files of trained networks by seed, taken as the dense ones of those seeds instead of training them.
+    """
 
     name: str
     task: Task
@@ -84,6 +89,7 @@ class Spec:
     stages: int = 1
     match: str = "usn"
     shuffle: int = 0
+    dense: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [arm.name for arm in self.arms]
@@ -93,6 +99,8 @@ class Spec:
         _unique("images", self.images)
         _require(all(i >= 0 for i in self.images), "an image index is negative; indices start at 0")
         _require(self.stages >= 1, f"stages {self.stages}; expected 1 or more")
+        lost = sorted(set(self.dense) - set(self.seeds))
+        _require(not lost, f"dense: names a network for seeds {lost}, which are not in seeds {list(self.seeds)}")
         for arm in self.arms:
             self._check_arm(arm, names)
         count = len(self.seeds) * sum(a.draws * max(1, len(self.ratios_of(a))) for a in self.arms)
@@ -147,7 +155,9 @@ def load(path: str | Path) -> Spec:
         where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         raise StudyFileError(f"{path}{where}: not YAML: {getattr(error, 'problem', None) or error}") from None
     try:
-        return parse(value)
+        spec = parse(value)
+        beside = Path(path).resolve().parent
+        return replace(spec, dense={seed: str(beside / file) for seed, file in spec.dense.items()})
     except StudyFileError as error:
         raise StudyFileError(f"{path}: {error}") from None
 
@@ -172,6 +182,7 @@ def parse(value: Any) -> Spec:
         stages=_integer("stages", top.get("stages", 1)),
         match=_text("match", top.get("match", "usn")),
         shuffle=_integer("shuffle", top.get("shuffle", 0)),
+        dense=_dense(top.get("dense", {})),
     )
 
 
@@ -194,6 +205,12 @@ def _arm(name: str, settings: Any) -> Arm:
     given = _mapping(f"arm {name}", {} if settings is None else settings, ("draws", "ratios"))
     ratios = tuple(_number("ratios", r) for r in _list(f"arm {name}: ratios", given.get("ratios", [])))
     return Arm(name, _integer(f"arm {name}: draws", given.get("draws", 1)), ratios)
+
+
+def _dense(value: Any) -> dict[int, str]:
+    if not isinstance(value, dict):
+        raise StudyFileError(f"dense: found {value!r:.60}, expected a file for some seeds, such as {{0: nets/s0.onnx}}")
+    return {_integer("dense: seed", seed): _text(f"dense.{seed}", file) for seed, file in value.items()}
 
 
 def _images(value: Any) -> tuple[int, ...]:

@@ -46,9 +46,10 @@ CPU = torch.device("cpu")
 
 @dataclass
 class Images:
-    """The images of a data set, each read once: `aircraft23` (test split) or a COCO keypoints file."""
+    """The images of a data set, each read once: `aircraft23` (its split `split`) or a COCO keypoints file."""
 
     data: str
+    split: str = "test"
     held: dict[tuple[int, int, int], Example] = field(default_factory=dict)
 
     def example(self, net: Network, index: int) -> Example:
@@ -60,7 +61,7 @@ class Images:
 
     def _read(self, net: Network, index: int) -> Example:
         if self.data == "aircraft23":
-            return sources.rendered(net, "test", index, index + 1)[0]
+            return sources.rendered(net, self.split, index, index + 1)[0]
         path = Path(self.data)
         if path.suffix != ".json":
             raise StudyFileError(f"data '{self.data}': expected aircraft23 or a COCO keypoints file (.json)")

@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import numpy_helper
 
 from pruning import api
 from pruning.groups import find_groups
@@ -86,9 +88,35 @@ def test_pruning_takes_half_and_matching_hits_the_widths(
     cut, matched = tmp_path / "cut.onnx", tmp_path / "matched.onnx"
     maker.prune(model=dense, criterion=criterion, ratio=0.5, like=None, seed=3, work=tmp_path, out=cut)
     *hidden, output = zip(widths(cut), widths(dense), strict=True)
-    assert output[0] == output[1] and all(0.3 * w <= kept <= w / 2 for kept, w in hidden)  # idle ones go besides
+    assert output[0] == output[1] and all(kept == w / 2 for kept, w in hidden)
     maker.prune(model=dense, criterion="random-matched", ratio=0.5, like=cut, seed=4, work=tmp_path, out=matched)
     assert widths(matched) == widths(cut) and matched.read_bytes() != cut.read_bytes()
+
+
+def test_idle_channels_go_first_and_every_arm_is_equally_wide(maker: Maker, dense: Path, tmp_path: Path) -> None:
+    """Five of the eight channels of a layer are dead: more than asked for, and not the ones `l2` would take."""
+    model = onnx.load(dense)
+    convs = [node for node in model.graph.node if node.op_type == "Conv"]
+    for tensor in model.graph.initializer:
+        if tensor.name == convs[2].input[2]:
+            bias = numpy_helper.to_array(tensor).copy()
+            bias[:5] = -1e3
+            tensor.CopyFrom(numpy_helper.from_array(bias, tensor.name))
+    onnx.save(model, tmp_path / "dead.onnx")
+
+    def alive(path: Path) -> int:
+        third = chain(api.load(path), 16, fresh=False)[:6](maker.split.images[:12])
+        return int((third.amax((0, 2, 3)) > 0).sum())
+
+    left = alive(tmp_path / "dead.onnx")
+    assert 0 < left < 4
+    for criterion in ("usn", "usn-cert", "random", "l2"):
+        cut = tmp_path / f"{criterion}.onnx"
+        maker.prune(
+            model=tmp_path / "dead.onnx", criterion=criterion, ratio=0.5, like=None, seed=1, work=tmp_path, out=cut
+        )
+        assert widths(cut)[:-1] == [w // 2 for w in widths(dense)[:-1]]
+        assert alive(cut) == left  # of the four that stay
 
 
 def test_fine_tuning_and_scratch_keep_the_shape_and_change_the_weights(
