@@ -23,6 +23,7 @@ from pruning.groups import Groups, find_groups
 from pruning.net import Net
 from pruning.planning import Floor, Plan, make_plan
 from pruning.scores import Options, Scores, movement
+from pruning.study import allocation
 from pruning.study.errors import StudyFileError
 from pruning.study.spec import Spec
 from verifier.training import augment, measure
@@ -37,7 +38,8 @@ SCORED = {"usn-cert": 24, "looseness": 8}
 @dataclass(frozen=True)
 class Settings:
     """The key `network` of a study file. images, batch, rate: of training; fine: share of that rate in
-    fine-tuning; calibration: images for scores."""
+    fine-tuning; calibration: images for scores; allocation, least: how a ratio is shared out over the layers
+    (`pruning.study.allocation`)."""
 
     name: str = "cnn7"
     width: int = 8
@@ -47,6 +49,8 @@ class Settings:
     rate: float = 4e-3
     fine: float = 0.1
     calibration: int = 256
+    allocation: str = "uniform"
+    least: int = 12
 
     @staticmethod
     def of(given: Mapping[str, Any]) -> Settings:
@@ -57,11 +61,16 @@ class Settings:
                 raise StudyFileError(
                     f"network: unknown key '{key}'; expected one of {', '.join(Settings.__dataclass_fields__)}"
                 )
-            if not isinstance(value, float | int if key in ("rate", "fine") else str if key == "name" else int):
+            if not isinstance(value, float | int if isinstance(known.default, float) else type(known.default)):
                 raise StudyFileError(f"network.{key}: found {value!r}, expected a value like {known.default!r}")
         made = Settings(**given)
-        if min(made.width, made.size, made.images, made.batch, made.rate, made.fine, made.calibration) <= 0:
-            raise StudyFileError("network: width, size, images, batch, rate, fine and calibration must be above 0")
+        for key, value in vars(made).items():
+            if not isinstance(value, str) and value <= 0:
+                raise StudyFileError(f"network.{key}: found {value}; expected a number above 0")
+        if made.allocation not in allocation.NAMES:
+            raise StudyFileError(
+                f"network.allocation: found '{made.allocation}'; expected one of {', '.join(allocation.NAMES)}"
+            )
         return made
 
 
@@ -82,8 +91,10 @@ class Maker:
                 f"data '{study.task.data}': networks can be trained on aircraft23 only; compare given files"
             )
         highest = max([r for arm in study.arms for r in study.ratios_of(arm)], default=0.0)
-        floor = Floor(2, min(0.25, 1 - highest))  # the floor must not keep a ratio from being reached
-        return Maker(Settings.of(study.network), study.task.data, semantic, floor)
+        settings = Settings.of(study.network)
+        share = 0.0 if settings.allocation == "dense-first" else min(0.25, 1 - highest)
+        floor = Floor(2, share)  # the floor must not keep a ratio from being reached
+        return Maker(settings, study.task.data, semantic, floor)
 
     @cached_property
     def arch(self) -> Architecture:
@@ -114,12 +125,13 @@ class Maker:
     ) -> None:
         """See `hands.Prune`. Removed channels are folded as their mean."""
         net = api.load(model)
-        groups = find_groups(net)
+        groups, common = find_groups(net), self._data("", 0)
         scores = api.score(groups, self._data(criterion, seed), criterion, _options(criterion, seed, ratio))
-        scores = _idle_first(scores, movement.idle_channels(groups, self._data("", 0)))
+        scores = _idle_first(scores, movement.idle_channels(groups, common))
         counts = None if like is None else _removed(groups, find_groups(api.load(like)))
-        plan: Plan = make_plan(scores, ratio, "uniform", floor=self.floor, counts=counts)
-        pruned = api.apply(net, plan, "mean", self._data("", 0), "interior")
+        shared = allocation.settings(self.settings.allocation, groups, common, ratio, self.settings.least)
+        plan: Plan = make_plan(scores, ratio, **shared, floor=self.floor, counts=counts)
+        pruned = api.apply(net, plan, "mean", common, "interior")
         api.save(pruned.net, out)
 
     def _data(self, criterion: str, seed: int) -> Calibration:

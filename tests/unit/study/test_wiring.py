@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from pruning import api
 from pruning.groups import find_groups
-from pruning.study import spec, verifying
+from pruning.study import allocation, spec, verifying
 from pruning.study.errors import StudyFileError
 from pruning.study.making import Maker, Settings, chain
 from pruning.study.wiring import hands, rectangle
@@ -119,6 +119,37 @@ def test_idle_channels_go_first_and_every_arm_is_equally_wide(maker: Maker, dens
         assert alive(cut) == left  # of the four that stay
 
 
+@pytest.mark.parametrize(("ratio", "expected"), [(0.25, [4, 4, 8, 8, 8, 13]), (0.5, [2, 2, 5, 5, 5, 10])])
+def test_dense_first_takes_from_the_dense_layer_down_to_its_least(
+    dense: Path, tmp_path: Path, ratio: float, expected: list[int]
+) -> None:
+    """Of 4, 4, 8, 8, 8 channels and 28 neurons: a quarter is 15 neurons; a half, 18 neurons and 3/8 of the channels."""
+    network = {**STUDY.network, "allocation": "dense-first", "least": 10}
+    maker = Maker.of(replace(STUDY, network=network), rectangle("small"))
+    for criterion in ("usn", "l2"):
+        cut = tmp_path / f"{criterion}.onnx"
+        maker.prune(model=dense, criterion=criterion, ratio=ratio, like=None, seed=0, work=tmp_path, out=cut)
+        assert widths(cut) == [*expected, 46]
+    shares = allocation.dense_first(find_groups(api.load(dense)), ratio, 10)
+    assert sum(share * w for share, w in zip(shares.values(), widths(dense)[:-1], strict=True)) == pytest.approx(
+        ratio * 60
+    )
+
+
+def test_other_allocations(dense: Path, tmp_path: Path) -> None:
+    """Global: half of all channels, not half of every layer. Measured: the same widths whatever the criterion."""
+
+    def cut(name: str, criterion: str) -> list[int]:
+        maker = Maker.of(replace(STUDY, network={**STUDY.network, "allocation": name}), rectangle("small"))
+        out = tmp_path / "cut.onnx"
+        maker.prune(model=dense, criterion=criterion, ratio=0.5, like=None, seed=0, work=tmp_path, out=out)
+        return widths(out)[:-1]
+
+    halves = [w // 2 for w in widths(dense)[:-1]]
+    assert sum(cut("global", "usn")) == sum(halves) and cut("global", "usn") != halves
+    assert cut("mrs", "usn") == cut("mrs", "l2") != halves
+
+
 def test_fine_tuning_and_scratch_keep_the_shape_and_change_the_weights(
     maker: Maker, dense: Path, tmp_path: Path
 ) -> None:
@@ -146,8 +177,10 @@ def test_settings_and_data_are_checked() -> None:
         Settings.of({"depth": 3})
     with pytest.raises(StudyFileError, match=r"network\.width"):
         Settings.of({"width": "wide"})
-    with pytest.raises(StudyFileError, match="above 0"):
+    with pytest.raises(StudyFileError, match=r"network\.images: found 0; expected a number above 0"):
         Settings.of({"images": 0})
+    with pytest.raises(StudyFileError, match=r"network\.allocation: found 'fair'"):
+        Settings.of({"allocation": "fair"})
     with pytest.raises(StudyFileError, match="aircraft23 only"):
         Maker.of(replace(STUDY, task=replace(STUDY.task, data="people.json")), rectangle("small"))
     assert rectangle("contrast=0.9:1.1,brightness=0:0.1").brightness == (0.0, 0.1)
