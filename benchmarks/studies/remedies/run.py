@@ -110,7 +110,10 @@ class Bench:
         return model
 
     def figures(self, model: nn.Module, images: int = 300) -> dict[str, float]:
-        """Mean error in percent of the side, and the share of images with all key points within tau on a grid of S."""
+        """Mean error in percent of the side, and the share of images with all key points within tau on a grid of S.
+
+        Of all key points inside the frame; the property of a study speaks about the visible ones only.
+        """
         model.eval()
         held, semantic = self.held, self.maker.semantic
         side = held.images.shape[-1]
