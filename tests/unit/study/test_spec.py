@@ -56,6 +56,7 @@ def test_a_count_of_images_means_the_first_ones_and_a_list_means_itself():
         ({"budget": {"train": 1}}, "budget needs both"),
         ({"budget": {"train": 0, "finetune": 1}}, "train above 0"),
         ({"stages": 0}, "stages 0"),
+        ({"clock": "sun"}, "clock 'sun'; expected one of wall, processor"),
         ({"dense": ["a.onnx"]}, "dense: found ['a.onnx']"),
         ({"dense": {"0": "a.onnx"}}, "dense: seed: found '0'"),
         ({"dense": {3: "a.onnx"}}, "dense: names a network for seeds [3]"),

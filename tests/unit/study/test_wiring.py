@@ -208,6 +208,14 @@ def test_a_wide_tolerance_is_certified_and_a_narrow_one_refuted() -> None:
     np.testing.assert_allclose(answer(SHIPPED, picture).reshape(-1, 2), w.predicted, atol=0.5)
 
 
+def test_limit_and_seconds_go_by_the_clock_of_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = iter(range(10**6))
+    monkeypatch.setitem(verifying.CLOCKS, "processor", lambda: 50.0 * next(calls))  # every look costs 50 s
+    task = spec.Task("aircraft23", 0.05, "medium", 120.0, "processor")
+    found = hands(task).verify(SHIPPED, 0, task)
+    assert found.verdict == "open" and found.open > 0 and found.seconds >= 120 and found.seconds % 50 == 0
+
+
 def test_cells_of_a_map_tile_the_rectangle_and_agree_with_samples() -> None:
     from verifier.semantic import network, sources
 
