@@ -27,10 +27,12 @@ from torch.profiler import ProfilerActivity, profile
 from verifier.bounds.alpha import tighten
 from verifier.bounds.backward import walk_back
 from verifier.bounds.bounder import Method, sweep
+from verifier.bounds.lumped import Prepared, Source, sweep_lumped
 from verifier.bounds.network import Network, build
+from verifier.bounds.rounded import Twin
 from verifier.graph.ir import Graph, Node
 from verifier.graph.onnx_import import load_model
-from verifier.inputs import AffineMap, IdentityMap, InputMap
+from verifier.inputs import AffineMap, IdentityMap, InputMap, centre_radius
 from verifier.passes.flatten_io import flatten_io
 from verifier.passes.simplify import simplify
 from verifier.process import keep_freed_memory
@@ -48,6 +50,7 @@ class Setting:
     upper: Tensor
     query: Tensor
     inputs: InputMap
+    graph: Graph
 
 
 @dataclass(frozen=True)
@@ -110,26 +113,45 @@ def settings(models: list[Path], batch: int, free: int, dtype: torch.dtype, devi
     rng = np.random.default_rng(0)
     query = torch.zeros(batch, dtype=torch.int64, device=device)
     if not models:
-        dense, image = build(_fully_connected(rng), dtype, device), build(_convolutional(rng), dtype, device)
+        graphs = _fully_connected(rng), _convolutional(rng)
+        dense, image = (build(graph, dtype, device) for graph in graphs)
         identity = IdentityMap(torch.arange(5, device=device)[None])
         picture = torch.from_numpy(rng.random((1, 256))).to(device, dtype)
         ramp = torch.stack([picture, torch.ones_like(picture)], 2)
         return [
-            Setting("mlp 6x50", dense, *_boxes(5, batch, 0.1, dtype, device), query, identity),
-            Setting("conv 16x16", image, *_boxes(2, batch, 0.05, dtype, device), query, AffineMap(picture, ramp)),
+            Setting("mlp 6x50", dense, *_boxes(5, batch, 0.1, dtype, device), query, identity, graphs[0]),
+            Setting(
+                "conv 16x16", image, *_boxes(2, batch, 0.05, dtype, device), query, AffineMap(picture, ramp), graphs[1]
+            ),
         ]
     found = []
     for path in models:
-        network = build(simplify(flatten_io(load_model(path).graph)), dtype, device)
+        graph = simplify(flatten_io(load_model(path).graph))
+        network = build(graph, dtype, device)
         some = min(free, network.n)
         lower, upper = (torch.full((batch, network.n), 0.5, dtype=dtype, device=device) for _ in range(2))
         low, high = _boxes(some, batch, 0.05, dtype, device)
         lower[:, :some] += low
         upper[:, :some] += high
         found.append(
-            Setting(path.name, network, lower, upper, query, IdentityMap(torch.arange(some, device=device)[None]))
+            Setting(
+                path.name, network, lower, upper, query, IdentityMap(torch.arange(some, device=device)[None]), graph
+            )
         )
     return found
+
+
+def _lumped(s: Setting, prepared: Prepared) -> tuple[Source, Tensor, Tensor]:
+    """The setting's input map over the inputs that vary, and the boxes as centres and radii."""
+    lower, upper = s.lower.double(), s.upper.double()
+    if isinstance(s.inputs, AffineMap):
+        offset, matrix = s.inputs.offset.double(), s.inputs.matrix.double().transpose(1, 2)
+    else:
+        free = s.inputs.free[0]
+        offset, eye = lower[:1].clone(), torch.eye(s.network.n, dtype=torch.float64, device=lower.device)
+        offset[:, free], matrix = 0.0, eye[free][None]
+        lower, upper = lower[:, free], upper[:, free]
+    return Source.of(offset, matrix, prepared.twin.fast.dtype), *centre_radius(lower, upper)
 
 
 def methods(s: Setting) -> dict[str, Callable[[], object]]:
@@ -140,9 +162,12 @@ def methods(s: Setting) -> dict[str, Callable[[], object]]:
     eye = torch.eye(outputs, dtype=s.network.dtype, device=s.network.device)
     rows = eye.expand(batch, outputs, outputs).reshape(batch, outputs, *s.network.shapes[s.network.output])
     bias = rows.new_zeros(batch, outputs)
+    prepared = Prepared.of(Twin.of(s.graph, s.network.device))
+    source, centre, radius = _lumped(s, prepared)
     points = s.inputs.point((s.lower + s.upper) / 2, s.query)
     return {
         "inference": lambda: s.network.forward(points),
+        "affine, lumped, float32": lambda: sweep_lumped(prepared, source, centre, radius, s.query),
         "interval": lambda: sweep(*where, Method(affine=False)),
         "affine": lambda: sweep(*where, Method(attribute=False)),
         "affine, attributed": lambda: sweep(*where, Method()),

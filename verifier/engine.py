@@ -16,10 +16,12 @@ from verifier.assemble import assemble, check_fit
 from verifier.attack.pgd import clause_loss, pgd, row_values, sample
 from verifier.attack.replay import Replay
 from verifier.bounds.bounder import Method, OutOfTime, sweep
+from verifier.bounds.lumped import Prepared
 from verifier.bounds.network import Network, build
 from verifier.bounds.rounded import Twin
 from verifier.budget import Budget
 from verifier.domains import DomainBatch, join, outward, whole
+from verifier.errors import OptionsError
 from verifier.graph.onnx_import import Model
 from verifier.inputs import IdentityMap, InputMap
 from verifier.options import Options
@@ -183,6 +185,13 @@ class _Run:
         self.zonotope = (
             options.bounds.method == "auto" and dtype == torch.float64 and zonotope.suits(self.network, self.table)
         )
+        self.lumped = options.bounds.method == "lumped"
+        if self.lumped and not zonotope.lumps(self.network, self.table):
+            raise OptionsError(
+                f"bounds.method lumped: found {self.network.n} varying inputs, dtype {dtype},"
+                f" rows over {'inputs too' if self.table.mixed is not None else 'outputs only'};"
+                f" expected at most {zonotope.MOST_LUMPED} inputs, dtype float64 and rows over outputs only"
+            )
         self.plan = self._choose()
         self.tally = Tally()
         self.attacks = 0
@@ -202,7 +211,7 @@ class _Run:
             self.network.dtype,
             self.network.device,
             d,
-            d > INPUT_SPLIT,
+            d > INPUT_SPLIT and not self.lumped,
         )
 
     def solve(self, first: DomainBatch | None = None, proven: Callable[[DomainBatch], None] | None = None) -> Result:
@@ -216,7 +225,7 @@ class _Run:
             first = whole(self.lower, self.upper, self.kept_neurons())
             first = zonotope.halved(first) if self.zonotope else first
         strategy = Strategy(
-            bound=self.zonotopes() if self.zonotope else self.chooser(),
+            bound=self.bounding(),
             try_points=self.try_points,
             settle_affine=lambda boxes, bounded: settle_affine(boxes, bounded, self.try_points),
             attack=self.attack,
@@ -305,10 +314,15 @@ class _Run:
         count = sum(self.network.ops[i].multiply_adds for i in self.network.relus)
         return count if self.plan.neurons and count <= KEPT_NEURONS else 0
 
-    def zonotopes(self) -> Callable[[DomainBatch], Bounded]:
-        """Bounds for few inputs and many neurons."""
+    def bounding(self) -> Callable[[DomainBatch], Bounded]:
+        """The bounding step: zonotopes for few inputs and many neurons, lumped ones where asked for, or the chooser."""
+        if not self.zonotope and not self.lumped:
+            return self.chooser()
         twin = Twin.of(self.problem.graph, self.network.device)
-        return lambda batch: zonotope.bound_zonotope(twin, self.table, batch)
+        if self.zonotope:
+            return lambda batch: zonotope.bound_zonotope(twin, self.table, batch)
+        prepared = Prepared.of(twin)
+        return lambda batch: zonotope.bound_lumped(prepared, self.table, batch)
 
     def chooser(self) -> Chooser:
         """Cheap or tight bounds, measured, unless the options or the problem leave no choice."""
@@ -405,7 +419,7 @@ class _Run:
             "replays": self.replay.tried,
         }
         settings = {
-            "method": "zonotope" if self.zonotope else self.plan.method.name,
+            "method": "zonotope" if self.zonotope else "lumped" if self.lumped else self.plan.method.name,
             "batch": self.plan.batch,
             "dtype": str(self.plan.dtype).removeprefix("torch."),
             "device": str(self.plan.device),
@@ -418,8 +432,6 @@ class _Run:
 
 def _device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
-        from verifier.errors import OptionsError
-
         raise OptionsError("device cuda: this PyTorch finds no CUDA device; use --device cpu or auto")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

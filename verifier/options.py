@@ -83,7 +83,7 @@ class SearchOptions(_Checked):
 class BoundOptions(_Checked):
     """Bounds. `method` "auto" chooses from the problem; `alpha_steps` are gradient steps of alpha-CROWN."""
 
-    method: str = one_of("auto", "forward", "crown", "alpha")
+    method: str = one_of("auto", "forward", "crown", "alpha", "lumped")
     alpha_steps: int = at_least(0, 20)
 
 

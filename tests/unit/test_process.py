@@ -7,7 +7,7 @@ import sys
 
 
 def _frozen(code: str) -> int:
-    program = f"import gc\nfrom verifier import process\nfrom verifier.api import read_spec\n{code}\nprint(gc.get_freeze_count())"
+    program = f"import gc\nfrom verifier import api, process\n{code}\nprint(gc.get_freeze_count())"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return int(done.stdout)
 

@@ -66,6 +66,10 @@ class Network:
             self.release(values, i)
         return values[self.output]
 
+    def readers(self, slot: int) -> int:
+        """How often a slot is read; the network's result counts as read once more."""
+        return sum(read.count(slot) for read in self.sources) + (slot == self.output)
+
     def release(self, values: dict[int, object] | dict[int, Tensor], i: int) -> None:
         """Drops from `values` what no operator after `ops[i]` reads."""
         for s in self.sources[i]:

@@ -207,7 +207,7 @@ def sweep_rounded(twin: Twin, first: Zonotope) -> tuple[Zonotope, Symbols, Tenso
     return flat, symbols, unstable
 
 
-def _terms(op: LinearOp) -> int:
+def terms_of(op: LinearOp) -> int:
     """Most terms of one element of the output; 0 where the operator only moves numbers."""
     if isinstance(op, Dense):
         return int(op.params["weight"].shape[1])
@@ -263,7 +263,7 @@ def _linear(op: LinearOp, fast: LinearOp, given: list[Zonotope]) -> Zonotope:
     if columns is None and not keep_fresh:
         given = _aligned([f.opened() for f in given])
     x = given[0]
-    offset, terms = op.offset(), _terms(op)
+    offset, terms = op.offset(), terms_of(op)
     core = op.linear(*(f.core.flatten(0, 1) for f in given)).unflatten(0, x.core.shape[:2])
     maps = tuple(fast.linear(*chunks) for chunks in zip(*(f.maps for f in given), strict=True))
     noise = None
