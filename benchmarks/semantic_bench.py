@@ -30,6 +30,7 @@ from verifier.bounds.rounded import EXACT
 from verifier.budget import Budget
 from verifier.data import networks
 from verifier.inputs import centre_radius
+from verifier.ops.kinds import Interval
 from verifier.semantic import Coordinates, Perturbation, Range, Study, network, prepare, sources
 from verifier.semantic.coverage_search import CERTIFIED, OPEN, Limits, cover
 from verifier.semantic.family import Family, bound_cells, from_studies
@@ -127,12 +128,11 @@ def bounds(images: Images) -> dict[str, object]:
 
 def _lumped(
     family: Family, prepared: Prepared, source: Source, lower: torch.Tensor, upper: torch.Tensor, query: torch.Tensor
-) -> torch.Tensor:
-    """Lower bounds (B, K) of the rows of every box's member."""
+) -> Interval:
+    """Bounds of all outputs of the shared network, (B, m) each."""
+    assert family.slack is None
     centre, radius = centre_radius(lower, upper)
-    out = sweep_lumped(prepared, source, centre, radius * (1 + 4 * EXACT), query)
-    spread = out.inputs.double().abs().sum(0).add_(out.radius) * (1 + 16 * EXACT)
-    return (out.centre - spread).gather(1, family.table.row[query]) - family.table.rhs[query]
+    return sweep_lumped(prepared, source, centre, radius * (1 + 4 * EXACT), query).interval()
 
 
 def _each(work: Callable[[], object], repeats: int = 5) -> float:
