@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from verifier.search.bab import Outcome, Strategy, Tally, cut, search
 from verifier.search.bounding import Bounded, bound_boxes
 from verifier.search.choose import Chooser, predicted_ratio
 from verifier.search.leaf import settle_affine
+from verifier.search.memory import CPU, Memory, attempt, step_bytes
 from verifier.search.milp import decide, formulate
 
 AFFINE_INPUTS = 32
@@ -60,7 +62,7 @@ def solve(
     budget: Budget,
     progress: Callable[[Progress], None] | None = None,
 ) -> Result:
-    """Decides the property.
+    """Decides the property. Where memory runs out outside the search, which helps itself, the answer is `unknown`.
 
     Raises:
         ProblemError: model and specification do not fit.
@@ -68,6 +70,18 @@ def solve(
         UnsoundError: the imported graph and ONNX Runtime disagree.
     """
     start = time.monotonic()
+    result, _ = attempt(partial(_solve, model, spec, options, budget, progress, start))
+    return result or _result(Verdict.UNKNOWN, "memory: not enough for the network itself", start, {}, open_fraction=1.0)
+
+
+def _solve(
+    model: Model,
+    spec: vnnlib.NormalForm,
+    options: Options,
+    budget: Budget,
+    progress: Callable[[Progress], None] | None,
+    start: float,
+) -> Result:
     check_fit(model, spec)
     if spec.n_cases == 0:
         return _result(Verdict.UNSAT, "the input set is empty", start, {})
@@ -100,7 +114,7 @@ def _in_single(
     """
     proposals: list[DomainBatch] = []
     fast = _Run(problem, replay, options, budget, progress, start, torch.float32)
-    result = fast.solve(proven=proposals.append)
+    result = fast.solve(proven=lambda batch: proposals.append(batch.to(CPU)))
     if result.verdict is not Verdict.UNSAT:
         return result
     exact = _Run(problem, replay, options, budget, progress, start, torch.float64)
@@ -206,7 +220,7 @@ class _Run:
         """Settles the boxes `first` (None: all queries); `proven` receives proposals instead of proofs (see
         `Strategy`)."""
         few = first is None and self.problem.queries <= MANY_QUERIES
-        witness = self.attack() if few else None
+        witness = attempt(self.attack)[0] if few else None
         if witness is not None:
             return self.finish(Verdict.SAT, "found by sampling and projected gradient descent", witness=witness)
         first = whole(self.lower, self.upper, self.kept_neurons()) if first is None else first
@@ -223,11 +237,14 @@ class _Run:
             queries=self.problem.queries,
             proven=proven,
             device=self.network.device,
+            memory=self.memory(),
         )
         outcome = self.search(first, strategy)
         self.tally = outcome.tally
         if isinstance(outcome.found, Witness):
             return self.finish(Verdict.SAT, "found by branch and bound", witness=outcome.found)
+        if outcome.no_room:
+            return self.finish(Verdict.UNKNOWN, strategy.memory.reason, open_fraction=outcome.open_share)
         if outcome.out_of_time:
             verdict = Verdict.UNKNOWN if self.budget.stopped else Verdict.TIMEOUT
             return self.finish(
@@ -244,27 +261,20 @@ class _Run:
     def search(self, first: DomainBatch, strategy: Strategy) -> Outcome:
         """Branch and bound; for a shallow network with many inputs, a mixed-integer program after a short try."""
         if strategy.proven is not None or not self.plan.neurons or self.problem.queries > FEW_QUERIES:
-            return self.branch(first, strategy)
+            return search(first, strategy)
         until = self.budget.clock() + min(SHORT_TRY, 0.1 * self.budget.remaining())
         short = replace(strategy, stop=lambda: self.budget.expired() or self.budget.clock() > until)
-        outcome = self.branch(first, short)
-        if outcome.rest is None or self.budget.expired():
+        outcome = search(first, short)
+        if outcome.rest is None or outcome.no_room or self.budget.expired():
             return outcome
-        exact = self.programs(sorted(set(outcome.rest.query.tolist())))
+        exact, _ = attempt(partial(self.programs, sorted(set(outcome.rest.query.tolist()))))
         if exact is not None:
             return replace(exact, tally=outcome.tally)
-        again = self.branch(outcome.rest, strategy)
+        again = search(outcome.rest, strategy)
         again.tally.boxes += outcome.tally.boxes
         again.tally.stuck += outcome.tally.stuck  # boxes that were given up stay open, whoever proves the others
         given_up = max(0.0, outcome.open_share - float(outcome.rest.share.sum()) / self.problem.queries)
         return replace(again, open_share=again.open_share + given_up)
-
-    def branch(self, first: DomainBatch, strategy: Strategy) -> Outcome:
-        """Branch and bound; running out of time in the middle of a step leaves everything open."""
-        try:
-            return search(first, strategy)
-        except OutOfTime:
-            return Outcome(None, 1.0, self.tally, first)
 
     def programs(self, queries: list[int]) -> Outcome | None:
         """The queries decided by mixed-integer programs, or None where a program is not possible or not conclusive."""
@@ -285,6 +295,12 @@ class _Run:
             if not impossible:
                 return None
         return Outcome(None, 0.0, self.tally, None)
+
+    def memory(self) -> Memory:
+        """What the search may take, and an estimate of what a box takes."""
+        values = (self.plan.free_inputs if self.plan.method.affine else 0) + 2 + self.table.row.shape[1]
+        per_box = step_bytes(self.network.widest * values, self.network.dtype)
+        return Memory.of(self.network.device, self.budget.memory_bytes, per_box)
 
     def bound(self, batch: DomainBatch, method: Method) -> Bounded:
         return bound_boxes(self.network, self.table, batch, self.inputs, method, self.budget.expired)
@@ -329,6 +345,8 @@ class _Run:
         cost = sum(op.multiply_adds for op in self.network.ops)
         growth = min(2**self.attacks, 8)
         count = max(restarts, min(growth * 8192, int(growth * 2e8 / max(1, cost))))
+        if self.budget.memory_bytes is not None:
+            count = min(count, max(1, int(self.budget.memory_bytes / step_bytes(self.network.widest, self.plan.dtype))))
         chosen = torch.arange(count, device=self.network.device) % len(where)
         if count < len(where):
             chosen = torch.randperm(len(where), generator=self.generator, device=self.network.device)[:count]

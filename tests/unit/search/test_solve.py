@@ -365,3 +365,52 @@ def test_boxes_given_up_in_the_short_try_are_not_forgotten(monkeypatch: pytest.M
     result = solve(net(0).model(), spec, options(), Budget.of(20))
     assert calls == [1, 1] and result.verdict is Verdict.UNKNOWN
     assert result.open_fraction == 0.5 and result.counters["boxes"] == 3
+
+
+@pytest.mark.parametrize("neurons", [False, True])
+def test_little_memory_changes_no_verdict(neurons: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bounds that fail for more than 3 boxes at once, an attack and a programme that never fit."""
+    monkeypatch.setattr(engine, "INPUT_SPLIT", 0 if neurons else 20)
+    bound, failed = engine.bound_boxes, []
+
+    def narrow(network: object, table: object, batch: DomainBatch, *rest: object) -> object:
+        if len(batch) > 3:
+            failed.append(len(batch))
+            raise RuntimeError(
+                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+            )
+        return bound(network, table, batch, *rest)
+
+    def refuse(*arguments: object) -> object:
+        raise MemoryError
+
+    monkeypatch.setattr(engine, "bound_boxes", narrow)
+    monkeypatch.setattr(engine, "sample", refuse)
+    monkeypatch.setattr(engine, "decide", refuse)
+    network = net(62)
+    case = Case(np.full(3, -0.5), np.full(3, 0.5), [_clause(np.random.default_rng(2), 3, 3, "single")])
+    margin = network.worst(case, case.clauses[0])
+    for by, sat in ((-GAP, False), (GAP, True)):
+        spec = form([Case(case.lower, case.upper, [moved(case.clauses[0], margin + by)])], 3, 3)
+        check(network.model(), spec, options("crown", restarts=4), sat)
+    assert failed
+
+
+def test_a_run_without_room_is_unknown_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = net(62)
+    case = Case(np.full(3, -0.5), np.full(3, 0.5), [[Row({}, {0: 1.0}, -100.0)]])
+    spec, how = form([case], 3, 3), options()
+    assert solve(network.model(), spec, how, Budget.of(60)).verdict is Verdict.UNSAT
+    result = solve(network.model(), spec, how, Budget.of(60, memory_bytes=1))
+    assert result.verdict is Verdict.UNKNOWN and result.open_fraction == 1.0
+    assert result.reason.startswith("memory: ") and "--memory" in result.reason
+
+    def refuse(*arguments: object) -> object:
+        raise MemoryError
+
+    for part in ("bound_boxes", "build", "assemble"):
+        with monkeypatch.context() as patch:
+            patch.setattr(engine, part, refuse)
+            result = solve(network.model(), spec, how, Budget.of(60))
+        assert result.verdict is Verdict.UNKNOWN and result.open_fraction == 1.0
+        assert result.reason.startswith("memory: "), part
