@@ -27,7 +27,7 @@ from verifier.problem import Problem
 from verifier.progress import Progress
 from verifier.result import Result, Verdict, Witness
 from verifier.rows import RowTable
-from verifier.runtime import Session, compare
+from verifier.runtime import Session, compare, compare_index
 from verifier.search import zonotope
 from verifier.search.bab import Outcome, Strategy, Tally, cut, search
 from verifier.search.bounding import Bounded, bound_boxes
@@ -92,8 +92,11 @@ def _solve(
     replay = Replay(model, spec, problem, session)
     if problem.graph.opaque:
         return _only_attack(problem, replay, budget, options, start)
-    if not model.graph.opaque:  # a final ArgMax is: its graph up to the logits is what is bounded
-        compare(model, model.graph, _sample_points(problem, replay, options.seed))
+    points = _sample_points(problem, replay, options.seed)
+    if model.graph.opaque:  # a final ArgMax is: its graph up to the logits is what is bounded
+        compare_index(model, points, session)
+    else:
+        compare(model, model.graph, points)
     if options.dtype == "float32":
         return _in_single(problem, replay, options, budget, progress, start)
     return _Run(problem, replay, options, budget, progress, start, torch.float64).solve()

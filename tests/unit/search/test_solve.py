@@ -283,6 +283,33 @@ def test_classes(last: str, seed: int) -> None:
     assert verdicts
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_classes_with_rows_over_inputs(seed: int) -> None:
+    """x_0 + x_1 <= t and "the class is j", and  x_0 + x_1 + index <= t: both sides of the exact programme's answer."""
+    network = net(30 + seed)
+    box = np.full(3, -0.8), np.full(3, 0.8)
+    sums = []
+    for j in range(3):  # least x_0 + x_1 where class j wins
+        wins = [Row({}, {k: 1.0, j: -1.0}) for k in range(3) if k != j]
+        levels = np.linspace(-1.6, 1.6, 17)
+        for level in levels:
+            if network.worst(Case(*box, [wins], [Row({0: 1.0, 1: 1.0}, {}, level)]), wins) < -GAP:
+                sums.append((j, float(level)))
+                break
+    model, verdicts = network.model("ArgMax"), set()
+    j, level = sums[seed % len(sums)]
+    only = [Row({}, {0: 1.0}, j + 0.5), Row({}, {0: -1.0}, 0.5 - j)]
+    for by, sat in ((-0.25, False), (0.02, True)):
+        if level + by > -1.6:
+            case = Case(*box, [only], [Row({0: 1.0, 1: 1.0}, {}, level + by)])
+            verdicts.add(check(model, form([case], 3, 1), options(), sat).verdict)
+    least = min(k + t for k, t in sums)
+    for by, sat in ((-0.25, False), (0.02, True)):
+        case = Case(*box, [[Row({0: 1.0, 1: 1.0}, {0: 1.0}, least + by)]])
+        verdicts.add(check(model, form([case], 3, 1), options(), sat).verdict)
+    assert verdicts == {Verdict.SAT, Verdict.UNSAT}
+
+
 def test_single_precision_does_not_change_a_verdict() -> None:
     """Asked for float32, the engine may know less, never something else."""
     for seed in range(4):
