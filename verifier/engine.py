@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -131,8 +132,8 @@ def _sample_points(problem: Problem, replay: Replay, seed: int, count: int = 3) 
     return replay.snap(problem.lower[query] + width * rng.random(width.shape), query)
 
 
-def _result(verdict: Verdict, reason: str, start: float, counters: dict[str, int | float], **more: object) -> Result:
-    return Result(verdict=verdict, reason=reason, seconds=time.monotonic() - start, counters=counters, **more)  # type: ignore[arg-type]
+def _result(verdict: Verdict, reason: str, start: float, counters: dict[str, int | float], **more: Any) -> Result:
+    return Result(verdict=verdict, reason=reason, seconds=time.monotonic() - start, counters=counters, **more)
 
 
 def _only_attack(problem: Problem, replay: Replay, budget: Budget, options: Options, start: float) -> Result:

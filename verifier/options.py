@@ -68,7 +68,7 @@ class _Checked:
 
     def to_mapping(self) -> dict[str, object]:
         """The same as plain nested data, for result files."""
-        return dataclasses.asdict(self)  # type: ignore[call-overload,no-any-return]
+        return dataclasses.asdict(self)  # type: ignore[call-overload]
 
 
 @dataclass(frozen=True)
