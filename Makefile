@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 VNNCOMP ?= $(wildcard ../shared/vnncomp)
 
-.PHONY: demo test test-real figures bench lint operators clean study render prune-oracle
+.PHONY: demo test test-real figures bench lint operators clean study study-kill render prune-oracle
 .DEFAULT_GOAL := demo
 
 # The stamps make a second run quick; a changed pyproject.toml installs again.
@@ -63,6 +63,10 @@ operators: $(VENV)/stamp-package
 # The ready-made study: trains, prunes, verifies, writes out/small/report.html; stop it whenever you like, it goes on.
 study: $(VENV)/stamp-package
 	$(BIN)/secateur compare --study benchmarks/studies/small.yaml --out out/small
+
+# kill -9 at ten random moments of a study with real training and verification; minutes, so not part of `make test`.
+study-kill: $(VENV)/stamp-test
+	$(BIN)/python -m pytest tests/unit/study/kill_real.py
 
 # Its report (or with none a synthetic one) in headless Chromium, looked at by a program; pictures under out/render.
 render: $(VENV)/stamp-package

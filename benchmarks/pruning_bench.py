@@ -1,8 +1,9 @@
 """Cost of pruning, and error against ratio for every criterion.
 
-    python benchmarks/pruning_bench.py cost                 scoring cost in inference passes; surgery on 10 M parameters
-    python benchmarks/pruning_bench.py errors [--seeds 3]   clean error against ratio on aircraft23 with cnn7 width 16
-    python benchmarks/pruning_bench.py equality             pruned = masked: 200 random graphs, four opsets
+    python -m benchmarks.pruning_bench cost        scoring cost in inference passes; surgery on 10 M parameters
+    python -m benchmarks.pruning_bench errors --networks A.onnx B.onnx C.onnx
+                                                   clean error against ratio on aircraft23; can be stopped and resumed
+    python -m benchmarks.pruning_bench equality    pruned = masked: 200 random graphs, four opsets
 
 Every figure is one JSON line on standard output.
 """
@@ -19,14 +20,10 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 import pruning
-from pruning import Calibration, Floor, Options, Semantic, TrainOptions, onnx_io
+from pruning import Calibration, Semantic, onnx_io
 from pruning.calibration import Activations
-from pruning.surgery import remove
-from pruning.training import error, fine_tune
 
 MEDIUM = Semantic((0.8, 1.2), (-0.1, 0.1))
-CRITERIA = ["random", "random-matched", "l1", "l2", "slim", "refill", "snip", "taylor", "sensnorm", "hydra",
-            "rs", "nrs", "usn", "anti-usn"]  # fmt: skip
 
 
 def cnn7(width: int = 16, size: int = 64, outputs: int = 46, seed: int = 0, norm: bool = True) -> pruning.Net:
@@ -105,47 +102,6 @@ def cost() -> None:
     )
 
 
-def errors(seeds: int, width: int, size: int, epochs: int, images: int, ratios: list[float]) -> None:
-    """Clean error (mean squared, keypoints in fractions of the side) before and after fine-tuning."""
-    for seed in range(seeds):
-        start = cnn7(width, size, seed=seed)
-        train = pruning.load_data("aircraft23", start, MEDIUM, images, seed=seed)
-        test = pruning.load_data("aircraft23", start, MEDIUM, 500, seed=seed, split="test")
-        options = TrainOptions(epochs=epochs, rate=1e-3, seed=seed)
-        dense = fine_tune(start, train, options, epochs)
-        more = fine_tune(dense, train, options, max(1, epochs // 4))
-        show(arm="dense", seed=seed, error=error(dense, test), tuned=error(more, test))
-        part = Calibration(
-            train.images[:256], train.labels[:256] if train.labels is not None else None, MEDIUM, 32, seed
-        )
-        for ratio in ratios:
-            reference = None
-            for name in ["usn", *[c for c in CRITERIA if c != "usn"]]:
-                plan = plan_for(dense, part, name, ratio, seed, reference)
-                reference = reference or plan
-                pruned = pruning.apply(dense, plan, "mean", part).net
-                tuned = fine_tune(pruned, train, options, max(1, epochs // 4))
-                show(arm=name, seed=seed, ratio=ratio, error=error(pruned, test), tuned=error(tuned, test))
-            fresh = fine_tune(remove_from(start, reference), train, options, epochs + max(1, epochs // 4))
-            show(arm="small-scratch", seed=seed, ratio=ratio, error=None, tuned=error(fresh, test))
-
-
-def plan_for(
-    net: pruning.Net, data: Calibration, name: str, ratio: float, seed: int, usn: pruning.Plan | None
-) -> pruning.Plan:
-    scores = pruning.score(net, data, name, Options(seed=seed))
-    floor = Floor(4, 0.0)
-    if name == "random-matched" and usn is not None:
-        return pruning.matched(scores, usn, floor)
-    return pruning.plan(net, scores, ratio, "global" if name == "usn-global" else "uniform", floor=floor)
-
-
-def remove_from(start: pruning.Net, plan: pruning.Plan | None) -> pruning.Net:
-    """The pruned shape with initial weights."""
-    assert plan is not None
-    return remove(pruning.find_groups(start), plan.removed)
-
-
 def equality(graphs: int) -> None:
     """The full count of the equality test."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "unit" / "pruning"))
@@ -154,24 +110,38 @@ def equality(graphs: int) -> None:
     compare(graphs)
 
 
+def errors(arguments: argparse.Namespace) -> None:
+    """Clean error against ratio: rows, then the table."""
+    from benchmarks import pruning_errors
+
+    budget = pruning_errors.Budget(images=arguments.images, rate=arguments.rate)
+    pruning_errors.measure(arguments.networks, arguments.ratios, arguments.out, budget, MEDIUM)
+    rows = pruning_errors.read(arguments.out)
+    print(pruning_errors.table(rows))
+    if arguments.picture:
+        pruning_errors.picture(rows, arguments.picture)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("cost", "errors", "equality"))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--width", type=int, default=16)
-    parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--images", type=int, default=8000)
-    parser.add_argument("--graphs", type=int, default=200)
-    parser.add_argument("--ratios", default="0.25,0.5,0.75,0.9")
+    modes = parser.add_subparsers(dest="what", required=True)
+    modes.add_parser("cost", help="scoring cost in inference passes; surgery on 10 M parameters")
+    alike = modes.add_parser("equality", help="pruned = masked on random graphs")
+    alike.add_argument("--graphs", type=int, default=200)
+    e = modes.add_parser("errors", help="clean error against ratio on aircraft23, for every criterion")
+    e.add_argument("--networks", type=Path, nargs="*", default=[], help="trained by `secateur train`; one per seed")
+    e.add_argument("--ratios", type=float, nargs="+", default=[0.25, 0.5, 0.75, 0.9])
+    e.add_argument("--out", type=Path, default=Path("out/pruning_errors.jsonl"), help="rows are added to this file")
+    e.add_argument("--images", type=int, default=12800, help="training images of the one epoch of fine-tuning")
+    e.add_argument("--rate", type=float, default=4e-3, help="highest learning rate of the fine-tuning")
+    e.add_argument("--picture", type=Path, help="also draw the rows")
     arguments = parser.parse_args()
     if arguments.what == "cost":
         cost()
     elif arguments.what == "equality":
         equality(arguments.graphs)
     else:
-        ratios = [float(part) for part in arguments.ratios.split(",")]
-        errors(arguments.seeds, arguments.width, arguments.size, arguments.epochs, arguments.images, ratios)
+        errors(arguments)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,10 @@ from pruning.cost import Cost, cost
 from pruning.errors import CriterionError, DataError, WriteError
 from pruning.fold import Constants, fold, readers
 from pruning.groups import Groups, find_groups
-from pruning.names import BORDERS, FOLDS
+from pruning.names import BORDERS, FOLDS, RESCALES
 from pruning.net import Net
 from pruning.planning import Floor, Plan, make_plan
+from pruning.rescale import restored
 from pruning.scores import Options, Scores, score_groups
 from pruning.surgery import mask, remove
 
@@ -92,17 +93,21 @@ def apply(
     data: Calibration | None = None,
     border: str = "interior",
     options: Options | None = None,
+    rescale: str = "none",
 ) -> PrunedModel:
     """Carry out a plan.
 
     fold: what stands for a removed channel: `zero`; `mean`, its average over images and S, moved into the biases of its
     readers; `graft`, the channel stays but its activation becomes linear; `sound`, the centre of its certified
     interval, with the bound `delta`. border: `interior` (kernel sums) or `exact` (a bias map where zero padding
-    matters).
+    matters). rescale, after `zero` or `mean`: `all` channels that stay get back the mean and spread of their
+    pre-activation by a factor and an offset in their layer, or only those that fell `silent`, or `none`.
     Raises CriterionError for an unknown mode, DataError if a mode needs data and none is given.
     """
     if fold not in FOLDS or border not in BORDERS:
         raise CriterionError(f"fold '{fold}', border '{border}'; expected one of {FOLDS} and one of {BORDERS}")
+    if rescale not in RESCALES or (rescale != "none" and fold not in ("zero", "mean")):
+        raise CriterionError(f"rescale '{rescale}' with fold '{fold}'; expected one of {RESCALES}, after zero or mean")
     groups = plan.groups
     if groups.net is not model:
         raise CriterionError("this plan belongs to another network; plan for this one first")
@@ -111,6 +116,8 @@ def apply(
         return PrunedModel(model, model, model, plan, _sidecar(plan, fold, border, {}))
     if fold != "zero" and data is None:
         raise DataError(f"fold '{fold}' needs calibration images; give --data, or use fold 'zero'")
+    if rescale != "none" and data is None:
+        raise DataError(f"rescale '{rescale}' needs calibration images; give --data, or use rescale 'none'")
     if fold == "graft":
         return _graft(model, plan, data, border)
     constants, delta = _constants(groups, removed, fold, data, border, options or Options())
@@ -118,7 +125,9 @@ def apply(
     if fold == "sound":
         delta = _delta(groups, folded, removed, delta)
     after = find_groups(folded, groups.kept_names)
-    record = _sidecar(plan, fold, border, constants)
+    if rescale != "none" and data is not None:
+        after = find_groups(restored(model, after, removed, data, rescale), groups.kept_names)
+    record = MappingProxyType({**_sidecar(plan, fold, border, constants), "rescale": rescale})
     if delta is not None:
         record = MappingProxyType({**record, "delta": np.asarray(delta).reshape(-1).tolist()})
     return PrunedModel(remove(after, removed), model, mask(after, removed), plan, record, delta)

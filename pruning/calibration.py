@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -69,7 +69,8 @@ class Semantic:
 class Calibration:
     """Images (n, *S) float32, optional labels (n, ...), the rectangle S, number of its sample points and the seed.
 
-    Labels of an integer type are classes, of a floating type regression targets in the units of the network output.
+    Labels of an integer type are classes, of a floating type regression targets in the units of the network output;
+    for heatmaps (n, K, R, C) they are positions (n, 2K) in cells, x before y. `unlabelled` says why there are none.
     """
 
     images: np.ndarray
@@ -77,6 +78,7 @@ class Calibration:
     semantic: Semantic = Semantic()
     samples: int = 32
     seed: int = 0
+    unlabelled: str = ""
 
     def __post_init__(self) -> None:
         images = np.asarray(self.images, np.float32)
@@ -105,14 +107,17 @@ class Calibration:
                 f"calibration images have shape {self.images.shape[1:]}, "
                 f"the network input '{net.inputs[0]}' expects {sample}"
             )
-        return Calibration(
-            self.images.reshape(len(self.images), *sample), self.labels, self.semantic, self.samples, self.seed
-        )
+        return replace(self, images=self.images.reshape(len(self.images), *sample))
+
+    def part(self, rows: slice) -> Calibration:
+        """Some of the images, with their labels."""
+        return replace(self, images=self.images[rows], labels=None if self.labels is None else self.labels[rows])
 
     def need_labels(self, why: str) -> np.ndarray:
         """The labels, or a DataError naming what needs them."""
         if self.labels is None:
-            raise DataError(f"{why} needs labels; give them as 'labels' or 'keypoints' in the .npz file")
+            reason = self.unlabelled or "give them as 'labels' or 'keypoints' in the .npz file"
+            raise DataError(f"{why} needs labels; {reason}")
         return self.labels
 
     def need_range(self, why: str) -> None:
@@ -150,20 +155,40 @@ def perturbed(calibration: Calibration) -> Iterator[np.ndarray]:
         yield np.concatenate([image[None], moved])
 
 
+Place = tuple[str, int]
+
+
 def channel_means(
-    net: Net, places: Sequence[tuple[str, int]], calibration: Calibration, per_image: int = 4
-) -> dict[tuple[str, int], np.ndarray]:
+    net: Net, places: Sequence[Place], calibration: Calibration, per_image: int = 4
+) -> dict[Place, np.ndarray]:
     """E over images and S of each entry along an axis of a value: what folding puts in place of removed channels.
 
     Each image is seen under `per_image` of the K Sobol points, in rotation, so that the cost is a few inference passes.
     """
+    return {place: moments.mean for place, moments in channel_moments(net, places, calibration, per_image).items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Mean, standard deviation and maximum of each entry along an axis."""
+
+    mean: np.ndarray
+    spread: np.ndarray
+    highest: np.ndarray
+
+
+def channel_moments(
+    net: Net, places: Sequence[Place], calibration: Calibration, per_image: int = 4
+) -> dict[Place, Moments]:
+    """Moments of each entry along an axis of a value, over images, S and the other axes."""
     places = list(dict.fromkeys(places))
     if not places:
         return {}
     calibration = calibration.fitted(net)
     run = Activations(net, [value for value, _ in places])
     points = calibration.semantic.points(calibration.samples, calibration.seed)
-    sums = {place: np.zeros(net.shapes[place[0]][place[1]]) for place in places}
+    sums = {place: np.zeros((2, net.shapes[place[0]][place[1]])) for place in places}
+    highest = {place: np.full(total.shape[1], -np.inf) for place, total in sums.items()}
     count = 0
     repeats = 1 if calibration.semantic.degenerate else per_image
     for start in range(0, len(calibration.images), 32):
@@ -174,6 +199,12 @@ def channel_means(
             for value, axis in places:
                 array = found[value]
                 others = tuple(a for a in range(array.ndim) if a != axis)
-                sums[value, axis] += array.mean(others, dtype=np.float64) * len(images)
+                mean = array.mean(others, dtype=np.float64)
+                square = array.var(others, dtype=np.float64) + mean**2
+                sums[value, axis] += np.stack([mean, square]) * len(images)
+                highest[value, axis] = np.maximum(highest[value, axis], array.max(others))
             count += len(images)
-    return {place: total / count for place, total in sums.items()}
+    found_moments = {}
+    for place, (mean, square) in ((place, total / count) for place, total in sums.items()):
+        found_moments[place] = Moments(mean, np.sqrt(np.maximum(square - mean**2, 0)), highest[place])
+    return found_moments

@@ -99,6 +99,11 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument(
         "--border", choices=names.BORDERS, default=None, help="default: exact for post-training, else interior"
     )
+    g.add_argument(
+        "--rescale", choices=names.RESCALES, default=None,
+        help="give channels that stay their old mean and spread back (default: all for post-training with fold mean, "
+        "silent ones before fine-tuning)",
+    )  # fmt: skip
     g = p.add_argument_group("data and training")
     g.add_argument("--images", type=int, default=256, help="calibration images used (default: 256)")
     g.add_argument("--samples", type=int, default=32, help="Sobol points of S per image (default: 32)")

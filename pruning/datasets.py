@@ -10,6 +10,7 @@ import numpy as np
 
 from pruning.calibration import Calibration, Semantic
 from pruning.errors import DataError
+from pruning.keypoints import targets
 from pruning.net import Net
 
 MAX_VALUES = 1 << 31  # elements of an array read from a file
@@ -27,24 +28,28 @@ def load_data(
 ) -> Calibration:
     """Read at most `images` calibration images shaped for `net` from DIR, FILE.npz, COCO.json or `aircraft23`.
 
-    Images are scaled to [0, 1]. Keypoint labels are divided by the image side where the source knows it (COCO,
-    aircraft23), .npz labels are taken as they are. Raises DataError.
+    Images are scaled to [0, 1]. Key points of COCO and aircraft23 are given in pixels of the network's input, or in
+    cells of its heatmaps; a network that answers otherwise gets no labels (`unlabelled` says why). Labels from .npz
+    files are taken as they are. Raises DataError.
     """
     if images < 1:
         raise DataError(f"{images} images; expected at least 1")
     shape = _input_shape(net)
     path = Path(source)
+    labels, reason = None, ""
     if source == "aircraft23":
-        found, labels = _aircraft(shape, images, seed, split)
+        found, points = _aircraft(shape, images, seed, split)
+        labels, reason = targets(net, found, points)
     elif path.is_dir():
-        found, labels = _folder(path, shape, images, seed), None
+        found = _folder(path, shape, images, seed)
     elif path.suffix == ".npz":
         found, labels = _npz(path, images, seed)
     elif path.suffix == ".json":
-        found, labels = _coco(path, shape, images, seed)
+        found, points = _coco(path, shape, images, seed)
+        labels, reason = targets(net, found, points)
     else:
         raise DataError(f"data '{source}': expected a folder, a .npz file, a COCO .json file or aircraft23")
-    return Calibration(found, labels, semantic or Semantic(), samples, seed).fitted(net)
+    return Calibration(found, labels, semantic or Semantic(), samples, seed, reason).fitted(net)
 
 
 def _input_shape(net: Net) -> tuple[int, ...]:
@@ -118,8 +123,8 @@ def _read_image(file: Path, shape: tuple[int, ...], box: tuple[float, float, flo
     return array[None] if shape[0] == 1 else np.moveaxis(array, 2, 0)
 
 
-def _coco(path: Path, shape: tuple[int, ...], count: int, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Crops of annotated objects (box grown 1.25x to a square); labels (n, 2K) in fractions of the crop.
+def _coco(path: Path, shape: tuple[int, ...], count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Crops of annotated objects (box grown 1.25x to a square); key points (n, K, 2) in pixels of the crop.
 
     Objects with an invisible keypoint (v = 0) are left out: the losses here have no mask for them.
     """
@@ -137,7 +142,7 @@ def _coco(path: Path, shape: tuple[int, ...], count: int, seed: int) -> tuple[np
         raise DataError(f"{path}: not a COCO keypoints file ({type(error).__name__}: {error})") from error
     if not people:
         raise DataError(f"{path}: no annotation with all keypoints labelled")
-    images, labels = [], []
+    images, found = [], []
     for row in _some(len(people), count, seed):
         name, (left, top, width, height), points = people[row]
         file = (path.parent / name).resolve()
@@ -146,8 +151,10 @@ def _coco(path: Path, shape: tuple[int, ...], count: int, seed: int) -> tuple[np
         side = 1.25 * max(width, height)
         x0, y0 = left + width / 2 - side / 2, top + height / 2 - side / 2
         images.append(_crop(file, shape, x0, y0, side))
-        labels.append(((points[:, :2] - (x0, y0)) / side).reshape(-1))
-    return np.stack(images), np.stack(labels).astype(np.float32)
+        found.append((points[:, :2] - (x0, y0)) * (shape[2] / side, shape[1] / side))
+    if len({len(points) for points in found}) > 1:
+        raise DataError(f"{path}: the annotations have different numbers of keypoints; expected one number for all")
+    return np.stack(images), np.stack(found)
 
 
 def _crop(file: Path, shape: tuple[int, ...], x0: float, y0: float, side: float) -> np.ndarray:
@@ -176,7 +183,7 @@ def _aircraft(shape: tuple[int, ...], count: int, seed: int, split: str) -> tupl
     if len(shape) != 3 or shape[0] not in (1, 3) or shape[1] != shape[2]:
         raise DataError(f"the network input has shape {shape}; aircraft23 gives square images with 1 or 3 channels")
     images, keypoints, _ = aircraft23.load(split, count, size=shape[1], grey=shape[0] == 1, seed=seed)
-    return np.asarray(images, np.float32), (np.asarray(keypoints, np.float32) / shape[1]).reshape(count, -1)
+    return np.asarray(images, np.float32), np.asarray(keypoints, np.float32)
 
 
 def _some(total: int, count: int, seed: int) -> np.ndarray:

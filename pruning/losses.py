@@ -12,12 +12,33 @@ import numpy as np
 
 
 def task_loss(output: Any, labels: Any) -> Any:
-    """Cross entropy for integer labels (n,), mean squared error for targets shaped like the output; a scalar."""
+    """A scalar: cross entropy for integer labels (n,), mean squared error for targets shaped like the output.
+
+    Heatmaps (n, K, R, C) with positions (n, 2K) in cells: cross entropy against a Gaussian of one cell.
+    """
     import torch
 
     if not labels.is_floating_point():
         return torch.nn.functional.cross_entropy(output.reshape(len(output), -1), labels.reshape(len(output)).long())
+    if is_heatmap(output, labels):
+        return -(spots(output, labels) * output.flatten(2).log_softmax(2)).sum(2).mean()
     return torch.nn.functional.mse_loss(output.reshape(len(output), -1), labels.reshape(len(output), -1))
+
+
+def is_heatmap(output: Any, labels: Any) -> bool:
+    """True if `labels` are positions (n, 2K) in the maps `output` (n, K, R, C)."""
+    return len(output.shape) == 4 and labels.shape[1:] == (2 * output.shape[1],)
+
+
+def spots(output: Any, labels: Any) -> Any:
+    """Distributions (n, K, R*C) over the cells of each map: a Gaussian of one cell around its position."""
+    import torch
+
+    n, k, rows, columns = output.shape
+    points = labels.reshape(n, k, 2, 1)
+    x = torch.arange(columns, device=output.device) - points[:, :, 0]
+    y = torch.arange(rows, device=output.device) - points[:, :, 1]
+    return (-0.5 * (y[..., None] ** 2 + x[:, :, None] ** 2)).flatten(2).softmax(2)
 
 
 def wasserstein(u: Any, v: Any, p: int = 1) -> Any:

@@ -34,8 +34,7 @@ def interval_oracle(
 
     Zonotopes over contrast and brightness with a symbol per unstable neuron (`verifier.bounds.rounded`), every
     rounding of the bounds included: they hold for the network in exact arithmetic on the float32 image. Raises
-    CriterionError for a
-    network the verifier cannot bound.
+    CriterionError for a network the verifier cannot bound.
     """
     import torch
 

@@ -57,8 +57,7 @@ def calibration_part(arguments: argparse.Namespace, data: Calibration | None) ->
     """The first images of the training data, on which scores and constants are measured."""
     if data is None or len(data.images) <= arguments.images:
         return data
-    labels = None if data.labels is None else data.labels[: arguments.images]
-    return Calibration(data.images[: arguments.images], labels, data.semantic, data.samples, data.seed)
+    return data.part(slice(0, arguments.images))
 
 
 def make_plan(
@@ -129,7 +128,8 @@ def carry_out(
     fold = arguments.fold or ("mean" if data is not None else "zero")
     part = calibration_part(arguments, data)
     if arguments.mode == "post-training":
-        pruned = api.apply(net, plan, fold, part, arguments.border or "exact", options)
+        rescale = arguments.rescale or ("all" if fold == "mean" else "none")
+        pruned = api.apply(net, plan, fold, part, arguments.border or "exact", options, rescale)
         if part is not None and fold in ("zero", "mean"):
             return correct_output(pruned, part)
         return pruned
@@ -157,6 +157,7 @@ def _train_options(arguments: argparse.Namespace) -> TrainOptions:
         device=arguments.device,
         seed=arguments.seed,
         calibration=arguments.images,
+        rescale=arguments.rescale or "silent",
     )
 
 

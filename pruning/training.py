@@ -1,6 +1,6 @@
 """Training around pruning: one-shot, progressive and lottery modes.
 
-    one-shot     score -> (concentrate) -> fold and cut -> fine-tune
+    one-shot     score -> (concentrate) -> fold and cut -> wake channels that fell silent -> fine-tune
     progressive  the same in stages, rho_t = rho * (1 - (1 - t/T)^3); stops at the last good stage
     lottery      train -> cut 11 % -> rewind what is left to the given weights, round after round; then train once more
 
@@ -20,6 +20,7 @@ from pruning.api import PrunedModel, apply
 from pruning.calibration import Calibration, Semantic
 from pruning.errors import CriterionError, DataError
 from pruning.groups import Groups
+from pruning.names import RESCALES
 from pruning.net import Net
 from pruning.planning import Floor, Plan
 from pruning.surgery import remove
@@ -38,7 +39,7 @@ class TrainOptions:
     optional terms relative to it; stability: none, rs or nrs with weight `stability_weight` (VITA's 0.01 for
     adversarial training); consistency: weight of |f(x') - f(x)|^2; certified: weight of the task loss of
     interval bounds on a random cell with `cell` times the sides of S, ramped up like the concentration loss; exposure:
-    training uses S enlarged by this factor.
+    training uses S enlarged by this factor; rescale: see `pruning.apply`.
     """
 
     mode: str = "one-shot"
@@ -57,12 +58,15 @@ class TrainOptions:
     cell: float = 0.25
     exposure: float = 1.5
     calibration: int = 256
+    rescale: str = "silent"
     device: str = "cpu"
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.mode not in ("one-shot", "progressive", "lottery") or self.stability not in ("none", "rs", "nrs"):
             raise CriterionError(f"mode '{self.mode}' with stability '{self.stability}' is unknown")
+        if self.rescale not in RESCALES:
+            raise CriterionError(f"rescale '{self.rescale}' is unknown; expected one of {', '.join(RESCALES)}")
         if self.epochs < 1 or self.stages < 1 or self.batch_size < 1:
             raise CriterionError("epochs, stages and batch size must be at least 1")
 
@@ -134,7 +138,8 @@ class _Run:
             trained = fine_tune(current, self.fit, options, warm, plan)
             plan = _moved(plan, trained)
             current = trained
-        pruned = apply(current, plan, self.fold, _head(self.fit, options.calibration), self.border)
+        pruned = apply(current, plan, self.fold, self.fit.part(slice(0, options.calibration)), self.border,
+                       rescale=options.rescale)  # fmt: skip
         epochs = options.epochs if last else max(1, options.epochs // 2)
         return fine_tune(pruned.net, self.fit, options, epochs), plan
 
@@ -329,11 +334,19 @@ class _Objective:
 
 
 def error(net: Net, data: Calibration) -> float:
-    """Mean squared error, or the share of wrong classes, on the clean images."""
-    from pruning.calibration import Activations
+    """Mean squared error on the clean images, in the unit of the labels, or the share of wrong classes.
 
-    output = Activations(net, [net.outputs[0]])(data.images)[net.outputs[0]].reshape(len(data.images), -1)
+    A heatmap answers with the cell of its highest score.
+    """
+    from pruning.calibration import Activations
+    from pruning.losses import is_heatmap
+
+    output = Activations(net, [net.outputs[0]])(data.images)[net.outputs[0]]
     labels = data.need_labels("the error")
+    if labels.dtype.kind == "f" and is_heatmap(output, labels):
+        best = output.reshape(*output.shape[:2], -1).argmax(2)
+        output = np.stack([best % output.shape[3], best // output.shape[3]], 2)
+    output = output.reshape(len(data.images), -1)
     if labels.dtype.kind != "f":
         return float((output.argmax(1) != labels.reshape(-1)).mean())
     return float(((output - labels.reshape(len(labels), -1)) ** 2).mean())
@@ -401,16 +414,7 @@ def _split(data: Calibration) -> tuple[Calibration, Calibration]:
     count = max(1, len(data.images) // 10)
     if len(data.images) < 10:
         raise DataError(f"{len(data.images)} labelled images; training needs at least 10")
-    return _rows(data, slice(0, -count)), _rows(data, slice(-count, None))
-
-
-def _rows(data: Calibration, rows: slice) -> Calibration:
-    labels = None if data.labels is None else data.labels[rows]
-    return Calibration(data.images[rows], labels, data.semantic, data.samples, data.seed)
-
-
-def _head(data: Calibration, count: int) -> Calibration:
-    return _rows(data, slice(0, count))
+    return data.part(slice(0, -count)), data.part(slice(-count, None))
 
 
 def _enlarged(semantic: Semantic, factor: float) -> Semantic:

@@ -16,6 +16,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from verifier import process
 from verifier.budget import Budget, memory_limit
 from verifier.errors import ModelError
 from verifier.options import Options
@@ -120,6 +121,7 @@ def _without_collector() -> Iterator[None]:
     try:
         yield
     finally:
+        process.forget_imports()
         if enabled:
             gc.enable()
 

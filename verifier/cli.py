@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from verifier import process
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 EXIT_VERDICT, EXIT_INTERNAL, EXIT_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
+MOST_COVERED = 3
+"""Most varying inputs of --coverage: a search that does not stop at a counterexample has to cut all of the box."""
+
 _EPILOG = """\
 stdout: the first line is the verdict, sat, unsat, unknown or timeout; after sat follows the witness in the form of
 VNN-COMP. Everything else goes to stderr.
@@ -30,11 +34,19 @@ VNN-COMP. Everything else goes to stderr.
   unknown  the search ended, or was stopped by SIGINT or SIGTERM, without an answer
   timeout  the time limit was reached
 
+With --coverage the question is another: which share of the input box is certified (no violation in it), refuted
+(violations only) or open, for 1 to 3 varying inputs. stdout then holds one line per box,
+  box 0: certified 0.812500, refuted 0.180000, open 0.007500 (1234 boxes, 0.85 s)
+and nothing else; the shares add up to 1 exactly, the search ends when at most 0.01 is open (`secateur coverage` has
+settings). PATH is a folder for coverage.json, coverage.npz and, of two inputs, coverage.png, or one such file.
+
 exit codes:
   0    a verdict was given, also unknown and timeout; of a list: every instance has a verdict
   1    an internal error or a failed cross-check; of a list: some instances ended in an error
+       with --coverage: the shares were printed, also where some of the box is open or the time limit was reached
   2    bad usage or bad input: one line on stderr says what was found, what was expected
-  130  a list was stopped by SIGINT or SIGTERM; the same command goes on where it ended
+  130  a list was stopped by SIGINT or SIGTERM; the same command goes on where it ended; with --coverage: stopped,
+       what was known by then is printed and written
 
 environment:
   MALLOC_MMAP_THRESHOLD_, MALLOC_TRIM_THRESHOLD_   where one is set, the command leaves the allocator as it is;
@@ -51,11 +63,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         if args.instances is not None:
+            if args.coverage is not None:
+                parser.error("--coverage belongs to a single instance")
             return _run_list(parser, args)
         if args.model is None or args.spec is None:
             parser.error("expected two files, model and spec (or --instances LIST --results FILE)")
         if args.jobs != 1 or args.witnesses is not None:
             parser.error("--jobs and --witnesses belong to --instances")
+        if args.coverage is not None:
+            return _run_coverage(parser, args, started)
         return _run_one(args, started)
     except BrokenPipeError:
         # the reader of our output went away (`verify .. | head -1`); keep Python from complaining again at exit
@@ -88,6 +104,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", metavar="FILE", help="write the whole result, with counters and settings")
     parser.add_argument("--options", metavar="FILE", help="YAML file of options")
     parser.add_argument("--seed", type=int, metavar="N", help="seed of the random points")
+    parser.add_argument(
+        "--coverage",
+        nargs="?",
+        const="",
+        metavar="PATH",
+        help="no verdict but certified, refuted and open shares of the input box; write them to a folder or file",
+    )
     several = parser.add_argument_group("lists of instances")
     several.add_argument("--instances", metavar="LIST", help="instances.csv: model,spec,timeout relative to its folder")
     several.add_argument("--jobs", type=int, default=1, metavar="N", help="processes side by side (default 1)")
@@ -116,6 +139,7 @@ def _run_one(args: argparse.Namespace, started: float) -> int:
         report.check_writable(path)
     process.keep_freed_memory()
     process.wait_without_spinning()
+    process.keep_imports()
     deadline = Budget().deadline if options.timeout is None else started + options.timeout
     budget = Budget(deadline, memory_limit(options.memory))
 
@@ -140,6 +164,28 @@ def _solve(args: argparse.Namespace, options: Options, budget: Budget) -> tuple[
     finally:
         line.clear()
     return result, spec
+
+
+def _run_coverage(parser: argparse.ArgumentParser, args: argparse.Namespace, started: float) -> int:
+    if args.results is not None or args.json is not None:
+        parser.error("--results and --json belong to a verdict; --coverage FOLDER or FILE says where its files go")
+    import vnnlib
+    from verifier.api import load, read_spec
+    from verifier.semantic import coverage_run, family, many
+    from verifier.semantic.coverage_search import Limits
+
+    options = _options(args)
+    files = coverage_run.Files.named(args.coverage)
+    files.check(folder=True)
+    process.keep_freed_memory()
+    process.wait_without_spinning()
+    form = vnnlib.normalise(read_spec(args.spec))
+    device = many.device_of(options.device)
+    found = family.from_files(load(_one_network(args.model)), form, device, options.seed, MOST_COVERED)
+    if found.inputs != 2 and Path(args.coverage).suffix.lower() not in coverage_run.PICTURES:
+        files = dataclasses.replace(files, picture=None)
+    budget = coverage_run.remaining(options.timeout, started)
+    return coverage_run.run(found, files, Limits(), budget, quiet=args.quiet)
 
 
 def _one_network(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -35,19 +35,21 @@ from verifier.search.bounding import Bounded, bound_boxes
 from verifier.search.choose import Chooser, predicted_ratio
 from verifier.search.leaf import settle_affine
 from verifier.search.memory import CPU, Memory, attempt, step_bytes
-from verifier.search.milp import decide, formulate
+from verifier.search.shallow import form as shallow_form
+from verifier.search.shallow.tree import Counts
+from verifier.search.shallow.tree import search as shallow_search
 
 AFFINE_INPUTS = 32
 """Up to this many free inputs per query, affine forms are carried along (their cost grows with the number)."""
 
 FEW_QUERIES = 4
-"""Mixed-integer programs are written for at most this many queries."""
-
-SHORT_TRY = 1.0
-"""Seconds of branch and bound before a shallow network is handed to the mixed-integer solver."""
+"""Networks of one hidden layer are searched query by query for at most this many queries."""
 
 KEPT_NEURONS = 8192
 """Up to this many ReLU neurons, open boxes of a neuron split carry the neurons' intervals along (16 bytes each)."""
+
+PLAIN = Method(affine=False)
+"""Intervals alone: exact for the arguments of a first layer."""
 
 MANY_QUERIES = 256
 """With more queries than this, bounds come first: most queries are settled by them in one batch."""
@@ -227,7 +229,9 @@ class _Run:
         witness = attempt(self.attack)[0] if few else None
         if witness is not None:
             return self.finish(Verdict.SAT, "found by sampling and projected gradient descent", witness=witness)
-        first = whole(self.lower, self.upper, self.kept_neurons()) if first is None else first
+        if first is None:
+            first = whole(self.lower, self.upper, self.kept_neurons())
+            first = zonotope.halved(first) if self.zonotope else first
         strategy = Strategy(
             bound=self.zonotopes() if self.zonotope else self.chooser(),
             try_points=self.try_points,
@@ -263,42 +267,49 @@ class _Run:
         return self.finish(Verdict.UNSAT, "every box is proven", open_fraction=0.0)
 
     def search(self, first: DomainBatch, strategy: Strategy) -> Outcome:
-        """Branch and bound; for a shallow network with many inputs, a mixed-integer program after a short try."""
-        if strategy.proven is not None or not self.plan.neurons or self.problem.queries > FEW_QUERIES:
+        """Branch and bound; a network of one hidden layer with many inputs has a search of its own."""
+        shallow = self.plan.neurons and strategy.proven is None and shallow_form.suits(self.network)
+        if not shallow or self.problem.queries > FEW_QUERIES:
             return search(first, strategy)
-        until = self.budget.clock() + min(SHORT_TRY, 0.1 * self.budget.remaining())
-        short = replace(strategy, stop=lambda: self.budget.expired() or self.budget.clock() > until)
-        outcome = search(first, short)
-        if outcome.rest is None or outcome.no_room or self.budget.expired():
-            return outcome
-        exact, _ = attempt(partial(self.programs, sorted(set(outcome.rest.query.tolist()))))
-        if exact is not None:
-            return replace(exact, tally=outcome.tally)
-        again = search(outcome.rest, strategy)
-        again.tally.boxes += outcome.tally.boxes
-        again.tally.stuck += outcome.tally.stuck  # boxes that were given up stay open, whoever proves the others
-        given_up = max(0.0, outcome.open_share - float(outcome.rest.share.sum()) / self.problem.queries)
-        return replace(again, open_share=again.open_share + given_up)
+        try:
+            outcome, _ = attempt(self.shallow)
+        except OutOfTime:
+            return Outcome(None, 1.0, self.tally, first)
+        return search(first, strategy) if outcome is None else outcome
 
-    def programs(self, queries: list[int]) -> Outcome | None:
-        """The queries decided by mixed-integer programs, or None where a program is not possible or not conclusive."""
-        for q in queries:
+    def shallow(self) -> Outcome:
+        """All clauses of all queries, one after the other.
+
+        Raises:
+            OutOfTime: before the first clause.
+        """
+        tally, open_share, rest = Tally(), 0.0, None
+        for q in range(self.problem.queries):
             box = whole(self.lower, self.upper).select(slice(q, q + 1))
-            try:
-                where = box.lower, box.upper, box.query, self.inputs
-                known = sweep(self.network, *where, self.plan.method, self.budget.expired)
-            except OutOfTime:
-                return None
-            program = formulate(self.network, known, 0, box.lower, box.upper)
-            if program is None:
-                return None
-            impossible, point = decide(program, self.table, q, self.budget.remaining())
-            if point is not None:
-                witness = self.replay(point[None], np.array([q]))
-                return None if witness is None else Outcome(witness, 1.0, self.tally, None)
-            if not impossible:
-                return None
-        return Outcome(None, 0.0, self.tally, None)
+            known = sweep(self.network, box.lower, box.upper, box.query, self.inputs, PLAIN, self.budget.expired)
+            lower, upper = box.lower[0].double(), box.upper[0].double()
+            clauses = shallow_form.clauses(shallow_form.formulate(self.network, known), self.table, q, lower, upper)
+            tries = partial(self.try_points_of, query=box.query)
+            for clause in clauses:
+                counts = partial(self.count, tally=tally, before=(tally.boxes, tally.steps), parts=len(clauses))
+                end = shallow_search(clause, tries, self.budget.expired, counts)
+                if end.found is not None:
+                    return Outcome(end.found, 1.0, tally, None)
+                tally.stuck += end.stuck
+                open_share += end.open_share / (len(clauses) * self.problem.queries)
+                rest = box if end.out_of_time else rest
+        return Outcome(None, min(1.0, open_share), tally, rest)
+
+    def count(self, counts: Counts, tally: Tally, before: tuple[int, int], parts: int) -> None:
+        """The counters of a search in a shallow network, as the tally that is reported."""
+        tally.boxes, tally.steps = before[0] + counts.nodes, before[1] + counts.steps
+        tally.open_boxes, tally.lower = counts.open, counts.lower
+        tally.settled = counts.settled / (parts * self.problem.queries)
+        self.report(tally)
+
+    def try_points_of(self, points: Tensor, query: Tensor) -> Witness | None:
+        """Points (M, n) of one query (1,)."""
+        return self.try_points(points.to(self.plan.dtype), query.expand(len(points)))
 
     def memory(self) -> Memory:
         """What the search may take, and an estimate of what a box takes."""
@@ -343,6 +354,9 @@ class _Run:
         restarts, steps = self.options.attack.restarts, self.options.attack.steps
         if restarts == 0:
             return None
+        if self.zonotope:
+            # with so few inputs the search's own points are as good as a descent, and cost next to nothing
+            return None if boxes is not None else self.try_points(*zonotope.grid(self.lower, self.upper))
         self.attacks += 1
         until = self.budget.clock() + 0.05 * min(self.budget.remaining(), 100.0)
         where = boxes if boxes is not None else whole(self.lower, self.upper)

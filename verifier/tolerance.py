@@ -10,7 +10,6 @@ claims a verdict has to keep a margin far above `tiny`, which every margin of pr
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 # Largest error, in ulp, of torch's exp, log, sin, cos, tanh, sqrt, pow and 1/(1+exp(-x)). The vector library of the CPU
@@ -51,18 +50,3 @@ def proof_margin(dtype: torch.dtype) -> float:
     thousands of terms in each of tens of layers. In float32 the same count gives about 1e-4 (unit round-off 6e-8).
     """
     return 1e-12 if dtype == torch.float64 else 1e-4
-
-
-MILP_TOLERANCE = 1e-5
-"""Ten times HiGHS's default tolerances (1e-6 on constraints and on integrality)."""
-
-
-def milp_margin(rows: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """How far rows (K, N) over ReLU outputs may move because of the solver's tolerances: (K,).
-
-    A binary that is off by t lets a ReLU output with an argument in [low, high] (N,) be off by t (high - low), a
-    constraint that is off by t by t; both are scaled by the row's coefficients. No ReLU depends on another one in the
-    programs that are written, so nothing else grows.
-    """
-    reach = np.where((low < 0) & (high > 0), 1 + high - low, 1.0)
-    return MILP_TOLERANCE * (1 + np.abs(rows) @ reach)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from pruning.calibration import Calibration
+from pruning.errors import CriterionError
 from pruning.groups import Groups
 from pruning.scores.base import Options, Result, criterion
 
@@ -69,6 +70,11 @@ def slim(groups: Groups, calibration: Calibration | None, options: Options) -> R
         for cut in groups.cuts
         if groups.net.nodes[cut.node].type == "BatchNormalization" and cut.slot == 1
     }
+    if not scale:
+        raise CriterionError(
+            "criterion 'slim' ranks by the scales of BatchNormalization, and the network has none (exporters often "
+            "fold them into the layers); export it unfolded, or use l2"
+        )
     names = {groups.net.nodes[node].input(slot) for node, slot in scale}
     total = reduce_slices(groups, lambda name: np.abs(groups.net.weights[name]) if name in names else None, ("with",))
     has = reduce_slices(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,8 @@ def of_folder(folder: Path, replicates: int = stats.REPLICATES) -> Analysis:
         raise ResultsError(f"{folder / 'results.jsonl'}: no results yet")
     record = _record(folder / "study.json")
     baseline = record.get("baseline")
-    return analyse(rows, str(record.get("name") or folder.resolve().name), baseline, replicates)
+    found = analyse(rows, str(record.get("name") or folder.resolve().name), baseline, replicates)
+    return replace(found, notes=(*found.notes, *_given(record)))
 
 
 def analyse(
@@ -122,6 +123,14 @@ def _notes(rows: Sequence[Row], summaries: Sequence[Summary], files: bool) -> li
         seen = 10 * math.sqrt(155 / least)  # the protocol's planning: 155 images for a paired gain of 10 points
         notes.append(f"Only {least} images: gains in verified rate below about {seen:.0f} points will often be missed.")
     return notes
+
+
+def _given(record: Mapping[str, Any]) -> list[str]:
+    dense = record.get("dense")
+    if not isinstance(dense, dict) or not dense:
+        return []
+    named = ", ".join(f"seed {seed}: {Path(str(file)).name}" for seed, file in dense.items())
+    return [f"Dense networks that were given, not trained by the study: {named} (hashes in networks/networks.jsonl)."]
 
 
 def _record(path: Path) -> Mapping[str, Any]:

@@ -1,7 +1,8 @@
 """Makes the networks of a study, each once: train, prune in stages with fine-tuning between, or start from scratch.
 
 Total training is the same for every arm but `dense`: budget.train epochs, then budget.finetune (split over the stages).
-A finished network is renamed into place and then listed, with its hash, in `networks.jsonl`.
+A finished network is renamed into place and then listed, with its hash, in `networks.jsonl`. Where the study names a
+trained network for a seed (`dense`), it is copied instead of trained.
 """
 
 from __future__ import annotations
@@ -22,11 +23,15 @@ from pruning.study.spec import Spec
 from pruning.study.words import duration
 
 Say = Callable[[str], None]
+MAX_GIVEN = 1 << 30  # bytes of a given network
 
 
 @dataclass(frozen=True)
 class Model:
-    """A finished network: where it is, what it is, how big, and how long it took to make."""
+    """A finished network: where it is, what it is, how big, and how long it took to make.
+
+    source: the file it was copied from, where the study was given a trained network.
+    """
 
     name: str
     path: Path
@@ -38,6 +43,7 @@ class Model:
     draw: int
     size: Size
     seconds: float
+    source: str = ""
 
 
 def build(spec: Spec, jobs: list[Job], folder: Path, hands: Hands, say: Say) -> list[Model]:
@@ -48,6 +54,7 @@ def build(spec: Spec, jobs: list[Job], folder: Path, hands: Hands, say: Say) -> 
         for number, job in enumerate(jobs, 1):
             if job.name in done:
                 _unchanged(done[job.name])
+                _same_source(spec, job, done[job.name])
                 continue
             say(f"network {number} of {len(jobs)}: {job.name}{_left(jobs[number - 1 :], done)}")
             done[job.name] = _make(spec, job, folder, hands)
@@ -82,7 +89,10 @@ def _make(spec: Spec, job: Job, folder: Path, hands: Hands) -> Model:
     work.mkdir(parents=True, exist_ok=True)
     out, fresh = folder / f"{job.name}.onnx", work / "finished.onnx"
     started = time.monotonic()
-    if job.kind == "train":
+    source = _source(spec, job)
+    if source:
+        _copy(Path(source), fresh)
+    elif job.kind == "train":
         _need(hands.train, Train)(seed=job.seed, epochs=spec.budget.train, like=None, work=work, out=fresh)
     elif job.kind == "scratch":
         assert job.like is not None
@@ -102,10 +112,38 @@ def _make(spec: Spec, job: Job, folder: Path, hands: Hands) -> Model:
         os.fsync(stream.fileno())
     os.replace(fresh, out)
     sync_folder(folder)
-    size, seconds = hands.measure(out), time.monotonic() - started
+    size, seconds = hands.measure(out), round(time.monotonic() - started, 3)
     return Model(
-        job.name, out, digest(out), job.arm, job.criterion, job.ratio, job.seed, job.draw, size, round(seconds, 3)
+        job.name, out, digest(out), job.arm, job.criterion, job.ratio, job.seed, job.draw, size, seconds, source
     )
+
+
+def _source(spec: Spec, job: Job) -> str:
+    """The given file that is this network; empty where it has to be made."""
+    return spec.dense.get(job.seed, "") if job.kind == "train" else ""
+
+
+def _copy(source: Path, out: Path) -> None:
+    try:
+        size = source.stat().st_size
+        if size > MAX_GIVEN:
+            raise StudyFileError(
+                f"dense: {source} has {size} bytes; expected a network of at most {MAX_GIVEN >> 20} MiB"
+            )
+        out.write_bytes(source.read_bytes())
+    except OSError as error:
+        raise StudyFileError(f"dense: {source}: cannot copy the trained network: {error.strerror or error}") from None
+
+
+def _same_source(spec: Spec, job: Job, model: Model) -> None:
+    source = _source(spec, job)
+    if bool(source) != bool(model.source) or (
+        source and Path(source).is_file() and digest(Path(source)) != model.sha256
+    ):
+        raise ResultsError(
+            f"{model.path}: was {f'copied from {model.source}' if model.source else 'trained here'}, the study now "
+            f"{f'names {source}, which differs' if source else 'wants it trained'}; choose another folder with --out"
+        )
 
 
 def _prune(spec: Spec, job: Job, folder: Path, hands: Hands, work: Path, out: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pruning.study.errors import StudyFileError
-from pruning.study.spec import RECTANGLES, Spec, Task
+from pruning.study.spec import CLOCKS, RECTANGLES, Spec, Task
 from verifier.errors import SecateurError
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     images.add_argument("--tau", type=float, default=0.03, help="tolerance, share of the image side (default: 0.03)")
     images.add_argument("--rectangle", default="medium", help=f"{', '.join(RECTANGLES)} or ranges (default: medium)")
     images.add_argument("--timeout", type=float, default=None, metavar="S", help="seconds per image (default: 60)")
+    images.add_argument("--clock", choices=CLOCKS, default="wall", help="count wall or processor time (default: wall)")
     more = p.add_argument_group("output")
     more.add_argument("--truth", type=Path, metavar="FILE.csv", help="with --results: list with a column 'expected'")
     more.add_argument("--json", type=Path, metavar="FILE", help="with --results: write everything as JSON")
@@ -122,7 +123,7 @@ def _run_models(options: argparse.Namespace, folder: Path, factory: Factory | No
     if count < 1:
         raise StudyFileError(f"--images {count}; expected 1 or more")
     limit = 60.0 if options.timeout is None else options.timeout
-    task = Task(options.data, options.tau, options.rectangle, limit)
+    task = Task(options.data, options.tau, options.rectangle, limit, options.clock)
     hands = (factory or _own())(task, None)
     line = ProgressLine(sys.stderr)
     try:

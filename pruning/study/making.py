@@ -7,8 +7,8 @@ each convolution, as the dense network had. Fine-tuning starts at a tenth of the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,16 @@ from pruning.calibration import Calibration, Semantic
 from pruning.groups import Groups, find_groups
 from pruning.net import Net
 from pruning.planning import Floor, Plan, make_plan
-from pruning.scores import Options
+from pruning.scores import Options, Scores, movement
+from pruning.study import allocation
 from pruning.study.errors import StudyFileError
 from pruning.study.spec import Spec
 from verifier.training import augment, measure
 from verifier.training import train as training
 from verifier.training.export import to_onnx
 from verifier.training.models import Architecture, Pixels, build
+
+More = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
 
 SCORED = {"usn-cert": 24, "looseness": 8}
 """Images that scores with proved bounds are computed on; every other criterion gets `calibration` of them."""
@@ -37,7 +40,8 @@ SCORED = {"usn-cert": 24, "looseness": 8}
 @dataclass(frozen=True)
 class Settings:
     """The key `network` of a study file. images, batch, rate: of training; fine: share of that rate in
-    fine-tuning; calibration: images for scores."""
+    fine-tuning; calibration: images for scores; allocation, least: how a ratio is shared out over the layers
+    (`pruning.study.allocation`)."""
 
     name: str = "cnn7"
     width: int = 8
@@ -47,6 +51,8 @@ class Settings:
     rate: float = 4e-3
     fine: float = 0.1
     calibration: int = 256
+    allocation: str = "uniform"
+    least: int = 12
 
     @staticmethod
     def of(given: Mapping[str, Any]) -> Settings:
@@ -57,11 +63,16 @@ class Settings:
                 raise StudyFileError(
                     f"network: unknown key '{key}'; expected one of {', '.join(Settings.__dataclass_fields__)}"
                 )
-            if not isinstance(value, float | int if key in ("rate", "fine") else str if key == "name" else int):
+            if not isinstance(value, float | int if isinstance(known.default, float) else type(known.default)):
                 raise StudyFileError(f"network.{key}: found {value!r}, expected a value like {known.default!r}")
         made = Settings(**given)
-        if min(made.width, made.size, made.images, made.batch, made.rate, made.fine, made.calibration) <= 0:
-            raise StudyFileError("network: width, size, images, batch, rate, fine and calibration must be above 0")
+        for key, value in vars(made).items():
+            if not isinstance(value, str) and value <= 0:
+                raise StudyFileError(f"network.{key}: found {value}; expected a number above 0")
+        if made.allocation not in allocation.NAMES:
+            raise StudyFileError(
+                f"network.allocation: found '{made.allocation}'; expected one of {', '.join(allocation.NAMES)}"
+            )
         return made
 
 
@@ -82,8 +93,10 @@ class Maker:
                 f"data '{study.task.data}': networks can be trained on aircraft23 only; compare given files"
             )
         highest = max([r for arm in study.arms for r in study.ratios_of(arm)], default=0.0)
-        floor = Floor(2, min(0.25, 1 - highest))  # the floor must not keep a ratio from being reached
-        return Maker(Settings.of(study.network), study.task.data, semantic, floor)
+        settings = Settings.of(study.network)
+        share = 0.0 if settings.allocation == "dense-first" else min(0.25, 1 - highest)
+        floor = Floor(2, share)  # the floor must not keep a ratio from being reached
+        return Maker(settings, study.task.data, semantic, floor)
 
     @cached_property
     def arch(self) -> Architecture:
@@ -99,36 +112,46 @@ class Maker:
         """New weights; see `hands.Train`."""
         torch.manual_seed(seed)
         model = build(self.arch) if like is None else chain(api.load(like), self.settings.size, fresh=True)
-        self._fit(model, epochs, self.settings.rate, seed)
-        self._write(model, out)
+        self.fit(model, epochs, self.settings.rate, seed)
+        self.write(model, out)
 
     def finetune(self, *, model: Path, seed: int, epochs: float, work: Path, out: Path) -> None:
         """See `hands.FineTune`."""
         torch.manual_seed(seed)
         tuned = chain(api.load(model), self.settings.size, fresh=False)
-        self._fit(tuned, epochs, self.settings.fine * self.settings.rate, seed + 500_000)
-        self._write(tuned, out)
+        self.fit(tuned, epochs, self.settings.fine * self.settings.rate, seed + 500_000)
+        self.write(tuned, out)
 
     def prune(
         self, *, model: Path, criterion: str, ratio: float, like: Path | None, seed: int, work: Path, out: Path
     ) -> None:
         """See `hands.Prune`. Removed channels are folded as their mean."""
         net = api.load(model)
-        groups = find_groups(net)
-        scores = api.score(groups, self._data(criterion, seed), criterion, _options(criterion, seed, ratio))
-        counts = None if like is None else _removed(groups, find_groups(api.load(like)))
-        plan: Plan = make_plan(scores, ratio, "uniform", floor=self.floor, counts=counts)
-        pruned = api.apply(net, plan, "mean", self._data("", 0), "interior")
+        counts = None if like is None else _removed(find_groups(net), find_groups(api.load(like)))
+        pruned = api.apply(
+            net, self.plan(net, criterion, ratio, seed, counts), "mean", self.calibration("", 0), "interior"
+        )
         api.save(pruned.net, out)
 
-    def _data(self, criterion: str, seed: int) -> Calibration:
-        """The first training images, with keypoints in pixels; the same for all criteria but those in `SCORED`."""
+    def plan(self, net: Net, criterion: str, ratio: float, seed: int, counts: Mapping[int, int] | None = None) -> Plan:
+        """The channels to remove; counts: how many of each group, instead of the study's allocation."""
+        groups, common = find_groups(net), self.calibration("", 0)
+        scores = api.score(groups, self.calibration(criterion, seed), criterion, _options(criterion, seed, ratio))
+        scores = _idle_first(scores, movement.idle_channels(groups, common))
+        shared = allocation.settings(self.settings.allocation, groups, common, ratio, self.settings.least)
+        return make_plan(scores, ratio, **shared, floor=self.floor, counts=counts)
+
+    def calibration(self, criterion: str, seed: int) -> Calibration:
+        """The first training images, with keypoints in pixels; as many for every criterion but those in `SCORED`."""
         count = min(SCORED.get(criterion, self.settings.calibration), len(self.split.images))
         labels = self.split.points[:count].reshape(count, -1).numpy()
         return Calibration(self.split.images[:count].numpy(), labels, self.semantic, seed=seed)
 
-    def _fit(self, model: nn.Sequential, epochs: float, rate: float, seed: int) -> None:
-        """Train in place for `epochs` passes over the images, warm-up and cosine, random s in 1.5 S."""
+    def fit(self, model: nn.Sequential, epochs: float, rate: float, seed: int, more: More | None = None) -> None:
+        """Train in place for `epochs` passes over the images, warm-up and cosine, random s in 1.5 S.
+
+        more: a further term of the loss, of (images, output, loss so far, share of the training done).
+        """
         data, batch = self.split, self.settings.batch
         draw = torch.Generator().manual_seed(seed + 1)
         recipe = training.Recipe(batch=batch)
@@ -143,8 +166,11 @@ class Maker:
                 if int(flip):
                     images, points, seen = augment.mirror(images, points, seen)
                 images, points, seen = augment.shift(images, points, seen, int(move[0]), int(move[1]))
-                images = self._moved(images, draw)
-                loss = measure.loss(model(images), points, (seen > 0).float(), self.settings.size)
+                images = self.moved(images, draw)
+                output = model(images)
+                loss = measure.loss(output, points, (seen > 0).float(), self.settings.size)
+                if more is not None:
+                    loss = loss + more(images, output, loss, done / steps)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -152,12 +178,14 @@ class Maker:
                 done += 1
         model.eval()
 
-    def _moved(self, images: torch.Tensor, draw: torch.Generator, factor: float = 1.5) -> torch.Tensor:
+    def moved(self, images: torch.Tensor, draw: torch.Generator, factor: float = 1.5) -> torch.Tensor:
+        """Images (n, C, H, W) under one random s each, uniform in `factor` times S."""
         u = factor * (2.0 * torch.rand(2, len(images), 1, 1, 1, generator=draw) - 1.0)
         (a, b), (c, d) = self.semantic.contrast, self.semantic.brightness
         return (((a + b) / 2 + (b - a) / 2 * u[0]) * images + (c + d) / 2 + (d - c) / 2 * u[1]).clamp(0.0, 1.0)
 
-    def _write(self, model: nn.Sequential, out: Path) -> None:
+    def write(self, model: nn.Sequential, out: Path) -> None:
+        """As ONNX."""
         out.write_bytes(to_onnx(model, self.arch).SerializeToString())
 
 
@@ -229,6 +257,15 @@ def _options(criterion: str, seed: int, ratio: float) -> Options:
         seed=seed, mask_ratio=ratio, interval_oracle=interval_oracle if proved else None,
         slope_oracle=slope_oracle if proved else None,
     )  # fmt: skip
+
+
+def _idle_first(scores: Scores, idle: np.ndarray) -> Scores:
+    """Idle channels rank below all others, but within the share to remove: so all arms end up equally wide.
+
+    `idle` must not depend on the arm: a criterion scored on fewer images would call more of them idle.
+    """
+    values = np.where(idle, -np.inf, scores.values)
+    return replace(scores, values=values, free=np.zeros(len(idle), bool))
 
 
 def _removed(groups: Groups, like: Groups) -> dict[int, int]:

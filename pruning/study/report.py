@@ -118,7 +118,7 @@ def _facts(analysis: Analysis) -> list[tuple[str, str]]:
         ("Results", f"{len(analysis.rows):,}"),
         ("Tolerance", f"{first.tau:.1%} of the side"),
         ("Rectangle", first.rectangle),
-        ("Time limit", f"{first.timeout:g} s"),
+        ("Time limit", f"{first.timeout:g} s" + (" of processor time" if first.clock == "processor" else "")),
         ("Verification", words.duration(seconds)),
     ]
 

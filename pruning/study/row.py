@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cache
 from types import UnionType
 from typing import Any, get_args, get_type_hints
@@ -29,6 +29,7 @@ class Row:
     tau, if computed.
     seconds: wall time; boxes: cells opened; unstable: neurons whose sign is not fixed, mean over 4x4 cells of S, and
     unstable_ratio: the same as a share of all non-linear neurons.
+    clock: what seconds and timeout are counted by, see `spec.Task`.
     clean_error: mean keypoint error on the unchanged image, as a share of its side.
     parameters, macs, nonlinear: size of the network. versions, machine: what it ran on.
     """
@@ -60,6 +61,7 @@ class Row:
     nonlinear: int
     versions: str
     machine: str
+    clock: str = "wall"
 
     @property
     def key(self) -> tuple[str, int]:
@@ -79,7 +81,7 @@ def encode(row: Row) -> dict[str, Any]:
 
 def decode(value: Mapping[str, Any]) -> Row:
     """A row from its JSON object; ValueError names the field that is missing, unknown or impossible."""
-    names = [f.name for f in fields(Row)]
+    names = [f.name for f in fields(Row) if f.default is MISSING or f.name in value]
     missing, extra = [n for n in names if n not in value], [n for n in value if n not in names]
     if missing or extra:
         raise ValueError(f"fields missing: {missing}, unknown: {extra[:5]}")

@@ -99,7 +99,7 @@ def _row(model: Model, image: int, task: Task, outcome: Outcome) -> Row:
         sampled=None if outcome.sampled is None else float(outcome.sampled), seconds=round(float(outcome.seconds), 6),
         boxes=int(outcome.boxes), unstable=float(outcome.unstable), unstable_ratio=float(outcome.unstable_ratio),
         clean_error=float(outcome.clean_error), parameters=model.size.parameters, macs=model.size.macs,
-        nonlinear=model.size.nonlinear, versions=versions(), machine=machine(),
+        nonlinear=model.size.nonlinear, versions=versions(), machine=machine(), clock=task.clock,
     )  # fmt: skip
     try:
         row.check(result)
@@ -111,12 +111,12 @@ def _row(model: Model, image: int, task: Task, outcome: Outcome) -> Row:
 
 
 def _same_networks(ledger: Ledger[Row], models: dict[str, Model], task: Task) -> None:
-    wanted = (task.data, task.tau, task.rectangle, task.timeout)
+    wanted = (task.data, task.tau, task.rectangle, task.timeout, task.clock)
     for held in ledger.rows:
-        found = (held.data, held.tau, held.rectangle, held.timeout)
+        found = (held.data, held.tau, held.rectangle, held.timeout, held.clock)
         if found != wanted:
             raise ResultsError(
-                f"{ledger.path}: holds results for (data, tau, rectangle, timeout) = {found}, this run asks for "
+                f"{ledger.path}: holds results for (data, tau, rectangle, timeout, clock) = {found}, this run asks for "
                 f"{wanted}; choose another folder with --out"
             )
         if held.name in models and held.network != models[held.name].sha256:

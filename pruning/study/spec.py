@@ -2,11 +2,14 @@
 
     name: aircraft23, cnn7 width 16     seeds: [0, 1]            images: 100 (the first ones) or a list of indices
     data: aircraft23                    ratios: [0.5, 0.75]      tau: 0.03    rectangle: medium    timeout: 60
+    clock: wall                         (or processor: seconds of computing, for a machine that others use too)
     network: {name: cnn7, width: 16}    budget: {train: 60, finetune: 20}     stages: 1
     arms:
       dense+ft:                         (an arm without settings)
       random: {draws: 2}
       l2: {ratios: [0.25, 0.5, 0.75]}
+    dense: {0: nets/s0.onnx}            (optional: trained networks by seed, beside the study file; other seeds are
+                                        trained. budget.train should say how long they were, for small-scratch.)
 
 Arms: `dense` (as trained), `dense+ft` (with the same extra training as the pruned ones), `small-scratch` (the shape of
 the `match` arm from new weights, same total training), `random-matched` (random channels, as many per layer as the
@@ -29,20 +32,27 @@ from pruning.study.errors import StudyFileError
 UNPRUNED = ("dense", "dense+ft")
 MATCHED = ("random-matched", "small-scratch")
 RECTANGLES = ("small", "medium", "large")
+CLOCKS = ("wall", "processor")
 MAX_BYTES = 1 << 20
 MAX_NETWORKS = 10_000
 
 
 @dataclass(frozen=True)
 class Task:
-    """What every image is verified against: data set and split, tolerance, rectangle, seconds per image."""
+    """What every image is verified against: data set and split, tolerance, rectangle, seconds per image.
+
+    clock: `wall`, or `processor`: seconds that this process computed (on all its threads), for a machine that others
+    use at the same time. The limit and the times of the results go by it.
+    """
 
     data: str
     tau: float = 0.03
     rectangle: str = "medium"
     timeout: float = 60.0
+    clock: str = "wall"
 
     def __post_init__(self) -> None:
+        _require(self.clock in CLOCKS, f"clock '{self.clock}'; expected one of {', '.join(CLOCKS)}")
         _require(0 < self.tau < 1, f"tau {self.tau}; expected a share of the image side between 0 and 1")
         _require(0 < self.timeout < math.inf, f"timeout {self.timeout}; expected seconds above 0")
         _require(bool(self.data), "no data set named; expected data: aircraft23 or a COCO keypoints file")
@@ -71,7 +81,10 @@ class Budget:
 
 @dataclass(frozen=True)
 class Spec:
-    """A whole study. `match`: the arm whose layer widths random-matched and small-scratch take."""
+    """A whole study. `match`: the arm whose layer widths random-matched and small-scratch take.
+
+    dense: files of trained networks by seed, taken as the dense ones of those seeds instead of training them.
+    """
 
     name: str
     task: Task
@@ -84,6 +97,7 @@ class Spec:
     stages: int = 1
     match: str = "usn"
     shuffle: int = 0
+    dense: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [arm.name for arm in self.arms]
@@ -93,6 +107,8 @@ class Spec:
         _unique("images", self.images)
         _require(all(i >= 0 for i in self.images), "an image index is negative; indices start at 0")
         _require(self.stages >= 1, f"stages {self.stages}; expected 1 or more")
+        lost = sorted(set(self.dense) - set(self.seeds))
+        _require(not lost, f"dense: names a network for seeds {lost}, which are not in seeds {list(self.seeds)}")
         for arm in self.arms:
             self._check_arm(arm, names)
         count = len(self.seeds) * sum(a.draws * max(1, len(self.ratios_of(a))) for a in self.arms)
@@ -147,7 +163,9 @@ def load(path: str | Path) -> Spec:
         where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         raise StudyFileError(f"{path}{where}: not YAML: {getattr(error, 'problem', None) or error}") from None
     try:
-        return parse(value)
+        spec = parse(value)
+        beside = Path(path).resolve().parent
+        return replace(spec, dense={seed: str(beside / file) for seed, file in spec.dense.items()})
     except StudyFileError as error:
         raise StudyFileError(f"{path}: {error}") from None
 
@@ -162,7 +180,12 @@ def parse(value: Any) -> Spec:
     _require(len(budget) == 2, "budget needs both train and finetune (epochs)")
     return Spec(
         name=_text("name", top["name"]),
-        task=Task(_text("data", top["data"]), rectangle=_text("rectangle", top.get("rectangle", "medium")), **numbers),
+        task=Task(
+            _text("data", top["data"]),
+            rectangle=_text("rectangle", top.get("rectangle", "medium")),
+            clock=_text("clock", top.get("clock", "wall")),
+            **numbers,
+        ),
         images=_images(top["images"]),
         arms=tuple(_arm(name, settings) for name, settings in _arms(top["arms"])),
         seeds=tuple(_integer("seeds", s) for s in _list("seeds", top["seeds"])),
@@ -172,6 +195,7 @@ def parse(value: Any) -> Spec:
         stages=_integer("stages", top.get("stages", 1)),
         match=_text("match", top.get("match", "usn")),
         shuffle=_integer("shuffle", top.get("shuffle", 0)),
+        dense=_dense(top.get("dense", {})),
     )
 
 
@@ -194,6 +218,12 @@ def _arm(name: str, settings: Any) -> Arm:
     given = _mapping(f"arm {name}", {} if settings is None else settings, ("draws", "ratios"))
     ratios = tuple(_number("ratios", r) for r in _list(f"arm {name}: ratios", given.get("ratios", [])))
     return Arm(name, _integer(f"arm {name}: draws", given.get("draws", 1)), ratios)
+
+
+def _dense(value: Any) -> dict[int, str]:
+    if not isinstance(value, dict):
+        raise StudyFileError(f"dense: found {value!r:.60}, expected a file for some seeds, such as {{0: nets/s0.onnx}}")
+    return {_integer("dense: seed", seed): _text(f"dense.{seed}", file) for seed, file in value.items()}
 
 
 def _images(value: Any) -> tuple[int, ...]:

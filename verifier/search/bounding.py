@@ -28,19 +28,15 @@ class Bounded:
     """What a step found out about B boxes that it did not prove.
 
     `alive` (B,) their positions in the batch; `value` (B,) the least clause score; `scores` (B, C) all clause scores
-    (positive:
-    impossible). For the K' rows per box that were walked back: `low` (B, K') lower bounds of  row - rhs  (rounding
-    margin
-    already taken off), `clause` (B, K'), and `coefficients` (B, K', n) and `constant` (B, K') of the linear function
-    (margin included) that attains them.
+    (positive: impossible). For the K' rows per box that were walked back: `low` (B, K') lower bounds of  row - rhs
+    (rounding margin already taken off), `clause` (B, K'), and `coefficients` (B, K', n) and `constant` (B, K') of the
+    linear function (margin included) that attains them. With decided signs all of them may hold only where a
+    violation is possible, which is all that is left to look at (see `_Step.half_spaces`).
     `unstable` (B,) counts neurons that are not affine; `branch` (B, n) says how much a split of each input promises,
-    `neuron`
-    (B,) is the ReLU neuron whose split promises most (-1: none is left). `sign_coefficients` (B, D, n) and
-    `sign_constant`
-    (B, D) are rows that are <= 0 on the subproblem because of its decided neurons.
+    `neuron` (B,) is the ReLU neuron whose split promises most (-1: none is left). `sign_coefficients` (B, D, n) and
+    `sign_constant` (B, D) are rows that are <= 0 on the subproblem because of its decided neurons.
     `values` (batch,) are the least clause scores of all boxes, proven ones included; `unstable_at[i]` is the mean
-    number of
-    unstable neurons at operator i.
+    number of unstable neurons at operator i.
     """
 
     alive: Tensor
@@ -98,7 +94,8 @@ def bound_boxes(
     known = sweep(network, batch.lower, batch.upper, batch.query, inputs, method, stop, batch.signs, inherited)
     step = _walk(network, table, batch, inputs, known, method, stop)
     if step.open and batch.signs.shape[1]:
-        tighter = tightened(network, known, batch, step.alive, inputs, step.losses, step.signs, step.shift)
+        halves = step.half_spaces()
+        tighter = tightened(network, known, batch, step.alive, inputs, step.losses, *halves, stop)
         if inherited:
             tighter = {i: meet(bound, inherited[i])[0] for i, bound in tighter.items()}
         known = sweep(network, batch.lower, batch.upper, batch.query, inputs, method, stop, batch.signs, tighter)
@@ -130,6 +127,16 @@ class _Step:
     def open(self) -> bool:
         """Whether anything is left to prove."""
         return bool((~(self.scores.amin(1) > 0)).any()) if len(self.alive) else False
+
+    def half_spaces(self) -> tuple[Tensor, Tensor]:
+        """Rows (A, D + K', n), (A, D + K') that are <= 0 wherever a violation can be: the decided signs, and where only
+        one clause is left, its own rows (Clip-and-Verify, Zhou et al. 2025); 0 and -inf in padding."""
+        possible = ~(self.scores > 0)
+        left = (possible.sum(1) == 1)[:, None] & (self.clause == possible.int().argmax(1)[:, None])
+        left &= torch.isfinite(self.low)
+        rows = torch.where(left[:, :, None], self.coefficients, 0.0)
+        constants = torch.where(left, self.constant, -torch.inf)
+        return torch.cat([self.signs, rows], 1), torch.cat([self.shift, constants], 1)
 
     def _intervals(self) -> Tensor:
         """Intervals of all ReLU arguments (batch, N, 2), as the sweep ended up with them."""
@@ -181,7 +188,7 @@ def _walk(
     if method.alpha_steps and len(alive):
         coefficients, bias = _climb(network, table, row, known, alive, boxes, inputs, method, stop)
     signs, shift = sign_rows(network, known, boxes, alive, inputs)
-    coefficients, bias = with_signs(coefficients, bias, signs, shift, boxes.lower, boxes.upper)
+    coefficients, bias = with_signs(coefficients, bias, signs, shift, boxes.lower, boxes.upper, stop)
     lowest = concretise(coefficients, bias, boxes.lower, boxes.upper)
     rhs = table.rhs[boxes.query].gather(1, picked)
     scale = row_scale(coefficients, bias, boxes.lower, boxes.upper) + rhs.abs() + known.largest[alive][:, None]

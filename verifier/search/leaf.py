@@ -1,9 +1,8 @@
 """Boxes on which the network is affine: settled exactly, never split.
 
 There every row is a linear function on the box, so a clause is possible exactly when a linear program is feasible. A
-box
-counts as proven only when the multipliers of the infeasible program give, recomputed here in float64, a combination of
-rows that is positive everywhere on the box; the solver's own tolerances decide nothing.
+box counts as proven only when the multipliers of the infeasible program give, recomputed here in float64, a
+combination of rows that is positive everywhere on the box; the solver's own tolerances decide nothing.
 """
 
 from __future__ import annotations
@@ -25,8 +24,7 @@ def settle_affine(
     """Looks at the affine boxes: (mask (B,) of the boxes to keep splitting, what the point test found or None).
 
     An affine box with a feasible program whose point does not survive the replay stays in the mask: rounding decides
-    there,
-    and no claim is made.
+    there, and no claim is made.
     """
     keep = torch.ones(len(boxes), dtype=torch.bool, device=boxes.lower.device)
     for b in (bounded.unstable == 0).nonzero()[:, 0].tolist():

@@ -7,18 +7,19 @@ Inside a subproblem where neuron k is decided to be <= 0, the linear lower bound
     min over the box of  (row + sum_d beta_d s_d)
 
 is a lower bound of the row on the subproblem: the Lagrangian of the split constraints, as in beta-CROWN (Wang et al.
-2021, eq. 8),
-with the constraints walked back to the input first. For a network with one hidden layer the two are the same; for a
-deeper one this is weaker and cheaper.
+2021, eq. 8), with the constraints walked back to the input first. For a network with one hidden layer the two are the
+same; for a deeper one this is weaker and cheaper.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from verifier.bounds.backward import concretise, neuron_rows, walk_back
-from verifier.bounds.bounder import Sweep
+from verifier.bounds.bounder import OutOfTime, Sweep
 from verifier.bounds.network import Network
 from verifier.domains import DomainBatch
 from verifier.inputs import InputMap
@@ -83,14 +84,14 @@ def tightened(
     losses: dict[int, Tensor],
     signs: Tensor,
     shift: Tensor,
+    stop: Callable[[], bool],
 ) -> dict[int, Interval]:
     """Intervals of ReLU arguments under the decided signs, by operator, for the whole batch (infinite where not
     computed).
 
     Deciding a neuron cuts a half-space off the box, which moves the range of every other neuron; without this a
-    subproblem
-    keeps the intervals of the whole box and neuron splitting gets nowhere on shallow networks. `losses[i]` (B, neurons)
-    say which neurons cost most.
+    subproblem keeps the intervals of the whole box and neuron splitting gets nowhere on shallow networks. `losses[i]`
+    (B, neurons) say which neurons cost most.
     """
     boxes = batch.select(alive)
     all_losses = torch.cat([losses[i] for i in network.relus if i in losses], 1)
@@ -106,7 +107,7 @@ def tightened(
     up = _argument_rows(network, known, boxes, alive, inputs, neurons, side)
     down = _argument_rows(network, known, boxes, alive, inputs, neurons, -side)
     rows, constants = (torch.cat(pair, 1) for pair in zip(up, down, strict=True))
-    rows, constants = with_signs(rows, constants, signs, shift, boxes.lower, boxes.upper, FEW_STEPS)
+    rows, constants = with_signs(rows, constants, signs, shift, boxes.lower, boxes.upper, stop, FEW_STEPS)
     low = concretise(rows, constants, boxes.lower, boxes.upper)
     size = row_scale(rows, constants, boxes.lower, boxes.upper)
     low = low - proof_margin(low.dtype) * torch.nan_to_num(size, nan=0.0, posinf=0.0)
@@ -132,9 +133,14 @@ def with_signs(
     shift: Tensor,
     lower: Tensor,
     upper: Tensor,
+    stop: Callable[[], bool],
     steps: int = STEPS,
 ) -> tuple[Tensor, Tensor]:
-    """Rows (B, K, n), (B, K) raised by the best multipliers found for the sign rows (B, D, n), (B, D)."""
+    """Rows (B, K, n), (B, K) raised by the best multipliers found for the sign rows (B, D, n), (B, D).
+
+    Raises:
+        OutOfTime: `stop()` said so between two steps.
+    """
     used = torch.isfinite(shift)
     if signs.shape[1] == 0 or not bool(used.any()):
         return coefficients, constant
@@ -148,6 +154,8 @@ def with_signs(
     best, best_beta = torch.full_like(constant, -torch.inf), beta
     first, second = torch.zeros_like(beta), torch.zeros_like(beta)
     for step in range(1, steps + 1):
+        if stop():
+            raise OutOfTime
         row = coefficients + torch.einsum("bkd,bdn->bkn", beta, unit)
         total = constant + torch.einsum("bkd,bd->bk", beta, offset)
         low = torch.einsum("bkn,bn->bk", row, centre) + total - torch.einsum("bkn,bn->bk", row.abs(), radius)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from verifier.bounds.network import Network
 from verifier.bounds.rounded import EXACT, FLOOR, Twin, start, sweep_rounded
-from verifier.domains import DomainBatch
+from verifier.domains import DomainBatch, join
 from verifier.inputs import centre_radius
 from verifier.ops.conv import Conv
 from verifier.ops.kinds import LinearOp
@@ -18,6 +19,11 @@ BATCH = 8
 """Boxes per step: each brings a hundred maps of its own, and the large first ones a thousand."""
 
 MOST_INPUTS = 3
+START = 16
+"""Boxes to start from: a whole box has thousands of maps, more than all of its 16 parts need to be settled."""
+
+POINTS = 5
+"""Points per input of the first look for counterexamples (corners, edges and inside)."""
 
 
 def suits(network: Network, table: RowTable) -> bool:
@@ -25,6 +31,30 @@ def suits(network: Network, table: RowTable) -> bool:
     plain = all(isinstance(op, LinearOp | Relu | Clip) for op in network.ops)
     deep = any(isinstance(op, Conv) for op in network.ops)
     return plain and deep and network.n <= MOST_INPUTS and table.mixed is None and network.dtype == torch.float64
+
+
+def halved(boxes: DomainBatch) -> DomainBatch:
+    """The boxes halved across each input in turn until there are `START`, or no input can be halved any more."""
+    n, stuck = boxes.lower.shape[1], 0
+    turn = 0
+    while len(boxes) < START and stuck < n:
+        low, high = boxes.lower[:, turn], boxes.upper[:, turn]
+        middle = low + (high - low) / 2
+        thick = (middle > low) & (middle < high)
+        stuck = 0 if bool(thick.any()) else stuck + 1
+        index = torch.full((int(thick.sum()),), turn, dtype=torch.int64, device=low.device)
+        boxes = join([boxes.select(~thick), boxes.select(thick).split(index, middle[thick])])
+        turn = (turn + 1) % n
+    return boxes
+
+
+def grid(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """A coarse grid of points of every query's box (Q, n), and their queries."""
+    q, n = lower.shape
+    side = torch.linspace(0, 1, POINTS, dtype=lower.dtype, device=lower.device)
+    share = torch.cartesian_prod(*[side] * n).reshape(-1, n)
+    points = torch.minimum(lower[:, None] + share * (upper - lower)[:, None], upper[:, None])
+    return points.flatten(0, 1), torch.arange(q, device=lower.device).repeat_interleave(len(share))
 
 
 def bound_zonotope(twin: Twin, table: RowTable, batch: DomainBatch) -> Bounded:

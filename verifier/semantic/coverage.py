@@ -8,11 +8,9 @@ secateur coverage --network cnn7_w8 --data aircraft23 --images 0:20 \\
 from __future__ import annotations
 
 import argparse
-import contextlib
-import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,11 +18,11 @@ from verifier import process
 from verifier.errors import OptionsError, SecateurError, UnsoundError
 
 if TYPE_CHECKING:
-    from verifier.budget import Budget
-    from verifier.semantic.coverage_report import Coverage
     from verifier.semantic.family import Family
+    from verifier.semantic.properties import Property
 
-EXIT_DONE, EXIT_INTERNAL, EXIT_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_INTERNAL, EXIT_INPUT = 1, 2
+PROPERTIES = ("linf", "l1", "l2", "heatmap", "budget-mean", "budget-sum")
 EPILOG = """\
 Areas are shares of the range and add up to 1 exactly. Certified: no parameters in the cell violate the property,
 for real numbers, rounding included. Refuted: all of them do. Open: not decided at this resolution or in this time.
@@ -71,7 +69,14 @@ def _study_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--images", metavar="A:B", help="images A to B - 1")
     for name in ("contrast", "brightness"):
         group.add_argument(f"--{name}", metavar="LOW,HIGH", type=_numbers)
-    group.add_argument("--tolerance", type=float, help="pixels, per key point and axis")
+    group.add_argument(
+        "--property",
+        choices=PROPERTIES,
+        help="linf, l1, l2: every key point, as coordinates; heatmap: every argmax; budget-mean, budget-sum: "
+        "|dx| + |dy| over all key points, for both kinds of networks (default linf or heatmap, as the network is)",
+    )
+    group.add_argument("--tolerance", type=float, help="pixels, per key point")
+    group.add_argument("--limit", type=float, help="pixels in all, for the budgets")
     group.add_argument(
         "--reference", choices=("gt", "self"), default="gt", help="ground truth, or the clean prediction"
     )
@@ -118,63 +123,23 @@ def _joined(arguments: list[str]) -> list[str]:
 def _run(options: argparse.Namespace) -> int:
     started = time.monotonic()
     _check(options)
-    family, tolerances = _family(options)
-    from verifier.budget import Budget
-    from verifier.progress import StatusLine
-    from verifier.semantic import coverage_report
-    from verifier.semantic.coverage_search import Limits, State, audit, cover
+    from verifier.semantic import coverage_run
+    from verifier.semantic.coverage_search import Limits
 
+    files = coverage_run.Files(options.json, options.npz, options.picture, options.checkpoint)
+    files.check()
     limits = Limits(options.open, options.per_image, options.depth)
-    line = StatusLine(sys.stderr)
-    line.enabled = line.enabled and not options.quiet
-    mark = coverage_report.fingerprint(family)
-    state: State | None = None
-    save = None
-    if options.checkpoint is not None:
-        if options.checkpoint.exists():
-            state = coverage_report.load_state(options.checkpoint, family, mark)
-
-        def save(current: State) -> None:
-            coverage_report.save_state(options.checkpoint, current, mark)
-
-    left = None if options.timeout is None else max(0.0, options.timeout - (time.monotonic() - started))
-    budget = Budget.of(left)
-    with _interruptible(budget):
-        state = cover(
-            family,
-            limits,
-            budget,
-            state,
-            save,
-            lambda share, boxes: line.show(f"{100 * share.mean():.2f} % open  {boxes:,} boxes"),
-        )
-    line.clear()
-    audit(family, state, options.samples)
-    found = coverage_report.collect(family, state, maps=options.picture is not None, tolerances=tolerances)
-    _write(options, found, family, state, mark)
-    for one in found:
-        print(
-            f"{one.title}: certified {float(one.certified):.6f}, refuted {float(one.refuted):.6f}, "
-            f"open {float(one.open):.6f}"
-            f" ({one.boxes} boxes, {one.seconds:.2f} s){_rectangle(one)}"
-        )
-    if len(found) > 1:
-        mean = sum(float(one.certified) for one in found) / len(found)
-        print(f"mean certified {mean:.4f}, in full {sum(one.certified == 1 for one in found)} of {len(found)}")
-    return EXIT_INTERRUPTED if budget.stopped else EXIT_DONE
-
-
-@contextlib.contextmanager
-def _interruptible(budget: Budget) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the search at its next step; what is known by then is reported."""
-    before = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, lambda *_: budget.stop("interrupted"))
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    family, tolerance, measure = _family(options)
+    return coverage_run.run(
+        family,
+        files,
+        limits,
+        coverage_run.remaining(options.timeout, started),
+        tolerance=tolerance,
+        measure=measure,
+        samples=options.samples,
+        quiet=options.quiet,
+    )
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -185,16 +150,10 @@ def _check(options: argparse.Namespace) -> None:
         raise OptionsError(f"{options.model}: its specification is missing: secateur coverage model.onnx spec.vnnlib")
     if options.samples < 0:
         raise OptionsError(f"--samples: found {options.samples}, expected a number >= 0")
-    for path in filter(None, (options.json, options.npz, options.picture, options.checkpoint)):
-        if not path.parent.is_dir():
-            raise OptionsError(f"{path}: the folder {path.parent} does not exist")
-    if options.picture is not None and options.picture.suffix.lower() not in (".png", ".pdf", ".svg"):
-        raise OptionsError(
-            f"{options.picture}: found the ending '{options.picture.suffix}', expected .png, .pdf or .svg"
-        )
 
 
-def _family(options: argparse.Namespace) -> tuple[Family, list[float | None] | None]:
+def _family(options: argparse.Namespace) -> tuple[Family, float | None, str | None]:
+    """The problems, and of a property in pixels its tolerance and what is measured."""
     from verifier.semantic import family as families
     from verifier.semantic.many import device_of
 
@@ -203,8 +162,8 @@ def _family(options: argparse.Namespace) -> tuple[Family, list[float | None] | N
         from verifier.graph.onnx_import import load_model
 
         form = vnnlib.normalise(vnnlib.load(options.spec))
-        return families.from_files(load_model(options.model), form, device_of(options.device)), None
-    return _studies(options), [options.tolerance] * _images(options)[1]
+        return families.from_files(load_model(options.model), form, device_of(options.device)), None, None
+    return _studies(options)
 
 
 def _images(options: argparse.Namespace) -> tuple[int, int]:
@@ -218,22 +177,39 @@ def _images(options: argparse.Namespace) -> tuple[int, int]:
     return first, last - first
 
 
-def _studies(options: argparse.Namespace) -> Family:
+def _property(options: argparse.Namespace, heatmaps: bool) -> tuple[Property, float | None, str | None]:
+    """What is asked of every image; see `_family`."""
+    from verifier.semantic import Budget, Coordinates, Heatmap
+
+    kind = options.property or ("heatmap" if heatmaps else "linf")
+    if kind.startswith("budget"):
+        if options.limit is None:
+            raise OptionsError("--limit is missing: how many pixels the key points may be off together")
+        mean = kind == "budget-mean"
+        name = f"{'mean' if mean else 'sum'} of key point errors |dx| + |dy|, px"
+        return Budget(options.limit, mean), options.limit, name
+    if options.tolerance is None:
+        raise OptionsError("--tolerance is missing: how many pixels a key point may be off")
+    if kind == "heatmap":
+        return Heatmap(options.tolerance), None, None
+    return Coordinates(options.tolerance, kind), options.tolerance, "worst key point error, px"
+
+
+def _studies(options: argparse.Namespace) -> tuple[Family, float | None, str | None]:
     from dataclasses import replace
 
     from verifier.data import networks
-    from verifier.semantic import Coordinates, Perturbation, Range, network, prepare, sources
+    from verifier.semantic import Perturbation, Range, network, prepare, sources
     from verifier.semantic import family as families
     from verifier.semantic.many import device_of
 
     first, count = _images(options)
-    if options.tolerance is None:
-        raise OptionsError("--tolerance is missing: how many pixels a key point may be off")
     ranges = tuple(
         Range(n, *getattr(options, n)) for n in ("contrast", "brightness") if getattr(options, n) is not None
     )
     shipped = options.network in networks.names() and not Path(options.network).exists()
     net = network.load(networks.path(options.network) if shipped else Path(options.network))
+    prop, tolerance, measure = _property(options, len(net.output) > 2)
     perturbed, clip = Perturbation(ranges), "none" if options.no_clip else "clip"
     studies, titles = [], []
     for example in sources.rendered(net, options.split, first, first + count):
@@ -243,41 +219,14 @@ def _studies(options: argparse.Namespace) -> Family:
                 example.image,
                 example.target,
                 perturbed,
-                Coordinates(options.tolerance),
+                prop,
                 reference=options.reference,
                 clip=clip,
             )
         )
         titles.append(example.name)
-    return replace(families.from_studies(studies, device_of(options.device)), titles=tuple(titles))
-
-
-def _write(options: argparse.Namespace, found: list[Coverage], family: Family, state: object, mark: str) -> None:
-    from verifier.semantic import coverage_report
-
-    if options.json is not None:
-        settings: dict[str, object] = {
-            "stopped_at_open_share": options.open,
-            "depth": options.depth,
-            "fingerprint": mark,
-        }
-        coverage_report.write_json(options.json, found, settings)
-    if options.npz is not None:
-        coverage_report.save_state(options.npz, state, mark)  # type: ignore[arg-type]
-    if options.picture is not None:
-        from verifier.semantic import coverage_picture
-
-        if len(found) == 1:
-            coverage_picture.picture(found[0], options.picture)
-        else:
-            coverage_picture.contact_sheet(found, options.picture)
-
-
-def _rectangle(one: Coverage) -> str:
-    if one.rectangle is None:
-        return ""
-    sides = " x ".join(f"{n} [{a:.4g}, {b:.4g}]" for n, (a, b) in zip(one.names, one.rectangle, strict=True))
-    return f"; largest certified rectangle {sides}"
+    family = replace(families.from_studies(studies, device_of(options.device)), titles=tuple(titles))
+    return family, tolerance, measure
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -79,9 +80,7 @@ def contact_sheet(found: Sequence[Coverage], path: Path, columns: int | None = N
     mean = sum(float(c.certified) for c in order) / len(order)
     full = sum(c.certified == 1 for c in order)
     title = f"certified coverage: mean {100 * mean:.1f} %, {full} of {len(order)} in full"
-    (x, (x0, x1)), (y, (y0, y1)) = zip(order[0].names, zip(order[0].lower, order[0].upper, strict=True), strict=True)
-    axis = f"across: {x} {x0:.3g} to {x1:.3g}, up: {y} {y0:.3g} to {y1:.3g}"
-    figure.suptitle(f"{title}\n{axis}", color=INK, fontsize=10)
+    figure.suptitle(f"{title}\n{_axes_of(order)}", color=INK, fontsize=10)
     figure.legend(
         handles=[Patch(facecolor=COLOURS[s], label=LABELS[s]) for s in COLOURS],
         loc="outside lower center",
@@ -91,6 +90,16 @@ def contact_sheet(found: Sequence[Coverage], path: Path, columns: int | None = N
         labelcolor=INK,
     )
     _save(figure, path)
+
+
+def _axes_of(found: Sequence[Coverage]) -> str:
+    """What the maps show across and up; ranges where all share them."""
+    first = found[0]
+    x, y = first.names
+    if any((c.lower != first.lower).any() or (c.upper != first.upper).any() for c in found):
+        return f"across: {x}, up: {y}, each map over its own box"
+    (x0, y0), (x1, y1) = first.lower, first.upper
+    return f"across: {x} {x0:.3g} to {x1:.3g}, up: {y} {y0:.3g} to {y1:.3g}"
 
 
 def draw_map(axes: Axes, found: Coverage, contours: bool) -> None:
@@ -218,8 +227,8 @@ def _legend(found: Coverage) -> list[Patch | Line2D]:
             )
         )
     if found.margin is not None:
-        name = "worst key point error, px" if found.tolerance is not None else "amount of violation"
-        handles.append(Line2D([], [], color=INK, linewidth=0.7, alpha=0.6, label=f"{name}\n(sampled)"))
+        name = "\n".join(textwrap.wrap(f"{found.measure} (sampled)", 28))
+        handles.append(Line2D([], [], color=INK, linewidth=0.7, alpha=0.6, label=name))
         limit = f"{found.tolerance:.3g} px" if found.tolerance is not None else "0"
         handles.append(Line2D([], [], color="#8c1c00", linewidth=1.2, label=f"its limit, {limit}"))
     return handles

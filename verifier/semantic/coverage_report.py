@@ -36,7 +36,7 @@ class Coverage:
     `cells`, `status`: the tiling. `examples` (E, d): parameters of counterexamples confirmed on the member's own file.
     `rectangle` (d, 2): the largest certified rectangle around the identity, its exact share `rectangle_share` (2 inputs
     only). `margin` (side, side): the property's margin on a grid of the plane, [contrast, brightness], <= 0 where
-    violated.
+    violated; `measure` is what minus that margin is, or `tolerance` minus it where there is one.
     """
 
     title: str
@@ -56,6 +56,7 @@ class Coverage:
     rectangle_share: Fraction
     margin: np.ndarray | None
     tolerance: float | None = None
+    measure: str = "amount of violation"
 
     def __post_init__(self) -> None:
         assert self.certified + self.refuted + self.open == 1, (self.certified, self.refuted, self.open)
@@ -91,9 +92,11 @@ class Coverage:
 
 
 def collect(
-    family: Family, state: State, *, maps: bool = True, tolerances: Sequence[float | None] | None = None
+    family: Family, state: State, *, maps: bool = True, tolerance: float | None = None, measure: str | None = None
 ) -> list[Coverage]:
-    """The state as one `Coverage` per member."""
+    """The state as one `Coverage` per member. Where the margin is what is left of a `tolerance`, `measure` says of
+    what; else it is the conditions' own.
+    """
     areas = {status: grid.area(state.of(status), family.members) for status in (CERTIFIED, REFUTED, OPEN)}
     lower, upper = family.lower.cpu().numpy(), family.upper.cpu().numpy()
     result = []
@@ -120,7 +123,8 @@ def collect(
                 found,
                 share,
                 _margin_map(family, q) if maps and flat else None,
-                tolerances[q] if tolerances else None,
+                tolerance,
+                measure or family.conditions.measure,
             )
         )
     return result
@@ -175,9 +179,8 @@ def fingerprint(family: Family) -> str:
         family.upper,
         family.offset,
         family.matrix,
-        family.table.row,
-        family.table.rhs,
-        family.table.clause,
+        *family.conditions.tensors(),
+        *(() if family.slack is None else (family.slack,)),
     ]
     for op in family.twin.exact.ops:
         digest.update(op.node.op.encode())
@@ -260,6 +263,14 @@ def _check(path: Path, state: State, family: Family) -> None:
     good = good and (cells.index < (1 << cells.level.astype(np.int64))).all()
     if not good or any(total != 1 for total in grid.area(cells, family.members)):
         raise ProblemError(f"{path}: the cells do not tile the boxes; the file is damaged")
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder whose parent exists; OutputError if that fails."""
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {path}: {error.strerror}") from None
 
 
 def write_json(path: Path, found: Sequence[Coverage], settings: dict[str, object]) -> None:

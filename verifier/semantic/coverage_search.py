@@ -19,9 +19,9 @@ from verifier.bounds.rounded import EXACT as _EPS
 from verifier.bounds.rounded import FLOOR
 from verifier.budget import Budget
 from verifier.errors import UnsoundError
-from verifier.rows import RowTable
 from verifier.semantic import grid
-from verifier.semantic.family import CellBounds, Family, bound_cells
+from verifier.semantic.conditions import CellBounds, between
+from verifier.semantic.family import Family, bound_cells
 from verifier.semantic.grid import Cells
 from verifier.semantic.many import batch_size, halvings
 
@@ -204,43 +204,38 @@ def settle_parts(
     lower, upper = (torch.from_numpy(a) for a in cells.corners(family.lower.cpu().numpy(), family.upper.cpu().numpy()))
     width = (upper - lower).to(family.device)
     bounds = bounds.to(torch.device("cpu"))
-    table = family.table.to(torch.device("cpu"))
     centre, radius = (lower + upper) / 2, ((upper - lower) / 2).clamp(min=1e-300)
     part, parent = cells, torch.arange(len(cells))
-    steep = _steep(bounds, torch.ones_like(radius), torch.arange(len(cells)))
-    noise = bounds.noise.gather(1, bounds.critical[:, None])[:, 0]
+    steep, noise = _steep(bounds, torch.ones_like(radius), parent, bounds.critical)
     noisy = (steep.sum(1) <= noise) | torch.from_numpy(cells.depth >= depth)
     if noisy.any():
         here = noisy.numpy()
         count = halvings(bounds.select(noisy), width.cpu()[noisy]).numpy()
         push(cells.select(here).split(_allowed(count, cells.select(here), depth)))
-    part, parent = part.select(~noisy.numpy()), parent[~noisy]
-    reach = torch.ones(len(parent), radius.shape[1], dtype=torch.float64)
+    part, parent, steep = part.select(~noisy.numpy()), parent[~noisy], steep[~noisy]
     for _ in range(PART_ROUNDS):
         if len(part) == 0:
             return
-        dimension = _steep(bounds, reach, parent).argmax(1)
-        part, parent = _halves(part, dimension.numpy()), parent.repeat(2)
+        part, parent = _halves(part, steep.argmax(1).numpy()), parent.repeat(2)
         low, high = (torch.from_numpy(a) for a in part.corners(family.lower.cpu().numpy(), family.upper.cpu().numpy()))
         pad = 16 * _EPS * (low.abs() + high.abs() + centre[parent].abs()) / radius[parent] + 8 * _EPS
         middle = ((low + high) / 2 - centre[parent]) / radius[parent]
         reach = (high - low) / (2 * radius[parent]) + pad
-        certified, refuted = _linear_verdict(bounds, table, middle, reach, parent, torch.from_numpy(part.query).long())
+        certified, refuted, critical = _linear_verdict(bounds, middle, reach, parent)
         settle(part.select(certified.numpy()), CERTIFIED)
         settle(part.select(refuted.numpy()), REFUTED)
-        more = (_steep(bounds, reach, parent).sum(1) > noise[parent]) & torch.from_numpy(part.depth < depth)
+        steep, noise = _steep(bounds, reach, parent, critical)
+        more = (steep.sum(1) > noise) & torch.from_numpy(part.depth < depth)
         left = ~(certified | refuted)
         push(part.select((left & ~more).numpy()))
         keep = left & more
-        part, parent, reach = part.select(keep.numpy()), parent[keep], reach[keep]
+        part, parent, steep = part.select(keep.numpy()), parent[keep], steep[keep]
     push(part)
 
 
-def _steep(bounds: CellBounds, reach: Tensor, parent: Tensor) -> Tensor:
-    """How much the linear part of the critical row varies along each input: (P, d)."""
-    d = reach.shape[1]
-    row = bounds.slopes.gather(1, bounds.critical[:, None, None].expand(-1, 1, d))[:, 0]
-    return row[parent].abs() * reach
+def _steep(bounds: CellBounds, reach: Tensor, parent: Tensor, critical: Tensor) -> tuple[Tensor, Tensor]:
+    """How much the linear part of the critical row varies along each input, (P, d), and its noise (P,)."""
+    return bounds.slopes[parent, critical].abs() * reach, bounds.noise[parent, critical]
 
 
 def _halves(cells: Cells, dimension: np.ndarray) -> Cells:
@@ -254,17 +249,18 @@ def _halves(cells: Cells, dimension: np.ndarray) -> Cells:
     return grid.join([Cells(cells.query, level, index), Cells(cells.query, level.copy(), upper)])
 
 
-def _linear_verdict(
-    bounds: CellBounds, table: RowTable, middle: Tensor, reach: Tensor, parent: Tensor, query: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Certified and refuted parts: `middle` +- `reach` (P, d) in units of the parents' radii."""
+def _linear_verdict(bounds: CellBounds, middle: Tensor, reach: Tensor, parent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Certified and refuted parts, and the row that decides on each.
+
+    `middle` +- `reach` (P, d): the parts in units of their parents' radii.
+    """
     slopes = bounds.slopes[parent]
     value = bounds.middle[parent] + torch.bmm(slopes, middle[:, :, None])[:, :, 0]
     swing = torch.bmm(slopes.abs(), reach[:, :, None])[:, :, 0] + bounds.noise[parent]
     rounding = 16 * _EPS * (bounds.middle[parent].abs() + bounds.slopes[parent].abs().sum(2) + swing) + FLOOR
-    low = torch.nan_to_num(value - swing - rounding, nan=-torch.inf)
-    high = torch.nan_to_num(value + swing + rounding, nan=torch.inf)
-    return table.clause_scores(low, query).amin(1) > 0, table.clause_scores(high, query).amin(1) < 0
+    low, high = between(value, swing + rounding)
+    worst, reached = bounds.settled(low, high, parent)
+    return worst > 0, reached < 0, bounds.decisive(low, high, parent)
 
 
 def _allowed(count: np.ndarray, cells: Cells, depth: int) -> np.ndarray:
@@ -308,25 +304,25 @@ def _audit_member(family: Family, cells: Cells, status: int, samples: int, rng: 
     share = rng.random(lower.shape)
     share[: samples // 2] = np.round(share[: samples // 2])
     points = lower + share * (upper - lower)
-    margin = np.concatenate([_margins(family, part, q) for part in np.array_split(points, max(1, samples // 256))])
-    wrong = margin <= 0 if status == CERTIFIED else margin > 0
-    # the bounds are over exact reals, this margin carries float64 rounding
-    wrong &= np.abs(margin) > 1e-9 * max(
-        1.0, float(family.table.rhs[q][torch.isfinite(family.table.rhs[q])].abs().max())
-    )
+    # the bounds are over exact reals, these margins carry float64 rounding
+    least, most = _spans(family, points, q, 1e-9 * family.conditions.scale(q))
+    wrong, margin = (most < 0, most) if status == CERTIFIED else (least > 0, least)
     if wrong.any():
         _contradiction(family, q, points[wrong][0], margin[wrong][0], status)
     if status == CERTIFIED:
-        close = points[np.argsort(margin)[:4]]
-        witness = family.judges[q](close)
-        if witness is not None and margin.min() > 1e-3:
-            _contradiction(family, q, close[0], float(margin.min()), status)
+        close = points[np.argsort(least)[:4]]
+        if family.judges[q](close) is not None and (_spans(family, close, q, 1e-3)[0] > 0).all():
+            _contradiction(family, q, close[0], float(least.min()), status)
 
 
-def _margins(family: Family, points: np.ndarray, q: int) -> np.ndarray:
+def _spans(family: Family, points: np.ndarray, q: int, leeway: float) -> tuple[np.ndarray, np.ndarray]:
+    """`Family.span` in float64 at points (M, d) of one member."""
+    found = []
     with torch.no_grad():
-        p = torch.from_numpy(points).to(family.device)
-        return family.margins(p, torch.full((len(p),), q, device=family.device), exact=True).cpu().numpy()
+        for p in torch.from_numpy(points).to(family.device).split(256):
+            found.append(family.span(p, torch.full((len(p),), q, device=family.device), leeway, exact=True))
+    least, most = (torch.cat(part).cpu().numpy() for part in zip(*found, strict=True))
+    return least, most
 
 
 def _contradiction(family: Family, q: int, point: np.ndarray, margin: float, status: int) -> None:

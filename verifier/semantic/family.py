@@ -1,14 +1,14 @@
 """Many problems with few parameters over one shared network, as arrays: what verdict and coverage searches run on.
 
-A member q of a family is a box of parameters p (d,), an affine map from p to the network's input, and a violation: an
-OR of clauses, each an AND of rows  z[row] <= rhs  over the shared output z. Members come from studies (the images
+A member q of a family is a box of parameters p (d,), an affine map from p to the network's input, and a violation
+over the shared output z (see `conditions`). Members come from studies (the images
 of one network, nothing is written to disk) or from one ordinary pair of files (one member per input box).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,8 +17,9 @@ from torch import Tensor
 import vnnlib
 from verifier.assemble import assemble
 from verifier.attack.replay import Replay
-from verifier.bounds.rounded import FLOOR, MAX_INPUTS, Symbols, Twin, Zonotope, start, sweep_rounded
+from verifier.bounds.rounded import MAX_INPUTS, Twin, start, sweep_rounded
 from verifier.errors import ProblemError
+from verifier.graph.ir import Graph
 from verifier.graph.onnx_import import Model, load_model
 from verifier.inputs import centre_radius
 from verifier.passes.flatten_io import flatten_io
@@ -28,6 +29,9 @@ from verifier.result import Witness
 from verifier.rows import RowTable
 from verifier.runtime import Session, compare
 from verifier.semantic.batch import Query, batch
+from verifier.semantic.conditions import CellBounds, Conditions, LinearRows
+from verifier.semantic.map_conditions import BudgetConditions, WindowConditions
+from verifier.semantic.maps import MapBudget, Windows
 from verifier.semantic.study import Study
 from verifier.tolerance import ulp
 
@@ -39,7 +43,8 @@ class Family:
     """`offset` (Q, n), `matrix` (Q, d, n): x = offset + p @ matrix; `lower`, `upper` (Q, d); all float64 on one device.
 
     The boxes are the hull of the stated bounds and their nearest float32 numbers, as for files. `names` and `identity`
-    (d,) describe the parameters where they are known; `shared` is the model file behind `twin`.
+    (d,) describe the parameters where they are known. `slack` (Q, n): how far x may lie beside that map (inputs of a
+    file that are fixed, up to rounding), None where nowhere.
     """
 
     twin: Twin
@@ -47,11 +52,12 @@ class Family:
     matrix: Tensor
     lower: Tensor
     upper: Tensor
-    table: RowTable
+    conditions: Conditions
     judges: tuple[Judge, ...]
     names: tuple[str, ...]
     identity: np.ndarray | None
     titles: tuple[str, ...]
+    slack: Tensor | None = None
 
     @property
     def members(self) -> int:
@@ -74,50 +80,72 @@ class Family:
         return x.to(self.twin.fast.dtype)
 
     def margins(self, p: Tensor, query: Tensor, exact: bool = False) -> Tensor:
-        """Least clause margin (M,) at points, in the network's own arithmetic: <= 0 where the property is violated."""
+        """Least margin (M,) at points, in the network's own arithmetic: <= 0 where the property is violated."""
+        return self.span(p, query, 0.0, exact)[0]
+
+    def span(self, p: Tensor, query: Tensor, leeway: float, exact: bool = False) -> tuple[Tensor, Tensor]:
+        """Least and largest margin (M,) at points if every output may be off by `leeway`."""
         network = self.twin.exact if exact else self.twin.fast
         z = network.forward(self.points(p, query).to(network.dtype)).double()
-        rows = z.gather(1, self.table.row[query]) - self.table.rhs[query]
-        return self.table.clause_scores(rows, query).amin(1)
+        return self.conditions.span(z, query, leeway)
 
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """ONNX Runtime on the member's own file: the last word on its counterexamples. Built when first asked."""
+    """ONNX Runtime on the member's own file: the last word on its counterexamples. Built when first asked.
+
+    Of a study, or of one case of a pair of files, whose inputs are `rest` but for the `columns` that vary.
+    """
 
     study: Study | None = None
     replay: Replay | None = None
     case: int = 0
+    rest: np.ndarray | None = None
+    columns: np.ndarray | None = None
 
     def __call__(self, points: np.ndarray) -> Witness | None:
         """The first of the points (M, d) that violates the member's own specification in its own file."""
         if self.replay is not None:
-            return self.replay(points, np.full(len(points), self.case, np.int64))
+            assert self.rest is not None
+            full = np.repeat(self.rest[None], len(points), axis=0)
+            full[:, self.columns] = points
+            return self.replay(full, np.full(len(points), self.case, np.int64))
         if "own" not in self.__dict__:
             object.__setattr__(self, "own", self._open())
         model, form, session = self.__dict__["own"]
-        x = _snap(points, form, model)
+        x = self._inside(points, model, form)
         for point, value in zip(x, session.run(x), strict=True):
-            if np.isfinite(value).all() and _judged(form, model).holds(point, value):
+            if np.isfinite(value).all() and self._broken(point, value, model, form):
                 return Witness(point.astype(np.float64), value.astype(np.float64))
         return None
 
-    def _open(self) -> tuple[Model, vnnlib.NormalForm, Session]:
+    def _open(self) -> tuple[Model, vnnlib.NormalForm | None, Session]:
+        """The member's own network and specification; of heatmaps, the property itself, which needs no rows."""
         assert self.study is not None
         model = load_model(self.study.model().SerializeToString())
+        if self.study.compiled.maps is not None:
+            return model, None, Session(model)
         return model, vnnlib.normalise(vnnlib.loads(self.study.spec())), Session(model)
+
+    def _inside(self, points: np.ndarray, model: Model, form: vnnlib.NormalForm | None) -> np.ndarray:
+        """Points inside the stated bounds that the model's input type can hold (see `attack.replay`)."""
+        assert self.study is not None
+        box = self.study.perturbation.box if form is None else np.stack([form.lower[0], form.upper[0]], 1)
+        if not _single(model):
+            return np.clip(points, box[:, 0], box[:, 1])
+        low, high = vnnlib.float32_inside(box[None, :, 0], box[None, :, 1])
+        return np.clip(points.astype(np.float32), low, high).astype(np.float64)
+
+    def _broken(self, point: np.ndarray, value: np.ndarray, model: Model, form: vnnlib.NormalForm | None) -> bool:
+        assert self.study is not None
+        if form is not None:
+            return bool(_judged(form, model).holds(point, value))
+        maps = self.study.compiled.maps
+        return maps is not None and bool(maps.violated(value.reshape(-1).astype(np.float64)))
 
 
 def _single(model: Model) -> bool:
     return all(info.dtype == np.float32 for info in model.input_infos)
-
-
-def _snap(points: np.ndarray, form: vnnlib.NormalForm, model: Model) -> np.ndarray:
-    """Points inside the stated bounds that the model's input type can hold (see `attack.replay`)."""
-    if not _single(model):
-        return np.clip(points, form.lower[0], form.upper[0])
-    low, high = vnnlib.float32_inside(form.lower[:1], form.upper[:1])
-    return np.clip(points.astype(np.float32), low, high).astype(np.float64)
 
 
 def _judged(form: vnnlib.NormalForm, model: Model) -> vnnlib.NormalForm:
@@ -142,20 +170,18 @@ def from_studies(studies: Sequence[Study], device: torch.device, seed: int = 0) 
     _check_inputs(d)
     model = load_model(shared.SerializeToString())
     _compare(model, queries, seed)
-    graph = flatten_io(model.graph)
-    matrix, rows = _stack(queries, graph.n_outputs)
-    twin = Twin.of(simplify(append_rows(graph, matrix)), device)
+    graph, conditions = _conditions(flatten_io(model.graph), queries, device)
     box = np.stack([q.box for q in queries])
     low, high = box[:, :, 0], box[:, :, 1]
     if _single(model):
         low, high = vnnlib.float32_hull(low, high)
     return Family(
-        twin,
+        Twin.of(simplify(graph), device),
         _tensor(np.stack([q.offset for q in queries]), device),
         _tensor(np.stack([q.matrix.T for q in queries]), device),
         _tensor(low, device),
         _tensor(high, device),
-        RowTable.from_rows(rows, torch.float64, device),
+        conditions,
         tuple(Judge(study=q.study) for q in queries),
         queries[0].study.perturbation.names,
         queries[0].study.perturbation.identity,
@@ -163,15 +189,20 @@ def from_studies(studies: Sequence[Study], device: torch.device, seed: int = 0) 
     )
 
 
-def from_files(model: Model, form: vnnlib.NormalForm, device: torch.device, seed: int = 0) -> Family:
+def from_files(
+    model: Model, form: vnnlib.NormalForm, device: torch.device, seed: int = 0, most: int = MAX_INPUTS
+) -> Family:
     """A pair of files as a family: one member per different input box; cases with the same box are joined by OR.
 
+    Inputs that the specification fixes do not vary; the width that rounding to float32 gives them is `slack`.
+
     Raises:
-        ProblemError: model and specification do not fit, or rows speak about inputs, or too many inputs vary.
+        ProblemError: model and specification do not fit, or rows speak about inputs, or more than `most` inputs vary.
         UnsoundError: the imported network and ONNX Runtime disagree.
     """
     if form.n_cases == 0:
         raise ProblemError("the input set of the specification is empty: there is nothing to cover")
+    _check_inputs(max(1, int((form.upper > form.lower).any(0).sum())), most)
     problem = assemble(model, form)
     if problem.graph.opaque:
         raise ProblemError(f"node '{problem.graph.opaque[0].source}' has no bound rule, so nothing can be certified")
@@ -179,31 +210,41 @@ def from_files(model: Model, form: vnnlib.NormalForm, device: torch.device, seed
         raise ProblemError(
             "the specification mixes inputs and outputs in one row; coverage needs rows over outputs only"
         )
-    _check_inputs(problem.lower.shape[1])
     session = Session(model)
     replay = Replay(model, form, problem, session)
     rng = np.random.default_rng(seed)
     p = problem.lower[0] + (problem.upper[0] - problem.lower[0]) * rng.random((3, problem.lower.shape[1]))
     compare(model, model.graph, replay.snap(p, np.zeros(3, np.int64)))
     first, rows = _join_cases(problem.lower, problem.upper, problem.rows)
-    n = problem.lower.shape[1]
+    lower, upper = problem.lower[first], problem.upper[first]
+    columns = np.unique(problem.free[problem.free >= 0])
+    columns = columns if len(columns) else np.zeros(1, np.int64)
+    offset, slack = lower + (upper - lower) / 2, np.nextafter((upper - lower) / 2, np.inf)
+    offset[:, columns] = slack[:, columns] = 0.0
+    matrix = np.zeros((len(columns), lower.shape[1]))
+    matrix[np.arange(len(columns)), columns] = 1.0
     return Family(
         Twin.of(problem.graph, device),
-        torch.zeros(len(first), n, dtype=torch.float64, device=device),
-        torch.eye(n, dtype=torch.float64, device=device).expand(len(first), n, n),
-        _tensor(problem.lower[first], device),
-        _tensor(problem.upper[first], device),
-        RowTable.from_rows(rows, torch.float64, device),
-        tuple(Judge(replay=replay, case=int(i)) for i in first),
-        tuple(f"X_{i}" for i in problem.kept),
+        _tensor(offset, device),
+        _tensor(np.repeat(matrix[None], len(first), 0), device),
+        _tensor(lower[:, columns], device),
+        _tensor(upper[:, columns], device),
+        LinearRows(RowTable.from_rows(rows, torch.float64, device)),
+        tuple(
+            Judge(replay=replay, case=int(i), rest=row, columns=columns) for i, row in zip(first, offset, strict=True)
+        ),
+        tuple(f"X_{i}" for i in problem.kept[columns]),
         None,
         tuple(f"box {i}" for i in range(len(first))),
+        _tensor(slack, device) if slack.any() else None,
     )
 
 
-def _check_inputs(d: int) -> None:
-    if d > MAX_INPUTS:
-        raise ProblemError(f"{d} inputs vary; this search is made for at most {MAX_INPUTS}")
+def _check_inputs(d: int, most: int = MAX_INPUTS) -> None:
+    if d > most:
+        raise ProblemError(
+            f"{d} inputs vary, coverage is made for at most {most}; fix the others, or ask for a verdict"
+        )
 
 
 def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
@@ -218,6 +259,21 @@ def _compare(model: Model, queries: Sequence[Query], seed: int) -> None:
         p = query.box[:, 0] + (query.box[:, 1] - query.box[:, 0]) * rng.random(len(query.box))
         points.append(query.offset + query.matrix @ p)
     compare(model, model.graph, np.stack(points))
+
+
+def _conditions(graph: Graph, queries: Sequence[Query], device: torch.device) -> tuple[Graph, Conditions]:
+    """The network whose outputs the violations speak about, and the violations."""
+    maps = [query.study.compiled.maps for query in queries]
+    windows = [m for m in maps if isinstance(m, Windows)]
+    budgets = [m for m in maps if isinstance(m, MapBudget)]
+    if len(windows) == len(maps):
+        return graph, WindowConditions.of(windows, device)
+    if len(budgets) == len(maps):
+        return graph, BudgetConditions.of(budgets, device)
+    if windows or budgets:
+        raise ProblemError("the studies ask different kinds of questions about heatmaps; a family shares one")
+    matrix, rows = _stack(queries, graph.n_outputs)
+    return append_rows(graph, matrix), LinearRows(RowTable.from_rows(rows, torch.float64, device))
 
 
 def _stack(queries: Sequence[Query], n_outputs: int) -> tuple[np.ndarray, Rows]:
@@ -256,73 +312,12 @@ def _join_cases(lower: np.ndarray, upper: np.ndarray, rows: Rows) -> tuple[np.nd
     return first, Rows(row, rhs, clause, strict, counts, None)
 
 
-@dataclass(frozen=True, eq=False)
-class CellBounds:
-    """What is proven about B boxes. For row k:  low <= z[row] - rhs <= high  everywhere on the box, float64 (B, K).
-
-    `slopes` (B, K, d) and `noise` (B, K): the row is  centre + sum_i slopes[i] e_i  within noise, e in [-1, 1]^d;
-    `middle` (B, K) is that centre minus rhs. `scores` (B, C): lower bound of each clause's best row; `worst` (B,) the
-    least of them: positive proves the box safe. `reached` (B,): negative when some clause holds everywhere on the box.
-    `critical` (B,) is the best row of the worst clause, `blame` (B, d) how much of its variation and noise is due to
-    each input, `unstable` (B,) the number of neurons that are not affine on the box.
-    """
-
-    low: Tensor
-    middle: Tensor
-    slopes: Tensor
-    noise: Tensor
-    scores: Tensor
-    worst: Tensor
-    reached: Tensor
-    critical: Tensor
-    blame: Tensor
-    unstable: Tensor
-
-    def select(self, which: Tensor) -> CellBounds:
-        """The boxes named by a mask or indices."""
-        return CellBounds(*(getattr(self, item.name)[which] for item in fields(self)))
-
-    def to(self, device: torch.device) -> CellBounds:
-        """The same on another device."""
-        return CellBounds(*(getattr(self, item.name).to(device) for item in fields(self)))
-
-
 def bound_cells(family: Family, lower: Tensor, upper: Tensor, query: Tensor) -> CellBounds:
     """Bounds of all rows on parameter boxes (B, d), float64, of members (B,); nothing here has to be rechecked."""
     centre, radius = centre_radius(lower, upper)
     radius = radius * (1 + 4 * _EPS)
     first = start(family.offset[query], family.matrix[query], centre, radius, family.twin.fast.dtype)
-    return _rows(family.table, *sweep_rounded(family.twin, first), query)
-
-
-def _rows(table: RowTable, out: Zonotope, symbols: Symbols, unstable: Tensor, query: Tensor) -> CellBounds:
-    row, rhs, d = table.row[query], table.rhs[query], symbols.inputs
-    value = out.core[:, 0].gather(1, row)
-    slopes = out.core[:, 1:].gather(2, row[:, None].expand(-1, d, -1)).transpose(1, 2)
-    rest = torch.cat([out.radius[:0], *out.maps]).abs().double()
-    owner, ids = (torch.cat([query[:0], *parts]) for parts in (out.owner, out.ids))
-    noise = out.radius.double().index_add_(0, owner, rest)
-    noise = (noise * (1 + (len(rest) + 4) * _EPS)).gather(1, row)
-    spread = slopes.abs().sum(2) + noise
-    margin = 16 * _EPS * (value.abs() + spread + torch.where(torch.isinf(rhs), 0.0, rhs.abs())) + FLOOR
-    middle = value - rhs
-    low = torch.nan_to_num(middle - spread - margin, nan=-torch.inf)
-    high = torch.nan_to_num(middle + spread + margin, nan=torch.inf)
-    scores = table.clause_scores(low, query)
-    critical = low.masked_fill(table.clause[query] != scores.argmin(1)[:, None], -torch.inf).argmax(1, keepdim=True)
-    blame = slopes.abs().gather(1, critical[:, :, None].expand(-1, 1, d))[:, 0]
-    at_row = rest.gather(1, row.gather(1, critical)[owner])
-    share = symbols.share().to(at_row)[ids]
-    blame = blame.index_add(0, owner, at_row * share)
-    return CellBounds(
-        low,
-        middle,
-        slopes,
-        noise + margin,
-        scores,
-        scores.amin(1),
-        table.clause_scores(high, query).amin(1),
-        critical[:, 0],
-        blame,
-        unstable,
-    )
+    if family.slack is not None:
+        rounded = family.slack[query].to(first.radius.dtype) * (1 + 4 * ulp(first.radius.dtype))
+        first = replace(first, radius=(first.radius + rounded) * (1 + 4 * ulp(first.radius.dtype)))
+    return family.conditions.bound(*sweep_rounded(family.twin, first), query)

@@ -21,8 +21,8 @@ from verifier.errors import OptionsError
 from verifier.options import Options
 from verifier.progress import Progress
 from verifier.result import Result, Verdict, Witness
-from verifier.search.settle import shrink
-from verifier.semantic.family import CellBounds, Family, bound_cells, from_studies
+from verifier.semantic.conditions import CellBounds
+from verifier.semantic.family import Family, bound_cells, from_studies
 from verifier.semantic.study import Study
 
 BATCH = 8
@@ -198,7 +198,7 @@ def _step(family: Family, boxes: _Boxes, tally: _Tally) -> _Boxes:
     if len(boxes) == 0:
         return boxes
     _try(family, *_suggest(boxes, bounds), tally)
-    lower, upper = _clipped(family, boxes, bounds)
+    lower, upper = bounds.clip(boxes.lower, boxes.upper)
     keep = _wanted(boxes, tally) & (lower <= upper).all(1)
     old = (boxes.upper - boxes.lower).clamp(min=1e-300)
     part = ((upper - lower).clamp(min=0) / old).where(boxes.upper > boxes.lower, 1.0).prod(1)
@@ -211,13 +211,6 @@ def _suggest(boxes: _Boxes, bounds: CellBounds) -> tuple[Tensor, Tensor]:
     row = bounds.slopes.gather(1, bounds.critical[:, None, None].expand(-1, 1, boxes.lower.shape[1]))[:, 0]
     corner = torch.where(row > 0, boxes.lower, boxes.upper)
     return torch.cat([corner, (boxes.lower + boxes.upper) / 2]), boxes.query.repeat(2)
-
-
-def _clipped(family: Family, boxes: _Boxes, bounds: CellBounds) -> tuple[Tensor, Tensor]:
-    """The part of each box where the linear rows leave a violation possible."""
-    radius = ((boxes.upper - boxes.lower) / 2).clamp(min=1e-300)
-    clause = family.table.clause[boxes.query]
-    return shrink(clause, bounds.scores, bounds.low, bounds.slopes / radius[:, None], boxes.lower, boxes.upper)
 
 
 def halvings(bounds: CellBounds, width: Tensor) -> Tensor:

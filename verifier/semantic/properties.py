@@ -20,8 +20,9 @@ import numpy as np
 
 from verifier.errors import OptionsError, ProblemError
 from verifier.semantic import pose
+from verifier.semantic.maps import MapBudget, Maps, Windows
 from verifier.semantic.network import Network
-from verifier.semantic.rows import Rows, build
+from verifier.semantic.rows import Rows, build, none, pairs
 from verifier.semantic.target import Target, check_label
 
 NORMS = ("linf", "l1", "l2")
@@ -44,12 +45,14 @@ class Compiled:
     excess(y) is the amount by which flat outputs y (..., n) break the property itself, in pixels (for Pose in the
     units of the limits, for Label and Heatmap in score): > 0 is a true violation. The rows may be stricter (polygon,
     ties, tolerances allotted to single coordinates).
+    maps: the same question about heatmaps without rows, for searches in process; a joint budget has no rows at all.
     """
 
     rows: Rows
     tail: AbsTail | None
     claim: str
     excess: Callable[[np.ndarray], np.ndarray]
+    maps: Maps | None = None
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,7 @@ class Heatmap:
         points, index = _key_points(target, network, maps, self.hidden)
         tau = _tolerances(self.tolerance, maps)
         x, y = stride * np.arange(columns) + offset, stride * np.arange(rows) + offset
-        clauses, windows = [], []
+        inside, used = np.zeros((maps, rows * columns), bool), np.zeros(maps, bool)
         for k in index:
             near = (np.abs(x - points[k, 0]) <= tau[k])[None, :] & (np.abs(y - points[k, 1]) <= tau[k])[:, None]
             if not near.any():
@@ -158,24 +161,25 @@ class Heatmap:
                     f"no cell of heatmap {k} decodes to within {tau[k]:g} px of ({points[k, 0]:g}, {points[k, 1]:g}): "
                     f"the cells are {stride} px apart, so a tolerance below {stride / 2:g} px can be empty; raise it"
                 )
-            inside = np.flatnonzero(near.ravel()) + k * rows * columns
-            outside = np.flatnonzero(~near.ravel()) + k * rows * columns
-            windows.append((inside, outside))
-            clauses += [[({int(p): 1.0, int(q): -1.0}, 0.0) for p in inside] for q in outside]
-        if not clauses:
+            inside[k], used[k] = near.ravel(), not near.all()
+        if not used.any():
             raise ProblemError("the tolerance covers every cell of the heatmaps: nothing to verify; lower it")
 
         def excess(value: np.ndarray) -> np.ndarray:
-            worst = [value[..., q].max(axis=-1) - value[..., p].max(axis=-1) for p, q in windows if len(q)]
-            return np.asarray(np.max(worst, axis=0))
+            z = value.reshape(*value.shape[:-1], *inside.shape)
+            lead = np.where(inside, -np.inf, z).max(-1) - np.where(inside, z, -np.inf).max(-1)
+            return np.asarray(lead[..., used].max(axis=-1))
 
         claim = f"the argmax of the heatmaps of {_points(index)} decodes to within {_span(tau[index])} px (L-infinity)"
-        return Compiled(build(network.n_outputs, clauses), None, claim, excess)
+        return Compiled(_window_rows(inside, used), None, claim, excess, Windows(inside, used))
 
 
 @dataclass(frozen=True)
 class Budget:
     """The sum (or mean) over the chosen key points of |dx| + |dy| stays within `limit` pixels.
+
+    Of a coordinate head, or of the argmax of heatmaps (cells decode as for `Heatmap`, with its `offset`); the latter
+    has no form as linear rows, so it is for searches in process only.
 
     `weights` (one per key point of the network, non-negative) multiply the terms; with `mean` the sum is divided by
     the number of chosen key points.
@@ -186,16 +190,16 @@ class Budget:
     weights: Sequence[float] | None = None
     hidden: bool = False
     head: Head = Head()
+    offset: float | None = None
 
     def compile(self, network: Network, target: Target) -> Compiled:
-        """One clause with one row over the tail output z = sum w |y - t|."""
+        """One clause with one row over the tail output z = sum w |y - t|; or the cost of every cell of a heatmap."""
         if not (math.isfinite(self.limit) and self.limit > 0):
             raise OptionsError(f"the error budget must be positive, found {self.limit}")
+        if len(network.output) >= 3:
+            return self._of_maps(network, target)
         points, index = _coordinates(network, target, self.hidden)
-        weight = np.ones(len(points)) if self.weights is None else np.asarray(self.weights, dtype=np.float64)
-        if weight.shape != (len(points),) or not np.isfinite(weight).all() or (weight < 0).any():
-            raise OptionsError(f"weights must be {len(points)} non-negative numbers, one per key point")
-        share = weight / (len(index) if self.mean else 1)
+        share = self._shares(index, len(points))
         matrix = np.zeros((1, network.n_outputs))
         for k in index:
             matrix[0, 2 * k : 2 * k + 2] = self.head.scale * share[k]
@@ -206,9 +210,37 @@ class Budget:
             gap = np.abs(self.head.pixels(y)[..., index, :] - points[index]).sum(axis=-1)
             return np.asarray((gap * share[index]).sum(axis=-1) - self.limit)
 
-        kind = "mean" if self.mean else "sum"
-        claim = f"the {kind} over {_points(index)} of |dx| + |dy| stays within {self.limit:g} px"
-        return Compiled(rows, tail, claim, excess)
+        return Compiled(rows, tail, self._claim(index), excess)
+
+    def _shares(self, index: np.ndarray, count: int) -> np.ndarray:
+        weight = np.ones(count) if self.weights is None else np.asarray(self.weights, dtype=np.float64)
+        if weight.shape != (count,) or not np.isfinite(weight).all() or (weight < 0).any():
+            raise OptionsError(f"weights must be {count} non-negative numbers, one per key point")
+        return weight / (len(index) if self.mean else 1)
+
+    def _claim(self, index: np.ndarray) -> str:
+        return (
+            f"the {'mean' if self.mean else 'sum'} over {_points(index)} of |dx| + |dy| stays within {self.limit:g} px"
+        )
+
+    def _of_maps(self, network: Network, target: Target) -> Compiled:
+        maps, rows, columns, stride = heatmap_shape(network)
+        offset = 0.5 * stride if self.offset is None else self.offset
+        points, index = _key_points(target, network, maps, self.hidden)
+        share = self._shares(index, maps)
+        x, y = stride * np.arange(columns) + offset, stride * np.arange(rows) + offset
+        cost = np.zeros((maps, rows, columns))
+        for k in index:
+            cost[k] = share[k] * (np.abs(x - points[k, 0])[None, :] + np.abs(y - points[k, 1])[:, None])
+        budget = MapBudget(cost.reshape(maps, -1), self.limit)
+        least = float(budget.weight.min(1).sum())
+        if least > self.limit:
+            raise ProblemError(
+                f"the nearest cells of the heatmaps cost {least:g} px already (the cells are {stride} px apart), so a "
+                f"budget of {self.limit:g} px is violated by every answer; raise it"
+            )
+        claim = f"{self._claim(index)} (argmax of the heatmaps)"
+        return Compiled(none(network.n_outputs), None, claim, lambda z: budget.cost(z) - budget.bound, budget)
 
 
 @dataclass(frozen=True, eq=False)
@@ -292,6 +324,18 @@ def heatmap_shape(network: Network) -> tuple[int, int, int, int]:
     return maps, rows, columns, stride
 
 
+def _window_rows(inside: np.ndarray, used: np.ndarray) -> Rows:
+    """One clause per cell outside its window: it beats (or ties) every cell inside. inside (K, P), used (K,)."""
+    low, high, clause, before, cells = [], [], [], 0, inside.shape[1]
+    for k in np.flatnonzero(used):
+        p, q = (np.flatnonzero(mask) + k * cells for mask in (inside[k], ~inside[k]))
+        low.append(np.tile(p, len(q)))
+        high.append(np.repeat(q, len(p)))
+        clause.append(before + np.repeat(np.arange(len(q)), len(p)))
+        before += len(q)
+    return pairs(inside.size, *(np.concatenate(part) for part in (low, high, clause)))
+
+
 def predict(network: Network, output: np.ndarray, prop: Property) -> np.ndarray:
     """Key points (K, 2) in pixels that an output (any shape with the network's elements) stands for.
 
@@ -300,7 +344,7 @@ def predict(network: Network, output: np.ndarray, prop: Property) -> np.ndarray:
     if len(network.output) >= 3:
         maps, _, columns, stride = heatmap_shape(network)
         best = output.reshape(maps, -1).argmax(axis=1)
-        given = prop.offset if isinstance(prop, Heatmap) else None
+        given = prop.offset if isinstance(prop, Heatmap | Budget) else None
         return stride * np.stack([best % columns, best // columns], axis=1) + (0.5 * stride if given is None else given)
     return getattr(prop, "head", Head()).pixels(output.reshape(-1))
 

@@ -56,6 +56,20 @@ class Rows:
         return np.asarray((worst <= 0).any(axis=-1))
 
 
+def pairs(n: int, low: np.ndarray, high: np.ndarray, clause: np.ndarray) -> Rows:
+    """Rows  y[low] - y[high] <= 0, one per element of the index arrays (R,)."""
+    count = len(low)
+    columns = np.stack([low, high], axis=1).ravel().astype(np.int64)
+    values = np.tile(np.array([1.0, -1.0]), count)
+    return Rows(n, clause.astype(np.int64), np.zeros(count), np.repeat(np.arange(count), 2), columns, values)
+
+
+def none(n: int) -> Rows:
+    """No rows: the property has no such form."""
+    empty = np.zeros(0, dtype=np.int64)
+    return Rows(n, empty, np.zeros(0), empty, empty, np.zeros(0))
+
+
 def build(n: int, clauses: list[list[tuple[dict[int, float], float]]]) -> Rows:
     """From a list of clauses, each a list of (coefficients by output, rhs); coefficients are rounded to float32."""
     clause: list[int] = []

@@ -60,7 +60,7 @@ class Study:
     def spec_rows(self) -> tuple[Rows, AbsTail | np.ndarray | None]:
         """Rows that a VNN-LIB file can state, and the tail they need behind the network."""
         rows = self.compiled.rows
-        if self.compiled.tail is not None or spec_text.is_simple(rows):
+        if self.compiled.tail is not None or rows.count == 0 or spec_text.is_simple(rows):
             return rows, self.compiled.tail
         count = np.arange(rows.count)  # every row becomes an output of its own: z = C y, violated where z <= rhs
         return Rows(rows.count, rows.clause, rows.rhs, count, count, np.ones(rows.count)), rows.dense()
@@ -86,8 +86,17 @@ class Study:
         )
 
     def spec(self, version: int = 1) -> str:
-        """The VNN-LIB text for `model`."""
+        """The VNN-LIB text for `model`.
+
+        Raises:
+            OptionsError: the property has no such form.
+        """
         rows, tail = self.spec_rows
+        if rows.count == 0:
+            raise OptionsError(
+                "a joint error budget over heatmaps has no VNN-LIB form of a reasonable size; search it in process: "
+                "secateur coverage --network MODEL --images A:B --property budget-mean (or budget-sum) --limit PIXELS"
+            )
         shape = self.network.output if tail is None else (1, rows.n)
         head = ["Written by secateur spec. sat = a violation exists, unsat = the claim below holds.", *self.summary]
         return spec_text.write(version, self.perturbation.box, rows, shape, self.network.dtype, head)

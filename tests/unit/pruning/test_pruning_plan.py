@@ -72,6 +72,8 @@ def test_slim_is_the_batchnorm_scale_and_ranks_others_last():
     values = pruning.score(net, None, "slim").values
     np.testing.assert_allclose(values[:8], np.abs(net.weights["g"]))
     assert np.isinf(values[8:]).all()
+    with pytest.raises(pruning.CriterionError, match="none \\(exporters often fold them"):
+        pruning.score(conv_net(), None, "slim")
 
 
 def test_gradient_criteria_against_finite_differences():

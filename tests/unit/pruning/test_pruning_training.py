@@ -148,6 +148,23 @@ def test_stability_losses():
     assert float(losses.stability(low, high, torch.tensor(2.0))) == pytest.approx(scaled, rel=1e-6)
 
 
+def test_heatmap_loss_is_least_and_error_zero_where_the_map_is_right():
+    labels = torch.tensor([[1.0, 2.0, 3.0, 0.0]])
+    right = losses.spots(torch.zeros(1, 2, 4, 5), labels).reshape(1, 2, 4, 5)
+    assert right.sum((2, 3)).flatten().tolist() == pytest.approx([1, 1]) and right[0, 0].argmax() == 2 * 5 + 1
+    best = float(losses.task_loss(right.log(), labels))
+    assert best == pytest.approx(float(-(right * right.log()).sum((2, 3)).mean()), rel=1e-5)  # the entropy
+    for seed in range(5):
+        other = torch.randn(1, 2, 4, 5, generator=torch.Generator().manual_seed(seed))
+        assert float(losses.task_loss(other, labels)) > best
+    from pruning_nets import build, node
+
+    net = build([node("Reshape", "x s", "h")], {"s": np.array([-1, 2, 4, 5])}, {"x": [40]}, {"h": [2, 4, 5]})
+    images = right.reshape(1, 40).numpy()
+    assert error(net, Calibration(images, labels.numpy())) == 0
+    assert error(net, Calibration(images, labels.numpy() + np.float32([[2, 0, 0, 0]]))) == 1  # 2 * 2 over 4 numbers
+
+
 def test_ratio_scores_agree_with_the_measured_ones():
     net = mlp(mlp_weights())
     data = calibration(net, samples=16)

@@ -173,7 +173,7 @@ def test_bounds_attack_and_search_stay_on_the_device(kind: str, method: str, mon
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_splits_of_neurons(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Signs of neurons, inherited intervals, rows of signs; no mixed-integer programme."""
+    """Signs of neurons, inherited intervals, rows of signs; no search for shallow networks."""
     model, radius = CASES["mlp"]
     form = _form(3, 3, radius, [[Row({}, {0: 1.0, 1: -1.0}, _worst(model, 3, radius) - 0.1)]])
     for name, value in (("INPUT_SPLIT", 0), ("FEW_QUERIES", 0)):
@@ -186,18 +186,15 @@ def test_splits_of_neurons(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.settings["split"] == "neurons" and result.counters["boxes"] > 1
 
 
-def test_programmes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shallow_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search of its own that networks of one hidden layer have."""
     model, radius = _mlp(sizes=(3, 8, 3)), 0.6
     form = _form(3, 3, radius, [[Row({}, {0: 1.0, 1: -1.0}, _worst(model, 3, radius) - 0.1)]])
-    for name, value in (("INPUT_SPLIT", 0), ("SHORT_TRY", -1.0)):
-        monkeypatch.setattr(engine, name, value)
-    monkeypatch.setattr(engine, "_device", lambda name: DEVICE)
-    decided = []
-    decide = engine.decide
-    monkeypatch.setattr(engine, "decide", lambda *args: decided.append(decide(*args)) or decided[-1])
-    with TwoDevices():
-        result = engine.solve(model, form, BASE, Budget.of(60))
-    assert result.verdict is Verdict.UNSAT and decided == [(True, None)]
+    monkeypatch.setattr(engine, "INPUT_SPLIT", 0)
+    searched = []
+    search = engine.shallow_search
+    monkeypatch.setattr(engine, "shallow_search", lambda *args: searched.append(1) or search(*args))
+    assert _run(model, form, BASE, monkeypatch).verdict is Verdict.UNSAT and searched == [1, 1]
 
 
 def test_several_clauses_mixed_rows_and_rows_over_inputs(monkeypatch: pytest.MonkeyPatch) -> None:

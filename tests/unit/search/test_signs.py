@@ -69,8 +69,8 @@ def _check(graph: Graph, seed: int, name: str) -> tuple[int, int]:
             assert all(covered), "clipping cut off a violating point"
         if b in alive and inside.any():
             i = alive.index(b)
-            claimed = points[b][inside] @ bounded.coefficients[i].numpy().T + bounded.constant[i].numpy()
-            assert (claimed <= values[b][inside][:, :1] - rhs + 1e-13).all()
+            claimed = hits @ bounded.coefficients[i].numpy().T + bounded.constant[i].numpy()
+            assert (claimed <= 1e-13).all(), "a row does not hold at a violating point"
             rows = points[b][inside] @ bounded.sign_coefficients[i].numpy().T + bounded.sign_constant[i].numpy()
             assert (rows <= 1e-9).all(), "a sign row does not hold on its own side"
     return violated, len(points) - len(alive)

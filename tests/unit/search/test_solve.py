@@ -22,7 +22,6 @@ from verifier.graph.ir import Graph, Node, Shape
 from verifier.graph.onnx_import import Model, load_model
 from verifier.options import AttackOptions, BoundOptions, Options
 from verifier.result import Result, Verdict
-from verifier.search.bab import Outcome, Strategy, Tally
 from vnnlib import Case, NormalForm, Row
 
 GAP = 2e-3  # distance of every property from its true minimum; far above rounding, small against the outputs
@@ -198,13 +197,12 @@ def test_verdicts_are_those_of_the_exact_programme(seed: int, kind: str, method:
 
 @pytest.mark.parametrize("kind", ["single", "several", "mixed"])
 @pytest.mark.parametrize("seed", range(4))
-def test_programmes_decide_shallow_networks(seed: int, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engine's own mixed-integer programme, with no branch and bound before it, against the tests' one."""
+def test_networks_of_one_hidden_layer(seed: int, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their own search, without an attack before it, against the tests' mixed-integer programme."""
     monkeypatch.setattr(engine, "INPUT_SPLIT", 0)
-    monkeypatch.setattr(engine, "SHORT_TRY", 0.0)
-    decided = []
-    decide = engine.decide
-    monkeypatch.setattr(engine, "decide", lambda *args: decided.append(decide(*args)) or decided[-1])
+    ends = []
+    search = engine.shallow_search
+    monkeypatch.setattr(engine, "shallow_search", lambda *args: ends.append(search(*args)) or ends[-1])
     rng = np.random.default_rng(seed)
     network = net(40 + seed, (3, 12, 3))
     case = Case(np.full(3, -0.5), np.full(3, 0.5), [_clause(rng, 3, 3, kind) for _ in range(2)])
@@ -212,7 +210,18 @@ def test_programmes_decide_shallow_networks(seed: int, kind: str, monkeypatch: p
     for by, sat in ((-GAP, False), (GAP, True)):
         clauses = [moved(rows, t + by) for rows, t in zip(case.clauses, margins, strict=True)]
         check(network.model(), form([Case(case.lower, case.upper, clauses)], 3, 3), options(), sat)
-    assert [impossible for impossible, _ in decided] == [True, False] and decided[1][1] is not None
+    assert [end.found is not None for end in ends] == [False, False, True]
+    assert all(end.open_share == 0 and not end.stuck for end in ends[:2])
+
+
+def test_a_deeper_network_is_not_taken_for_a_shallow_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "INPUT_SPLIT", 0)
+    monkeypatch.delattr(engine, "shallow_search")
+    network = net(3)
+    case = Case(np.full(3, -0.3), np.full(3, 0.3), [[Row({}, {0: 1.0})]])
+    margin = network.worst(case, case.clauses[0])
+    spec = form([Case(case.lower, case.upper, [moved(case.clauses[0], margin - GAP)])], 3, 3)
+    check(network.model(), spec, options(), sat=False)
 
 
 @pytest.mark.parametrize("neurons", [False, True])
@@ -231,11 +240,13 @@ def test_float32_searches_and_float64_proves(seed: int, neurons: bool, monkeypat
         assert sat or result.settings["dtype"] == "float64"
 
 
+@pytest.mark.parametrize("shallow", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-def test_rows_over_inputs_only_belong_to_their_case(seed: int) -> None:
+def test_rows_over_inputs_only_belong_to_their_case(seed: int, shallow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The part of the box where x_0 - x_1 <= t: from none of it to all of it."""
+    monkeypatch.setattr(engine, "INPUT_SPLIT", 0 if shallow else 20)
     rng = np.random.default_rng(seed)
-    network = net(10 + seed)
+    network = net(10 + seed, (3, 10, 3) if shallow else (3, 6, 6, 3))
     clause = _clause(rng, 3, 3, "several")
     box = np.full(3, -0.4), np.full(3, 0.4)
     alone = network.worst(Case(*box, [clause]), clause)
@@ -365,33 +376,16 @@ def test_networks_with_a_pole_are_not_proven() -> None:
         check(model, spec, options(), sat)
 
 
+@pytest.mark.parametrize("shallow", [False, True])
 @pytest.mark.parametrize("top", [1 / 3, 0.1, 0.7, 0.9])
-def test_cancellation_is_no_proof(top: float) -> None:
+def test_cancellation_is_no_proof(top: float, shallow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """relu(x + 1e9) - 1e9 = x on [0, top], but float64 knows it to 1e-7 only: y >= top - 1e-9 is possible, and no
     rounding may say otherwise."""
+    monkeypatch.setattr(engine, "INPUT_SPLIT", 0 if shallow else 20)
     network = Net((np.ones((1, 1)), np.ones((1, 1))), (np.array([1e9]), np.array([-1e9])))
     spec = form([Case(np.zeros(1), np.array([top]), [[Row({}, {0: -1.0}, -(top - 1e-9))]])], 1, 1)
     result = solve(network.model(), spec, options(), Budget.of(3))
     assert result.verdict is not Verdict.UNSAT
-
-
-def test_boxes_given_up_in_the_short_try_are_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first search gives a box up and leaves another one, which the second search proves: that is no `unsat`."""
-    calls = []
-
-    def search(first: DomainBatch, strategy: Strategy) -> Outcome:
-        calls.append(len(first))
-        if len(calls) == 1:
-            return Outcome(None, 1.0, Tally(boxes=2, stuck=1), replace(first, share=first.share / 2))
-        return Outcome(None, 0.0, Tally(boxes=1), None)
-
-    monkeypatch.setattr(engine, "INPUT_SPLIT", 0)
-    monkeypatch.setattr(engine, "formulate", lambda *args: None)
-    monkeypatch.setattr(engine, "search", search)
-    spec = form([Case(np.zeros(3), np.ones(3), [[Row({}, {0: -1.0}, -1e3)]])], 3, 3)
-    result = solve(net(0).model(), spec, options(), Budget.of(20))
-    assert calls == [1, 1] and result.verdict is Verdict.UNKNOWN
-    assert result.open_fraction == 0.5 and result.counters["boxes"] == 3
 
 
 @pytest.mark.parametrize("neurons", [False, True])
@@ -413,7 +407,7 @@ def test_little_memory_changes_no_verdict(neurons: bool, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(engine, "bound_boxes", narrow)
     monkeypatch.setattr(engine, "sample", refuse)
-    monkeypatch.setattr(engine, "decide", refuse)
+    monkeypatch.setattr(engine, "shallow_search", refuse)
     network = net(62)
     case = Case(np.full(3, -0.5), np.full(3, 0.5), [_clause(np.random.default_rng(2), 3, 3, "single")])
     margin = network.worst(case, case.clauses[0])

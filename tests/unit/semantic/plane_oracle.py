@@ -81,3 +81,28 @@ def safe_share(layers, lower, upper, clauses):
                 part = cut(part, c @ matrix, float(c @ offset) - rhs)
         total += 0.0 if part is None else area(part)
     return total / float(np.prod(np.subtract(upper, lower)))
+
+
+def argmax_areas(layers, lower, upper, maps):
+    """Exact areas by outcome: {(argmax of map 0, argmax of map 1, ..): share of the box} for outputs of `maps` maps."""
+    found = {}
+    for polygon, matrix, offset in pieces(layers, lower, upper):
+        cells = len(offset) // maps
+        for outcome, size in _outcomes(polygon, matrix.reshape(maps, cells, 2), offset.reshape(maps, cells)):
+            found[outcome] = found.get(outcome, 0.0) + size
+    whole = float(np.prod(np.subtract(upper, lower)))
+    return {outcome: size / whole for outcome, size in found.items()}
+
+
+def _outcomes(polygon, matrix, offset):
+    if len(matrix) == 0:
+        yield (), area(polygon)
+        return
+    for p in range(matrix.shape[1]):
+        part = polygon
+        for q in range(matrix.shape[1]):
+            if part is not None and q != p:
+                part = cut(part, matrix[0, p] - matrix[0, q], float(offset[0, p] - offset[0, q]))
+        if part is not None and area(part) > 1e-14:
+            for rest, size in _outcomes(part, matrix[1:], offset[1:]):
+                yield (p, *rest), size

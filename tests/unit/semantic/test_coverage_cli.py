@@ -1,9 +1,11 @@
 import json
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
+from tests.unit.semantic.semantic_helpers import network as small_network
 from tests.unit.semantic.test_coverage import image_study
 from verifier.semantic.coverage import main
 
@@ -72,3 +74,44 @@ def test_bad_input_is_one_line(arguments, message, capsys):
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def heatmaps(tmp_path_factory):
+    """A heatmap network for the rendered pictures: 23 maps of 16 x 16 of an untrained network, as a file."""
+    path = tmp_path_factory.mktemp("net") / "maps.onnx"
+    onnx.save(small_network("heatmap", size=64, points=23, seed=1), path)
+    return str(path)
+
+
+NARROW = ["--contrast", "0.9995,1.0005", "--brightness", "-0.0002,0.0002", "--reference", "self", "--images", "0:1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "measure"),
+    [
+        (["--tolerance", "6"], "highest score outside"),
+        (["--property", "budget-mean", "--limit", "4"], "mean of key point errors"),
+    ],
+)
+def test_heatmap_networks(heatmaps, arguments, measure, tmp_path, capsys, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("verifier.semantic.coverage_picture.picture", lambda found, path: drawn.append(found))
+    out = [f"--json={tmp_path / 'o.json'}", f"--picture={tmp_path / 'o.png'}", "--open", "0.05", "--samples", "50"]
+    assert main(["--network", heatmaps, *NARROW, *arguments, *out]) == 0
+    member = json.loads((tmp_path / "o.json").read_text())["members"][0]
+    assert member["open"] <= 0.05 and member["certified"] > 0.1
+    assert measure in drawn[0].measure and drawn[0].tolerance == (4.0 if "--limit" in arguments else None)
+
+
+def test_properties_are_checked(heatmaps, capsys):
+    for arguments, message in (
+        (["--property", "budget-sum"], "--limit is missing"),
+        (["--property", "linf", "--tolerance", "6"], "a coordinate head has 2K outputs"),
+        (["--property", "budget-sum", "--limit", "0.1"], "violated by every answer"),
+        ([], "--tolerance is missing"),
+    ):
+        given = [*NARROW, *arguments] if "0.1" not in arguments else [a if a != "self" else "gt" for a in NARROW]
+        assert main(["--network", heatmaps, *given, *(arguments if "0.1" in arguments else [])]) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1

@@ -49,6 +49,12 @@ def test_impossible_values_are_named(changes, word):
         row.decode(row.encode(make(**changes)))
 
 
+def test_rows_from_before_there_was_a_choice_of_clocks_count_wall_time():
+    value = row.encode(make())
+    assert value.pop("clock") == "wall"
+    assert row.decode(value) == make() and row.decode({**value, "clock": "processor"}).clock == "processor"
+
+
 def test_missing_and_unknown_fields_are_named():
     value = row.encode(make())
     del value["tau"]

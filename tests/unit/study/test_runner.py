@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pruning.study import details, ledger, row, runner
+from pruning.study import analysis, details, ledger, row, runner
 from pruning.study.errors import ResultsError, StudyFileError
 from pruning.study.hands import Hands
 from pruning.study.spec import Task
@@ -133,6 +133,37 @@ def test_given_files_are_compared_and_guarded_the_same_way(tmp_path):
         runner.compare(paths, range(5), task, tmp_path / "out", synthetic.hands())
     with pytest.raises(StudyFileError, match="no such file"):
         runner.compare([tmp_path / "none.onnx"], range(5), task, tmp_path / "two", synthetic.hands())
+
+
+def test_a_given_dense_network_is_copied_and_not_trained(tmp_path):
+    given = tmp_path / "good.onnx"
+    synthetic.train(seed=9, epochs=80, like=None, work=tmp_path, out=given)
+    study, asked = replace(small(1), dense={1: str(given)}), []
+    hands = synthetic.hands()
+
+    def train(**kw):
+        asked.append((kw["seed"], kw["like"]))
+        hands.train(**kw)
+
+    folder = tmp_path / "out"
+    runner.run(study, folder, replace(hands, train=train))
+    assert [seed for seed, like in asked if like is None] == [0]
+    assert (folder / "networks" / "dense-s1.onnx").read_bytes() == given.read_bytes()
+    assert steps(folder, "usn-r0.5-s1")[0] == ["train", 80] and steps(folder, "usn-r0.5-s0")[0] == ["train", 6]
+    held = [json.loads(line) for line in (folder / "networks" / "networks.jsonl").read_text().splitlines()]
+    assert {m["name"]: m["source"] for m in held if m["source"]} == {"dense-s1": str(given)}
+    notes = analysis.of_folder(folder, replicates=20).notes
+    assert any("given, not trained by the study: seed 1: good.onnx" in note for note in notes)
+    before = (folder / "results.jsonl").read_bytes()
+    runner.run(study, folder, replace(hands, train=None))
+    assert (folder / "results.jsonl").read_bytes() == before
+    with pytest.raises(ResultsError, match="wants it trained"):
+        runner.run(small(1), folder, hands)
+    given.write_text(given.read_text() + " ")
+    with pytest.raises(ResultsError, match="which differs"):
+        runner.run(study, folder, hands)
+    with pytest.raises(StudyFileError, match="cannot copy"):
+        runner.run(replace(small(1), dense={0: str(tmp_path / "none.onnx")}), tmp_path / "other", hands)
 
 
 def test_a_study_without_the_hands_to_train_says_so(tmp_path):

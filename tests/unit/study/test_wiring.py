@@ -6,13 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import numpy_helper
 
 from pruning import api
 from pruning.groups import find_groups
-from pruning.study import spec, verifying
+from pruning.study import allocation, spec, verifying
 from pruning.study.errors import StudyFileError
 from pruning.study.making import Maker, Settings, chain
 from pruning.study.wiring import hands, rectangle
@@ -86,9 +88,66 @@ def test_pruning_takes_half_and_matching_hits_the_widths(
     cut, matched = tmp_path / "cut.onnx", tmp_path / "matched.onnx"
     maker.prune(model=dense, criterion=criterion, ratio=0.5, like=None, seed=3, work=tmp_path, out=cut)
     *hidden, output = zip(widths(cut), widths(dense), strict=True)
-    assert output[0] == output[1] and all(0.3 * w <= kept <= w / 2 for kept, w in hidden)  # idle ones go besides
+    assert output[0] == output[1] and all(kept == w / 2 for kept, w in hidden)
     maker.prune(model=dense, criterion="random-matched", ratio=0.5, like=cut, seed=4, work=tmp_path, out=matched)
     assert widths(matched) == widths(cut) and matched.read_bytes() != cut.read_bytes()
+
+
+def test_idle_channels_go_first_and_every_arm_is_equally_wide(maker: Maker, dense: Path, tmp_path: Path) -> None:
+    """Five of the eight channels of a layer are dead: more than asked for, and not the ones `l2` would take."""
+    model = onnx.load(dense)
+    convs = [node for node in model.graph.node if node.op_type == "Conv"]
+    for tensor in model.graph.initializer:
+        if tensor.name == convs[2].input[2]:
+            bias = numpy_helper.to_array(tensor).copy()
+            bias[:5] = -1e3
+            tensor.CopyFrom(numpy_helper.from_array(bias, tensor.name))
+    onnx.save(model, tmp_path / "dead.onnx")
+
+    def alive(path: Path) -> int:
+        third = chain(api.load(path), 16, fresh=False)[:6](maker.split.images[:12])
+        return int((third.amax((0, 2, 3)) > 0).sum())
+
+    left = alive(tmp_path / "dead.onnx")
+    assert 0 < left < 4
+    for criterion in ("usn", "usn-cert", "random", "l2"):
+        cut = tmp_path / f"{criterion}.onnx"
+        maker.prune(
+            model=tmp_path / "dead.onnx", criterion=criterion, ratio=0.5, like=None, seed=1, work=tmp_path, out=cut
+        )
+        assert widths(cut)[:-1] == [w // 2 for w in widths(dense)[:-1]]
+        assert alive(cut) == left  # of the four that stay
+
+
+@pytest.mark.parametrize(("ratio", "expected"), [(0.25, [4, 4, 8, 8, 8, 13]), (0.5, [2, 2, 5, 5, 5, 10])])
+def test_dense_first_takes_from_the_dense_layer_down_to_its_least(
+    dense: Path, tmp_path: Path, ratio: float, expected: list[int]
+) -> None:
+    """Of 4, 4, 8, 8, 8 channels and 28 neurons: a quarter is 15 neurons; a half, 18 neurons and 3/8 of the channels."""
+    network = {**STUDY.network, "allocation": "dense-first", "least": 10}
+    maker = Maker.of(replace(STUDY, network=network), rectangle("small"))
+    for criterion in ("usn", "l2"):
+        cut = tmp_path / f"{criterion}.onnx"
+        maker.prune(model=dense, criterion=criterion, ratio=ratio, like=None, seed=0, work=tmp_path, out=cut)
+        assert widths(cut) == [*expected, 46]
+    shares = allocation.dense_first(find_groups(api.load(dense)), ratio, 10)
+    assert sum(share * w for share, w in zip(shares.values(), widths(dense)[:-1], strict=True)) == pytest.approx(
+        ratio * 60
+    )
+
+
+def test_other_allocations(dense: Path, tmp_path: Path) -> None:
+    """Global: half of all channels, not half of every layer. Measured: the same widths whatever the criterion."""
+
+    def cut(name: str, criterion: str) -> list[int]:
+        maker = Maker.of(replace(STUDY, network={**STUDY.network, "allocation": name}), rectangle("small"))
+        out = tmp_path / "cut.onnx"
+        maker.prune(model=dense, criterion=criterion, ratio=0.5, like=None, seed=0, work=tmp_path, out=out)
+        return widths(out)[:-1]
+
+    halves = [w // 2 for w in widths(dense)[:-1]]
+    assert sum(cut("global", "usn")) == sum(halves) and cut("global", "usn") != halves
+    assert cut("mrs", "usn") == cut("mrs", "l2") != halves
 
 
 def test_fine_tuning_and_scratch_keep_the_shape_and_change_the_weights(
@@ -118,8 +177,10 @@ def test_settings_and_data_are_checked() -> None:
         Settings.of({"depth": 3})
     with pytest.raises(StudyFileError, match=r"network\.width"):
         Settings.of({"width": "wide"})
-    with pytest.raises(StudyFileError, match="above 0"):
+    with pytest.raises(StudyFileError, match=r"network\.images: found 0; expected a number above 0"):
         Settings.of({"images": 0})
+    with pytest.raises(StudyFileError, match=r"network\.allocation: found 'fair'"):
+        Settings.of({"allocation": "fair"})
     with pytest.raises(StudyFileError, match="aircraft23 only"):
         Maker.of(replace(STUDY, task=replace(STUDY.task, data="people.json")), rectangle("small"))
     assert rectangle("contrast=0.9:1.1,brightness=0:0.1").brightness == (0.0, 0.1)
@@ -145,6 +206,14 @@ def test_a_wide_tolerance_is_certified_and_a_narrow_one_refuted() -> None:
     assert gap >= 0.004 * 64 and w.picture.shape == (64, 64)
     picture = (w.picture / 255.0).astype(np.float32)[None, None]  # rounded to 8 bits, so only nearly the same answer
     np.testing.assert_allclose(answer(SHIPPED, picture).reshape(-1, 2), w.predicted, atol=0.5)
+
+
+def test_limit_and_seconds_go_by_the_clock_of_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = iter(range(10**6))
+    monkeypatch.setitem(verifying.CLOCKS, "processor", lambda: 50.0 * next(calls))  # every look costs 50 s
+    task = spec.Task("aircraft23", 0.05, "medium", 120.0, "processor")
+    found = hands(task).verify(SHIPPED, 0, task)
+    assert found.verdict == "open" and found.open > 0 and found.seconds >= 120 and found.seconds % 50 == 0
 
 
 def test_cells_of_a_map_tile_the_rectangle_and_agree_with_samples() -> None:

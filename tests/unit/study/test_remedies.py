@@ -1,0 +1,92 @@
+"""What the bench of remedies trains with, and the second look at certified images."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.studies import check_certified
+from benchmarks.studies.remedies import terms
+from pruning import api
+from pruning.groups import find_groups
+from pruning.planning import make_plan
+from pruning.study.making import chain
+from verifier.data import networks
+
+SHIPPED = networks.path("cnn7_w8")
+
+
+def pictures(count: int) -> torch.Tensor:
+    return torch.rand(count, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def test_batch_normalisation_is_put_back_without_changing_the_function() -> None:
+    images = pictures(8)
+    with torch.no_grad():
+        expected = chain(api.load(SHIPPED), 64, fresh=False).eval()(images)
+        model = terms.normalised(chain(api.load(SHIPPED), 64, fresh=False), images)
+        assert sum(isinstance(layer, nn.BatchNorm2d) for layer in model) == 5
+        for layer in model:
+            if isinstance(layer, nn.Conv2d):
+                spread = layer.weight.flatten(1).std(1)
+                torch.testing.assert_close(spread, torch.full_like(spread, (3 * layer.weight[0].numel()) ** -0.5))
+        torch.testing.assert_close(model.eval()(images), expected, rtol=1e-4, atol=1e-3)
+
+
+def test_concentration_is_the_damage_of_the_removed_channels_as_a_share_of_all() -> None:
+    net, images = api.load(SHIPPED), pictures(4)
+    plan = make_plan(api.score(find_groups(net), None, "l2"), 0.5)
+    model = chain(net, 64, fresh=False)
+    term = terms.Concentration(model, plan, share=0.3)
+    output = model(images)
+    first = term(images, output, torch.tensor(2.0), 0.3)
+    assert float(first.detach()) == pytest.approx(0.6, rel=1e-5)  # starts at 0.3 times the loss of the task
+    top = bottom = 0.0
+    layers, value = list(model), images
+    weighted = [layer for layer in layers if isinstance(layer, nn.Conv2d | nn.Linear)]
+    at = 0
+    for layer in layers:
+        value = layer(value)
+        if isinstance(layer, nn.ReLU):
+            removed = plan.removed[plan.groups.groups[at].channels]
+            reader = weighted[at + 1].weight
+            for channel, gone in enumerate(removed):
+                part = value[:, channel]
+                size = reader.numel() // len(reader) // len(removed)
+                held = reader.flatten(1)[:, channel * size : (channel + 1) * size]
+                damage = float(((held**2).sum() * part.var(unbiased=False)).detach())
+                top, bottom = top + gone * damage, bottom + damage
+            at += 1
+    assert term.scale * top / bottom == pytest.approx(0.6, rel=1e-4)
+    first.backward()
+    assert float(weighted[0].weight.grad.abs().sum()) > 0
+
+
+def test_the_teachers_term_is_zero_for_the_teacher_itself() -> None:
+    images = pictures(3)
+    teacher = chain(api.load(SHIPPED), 64, fresh=False).eval()
+    term = terms.Teacher(teacher, 2.0)
+    with torch.no_grad():
+        output = teacher(images)
+        assert float(term(images, output, torch.tensor(1.0), 0.5)) == 0
+        assert float(term(images, output + 6.4, torch.tensor(1.0), 0.5)) > 0.1
+
+
+@pytest.mark.parametrize(("tau", "code"), [(0.5, 0), (0.001, 1)])
+def test_a_second_look_finds_a_wrong_certificate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tau: float, code: int
+) -> None:
+    (tmp_path / "networks").mkdir()
+    shutil.copy(SHIPPED, tmp_path / "networks" / "a.onnx")
+    row = {"name": "a", "image": 3, "tau": tau, "rectangle": "medium", "verdict": "certified"}
+    other = {**row, "verdict": "open", "name": "gone"}
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(r) + "\n" for r in (row, other)))
+    monkeypatch.setattr(sys, "argv", ["check", str(tmp_path), "--points", "300"])
+    assert check_certified.main() == code
+    assert ("WRONG: a, image 3" in capsys.readouterr().out) == bool(code)

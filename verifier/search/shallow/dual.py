@@ -1,0 +1,268 @@
+"""Lower bounds of subproblems by Lagrangian duality, and what a bound's linear row says about the rest.
+
+A subproblem decides the signs of some neurons and carries its own box and intervals. For any weights lambda of the
+functions (>= 0, sum 1), slopes alpha in [0, 1] of the convex neurons and multipliers beta >= 0 of the decided signs,
+
+    row . x + constant  <=  sum_k lambda_k g_k(x)   on the subproblem,
+
+so its minimum over the box bounds the clause from below (the dual of the triangle relaxation; beta-CROWN, Wang et al.
+2021, eq. 8, is the same for one hidden layer). A violation can only lie where the row is <= 0: a half-space, which cuts
+the box and the neurons' intervals (as Clip-and-Verify, Zhou et al. 2025, does), so that chords become tighter. That
+makes the tree small.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from verifier.search.shallow.form import Clause
+from verifier.tolerance import proof_margin
+
+CUTS = (0.15, 0.35, 0.7, 1.2, 2.5)
+"""Multipliers of the row that are tried when a neuron's interval is cut, times the ratio of their spreads. (Exact ones
+need a sort per neuron; these lose a few percent.)"""
+
+PUSHES = (1.0, 1.3, 2.0, 4.0)
+"""Multipliers of a sign that are tried when a split is looked at ahead, in units of the neuron's gain."""
+
+
+@dataclass(frozen=True, eq=False)
+class Nodes:
+    """B subproblems: boxes `lower`, `upper` (B, n); intervals `low`, `high` (B, N) of the neurons' arguments; decided
+    `sign` (B, N) -1, 0 or 1; multipliers `weights` (B, K), `alpha`, `beta` (B, N); `share` (B,) of the tree.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    low: Tensor
+    high: Tensor
+    sign: Tensor
+    weights: Tensor
+    alpha: Tensor
+    beta: Tensor
+    share: Tensor
+
+    def __len__(self) -> int:
+        return len(self.share)
+
+    def select(self, index: Tensor | slice) -> Nodes:
+        """The subproblems at `index`."""
+        return Nodes(*(getattr(self, f.name)[index] for f in fields(self)))
+
+
+def root(clause: Clause) -> Nodes:
+    """The whole box, no sign decided."""
+    k, n = clause.gain.shape
+    zero = clause.gain.new_zeros(1, n)
+    weights, share = zero.new_full((1, k), 1 / max(1, k)), zero.new_ones(1)
+    lower, upper, low, high = (t[None] for t in (clause.lower, clause.upper, clause.low, clause.high))
+    return Nodes(lower, upper, low, high, zero, weights, zero + 0.5, zero, share)
+
+
+def join(parts: list[Nodes]) -> Nodes:
+    """All subproblems in one batch."""
+    return Nodes(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Nodes)))
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Linear lower bounds `row` (B, n), `constant` (B,) of the weighted functions, the allowance for rounding taken
+    off; their minima `value` (B,), and a point `x` (B, n) where each is attained."""
+
+    row: Tensor
+    constant: Tensor
+    value: Tensor
+    x: Tensor
+
+    def select(self, index: Tensor) -> Rows:
+        """The rows at `index`."""
+        return Rows(self.row[index], self.constant[index], self.value[index], self.x[index])
+
+
+def ascend(clause: Clause, nodes: Nodes, steps: int) -> tuple[Nodes, Rows]:
+    """The subproblems with the best multipliers found by `steps` of Adam (Kingma & Ba 2015), and their rows.
+
+    Every iterate is a valid bound; more steps only tighten.
+    """
+    planes = Planes(clause, nodes)
+    best = planes.rows(nodes.weights, nodes.alpha, nodes.beta)
+    kept = [nodes.weights, nodes.alpha, nodes.beta]
+    now = list(kept)
+    first = [torch.zeros_like(t) for t in now]
+    second = [torch.zeros_like(t) for t in now]
+    rows = best
+    for step in range(1, steps + 1):
+        slopes = planes.slopes(rows.x, *now)
+        rate = 0.5 * 0.1 ** (step / steps)
+        for i, slope in enumerate(slopes):
+            first[i] = 0.8 * first[i] + 0.2 * slope
+            second[i] = 0.95 * second[i] + 0.05 * slope * slope
+            move = first[i] / (1 - 0.8**step) / ((second[i] / (1 - 0.95**step)).sqrt() + 1e-9)
+            now[i] = now[i] + rate * move * planes.units[i]
+        now = planes.admissible(*now)
+        rows = planes.rows(*now)
+        better = rows.value > best.value
+        best = Rows(
+            *(
+                torch.where(better.view(-1, *([1] * (a.dim() - 1))), a, b)
+                for a, b in zip(_parts(rows), _parts(best), strict=True)
+            )
+        )
+        kept = [torch.where(better[:, None], a, b) for a, b in zip(now, kept, strict=True)]
+    return replace(nodes, weights=kept[0], alpha=kept[1], beta=kept[2]), best
+
+
+def _parts(rows: Rows) -> tuple[Tensor, ...]:
+    return rows.row, rows.constant, rows.value, rows.x
+
+
+class Planes:
+    """The relaxation of a batch of subproblems for given intervals."""
+
+    def __init__(self, clause: Clause, nodes: Nodes) -> None:
+        self.clause, self.nodes = clause, nodes
+        self.centre, self.radius = (nodes.lower + nodes.upper) / 2, (nodes.upper - nodes.lower) / 2
+        self.on, off = nodes.low >= 0, nodes.high <= 0
+        self.open = ~self.on & ~off
+        width = (nodes.high - nodes.low).clamp(min=torch.finfo(torch.float64).tiny)
+        self.chord = torch.where(self.open, nodes.high / width, 0.0)
+        self.lift = torch.where(self.open, -self.chord * nodes.low, 0.0)
+        self.spread = (self.radius @ clause.weight.abs().T).clamp(min=torch.finfo(torch.float64).tiny)
+        row_spread = (nodes.weights @ clause.linear).abs().mul(self.radius).sum(1, keepdim=True)
+        self.units = [
+            0.5,
+            1.0,
+            (row_spread + ((nodes.weights @ clause.gain).abs() * self.spread).sum(1, keepdim=True) * 0.1) / self.spread,
+        ]
+
+    def planes(self, gain: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+        """Slopes and shifts (B, N) of the plane that replaces each ReLU, from above where its gain is negative."""
+        above = gain < 0
+        slope = torch.where(self.open, torch.where(above, self.chord, alpha), self.on.double())
+        return slope, torch.where(above, self.lift, 0.0)
+
+    def rows(self, weights: Tensor, alpha: Tensor, beta: Tensor) -> Rows:
+        """The linear bounds for given multipliers."""
+        clause, nodes = self.clause, self.nodes
+        gain = weights @ clause.gain
+        slope, shift = self.planes(gain, alpha)
+        along = gain * slope - beta * nodes.sign
+        row = weights @ clause.linear + along @ clause.weight
+        offset = weights @ clause.constant + along @ clause.bias + (gain * shift).sum(1)
+        size = weights @ clause.row_size + beta @ clause.argument_size + (gain * shift).abs().sum(1)
+        constant = offset - proof_margin(torch.float64) * size
+        value = (row * self.centre).sum(1) + constant - (row.abs() * self.radius).sum(1)
+        return Rows(row, constant, value, self.centre - self.radius * row.sign())
+
+    def slopes(self, x: Tensor, weights: Tensor, alpha: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of the bound with respect to the multipliers, in units of each neuron's spread."""
+        clause = self.clause
+        z = x @ clause.weight.T + clause.bias
+        share = z / self.spread
+        d_alpha = torch.where(self.open, share, 0.0)
+        d_beta = -self.nodes.sign * share
+        if weights.shape[1] == 1:
+            return torch.zeros_like(weights), d_alpha, d_beta
+        slope, shift = self.planes(weights @ clause.gain, alpha)
+        functions = x @ clause.linear.T + clause.constant + (slope * z + shift) @ clause.gain.T
+        return functions - functions.mean(1, keepdim=True), d_alpha, d_beta
+
+    def admissible(self, weights: Tensor, alpha: Tensor, beta: Tensor) -> list[Tensor]:
+        """The multipliers moved into their ranges."""
+        if weights.shape[1] > 1:
+            weights = weights.clamp(min=1e-6)
+            weights = weights / weights.sum(1, keepdim=True)
+        return [weights, alpha.clamp(0, 1), torch.where(self.nodes.sign != 0, beta.clamp(min=0), 0.0)]
+
+
+def cut(clause: Clause, nodes: Nodes, rows: Rows) -> tuple[Nodes, Tensor]:
+    """Boxes and intervals cut to where the rows are <= 0, and which subproblems (B,) that leaves without a point."""
+    width = nodes.upper - nodes.lower
+    reach = -rows.value[:, None] / rows.row.abs().clamp(min=torch.finfo(torch.float64).tiny)
+    slack = proof_margin(torch.float64) * (nodes.lower.abs() + nodes.upper.abs())
+    short = (reach < width) & (rows.row != 0)
+    upper = torch.where(short & (rows.row > 0), nodes.lower + reach + slack, nodes.upper)
+    lower = torch.where(short & (rows.row < 0), nodes.upper - reach - slack, nodes.lower)
+    lower, upper = torch.maximum(lower, nodes.lower), torch.minimum(upper, nodes.upper)
+    m = clause.loose
+    weight, bias = clause.weight[:m], clause.bias[:m]
+    slack = proof_margin(torch.float64) * clause.argument_size[:m]
+    least = _least(weight, bias, rows, lower, upper) - slack
+    most = -_least(-weight, -bias, rows, lower, upper) + slack
+    low, high = nodes.low.clone(), nodes.high.clone()
+    low[:, :m], high[:, :m] = torch.fmax(low[:, :m], least), torch.fmin(high[:, :m], most)
+    empty = (low > high).any(1) | (lower > upper).any(1)
+    return replace(nodes, lower=lower, upper=upper, low=low, high=high), empty
+
+
+def _least(weight: Tensor, bias: Tensor, rows: Rows, lower: Tensor, upper: Tensor) -> Tensor:
+    """Lower bounds (B, M) of weight . x + bias where the row is <= 0: any multiplier of the row gives one."""
+    centre, radius = (lower + upper) / 2, (upper - lower) / 2
+    at = centre @ weight.T + bias
+    spread = radius @ weight.abs().T
+    best = at - spread
+    row_at = (rows.row * centre).sum(1, keepdim=True) + rows.constant[:, None]
+    scale = spread / (rows.row.abs() * radius).sum(1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+    for share in CUTS:
+        g = share * scale
+        sum_ = (weight + g[:, :, None] * rows.row[:, None]).abs_()
+        best = torch.fmax(best, at + g * row_at - torch.bmm(sum_, radius[:, :, None])[:, :, 0])
+    return best
+
+
+def look_ahead(clause: Clause, nodes: Nodes, rows: Rows, most: int) -> tuple[Tensor, Tensor]:
+    """The loose neuron (B,) whose two sides raise the bound most, -1 where none is open; and estimates (B, 2) of the
+    bound on its positive and negative side.
+
+    For each of up to `most` neurons with the largest chord gaps, the neuron's plane is taken out of the row and put
+    back as on either side, with a few multipliers of its sign.
+    """
+    m = clause.loose
+    low, high = nodes.low[:, :m], nodes.high[:, :m]
+    open_ = (low < 0) & (high > 0)
+    gain = (nodes.weights @ clause.gain)[:, :m].clamp(max=0)
+    if m == 0:
+        return torch.full((len(nodes),), -1, device=low.device), low.new_zeros(len(nodes), 2)
+    z = rows.x @ clause.weight[:m].T + clause.bias[:m]
+    chord = high / (high - low).clamp(min=torch.finfo(torch.float64).tiny)
+    gap = -gain * (chord * (z - low) - z.clamp(min=0)).clamp(min=0) - 0.3 * gain * (-chord * low)
+    value, pick = torch.where(open_, gap, -1.0).topk(min(most, m), 1)
+    weight, bias = clause.weight[:m][pick], clause.bias[:m][pick]
+    gain, chord, low = gain.gather(1, pick), chord.gather(1, pick), low.gather(1, pick)
+    centre, radius = (nodes.lower + nodes.upper) / 2, (nodes.upper - nodes.lower) / 2
+    without = rows.row[:, None] - (gain * chord)[:, :, None] * weight
+    offset = rows.constant[:, None] - gain * chord * (bias - low)
+
+    def bound(push: Tensor) -> Tensor:
+        row = without + push[:, :, None] * weight
+        at = torch.bmm(row, centre[:, :, None])[:, :, 0] + offset + push * bias
+        return at - torch.bmm(row.abs_(), radius[:, :, None])[:, :, 0]
+
+    positive, negative = bound(gain), bound(torch.zeros_like(gain))
+    for push in PUSHES[1:]:
+        positive = torch.maximum(positive, bound(push * gain))
+        negative = torch.maximum(negative, bound((1 - push) * gain))
+    now = ((rows.row * centre).sum(1) + rows.constant - (rows.row.abs() * radius).sum(1))[:, None]
+    rises = [torch.minimum((side - now).clamp(min=0), -now) - 0.003 * now for side in (positive, negative)]
+    score = torch.where(value >= 0, rises[0] * rises[1], -1.0)
+    best = score.argmax(1, keepdim=True)
+    neuron = torch.where(value.gather(1, best) >= 0, pick.gather(1, best), -1)[:, 0]
+    return neuron, torch.cat([positive.gather(1, best), negative.gather(1, best)], 1)
+
+
+def split(nodes: Nodes, neuron: Tensor) -> Nodes:
+    """Both sides of each subproblem's neuron (B,)."""
+    index = torch.arange(len(nodes), device=neuron.device)
+    parts = []
+    for side in (1.0, -1.0):
+        sign, low, high = nodes.sign.clone(), nodes.low.clone(), nodes.high.clone()
+        sign[index, neuron] = side
+        if side > 0:
+            low[index, neuron] = low[index, neuron].clamp(min=0)
+        else:
+            high[index, neuron] = high[index, neuron].clamp(max=0)
+        parts.append(replace(nodes, sign=sign, low=low, high=high, share=nodes.share / 2))
+    return join(parts)

@@ -1,0 +1,180 @@
+"""One coverage run from a family to its files and lines: what `secateur coverage` and `verify --coverage` share."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from verifier.budget import Budget
+from verifier.errors import OptionsError
+from verifier.progress import StatusLine
+from verifier.semantic import coverage_report
+from verifier.semantic.coverage_report import Coverage
+from verifier.semantic.coverage_search import Limits, State, audit, cover
+from verifier.semantic.family import Family
+
+EXIT_DONE, EXIT_INTERRUPTED = 0, 130
+PICTURES = (".png", ".pdf", ".svg")
+SAMPLES = 500
+"""Points per member that look for a contradiction, unless another number is asked for."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where a run writes: figures, cells, a picture; `checkpoint` is saved while running and gone on from."""
+
+    json: Path | None = None
+    npz: Path | None = None
+    picture: Path | None = None
+    checkpoint: Path | None = None
+
+    @staticmethod
+    def named(target: str) -> Files:
+        """The files for one argument: nothing, a file (its ending says which), or a folder for all three.
+
+        A folder that does not exist is made when the run writes; its parent has to exist.
+        """
+        if not target:
+            return Files()
+        path = Path(target)
+        suffix = path.suffix.lower()
+        if path.is_dir() or not suffix:
+            return Files(*(path / f"coverage{ending}" for ending in (".json", ".npz", ".png")))
+        if suffix == ".json":
+            return Files(json=path)
+        if suffix == ".npz":
+            return Files(npz=path)
+        if suffix in PICTURES:
+            return Files(picture=path)
+        raise OptionsError(
+            f"{path}: found the ending '{suffix}', expected a folder, or .json, .npz, .png, .pdf or .svg"
+        )
+
+    def check(self, folder: bool = False) -> None:
+        """OptionsError if a folder is missing or the picture's ending unknown; with `folder` theirs can come later."""
+        for path in filter(None, (self.json, self.npz, self.picture, self.checkpoint)):
+            place = path.parent.parent if folder and not path.parent.exists() else path.parent
+            if not place.is_dir():
+                raise OptionsError(f"{path}: the folder {place} does not exist")
+        if self.picture is not None and self.picture.suffix.lower() not in PICTURES:
+            raise OptionsError(f"{self.picture}: found the ending '{self.picture.suffix}', expected .png, .pdf or .svg")
+
+
+def run(
+    family: Family,
+    files: Files,
+    limits: Limits,
+    budget: Budget,
+    *,
+    tolerance: float | None = None,
+    measure: str | None = None,
+    samples: int = SAMPLES,
+    quiet: bool = False,
+) -> int:
+    """Searches, looks for contradictions, writes the files, prints a line per member; returns the exit code.
+
+    `tolerance` and `measure` are for the picture, see `coverage_report.collect`.
+
+    Raises:
+        UnsoundError: a sample contradicts a certified or a refuted cell.
+        OptionsError: a picture was asked for, but not two inputs vary.
+        OutputError: a file cannot be written.
+        ProblemError: the checkpoint is damaged or belongs to another problem.
+    """
+    if files.picture is not None and family.inputs != 2:
+        raise OptionsError(f"{files.picture}: a map needs two varying inputs, found {family.inputs}")
+    mark = coverage_report.fingerprint(family)
+    state = _search(family, files.checkpoint, mark, limits, budget, quiet)
+    audit(family, state, samples)
+    found = coverage_report.collect(family, state, maps=files.picture is not None, tolerance=tolerance, measure=measure)
+    _write(files, found, state, limits, mark)
+    _print(found)
+    return EXIT_INTERRUPTED if budget.stopped else EXIT_DONE
+
+
+def _search(family: Family, checkpoint: Path | None, mark: str, limits: Limits, budget: Budget, quiet: bool) -> State:
+    state: State | None = None
+    save = None
+    if checkpoint is not None:
+        if checkpoint.exists():
+            state = coverage_report.load_state(checkpoint, family, mark)
+
+        def save(current: State) -> None:
+            coverage_report.save_state(checkpoint, current, mark)
+
+    line = StatusLine(sys.stderr)
+    line.enabled = line.enabled and not quiet
+    with _interruptible(budget):
+        state = cover(
+            family,
+            limits,
+            budget,
+            state,
+            save,
+            lambda share, boxes: line.show(f"{100 * share.mean():.2f} % open  {boxes:,} boxes"),
+        )
+    line.clear()
+    return state
+
+
+@contextlib.contextmanager
+def _interruptible(budget: Budget) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the search at its next step; what is known by then is reported."""
+    before = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, lambda *_: budget.stop("interrupted"))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def remaining(timeout: float | None, started: float) -> Budget:
+    """The budget left of `timeout` seconds since the monotonic time `started`."""
+    return Budget.of(None if timeout is None else max(0.0, timeout - (time.monotonic() - started)))
+
+
+def _write(files: Files, found: list[Coverage], state: State, limits: Limits, mark: str) -> None:
+    for path in filter(None, (files.json, files.npz, files.picture)):
+        coverage_report.make_folder(path.parent)
+    if files.json is not None:
+        settings: dict[str, object] = {
+            "stopped_at_open_share": limits.open_share,
+            "depth": limits.depth,
+            "fingerprint": mark,
+        }
+        coverage_report.write_json(files.json, found, settings)
+    if files.npz is not None:
+        coverage_report.save_state(files.npz, state, mark)
+    if files.picture is not None:
+        from verifier.semantic import coverage_picture
+
+        if len(found) == 1:
+            coverage_picture.picture(found[0], files.picture)
+        else:
+            coverage_picture.contact_sheet(found, files.picture)
+
+
+def _print(found: list[Coverage]) -> None:
+    for one in found:
+        print(
+            f"{one.title}: certified {float(one.certified):.6f}, refuted {float(one.refuted):.6f}, "
+            f"open {float(one.open):.6f}"
+            f" ({one.boxes} boxes, {one.seconds:.2f} s){_rectangle(one)}"
+        )
+    if len(found) > 1:
+        mean = sum(float(one.certified) for one in found) / len(found)
+        print(f"mean certified {mean:.4f}, in full {sum(one.certified == 1 for one in found)} of {len(found)}")
+
+
+def _rectangle(one: Coverage) -> str:
+    if one.rectangle is None:
+        return ""
+    sides = " x ".join(f"{n} [{a:.4g}, {b:.4g}]" for n, (a, b) in zip(one.names, one.rectangle, strict=True))
+    return f"; largest certified rectangle {sides}"
