@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from verifier import process
-from verifier.budget import Budget, available_memory
+from verifier.budget import Budget, memory_limit
 from verifier.errors import ModelError
 from verifier.options import Options
 from verifier.progress import Progress
@@ -70,7 +70,7 @@ def verify(
     options = options or Options()
     if timeout is not None:
         options = replace(options, timeout=timeout)
-    budget = budget or Budget.of(options.timeout, available_memory())
+    budget = budget or Budget.of(options.timeout, memory_limit(options.memory))
     with _without_collector():
         spec = read_spec(spec)
         loaded = load(model, example)

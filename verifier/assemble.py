@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 import vnnlib
@@ -11,6 +13,7 @@ from verifier.graph.ir import Graph
 from verifier.graph.onnx_import import Model
 from verifier.passes.flatten_io import flatten_io
 from verifier.passes.fold_fixed_inputs import fold_fixed_inputs
+from verifier.passes.prune_outputs import prune_outputs
 from verifier.passes.simplify import simplify
 from verifier.problem import Condition, Problem, append_rows, free_inputs, stack_rows, varying
 
@@ -64,7 +67,7 @@ def assemble(model: Model, spec: vnnlib.NormalForm) -> Problem:
     conditions = _conditions(spec)
     clauses_of = _clauses(spec)
     graph, conditions, clauses_of = _without_final(model, conditions, clauses_of)
-    graph = flatten_io(graph)
+    graph, conditions = _only_outputs_read(flatten_io(graph), conditions)
     matrix, rows = stack_rows(conditions, clauses_of, graph.n_outputs, position.get, base, len(kept))
     graph = append_rows(graph, matrix)
     if not graph.opaque:
@@ -75,6 +78,16 @@ def assemble(model: Model, spec: vnnlib.NormalForm) -> Problem:
         graph = simplify(graph)
     free = free_inputs(spec.lower[:, kept], spec.upper[:, kept])
     return Problem(graph, lower[:, kept], upper[:, kept], rows, free, base, kept)
+
+
+def _only_outputs_read(graph: Graph, conditions: list[Condition]) -> tuple[Graph, list[Condition]]:
+    """The network without the outputs that no row speaks of, and what only they need; the rows renumbered."""
+    used = sorted({j for condition in conditions for j, _ in condition.y})
+    if graph.opaque or not used:
+        return graph, conditions
+    place = {j: k for k, j in enumerate(used)}
+    renumbered = [replace(c, y=tuple((place[j], v) for j, v in c.y)) for c in conditions]
+    return prune_outputs(graph, np.array(used)), renumbered
 
 
 def _conditions(spec: vnnlib.NormalForm) -> list[Condition]:

@@ -24,7 +24,8 @@ class Budget:
     """A deadline on `clock` (seconds, may be infinite) and a number of bytes.
 
     The engine asks `expired()` between two steps and returns what it has reached when the answer is yes; `stop()`
-    makes it so at once. `memory_bytes` is what the tensors of a run may occupy, None for no limit.
+    makes it so at once. `memory_bytes` is by how much a search may make the process grow, None for no limit: it takes
+    smaller steps near the limit, and ends as `unknown` where not even one box has room.
     """
 
     deadline: float = math.inf
@@ -62,6 +63,19 @@ class Budget:
     def stopped(self) -> str:
         """Why the run was asked to stop; empty when nobody asked. Tells `unknown` (stopped) from `timeout`."""
         return self._request.reason
+
+
+MEMORY_SHARE = 0.8
+"""Share of the free memory that a run takes at most when it is not told: the rest is for whoever else is here."""
+
+
+def memory_limit(gigabytes: float | None, processes: int = 1) -> int | None:
+    """`Budget.memory_bytes` for a run: what the user says (GB of 10^9 bytes, of each process), else a share of what is
+    free now, divided among `processes`; None where that is not known."""
+    if gigabytes is not None:
+        return max(1, int(min(gigabytes, 1e9) * 1e9))
+    free = available_memory()
+    return None if free is None else max(1, int(MEMORY_SHARE * free / processes))
 
 
 def available_memory(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:

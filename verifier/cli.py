@@ -98,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("model", nargs="?", help="network: .onnx or .onnx.gz")
     parser.add_argument("spec", nargs="?", help="specification: VNN-LIB 1.0 or 2.0, .vnnlib or .vnnlib.gz")
     parser.add_argument("--timeout", type=float, metavar="S", help="seconds for the run, start-up included")
+    parser.add_argument("--memory", type=float, metavar="GB", help="host memory that the search may take")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where to compute")
     parser.add_argument("--results", metavar="FILE", help="also write verdict and witness (of a list: one line each)")
     parser.add_argument("--json", metavar="FILE", help="write the whole result, with counters and settings")
@@ -123,13 +124,13 @@ def _parser() -> argparse.ArgumentParser:
 def _options(args: argparse.Namespace) -> Options:
     """Options of the file, then those of the command line."""
     options = Options.from_yaml(args.options) if args.options else Options()
-    given = {name: getattr(args, name) for name in ("timeout", "device", "seed")}
+    given = {name: getattr(args, name) for name in ("timeout", "memory", "device", "seed")}
     return dataclasses.replace(options, **{name: value for name, value in given.items() if value is not None})
 
 
 def _run_one(args: argparse.Namespace, started: float) -> int:
     from verifier import report
-    from verifier.budget import Budget, available_memory
+    from verifier.budget import Budget, memory_limit
     from verifier.guard import Guard
     from verifier.result import Result, Verdict
 
@@ -140,7 +141,7 @@ def _run_one(args: argparse.Namespace, started: float) -> int:
     process.wait_without_spinning()
     process.keep_imports()
     deadline = Budget().deadline if options.timeout is None else started + options.timeout
-    budget = Budget(deadline, available_memory())
+    budget = Budget(deadline, memory_limit(options.memory))
 
     def last_words(reason: str) -> int:
         verdict = Verdict.UNKNOWN if budget.stopped else Verdict.TIMEOUT

@@ -39,6 +39,18 @@ class DomainBatch:
     def _fields(self) -> tuple[Tensor, ...]:
         return self.lower, self.upper, self.query, self.share, self.score, self.depth, self.signs, self.known
 
+    @property
+    def bytes(self) -> int:
+        """What the boxes take in memory; a part of a larger batch counts as if it stood alone."""
+        return sum(min(t.numel() * t.element_size(), t.untyped_storage().nbytes()) for t in self._fields())
+
+    def compact(self) -> DomainBatch:
+        """The same boxes, copied where they keep more than twice their size in memory."""
+        used = self.lower.numel() * self.lower.element_size()
+        if 2 * used >= self.lower.untyped_storage().nbytes():
+            return self
+        return DomainBatch(*(t.clone() for t in self._fields()))
+
     def select(self, index: Tensor | slice) -> DomainBatch:
         """The boxes named by a mask, an index tensor or a slice."""
         return DomainBatch(*(t[index] for t in self._fields()))

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,12 +30,13 @@ from verifier.problem import Problem
 from verifier.progress import Progress
 from verifier.result import Result, Verdict, Witness
 from verifier.rows import RowTable
-from verifier.runtime import Session, compare
+from verifier.runtime import Session, compare, compare_index
 from verifier.search import zonotope
 from verifier.search.bab import Outcome, Strategy, Tally, cut, search
 from verifier.search.bounding import Bounded, bound_boxes
 from verifier.search.choose import Chooser, predicted_ratio
 from verifier.search.leaf import settle_affine
+from verifier.search.memory import CPU, Memory, attempt, step_bytes
 from verifier.search.shallow import form as shallow_form
 from verifier.search.shallow.tree import Counts
 from verifier.search.shallow.tree import search as shallow_search
@@ -65,7 +67,7 @@ def solve(
     budget: Budget,
     progress: Callable[[Progress], None] | None = None,
 ) -> Result:
-    """Decides the property.
+    """Decides the property. Where memory runs out outside the search, which helps itself, the answer is `unknown`.
 
     Raises:
         ProblemError: model and specification do not fit.
@@ -73,6 +75,18 @@ def solve(
         UnsoundError: the imported graph and ONNX Runtime disagree.
     """
     start = time.monotonic()
+    result, _ = attempt(partial(_solve, model, spec, options, budget, progress, start))
+    return result or _result(Verdict.UNKNOWN, "memory: not enough for the network itself", start, {}, open_fraction=1.0)
+
+
+def _solve(
+    model: Model,
+    spec: vnnlib.NormalForm,
+    options: Options,
+    budget: Budget,
+    progress: Callable[[Progress], None] | None,
+    start: float,
+) -> Result:
     check_fit(model, spec)
     if spec.n_cases == 0:
         return _result(Verdict.UNSAT, "the input set is empty", start, {})
@@ -83,8 +97,11 @@ def solve(
     replay = Replay(model, spec, problem, session)
     if problem.graph.opaque:
         return _only_attack(problem, replay, budget, options, start)
-    if not model.graph.opaque:  # a final ArgMax is: its graph up to the logits is what is bounded
-        compare(model, model.graph, _sample_points(problem, replay, options.seed))
+    points = _sample_points(problem, replay, options.seed)
+    if model.graph.opaque:  # a final ArgMax is: its graph up to the logits is what is bounded
+        compare_index(model, points, session)
+    else:
+        compare(model, model.graph, points)
     if options.dtype == "float32":
         return _in_single(problem, replay, options, budget, progress, start)
     return _Run(problem, replay, options, budget, progress, start, torch.float64).solve()
@@ -105,7 +122,7 @@ def _in_single(
     """
     proposals: list[DomainBatch] = []
     fast = _Run(problem, replay, options, budget, progress, start, torch.float32)
-    result = fast.solve(proven=proposals.append)
+    result = fast.solve(proven=lambda batch: proposals.append(batch.to(CPU)))
     if result.verdict is not Verdict.UNSAT:
         return result
     exact = _Run(problem, replay, options, budget, progress, start, torch.float64)
@@ -119,8 +136,8 @@ def _sample_points(problem: Problem, replay: Replay, seed: int, count: int = 3) 
     return replay.snap(problem.lower[query] + width * rng.random(width.shape), query)
 
 
-def _result(verdict: Verdict, reason: str, start: float, counters: dict[str, int | float], **more: object) -> Result:
-    return Result(verdict=verdict, reason=reason, seconds=time.monotonic() - start, counters=counters, **more)  # type: ignore[arg-type]
+def _result(verdict: Verdict, reason: str, start: float, counters: dict[str, int | float], **more: Any) -> Result:
+    return Result(verdict=verdict, reason=reason, seconds=time.monotonic() - start, counters=counters, **more)
 
 
 def _only_attack(problem: Problem, replay: Replay, budget: Budget, options: Options, start: float) -> Result:
@@ -218,7 +235,7 @@ class _Run:
         """Settles the boxes `first` (None: all queries); `proven` receives proposals instead of proofs (see
         `Strategy`)."""
         few = first is None and self.problem.queries <= MANY_QUERIES
-        witness = self.attack() if few else None
+        witness = attempt(self.attack)[0] if few else None
         if witness is not None:
             return self.finish(Verdict.SAT, "found by sampling and projected gradient descent", witness=witness)
         if first is None:
@@ -237,11 +254,14 @@ class _Run:
             queries=self.problem.queries,
             proven=proven,
             device=self.network.device,
+            memory=self.memory(),
         )
         outcome = self.search(first, strategy)
         self.tally = outcome.tally
         if isinstance(outcome.found, Witness):
             return self.finish(Verdict.SAT, "found by branch and bound", witness=outcome.found)
+        if outcome.no_room:
+            return self.finish(Verdict.UNKNOWN, strategy.memory.reason, open_fraction=outcome.open_share)
         if outcome.out_of_time:
             verdict = Verdict.UNKNOWN if self.budget.stopped else Verdict.TIMEOUT
             return self.finish(
@@ -259,18 +279,12 @@ class _Run:
         """Branch and bound; a network of one hidden layer with many inputs has a search of its own."""
         shallow = self.plan.neurons and strategy.proven is None and shallow_form.suits(self.network)
         if not shallow or self.problem.queries > FEW_QUERIES:
-            return self.branch(first, strategy)
-        try:
-            return self.shallow()
-        except OutOfTime:
-            return Outcome(None, 1.0, self.tally, first)
-
-    def branch(self, first: DomainBatch, strategy: Strategy) -> Outcome:
-        """Branch and bound; running out of time in the middle of a step leaves everything open."""
-        try:
             return search(first, strategy)
+        try:
+            outcome, _ = attempt(self.shallow)
         except OutOfTime:
             return Outcome(None, 1.0, self.tally, first)
+        return search(first, strategy) if outcome is None else outcome
 
     def shallow(self) -> Outcome:
         """All clauses of all queries, one after the other.
@@ -286,7 +300,9 @@ class _Run:
             clauses = shallow_form.clauses(shallow_form.formulate(self.network, known), self.table, q, lower, upper)
             tries = partial(self.try_points_of, query=box.query)
             for clause in clauses:
-                counts = partial(self.count, tally=tally, before=(tally.boxes, tally.steps), parts=len(clauses))
+                counts = partial(
+                    self.count, tally=tally, before=(tally.boxes, tally.steps, tally.settled), parts=len(clauses)
+                )
                 end = shallow_search(clause, tries, self.budget.expired, counts)
                 if end.found is not None:
                     return Outcome(end.found, 1.0, tally, None)
@@ -295,16 +311,22 @@ class _Run:
                 rest = box if end.out_of_time else rest
         return Outcome(None, min(1.0, open_share), tally, rest)
 
-    def count(self, counts: Counts, tally: Tally, before: tuple[int, int], parts: int) -> None:
+    def count(self, counts: Counts, tally: Tally, before: tuple[int, int, float], parts: int) -> None:
         """The counters of a search in a shallow network, as the tally that is reported."""
         tally.boxes, tally.steps = before[0] + counts.nodes, before[1] + counts.steps
         tally.open_boxes, tally.lower = counts.open, counts.lower
-        tally.settled = counts.settled / (parts * self.problem.queries)
+        tally.settled = before[2] + counts.settled / (parts * self.problem.queries)
         self.report(tally)
 
     def try_points_of(self, points: Tensor, query: Tensor) -> Witness | None:
         """Points (M, n) of one query (1,)."""
         return self.try_points(points.to(self.plan.dtype), query.expand(len(points)))
+
+    def memory(self) -> Memory:
+        """What the search may take, and an estimate of what a box takes."""
+        values = (self.plan.free_inputs if self.plan.method.affine else 0) + 2 + self.table.row.shape[1]
+        per_box = step_bytes(self.network.widest * values, self.network.dtype)
+        return Memory.of(self.network.device, self.budget.memory_bytes, per_box)
 
     def bound(self, batch: DomainBatch, method: Method) -> Bounded:
         return bound_boxes(self.network, self.table, batch, self.inputs, method, self.budget.expired)
@@ -357,6 +379,8 @@ class _Run:
         cost = sum(op.multiply_adds for op in self.network.ops)
         growth = min(2**self.attacks, 8)
         count = max(restarts, min(growth * 8192, int(growth * 2e8 / max(1, cost))))
+        if self.budget.memory_bytes is not None:
+            count = min(count, max(1, int(self.budget.memory_bytes / step_bytes(self.network.widest, self.plan.dtype))))
         chosen = torch.arange(count, device=self.network.device) % len(where)
         if count < len(where):
             chosen = torch.randperm(len(where), generator=self.generator, device=self.network.device)[:count]

@@ -2,10 +2,13 @@
 
 Softmax keeps the order of its inputs, so a row that compares two outputs of one softmax (c Y_i - c Y_j <= 0) asks the
 same of the logits. The index an ArgMax returns is c exactly when logit c is largest, so a row on the index selects
-classes.
+classes, and may ask of the inputs what depends on the class.
 """
 
 from __future__ import annotations
+
+import math
+from fractions import Fraction
 
 from verifier.errors import ProblemError
 from verifier.graph.onnx_import import Final
@@ -34,11 +37,12 @@ def through_argmax(
 ) -> tuple[list[Condition], list[list[list[int]]]]:
     """Rows on one index as rows on the logits: one clause per class that the original clause admits.
 
-    A tie is counted for every class that shares it, which can only add violations: `unsat` stays sound, and a witness
-    is replayed anyway.
+    Where a row also speaks of inputs, the index is a number once the class is chosen, and what is left is a row over
+    inputs. A tie is counted for every class that shares it, and right-hand sides are rounded up, which can only add
+    violations: `unsat` stays sound, and a witness is replayed anyway.
 
     Raises:
-        ProblemError: several indices, or a row that mixes the index with inputs.
+        ProblemError: several indices.
     """
     if final.outer * final.inner != 1:
         raise ProblemError(
@@ -55,18 +59,38 @@ def through_argmax(
             logits.append(Condition(((j, 1.0), (c, -1.0)), (), 0.0, False))
         return number[j, c]
 
-    def holds(condition: Condition, index: int) -> bool:
-        if condition.x:
-            raise ProblemError("a row mixes the ArgMax index with inputs; export the network up to its logits instead")
-        value = sum(v * index for _, v in condition.y)
-        return value < condition.rhs if condition.strict else value <= condition.rhs
+    def over_inputs(k: int, c: int) -> int:
+        """Number of row k over the inputs, with the index c put in."""
+        key = -1 - k, c if conditions[k].y else 0
+        if key not in number:
+            number[key] = len(logits)
+            logits.append(Condition((), conditions[k].x, _remaining(conditions[k], c), conditions[k].strict))
+        return number[key]
 
     result = []
     for clauses in clauses_of:
         per_query = []
         for clause in clauses:
+            index_rows = [conditions[k] for k in clause if not conditions[k].x]
+            input_rows = [k for k in clause if conditions[k].x]
             for c in range(final.n):
-                if all(holds(conditions[k], c) for k in clause):
-                    per_query.append([at_most(j, c) for j in range(final.n) if j != c])
+                if all(_holds(condition, c) for condition in index_rows):
+                    wins = [at_most(j, c) for j in range(final.n) if j != c]
+                    per_query.append(wins + [over_inputs(k, c) for k in input_rows])
         result.append(per_query)
     return logits, result
+
+
+def _remaining(condition: Condition, index: int) -> float:
+    """The right-hand side once the index is put in: exact, or rounded up."""
+    if math.isinf(condition.rhs):
+        return condition.rhs
+    exact = Fraction(condition.rhs) - sum((Fraction(v) * index for _, v in condition.y), Fraction(0))
+    value = float(exact)
+    return value if Fraction(value) >= exact else math.nextafter(value, math.inf)
+
+
+def _holds(condition: Condition, index: int) -> bool:
+    """Whether a row on the index alone holds."""
+    left = _remaining(condition, index)  # rounding up keeps its sign
+    return left > 0 if condition.strict else left >= 0

@@ -171,7 +171,7 @@ class _Run:
                 slot.assign(self.pending.popleft())
         busy = {slot.channel: slot for slot in self.slots if slot.job is not None}
         for channel in connection.wait(list(busy), timeout=0.2):
-            self._collect(busy[channel])  # type: ignore[index]
+            self._collect(busy[channel])
         now = time.monotonic()
         for slot in busy.values():
             if slot.job is not None and now > slot.kill_at:

@@ -68,7 +68,7 @@ class _Checked:
 
     def to_mapping(self) -> dict[str, object]:
         """The same as plain nested data, for result files."""
-        return dataclasses.asdict(self)  # type: ignore[call-overload,no-any-return]
+        return dataclasses.asdict(self)  # type: ignore[call-overload]
 
 
 @dataclass(frozen=True)
@@ -97,12 +97,14 @@ class AttackOptions(_Checked):
 
 @dataclass(frozen=True)
 class Options(_Checked):
-    """All options of a run. `timeout` is in seconds, None for no limit."""
+    """All options of a run. `timeout` is in seconds, None for no limit; `memory` in GB (10^9 bytes), None for a share
+    of what is free."""
 
     device: str = one_of("auto", "cpu", "cuda")
     dtype: str = one_of("auto", "float32", "float64")
     seed: int = at_least(0, 0)
     timeout: float | None = at_least(0, None, strict=True)
+    memory: float | None = at_least(0, None, strict=True)
     search: SearchOptions = field(default_factory=SearchOptions)
     bounds: BoundOptions = field(default_factory=BoundOptions)
     attack: AttackOptions = field(default_factory=AttackOptions)

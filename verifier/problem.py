@@ -105,6 +105,9 @@ def append_rows(graph: Graph, matrix: np.ndarray) -> Graph:
     return Graph(graph.inputs, ("z",), graph.nodes + tuple(nodes), shapes)
 
 
+_Sparse = tuple[tuple[int, float], ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Condition:
     """One row of the joint space: `y` and `x` are sparse (index, value) parts of  y . Y + x . X <= rhs."""
@@ -128,7 +131,7 @@ def stack_rows(
     `clauses_of[q][c]` lists condition numbers; `column(i)` is the position of input i among the varying inputs, or None
     where it is fixed to `base[i]` (then it moves into the right-hand side).
     """
-    keys: dict[tuple[object, object], int] = {}
+    keys: dict[tuple[_Sparse, _Sparse], int] = {}
     number: list[int] = []
     constant: list[float] = []
     for condition in conditions:
@@ -144,9 +147,9 @@ def stack_rows(
     matrix = np.zeros((count, n_outputs))
     mixed = np.zeros((count, n)) if any(moving for _, moving in keys) else None
     for (y_part, x_part), r in keys.items():
-        for j, v in y_part:  # type: ignore[attr-defined]
+        for j, v in y_part:
             matrix[r, j] = v
-        for j, v in x_part:  # type: ignore[attr-defined]
+        for j, v in x_part:
             assert mixed is not None
             mixed[r, j] = v
     q = len(clauses_of)

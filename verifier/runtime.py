@@ -147,22 +147,90 @@ def compare(model: Model, graph: Graph, points: np.ndarray, session: Session | N
     """
     session = session or Session(model)
     points = _rounded_to_inputs(np.asarray(points, dtype=np.float64), model)
-    expected = session.run(points)
+    return _compare(model, graph, model.graph, points, session.run(points), session)
+
+
+def compare_index(model: Model, points: np.ndarray, session: Session | None = None) -> float:
+    """`compare` for a model that ends in an ArgMax: its logits, and the index where rounding does not decide it.
+
+    The index is compared on the original file; a class counts as its answer when its logit is within the tolerance
+    of the largest. The logits are read from a copy of the model that exposes them. Returns the largest difference of
+    the logits.
+
+    Raises:
+        UnsoundError: they differ; the message names the first node that does.
+        ModelError: the model cannot be run, or does not end in an ArgMax.
+    """
+    final, graph = model.final, model.graph_logits
+    if final is None or graph is None or final.kind != "argmax":
+        raise ModelError(f"{model.path}: does not end in an ArgMax that can be taken away")
+    session = session or Session(model)
+    points = _rounded_to_inputs(np.asarray(points, dtype=np.float64), model)
+    name = graph.outputs[0]
+    exposed = _exposed(session, points, name) if "/#" not in name else None
+    worst = 0.0 if exposed is None else _compare(model, graph, graph, points, exposed, session)
+    index = session.run(points)
+    logits = _outputs(graph, points, np.float64)
+    slack = _slack(logits, _outputs(graph, points, np.float32), logits)
+    shape = (len(points), final.outer, final.n, final.inner)
+    logits, slack = logits.reshape(shape), slack.reshape(shape)
+    chosen = np.clip(index, 0, final.n - 1).astype(np.int64).reshape(len(points), final.outer, 1, final.inner)
+    short = logits.max(axis=2, keepdims=True) - np.take_along_axis(logits, chosen, axis=2)
+    with np.errstate(invalid="ignore"):
+        wrong = (short > 2 * slack.max(axis=2, keepdims=True)).reshape(len(points), -1) | (
+            index != chosen.reshape(index.shape)
+        )
+    bad = wrong.any(axis=1)
+    if not bad.any() or (_has_steps(graph) and bad.mean() <= 0.5):
+        return worst
+    point = int(np.argmax(bad))
+    element = int(np.argmax(wrong[point]))
+    mine = logits.argmax(axis=2).reshape(len(points), -1)[point, element]
+    where = _first_difference(model, graph, session, points[point])
+    if where == _NONE_DIFFERS:
+        where = f"first at {next((node.source for node in model.graph.opaque if node.source), 'the final ArgMax')}"
+    raise UnsoundError(
+        f"{model.path}: the imported network differs from ONNX Runtime: class {element} is {mine},"
+        f" expected {index[point, element]:g}; {where}"
+    )
+
+
+def _exposed(session: Session, points: np.ndarray, name: str) -> np.ndarray | None:
+    """The value of an ONNX tensor at the points (M, size); None where the copy that exposes it cannot be run."""
+    try:
+        values = [session.values(point, [name])[name] for point in points]
+    except ModelError:
+        return None
+    return np.stack([np.asarray(value, dtype=np.float64).reshape(-1) for value in values])
+
+
+def _compare(
+    model: Model, graph: Graph, original: Graph, points: np.ndarray, expected: np.ndarray, session: Session
+) -> float:
+    """Largest difference of `graph` from `expected`; `original` is the imported graph, in which a culprit is sought."""
     found = _outputs(graph, points, np.float64)
-    slack = 1e-4 * np.maximum(1e-3, np.abs(expected).max(initial=0.0, where=np.isfinite(expected)))
-    slack = slack + 32 * np.abs(_outputs(graph, points, np.float32) - found)
+    slack = _slack(found, _outputs(graph, points, np.float32), expected)
     difference = np.abs(found - expected)
     agree = ((difference <= slack) | (found == expected) | (np.isnan(found) & np.isnan(expected))).all(axis=1)
-    steps = any(node.op in ("Sign", "Floor") for node in graph.nodes)
-    if agree.all() or (steps and agree.mean() >= 0.5):
+    if agree.all() or (_has_steps(graph) and agree.mean() >= 0.5):
         return float(np.max(difference[agree], initial=0.0, where=np.isfinite(difference[agree])))
     worst = int(np.argmin(agree))
     element = int(np.argmax(np.where(difference[worst] <= slack[worst], -1.0, difference[worst])))
     raise UnsoundError(
         f"{model.path}: the imported network differs from ONNX Runtime: output {element} is"
         f" {found[worst, element]:.9g}, expected {expected[worst, element]:.9g};"
-        f" {_first_difference(model, session, points[worst])}"
+        f" {_first_difference(model, original, session, points[worst])}"
     )
+
+
+def _slack(found: np.ndarray, rough: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """The tolerance of `compare`, per element."""
+    size = 1e-4 * np.maximum(1e-3, np.abs(expected).max(initial=0.0, where=np.isfinite(expected)))
+    return np.asarray(size + 32 * np.abs(rough - found))
+
+
+def _has_steps(graph: Graph) -> bool:
+    return any(node.op in ("Sign", "Floor") for node in graph.nodes)
 
 
 def _rounded_to_inputs(points: np.ndarray, model: Model) -> np.ndarray:
@@ -190,9 +258,11 @@ def _outputs(graph: Graph, points: np.ndarray, dtype: type) -> np.ndarray:
     return np.concatenate([values[name].reshape(len(points), -1).astype(np.float64) for name in graph.outputs], axis=1)
 
 
-def _first_difference(model: Model, session: Session, point: np.ndarray) -> str:
+_NONE_DIFFERS = "every imported node agrees on its own, so a simplification is at fault; please report this"
+
+
+def _first_difference(model: Model, graph: Graph, session: Session, point: np.ndarray) -> str:
     """The first value of the imported graph, before any pass, that ONNX Runtime computes differently."""
-    graph = model.graph
     try:
         exact = evaluate(graph, _inputs(graph, point[None]))
         rough = evaluate(graph, _inputs(graph, point[None]), np.float32)
@@ -207,4 +277,4 @@ def _first_difference(model: Model, session: Session, point: np.ndarray) -> str:
         slack = 1e-4 * np.maximum(1e-3, np.abs(expected).max()) + 32 * np.abs(rough[name][0].astype(np.float64) - mine)
         if not ((np.abs(mine - expected) <= slack) | (mine == expected)).all():
             return f"first at {nodes[name].source or name}"
-    return "every imported node agrees on its own, so a simplification is at fault; please report this"
+    return _NONE_DIFFERS

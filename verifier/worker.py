@@ -79,13 +79,12 @@ class EngineWorker:
         """Loads (or reuses) the network, parses the specification and runs the engine."""
         from verifier import report
         from verifier.api import read_spec, solve
-        from verifier.budget import Budget, available_memory
+        from verifier.budget import Budget, memory_limit
 
         if job.model is None:
             raise ProblemError(f"found several networks, expected 1: {job.onnx[:200]}")
         started = time.monotonic()
-        memory = available_memory()
-        budget = Budget.of(job.timeout, memory and max(1, memory // self._processes))
+        budget = Budget.of(job.timeout, memory_limit(self._options.memory, self._processes))
         spec = read_spec(job.spec)
         result = solve(self._load(job.model), spec, self._options, budget)
         witness = report.witness_text(result.witness, spec) if result.witness else ""

@@ -246,15 +246,16 @@ def _children(node: Op) -> list[Node]:
 def _boolean_postorder(root: Node) -> list[tuple[Op, list[Node]]]:
     """List the boolean nodes, operands before users, with flattened operands (none for comparisons)."""
     found: list[tuple[Op, list[Node]]] = []
-    stack: list[tuple[Op, list[Node] | None]] = [(root, None)]  # type: ignore[list-item]
+    stack: list[tuple[Node, list[Node] | None]] = [(root, None)]
     while stack:
         node, ready = stack.pop()
+        assert isinstance(node, Op)  # every boolean is one
         if ready is not None or node.op in RELATIONS:
             found.append((node, ready or []))
             continue
         operands = _children(node)
         stack.append((node, operands))
-        stack.extend((child, None) for child in reversed(operands))  # type: ignore[misc]
+        stack.extend((child, None) for child in reversed(operands))
     return found
 
 

@@ -26,6 +26,8 @@ _WINDOW = 1 << 21  # bytes matched and converted at a time; statements longer th
 _CHUNK = 1 << 21  # box values filled at a time
 _SMALL = 1 << 14  # bytes of a block below which the simplest conversion is the fastest
 _MAX_TENSORS = 40
+_FEW = 1024  # variables up to which their indices are compared as text
+_NAMES = [b"%d" % i for i in range(_FEW)]
 
 _INDEX = rb"(?:0|[1-9][0-9]{0,8}+)"
 _NUMBER_1 = rb"-?+[0-9]{1,400}+(?:\.[0-9]{1,400}+)?+(?:[eE][-+]?+[0-9]{1,3}+)?+"
@@ -38,6 +40,8 @@ _REST = re.compile(rb"\s*+")
 
 _INPUT_CODE = 128  # codes of tensors in skeletons: 128, 129, ..
 _EQUAL = 1  # stands for == in skeletons
+_SIGNS = np.full(64, -1)  # of < and > (as <= and >= stand in skeletons) and ==
+_SIGNS[_EQUAL], _SIGNS[ord("<")] = 0, 1
 
 
 def _table(keep: bytes, mapping: dict[int, int]) -> bytes:
@@ -71,6 +75,7 @@ class _Grammar:
     is_input: np.ndarray
     network: np.ndarray
     ranks: np.ndarray
+    sizes: np.ndarray  # elements of each tensor
 
 
 @lru_cache(maxsize=64)
@@ -93,6 +98,7 @@ def _grammar_v1(inputs: int, outputs: int) -> _Grammar:
         np.array([True, False]),
         np.zeros(2, int),
         np.ones(2, int),
+        np.array([inputs, outputs]),
     )
 
 
@@ -120,6 +126,7 @@ def _grammar_v2(spec: Spec) -> _Grammar | None:
         np.array([t.kind == "input" for t, _, _ in known]),
         np.array([network for _, _, network in known]),
         np.array([len(t.shape) for t, _, _ in known]),
+        np.array([t.size for t, _, _ in known]),
     )
 
 
@@ -170,29 +177,67 @@ def _read(block: bytes, grammar: _Grammar, grouped: bool) -> _Literals | None:
         numbers = _numbers_v1(block, text, pair)
     else:
         numbers = np.fromstring(text, np.float64, sep=" ")
-    ranks = grammar.ranks
-    widths = ranks[code] + (np.where(pair, ranks[np.where(pair, other, 0)], 1) if pairs else 1)
-    ends = np.cumsum(widths)
-    if len(at) == 0 or ends[-1] != len(numbers) or not np.isfinite(numbers).all():
+    if len(at) == 0 or not np.isfinite(numbers).all():
         return None
-    begin = ends - widths
-    left = _columns(numbers, begin, code, grammar)
-    last = numbers[ends - 1]
-    right, mixes = np.full(len(at), -1, np.int64), False
+    place = _places(numbers, code, other if pairs else None, grammar)
+    if place is None:
+        return None
+    left, right, last = place
+    mixes = False
     if pairs:
-        inner = _columns(numbers, (begin + ranks[code])[pair], other[pair], grammar)
         one, two = code[pair], other[pair]
         mixes = bool(((one != two) & (grammar.network[one] == grammar.network[two])).any())
-        if inner is None or left is None or (inner == left[pair]).any():
+        if (right[pair] == left[pair]).any():
+            return None
+    op = marks[at]
+    sign = _SIGNS[op]
+    if not grouped:
+        group, groups = np.zeros(len(at), np.int64), 1
+    else:
+        group = np.cumsum(marks[:-1] == ord("d"))[at] - 1
+        groups = int(group[-1]) + 1
+    return _Literals(left, right, last + 0.0, sign, grammar.is_input[code], group, groups, mixes)
+
+
+def _places(
+    numbers: np.ndarray, code: np.ndarray, other: np.ndarray | None, grammar: _Grammar
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Return columns on the left, on the right (-1: none), and constants (0: none) of comparisons; None if an index is
+    out of range.
+
+    `code` and `other` number the tensors on both sides; `other` is negative for a constant, or None where all are.
+    """
+    if grammar.version == 1:
+        if len(numbers) != 2 * len(code):
+            return None
+        index, last = numbers[0::2].astype(np.int64), numbers[1::2].copy()
+        if (index >= grammar.sizes[code]).any():
+            return None
+        left, right = index + grammar.starts[code], np.full(len(code), -1, np.int64)
+        if other is not None:
+            pair = other >= 0
+            second = last[pair].astype(np.int64)
+            if (second >= grammar.sizes[other[pair]]).any():
+                return None
+            right[pair], last[pair] = second + grammar.starts[other[pair]], 0.0
+        return left, right, last
+    ranks = grammar.ranks
+    pair = np.zeros(len(code), bool) if other is None else other >= 0
+    widths = ranks[code] + (1 if other is None else np.where(pair, ranks[np.where(pair, other, 0)], 1))
+    ends = np.cumsum(widths)
+    if ends[-1] != len(numbers):
+        return None
+    begin = ends - widths
+    found, last = _columns(numbers, begin, code, grammar), numbers[ends - 1]
+    if found is None:
+        return None
+    right = np.full(len(code), -1, np.int64)
+    if other is not None:
+        inner = _columns(numbers, (begin + ranks[code])[pair], other[pair], grammar)
+        if inner is None:
             return None
         right[pair], last[pair] = inner, 0.0
-    if left is None:
-        return None
-    op = marks[at]
-    sign = np.where(op == _EQUAL, 0, np.where(op == ord("<"), 1, -1))
-    group = np.cumsum(marks[:-1] == ord("d"))[at] - 1 if grouped else np.zeros(len(at), np.int64)
-    groups = int(group[-1]) + 1
-    return _Literals(left, right, last + 0.0, sign, grammar.is_input[code], group, groups, mixes)
+    return found, right, last
 
 
 def _numbers_v1(block: bytes, text: bytes, pair: np.ndarray) -> np.ndarray:
@@ -290,11 +335,18 @@ def _head_v1(data: bytearray, name: str, limits: Limits) -> tuple[Spec, _Grammar
     inputs, outputs = letters.count(b"X"), letters.count(b"Y")
     if letters[:inputs].count(b"X") != inputs or not inputs or not outputs or inputs + outputs > limits.max_variables:
         return None
-    indices = np.fromstring(bytes(match[0]).translate(_DIGITS), np.int64, sep=" ")
-    if not np.array_equal(indices, np.concatenate([np.arange(inputs), np.arange(outputs)])):
+    if not _counts_up(bytes(match[0]).translate(_DIGITS), inputs, outputs):
         return None
     spec = Spec("1.0", networks_v1(inputs, outputs), (), (), name, (), limits)
     return spec, _grammar_v1(inputs, outputs), match.end()
+
+
+def _counts_up(indices: bytes, inputs: int, outputs: int) -> bool:
+    """Say whether the indices, with blanks between them, are 0, 1, .. for the inputs and again for the outputs."""
+    if inputs + outputs <= _FEW:
+        return indices.split() == _NAMES[:inputs] + _NAMES[:outputs]
+    found = np.fromstring(indices, np.int64, sep=" ")
+    return np.array_equal(found, np.concatenate([np.arange(inputs), np.arange(outputs)]))
 
 
 def _head_v2(data: bytearray, name: str, strict: bool, limits: Limits) -> tuple[Spec, _Grammar, int] | None:
@@ -394,6 +446,13 @@ class _Boxes:
         self._append(lower, upper, fresh)
         return numbers
 
+    def only(self, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
+        """Enter the only box there will be (n,), and return its number as `add` does."""
+        if not (lower <= upper).all():
+            return np.full(1, -1, np.int64)
+        self.edges, self.count = [lower[None].copy(), upper[None].copy()], 1
+        return np.zeros(1, np.int64)
+
     def _append(self, lower: np.ndarray, upper: np.ndarray, fresh: list[int]) -> None:
         total = self.count + len(fresh)
         for place, new in enumerate((lower, upper)):
@@ -438,7 +497,7 @@ class _Builder:
             _tighten(self.lower, self.upper, literals.left[mine], literals, mine)
         if not self.scan.has_or:
             self.disjuncts = 1
-            self.case_of.append(self.boxes.add(self.lower[None], self.upper[None]))
+            self.case_of.append(self.boxes.only(self.lower, self.upper))
         for start, end in self.scan.blocks:
             if not self._block(start, end):
                 return None
@@ -547,8 +606,11 @@ def _rows_of(found: _Literals, mine: np.ndarray, n: int) -> _RowColumns:
 
 def _join(parts: list[_RowColumns]) -> _RowColumns:
     """Concatenate rows."""
+    parts = [part for part in parts if len(part[2])] or parts[:1]
     if not parts:
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
+    if len(parts) == 1:
+        return parts[0]
     plus, minus, rhs = (np.concatenate([part[k] for part in parts]) for k in range(3))
     return plus, minus, rhs
 

@@ -107,6 +107,8 @@ def position(data: bytearray | bytes, at: int) -> tuple[int, int]:
 
 def lines_of(data: bytearray, offsets: np.ndarray) -> np.ndarray:
     """Return the line numbers (int64, from 1) of byte `offsets` (ascending) with bounded extra memory."""
+    if len(offsets) == 1:
+        return np.array([data.count(b"\n", 0, int(offsets[0])) + 1])
     lines = np.ones(len(offsets), np.int64)
     view = np.frombuffer(data, np.uint8)
     seen, start, step = 0, 0, 1 << 22

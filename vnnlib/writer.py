@@ -12,6 +12,7 @@ from dataclasses import replace
 from decimal import Decimal
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,11 +24,11 @@ from vnnlib.spec import FLOAT_TYPES, RELATIONS, NetworkDecl, Node, Num, Op, Spec
 _TINY = float(np.finfo(np.float64).tiny)
 
 
-def dump(spec: Spec, path: str | os.PathLike[str], **options: object) -> None:
+def dump(spec: Spec, path: str | os.PathLike[str], **options: Any) -> None:
     """Write `dumps(spec, **options)` to a file, replacing it atomically."""
     from vnnlib.results import write_atomically
 
-    write_atomically(Path(path), dumps(spec, **options))  # type: ignore[arg-type]
+    write_atomically(Path(path), dumps(spec, **options))
 
 
 def dumps(

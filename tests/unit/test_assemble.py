@@ -13,6 +13,7 @@ from tests.unit.search.test_solve import form, net
 from verifier.assemble import assemble, check_fit
 from verifier.bounds.network import build
 from verifier.errors import ProblemError
+from verifier.graph.onnx_import import load_model
 from verifier.problem import Problem
 from vnnlib import Case, Row
 
@@ -132,3 +133,28 @@ def test_double_precision_models_keep_their_bounds() -> None:
     )
     problem = assemble(load_model(data), spec)
     assert problem.kept.tolist() == [1] and problem.base[0] == 0.1
+
+
+def test_outputs_that_no_row_speaks_of_are_not_computed() -> None:
+    """Two branches, of which the specification reads one and a part of it; the rows stay the same."""
+    rng = np.random.default_rng(0)
+    node = helper.make_node
+    weights = {"a": rng.normal(size=(3, 6)), "b": rng.normal(size=(6, 4)), "c": rng.normal(size=(3, 50))}
+    nodes = [
+        *(node("MatMul", ["x", "a"], ["a1"]), node("Relu", ["a1"], ["a2"]), node("MatMul", ["a2", "b"], ["a3"])),
+        *(node("MatMul", ["x", "c"], ["c1"]), node("Sigmoid", ["c1"], ["c2"])),
+        node("Concat", ["c2", "a3"], ["y"], axis=1),
+    ]
+    model = load_model(models.build(nodes, {"x": (1, 3)}, ["y"], weights))
+    spec = form([Case([-1.0] * 3, [1.0] * 3, [[Row({}, {53: 1.0, 51: -2.0}, 0.25)], [Row({}, {51: 1.0})]])], 3, 54)
+    problem = assemble(model, spec)
+    assert not any(n.op == "Sigmoid" for n in problem.graph.nodes)
+    assert max(problem.graph.size(n.output) for n in problem.graph.nodes) <= 6
+    stored = {name: array.astype(np.float32).astype(np.float64) for name, array in weights.items()}
+    seen = set()
+    for p in rng.uniform(-1, 1, (40, 3)):
+        y = np.maximum(p @ stored["a"], 0) @ stored["b"]
+        want = bool(y[3] - 2 * y[1] <= 0.25 or y[1] <= 0)
+        assert _violated(problem, p, 0) == want
+        seen.add(want)
+    assert seen == {True, False}

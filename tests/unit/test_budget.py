@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from verifier.budget import Budget, available_memory
+from verifier import budget
+from verifier.budget import Budget, available_memory, memory_limit
 
 
 class Clock:
@@ -57,3 +58,12 @@ def test_free_memory_is_the_smaller_of_machine_and_control_group(tmp_path: Path)
     (tmp_path / "memory.max").write_text("max\n")
     assert available_memory(meminfo, tmp_path) == 600 * 1024
     assert available_memory(tmp_path / "none", tmp_path / "none") is None
+
+
+def test_the_limit_is_what_the_user_says_or_a_share_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "available_memory", lambda: 10_000_000)
+    assert memory_limit(2.5) == 2_500_000_000 == memory_limit(2.5, processes=4)
+    assert memory_limit(None) == 8_000_000 and memory_limit(None, processes=4) == 2_000_000
+    assert memory_limit(1e-12) == 1 and memory_limit(math.inf) == 10**18
+    monkeypatch.setattr(budget, "available_memory", lambda: None)
+    assert memory_limit(None) is None

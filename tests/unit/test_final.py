@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from verifier.errors import ProblemError
 from verifier.final import through_argmax, through_softmax
@@ -53,9 +57,43 @@ def test_an_index_is_asked_of_the_logits(clause: list[list[int]], last: bool) ->
 def test_indices_that_cannot_be_asked_are_refused() -> None:
     with pytest.raises(ProblemError, match="several groups"):
         through_argmax(ROWS, [[[0]]], Final("argmax", 2, 4, 1))
-    mixed = Condition(((0, 1.0),), ((2, 1.0),), 0.0, False)
-    with pytest.raises(ProblemError, match="mixes"):
-        through_argmax([mixed], [[[0]]], Final("argmax", 1, 4, 1))
+
+
+@pytest.mark.parametrize("clause", [[[0, 3]], [[1, 3]], [[2], [3]], [[0, 1, 2, 3]], [[4], [5, 0]]])
+def test_rows_over_inputs_and_index_become_rows_over_inputs(clause: list[list[int]]) -> None:
+    """Every winner of 4 classes, inputs on a grid through the rows' boundaries: the same answer, exactly."""
+    rows = [
+        Condition((), ((0, 1.0),), 0.5, False),
+        Condition(((0, 1.0),), ((0, -1.0), (1, 0.5)), 2.0, True),
+        Condition(((0, -0.5),), ((1, 1.0),), -0.5, False),
+        Condition(((0, 1.0),), (), 2.0, False),
+        Condition((), ((0, 1.0), (1, 1.0)), 0.0, True),
+        Condition(((0, 3.0),), ((1, -2.0),), 4.0, False),
+    ]
+    asked, per_query = through_argmax(rows, [clause], Final("argmax", 1, 4, 1))
+    assert all(not c.x or not c.y for c in asked)
+    for index in range(4):
+        z = np.eye(4)[index]
+        for x in itertools.product(np.arange(-2, 2.5, 0.5), repeat=2):
+            want = any(all(_true(rows[k], np.array(x), np.array([index])) for k in one) for one in clause)
+            got = any(all(_true(asked[k], np.array(x), z) for k in one) for one in per_query[0])
+            assert got == want, (index, x)
+
+
+def _true(condition: Condition, x: np.ndarray, y: np.ndarray) -> bool:
+    value = sum(v * y[j] for j, v in condition.y) + sum(v * x[i] for i, v in condition.x)
+    return bool(value < condition.rhs) if condition.strict else bool(value <= condition.rhs)
+
+
+@given(rhs=st.floats(-1e3, 1e3), factor=st.floats(-1e3, 1e3), classes=st.integers(2, 9))
+def test_putting_the_index_in_never_makes_a_row_stronger(rhs: float, factor: float, classes: int) -> None:
+    """x_0 + factor * index <= rhs: the new right-hand side is the least float64 that is not below the exact one."""
+    row = Condition(((0, factor),), ((0, 1.0),), rhs, False)
+    asked, per_query = through_argmax([row], [[[0]]], Final("argmax", 1, classes, 1))
+    for index, one in enumerate(per_query[0]):
+        got = next(asked[k].rhs for k in one if asked[k].x)
+        exact = Fraction(rhs) - Fraction(factor) * index
+        assert Fraction(got) >= exact > Fraction(math.nextafter(got, -math.inf))
 
 
 def test_comparisons_of_probabilities_are_comparisons_of_logits() -> None:

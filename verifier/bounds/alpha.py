@@ -3,7 +3,7 @@
 Every adjustable operator has a family of planes with one parameter in [0, 1] per element and side (alpha; see
 `RelaxedOp.relax_at`), and every choice gives a sound row. So each row gets parameters of its own, starts from CROWN's,
 and climbs along the gradient of its own minimum over its own box. Where the paper shares parameters between neurons of
-a layer to save memory, they are separate here: batches are cut into chunks instead.
+a layer to save memory, they are separate here: the search takes smaller batches instead.
 
 Every iterate is a bound. The best one of each row is kept, with the linear function that attains it, so that more steps
 can only help and a budget may end the ascent anywhere.
@@ -12,13 +12,13 @@ can only help and a budget may end the ascent anywhere.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from verifier.bounds.backward import concretise, walk_back
-from verifier.bounds.bounder import OutOfTime, Sweep, intersect_rows, never, open_elements
+from verifier.bounds.bounder import Sweep, never
 from verifier.bounds.network import Network
 from verifier.inputs import InputMap
 from verifier.ops.kinds import Interval, Relaxation, RelaxedOp
@@ -33,9 +33,6 @@ BETA = (0.9, 0.999)
 
 NOISE = 1e-6
 """Share of a row's largest gradient below which a gradient moves nothing much."""
-
-ROW_ELEMENTS = 4_000_000
-"""Elements of all parameters of a chunk of rows; autograd keeps about ten times as much."""
 
 Where = tuple[Tensor, Tensor, Tensor, InputMap]  # lower, upper (R, d); query (R,); the input map
 
@@ -68,68 +65,6 @@ def tighten(
     pre = {i: bounds if owner is None else _pick(bounds, owner) for i, bounds in known.pre.items()}
     ascent = _Ascent(network, network.output, steps, stop, settled)
     return ascent.climb(rows, bias, pre, (lower, upper, query, inputs), extra)
-
-
-def tighten_sweep(
-    network: Network,
-    lower: Tensor,
-    upper: Tensor,
-    query: Tensor,
-    inputs: InputMap,
-    known: Sweep,
-    steps: int,
-    stop: Callable[[], bool] = never,
-) -> Sweep:
-    """`known` with better bounds for the unstable inputs of the non-linear operators, first operator to last.
-
-    The rows of each operator see the bounds improved before it. When `stop()` ends the work, everything after stays as
-    it was.
-    """
-    pre, planes = dict(known.pre), dict(known.relaxations)
-    unstable_at = dict(known.unstable_at)
-    where = (lower, upper, query, inputs)
-    for i in known.pre:
-        if not any(j < i for j in pre):
-            continue  # only linear operators so far: the forward bounds are exact
-        op = network.ops[i]
-        assert isinstance(op, RelaxedOp)
-        try:
-            bounds = [
-                _tighten_value(network, i, slot, bound, pre, where, steps, stop)
-                for slot, bound in zip(network.sources[i], pre[i], strict=True)
-            ]
-        except OutOfTime:
-            break
-        pre[i], planes[i] = tuple(bounds), op.relax(*bounds)
-        unstable_at[i] = float(op.unstable(*bounds).flatten(1).sum(1).double().mean())
-    counts = [_relaxed(network, i).unstable(*bounds).flatten(1).sum(1) for i, bounds in pre.items()]
-    unstable = torch.stack(counts).sum(0) if counts else known.unstable
-    return replace(known, pre=pre, relaxations=planes, unstable=unstable, unstable_at=unstable_at)
-
-
-def _tighten_value(
-    network: Network,
-    i: int,
-    slot: int,
-    bound: Interval,
-    pre: Mapping[int, tuple[Interval, ...]],
-    where: Where,
-    steps: int,
-    stop: Callable[[], bool],
-) -> Interval:
-    """Bounds of the value in `slot` as operator i sees it."""
-    lower, upper, query, inputs = where
-    earlier = {j: bounds for j, bounds in pre.items() if j < slot}
-
-    def walk(first: int, rows: Tensor, bias: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
-        ascent = _Ascent(network, first, steps, stop)
-        picked = {j: _pick(bounds, owner) for j, bounds in earlier.items() if j < first}
-        return ascent.climb(rows, bias, picked, (lower[owner], upper[owner], query[owner], inputs))
-
-    size = 2 * sum(bound.lower[0].numel() for bounds in earlier.values() for bound in bounds)
-    chunk = max(1, ROW_ELEMENTS // max(1, 2 * size))
-    mask = open_elements(network, i, slot, bound)
-    return intersect_rows(network, slot, bound, mask, (lower, upper), chunk, stop, walk)
 
 
 @dataclass

@@ -154,8 +154,8 @@ def sweep(
                 forms[out] = relaxed_form(op, [forms[s] for s in sources], bounds, reach[i])
             if intervals:
                 intervals[out] = interval_step(op, bounds)
-        network.release(forms, i)  # type: ignore[arg-type]
-        network.release(intervals, i)  # type: ignore[arg-type]
+        network.release(forms, i)
+        network.release(intervals, i)
     output = _known(forms.get(network.output), intervals.get(network.output))
     output = Interval(*(t.reshape(-1, network.m).expand(batch, network.m) for t in output))
     return Sweep(pre, relaxations, output, unstable, reach, unstable_at, empty, largest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from verifier.errors import ModelError
 from verifier.graph.ir import Graph, Shape
 from verifier.ops import bind
 from verifier.ops.kinds import Op, RelaxedOp
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +73,7 @@ class Network:
         """How often a slot is read; the network's result counts as read once more."""
         return sum(read.count(slot) for read in self.sources) + (slot == self.output)
 
-    def release(self, values: dict[int, object] | dict[int, Tensor], i: int) -> None:
+    def release(self, values: dict[int, T], i: int) -> None:
         """Drops from `values` what no operator after `ops[i]` reads."""
         for s in self.sources[i]:
             if self.last_use[s] == i:

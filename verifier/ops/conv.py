@@ -24,11 +24,11 @@ class _Convolution(LinearOp):
         return len(self.out_shape) - 2
 
     def _ints(self, name: str) -> tuple[int, ...]:
-        return self.node.attrs[name]  # type: ignore[return-value]
+        return self.node.integers(name)
 
     @property
     def _groups(self) -> int:
-        return int(self.node.attrs["groups"])  # type: ignore[arg-type]
+        return self.node.integer("groups")
 
     @property
     def multiply_adds(self) -> int:

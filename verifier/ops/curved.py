@@ -192,11 +192,11 @@ class Pow(Elementwise):
     """y = x^n for an integer n >= 2. Odd powers are s-shaped, even ones convex: the object made is one or the other."""
 
     def __new__(cls, node: Node, shapes: Mapping[str, Shape], dtype: torch.dtype, device: torch.device) -> Pow:
-        return super().__new__(OddPow if int(node.attrs["exponent"]) % 2 else EvenPow)  # type: ignore[arg-type]
+        return super().__new__(OddPow if node.integer("exponent") % 2 else EvenPow)
 
     def __init__(self, node: Node, shapes: Mapping[str, Shape], dtype: torch.dtype, device: torch.device) -> None:
         super().__init__(node, shapes, dtype, device)
-        self.exponent = int(node.attrs["exponent"])  # type: ignore[arg-type]
+        self.exponent = node.integer("exponent")
 
     def value(self, x: Tensor) -> Tensor:
         return x.pow(self.exponent)

@@ -36,11 +36,11 @@ class Transpose(_Move):
     """Axes permuted by attrs perm."""
 
     def linear(self, *xs: Tensor) -> Tensor:
-        perm: tuple[int, ...] = self.node.attrs["perm"]  # type: ignore[assignment]
+        perm = self.node.integers("perm")
         return xs[0].permute(0, *(p + 1 for p in perm))
 
     def adjoint(self, y: Tensor) -> tuple[Tensor, ...]:
-        perm: tuple[int, ...] = self.node.attrs["perm"]  # type: ignore[assignment]
+        perm = self.node.integers("perm")
         inverse = sorted(range(len(perm)), key=perm.__getitem__)
         return (y.permute(0, *(p + 1 for p in inverse)),)
 
@@ -50,9 +50,8 @@ class Slice(_Move):
     """x[start:stop:step] on one axis."""
 
     def _index(self) -> tuple[slice, ...]:
-        a = self.node.attrs
-        part = slice(a["start"], a["stop"], a["step"])  # type: ignore[misc]
-        return (slice(None),) * (1 + int(a["axis"])) + (part,)  # type: ignore[arg-type]
+        part = slice(*(self.node.integer(name) for name in ("start", "stop", "step")))
+        return (slice(None),) * (1 + self.node.integer("axis")) + (part,)
 
     def linear(self, *xs: Tensor) -> Tensor:
         return xs[0][self._index()]
@@ -68,11 +67,11 @@ class Take(_Move):
     """x.index_select on one axis; repeated indices add up in the adjoint."""
 
     def linear(self, *xs: Tensor) -> Tensor:
-        return xs[0].index_select(1 + int(self.node.attrs["axis"]), self.params["indices"])  # type: ignore[arg-type]
+        return xs[0].index_select(1 + self.node.integer("axis"), self.params["indices"])
 
     def adjoint(self, y: Tensor) -> tuple[Tensor, ...]:
         x = y.new_zeros(y.shape[0], *self.in_shapes[0])
-        return (x.index_add(1 + int(self.node.attrs["axis"]), self.params["indices"], y),)  # type: ignore[arg-type]
+        return (x.index_add(1 + self.node.integer("axis"), self.params["indices"], y),)
 
 
 @register("Expand")
@@ -92,13 +91,13 @@ class Pad(_Move):
     """Zeros around x; attrs before, after per axis."""
 
     def linear(self, *xs: Tensor) -> Tensor:
-        before: tuple[int, ...] = self.node.attrs["before"]  # type: ignore[assignment]
-        after: tuple[int, ...] = self.node.attrs["after"]  # type: ignore[assignment]
+        before = self.node.integers("before")
+        after = self.node.integers("after")
         flat = [n for pair in zip(reversed(before), reversed(after), strict=True) for n in pair]
         return F.pad(xs[0], flat)
 
     def adjoint(self, y: Tensor) -> tuple[Tensor, ...]:
-        before: tuple[int, ...] = self.node.attrs["before"]  # type: ignore[assignment]
+        before = self.node.integers("before")
         inner = (slice(b, b + s) for b, s in zip(before, self.in_shapes[0], strict=True))
         return (y[(slice(None), *inner)],)
 
@@ -111,9 +110,9 @@ class Concat(_Move):
         lead = max(x.shape[0] for x in xs)  # constants come with a leading axis of 1
         return torch.cat(
             [x.expand(lead, *x.shape[1:]) for x in xs],
-            dim=1 + int(self.node.attrs["axis"]),  # type: ignore[arg-type]
+            dim=1 + self.node.integer("axis"),
         )
 
     def adjoint(self, y: Tensor) -> tuple[Tensor, ...]:
-        axis = int(self.node.attrs["axis"])  # type: ignore[arg-type]
+        axis = self.node.integer("axis")
         return torch.split(y, [shape[axis] for shape in self.in_shapes], dim=1 + axis)

@@ -28,7 +28,7 @@ class ReduceMax(RelaxedOp):
     @property
     def _axis(self) -> int:
         """The axis counted from the end, so that leading axes do not matter."""
-        return int(self.node.attrs["axis"]) - len(self.in_shapes[0])  # type: ignore[arg-type]
+        return self.node.integer("axis") - len(self.in_shapes[0])
 
     def forward(self, *xs: Tensor) -> Tensor:
         return xs[0].amax(self._axis)

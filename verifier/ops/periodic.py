@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -62,7 +63,7 @@ class Periodic(Elementwise):
         above = self._search(frame, lambda s: self._extremum(x, s, 1).point > centre)
         width = frame.upper - frame.lower
         safe = torch.where(width > 0, width, 1.0)
-        return tuple(((s - frame.lower) / safe).clamp(0, 1) for s in (below, above))  # type: ignore[return-value]
+        return ((below - frame.lower) / safe).clamp(0, 1), ((above - frame.lower) / safe).clamp(0, 1)
 
     def planes(self, x: Interval, frame: Interval, alpha_lower: Tensor, alpha_upper: Tensor) -> Planes:
         below, above = torch.lerp(*frame, alpha_lower), torch.lerp(*frame, alpha_upper)
@@ -73,13 +74,13 @@ class Periodic(Elementwise):
         return Planes(slope, self._extremum(x, slope, -1).offset, slope, self._extremum(x, slope, 1).offset)
 
     @staticmethod
-    def _search(slopes: Interval, should_rise: object) -> Tensor:
+    def _search(slopes: Interval, should_rise: Callable[[Tensor], Tensor]) -> Tensor:
         """Bisection on a convex function of the slope, given the sign of its derivative."""
         with torch.no_grad():
             low, high = slopes
             for _ in range(BISECTIONS):
                 middle = low / 2 + high / 2
-                rise = should_rise(middle)  # type: ignore[operator]
+                rise = should_rise(middle)
                 low, high = torch.where(rise, middle, low), torch.where(rise, high, middle)
             return low / 2 + high / 2
 

@@ -151,7 +151,7 @@ class LeakyRelu(Hinge):
     """y = max(x, 0) + alpha min(x, 0)."""
 
     def left(self, like: Tensor) -> Tensor:
-        return like.new_full((), float(self.node.attrs["alpha"]))  # type: ignore[arg-type]
+        return like.new_full((), self.node.number("alpha"))
 
 
 @register("PRelu")
@@ -198,7 +198,7 @@ class Clip(Elementwise):
     exact = True
 
     def _limits(self) -> tuple[float, float]:
-        return float(self.node.attrs["min"]), float(self.node.attrs["max"])  # type: ignore[arg-type]
+        return self.node.number("min"), self.node.number("max")
 
     def value(self, x: Tensor) -> Tensor:
         return x.clamp(*self._limits())

@@ -14,7 +14,7 @@ class ReduceSum(LinearOp):
 
     @property
     def _axes(self) -> tuple[int, ...]:
-        axes: tuple[int, ...] = self.node.attrs["axes"]  # type: ignore[assignment]
+        axes = self.node.integers("axes")
         return tuple(a + 1 for a in axes)
 
     def linear(self, *xs: Tensor) -> Tensor:

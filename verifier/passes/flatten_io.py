@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from verifier.graph.ir import Graph, Node, Shape
 
 X, Y = "x", "y"
@@ -46,7 +48,7 @@ def flatten_io(graph: Graph) -> Graph:
     return Graph((X,), (Y,), tuple(nodes), shapes)
 
 
-def _fresh(name: str, taken: object) -> str:
-    while name in taken:  # type: ignore[operator]
+def _fresh(name: str, taken: Container[str]) -> str:
+    while name in taken:
         name += "'"
     return name

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from verifier.bounds.bounder import OutOfTime
 from verifier.domains import DomainBatch, join
 from verifier.search.bounding import Bounded
+from verifier.search.memory import CPU, Memory, attempt
 from verifier.search.queue import OpenSet
 from verifier.search.settle import shrink, shrink_all
 
@@ -30,12 +33,13 @@ class Tally:
 @dataclass(frozen=True)
 class Outcome:
     """How a search ended: `found` is what the point test returned, `open_share` the volume share still open, `rest` the
-    boxes that were still to be looked at (None: no box)."""
+    boxes that were still to be looked at (None: no box), `no_room` that memory for the next step was missing."""
 
     found: object | None
     open_share: float
     tally: Tally
     rest: DomainBatch | None
+    no_room: bool = False
 
     @property
     def out_of_time(self) -> bool:
@@ -63,7 +67,8 @@ class Strategy:
     neurons: bool
     queries: int
     proven: Callable[[DomainBatch], None] | None = None
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    device: torch.device = CPU
+    memory: Memory = field(default_factory=Memory)
 
 
 ATTACKED = 1024
@@ -71,57 +76,107 @@ ATTACKED = 1024
 doubled."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """What one batch came to: a hit, or its children, the boxes given up (`stuck`) and those only proposed."""
+
+    found: object | None
+    boxes: DomainBatch
+    children: DomainBatch
+    stuck: DomainBatch
+    proposed: DomainBatch | None = None
+
+
 def search(first: DomainBatch, strategy: Strategy) -> Outcome:
     """Settles every box of `first`, or stops with what is open.
 
     A box leaves the open set only when it is proven, when clipping leaves nothing of it, or when it cannot be split any
-    further (`stuck`: its volume stays open and the answer can no longer be `unsat`).
+    further (`stuck`: its volume stays open and the answer can no longer be `unsat`). A step that runs out of time or
+    memory has not happened: its boxes go back.
     """
-    open_set = OpenSet(first, strategy.device)
+    memory = strategy.memory
+    open_set = OpenSet(first, strategy.device, memory.device_share)
     tally = Tally(open_boxes=len(first))
-    stuck_share = 0.0
+    stuck_share, proposed = 0.0, 0
     next_attack = 32
-    while len(open_set):
-        if strategy.stop():
+    no_room = False
+    while len(open_set) and not no_room and not strategy.stop():
+        waiting = proposed + open_set.stored + (open_set.on_device if memory.shared else 0)
+        size = min(strategy.batch, len(open_set), memory.boxes(waiting, open_set.on_device))
+        if size == 0:
+            no_room = True
             break
-        batch = open_set.pop(strategy.batch)
-        bounded = strategy.bound(batch)
+        try:
+            done, fits = attempt(partial(_advance, open_set, size, strategy))
+        except OutOfTime:
+            break
+        if not fits or done is None:
+            no_room = not memory.halve(size)
+            continue
+        batch, step = done
+        memory.learn(len(batch), waiting)
         tally.boxes += len(batch)
         tally.steps += 1
-        before = float(batch.share.sum())
-        boxes = batch.select(bounded.alive)
-        found = strategy.try_points(*suggest(boxes, bounded))
-        if found is not None:
-            return Outcome(found, 1.0, tally, None)
-        if strategy.proven is not None:
-            settled = torch.ones(len(batch), dtype=torch.bool, device=batch.query.device)
-            settled[bounded.alive] = False
-            strategy.proven(batch.select(settled))
-            boxes = boxes.narrowed(boxes.lower, boxes.upper, boxes.share, bounded.value)
-        else:
-            boxes, bounded = clip(boxes, bounded)
-            keep, found = strategy.settle_affine(boxes, bounded)
-            if found is not None:
-                return Outcome(found, 1.0, tally, None)
-            boxes, bounded = boxes.select(keep), bounded.select(keep)
-        children, stuck = divide(boxes, bounded, strategy)
+        if step.found is not None:
+            return Outcome(step.found, 1.0, tally, None)
+        if step.proposed is not None and strategy.proven is not None:
+            strategy.proven(step.proposed)
+            proposed += step.proposed.bytes
+        children, stuck = step.children, step.stuck
         tally.stuck += len(stuck)
         stuck_share += float(stuck.share.sum())
-        open_set.push(children)
-        tally.settled += (before - float(children.share.sum()) - float(stuck.share.sum())) / max(1, strategy.queries)
+        left = float(children.share.sum()) + float(stuck.share.sum())
+        tally.settled += (float(batch.share.sum()) - left) / max(1, strategy.queries)
         tally.open_boxes = len(open_set)
         if len(children) and tally.boxes >= next_attack:
             next_attack = 2 * tally.boxes
-            found = strategy.attack(children.select(slice(0, ATTACKED)))
+            found, _ = attempt(partial(strategy.attack, children.select(slice(0, ATTACKED))))
             if found is not None:
                 return Outcome(found, 1.0, tally, None)
-        if len(boxes):
-            tally.lower = float(boxes.score.min())
-            tally.deepest = max(tally.deepest, int(boxes.depth.max()))
+        if len(step.boxes):
+            tally.lower = float(step.boxes.score.min())
+            tally.deepest = max(tally.deepest, int(step.boxes.depth.max()))
         strategy.report(tally)
     rest = open_set.rest()
     share = stuck_share + (float(rest.share.sum()) if rest is not None else 0.0)
-    return Outcome(None, share / max(1, strategy.queries), tally, rest)
+    return Outcome(None, share / max(1, strategy.queries), tally, rest, no_room)
+
+
+def _advance(open_set: OpenSet, size: int, strategy: Strategy) -> tuple[DomainBatch, _Step]:
+    """Takes `size` boxes and puts their children back; whatever is raised, the open set holds the same boxes after."""
+    batch = open_set.pop(size)
+    try:
+        step = _work(batch, strategy)
+        if step.found is None:
+            open_set.push(step.children)
+    except BaseException:
+        open_set.put_back(batch)
+        raise
+    return batch, step
+
+
+def _work(batch: DomainBatch, strategy: Strategy) -> _Step:
+    """Bounds a batch, settles what it can, and splits the rest."""
+    bounded = strategy.bound(batch)
+    boxes = batch.select(bounded.alive)
+    none = batch.select(slice(0, 0))
+    found = strategy.try_points(*suggest(boxes, bounded))
+    if found is not None:
+        return _Step(found, boxes, none, none)
+    proposed = None
+    if strategy.proven is not None:
+        settled = torch.ones(len(batch), dtype=torch.bool, device=batch.query.device)
+        settled[bounded.alive] = False
+        proposed = batch.select(settled)
+        boxes = boxes.narrowed(boxes.lower, boxes.upper, boxes.share, bounded.value)
+    else:
+        boxes, bounded = clip(boxes, bounded)
+        keep, found = strategy.settle_affine(boxes, bounded)
+        if found is not None:
+            return _Step(found, boxes, none, none)
+        boxes, bounded = boxes.select(keep), bounded.select(keep)
+    children, stuck = divide(boxes, bounded, strategy)
+    return _Step(None, boxes, children, stuck, proposed)
 
 
 def divide(boxes: DomainBatch, bounded: Bounded, strategy: Strategy) -> tuple[DomainBatch, DomainBatch]:

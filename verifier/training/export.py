@@ -98,7 +98,7 @@ class _Writer:
             raise ModelError(f"{type(fold).__name__} cannot follow a convolution")
         number = len(self.nodes)
         names = [self._weight(f"{stem}w{number}", weight), self._weight(f"{stem}b{number}", bias)]
-        padding = [int(p) for p in layer.padding] * 2  # type: ignore[arg-type]
+        padding = [int(p) for p in layer.padding] * 2
         return self._node(
             "ConvTranspose" if transposed else "Conv",
             [value, *names],

@@ -99,7 +99,7 @@ def epoch(
         images, points, weight = _augmented(data, plan, recipe, draw)
         loss = measure.loss(model(images), points, weight, images.shape[-1])
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         total += float(loss.detach())

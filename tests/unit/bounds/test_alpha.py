@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tests import oracles
 from tests.strategies import ALL_BLOCKS, build, graphs
 from tests.unit.bounds.cases import METHODS, ROWS, Boxes, boxes, matrix_for, some_boxes
-from tests.unit.bounds.test_sound import check_rows, check_sweep
-from verifier.bounds.alpha import tighten, tighten_sweep
+from tests.unit.bounds.test_sound import check_rows
+from verifier.bounds.alpha import tighten
 from verifier.bounds.backward import walk_back
 from verifier.graph.ir import Graph
 
@@ -64,7 +64,7 @@ def test_never_below_crown(graph: Graph, seed: int) -> None:
                ["mul", "reduce_max"], ["sin", "dense", "exp"], ["residual", "concat", "clip"]]
 )  # fmt: skip
 def test_the_ascent_gains(blocks: list[str]) -> None:
-    """More steps gain more, on every family of operators, and intermediate bounds gain again."""
+    """More steps gain more, on every family of operators."""
     case = _case(blocks)
     matrix = matrix_for(case.graph)
     known = case.sweep(METHODS["attributed"])
@@ -72,8 +72,6 @@ def test_the_ascent_gains(blocks: list[str]) -> None:
     for worse, better in itertools.pairwise(least):
         assert (better >= worse - 1e-12).all()
     assert float((least[-1] - least[0]).max()) > 1e-3
-    case_all = case.least(*case.rows(known, "alpha with intermediate bounds", matrix, 16))
-    assert float((case_all - least[-1]).mean()) > -1e-9
 
 
 def test_the_optimum_of_one_layer_is_the_programme_s() -> None:
@@ -165,38 +163,10 @@ def test_the_budget_is_obeyed_and_what_was_reached_is_kept() -> None:
     torch.testing.assert_close(got, case.least(*case.rows(known, "alpha", matrix, 3)), rtol=1e-9, atol=1e-9)
     none = case.least(*tighten(*where, known, rows, bias, 50, lambda: True))
     torch.testing.assert_close(none, case.least(*case.rows(known, "backward", matrix)))
-    same = tighten_sweep(*where, known, 5, lambda: True)
-    assert all(torch.equal(a.lower, b.lower) for i in known.pre for a, b in zip(same.pre[i], known.pre[i], strict=True))
-    assert torch.equal(same.unstable, known.unstable)
-
-
-@pytest.mark.parametrize(
-    "blocks", [["relu", "dense", "relu", "dense", "relu"], ["residual", "mul", "reduce_max", "tanh"]]
-)
-def test_intermediate_bounds_shrink_and_hold(blocks: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    case = _case(blocks)
-    known = case.sweep(METHODS["interval"])
-    where = case.network, case.lower, case.upper, case.query, case.inputs
-    better = tighten_sweep(*where, known, 5)
-    check_sweep(case, better, 1e-12)
-    assert (better.unstable <= known.unstable).all()
-    gained = 0.0
-    for i, bounds in known.pre.items():
-        for old, new in zip(bounds, better.pre[i], strict=True):
-            assert (new.lower >= old.lower).all() and (new.upper <= old.upper).all()
-            gained += float((new.lower - old.lower + old.upper - new.upper).sum())
-        assert better.unstable_at[i] <= known.unstable_at[i]
-    assert gained > 0.1
-    # chunks are only a matter of memory
-    monkeypatch.setattr("verifier.bounds.alpha.ROW_ELEMENTS", 100)
-    chunked = tighten_sweep(*where, known, 5)
-    for i, bounds in better.pre.items():
-        for one, other in zip(bounds, chunked.pre[i], strict=True):
-            torch.testing.assert_close(one.lower, other.lower, rtol=1e-4, atol=1e-4)
 
 
 def test_the_same_call_gives_the_same_bits() -> None:
     case = _case(["relu", "dense", "sigmoid", "dense", "relu"])
     known, matrix = case.sweep(METHODS["attributed with rows"]), matrix_for(case.graph)
-    first, second = (case.rows(known, ROWS[2], matrix, 6) for _ in range(2))
+    first, second = (case.rows(known, ROWS[1], matrix, 6) for _ in range(2))
     assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])

@@ -102,10 +102,8 @@ def test_methods_are_below_the_relaxed_and_the_exact_programme(graph: Graph, see
         room = 1e-5 * (1 + np.abs(exact))
         assert (relaxed <= exact + room).all()
         assert (-known.output.upper[0].numpy()[-1] <= relaxed[0] + room[0]).all()  # row -y of the last output
-        for how in ROWS[:2]:
+        for how in ROWS:
             assert (case.least(*case.rows(known, how, matrix))[0].numpy() <= relaxed + room).all()
-        best = case.least(*case.rows(known, ROWS[2], matrix))[0].numpy()
-        assert (best <= exact + room).all()
 
 
 @given(graph=graphs(ALL_BLOCKS, max_blocks=4), seed=st.integers(0, 2**16))

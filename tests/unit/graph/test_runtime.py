@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from tests.models import build, convnet, mlp
+from verifier import runtime
 from verifier.errors import ModelError, UnsoundError
 from verifier.graph.ir import Graph, Node
 from verifier.graph.onnx_import import Model, load_model
 from verifier.passes.flatten_io import flatten_io
 from verifier.passes.simplify import simplify
-from verifier.runtime import Session, compare
+from verifier.runtime import Session, compare, compare_index
 
 RNG = np.random.default_rng(5)
 node = helper.make_node
@@ -136,3 +137,72 @@ def test_comparison_tolerates_single_points_next_to_a_step_but_not_a_wrong_step(
     )
     with pytest.raises(UnsoundError):
         compare(model, wrong, points)
+
+
+def classifier(last: str = "ArgMax", **attributes: Any) -> bytes:
+    proto = onnx.ModelProto.FromString(mlp([3, 8, 4], np.random.default_rng(3)))
+    graph = helper.make_graph(
+        [
+            *proto.graph.node,
+            node(last, ["y"], ["k"], name="pick", axis=1, **attributes),
+            node("Cast", ["k"], ["class"], name="cast", to=1),
+        ],
+        "g",
+        list(proto.graph.input),
+        [helper.make_tensor_value_info("class", 1, ["batch", 1])],
+        list(proto.graph.initializer),
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
+    made.ir_version = 8
+    return made.SerializeToString()
+
+
+POINTS = np.random.default_rng(0).normal(size=(6, 3)) * 2
+
+
+def test_a_final_argmax_is_compared() -> None:
+    model = load_model(classifier())
+    assert model.graph_logits is not None
+    assert compare_index(model, POINTS) < 1e-5
+    assert len({float(k) for k in Session(model).run(POINTS)[:, 0]}) > 1, "one class everywhere shows nothing"
+    with pytest.raises(ModelError, match="does not end in an ArgMax"):
+        compare_index(load_model(mlp([3, 4, 2], RNG)), POINTS)
+
+
+def test_a_difference_before_the_argmax_names_its_node() -> None:
+    model = load_model(classifier())
+    assert model.graph_logits is not None
+    bad = replace(model, graph_logits=damaged(model.graph_logits, "z0"))
+    with pytest.raises(UnsoundError, match="differs .* first at node 'gemm0'"):
+        compare_index(bad, POINTS)
+
+
+@pytest.mark.parametrize("exposed", [True, False])
+def test_another_index_names_the_argmax(exposed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime is given an ArgMin; the logits before it agree."""
+    model = load_model(classifier())
+    if not exposed:
+        monkeypatch.setattr(runtime, "_exposed", lambda *arguments: None)
+    with pytest.raises(UnsoundError, match=r"class 0 is \d, expected \d; first at node 'pick'"):
+        compare_index(replace(model, bytes=classifier("ArgMin")), POINTS)
+
+
+def test_an_index_that_rounding_decides_is_not_held_against_the_import() -> None:
+    """Classes whose weights are equal tie everywhere: which of them is named does not matter, unless another wins."""
+    proto = onnx.ModelProto.FromString(classifier())
+    for one in proto.graph.initializer:
+        if one.name in ("W1", "b1"):
+            array = numpy_helper.to_array(one).copy()
+            array[0] += 10.0 * (one.name == "b1")
+            array[1] = array[0]
+            one.CopyFrom(numpy_helper.from_array(array, one.name))
+    tied = proto.SerializeToString()
+    points = POINTS[np.isin(Session(load_model(tied)).run(POINTS)[:, 0], (0, 1))]
+    assert len(points), "no point where the tied classes win"
+    for node_ in proto.graph.node:
+        if node_.name == "pick":
+            node_.attribute.append(helper.make_attribute("select_last_index", 1))
+    model = load_model(tied)
+    other = replace(model, bytes=proto.SerializeToString())
+    assert (Session(other).run(points) != Session(model).run(points)).any()
+    assert compare_index(other, points) < 1e-5

@@ -16,6 +16,7 @@ import vnnlib
 from tests import models, oracles
 from verifier import engine
 from verifier.budget import Budget
+from verifier.domains import DomainBatch
 from verifier.engine import solve
 from verifier.errors import OptionsError
 from verifier.graph.ir import Graph, Node, Shape
@@ -298,6 +299,33 @@ def test_classes(last: str, seed: int) -> None:
     assert verdicts
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_classes_with_rows_over_inputs(seed: int) -> None:
+    """x_0 + x_1 <= t and "the class is j", and  x_0 + x_1 + index <= t: both sides of the exact programme's answer."""
+    network = net(30 + seed)
+    box = np.full(3, -0.8), np.full(3, 0.8)
+    sums = []
+    for j in range(3):  # least x_0 + x_1 where class j wins
+        wins = [Row({}, {k: 1.0, j: -1.0}) for k in range(3) if k != j]
+        levels = np.linspace(-1.6, 1.6, 17)
+        for level in levels:
+            if network.worst(Case(*box, [wins], [Row({0: 1.0, 1: 1.0}, {}, level)]), wins) < -GAP:
+                sums.append((j, float(level)))
+                break
+    model, verdicts = network.model("ArgMax"), set()
+    j, level = sums[seed % len(sums)]
+    only = [Row({}, {0: 1.0}, j + 0.5), Row({}, {0: -1.0}, 0.5 - j)]
+    for by, sat in ((-0.25, False), (0.02, True)):
+        if level + by > -1.6:
+            case = Case(*box, [only], [Row({0: 1.0, 1: 1.0}, {}, level + by)])
+            verdicts.add(check(model, form([case], 3, 1), options(), sat).verdict)
+    least = min(k + t for k, t in sums)
+    for by, sat in ((-0.25, False), (0.02, True)):
+        case = Case(*box, [[Row({0: 1.0, 1: 1.0}, {0: 1.0}, least + by)]])
+        verdicts.add(check(model, form([case], 3, 1), options(), sat).verdict)
+    assert verdicts == {Verdict.SAT, Verdict.UNSAT}
+
+
 def test_single_precision_does_not_change_a_verdict() -> None:
     """Asked for float32, the engine may know less, never something else."""
     for seed in range(4):
@@ -363,3 +391,52 @@ def test_cancellation_is_no_proof(top: float, shallow: bool, monkeypatch: pytest
     spec = form([Case(np.zeros(1), np.array([top]), [[Row({}, {0: -1.0}, -(top - 1e-9))]])], 1, 1)
     result = solve(network.model(), spec, options(), Budget.of(3))
     assert result.verdict is not Verdict.UNSAT
+
+
+@pytest.mark.parametrize("neurons", [False, True])
+def test_little_memory_changes_no_verdict(neurons: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bounds that fail for more than 3 boxes at once, an attack and a programme that never fit."""
+    monkeypatch.setattr(engine, "INPUT_SPLIT", 0 if neurons else 20)
+    bound, failed = engine.bound_boxes, []
+
+    def narrow(network: object, table: object, batch: DomainBatch, *rest: object) -> object:
+        if len(batch) > 3:
+            failed.append(len(batch))
+            raise RuntimeError(
+                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+            )
+        return bound(network, table, batch, *rest)
+
+    def refuse(*arguments: object) -> object:
+        raise MemoryError
+
+    monkeypatch.setattr(engine, "bound_boxes", narrow)
+    monkeypatch.setattr(engine, "sample", refuse)
+    monkeypatch.setattr(engine, "shallow_search", refuse)
+    network = net(62)
+    case = Case(np.full(3, -0.5), np.full(3, 0.5), [_clause(np.random.default_rng(2), 3, 3, "single")])
+    margin = network.worst(case, case.clauses[0])
+    for by, sat in ((-GAP, False), (GAP, True)):
+        spec = form([Case(case.lower, case.upper, [moved(case.clauses[0], margin + by)])], 3, 3)
+        check(network.model(), spec, options("crown", restarts=4), sat)
+    assert failed
+
+
+def test_a_run_without_room_is_unknown_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = net(62)
+    case = Case(np.full(3, -0.5), np.full(3, 0.5), [[Row({}, {0: 1.0}, -100.0)]])
+    spec, how = form([case], 3, 3), options()
+    assert solve(network.model(), spec, how, Budget.of(60)).verdict is Verdict.UNSAT
+    result = solve(network.model(), spec, how, Budget.of(60, memory_bytes=1))
+    assert result.verdict is Verdict.UNKNOWN and result.open_fraction == 1.0
+    assert result.reason.startswith("memory: ") and "--memory" in result.reason
+
+    def refuse(*arguments: object) -> object:
+        raise MemoryError
+
+    for part in ("bound_boxes", "build", "assemble"):
+        with monkeypatch.context() as patch:
+            patch.setattr(engine, part, refuse)
+            result = solve(network.model(), spec, how, Budget.of(60))
+        assert result.verdict is Verdict.UNKNOWN and result.open_fraction == 1.0
+        assert result.reason.startswith("memory: "), part

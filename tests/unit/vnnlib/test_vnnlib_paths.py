@@ -172,3 +172,19 @@ def test_line_ends_do_not_matter(line: str) -> None:
     quick, slow, _ = both(text.replace("\n", line))
     assert same(quick, slow)
     assert isinstance(quick, vnnlib.NormalForm) and quick.same_as(vnnlib.normalise(vnnlib.loads(text)), sources=False)
+
+
+@pytest.mark.parametrize("count", [13, 2000])
+def test_declarations_out_of_order_are_not_read_as_if_in_order(count: int) -> None:
+    """Few and many variables are checked in different ways; the same digits in other places do not count up."""
+    good = [*range(count), 0, 1]
+    for wrong in (
+        [*range(11), 1, 112, *range(13, count), 0, 1],
+        [1, 0, *good[2:]],
+        [*good[:-1], 2],
+        [*good[:-2], 1, 0],
+    ):
+        assert len(wrong) == len(good)
+        text = " ".join(map(str, wrong)).encode()
+        assert not fast._counts_up(text, count, 2)
+    assert fast._counts_up(b"  " + b"  ".join(b"%d" % i for i in good) + b" ", count, 2)
