@@ -22,6 +22,7 @@ from verifier.semantic.family import from_studies
 from verifier.semantic.sources import Example
 
 LEVELS = {
+    "tiny": np.array([[0.95, 1.05], [-0.02, 0.02]]),
     "small": np.array([[0.9, 1.1], [-0.05, 0.05]]),
     "medium": np.array([[0.8, 1.2], [-0.1, 0.1]]),
     "large": np.array([[0.7, 1.3], [-0.2, 0.2]]),

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,32 +27,65 @@ from verifier.semantic.maps import MapBudget, Windows
 from verifier.tolerance import ulp
 
 
-class _Differences(NamedTuple):
-    """Rows  sign (z_ref - z_j), one for every cell j: low, high, middle, noise (B, N), slopes (B, N, d)."""
+@dataclass(frozen=True, eq=False)
+class _Differences:
+    """Rows  sign (z_ref - z_j) of cells j = index: low, high, middle, noise (B, K), slopes (B, K, d).
 
+    `real` (B, K): columns that are no padding. `easy` (B, N): cells whose row is positive already when the noise of
+    both cells is added up; they are not among the columns.
+    """
+
+    index: Tensor
+    real: Tensor
+    easy: Tensor
     low: Tensor
     high: Tensor
     middle: Tensor
     noise: Tensor
     slopes: Tensor
 
+    def kept(self, alive: Tensor) -> _Differences:
+        """The rows of the cells `alive` (B, N) only; padding has zeros."""
+        column, real = _compact(alive.gather(1, self.index) & self.real)
+        low, high, middle, noise = (
+            t.gather(1, column).masked_fill(~real, 0.0) for t in (self.low, self.high, self.middle, self.noise)
+        )
+        d = self.slopes.shape[2]
+        slopes = self.slopes.gather(1, column[:, :, None].expand(-1, -1, d)).masked_fill(~real[:, :, None], 0.0)
+        return _Differences(self.index.gather(1, column), real, self.easy, low, high, middle, noise, slopes)
 
-def _differences(out: Zonotope, ref: Tensor, sign: Tensor) -> _Differences:
-    """`ref` (B, N): the cell each cell is compared with; `sign` (B, N)."""
+
+def _differences(out: Zonotope, ref: Tensor, sign: Tensor, wanted: Tensor) -> _Differences:
+    """`ref` (B, N): the cell each cell is compared with; `sign`, `wanted` (B, N).
+
+    First without the symbols, which most cells do not need; the symbols of two cells cancel in what is left.
+    """
     d = out.core.shape[1] - 1
-    centre, inputs = out.core[:, 0], out.core[:, 1:]
+    centre, inputs, lumped = out.core[:, 0], out.core[:, 1:], out.lumped().double()
     other = centre.gather(1, ref)
-    middle = sign * (other - centre)
     slopes = (inputs.gather(2, ref[:, None].expand(-1, d, -1)) - inputs).mul_(sign[:, None]).transpose(1, 2)
-    noise = out.radius.double() + out.radius.gather(1, ref).double()
+    middle, swing = sign * (other - centre), slopes.abs().sum(2)
+    size = centre.abs() + other.abs()
+    noise = (lumped + lumped.gather(1, ref)) * (1 + 8 * EXACT)
+    low, _ = between(middle, swing + noise + 16 * EXACT * (size + swing + noise) + FLOOR)
+    easy = low > 0
+    index, real = _compact(wanted & ~easy)
+    noise = _noise(out, index, ref.gather(1, index))
+    middle, swing, size = (t.gather(1, index) for t in (middle, swing, size))
+    margin = 16 * EXACT * (size + swing + noise) + FLOOR
+    low, high = between(middle, swing + noise + margin)
+    slopes = slopes.gather(1, index[:, :, None].expand(-1, -1, d))
+    return _Differences(index, real, easy, low, high, middle, noise + margin, slopes)
+
+
+def _noise(out: Zonotope, cell: Tensor, ref: Tensor) -> Tensor:
+    """At least what the difference of two cells, (B, K) each, moves beside its linear part."""
+    noise = out.radius.gather(1, cell).double() + out.radius.gather(1, ref).double()
     for owner, maps in zip(out.owner, out.maps, strict=True):
-        noise.index_add_(0, owner, (maps.gather(1, ref[owner]) - maps).abs_().double())
+        here, there = (maps.gather(1, cells[owner]) for cells in (cell, ref))
+        noise.index_add_(0, owner, (there - here).abs_().double())
     # one rounding in the fast type per difference, one in float64 per term of the sum
-    noise *= 1 + (out.count + 8) * EXACT + 2 * ulp(out.radius.dtype)
-    spread = slopes.abs().sum(2) + noise
-    margin = 16 * EXACT * (centre.abs() + other.abs() + spread) + FLOOR
-    low, high = between(middle, spread + margin)
-    return _Differences(low, high, middle, noise + margin, slopes)
+    return noise * (1 + (out.count + 8) * EXACT + 2 * ulp(out.radius.dtype))
 
 
 def _compact(alive: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,12 +160,15 @@ class WindowConditions(Conditions):
         )
         ref = torch.where(inside, rival, anchor).flatten(1)
         flat = inside.flatten(1)
-        rows = _differences(out, ref, torch.where(flat, -1.0, 1.0).double())
-        positive = (rows.low > 0).reshape(b, k, p)
+        rows = _differences(
+            out, ref, torch.where(flat, -1.0, 1.0).double(), used[:, :, None].expand(-1, -1, p).flatten(1)
+        )
+        proven = (rows.low > 0) & rows.real
+        positive = (rows.easy | torch.zeros_like(flat).scatter(1, rows.index, proven)).reshape(b, k, p)
         possible = used & ~(positive & inside).any(2)  # maps whose inner clause may hold
         alive = torch.where(inside, possible[:, :, None], used[:, :, None] & ~positive).flatten(1)
-        index, real = _compact(alive)
-        width = index.shape[1]
+        rows = rows.kept(alive)
+        index, real, width = rows.index, rows.real, rows.index.shape[1]
         outer = real & ~flat.gather(1, index)
         number = torch.arange(width, device=centre.device).expand(b, -1)
         clause = torch.where(outer, number, width + index // p).masked_fill(~real, width + k)
@@ -141,27 +176,21 @@ class WindowConditions(Conditions):
             torch.where(torch.cat([left, possible], 1), -torch.inf, torch.inf).double()
             for left in (outer, torch.zeros_like(outer))
         )
-        low, high, middle, noise = (
-            t.gather(1, index).masked_fill(~real, 0.0) for t in (rows.low, rows.high, rows.middle, rows.noise)
-        )
-        slopes = rows.slopes.gather(1, index[:, :, None].expand(-1, -1, symbols.inputs)).masked_fill(
-            ~real[:, :, None], 0.0
-        )
-        scores = clause_best(low, clause, floor)
-        critical = _best_of_worst(low, clause, scores)
+        scores = clause_best(rows.low, clause, floor)
+        critical = _best_of_worst(rows.low, clause, scores)
         cell = index.gather(1, critical[:, None])
         return WindowBounds(
-            low,
-            middle,
-            slopes,
-            noise,
+            rows.low,
+            rows.middle,
+            rows.slopes,
+            rows.noise,
             clause,
             floor,
             ceiling,
             scores.amin(1),
-            clause_best(high, clause, ceiling).amin(1),
+            clause_best(rows.high, clause, ceiling).amin(1),
             critical,
-            _blame(out, symbols, ref.gather(1, cell)[:, 0], cell[:, 0], slopes, critical),
+            _blame(out, symbols, ref.gather(1, cell)[:, 0], cell[:, 0], rows.slopes, critical),
             unstable,
         )
 
@@ -252,35 +281,31 @@ class BudgetConditions(Conditions):
         base = weight.gather(2, anchor)[:, :, 0]
         start = p * torch.arange(k, device=weight.device)[None, :, None]
         ref = (anchor + start).expand(-1, -1, p).flatten(1)
-        rows = _differences(out, ref, torch.ones_like(out.core[:, 0]))
         cells = torch.arange(k * p, device=weight.device)[None]
         matters = (weight != weight[:, :, :1]).any(2)[:, :, None].expand(-1, -1, p).flatten(1)
-        index, real = _compact(matters & (rows.low <= 0) & (cells != ref))
+        rows = _differences(out, ref, torch.ones_like(out.core[:, 0]), matters & (cells != ref))
+        beaten = torch.zeros_like(matters).scatter(1, rows.index, (rows.low > 0) & rows.real)
+        rows = rows.kept(~beaten)
+        index, real = rows.index, rows.real
         clause = (index // p).masked_fill(~real, k)
-        low, high, middle, noise = (
-            t.gather(1, index).masked_fill(~real, 0.0) for t in (rows.low, rows.high, rows.middle, rows.noise)
-        )
-        slopes = rows.slopes.gather(1, index[:, :, None].expand(-1, -1, symbols.inputs)).masked_fill(
-            ~real[:, :, None], 0.0
-        )
         value = weight.flatten(1).gather(1, index).masked_fill(~real, 0.0)
         limit = self.limit[query]
-        worst, reached = _settled(low, high, clause, value, base, limit)
-        critical = _largest_stake(low, high, clause, value, base)
+        worst, reached = _settled(rows.low, rows.high, clause, value, base, limit)
+        critical = _largest_stake(rows.low, rows.high, clause, value, base)
         cell = index.gather(1, critical[:, None])
-        none = low.new_zeros(b, 0)
+        none = rows.low.new_zeros(b, 0)
         return BudgetBounds(
-            low,
-            middle,
-            slopes,
-            noise,
+            rows.low,
+            rows.middle,
+            rows.slopes,
+            rows.noise,
             clause,
             none,
             none,
             worst,
             reached,
             critical,
-            _blame(out, symbols, ref.gather(1, cell)[:, 0], cell[:, 0], slopes, critical),
+            _blame(out, symbols, ref.gather(1, cell)[:, 0], cell[:, 0], rows.slopes, critical),
             unstable,
             value,
             base,
