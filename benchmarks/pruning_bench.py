@@ -3,6 +3,8 @@
     python -m benchmarks.pruning_bench cost        scoring cost in inference passes; surgery on 10 M parameters
     python -m benchmarks.pruning_bench errors --networks A.onnx B.onnx C.onnx
                                                    clean error against ratio on aircraft23; can be stopped and resumed
+    python -m benchmarks.pruning_bench verdicts --vnncomp DIR
+                                                   `verify` on pruned networks: witnesses replayed, unsat sampled
     python -m benchmarks.pruning_bench equality    pruned = masked: 200 random graphs, four opsets
 
 Every figure is one JSON line on standard output.
@@ -23,6 +25,7 @@ import pruning
 from pruning import Calibration, Semantic, onnx_io
 from pruning.calibration import Activations
 
+VERDICTS = ["acasxu_2023", "dist_shift_2023", "cora", "collins_rul_cnn_2023", "mnist_fc", "safenlp"]
 MEDIUM = Semantic((0.8, 1.2), (-0.1, 0.1))
 
 
@@ -128,6 +131,18 @@ def errors(arguments: argparse.Namespace) -> None:
         pruning_errors.picture(rows, arguments.picture)
 
 
+def verdicts(arguments: argparse.Namespace) -> None:
+    """`verify` on pruned networks."""
+    from benchmarks import pruning_verdicts as bench
+
+    rows = bench.run(
+        arguments.vnncomp, arguments.only, arguments.each, arguments.ratio, arguments.timeout, arguments.out
+    )
+    print(bench.table(rows))
+    if any(map(bench.wrong, rows)):
+        sys.exit(1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     modes = parser.add_subparsers(dest="what", required=True)
@@ -142,11 +157,20 @@ def main() -> None:
     e.add_argument("--images", type=int, default=12800, help="training images of the one epoch of fine-tuning")
     e.add_argument("--rate", type=float, default=4e-3, help="highest learning rate of the fine-tuning")
     e.add_argument("--picture", type=Path, help="also draw the rows")
+    v = modes.add_parser("verdicts", help="`verify` on pruned networks of VNN-COMP, witnesses replayed, unsat sampled")
+    v.add_argument("--vnncomp", type=Path, required=True, metavar="DIR", help="a folder with an instances.csv")
+    v.add_argument("--only", nargs="+", default=VERDICTS, metavar="BENCHMARK")
+    v.add_argument("--each", type=int, default=6, help="instances of every benchmark")
+    v.add_argument("--ratio", type=float, default=0.3)
+    v.add_argument("--timeout", type=float, default=60.0)
+    v.add_argument("--out", type=Path, default=Path("out/pruning_verdicts.jsonl"), help="rows are added to this file")
     arguments = parser.parse_args()
     if arguments.what == "cost":
         cost(arguments.networks)
     elif arguments.what == "equality":
         equality(arguments.graphs)
+    elif arguments.what == "verdicts":
+        verdicts(arguments)
     else:
         errors(arguments)
 

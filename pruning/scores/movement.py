@@ -88,7 +88,7 @@ class _Sums:
     def add(self, z: np.ndarray) -> None:
         """The clean image and all or the next of its samples."""
         whole, z = z, self._rows(z)
-        if not self.images:
+        if not self.images and not self.seen:
             self._start(z)
             self.positions = whole[0].size // len(self.first)
         at, now = self.waiting, len(z) - 1
