@@ -5,7 +5,8 @@
                                                    clean error against ratio on aircraft23; can be stopped and resumed
     python -m benchmarks.pruning_bench verdicts --vnncomp DIR
                                                    `verify` on pruned networks: witnesses replayed, unsat sampled
-    python -m benchmarks.pruning_bench equality    pruned = masked: 200 random graphs, four opsets
+    python -m benchmarks.pruning_bench equality [--vnncomp DIR]
+                                                   pruned = masked: 200 random graphs, four opsets; or given networks
 
 Every figure is one JSON line on standard output.
 """
@@ -111,12 +112,19 @@ def cost(networks: list[Path]) -> None:
     )
 
 
-def equality(graphs: int) -> None:
-    """The full count of the equality test."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "unit" / "pruning"))
-    from pruning_equality import main as compare
+def equality(arguments: argparse.Namespace) -> None:
+    """Random graphs (the full count), or the networks of a folder."""
+    if arguments.vnncomp is None:
+        sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "unit" / "pruning"))
+        from pruning_equality import main as compare
 
-    compare(graphs)
+        compare(arguments.graphs)
+        return
+    from benchmarks import pruning_alike
+
+    rows = pruning_alike.run(arguments.vnncomp, 0.3, arguments.largest, arguments.each)
+    if not all(map(pruning_alike.holds, rows)):
+        sys.exit(1)
 
 
 def errors(arguments: argparse.Namespace) -> None:
@@ -148,8 +156,11 @@ def main() -> None:
     modes = parser.add_subparsers(dest="what", required=True)
     c = modes.add_parser("cost", help="scoring cost in inference passes; surgery on 10 M parameters")
     c.add_argument("--networks", type=Path, nargs="*", default=[], help="measure these as well")
-    alike = modes.add_parser("equality", help="pruned = masked on random graphs")
+    alike = modes.add_parser("equality", help="pruned = masked, on random graphs or given networks")
     alike.add_argument("--graphs", type=int, default=200)
+    alike.add_argument("--vnncomp", type=Path, metavar="DIR", help="compare on the networks of this folder instead")
+    alike.add_argument("--largest", type=int, default=1 << 26, help="bytes of the largest network taken")
+    alike.add_argument("--each", type=int, default=1000, help="networks of every benchmark")
     e = modes.add_parser("errors", help="clean error against ratio on aircraft23, for every criterion")
     e.add_argument("--networks", type=Path, nargs="*", default=[], help="trained by `secateur train`; one per seed")
     e.add_argument("--ratios", type=float, nargs="+", default=[0.25, 0.5, 0.75, 0.9])
@@ -168,7 +179,7 @@ def main() -> None:
     if arguments.what == "cost":
         cost(arguments.networks)
     elif arguments.what == "equality":
-        equality(arguments.graphs)
+        equality(arguments)
     elif arguments.what == "verdicts":
         verdicts(arguments)
     else:
