@@ -148,11 +148,22 @@ class Activations:
 
 
 def perturbed(calibration: Calibration) -> Iterator[np.ndarray]:
-    """For each image the batch (K + 1, *S): the image itself, then its K perturbed versions."""
-    points = calibration.semantic.points(calibration.samples, calibration.seed)
+    """For each image the batch (K + 1, *S): the image itself, then its K perturbed versions.
+
+    The batch is one array that the next image overwrites. alpha * x + beta is a matrix product, (alpha, beta) times
+    (x, 1).
+    """
+    points = calibration.semantic.points(calibration.samples, calibration.seed).astype(np.float32)
+    shape = calibration.images.shape[1:]
+    batch = np.empty((len(points) + 1, *shape), np.float32)
+    rows = batch.reshape(len(batch), -1)
+    pair = np.ones((2, rows.shape[1]), np.float32)
     for image in calibration.images:
-        moved = calibration.semantic.apply_each(np.broadcast_to(image, (len(points), *image.shape)), points)
-        yield np.concatenate([image[None], moved])
+        rows[0] = pair[0] = image.reshape(-1)
+        np.matmul(points, pair, out=rows[1:])
+        if calibration.semantic.clip:
+            np.clip(rows[1:], 0.0, 1.0, out=rows[1:])
+        yield batch
 
 
 Place = tuple[str, int]

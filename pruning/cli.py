@@ -112,7 +112,10 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--max-drop", type=float, default=0.1, help="stop when the error rises by this share (default: 0.1)")
     g.add_argument("--wasserstein", type=float, default=0.3, help="weight of the concentration loss (default: 0.3)")
     g.add_argument("--stability", choices=("none", "rs", "nrs"), default="none", help="stability regulariser")
-    g.add_argument("--certified", type=float, default=0.0, help="weight of the interval (IBP) loss (default: 0)")
+    g.add_argument("--certified", type=float, default=0.0, help="weight of the certified loss (default: 0)")
+    g.add_argument(
+        "--certified-bounds", choices=names.CERTIFIED_BOUNDS, default="interval", help="its bounds (default: interval)"
+    )
     g.add_argument("--device", default="cpu", help="torch device for the training modes (default: cpu)")
     g.add_argument("--seed", type=int, default=0, help="same seed, same result (default: 0)")
     return p

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from pruning import losses
 from pruning.errors import CriterionError
-from pruning.net import Net, Op
+from pruning.net import Op
 from pruning.torch_bridge import TorchNet
 
 _RISING = {
@@ -37,15 +38,25 @@ def output_bounds(model: TorchNet, lower: Any, upper: Any) -> Pair:
     for node in net.nodes:
         if node.type == "Constant" and not node.inputs:
             continue
-        values[node.outputs[0]] = _step(model, net, node, values)
+        values[node.outputs[0]] = step(model, node, values)
     return values[net.outputs[0]]
 
 
 def certified_loss(model: TorchNet, lower: Any, upper: Any, labels: Any) -> Any:
-    """Task loss of the worst output inside the bounds: worst logits for classes, the further end for regression."""
+    """`worst_loss` of plain interval bounds for inputs between `lower` and `upper`."""
+    return worst_loss(*output_bounds(model, lower, upper), labels)
+
+
+def worst_loss(lower: Any, upper: Any, labels: Any) -> Any:
+    """Task loss of the worst output between bounds (n, ...): worst logits for classes, the further end for regression,
+    for heatmaps the lowest scores where the target is and the highest everywhere.
+    """
     import torch
 
-    low, high = (side.reshape(len(side), -1) for side in output_bounds(model, lower, upper))
+    if labels.is_floating_point() and losses.is_heatmap(lower, labels):
+        target = losses.spots(lower, labels)
+        return (upper.flatten(2).logsumexp(2) - (target * lower.flatten(2)).sum(2)).mean()
+    low, high = (side.reshape(len(side), -1) for side in (lower, upper))
     if labels.is_floating_point():
         target = labels.reshape(len(labels), -1)
         return torch.maximum((low - target).pow(2), (high - target).pow(2)).mean()
@@ -53,13 +64,21 @@ def certified_loss(model: TorchNet, lower: Any, upper: Any, labels: Any) -> Any:
     return torch.nn.functional.cross_entropy(torch.where(chosen, low, high), labels.reshape(-1).long())
 
 
-def _step(model: TorchNet, net: Net, node: Op, values: dict[str, Pair]) -> Pair:
+def rising(node: Op) -> bool:
+    """True if the outputs of this node do not fall when its input rises (weights of an interpolation included)."""
+    if node.type in ("Resize", "Upsample"):
+        return node.attrs.get("mode", b"nearest") in (b"nearest", b"linear")
+    return node.type in _RISING and float(node.attrs.get("alpha", 0.0)) >= 0
+
+
+def step(model: TorchNet, node: Op, values: dict[str, Pair]) -> Pair:
+    """Interval of the first output of a node; CriterionError if it has no rule."""
     import torch
 
     data = [name for name in node.inputs if name in values]
     if node.type in ("Conv", "ConvTranspose", "Gemm", "MatMul") and data == [node.inputs[0]]:
         return _linear(model, node, values[data[0]])
-    if node.type in _RISING and data == [node.inputs[0]] and float(node.attrs.get("alpha", 0.0)) >= 0:
+    if data == [node.inputs[0]] and rising(node):
         low, high = values[data[0]]
         return model.run_node(node, [low]), model.run_node(node, [high])
     if node.type == "Concat" and len(data) == len(node.inputs):

@@ -154,6 +154,7 @@ def _train_options(arguments: argparse.Namespace) -> TrainOptions:
         wasserstein=arguments.wasserstein,
         stability=arguments.stability,
         certified=arguments.certified,
+        certified_bounds=arguments.certified_bounds,
         device=arguments.device,
         seed=arguments.seed,
         calibration=arguments.images,

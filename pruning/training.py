@@ -20,7 +20,7 @@ from pruning.api import PrunedModel, apply
 from pruning.calibration import Calibration, Semantic
 from pruning.errors import CriterionError, DataError
 from pruning.groups import Groups
-from pruning.names import RESCALES
+from pruning.names import CERTIFIED_BOUNDS, RESCALES
 from pruning.net import Net
 from pruning.planning import Floor, Plan
 from pruning.surgery import remove
@@ -38,7 +38,8 @@ class TrainOptions:
     wasserstein: the concentration loss starts at this share of the task loss; separation and across: weights of the
     optional terms relative to it; stability: none, rs or nrs with weight `stability_weight` (VITA's 0.01 for
     adversarial training); consistency: weight of |f(x') - f(x)|^2; certified: weight of the task loss of
-    interval bounds on a random cell with `cell` times the sides of S, ramped up like the concentration loss; exposure:
+    the bounds (certified_bounds: `interval`, or `affine` in contrast and brightness) on a random cell with `cell` times
+    the sides of S, ramped up like the concentration loss; exposure:
     training uses S enlarged by this factor; rescale: see `pruning.apply`.
     """
 
@@ -55,6 +56,7 @@ class TrainOptions:
     stability_weight: float = 0.01
     consistency: float = 0.0
     certified: float = 0.0
+    certified_bounds: str = "interval"
     cell: float = 0.25
     exposure: float = 1.5
     calibration: int = 256
@@ -65,6 +67,8 @@ class TrainOptions:
     def __post_init__(self) -> None:
         if self.mode not in ("one-shot", "progressive", "lottery") or self.stability not in ("none", "rs", "nrs"):
             raise CriterionError(f"mode '{self.mode}' with stability '{self.stability}' is unknown")
+        if self.certified_bounds not in CERTIFIED_BOUNDS:
+            raise CriterionError(f"bounds '{self.certified_bounds}' are unknown; expected one of {CERTIFIED_BOUNDS}")
         if self.rescale not in RESCALES:
             raise CriterionError(f"rescale '{self.rescale}' is unknown; expected one of {', '.join(RESCALES)}")
         if self.epochs < 1 or self.stages < 1 or self.batch_size < 1:
@@ -288,14 +292,20 @@ class _Objective:
         return losses.concentration(activations, weights, chosen)
 
     def _certified(self, raw: np.ndarray, labels: Any, step: int, rng: np.random.Generator, semantic: Semantic) -> Any:
-        from pruning.ibp import certified_loss
+        from pruning import forms, ibp
 
         grow = min(1.0, (step + 1) / max(1.0, 0.3 * self.steps))
         low, high = np.array([semantic.contrast, semantic.brightness]).T
         half = grow * self.options.cell * (high - low) / 2
         middle = rng.uniform(low + half, high - half, (len(raw), 2))
+        weight = self.options.certified * grow
+        if self.options.certified_bounds == "affine":
+            spots = self.model.tensor(middle.astype(np.float32))
+            sides = self.model.tensor(np.broadcast_to(half, middle.shape).astype(np.float32))
+            bounds = forms.output_bounds(self.model, self.model.tensor(raw), spots, sides, semantic.clip)
+            return weight * ibp.worst_loss(*bounds, labels)
         ends = [self.model.tensor(semantic.apply_each(raw, point)) for point in (middle - half, middle + half)]
-        return self.options.certified * grow * certified_loss(self.model, ends[0], ends[1], labels)
+        return weight * ibp.certified_loss(self.model, ends[0], ends[1], labels)
 
     def _needs_scores(self) -> bool:
         o = self.options

@@ -1,8 +1,9 @@
 """USN, sampled: how much a channel's pre-activation moves under the perturbation, against what it says about images.
 
 The paper that names USN (arXiv 2510.00083) was not available with its formula; this one is our own. Per channel, with
-z0 the pre-activation of the clean image, z(s_k) of its K perturbed versions, E over images and positions (a regular
-grid of about 36 inner positions where a map has more than 64):
+z0 the pre-activation of the clean image, z(s_k) of its K perturbed versions, E over images and all positions (maps of
+more than 32 positions are read on fewer images, large ones on every eighth, but never on less than 32, and of more
+than 128 positions some rows, others on the next image, so that the border keeps its weight):
     mu = mean_k z(s_k),   Bias2 = E (mu - z0)^2,   Var = E mean_k (z(s_k) - mu)^2
     MSE = Bias2 + Var = E mean_k (z(s_k) - z0)^2,   Sig = variance of z0
     R = Sig / (Sig + MSE),   usn_db = 10 log10(Sig / MSE) clamped to +-60
@@ -11,19 +12,22 @@ grid of about 36 inner positions where a map has more than 64):
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pruning.calibration import Activations, Calibration, perturbed
 from pruning.groups import Groups, Unit, activation_nodes
-from pruning.net import Net, Op
+from pruning.net import Net
 from pruning.scores.base import Options, Result, criterion, required
 
 LIMIT_DB = 60.0
-POSITIONS = 64  # maps with more positions are read on a grid
-GRID = 36  # of about this many positions
+POSITIONS = 32  # a map with k times as many is read on every k-th image,
+SPARSEST = 8  # on every eighth at least,
+IMAGES = 32  # and on this many of those there are
+READ = 128  # positions read of one image: evenly spaced rows, shifted from image to image so that each comes up alike
+HELD = 1 << 25  # values read in one run; more samples than that are run in turns
+BLOCK = 16  # images whose reduced values are summed at once
 _FORMULA = (
     "our USN = R * T^g, R = Sig / (Sig + Bias2 + Var), T = 1 - P[sign flips]; "
     "ranked by 10 log10(Sig/MSE) + 10 g log10 T"
@@ -32,7 +36,11 @@ _FORMULA = (
 
 @dataclass(frozen=True, eq=False)
 class Movement:
-    """Per entry of a unit's axis: sums over images (and positions, unless they are kept) of the quantities above."""
+    """Per entry of a unit's axis: sums over images (and positions, unless they are kept) of the quantities above.
+
+    `highest` is the maximum only while it is not positive; of other entries it says no more than that they are.
+    `sampled` says that not all positions of all images were read.
+    """
 
     unit: Unit
     sig: np.ndarray
@@ -42,47 +50,103 @@ class Movement:
     mean: np.ndarray
     highest: np.ndarray
     positions: int
+    sampled: bool
 
 
 class _Sums:
-    """Running sums for one unit; z arrives as (K + 1, C, P) with the clean image first."""
+    """Running sums for one unit; z arrives as (K + 1, ..., C, ...) with the clean image first.
 
-    def __init__(self, unit: Unit, options: Options, with_flips: bool) -> None:
+    Per image only what runs over all of z: the difference to the clean image, its sum over K and that of its squares,
+    in float32 (K terms each, relative error below K * 2^-24), and the negative ones counted. What is left, a K-th of
+    it, waits until `BLOCK` images are there and is summed in float64. Samples of an image may come in several turns.
+    """
+
+    def __init__(self, unit: Unit, options: Options, with_flips: bool, count: int, step: int) -> None:
         self.unit, self.per_position, self.with_flips = unit, options.aggregate == "q90", with_flips
-        self.images = 0
-        self.reference: np.ndarray | None = None
+        self.count, self.step = count, step
+        self.images = self.waiting = self.seen = 0
+
+    def _start(self, z: np.ndarray) -> None:
+        self.moved = np.empty((self.count, z[0].size), z.dtype)
+        self.negative = np.empty((self.count, *z.shape[1:]), bool)
+        self.ones = np.ones(self.count, z.dtype)
+        self.below = np.zeros((BLOCK, *z.shape[1:]), np.uint8 if self.count < 256 else np.int64)
+        self.clean, self.middle, self.squares = (np.zeros((BLOCK, *z.shape[1:]), z.dtype) for _ in range(3))
+        first = self._entries(z[:1])[0]
+        channels, self.read = first.shape
+        self.reference = first[:, :1].astype(np.float64)
+        shape = first.shape if self.per_position else (channels,)
+        self.mse, self.bias2 = np.zeros(shape), np.zeros(shape)
+        self.first, self.second, self.flips = np.zeros(channels), np.zeros(channels), np.zeros(channels)
+        self.highest = np.full(channels, -np.inf)
+        self.silent = np.arange(channels)
+
+    def _entries(self, block: np.ndarray) -> np.ndarray:
+        """(n, ..., C, ...) -> (n, C, P)."""
+        return channels_first(block, self.unit.axis)
 
     def add(self, z: np.ndarray) -> None:
-        if self.reference is None:
-            _, channels, positions = z.shape
-            self.reference = z[0, :, :1].astype(np.float64)
-            shape = (channels, positions) if self.per_position else (channels,)
-            self.mse, self.bias2 = np.zeros(shape), np.zeros(shape)
-            self.first, self.second, self.flips = np.zeros(channels), np.zeros(channels), np.zeros(channels)
-            self.highest = np.full(channels, -np.inf)
-            self.positions = positions
-        count = len(z) - 1
-        self.images += 1
-        np.maximum(self.highest, z.max(0).max(1), out=self.highest)
-        clean = z[0] - self.reference  # shifted, so that the variance of a constant is exactly zero
-        self.first += clean.sum(1)
-        self.second += np.einsum("cp,cp->c", clean, clean)
-        if self.with_flips:
-            bits = np.ascontiguousarray(z, np.float32).view(np.int32)  # the sign is the highest bit
-            flipped = ((bits[1:] ^ bits[0]) < 0).view(np.uint8)
-            self.flips += flipped.sum(0, dtype=np.uint16 if count < 1 << 16 else np.int64).sum(1) / count
-        moved = z[1:] - z[:1]
-        middle = moved.sum(0).astype(np.float64) / count
-        if self.per_position:
-            self.mse += np.einsum("kcp,kcp->cp", moved, moved) / count
-            self.bias2 += middle**2
+        """The clean image and all or the next of its samples."""
+        whole, z = z, self._rows(z)
+        if not self.images and not self.seen:
+            self._start(z)
+            self.positions = whole[0].size // len(self.first)
+        at, now = self.waiting, len(z) - 1
+        moved = self.moved[:now]
+        np.subtract(z[1:], z[0], out=moved.reshape(now, *z.shape[1:]))
+        middle, squares = self.ones[:now] @ moved, np.einsum("kx,kx->x", moved, moved)
+        if self.seen:
+            middle += self.middle[at].reshape(-1)
+            squares += self.squares[at].reshape(-1)
         else:
-            self.mse += np.einsum("kcp,kcp->c", moved, moved) / count
-            self.bias2 += np.einsum("cp,cp->c", middle, middle)
+            self.clean[at], self.below[at] = z[0], 0
+        self.middle[at].reshape(-1)[:], self.squares[at].reshape(-1)[:] = middle, squares
+        if self.with_flips:
+            negative = np.less(z[1:], 0, out=self.negative[:now])
+            self.below[at] += np.add.reduce(negative.view(np.uint8), axis=0, dtype=self.below.dtype)
+        if len(self.silent):
+            self._listen(z)
+        self.seen += now
+        if self.seen == self.count:
+            self.images, self.waiting, self.seen = self.images + 1, at + 1, 0
+            if self.waiting == BLOCK:
+                self._settle()
+
+    def _rows(self, z: np.ndarray) -> np.ndarray:
+        """Rows of a large map: systematic sampling, whose start moves by the golden ratio."""
+        if z.ndim < 4 or self.unit.axis != 1 or self.per_position or z[0, 0].size <= READ:
+            return z
+        length = z.shape[2]
+        count = max(1, READ * length // z[0, 0].size)
+        start = self.images * 0.6180339887498949 % 1
+        return z[:, :, ((start + np.arange(count)) * length / count).astype(np.int64)]
+
+    def _listen(self, z: np.ndarray) -> None:
+        """Maxima, for the channels that were never positive yet."""
+        part = np.take(z, self.silent, self.unit.axis)
+        top = part.max(tuple(a for a in range(z.ndim) if a != self.unit.axis))
+        self.highest[self.silent] = np.maximum(self.highest[self.silent], top)
+        self.silent = self.silent[self.highest[self.silent] <= 0]
+
+    def _settle(self) -> None:
+        """Add the waiting images to the sums."""
+        rows, self.waiting = slice(0, self.waiting), 0
+        count = np.float64(self.count)
+        clean, middle, squares = (self._entries(part[rows]) for part in (self.clean, self.middle, self.squares))
+        shifted = clean - self.reference  # so that the variance of a constant is exactly zero
+        self.first += shifted.sum((0, 2))
+        self.second += np.einsum("ncp,ncp->c", shifted, shifted)
+        kept = "cp" if self.per_position else "c"
+        self.mse += np.einsum(f"ncp->{kept}", squares / count)
+        self.bias2 += np.einsum(f"ncp,ncp->{kept}", middle / count, middle / count)
+        if self.with_flips:
+            below = self._entries(self.below[rows]).astype(np.int64)
+            self.flips += np.where(clean < 0, self.count - below, below).sum((0, 2)) / count
 
     def result(self) -> Movement:
-        assert self.reference is not None
-        n = self.images * self.positions
+        if self.waiting:
+            self._settle()
+        n = self.images * self.read
         mean = self.first / n
         sig = np.maximum(self.second / n - mean**2, 0.0)
         if self.per_position:
@@ -91,110 +155,47 @@ class _Sums:
         else:
             mse, bias2 = self.mse / n, self.bias2 / n
         flips = self.flips / n
-        return Movement(self.unit, sig, mse, bias2, flips, mean + self.reference[:, 0], self.highest, self.positions)
+        sampled = self.step > 1 or self.read < self.positions
+        mean = mean + self.reference[:, 0]
+        return Movement(self.unit, sig, mse, bias2, flips, mean, self.highest, self.positions, sampled)
 
 
 def measure(groups: Groups, calibration: Calibration, options: Options, with_flips: bool) -> list[Movement]:
     """Run the calibration images under S and accumulate every unit. Costs K + 1 inference passes and a little."""
-    units = groups.units
-    net, views = probe(groups.net, units)
-    run = Activations(net, views)
-    sums = [_Sums(unit, options, with_flips) for unit in units]
-    for batch in perturbed(calibration):
-        values = run(batch)
-        for unit, total, view in zip(units, sums, views, strict=True):
-            z = values[view]
-            if view != unit.value:
-                z = z[(slice(None), slice(None), *_inner(groups.net.shapes[unit.value][2:]))]
-            total.add(channels_first(z, unit.axis))
-    moves = [total.result() for total in sums]
-    return _checked_maxima(groups.net, moves, views, calibration)
+    count, shapes = calibration.samples, groups.net.shapes
+    sums = []
+    for unit in groups.units:
+        positions = int(np.prod(shapes[unit.value])) // len(unit.channel)
+        step = min(-(-positions // POSITIONS), SPARSEST, max(1, len(calibration.images) // IMAGES))
+        sums.append(_Sums(unit, options, with_flips, count, step))
+    runs: dict[tuple[int, ...], Activations] = {}
+    for number, batch in enumerate(perturbed(calibration)):
+        now = tuple(i for i, total in enumerate(sums) if number % total.step == 0)
+        if now and now not in runs:
+            runs[now] = Activations(groups.net, [sums[i].unit.value for i in now])
+        size = sum(int(np.prod(shapes[sums[i].unit.value])) for i in now)
+        turn = max(1, HELD // max(size, 1) - 1)
+        for first in range(1, count + 1 if now else 0, turn):
+            part = batch if turn >= count else np.concatenate([batch[:1], batch[first : first + turn]])
+            values = runs[now](part)
+            for i in now:
+                sums[i].add(values[sums[i].unit.value])
+    return _checked_maxima(groups.net, [total.result() for total in sums], calibration)
 
 
-def probe(net: Net, units: Sequence[Unit]) -> tuple[Net, list[str]]:
-    """The network with, for each unit, a value to read.
-
-    Large maps are read on a regular grid of about `GRID` positions: by a copy of the convolution that makes them
-    (and of its BatchNormalization) with larger strides, which gives the same values and leaves the path of inference
-    alone for ONNX Runtime to fuse; else by MaxPool with a window of one. Small values are read whole.
-    """
-    nodes: list[Op] = []
-    shapes, views = dict(net.shapes), []
-    for unit in units:
-        shape = net.shapes[unit.value]
-        spatial = shape[2:]
-        if unit.axis != 1 or not spatial or np.prod(spatial) <= POSITIONS:
-            views.append(unit.value)
-            continue
-        strides = _strides(spatial)
-        probes = _strided_conv(net, unit.value, strides) or [_strided_pool(net, unit.value, strides)]
-        nodes.extend(probes)
-        seen = probes[-1].outputs[0]
-        shapes[seen] = (*shape[:2], *(-(-length // stride) for length, stride in zip(spatial, strides, strict=True)))
-        views.append(seen)
-    return replace(net.changed([*net.nodes, *nodes]), shapes=shapes), views
-
-
-def _strided_conv(net: Net, value: str, strides: list[int]) -> list[Op] | None:
-    """Nodes that compute `value` on a grid, if a Conv with explicit pads (and a BatchNormalization) makes it."""
-    chain: list[Op] = []
-    name = value
-    while not chain or chain[0].type != "Conv":
-        index = net.producer.get(name)
-        if index is None or len(chain) > 1 or net.nodes[index].type not in ("Conv", "BatchNormalization"):
-            return None
-        chain.insert(0, net.nodes[index])
-        name = net.nodes[index].inputs[0]
-    own = list(chain[0].attrs.get("strides", [1] * len(strides)))
-    if chain[0].attrs.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID") or len(chain[-1].outputs) > 1:
-        return None
-    attrs = {**chain[0].attrs, "strides": [a * b for a, b in zip(own, strides, strict=True)]}
-    copies: list[Op] = []
-    for place, node in enumerate(chain):
-        made = net.fresh_name(f"{node.outputs[0]}_grid")
-        source = copies[-1].outputs[0] if copies else node.inputs[0]
-        changed = attrs if place == 0 else node.attrs
-        copies.append(replace(node, name=made, inputs=(source, *node.inputs[1:]), outputs=(made,), attrs=changed))
-    return copies
-
-
-def _strided_pool(net: Net, value: str, strides: list[int]) -> Op:
-    made = net.fresh_name(f"{value}_grid")
-    return Op("MaxPool", (value,), (made,), name=made, attrs={"kernel_shape": [1] * len(strides), "strides": strides})
-
-
-def _checked_maxima(net: Net, moves: list[Movement], views: list[str], calibration: Calibration) -> list[Movement]:
-    """Maxima of channels that never were positive on the grid, taken over all positions of the clean images."""
-    doubtful = [i for i, m in enumerate(moves) if views[i] != m.unit.value and (m.highest <= 0).any()]
+def _checked_maxima(net: Net, moves: list[Movement], calibration: Calibration) -> list[Movement]:
+    """Maxima of channels that never were positive where they were read, taken over all images as they are."""
+    doubtful = [i for i, m in enumerate(moves) if m.sampled and (m.highest <= 0).any()]
     if not doubtful:
         return moves
-    tops = {i: net.fresh_name(f"{moves[i].unit.value}_top") for i in doubtful}
-    pools = [Op("GlobalMaxPool", (moves[i].unit.value,), (top,), name=top) for i, top in tops.items()]
-    run = Activations(net.changed([*net.nodes, *pools]), list(tops.values()))
+    run = Activations(net, [moves[i].unit.value for i in doubtful])
     highest = {i: moves[i].highest.copy() for i in doubtful}
-    for start in range(0, len(calibration.images), 32):
-        values = run(calibration.images[start : start + 32])
-        for i, top in tops.items():
-            np.maximum(highest[i], values[top].max(0).reshape(-1), out=highest[i])
+    for start in range(0, len(calibration.images), IMAGES):
+        values = run(calibration.images[start : start + IMAGES])
+        for i in doubtful:
+            z = channels_first(values[moves[i].unit.value], moves[i].unit.axis)
+            np.maximum(highest[i], z.max((0, 2)), out=highest[i])
     return [replace(move, highest=highest.get(i, move.highest)) for i, move in enumerate(moves)]
-
-
-def _inner(spatial: tuple[int, ...]) -> list[slice]:
-    """The grid without its rows and columns on the border of the map, which would weigh too much."""
-    inner = []
-    for length, stride in zip(spatial, _strides(spatial), strict=True):
-        count = -(-length // stride)
-        inner.append(slice(min(1, count - 1), count - 1 if (count - 1) * stride == length - 1 and count > 2 else count))
-    return inner
-
-
-def _strides(spatial: tuple[int, ...]) -> list[int]:
-    """Steps of a grid of about `GRID` positions besides its first row and column, as even as the axes allow."""
-    strides = [1] * len(spatial)
-    while np.prod([-(-length // stride) - 1 for length, stride in zip(spatial, strides, strict=True)]) > GRID:
-        longest = max(range(len(spatial)), key=lambda axis: spatial[axis] / strides[axis])
-        strides[longest] += 1
-    return strides
 
 
 def channels_first(z: np.ndarray, axis: int) -> np.ndarray:

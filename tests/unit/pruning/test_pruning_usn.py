@@ -234,8 +234,8 @@ def test_13_the_negative_control_is_worse_than_random(blob):
     assert error("anti-usn") > 1.1 * error("usn")
 
 
-def test_a_channel_active_off_the_grid_only_is_not_idle():
-    """A bright spot between grid positions: the maxima are taken over the whole map."""
+def test_a_channel_active_between_rows_only_is_not_idle():
+    """A bright spot between the rows read: the maxima are taken over the whole map."""
     net = conv_net(size=36)
     kernel, bias = net.weights["k0"].copy(), net.weights["c0"].copy()
     kernel[2], bias[2] = 0, -0.8
@@ -248,39 +248,70 @@ def test_a_channel_active_off_the_grid_only_is_not_idle():
     assert not pruning.score(net, Calibration(x, None, S_SMALL), "usn").free[2]
 
 
-@pytest.mark.parametrize("bn", [False, True])
-def test_large_maps_are_read_on_a_grid(bn):
-    """A convolution with larger strides, or a pool, gives exactly the values of the map at the grid positions."""
-    from pruning.scores.movement import POSITIONS, probe
+def reading_all(monkeypatch):
+    """Every position of every image."""
+    from pruning.scores import movement
 
-    net = conv_net(bn=bn, size=36)
-    units = pruning.find_groups(net).units
-    probed, views = probe(net, units)
-    x = images((1, 36, 36), 3)
-    grid = Activations(probed, views)(x)
-    for unit, view in zip(units, views, strict=True):
-        whole = Activations(net, [unit.value])(x)[unit.value]
-        if whole[0, 0].size <= POSITIONS:
-            assert view == unit.value
-            continue
-        steps = [-(-a // b) for a, b in zip(whole.shape[2:], grid[view].shape[2:], strict=True)]
-        np.testing.assert_allclose(grid[view], whole[:, :, :: steps[0], :: steps[1]], rtol=1e-5, atol=1e-6)
-    assert sum(view != unit.value for unit, view in zip(units, views, strict=True)) == 2
-    pooled = probe(net.changed([replace_pads(node) for node in net.nodes]), units)[0]
-    assert sum(node.type == "MaxPool" for node in pooled.nodes) == 3
-    sampled = usn(net, calibration(net, count=60))
-    z = Activations(net, [units[0].value])(calibration(net, count=60).images)[units[0].value]
-    np.testing.assert_allclose(hidden(sampled, "Sig"), z[:, :, 1:-1, 1:-1].var((0, 2, 3)), rtol=0.2)
+    monkeypatch.setattr(movement, "POSITIONS", 1 << 30)
+    monkeypatch.setattr(movement, "READ", 1 << 30)
 
 
-def replace_pads(node_):
-    """The same convolution with automatic padding, whose meaning would change with the strides."""
-    from dataclasses import replace
+def test_rows_of_large_maps_stand_for_the_whole(monkeypatch):
+    """Sampled rows against every position, on images whose upper and lower halves differ; the border included."""
+    net = conv_net(bn=True, size=36)
+    x = images((1, 36, 36), 96, low=0.3, high=0.6) * np.linspace(0.2, 1.5, 36, dtype=np.float32)[:, None]
+    data = Calibration(x, None, S_SMALL, 16)
+    part = usn(net, data)
+    reading_all(monkeypatch)
+    whole = usn(net, data)
+    for name in ("Sig", "MSE", "Bias2"):
+        np.testing.assert_allclose(hidden(part, name), hidden(whole, name), rtol=0.15)
+    assert (hidden(part, "MSE") != hidden(whole, "MSE")).all()
+    from scipy.stats import spearmanr
 
-    if node_.type != "Conv":
-        return node_
-    attrs = {k: v for k, v in node_.attrs.items() if k != "pads"}
-    return replace(node_, attrs={**attrs, "auto_pad": b"SAME_UPPER"})
+    assert spearmanr(part.values[:20], whole.values[:20]).statistic > 0.95
+
+
+def test_every_row_comes_up_alike():
+    from pruning.scores.movement import _Sums
+
+    net = conv_net(size=36)
+    unit = pruning.find_groups(net).units[0]
+    sums = _Sums(unit, Options(), True, 1, 1)
+    rows = np.broadcast_to(np.arange(36.0)[:, None], (2, 8, 36, 36))
+    seen = np.zeros(36)
+    for image in range(500):
+        sums.images = image
+        seen[sums._rows(rows)[0, 0, :, 0].astype(int)] += 1
+    assert seen.sum() == 500 * 3 and seen.min() > 0.9 * seen.mean() and seen.max() < 1.1 * seen.mean()
+
+
+def test_samples_in_turns_give_the_same_sums(monkeypatch):
+    from pruning.scores import movement
+
+    net = conv_net(bn=True)
+    once = usn(net)
+    sizes = []
+    run = Activations.__call__
+    monkeypatch.setattr(Activations, "__call__", lambda self, x: (sizes.append(len(x)), run(self, x))[1])
+    monkeypatch.setattr(movement, "HELD", 9000)  # a few samples per turn
+    turns = usn(net)
+    for name in ("Sig", "MSE", "Bias2", "T"):
+        np.testing.assert_allclose(turns.parts[name], once.parts[name], rtol=1e-5)
+    assert sum(size < 10 for size in sizes) > 3 * 24
+
+
+def test_unread_images_still_decide_who_is_idle():
+    """A channel active on one image only, which its map is not read on."""
+    net = conv_net()
+    kernel, bias = net.weights["k0"].copy(), net.weights["c0"].copy()
+    kernel[2], bias[2] = 0, -0.8
+    kernel[2, 0, 1, 1] = 1
+    net = net.changed(weights={"k0": kernel, "c0": bias})
+    x = images((1, 8, 8), 64, low=0.1, high=0.4)
+    assert pruning.score(net, Calibration(x, None, S_SMALL, 4), "usn").free[2]
+    x[33, 0, 4, 5] = 1.0  # every second image is read
+    assert not pruning.score(net, Calibration(x, None, S_SMALL, 4), "usn").free[2]
 
 
 def test_several_features_of_one_channel_and_parts():
