@@ -1,9 +1,8 @@
 """`DomainBatch`: B open subproblems as one frozen value of tensors, each with the query it belongs to.
 
-A subproblem is a box, and possibly a list of neurons whose sign has been decided by splitting: entry +(k + 1) says that
-the argument of ReLU neuron k is >= 0 there, -(k + 1) that it is <= 0, and 0 is padding. The points of the subproblem
-are
-the points of the box where all of that holds.
+A subproblem is a box, and possibly a list of neurons whose sign has been decided by splitting: entry +(k + 1) says
+that the argument of ReLU neuron k is >= 0 there, -(k + 1) that it is <= 0, and 0 is padding. The points of the
+subproblem are the points of the box where all of that holds.
 """
 
 from __future__ import annotations
@@ -19,10 +18,9 @@ from torch import Tensor
 @dataclass(frozen=True, eq=False)
 class DomainBatch:
     """`lower`, `upper` (B, n); `query` (B,) int64; `share` (B,) the part of its query's volume (a neuron split counts
-    as
-    half); `score` (B,) the best known lower bound of the property (positive would be proven), -inf before the first
-    bound; `depth` (B,); `signs` (B, D) int64, the decided neurons; `known` (B, N, 2) the best interval so far of every
-    ReLU neuron's argument, which children inherit (N = 0 where that is not kept)."""
+    as half); `score` (B,) the best known lower bound of the property (positive would be proven), -inf before the
+    first bound; `depth` (B,); `signs` (B, D) int64, the decided neurons; `known` (B, N, 2) the best interval so far
+    of every ReLU neuron's argument, which children inherit (N = 0 where that is not kept)."""
 
     lower: Tensor
     upper: Tensor

@@ -172,7 +172,7 @@ class Maker:
                 if more is not None:
                     loss = loss + more(images, output, loss, done / steps)
                 optimiser.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimiser.step()
                 done += 1

@@ -120,6 +120,8 @@ def sweep(
     numbers = network.relus if signs is not None and signs.shape[1] else {}
     unstable = torch.zeros(batch, dtype=torch.int64, device=lower.device)
     for i, (op, sources) in enumerate(zip(network.ops, network.sources, strict=True)):
+        if stop():
+            raise OutOfTime
         out = i + 1
         if isinstance(op, LinearOp):
             if method.affine:

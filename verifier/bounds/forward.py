@@ -42,7 +42,7 @@ def relaxed_form(
     Planes with unequal slopes are first made parallel: with the mean slope s, the residual (slope - s) x is bounded on
     [l, u] at its ends. `moves` are the forms' own (`AffineForm.moves`).
     """
-    relaxation = op.relax(*bounds, parallel=True)  # type: ignore[call-arg]
+    relaxation = op.relax(*bounds, parallel=True)
     low, high = relaxation.lower_offset, relaxation.upper_offset
     maps: Tensor | None = None
     radius: Tensor | None = None

@@ -146,9 +146,9 @@ class Zonotope:
 class Symbols:
     """The noise symbols of one sweep: how many there are, and how far each input moved the neuron they come from."""
 
-    def __init__(self, inputs: int) -> None:
+    def __init__(self, inputs: int, device: torch.device) -> None:
         self.inputs, self.count = inputs, 0
-        self.moves: list[Tensor] = []
+        self.moves: list[Tensor] = [torch.zeros(0, inputs, dtype=torch.float64, device=device)]
 
     def add(self, owner: Tensor, neuron: Tensor, half: Tensor, form: Zonotope) -> Fresh:
         """New symbols for neurons of `form`."""
@@ -159,7 +159,7 @@ class Symbols:
 
     def share(self) -> Tensor:
         """Part of each neuron's movement that is due to each input: (symbols, d), rows sum to 1."""
-        moves = torch.cat(self.moves) if self.moves else torch.zeros(0, self.inputs, dtype=torch.float64)
+        moves = torch.cat(self.moves)
         return moves / moves.sum(1, keepdim=True).clamp(min=1e-30)
 
 
@@ -175,7 +175,7 @@ def sweep_rounded(twin: Twin, first: Zonotope) -> tuple[Zonotope, Symbols, Tenso
     box.
     """
     batch, width = first.core.shape[:2]
-    symbols = Symbols(width - 1)
+    symbols = Symbols(width - 1, first.core.device)
     unstable = torch.zeros(batch, dtype=torch.int64, device=first.core.device)
     forms: dict[int, Zonotope] = {0: first}
     network = twin.exact
@@ -195,7 +195,7 @@ def sweep_rounded(twin: Twin, first: Zonotope) -> tuple[Zonotope, Symbols, Tenso
         else:
             assert isinstance(op, RelaxedOp)
             forms[i + 1] = _generic(op, given, unstable)
-        network.release(forms, i)  # type: ignore[arg-type]
+        network.release(forms, i)
     out = forms[network.output].opened()
     flat = replace(
         out,
@@ -410,7 +410,7 @@ def _generic(op: RelaxedOp, given: list[Zonotope], unstable: Tensor) -> Zonotope
     fast = given[0].radius.dtype
     bounds = [as_interval(form.interval()) for form in given]
     unstable += op.unstable(*bounds).flatten(1).sum(1)
-    planes = op.relax(*bounds, parallel=True)  # type: ignore[call-arg]
+    planes = op.relax(*bounds, parallel=True)
     result = relaxed_form(op, [AffineForm(f.core, f.lumped().double()[:, None]) for f in given], bounds, ())
     total = planes.lower_offset.abs() + planes.upper_offset.abs()
     for bound, low, high in zip(bounds, planes.lower_slopes, planes.upper_slopes, strict=True):

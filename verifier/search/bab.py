@@ -52,8 +52,7 @@ class Strategy:
     """The seams of the search: how boxes are bounded, points tested, and when to stop.
 
     With `proven` the search only proposes: it hands over every box that its bounds prove, whole, and neither clips
-    boxes
-    nor settles affine ones, so that another search can prove the proposals in a more precise arithmetic.
+    boxes nor settles affine ones, so that another search can prove the proposals in a more precise arithmetic.
     """
 
     bound: Callable[[DomainBatch], Bounded]
@@ -222,8 +221,7 @@ def cut(boxes: DomainBatch, branch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Where to split: (can be split (B,), dimension (B,), coordinate (B,)).
 
     A box is split in the middle of the input with the highest score, or of its widest input where that one has become
-    too
-    thin for a number to lie strictly inside.
+    too thin for a number to lie strictly inside.
     """
     width = boxes.upper - boxes.lower
     middle = boxes.lower + width / 2

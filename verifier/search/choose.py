@@ -1,11 +1,9 @@
 """Cheap bounds for many boxes or tight bounds for few: decided by measuring both on a sample of the open boxes.
 
 Splitting a box once costs two cheap bounds and shrinks what is missing (minus the bound) by some factor g; backward
-rows for the
-intermediate neurons shrink it by some factor h at once. So the rows are worth log h / log g levels of splitting, that
-is
-2^(log h / log g) cheap boxes, and pay when that is more than they cost. Where the cheap bounds prove many boxes by
-themselves, only the others see the rows.
+rows for the intermediate neurons shrink it by some factor h at once. So the rows are worth log h / log g levels of
+splitting, that is 2^(log h / log g) cheap boxes, and pay when that is more than they cost. Where the cheap bounds
+prove many boxes by themselves, only the others see the rows.
 """
 
 from __future__ import annotations
@@ -107,8 +105,7 @@ def predicted_ratio(network: Network, unstable: dict[int, float], d: int) -> flo
     """Cost of refining the unstable neurons by rows against one cheap sweep, in multiply-adds.
 
     `unstable[i]` is the mean number of unstable neurons at operator i. A row costs about one inference up to its
-    neuron; a
-    sweep with d generators, attributed noise and intervals costs about 2 d + 4.
+    neuron; a sweep with d generators, attributed noise and intervals costs about 2 d + 4.
     """
     prefix, total = {}, 0.0
     for i, op in enumerate(network.ops):

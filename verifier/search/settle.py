@@ -33,10 +33,9 @@ def shrink(
     """The hull of the points of each box where a clause is still possible (domain clipping).
 
     In a clause that holds at x every row has  coefficients . x + bias <= 0. With `low` (B, K) the row's minimum over
-    the
-    box, that means  |a_i| (x_i - best end) <= -low  for every coordinate i. `clause` (B, K) names each row's clause,
-    `scores`
-    (B, C) are the clause scores; a clause that is impossible, or whose part is empty, adds nothing to the hull.
+    the box, that means  |a_i| (x_i - best end) <= -low  for every coordinate i. `clause` (B, K) names each row's
+    clause, `scores` (B, C) are the clause scores; a clause that is impossible, or whose part is empty, adds nothing
+    to the hull.
 
     Returns:
         new lower and upper (B, n); where nothing is left, lower > upper somewhere.
@@ -102,8 +101,7 @@ def joint_scores(
         max_w  min_x  sum_k w_k (coefficients_k . x + constant_k)  > 0
 
     refutes the clause on the box. The weights are found by exponentiated gradient ascent; every iterate is a valid
-    bound,
-    so the number of steps only decides how tight it is. Clauses of one row gain nothing and are left alone.
+    bound, so the number of steps only decides how tight it is. Clauses of one row gain nothing and are left alone.
     """
     most = scores.shape[1]
     known = torch.isfinite(low)
