@@ -107,7 +107,8 @@ def _notes(rows: Sequence[Row], summaries: Sequence[Summary], files: bool) -> li
     short = sum(count < networks for count in by_image.values())
     if short:
         notes.append(
-            f"{short} of {len(by_image)} images are not finished for all {networks} networks; they are left out."
+            f"{short} of {len(by_image)} images are not finished for all {networks} networks; a comparison uses the "
+            "images that both its sides have."
         )
     if len({r.machine for r in rows}) > 1 or len({r.versions for r in rows}) > 1:
         notes.append("Results come from several machines or versions: times are not comparable across them.")
