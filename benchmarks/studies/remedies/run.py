@@ -43,7 +43,7 @@ class Variant:
 
     shares: of the channels of each layer, per stage, instead of an allocation. concentrate: epochs with L_conc before
     each cut; norm: batch normalisation behind each convolution while fine-tuning; teach: weight of the loss against the
-    answers of the dense network.
+    answers of the dense network; rescale: as of `prune --rescale`, right after the cut.
     """
 
     ratio: float
@@ -57,6 +57,7 @@ class Variant:
     concentrate: float = 0
     norm: bool = False
     teach: float = 0
+    rescale: str = "none"
     seed: int = 0
 
 
@@ -76,7 +77,8 @@ class Bench:
             if variant.concentrate:
                 current = self._concentrated(variant, current, plan, work)
                 plan = replace(plan, groups=find_groups(current))
-            pruned = api.apply(current, plan, "mean", self.maker.calibration("", 0), "interior").net
+            images = self.maker.calibration("", 0)
+            pruned = api.apply(current, plan, "mean", images, "interior", rescale=variant.rescale).net
             cut = cut or self.figures(chain(pruned, 64, fresh=False))
             model = self._tuned(variant, pruned)
             self.maker.write(model, work)
