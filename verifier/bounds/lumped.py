@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from verifier.bounds.cores import on_cores
 from verifier.bounds.forward import as_interval, relaxed_form
 from verifier.bounds.network import Network
 from verifier.bounds.rounded import EXACT, FLOOR, Twin, terms_of
@@ -37,6 +38,9 @@ from verifier.tolerance import ulp
 
 CHUNK_ELEMENTS = 600_000
 """Elements of the widest value in one chunk of boxes: larger chunks leave the cache, smaller ones wait for torch."""
+
+FEWEST = 16
+"""Boxes in a chunk that is made only to give every core one."""
 
 EXACT_BATCH = 16
 """Boxes that one convolution in float64 takes at a time."""
@@ -187,10 +191,14 @@ def sweep_lumped(
     """
     network = given.twin.fast
     size = max(1, CHUNK_ELEMENTS // network.widest) if network.device.type == "cpu" else max(1, len(query))
-    parts = [
-        _sweep(given, source.form(centre[at], radius[at], query[at]), None if unstable is None else unstable[at])
-        for at in (slice(i, i + size) for i in range(0, len(query), size))
-    ]
+    if network.device.type == "cpu":
+        size = min(size, max(FEWEST, -(-len(query) // torch.get_num_threads())))
+
+    def part(at: slice) -> Lumped:  # each part counts in its own elements of `unstable`
+        mine = None if unstable is None else unstable[at]
+        return _sweep(given, source.form(centre[at], radius[at], query[at]), mine)
+
+    parts = on_cores(part, (slice(i, i + size) for i in range(0, len(query), size)))
     return Lumped(
         torch.cat([p.centre.double() for p in parts]),
         torch.cat([p.inputs for p in parts], 1),
