@@ -29,6 +29,7 @@ def on_cores(work: Callable[[Part], Done], parts: Iterable[Part]) -> list[Done]:
     grad = torch.is_grad_enabled()
 
     def one(part: Part) -> Done:
+        torch.set_num_threads(1)  # each time: a thread's first operation takes over what was set for all of them
         with torch.set_grad_enabled(grad):
             return work(part)
 
@@ -40,4 +41,4 @@ def on_cores(work: Callable[[Part], Done], parts: Iterable[Part]) -> list[Done]:
 
 @functools.cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, "secateur", lambda: torch.set_num_threads(1))
+    return ThreadPoolExecutor(threads, "secateur")
