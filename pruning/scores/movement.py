@@ -2,7 +2,7 @@
 
 The paper that names USN (arXiv 2510.00083) was not available with its formula; this one is our own. Per channel, with
 z0 the pre-activation of the clean image, z(s_k) of its K perturbed versions, E over images and all positions (maps of
-more than 32 positions are read on fewer images, large ones on every eighth, but never on less than 32, and of more
+more than 8 positions are read on fewer images, large ones on every eighth, but never on less than 32, and of more
 than 128 positions some rows, others on the next image, so that the border keeps its weight):
     mu = mean_k z(s_k),   Bias2 = E (mu - z0)^2,   Var = E mean_k (z(s_k) - mu)^2
     MSE = Bias2 + Var = E mean_k (z(s_k) - z0)^2,   Sig = variance of z0
@@ -18,15 +18,16 @@ import numpy as np
 
 from pruning.calibration import Activations, Calibration, perturbed
 from pruning.groups import Groups, Unit, activation_nodes
-from pruning.net import Net
+from pruning.net import Op
 from pruning.scores.base import Options, Result, criterion, required
 
 LIMIT_DB = 60.0
-POSITIONS = 32  # a map with k times as many is read on every k-th image,
+POSITIONS = 8  # a map with k times as many is read on every k-th image,
 SPARSEST = 8  # on every eighth at least,
 IMAGES = 32  # and on this many of those there are
 READ = 128  # positions read of one image: evenly spaced rows, shifted from image to image so that each comes up alike
-HELD = 1 << 25  # values read in one run; more samples than that are run in turns
+TURN = 11  # samples run at once: so their maps stay in the cache
+HELD = 1 << 20  # and at most so many values are held
 BLOCK = 16  # images whose reduced values are summed at once
 _FORMULA = (
     "our USN = R * T^g, R = Sig / (Sig + Bias2 + Var), T = 1 - P[sign flips]; "
@@ -58,13 +59,13 @@ class _Sums:
 
     Per image only what runs over all of z: the difference to the clean image, its sum over K and that of its squares,
     in float32 (K terms each, relative error below K * 2^-24), and the negative ones counted. What is left, a K-th of
-    it, waits until `BLOCK` images are there and is summed in float64. Samples of an image may come in several turns.
+    it, waits until `BLOCK` images are there and is summed in float64.
     """
 
-    def __init__(self, unit: Unit, options: Options, with_flips: bool, count: int, step: int) -> None:
+    def __init__(self, unit: Unit, options: Options, with_flips: bool, count: int, positions: int, step: int) -> None:
         self.unit, self.per_position, self.with_flips = unit, options.aggregate == "q90", with_flips
-        self.count, self.step = count, step
-        self.images = self.waiting = self.seen = 0
+        self.count, self.positions, self.step = count, positions, step
+        self.images = self.waiting = 0
 
     def _start(self, z: np.ndarray) -> None:
         self.moved = np.empty((self.count, z[0].size), z.dtype)
@@ -73,7 +74,7 @@ class _Sums:
         self.below = np.zeros((BLOCK, *z.shape[1:]), np.uint8 if self.count < 256 else np.int64)
         self.clean, self.middle, self.squares = (np.zeros((BLOCK, *z.shape[1:]), z.dtype) for _ in range(3))
         first = self._entries(z[:1])[0]
-        channels, self.read = first.shape
+        channels, self.places = first.shape
         self.reference = first[:, :1].astype(np.float64)
         shape = first.shape if self.per_position else (channels,)
         self.mse, self.bias2 = np.zeros(shape), np.zeros(shape)
@@ -86,34 +87,25 @@ class _Sums:
         return channels_first(block, self.unit.axis)
 
     def add(self, z: np.ndarray) -> None:
-        """The clean image and all or the next of its samples."""
-        whole, z = z, self._rows(z)
-        if not self.images and not self.seen:
+        """The clean image and all its samples: what `read` gave."""
+        if not self.images:
             self._start(z)
-            self.positions = whole[0].size // len(self.first)
-        at, now = self.waiting, len(z) - 1
-        moved = self.moved[:now]
-        np.subtract(z[1:], z[0], out=moved.reshape(now, *z.shape[1:]))
-        middle, squares = self.ones[:now] @ moved, np.einsum("kx,kx->x", moved, moved)
-        if self.seen:
-            middle += self.middle[at].reshape(-1)
-            squares += self.squares[at].reshape(-1)
-        else:
-            self.clean[at], self.below[at] = z[0], 0
-        self.middle[at].reshape(-1)[:], self.squares[at].reshape(-1)[:] = middle, squares
+        at = self.waiting
+        np.subtract(z[1:], z[0], out=self.moved.reshape(self.count, *z.shape[1:]))
+        np.matmul(self.ones, self.moved, out=self.middle[at].reshape(-1))
+        np.einsum("kx,kx->x", self.moved, self.moved, out=self.squares[at].reshape(-1))
+        self.clean[at] = z[0]
         if self.with_flips:
-            negative = np.less(z[1:], 0, out=self.negative[:now])
-            self.below[at] += np.add.reduce(negative.view(np.uint8), axis=0, dtype=self.below.dtype)
+            negative = np.less(z[1:], 0, out=self.negative)
+            np.add.reduce(negative.view(np.uint8), axis=0, dtype=self.below.dtype, out=self.below[at])
         if len(self.silent):
             self._listen(z)
-        self.seen += now
-        if self.seen == self.count:
-            self.images, self.waiting, self.seen = self.images + 1, at + 1, 0
-            if self.waiting == BLOCK:
-                self._settle()
+        self.images, self.waiting = self.images + 1, at + 1
+        if self.waiting == BLOCK:
+            self._settle()
 
-    def _rows(self, z: np.ndarray) -> np.ndarray:
-        """Rows of a large map: systematic sampling, whose start moves by the golden ratio."""
+    def read(self, z: np.ndarray) -> np.ndarray:
+        """Rows of a large map: systematic sampling, whose start moves by the golden ratio from image to image."""
         if z.ndim < 4 or self.unit.axis != 1 or self.per_position or z[0, 0].size <= READ:
             return z
         length = z.shape[2]
@@ -146,7 +138,7 @@ class _Sums:
     def result(self) -> Movement:
         if self.waiting:
             self._settle()
-        n = self.images * self.read
+        n = self.images * self.places
         mean = self.first / n
         sig = np.maximum(self.second / n - mean**2, 0.0)
         if self.per_position:
@@ -155,7 +147,7 @@ class _Sums:
         else:
             mse, bias2 = self.mse / n, self.bias2 / n
         flips = self.flips / n
-        sampled = self.step > 1 or self.read < self.positions
+        sampled = self.step > 1 or self.places < self.positions
         mean = mean + self.reference[:, 0]
         return Movement(self.unit, sig, mse, bias2, flips, mean, self.highest, self.positions, sampled)
 
@@ -167,35 +159,49 @@ def measure(groups: Groups, calibration: Calibration, options: Options, with_fli
     for unit in groups.units:
         positions = int(np.prod(shapes[unit.value])) // len(unit.channel)
         step = min(-(-positions // POSITIONS), SPARSEST, max(1, len(calibration.images) // IMAGES))
-        sums.append(_Sums(unit, options, with_flips, count, step))
+        sums.append(_Sums(unit, options, with_flips, count, positions, step))
     runs: dict[tuple[int, ...], Activations] = {}
     for number, batch in enumerate(perturbed(calibration)):
         now = tuple(i for i, total in enumerate(sums) if number % total.step == 0)
         if now and now not in runs:
             runs[now] = Activations(groups.net, [sums[i].unit.value for i in now])
         size = sum(int(np.prod(shapes[sums[i].unit.value])) for i in now)
-        turn = max(1, HELD // max(size, 1) - 1)
-        for first in range(1, count + 1 if now else 0, turn):
-            part = batch if turn >= count else np.concatenate([batch[:1], batch[first : first + turn]])
-            values = runs[now](part)
+        turn = min(TURN, max(1, HELD // max(size, 1)))
+        read: dict[int, list[np.ndarray]] = {i: [] for i in now}
+        for first in range(0, len(batch) if now else 0, turn):
+            values = runs[now](batch[first : first + turn])
             for i in now:
-                sums[i].add(values[sums[i].unit.value])
-    return _checked_maxima(groups.net, [total.result() for total in sums], calibration)
+                read[i].append(sums[i].read(values[sums[i].unit.value]))
+        for i in now:
+            sums[i].add(np.concatenate(read[i]))
+    return _checked_maxima(groups, [total.result() for total in sums], calibration)
 
 
-def _checked_maxima(net: Net, moves: list[Movement], calibration: Calibration) -> list[Movement]:
-    """Maxima of channels that never were positive where they were read, taken over all images as they are."""
-    doubtful = [i for i, m in enumerate(moves) if m.sampled and (m.highest <= 0).any()]
-    if not doubtful:
+def _checked_maxima(groups: Groups, moves: list[Movement], calibration: Calibration) -> list[Movement]:
+    """Maxima of channels that never were positive where they were read, taken over all images as they are.
+
+    Only where a ReLU follows, where the sign decides: its own output tells it, and reading that spares ONNX Runtime's
+    fusions.
+    """
+    relus = {i: _relus(groups, m.unit) for i, m in enumerate(moves) if m.sampled and (m.highest <= 0).any()}
+    behind = {i: nodes[0].outputs[0] for i, nodes in relus.items() if nodes}
+    if not behind:
         return moves
-    run = Activations(net, [moves[i].unit.value for i in doubtful])
-    highest = {i: moves[i].highest.copy() for i in doubtful}
-    for start in range(0, len(calibration.images), IMAGES):
-        values = run(calibration.images[start : start + IMAGES])
-        for i in doubtful:
-            z = channels_first(values[moves[i].unit.value], moves[i].unit.axis)
-            np.maximum(highest[i], z.max((0, 2)), out=highest[i])
+    run = Activations(groups.net, list(behind.values()))
+    highest = {i: moves[i].highest.copy() for i in behind}
+    for start in range(0, len(calibration.images), TURN):
+        values = run(calibration.images[start : start + TURN])
+        for i, name in behind.items():
+            top = channels_first(values[name], moves[i].unit.axis).max((0, 2))
+            np.maximum(highest[i], top, out=highest[i], where=top > 0)
     return [replace(move, highest=highest.get(i, move.highest)) for i, move in enumerate(moves)]
+
+
+def _relus(groups: Groups, unit: Unit) -> list[Op]:
+    """The ReLUs that read a unit, if nothing else does."""
+    readers = [node for _, node in activation_nodes(groups, unit.value)]
+    alone = len(groups.net.consumers[unit.value]) == len(readers)
+    return readers if alone and all(node.type == "Relu" for node in readers) else []
 
 
 def channels_first(z: np.ndarray, axis: int) -> np.ndarray:
@@ -241,11 +247,8 @@ def combine(groups: Groups, moves: list[Movement], options: Options) -> Result:
 
 def _idle(groups: Groups, move: Movement) -> np.ndarray:
     """Channels all of whose entries are constant, or never positive before a ReLU."""
-    readers = activation_nodes(groups, move.unit.value)
-    only_relu = bool(readers) and len(groups.net.consumers[move.unit.value]) == len(readers)
-    only_relu = only_relu and all(node.type == "Relu" for _, node in readers)
     idle = (move.sig == 0) & (move.mse == 0)
-    if only_relu:
+    if _relus(groups, move.unit):
         idle |= move.highest <= 0
     return per_channel(groups, move.unit, np.where(idle, 0.0, 1.0), "max") <= 0
 

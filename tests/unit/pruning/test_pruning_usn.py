@@ -277,12 +277,12 @@ def test_every_row_comes_up_alike():
 
     net = conv_net(size=36)
     unit = pruning.find_groups(net).units[0]
-    sums = _Sums(unit, Options(), True, 1, 1)
+    sums = _Sums(unit, Options(), with_flips=True, count=1, positions=36 * 36, step=1)
     rows = np.broadcast_to(np.arange(36.0)[:, None], (2, 8, 36, 36))
     seen = np.zeros(36)
     for image in range(500):
         sums.images = image
-        seen[sums._rows(rows)[0, 0, :, 0].astype(int)] += 1
+        seen[sums.read(rows)[0, 0, :, 0].astype(int)] += 1
     assert seen.sum() == 500 * 3 and seen.min() > 0.9 * seen.mean() and seen.max() < 1.1 * seen.mean()
 
 
