@@ -132,7 +132,8 @@ def errors(arguments: argparse.Namespace) -> None:
     from benchmarks import pruning_errors
 
     budget = pruning_errors.Budget(images=arguments.images, rate=arguments.rate)
-    pruning_errors.measure(arguments.networks, arguments.ratios, arguments.out, budget, MEDIUM)
+    criteria = arguments.criteria or pruning_errors.CRITERIA
+    pruning_errors.measure(arguments.networks, arguments.ratios, arguments.out, budget, MEDIUM, criteria)
     rows = pruning_errors.read(arguments.out)
     print(pruning_errors.table(rows))
     if arguments.picture:
@@ -163,6 +164,7 @@ def main() -> None:
     alike.add_argument("--each", type=int, default=1000, help="networks of every benchmark")
     e = modes.add_parser("errors", help="clean error against ratio on aircraft23, for every criterion")
     e.add_argument("--networks", type=Path, nargs="*", default=[], help="trained by `secateur train`; one per seed")
+    e.add_argument("--criteria", nargs="+", metavar="NAME", help="only these")
     e.add_argument("--ratios", type=float, nargs="+", default=[0.25, 0.5, 0.75, 0.9])
     e.add_argument("--out", type=Path, default=Path("out/pruning_errors.jsonl"), help="rows are added to this file")
     e.add_argument("--images", type=int, default=12800, help="training images of the one epoch of fine-tuning")

@@ -19,13 +19,15 @@ import numpy as np
 
 import pruning
 from pruning import Calibration, Floor, Net, Options, Plan, Semantic, TrainOptions, oracles
+from pruning.blocks import drop_blocks
 from pruning.calibration import Activations
 from pruning.correction import corrected
-from pruning.errors import PruneError
+from pruning.errors import NothingToPrune, PruneError
 from pruning.training import fine_tune
 
 CRITERIA = ("usn", "anti-usn", "random", "random-matched", "l1", "l2", "refill", "snip", "taylor", "sensnorm", "hydra",
-            "rs", "nrs", "usn-cert", "looseness", "slim")  # fmt: skip
+            "rs", "nrs", "usn-cert", "looseness", "slim", "layer")  # fmt: skip
+"""`slim` needs a network with its batch normalisation kept, `layer` one with residual blocks; others refuse."""
 FLOOR = Floor(4, 0.0)
 PROVED_IMAGES = 4
 """Images for the criteria from proved bounds, on 2 x 2 cells."""
@@ -34,24 +36,37 @@ Key = tuple[str, str, float]
 
 @dataclass(frozen=True)
 class Budget:
-    """Of every arm: training images of one epoch, batch, highest rate, calibration images and Sobol points."""
+    """Of every arm: training images of one epoch, batch, highest rate, calibration images and Sobol points; `tested`
+    images of the test split.
+    """
 
     images: int = 12800
     batch: int = 64
     rate: float = 4e-3
     calibration: int = 128
     samples: int = 16
+    tested: int = 1000
 
 
-def measure(networks: Sequence[Path], ratios: Sequence[float], out: Path, budget: Budget, semantic: Semantic) -> None:
+def measure(
+    networks: Sequence[Path],
+    ratios: Sequence[float],
+    out: Path,
+    budget: Budget,
+    semantic: Semantic,
+    criteria: Sequence[str] = CRITERIA,
+) -> None:
     """Append what is missing in `out`; a line that a kill cut short is made again."""
     done = {key(row) for row in read(out)}
     out.parent.mkdir(parents=True, exist_ok=True)
+    if out.exists() and not out.read_bytes().endswith(b"\n"):
+        with out.open("a", encoding="utf-8") as file:
+            file.write("\n")  # after a cut line
     for place, path in enumerate(networks):
         found = re.search(r"_s(\d+)$", path.stem)
         bench = _Bench(path, int(found[1]) if found else place, budget, semantic)
         for ratio in (0.0, *ratios):
-            for name in CRITERIA if ratio else ("dense",):
+            for name in criteria if ratio else ("dense",):
                 if (path.stem, name, ratio) in done:
                     continue
                 row = bench.row(name, ratio)
@@ -81,7 +96,7 @@ class _Bench:
         self.name, self.seed, self.budget = path.stem, seed, budget
         self.net = pruning.load(path)
         self.train = self._data(budget.images, "train", semantic)
-        self.test = self._data(1000, "test", semantic)
+        self.test = self._data(budget.tested, "test", semantic)
         self.part = self.train.part(slice(0, budget.calibration))
         self.scores: dict[tuple[str, float], pruning.Scores] = {}
 
@@ -92,19 +107,26 @@ class _Bench:
         row = {"network": self.name, "arm": arm, "ratio": ratio, "seed": self.seed, **vars(self.budget)}
         start = time.process_time()
         try:
-            plan = self.plan(arm, ratio) if ratio else None
+            cut, woken = self.pruned(arm, ratio) if ratio else (self.net, self.net)
         except PruneError as refusal:
             return {**row, "refused": str(refusal)}
-        row["scoring_s"] = round(time.process_time() - start, 2)
-        cut = woken = self.net
-        if plan is not None:
-            cut = corrected(pruning.apply(self.net, plan, "mean", self.part, rescale="all"), self.part).net
-            woken = pruning.apply(self.net, plan, "mean", self.part, rescale="silent").net
+        row["pruning_s"] = round(time.process_time() - start, 2)
         start = time.process_time()
         options = TrainOptions(epochs=1, rate=self.budget.rate, batch_size=self.budget.batch, seed=self.seed)
         tuned = fine_tune(woken, self.train, options, 1)
         row["tuning_s"] = round(time.process_time() - start, 2)
         return {**row, "error": self.error(cut), "tuned": self.error(tuned)}
+
+    def pruned(self, arm: str, ratio: float) -> tuple[Net, Net]:
+        """The network as post-training pruning leaves it, and as fine-tuning takes it up."""
+        if arm == "layer":
+            cut, dropped, _ = drop_blocks(self.net, ratio, self.part)
+            if not dropped:
+                raise NothingToPrune(f"{ratio:.0%} of the residual blocks is less than one")
+            return cut, cut
+        plan = self.plan(arm, ratio)
+        cut = corrected(pruning.apply(self.net, plan, "mean", self.part, rescale="all"), self.part).net
+        return cut, pruning.apply(self.net, plan, "mean", self.part, rescale="silent").net
 
     def plan(self, arm: str, ratio: float) -> Plan:
         if arm == "random-matched":

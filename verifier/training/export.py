@@ -1,4 +1,4 @@
-"""PyTorch -> ONNX for the layers of `models`, by hand: batch normalisation folded, opset 13, free batch size."""
+"""PyTorch -> ONNX for the layers of `models`, by hand: batch normalisation folded or not, opset 13, free batch size."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from verifier.training.models import Architecture, Pixels, Residual
 OPSET = 13
 
 
-def to_onnx(model: nn.Sequential, arch: Architecture, note: str = "") -> onnx.ModelProto:
+def to_onnx(model: nn.Sequential, arch: Architecture, note: str = "", keep_norm: bool = False) -> onnx.ModelProto:
     """The network as an ONNX model with input `image` (N, C, size, size) and output `keypoints` or `heatmaps`.
 
-    Batch normalisation uses its running statistics (evaluation mode) and is folded in float64; weights are float32.
+    Batch normalisation uses its running statistics (evaluation mode) and is folded in float64, or with `keep_norm`
+    written as nodes of its own, whose scales network slimming reads; weights are float32.
     Raises ModelError for a layer without a rule.
     """
-    writer = _Writer()
+    writer = _Writer(keep_norm)
     last = writer.sequence(model, "image")
     side = arch.size // 4
     heat = arch.name == "heatmap"
@@ -44,7 +45,8 @@ def to_onnx(model: nn.Sequential, arch: Architecture, note: str = "") -> onnx.Mo
 class _Writer:
     """Collects nodes and weights; values are named after the layer that makes them."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep_norm: bool) -> None:
+        self.keep_norm = keep_norm
         self.nodes: list[onnx.NodeProto] = []
         self.tensors: list[onnx.TensorProto] = []
 
@@ -63,7 +65,7 @@ class _Writer:
         at = 0
         while at < len(layers):
             after = layers[at + 1] if at + 1 < len(layers) else None
-            fold = after if isinstance(after, nn.BatchNorm2d | Pixels) else None
+            fold = after if isinstance(after, Pixels if self.keep_norm else nn.BatchNorm2d | Pixels) else None
             value = self._layer(layers[at], fold, value, stem)
             at += 1 if fold is None else 2
         return value
@@ -73,6 +75,8 @@ class _Writer:
             return self._conv(layer, fold, value, stem)
         if isinstance(layer, nn.Linear):
             return self._dense(layer, fold, value, stem)
+        if fold is None and isinstance(layer, nn.BatchNorm2d):
+            return self._norm(layer, value, stem)
         if fold is None and isinstance(layer, nn.ReLU):
             return self._node("Relu", [value], stem)
         if fold is None and isinstance(layer, nn.Flatten):
@@ -89,11 +93,10 @@ class _Writer:
         transposed = isinstance(layer, nn.ConvTranspose2d)
         if isinstance(fold, nn.BatchNorm2d):
             # y = gamma (z - mean) / sqrt(var + eps) + beta
-            if fold.running_mean is None or fold.running_var is None:
-                raise ModelError("batch normalisation without running statistics cannot be folded")
-            factor = _array(fold.weight) / np.sqrt(_array(fold.running_var) + fold.eps)
+            mean, variance = _statistics(fold)
+            factor = _array(fold.weight) / np.sqrt(variance + fold.eps)
             weight = weight * (factor[None, :, None, None] if transposed else factor[:, None, None, None])
-            bias = (bias - _array(fold.running_mean)) * factor + _array(fold.bias)
+            bias = (bias - mean) * factor + _array(fold.bias)
         elif fold is not None:
             raise ModelError(f"{type(fold).__name__} cannot follow a convolution")
         number = len(self.nodes)
@@ -108,6 +111,12 @@ class _Writer:
             pads=padding,
         )
 
+    def _norm(self, layer: nn.BatchNorm2d, value: str, stem: str) -> str:
+        number = len(self.nodes)
+        values = (_array(layer.weight), _array(layer.bias), *_statistics(layer))
+        names = [self._weight(f"{stem}{letter}{number}", v) for letter, v in zip("gsmv", values, strict=True)]
+        return self._node("BatchNormalization", [value, *names], stem, epsilon=layer.eps)
+
     def _dense(self, layer: nn.Linear, fold: nn.Module | None, value: str, stem: str) -> str:
         weight, bias = _array(layer.weight), _array(layer.bias)
         if isinstance(fold, Pixels):
@@ -117,6 +126,13 @@ class _Writer:
         number = len(self.nodes)
         names = [self._weight(f"{stem}w{number}", weight), self._weight(f"{stem}b{number}", bias)]
         return self._node("Gemm", [value, *names], stem, transB=1)
+
+
+def _statistics(layer: nn.BatchNorm2d) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance."""
+    if layer.running_mean is None or layer.running_var is None:
+        raise ModelError("batch normalisation without running statistics cannot be exported")
+    return _array(layer.running_mean), _array(layer.running_var)
 
 
 def _array(tensor: Tensor) -> np.ndarray:

@@ -232,6 +232,9 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(f"--{field}", type=int, default=getattr(Recipe, field))
     for field in ("rate", "decay", "minutes"):
         parser.add_argument(f"--{field}", type=float, default=getattr(Recipe, field))
+    parser.add_argument(
+        "--keep-norm", action="store_true", help="write batch normalisation unfolded, for `prune --criterion slim`"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--resume", action="store_true", help="continue from <out>.ckpt")
     return parser
@@ -250,7 +253,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         figures = report(model, arch, recipe, ["secateur train", *arguments])
         try:
             options.out.parent.mkdir(parents=True, exist_ok=True)
-            onnx.save(to_onnx(model, arch, f"trained by: secateur train {' '.join(arguments)}"), f"{options.out}.onnx")
+            note = f"trained by: secateur train {' '.join(arguments)}"
+            onnx.save(to_onnx(model, arch, note, options.keep_norm), f"{options.out}.onnx")
             Path(f"{options.out}.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
         except OSError as error:
             raise OutputError(f"cannot write {options.out}: {error}") from error

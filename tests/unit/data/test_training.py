@@ -46,6 +46,20 @@ def test_export_equals_torch(name, channels):
         assert np.abs(found - expected).max() < 1e-4 * (1 + np.abs(expected).max())
 
 
+@pytest.mark.parametrize("name", sorted(BUILDERS))
+def test_export_with_batch_normalisation_kept(name):
+    arch = Architecture(name, width=3, size=32, points=5)
+    model = shaken(arch)
+    proto = to_onnx(model, arch, keep_norm=True)
+    norms = [node for node in proto.graph.node if node.op_type == "BatchNormalization"]
+    assert len(norms) == sum(isinstance(layer, torch.nn.BatchNorm2d) for layer in model.modules()) > 0
+    x = torch.rand(4, 1, 32, 32)
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"image": x.numpy()})
+    expected = model(x).detach().numpy()
+    assert np.abs(found - expected).max() < 1e-4 * (1 + np.abs(expected).max())
+
+
 def test_export_refuses_what_it_does_not_know():
     arch = Architecture(width=2, size=16)
     with pytest.raises(ModelError, match="Sigmoid"):
