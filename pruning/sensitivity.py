@@ -5,7 +5,7 @@ prune    MRS_l = worst-case loss after removing 10 % of layer l (lowest L2) minu
 weights  MRS_l = max over changes dw of layer l with ||dw|| <= 0.1 ||w_l|| of the loss under random s, minus the loss
          (the modular robust criticality of RiFT, arXiv 2308.02533, with s in place of an attack); 10 ascent steps
 
-ratio_l = clip(rho * kappa * exp(-MRS_l / median), 0, 0.75), kappa such that the total is rho
+ratio_l = min(kappa * exp(-MRS_l / median), cap), kappa such that the total is rho, cap = max(0.75, (1 + rho) / 2)
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pruning.surgery import mask
 
 IMAGES = 64
 HIGHEST = 0.75
+FARTHEST = 700.0  # medians; exp(-1000) would be 0, and no kappa could make a share of it
 
 
 def mrs_ratios(groups: Groups, data: Calibration, ratio: float, form: str, stream: bool) -> Mapping[str, float]:
@@ -46,16 +47,21 @@ def mrs_ratios(groups: Groups, data: Calibration, ratio: float, form: str, strea
 
 
 def allocate(sensitivity: np.ndarray, sizes: np.ndarray, ratio: float) -> np.ndarray:
-    """Shares that fall with sensitivity and remove `ratio` in total (kappa by bisection)."""
-    positive = np.maximum(sensitivity, 0.0)
-    middle = float(np.median(positive)) or 1.0
-    weight = np.exp(-positive / middle)
-    low, high = 0.0, 1e9
-    for _ in range(200):
-        kappa = (low + high) / 2
-        shares = np.clip(ratio * kappa * weight, 0, HIGHEST)
-        low, high = (kappa, high) if (shares * sizes).sum() < ratio * sizes.sum() else (low, kappa)
-    return np.clip(ratio * high * weight, 0, HIGHEST)
+    """Shares that fall with sensitivity and remove `ratio` in total (log kappa by bisection)."""
+    finite = np.isfinite(sensitivity)
+    positive = np.where(finite, np.maximum(sensitivity, 0.0), 0.0)
+    steps = positive / ((float(np.median(positive[finite])) if finite.any() else 0.0) or 1.0)
+    steps = np.where(finite, np.minimum(steps - steps.min(), FARTHEST), FARTHEST)
+    cap = max(HIGHEST, (1 + ratio) / 2)
+
+    def shares(kappa: float) -> np.ndarray:
+        return np.exp(np.minimum(kappa - steps, np.log(cap)))
+
+    low, high = -750.0, float(steps.max()) + 1.0  # from nothing to the cap everywhere
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if (shares(middle) * sizes).sum() < ratio * sizes.sum() else (low, middle)
+    return shares(high)
 
 
 def _by_pruning(groups: Groups, data: Calibration, chosen: list[int]) -> dict[int, float]:

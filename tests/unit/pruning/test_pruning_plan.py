@@ -6,6 +6,8 @@ import dataclasses
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pruning_nets import S_SMALL, build, calibration, conv_net, mlp, mlp_weights, node
 
 import pruning
@@ -219,6 +221,22 @@ def test_sensitive_layers_lose_less_and_the_total_is_kept():
     shares = allocate(np.array([0.0, 0.1, 0.2, 5.0]), sizes, 0.4)
     assert (np.diff(shares) <= 0).all() and shares.max() <= 0.75 and shares[0] > shares[3]
     assert (shares * sizes).sum() == pytest.approx(0.4 * sizes.sum(), rel=1e-6)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.floats(-1, 1e12), st.integers(1, 512)), min_size=1, max_size=12), st.floats(0.01, 0.95))
+def test_allocation_reaches_the_ratio_however_skewed(layers, ratio):
+    sensitivity, sizes = (np.array(part, float) for part in zip(*layers, strict=True))
+    shares = allocate(sensitivity, sizes, ratio)
+    assert (shares * sizes).sum() == pytest.approx(ratio * sizes.sum(), rel=1e-6)
+    assert (shares >= 0).all() and shares.max() <= max(0.75, (1 + ratio) / 2) + 1e-12
+    order = np.argsort(sensitivity, kind="stable")
+    assert (np.diff(shares[order]) <= 1e-12).all()
+
+
+def test_allocation_spares_a_layer_without_which_the_loss_is_infinite():
+    shares = allocate(np.array([0.1, np.inf, np.nan, 0.2]), np.full(4, 10.0), 0.3)
+    assert shares.sum() == pytest.approx(1.2) and (shares[[1, 2]] < 1e-6).all()
 
 
 @pytest.mark.parametrize("form", ["prune", "weights"])
