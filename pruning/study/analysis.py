@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pruning.study import goals, ledger, row, stats, summary
+from pruning.study import goals, ledger, limits, row, stats, summary
 from pruning.study.errors import ResultsError
 from pruning.study.goals import Check
+from pruning.study.limits import Rates
 from pruning.study.row import Row
 from pruning.study.summary import Contrast, Summary
 
@@ -22,7 +23,8 @@ FOCUS = "usn"
 class Analysis:
     """focus: the arm the study is about; baseline: name of the first network where files were given, else None.
 
-    criterion, goals: empty where files were compared. notes: what a reader should know before believing a figure.
+    rates: verified rates at shorter limits. criterion, goals: empty where files were compared. notes: what a reader
+    should know before believing a figure.
     """
 
     title: str
@@ -31,6 +33,7 @@ class Analysis:
     rows: tuple[Row, ...]
     summaries: tuple[Summary, ...]
     contrasts: tuple[Contrast, ...]
+    rates: tuple[Rates, ...]
     criterion: tuple[Check, ...]
     goals: tuple[Check, ...]
     notes: tuple[str, ...]
@@ -69,6 +72,7 @@ def analyse(
         rows=tuple(rows),
         summaries=tuple(summaries),
         contrasts=tuple(contrasts),
+        rates=tuple(limits.rates(rows, baseline or limits.REFERENCE, replicates)),
         criterion=tuple(checks[0]),
         goals=tuple(checks[1]),
         notes=tuple(_notes(rows, summaries, baseline is not None)),
@@ -84,6 +88,7 @@ def save(analysis: Analysis, path: Path) -> None:
         "title": analysis.title,
         "summaries": [asdict(s) for s in analysis.summaries],
         "contrasts": [asdict(c) for c in analysis.contrasts],
+        "verified_at_shorter_limits": [asdict(r) for r in analysis.rates],
         "success_criterion": _checks(analysis.criterion),
         "goals": _checks(analysis.goals),
         "notes": analysis.notes,

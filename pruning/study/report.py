@@ -64,6 +64,7 @@ def render(analysis: Analysis, drawn: dict[str, list[Drawn]]) -> str:
         facts=_facts(analysis),
         results=summary_table(analysis),
         contrasts=contrast_table(analysis),
+        rates=rate_table(analysis),
         checks=[(title, checks, goals.verdict(checks)) for title, checks in _checklists(analysis)],
         tau=f"{first.tau:.2%}".replace(".00", ""),
         first=first,
@@ -100,6 +101,16 @@ def contrast_table(analysis: Analysis) -> Table:
         chances = (words.p_value(c.mcnemar), words.p_value(c.holm))
         rows.append((f"{label(c.treatment)} vs {label(c.baseline)}", *points, *factors, *chances, str(c.pairs)))
     return Table(columns, tuple(rows))
+
+
+def rate_table(analysis: Analysis) -> Table:
+    """Verified rates at shorter limits, and in brackets the points above the reference."""
+    limits = analysis.rates[0].limits if analysis.rates else ()
+    rows = []
+    for r in analysis.rates:
+        gains = [f" ({words.interval(g, 100, sign=True)})" for g in r.gains] or [""] * len(limits)
+        rows.append((r.label, *(f"{100 * v.value:.1f}{g}" for v, g in zip(r.verified, gains, strict=True))))
+    return Table(("network", *(f"{words.number(limit)} s" for limit in limits)), tuple(rows))
 
 
 def _checklists(analysis: Analysis) -> list[tuple[str, Sequence[goals.Check]]]:

@@ -169,7 +169,7 @@ def contrasts(rows: Sequence[Row], focus: str, replicates: int = stats.REPLICATE
     result: list[Contrast] = []
     for treatment in (t for t in known if t[0] == focus):
         others = [t for t in known if t[0] != focus and (t[1] is None or t[1] == treatment[1])]
-        family = [contrast(rows, treatment, other, replicates) for other in others if _meet(rows, treatment, other)]
+        family = [contrast(rows, treatment, other, replicates) for other in others if meet(rows, treatment, other)]
         result += _adjusted(family)
     return result
 
@@ -180,7 +180,7 @@ def against(rows: Sequence[Row], baseline: str, replicates: int = stats.REPLICAT
     first = next((t for t in known if t[0] == baseline), None)
     if first is None:
         return []
-    return _adjusted([contrast(rows, t, first, replicates) for t in known if t != first and _meet(rows, t, first)])
+    return _adjusted([contrast(rows, t, first, replicates) for t in known if t != first and meet(rows, t, first)])
 
 
 def _adjusted(family: list[Contrast]) -> list[Contrast]:
@@ -188,7 +188,8 @@ def _adjusted(family: list[Contrast]) -> list[Contrast]:
     return [replace(c, holm=p) for c, p in zip(family, adjusted, strict=True)]
 
 
-def _meet(rows: Sequence[Row], a: Treatment, b: Treatment) -> bool:
+def meet(rows: Sequence[Row], a: Treatment, b: Treatment) -> bool:
+    """Whether two treatments share a finished seed and image."""
     try:
         samples(rows, [a, b], lambda _: 0.0)
     except ValueError:
