@@ -133,7 +133,9 @@ def errors(arguments: argparse.Namespace) -> None:
 
     budget = pruning_errors.Budget(images=arguments.images, rate=arguments.rate)
     criteria = arguments.criteria or pruning_errors.CRITERIA
-    pruning_errors.measure(arguments.networks, arguments.ratios, arguments.out, budget, MEDIUM, criteria)
+    pruning_errors.measure(
+        arguments.networks, arguments.ratios, arguments.out, budget, MEDIUM, criteria, arguments.draws
+    )
     rows = pruning_errors.read(arguments.out)
     print(pruning_errors.table(rows))
     if arguments.picture:
@@ -165,6 +167,7 @@ def main() -> None:
     e = modes.add_parser("errors", help="clean error against ratio on aircraft23, for every criterion")
     e.add_argument("--networks", type=Path, nargs="*", default=[], help="trained by `secateur train`; one per seed")
     e.add_argument("--criteria", nargs="+", metavar="NAME", help="only these")
+    e.add_argument("--draws", type=int, default=1, help="of the random criteria, on every network")
     e.add_argument("--ratios", type=float, nargs="+", default=[0.25, 0.5, 0.75, 0.9])
     e.add_argument("--out", type=Path, default=Path("out/pruning_errors.jsonl"), help="rows are added to this file")
     e.add_argument("--images", type=int, default=12800, help="training images of the one epoch of fine-tuning")

@@ -31,7 +31,7 @@ CRITERIA = ("usn", "anti-usn", "random", "random-matched", "l1", "l2", "refill",
 FLOOR = Floor(4, 0.0)
 PROVED_IMAGES = 4
 """Images for the criteria from proved bounds, on 2 x 2 cells."""
-Key = tuple[str, str, float]
+Key = tuple[str, str, float, int]
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,9 @@ def measure(
     budget: Budget,
     semantic: Semantic,
     criteria: Sequence[str] = CRITERIA,
+    draws: int = 1,
 ) -> None:
-    """Append what is missing in `out`; a line that a kill cut short is made again."""
+    """Append what is missing in `out`; a line that a kill cut short is made again. draws: of the random criteria."""
     done = {key(row) for row in read(out)}
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.exists() and not out.read_bytes().endswith(b"\n"):
@@ -66,10 +67,11 @@ def measure(
         found = re.search(r"_s(\d+)$", path.stem)
         bench = _Bench(path, int(found[1]) if found else place, budget, semantic)
         for ratio in (0.0, *ratios):
-            for name in criteria if ratio else ("dense",):
-                if (path.stem, name, ratio) in done:
+            arms = [(name, d) for name in criteria for d in range(draws if name.startswith("random") else 1)]
+            for name, draw in arms if ratio else [("dense", 0)]:
+                if (path.stem, name, ratio, draw) in done:
                     continue
-                row = bench.row(name, ratio)
+                row = bench.row(name, ratio, draw)
                 print(json.dumps(row), flush=True)
                 with out.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row) + "\n")
@@ -86,7 +88,7 @@ def read(path: Path) -> list[dict]:
 
 def key(row: dict) -> Key:
     """What a row is about."""
-    return row["network"], row["arm"], row["ratio"]
+    return row["network"], row["arm"], row["ratio"], row.get("draw", 0)
 
 
 class _Bench:
@@ -103,11 +105,11 @@ class _Bench:
     def _data(self, images: int, split: str, semantic: Semantic) -> Calibration:
         return pruning.load_data("aircraft23", self.net, semantic, images, self.budget.samples, 0, split)
 
-    def row(self, arm: str, ratio: float) -> dict:
-        row = {"network": self.name, "arm": arm, "ratio": ratio, "seed": self.seed, **vars(self.budget)}
+    def row(self, arm: str, ratio: float, draw: int = 0) -> dict:
+        row = {"network": self.name, "arm": arm, "ratio": ratio, "seed": self.seed, "draw": draw, **vars(self.budget)}
         start = time.process_time()
         try:
-            cut, woken = self.pruned(arm, ratio) if ratio else (self.net, self.net)
+            cut, woken = self.pruned(arm, ratio, draw) if ratio else (self.net, self.net)
         except PruneError as refusal:
             return {**row, "refused": str(refusal)}
         row["pruning_s"] = round(time.process_time() - start, 2)
@@ -117,21 +119,22 @@ class _Bench:
         row["tuning_s"] = round(time.process_time() - start, 2)
         return {**row, "error": self.error(cut), "tuned": self.error(tuned)}
 
-    def pruned(self, arm: str, ratio: float) -> tuple[Net, Net]:
+    def pruned(self, arm: str, ratio: float, draw: int) -> tuple[Net, Net]:
         """The network as post-training pruning leaves it, and as fine-tuning takes it up."""
         if arm == "layer":
             cut, dropped, _ = drop_blocks(self.net, ratio, self.part)
             if not dropped:
                 raise NothingToPrune(f"{ratio:.0%} of the residual blocks is less than one")
             return cut, cut
-        plan = self.plan(arm, ratio)
+        plan = self.plan(arm, ratio, draw)
         cut = corrected(pruning.apply(self.net, plan, "mean", self.part, rescale="all"), self.part).net
         return cut, pruning.apply(self.net, plan, "mean", self.part, rescale="silent").net
 
-    def plan(self, arm: str, ratio: float) -> Plan:
+    def plan(self, arm: str, ratio: float, draw: int = 0) -> Plan:
+        seed = self.seed + 10_000 * draw
         if arm == "random-matched":
-            return pruning.matched(self.score("random", ratio, self.seed + 1000), self.plan("usn", ratio), FLOOR)
-        return pruning.plan(self.net, self.score(arm, ratio, self.seed), ratio, floor=FLOOR)
+            return pruning.matched(self.score("random", ratio, seed + 1000), self.plan("usn", ratio), FLOOR)
+        return pruning.plan(self.net, self.score(arm, ratio, seed), ratio, floor=FLOOR)
 
     def score(self, name: str, ratio: float, seed: int) -> pruning.Scores:
         where = (f"{name} {seed}", ratio if name in ("hydra", "refill") else 0.0)

@@ -56,9 +56,9 @@ def print_analysis(analysis: Analysis, console: Console) -> None:
         )
         _table(console, "", columns, pairs)
     if analysis.rates:
-        title = ("verified % at a limit of", *(f"{words.number(limit)} s" for limit in analysis.rates[0].limits))
+        titles = ("verified % at a limit of", *(f"{words.number(limit)} s" for limit in analysis.rates[0].limits))
         shown = [(r.label, *(f"{100 * v.value:.1f}" for v in r.verified)) for r in analysis.rates]
-        _table(console, "", title, shown)
+        _table(console, "", titles, shown)
     for title, checks in (("Success criterion", analysis.criterion), ("Goals", analysis.goals)):
         if checks:
             _checks(console, title, checks)

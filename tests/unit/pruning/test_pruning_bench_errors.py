@@ -37,6 +37,7 @@ def test_rows_are_made_once_and_a_cut_line_again(networks, tmp_path):
     out.write_text(whole[:-20])
     bench.measure([networks / "plain_s0.onnx"], [0.5], out, BUDGET, S, ["l2", "random"])
     again = bench.read(out)
+    assert len(again) == 3
     assert [bench.key(r) for r in again] == [bench.key(r) for r in rows]
     assert again[-1]["error"] == pytest.approx(rows[-1]["error"], rel=1e-4)
 
@@ -60,3 +61,11 @@ def test_the_table_gives_mean_and_spread_over_networks():
     lines = bench.table(json.loads(json.dumps(rows))).splitlines()
     assert lines[2] == "| dense | 1 | 0.50 | 0.25 |"
     assert lines[3] == "| l2 | 3 | 2.00 ± 1.00 | 1.00 ± 0.50 |"
+
+
+def test_draws_of_random_are_networks_of_their_own(networks, tmp_path):
+    out = tmp_path / "rows.jsonl"
+    bench.measure([networks / "plain_s0.onnx"], [0.5], out, BUDGET, S, ["random", "l2"], draws=2)
+    rows = [r for r in bench.read(out) if r["arm"] != "dense"]
+    assert [(r["arm"], r["draw"]) for r in rows] == [("random", 0), ("random", 1), ("l2", 0)]
+    assert rows[0]["error"] != rows[1]["error"]
