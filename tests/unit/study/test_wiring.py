@@ -93,6 +93,30 @@ def test_pruning_takes_half_and_matching_hits_the_widths(
     assert widths(matched) == widths(cut) and matched.read_bytes() != cut.read_bytes()
 
 
+def test_channels_that_fall_silent_by_the_cut_are_woken(maker: Maker, dense: Path, tmp_path: Path) -> None:
+    """The third layer is active on few pixels only; half of what feeds it goes."""
+
+    def values(path: Path) -> torch.Tensor:
+        return chain(api.load(path), 16, fresh=False)[:5](maker.split.images[:12]).transpose(0, 1).flatten(1).detach()
+
+    def active(path: Path) -> int:
+        return int((values(path).amax(1) > 0).sum())
+
+    model = onnx.load(dense)
+    convs = [node for node in model.graph.node if node.op_type == "Conv"]
+    before = values(dense)
+    lowered = (before.amax(1) - 0.2 * (before.amax(1) - before.mean(1))).numpy()
+    for tensor in model.graph.initializer:
+        if tensor.name == convs[2].input[2]:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) - lowered, tensor.name))
+    onnx.save(model, tmp_path / "rare.onnx")
+    assert active(tmp_path / "rare.onnx") == 8
+    net, data, out = api.load(tmp_path / "rare.onnx"), maker.calibration("", 0), tmp_path / "cut.onnx"
+    api.save(api.apply(net, maker.plan(net, "random", 0.5, 1), "mean", data).net, tmp_path / "plain.onnx")
+    maker.prune(model=tmp_path / "rare.onnx", criterion="random", ratio=0.5, like=None, seed=1, work=tmp_path, out=out)
+    assert widths(out) == widths(tmp_path / "plain.onnx") and active(out) > active(tmp_path / "plain.onnx")
+
+
 def test_idle_channels_go_first_and_every_arm_is_equally_wide(maker: Maker, dense: Path, tmp_path: Path) -> None:
     """Five of the eight channels of a layer are dead: more than asked for, and not the ones `l2` would take."""
     model = onnx.load(dense)
