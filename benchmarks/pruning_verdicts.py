@@ -105,8 +105,8 @@ def prune(net: pruning.Net, cases: Sequence[evidence.Case], ratio: float) -> tup
 
 
 def wrong(row: dict) -> bool:
-    """A witness that does not replay, or a point that refutes an `unsat`."""
-    return row.get("replay", "holds") != "holds" or row.get("nearest", 1.0) <= 0
+    """A witness that does not replay, or a point that refutes an `unsat` (a NaN does not confirm it either)."""
+    return row.get("replay", "holds") != "holds" or not row.get("nearest", 1.0) > 0
 
 
 def table(rows: Sequence[dict]) -> str:
