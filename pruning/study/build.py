@@ -168,7 +168,9 @@ def _stage(work: Path, stage: int, what: str) -> Path:
 
 
 def _seed(job: Job) -> int:
-    return job.seed * 1000 + job.draw  # draws of one training seed differ, and no two seeds share a stream
+    # draws of one training seed differ, and no two seeds share a stream; nor does random-matched with random, of which
+    # it would be a copy wherever the allocation gives all arms the same widths
+    return job.seed * 1000 + job.draw + (500 if job.arm == "random-matched" else 0)
 
 
 def _left(jobs: list[Job], done: Mapping[str, Model]) -> str:

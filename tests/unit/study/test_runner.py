@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pruning.study import analysis, details, ledger, row, runner
+from pruning.study import analysis, build, details, ledger, plan, row, runner
 from pruning.study.errors import ResultsError, StudyFileError
 from pruning.study.hands import Hands
 from pruning.study.spec import Task
@@ -59,6 +59,12 @@ def test_matched_arms_copy_the_widths_and_draws_differ(tmp_path):
     assert steps(tmp_path, "small-scratch-r0.5-s1") == [["train", 8]]
     sizes = {json.loads(p.read_text())["width"] for p in (tmp_path / "networks").glob("*-r0.5-*.onnx")}
     assert sizes == {0.5}
+
+
+def test_random_networks_never_share_their_choice():
+    """Where all arms are equally wide, random-matched would otherwise be the first draw of random over again."""
+    random = [job for job in plan.jobs(small()) if job.arm.startswith("random")]
+    assert len(random) == 6 == len({build._seed(job) for job in random})
 
 
 def test_stages_prune_and_tune_in_turn(tmp_path):
