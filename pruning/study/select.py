@@ -26,7 +26,7 @@ class Pair:
 def pairs(analysis: Analysis) -> list[Pair]:
     """The images that gained most, the median and lost most, for the first seed of the headline ratio."""
     before, after = _before(analysis), _after(analysis)
-    if before is None or after is None:
+    if before is None or after is None or before == after:
         return []
     held = {r.image: r for r in analysis.rows if r.name == before}
     both = [(held[r.image], r) for r in analysis.rows if r.name == after and r.image in held]
@@ -43,7 +43,9 @@ def pairs(analysis: Analysis) -> list[Pair]:
 
 
 def worst(analysis: Analysis, folder: Path) -> list[tuple[Row, Details]]:
-    """The images with the largest refuted area of the network after pruning that have a counterexample to draw."""
+    """The images with the largest refuted area of the network after pruning (the smallest of the given ones, or the
+    only one) that have a counterexample to draw.
+    """
     after = _after(analysis)
     rows = [r for r in analysis.rows if r.name == after and r.verdict == "refuted"]
     rows.sort(key=lambda r: (-r.refuted, r.certified, r.image))
@@ -69,9 +71,8 @@ def _before(analysis: Analysis) -> str | None:
 
 def _after(analysis: Analysis) -> str | None:
     if analysis.baseline is not None:
-        return next(
-            (r.name for r in sorted(analysis.rows, key=lambda r: r.parameters) if r.arm != analysis.baseline), None
-        )
+        others = [r for r in analysis.rows if r.arm != analysis.baseline] or analysis.rows  # or the only network
+        return min(others, key=lambda r: r.parameters).name
     rows = [r for r in analysis.rows if r.arm == analysis.focus and r.ratio is not None]
     if not rows:
         return None

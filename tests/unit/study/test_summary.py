@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pruning.study import analysis, goals, select, summary
+from pruning.study import analysis, details, goals, select, summary
 from pruning.study.errors import ResultsError
+from pruning.study.hands import Witness
 from tests.unit.study.test_row import make
 
 FEW = 300  # replicates: enough for these checks
@@ -146,6 +147,17 @@ def test_images_are_chosen_by_rule():
     held = rows("dense+ft", None, [0.5, 0.5, 0.5, 0.5, 0.5]) + rows("usn", 0.75, [0.6, 0.9, 0.55, 0.3, 0.7])
     found = select.pairs(analysis.analyse(held, "t", replicates=FEW))
     assert [(p.why, p.after.image) for p in found] == [("largest gain", 1), ("median image", 0), ("largest loss", 3)]
+
+
+def test_a_network_compared_with_nothing_shows_its_worst_images(tmp_path, monkeypatch):
+    held = [
+        replace(r, verdict="refuted", refuted=1 - r.certified, open=0.0) for r in rows("one", None, [0.5, 0.2, 0.8])
+    ]
+    witness = Witness(np.zeros(2), np.zeros((4, 4)), np.zeros((1, 2)), np.ones((1, 2)), 0)
+    monkeypatch.setattr(details, "load", lambda *_: details.Details(None, None, (), witness))
+    found = analysis.analyse(held, "t", baseline="one", replicates=FEW)
+    assert [r.image for r, _ in select.worst(found, tmp_path)] == [1, 0, 2]
+    assert select.pairs(found) == []
 
 
 def test_no_results_is_an_error(tmp_path):
