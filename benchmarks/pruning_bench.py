@@ -77,14 +77,12 @@ def show(**entry: object) -> None:
     print(json.dumps(entry), flush=True)
 
 
-def usn_cost(net: pruning.Net, repeats: int = 5) -> dict[str, float]:
-    """USN with 32 samples on 256 images, in inference passes over them.
+def usn_cost(net: pruning.Net, images: np.ndarray, repeats: int = 5) -> dict[str, float]:
+    """USN with 32 samples on 256 images (256, *S), in inference passes over them.
 
     CPU times of scoring and of 33 passes in turns, windows of about one length, so that a busy machine treats them
     alike; the least of each.
     """
-    shape = net.shapes[net.inputs[0]][1:]
-    images = np.random.default_rng(0).uniform(0, 1, (256, *shape)).astype(np.float32)
     run, scored, passed = Activations(net, net.outputs), [], []
     for _ in range(repeats):
         start = time.process_time()
@@ -98,9 +96,14 @@ def usn_cost(net: pruning.Net, repeats: int = 5) -> dict[str, float]:
 
 
 def cost(networks: list[Path]) -> None:
-    """Scoring cost in inference passes; surgery on about 10 M parameters."""
-    for name, net in (("cnn7 width 16", cnn7()), *((path.stem, pruning.load(path)) for path in networks)):
-        show(figure="usn cost in inference passes (CPU time)", network=name, **usn_cost(net), limit=40)
+    """Scoring cost in inference passes, on noise, of trained networks on aircraft23; surgery on 10 M parameters."""
+    noise = np.random.default_rng(0).uniform(0, 1, (256, 1, 64, 64)).astype(np.float32)
+    measured = [("cnn7 width 16", cnn7(), noise)]
+    for path in networks:
+        net = pruning.load(path)
+        measured.append((path.stem, net, pruning.load_data("aircraft23", net, MEDIUM, 256, 32, 0, "train").images))
+    for name, net, images in measured:
+        show(figure="usn cost in inference passes (CPU time)", network=name, **usn_cost(net, images), limit=40)
     big = cnn7(width=74)
     parameters = sum(w.size for w in big.weights.values())
     start = time.process_time()
@@ -158,7 +161,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     modes = parser.add_subparsers(dest="what", required=True)
     c = modes.add_parser("cost", help="scoring cost in inference passes; surgery on 10 M parameters")
-    c.add_argument("--networks", type=Path, nargs="*", default=[], help="measure these as well")
+    c.add_argument("--networks", type=Path, nargs="*", default=[], help="trained on aircraft23; measured as well")
     alike = modes.add_parser("equality", help="pruned = masked, on random graphs or given networks")
     alike.add_argument("--graphs", type=int, default=200)
     alike.add_argument("--vnncomp", type=Path, metavar="DIR", help="compare on the networks of this folder instead")

@@ -155,18 +155,19 @@ class _Sums:
 def measure(groups: Groups, calibration: Calibration, options: Options, with_flips: bool) -> list[Movement]:
     """Run the calibration images under S and accumulate every unit. Costs K + 1 inference passes and a little."""
     count, shapes = calibration.samples, groups.net.shapes
-    sums = []
+    sums, sizes = [], []
     for unit in groups.units:
-        positions = int(np.prod(shapes[unit.value])) // len(unit.channel)
+        size = int(np.prod(shapes[unit.value]))
+        positions = size // len(unit.channel)
         step = min(-(-positions // POSITIONS), SPARSEST, max(1, len(calibration.images) // IMAGES))
+        sizes.append(size)
         sums.append(_Sums(unit, options, with_flips, count, positions, step))
     runs: dict[tuple[int, ...], Activations] = {}
     for number, batch in enumerate(perturbed(calibration)):
         now = tuple(i for i, total in enumerate(sums) if number % total.step == 0)
         if now and now not in runs:
             runs[now] = Activations(groups.net, [sums[i].unit.value for i in now])
-        size = sum(int(np.prod(shapes[sums[i].unit.value])) for i in now)
-        turn = min(TURN, max(1, HELD // max(size, 1)))
+        turn = min(TURN, max(1, HELD // max(1, sum(sizes[i] for i in now))))
         read: dict[int, list[np.ndarray]] = {i: [] for i in now}
         for first in range(0, len(batch) if now else 0, turn):
             values = runs[now](batch[first : first + turn])
@@ -190,6 +191,8 @@ def _checked_maxima(groups: Groups, moves: list[Movement], calibration: Calibrat
     run = Activations(groups.net, list(behind.values()))
     highest = {i: moves[i].highest.copy() for i in behind}
     for start in range(0, len(calibration.images), TURN):
+        if all((found > 0).all() for found in highest.values()):
+            break
         values = run(calibration.images[start : start + TURN])
         for i, name in behind.items():
             top = channels_first(values[name], moves[i].unit.axis).max((0, 2))
