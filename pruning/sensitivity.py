@@ -50,7 +50,9 @@ def allocate(sensitivity: np.ndarray, sizes: np.ndarray, ratio: float) -> np.nda
     """Shares that fall with sensitivity and remove `ratio` in total (log kappa by bisection)."""
     finite = np.isfinite(sensitivity)
     positive = np.where(finite, np.maximum(sensitivity, 0.0), 0.0)
-    steps = positive / ((float(np.median(positive[finite])) if finite.any() else 0.0) or 1.0)
+    unit = (float(np.median(positive[finite])) if finite.any() else 0.0) or 1.0
+    with np.errstate(over="ignore"):  # of a median next to 0; what overflows is as far as FARTHEST
+        steps = positive / unit
     steps = np.where(finite, np.minimum(steps - steps.min(), FARTHEST), FARTHEST)
     cap = max(HIGHEST, (1 + ratio) / 2)
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pruning_nets import S_SMALL, build, calibration, conv_net, mlp, mlp_weights, node
 
@@ -225,6 +225,7 @@ def test_sensitive_layers_lose_less_and_the_total_is_kept():
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.floats(-1, 1e12), st.integers(1, 512)), min_size=1, max_size=12), st.floats(0.01, 0.95))
+@example([(0.0, 1), (4.0, 1), (2.2e-308, 1)], 0.5)
 def test_allocation_reaches_the_ratio_however_skewed(layers, ratio):
     sensitivity, sizes = (np.array(part, float) for part in zip(*layers, strict=True))
     shares = allocate(sensitivity, sizes, ratio)
