@@ -2,7 +2,7 @@
 
 SecateurError (verifier.errors)
 `-- PruneError
-    |-- ModelFileError      the .onnx file: unreadable, invalid, external data, more than 2 GB
+    |-- ModelFileError      the .onnx file: unreadable, invalid, more than 2 GB, or its external weights are
     |-- NothingToPrune      no channel may be removed (the message lists what froze them)
     |-- RatioError          a ratio is out of range or would empty a layer
     |-- DataError           calibration data: unreadable, wrong shape, labels missing

@@ -17,6 +17,9 @@ from onnx import helper, numpy_helper, shape_inference
 
 from pruning.errors import ModelFileError, WriteError
 from pruning.net import Net, Op, Shape
+from verifier.errors import ModelError
+from verifier.graph.onnx_import.external import external_tensors
+from verifier.graph.onnx_import.source import read_model
 
 MAX_BYTES = 2**31 - 1  # protobuf cannot hold more in one message
 FOLD_LIMIT = 1 << 24  # elements; constants larger than this are not computed while loading
@@ -24,16 +27,14 @@ _NOT_FOLDED = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUnifo
 
 
 def load(path: str | os.PathLike[str]) -> Net:
-    """Read an ONNX file. Raises ModelFileError for anything that is not one valid, self-contained model."""
-    path = Path(path)
+    """Read an ONNX file, with weights that lie beside it. Raises ModelFileError for anything that is not one valid
+    model of at most 2 GB.
+    """
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise ModelFileError(f"{path}: {size} bytes; models over 2 GB (external data) are not supported")
-        data = path.read_bytes()
-    except OSError as error:
-        raise ModelFileError(f"{path}: cannot be read ({error.strerror or error})") from error
-    return from_bytes(data, str(path))
+        read = read_model(path)
+    except ModelError as error:
+        raise ModelFileError(str(error)) from None
+    return from_bytes(read.data, read.path)
 
 
 def from_bytes(data: bytes, where: str = "model") -> Net:
@@ -45,12 +46,10 @@ def from_bytes(data: bytes, where: str = "model") -> Net:
         raise ModelFileError(f"{where}: not an ONNX model (the protobuf message cannot be decoded)") from error
     if not model.graph.node:
         raise ModelFileError(f"{where}: the graph has no nodes; is this an ONNX model?")
-    for tensor in _all_tensors(model):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            raise ModelFileError(
-                f"{where}: weight '{tensor.name}' is stored in another file (external data); "
-                "save the model as a single file first (onnx.save with save_as_external_data=False)"
-            )
+    for tensor in external_tensors(model):
+        raise ModelFileError(
+            f"{where}: weight '{tensor.name}' is stored in another file (external data); load the model by its path"
+        )
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
@@ -410,13 +409,6 @@ def _double_constants(node: Any) -> None:
             attribute.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(attribute.t).astype(np.float64)))
         if node.op_type == "Cast" and attribute.name == "to" and attribute.i == onnx.TensorProto.FLOAT:
             attribute.i = onnx.TensorProto.DOUBLE
-
-
-def _all_tensors(model: onnx.ModelProto) -> list[Any]:
-    tensors = list(model.graph.initializer)
-    for node in model.graph.node:
-        tensors.extend(a.t for a in node.attribute if a.HasField("t"))
-    return tensors
 
 
 def _first_line(error: Exception) -> str:

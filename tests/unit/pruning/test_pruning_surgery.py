@@ -233,22 +233,24 @@ def test_files_that_are_no_models(tmp_path):
     bad.write_bytes(b"not a model")
     with pytest.raises(ModelFileError):
         pruning.load(bad)
-    with pytest.raises(ModelFileError, match="cannot be read"):
+    with pytest.raises(ModelFileError, match="no such file"):
         pruning.load(tmp_path / "absent.onnx")
     bad.write_bytes(b"")
-    with pytest.raises(ModelFileError, match="no nodes"):
+    with pytest.raises(ModelFileError, match="empty file"):
         pruning.load(bad)
     with bad.open("wb") as file:
         file.truncate(2**31 + 10)
-    with pytest.raises(ModelFileError, match="over 2 GB"):
+    with pytest.raises(ModelFileError, match="more than the limit"):
         pruning.load(bad)
 
 
-def test_external_data_is_refused(tmp_path):
+def test_external_data_give_the_same_network(tmp_path):
     model = random_model(0, 13)
+    whole = onnx_io.from_bytes(model.SerializeToString())
     onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="m.bin", size_threshold=0)
-    with pytest.raises(ModelFileError, match="external data"):
-        pruning.load(tmp_path / "m.onnx")
+    assert onnx_io.to_bytes(pruning.load(tmp_path / "m.onnx")) == onnx_io.to_bytes(whole)
+    with pytest.raises(ModelFileError, match="by its path"):
+        onnx_io.from_bytes((tmp_path / "m.onnx").read_bytes())
 
 
 def test_open_spatial_dimensions_are_refused():
