@@ -145,6 +145,9 @@ def _run(arguments: argparse.Namespace) -> int:
     net = api.load(arguments.model)
     settings = runs.settings(arguments)
     data = runs.read_data(arguments, net)
+    if data is not None and not data.semantic.clip:
+        low, high = float(data.images.min()), float(data.images.max())
+        print(f"data: values from {low:.4g} to {high:.4g}, used as they are: nothing is clipped to [0, 1]")
     ratios = arguments.sweep or [arguments.ratio]
     if arguments.criterion == "layer":
         return _blocks(arguments, net, data)
@@ -155,7 +158,9 @@ def _run(arguments: argparse.Namespace) -> int:
         plan = runs.make_plan(arguments, net, data, settings, ratio)
         print(runs.describe(plan))
         if arguments.dry_run:
-            _print_size(net, runs.preview(plan))
+            small, found = runs.preview(plan)
+            _print_size(net, small)
+            print(found)
             continue
         results.append(_carry_out(arguments, net, plan, data, settings, ratio))
     if arguments.report and results:
@@ -176,6 +181,7 @@ def _carry_out(
         target = target.with_name(f"{target.stem}_{ratio:g}{target.suffix}")
     beside = api.save(pruned, target)
     _print_size(net, pruned.net)
+    _print_check(pruned)
     if pruned.delta is not None:
         print(f"delta: at most {float(pruned.delta.max()):.6g} on any output, for these images and all of S")
     print(f"wrote {target} and {beside}")
@@ -204,10 +210,11 @@ def _blocks(arguments: argparse.Namespace, net: Net, data: Calibration | None) -
 
     if data is None:
         raise DataError("criterion 'layer' measures output changes and needs --data")
-    result, removed, ranked = drop_blocks(net, arguments.ratio, data)
+    result, removed, ranked, found = drop_blocks(net, arguments.ratio, data)
     for block in ranked:
         print(f"{'drop' if block in removed else 'keep'}  {block.name}  mean squared output change {block.cost:.6g}")
     _print_size(net, result)
+    print(found)
     if not arguments.dry_run:
         api.save(result, arguments.output)
         print(f"wrote {arguments.output}")
@@ -222,6 +229,14 @@ def _print_size(before: Net, after: Net) -> None:
     ):
         change = f"{new / old - 1:+.1%}" if old else "-"
         print(f"{name:>20}  {old:>12,} -> {new:>12,}  {change}")
+
+
+def _print_check(pruned: PrunedModel) -> None:
+    from pruning.agreement import Agreement
+
+    found = Agreement.of(pruned.sidecar)
+    if found is not None:
+        print(found)
 
 
 def _counts(size: object) -> tuple[int, int, int]:

@@ -7,6 +7,7 @@ SecateurError (verifier.errors)
     |-- RatioError          a ratio is out of range or would empty a layer
     |-- DataError           calibration data: unreadable, wrong shape, labels missing
     |-- CriterionError      unknown criterion, or one that cannot run here (missing package, missing oracle)
+    |-- WrongNetwork        the pruned network does not compute what the masked one does; it is not written
     `-- WriteError          a result cannot be written
 """
 
@@ -37,6 +38,10 @@ class DataError(PruneError):
 
 class CriterionError(PruneError):
     """A criterion, allocation or fold mode is unknown or not available."""
+
+
+class WrongNetwork(PruneError):
+    """Pruned and masked network differ: a fault of this package, caught before anything is written."""
 
 
 class WriteError(PruneError):
