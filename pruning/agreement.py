@@ -92,13 +92,13 @@ def _points(net: Net, runner: runtime.Runner) -> Iterator[dict[str, np.ndarray]]
         feeds = {}
         for name in net.inputs:
             kind = np.dtype(runner.inputs[name])
+            shape = net.shapes[name]
             if kind.kind in "biu":
-                value = rng.integers(0, 2, net.shapes[name])
-            elif number < POINTS // 2:
-                value = rng.uniform(0, 1, net.shapes[name])
+                feeds[name] = rng.integers(0, 2, shape).astype(kind)
             else:
-                value = rng.normal(size=net.shapes[name])
-            feeds[name] = np.asarray(value, kind)
+                feeds[name] = (rng.uniform(0, 1, shape) if number < POINTS // 2 else rng.normal(size=shape)).astype(
+                    kind
+                )
         yield feeds
 
 
@@ -122,8 +122,8 @@ def _compare(got: Mapping[str, np.ndarray], want: Mapping[str, np.ndarray]) -> t
             return np.inf, largest, False
         a, b = (np.asarray(part, np.float64) for part in (got[name], value))
         with np.errstate(invalid="ignore"):
-            difference = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
-        difference = float(np.nan_to_num(difference, nan=np.inf, posinf=np.inf).max(initial=0.0))
+            apart = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
+        difference = float(np.nan_to_num(apart, nan=np.inf, posinf=np.inf).max(initial=0.0))
         size = float(np.abs(b).max(initial=0.0, where=np.isfinite(b)))
         worst, largest = max(worst, difference), max(largest, size)
         fine = fine and difference <= TOLERANCE.get(value.dtype.name, TOLERANCE_64) * size

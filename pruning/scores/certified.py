@@ -6,8 +6,8 @@ They need an *interval oracle*, a function that bounds values inside the network
 
 images (n, *S) float32; cells (m, 2, 2) holds [[alpha_low, alpha_high], [beta_low, beta_high]]; lower and upper have
 shape (n, m, *shape of the value without its batch axis ... ) with the batch axis of one kept: (n, m, 1, *rest). For
-every image i, cell j and s in the cell, lower <= value(clip(alpha*x_i + beta, 0, 1)) <= upper must hold. For data that are
-not clipped (`Semantic.clip`), both oracles are called with `clip=False` and leave that out.
+every image i, cell j and s in the cell, lower <= value(clip(alpha*x_i + beta, 0, 1)) <= upper must hold. For data that
+are not clipped (`Semantic.clip`), both oracles are called with `clip=False` and leave that out.
 
 `looseness` also needs a *slope oracle*, slope_oracle(net, value_names, images, cells) -> {name: coefficients (n, m, 1,
 *rest)}, the backward coefficients of the property margin.

@@ -371,8 +371,8 @@ def test_oracles_leave_the_clip_out_where_the_data_are_not_clipped():
         return {name: (np.full((len(inputs), len(cells), *net.shapes[name]), -9.0), np.full(
             (len(inputs), len(cells), *net.shapes[name]), 9.0)) for name in names}  # fmt: skip
 
-    for images, expected in ((np.full((4, 36), 0.5), True), (np.full((4, 36), 1.5), False)):
+    for x, expected in ((np.full((4, 36), 0.5), True), (np.full((4, 36), 1.5), False)):
         asked.clear()
-        data = Calibration(images, semantic=S_SMALL)
+        data = Calibration(x, semantic=S_SMALL)
         score_groups(find_groups(net), data, "usn-cert", Options(interval_oracle=oracle))
         assert set(asked) == {expected}
