@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -142,6 +143,7 @@ def _run(arguments: argparse.Namespace) -> int:
         raise CriterionError("no output file; give -o small.onnx, or --dry-run to see the plan only")
     if arguments.output is not None and not arguments.output.parent.is_dir():
         raise WriteError(f"{arguments.output}: the folder '{arguments.output.parent}' does not exist")
+    _keep_inputs(arguments)
     net = api.load(arguments.model)
     settings = runs.settings(arguments)
     data = runs.read_data(arguments, net)
@@ -176,9 +178,7 @@ def _carry_out(
     from pruning import api, runs
 
     pruned = runs.carry_out(arguments, net, plan, data, settings, ratio, print)
-    target = arguments.output
-    if arguments.sweep:
-        target = target.with_name(f"{target.stem}_{ratio:g}{target.suffix}")
+    target = _target(arguments, ratio)
     beside = api.save(pruned, target)
     _print_size(net, pruned.net)
     _print_check(pruned)
@@ -186,6 +186,40 @@ def _carry_out(
         print(f"delta: at most {float(pruned.delta.max()):.6g} on any output, for these images and all of S")
     print(f"wrote {target} and {beside}")
     return pruned
+
+
+def _target(arguments: argparse.Namespace, ratio: float) -> Path:
+    output: Path = arguments.output
+    return output.with_name(f"{output.stem}_{ratio:g}{output.suffix}") if arguments.sweep else output
+
+
+def _keep_inputs(arguments: argparse.Namespace) -> None:
+    """Refuse outputs that are read, and a model that would take the place of its own record."""
+    from pruning.errors import WriteError
+    from verifier.data import coco
+    from verifier.graph.onnx_import.source import files_of
+    from verifier.outputs import keep_inputs
+
+    written: list[Path] = []
+    if arguments.output is not None and not arguments.dry_run:
+        if arguments.output.suffix == ".json":
+            raise WriteError(f"{arguments.output}: ends in .json, the name of the record; expected small.onnx")
+        for ratio in arguments.sweep or [arguments.ratio]:
+            target = _target(arguments, ratio)
+            written += [target, target.with_suffix(".json")]
+    if arguments.report is not None:
+        pages = [arguments.report / name for name in ("report.html", "report.json")]
+        written += [*pages, *arguments.report.glob("*.png"), *arguments.report.glob("*.svg")]
+
+    def read() -> Iterator[str | Path | None]:
+        yield arguments.data
+        if arguments.data is not None and arguments.data.endswith(".json"):
+            with suppress(SecateurError):  # its reader will say what is wrong with it
+                found = coco.read(arguments.data).annotations
+                yield from (Path(arguments.data).parent / one.file for one in found)
+        yield from files_of(arguments.model)
+
+    keep_inputs(written, read())
 
 
 def _unstructured(arguments: argparse.Namespace, net: Net, data: Calibration | None, settings: object) -> int:
