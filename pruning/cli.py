@@ -30,7 +30,7 @@ how channels are chosen
 criteria
   from images and S   usn anti-usn random-matched rs nrs usn-cert* looseness*   (* proved bounds, slow: few --images)
   from weights        l1 l2 slim refill random
-  from labels         taylor snip sensnorm hydra                    (need PyTorch and onnx2torch)
+  from labels         taylor snip sensnorm hydra                    (need onnx2torch, see below)
   whole blocks        layer  (residual blocks whose removal changes the output least)
   random-matched takes as many channels per layer as usn would, but random ones.
 
@@ -47,6 +47,10 @@ examples
   prune net.onnx -o small.onnx --ratio 0.5 --data images.npz --semantic brightness=-0.1:0.1,contrast=0.8:1.2
   prune net.onnx --dry-run --ratio 0.5 --criterion l1
   prune net.onnx -o small.onnx --ratio 0.75 --mode progressive --data aircraft23 --semantic brightness=-0.1:0.1
+
+These criteria, and every --mode but post-training, need onnx2torch, which is not installed with this package:
+  pip install --no-deps 'onnx2torch>=1.5.15'
+(--no-deps leaves out torchvision, whose builds fit only one build of PyTorch and which is not needed here).
 
 exit codes: 0 done, 2 the command or its files cannot be used (one line on standard error, nothing written)
 """

@@ -23,6 +23,9 @@ from verifier.graph.onnx_import.source import read_model
 
 MAX_BYTES = 2**31 - 1  # protobuf cannot hold more in one message
 FOLD_LIMIT = 1 << 24  # elements; constants larger than this are not computed while loading
+_AXES_AS_INPUT = {
+    f"Reduce{kind}" for kind in ["L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare"]
+}  # from 18
 _NOT_FOLDED = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 
 
@@ -74,13 +77,26 @@ def to_bytes(net: Net, extra_outputs: Sequence[str] = (), check: bool = False) -
 
 
 def model_for_conversion(net: Net) -> onnx.ModelProto:
-    """The model for a converter that starts at opset 9 (older operators have the same meaning there; compare
-    results).
+    """The model for a converter that knows opsets 9 to 17: constants as initialisers, axes of reductions as attributes,
+    and the nearest of these opsets. Operators of other opsets mean the same there, as far as the converter reads them;
+    the caller has to compare results.
     """
     model = _proto(net)
+    stored = {name for name in net.weights if name not in net.outputs}
+    for node in [n for n in model.graph.node if n.op_type == "Constant" and n.output[0] in stored]:
+        model.graph.node.remove(node)
+        value = np.asarray(net.weights[node.output[0]], order="C")
+        model.graph.initializer.append(numpy_helper.from_array(value, node.output[0]))
+    for node in model.graph.node:
+        axes = net.constant(node.input[1]) if len(node.input) > 1 else None
+        if node.op_type in _AXES_AS_INPUT and axes is not None and axes.size:
+            del node.input[1:]
+            for attribute in [a for a in node.attribute if a.name == "noop_with_empty_axes"]:
+                node.attribute.remove(attribute)
+            node.attribute.append(helper.make_attribute("axes", axes.reshape(-1).tolist()))
     for entry in model.opset_import:
         if entry.domain in ("", "ai.onnx"):
-            entry.version = max(entry.version, 9)
+            entry.version = min(max(entry.version, 9), 17)
     return model
 
 

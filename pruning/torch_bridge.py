@@ -21,6 +21,8 @@ from pruning import onnx_io, runtime
 from pruning.errors import CriterionError
 from pruning.net import Net, Op
 
+INSTALL = "install it with: pip install --no-deps 'onnx2torch>=1.5.15'"
+"""Without its dependencies, all of which are here but torchvision, whose builds do not go with every build of torch."""
 TOLERANCE = 1e-4  # relative; torch and ONNX Runtime sum in different orders
 # attribute of the torch module -> input slot of the ONNX node it was made from
 _PLACES = {
@@ -47,8 +49,8 @@ def import_onnx2torch() -> Any:
         return importlib.import_module("onnx2torch")
     except ImportError as error:
         raise CriterionError(
-            f"gradients and fine-tuning need PyTorch and onnx2torch ({error}); install them (pip install onnx2torch), "
-            "or use --mode post-training with a criterion that needs no gradients"
+            f"gradients and fine-tuning need PyTorch and onnx2torch ({error}); {INSTALL}, or use --mode post-training "
+            "with a criterion that needs no gradients"
         ) from error
     finally:
         if stand_in:
