@@ -77,9 +77,9 @@ def to_bytes(net: Net, extra_outputs: Sequence[str] = (), check: bool = False) -
 
 
 def model_for_conversion(net: Net) -> onnx.ModelProto:
-    """The model for a converter that knows opsets 9 to 17: constants as initialisers, axes of reductions as attributes,
-    and the nearest of these opsets. Operators of other opsets mean the same there, as far as the converter reads them;
-    the caller has to compare results.
+    """The model for a converter that knows opsets 9 to 17: constants as initialisers, axes of reductions as
+    attributes, no `allowzero` without a zero, and the nearest of these opsets. Operators of other opsets mean the same
+    there, as far as the converter reads them; the caller has to compare results.
     """
     model = _proto(net)
     stored = {name for name in net.weights if name not in net.outputs}
@@ -94,6 +94,10 @@ def model_for_conversion(net: Net) -> onnx.ModelProto:
             for attribute in [a for a in node.attribute if a.name == "noop_with_empty_axes"]:
                 node.attribute.remove(attribute)
             node.attribute.append(helper.make_attribute("axes", axes.reshape(-1).tolist()))
+        target = net.constant(node.input[1]) if node.op_type == "Reshape" else None
+        if target is not None and (target != 0).all():  # then it says nothing
+            for attribute in [a for a in node.attribute if a.name == "allowzero"]:
+                node.attribute.remove(attribute)
     for entry in model.opset_import:
         if entry.domain in ("", "ai.onnx"):
             entry.version = min(max(entry.version, 9), 17)

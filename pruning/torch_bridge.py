@@ -76,7 +76,7 @@ class TorchNet:
         self.net, self.device = net, torch.device(device)
         if len(net.inputs) != 1 or len(net.outputs) != 1:
             raise CriterionError("training needs a network with one input and one output")
-        ready = _batchable(net)
+        ready = self._ready = _batchable(net)
         try:
             graph = onnx2torch.convert(onnx_io.model_for_conversion(ready))
         except Exception as error:  # converters raise many types
@@ -111,7 +111,7 @@ class TorchNet:
 
     def weight(self, name: str) -> Any:
         """A stored value: the leaf if it has one."""
-        return self.leaves[name] if name in self.leaves else self.tensor(np.array(self.net.weights[name]))
+        return self.leaves[name] if name in self.leaves else self.tensor(np.array(self._ready.weights[name]))
 
     def run_node(
         self, node: Op, inputs: Sequence[Any], change: Callable[[Any], Any] | None = None, offset: bool = True
@@ -130,7 +130,8 @@ class TorchNet:
                 elif change is not None:
                     value = change(value)
                 state[key[len(prefix) :]] = value
-        stored = [self.weight(name) for name in node.inputs[len(inputs) :]] if not state else []
+        names = self._ready.nodes[index].inputs[len(inputs) :]  # reshape targets there take any batch
+        stored = [self.weight(name) for name in names] if not state else []
         if change is not None and stored:
             stored = [change(stored[0]), *(value if offset else value * 0 for value in stored[1:])]
         takes = len(next(s.args for s in self._module.graph.graph.nodes if s.target == f"n{index}"))

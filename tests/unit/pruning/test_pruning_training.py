@@ -145,6 +145,18 @@ def test_reductions_whose_axes_are_an_input(opset):
     np.testing.assert_allclose(got, Activations(net, ["y"])(x)["y"], rtol=1e-4, atol=1e-5)
 
 
+def test_allowzero_without_a_zero():
+    """What torch.onnx.export (dynamo=True) writes for flatten."""
+    rng = np.random.default_rng(0)
+    w = {"k": rng.normal(size=(4, 6)).astype(np.float32), "v": rng.normal(size=(30, 2)).astype(np.float32)}
+    nodes = [node("MatMul", "x k", "h"), node("Relu", "h", "r"), node("Reshape", "r t", "f", allowzero=1),
+             node("MatMul", "f v", "y")]  # fmt: skip
+    net = build(nodes, {**w, "t": np.array([1, 30])}, {"x": [5, 4]}, {"y": [2]}, 18, batch=1)
+    x = rng.normal(size=(1, 5, 4)).astype(np.float32)
+    got = TorchNet(net)(torch.tensor(x)).detach().numpy()
+    np.testing.assert_allclose(got, Activations(net, ["y"])(x)["y"], rtol=1e-4, atol=1e-5)
+
+
 def test_without_onnx2torch_the_message_gives_the_command():
     code = (
         "import sys\n"
