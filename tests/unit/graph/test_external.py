@@ -106,6 +106,23 @@ def test_commands_run_on_it_and_prune_writes_one_file(tmp_path: Path, capsys: py
     onnx.checker.check_model(str(tmp_path / "s.onnx"), full_check=True)
 
 
+def test_a_study_knows_a_network_by_its_weights_too(tmp_path: Path) -> None:
+    """Resuming a comparison must notice that the weights beside a model have changed; a copy is one whole file."""
+    from pruning.study.build import digest, whole
+
+    path, single = split(tmp_path / "m"), tmp_path / "single.onnx"
+    onnx.save(convolution(), single)
+    assert whole(single) == single.read_bytes()
+    before, copy = digest(path), tmp_path / "copy.onnx"
+    copy.write_bytes(whole(path))
+    assert digest(copy) == before and load_model(copy).graph.shapes == load_model(path).graph.shapes
+    data = path.parent / "net.onnx.data"
+    content = bytearray(data.read_bytes())
+    content[5] ^= 1
+    data.write_bytes(content)
+    assert digest(path) != before
+
+
 def altered(path: Path, change: Callable[[TensorProto], None]) -> None:
     proto = onnx.load(path, load_external_data=False)
     change(next(t for t in proto.graph.initializer if t.name == "v"))
