@@ -70,6 +70,9 @@ def _linear_step(op: LinearOp, rows: Tensor, bias: Tensor) -> tuple[tuple[Tensor
     if offset is not None:
         flat = offset.expand(op.out_shape).reshape(-1)
         bias = bias + rows.flatten(2) @ flat
+    error = op.inexact()
+    if error is not None:
+        bias = bias - rows.abs().flatten(2) @ error.expand(op.out_shape).reshape(-1)
     parts = op.adjoint(rows.flatten(0, 1))
     return tuple(p.unflatten(0, bias.shape) for p in parts), bias
 
@@ -119,7 +122,7 @@ def neuron_rows(network: Network, slot: int, neurons: Tensor) -> tuple[int, Tens
     shape = network.shapes[slot]
     if slot > 0:
         op = network.ops[slot - 1]
-        if isinstance(op, Dense) and op.params["weight"].shape[0] == _size(shape):
+        if isinstance(op, Dense) and op.params["weight"].shape[0] == _size(shape) and op.inexact() is None:
             rows = op.params["weight"].index_select(0, neurons)
             bias = op.params.get("bias")
             start = rows.new_zeros(len(neurons)) if bias is None else bias.index_select(0, neurons)

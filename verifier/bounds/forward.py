@@ -18,7 +18,11 @@ def constant_form(op: LinearOp, like: AffineForm) -> AffineForm:
     batch, width, parts = *like.maps.shape[:2], like.radius.shape[1]
     maps = value.new_zeros(batch, width, *value.shape[1:])
     maps[:, 0] = value
-    return AffineForm(maps, value.new_zeros(batch, parts, *value.shape[1:]))
+    radius = value.new_zeros(batch, parts, *value.shape[1:])
+    error = op.inexact()
+    if error is not None:
+        radius[:, 0] = error
+    return AffineForm(maps, radius)
 
 
 def linear_form(op: LinearOp, forms: list[AffineForm]) -> AffineForm:
@@ -30,8 +34,12 @@ def linear_form(op: LinearOp, forms: list[AffineForm]) -> AffineForm:
         if maps.data_ptr() == forms[0].maps.data_ptr():
             maps = maps.clone()
         maps[:, 0] += offset
-    noise = op.absolute(*(form.radius.flatten(0, 1) for form in forms))
-    return AffineForm(maps, noise.unflatten(0, forms[0].radius.shape[:2]))
+    noise = op.absolute(*(form.radius.flatten(0, 1) for form in forms)).unflatten(0, forms[0].radius.shape[:2])
+    error = op.inexact()
+    if error is not None:
+        noise = noise.clone()
+        noise[:, 0] += error
+    return AffineForm(maps, noise)
 
 
 def relaxed_form(

@@ -16,11 +16,11 @@ _ELEMENTWISE = {
 }  # fmt: skip
 # operator -> (parameters that must be there, that may be there, attributes); inputs are counted in `_arity`
 _SIGNATURES: dict[str, tuple[set[str], set[str], set[str]]] = {
-    "Dense": ({"weight"}, {"bias"}, set()),
+    "Dense": ({"weight"}, {"bias", "bias_error"}, set()),
     "Conv": ({"weight"}, {"bias"}, {"stride", "padding", "dilation", "groups"}),
     "ConvTranspose": ({"weight"}, {"bias"}, {"stride", "padding", "dilation", "groups", "output_padding"}),
     "Scale": ({"factor"}, set(), set()),
-    "Shift": ({"offset"}, set(), set()),
+    "Shift": ({"offset"}, {"bias_error"}, set()),
     "Reshape": (set(), set(), set()),
     "Transpose": (set(), set(), {"perm"}),
     "Slice": (set(), set(), {"axis", "start", "stop", "step"}),
@@ -30,7 +30,7 @@ _SIGNATURES: dict[str, tuple[set[str], set[str], set[str]]] = {
     "ReduceSum": (set(), set(), {"axes"}),
     "ReduceMax": (set(), set(), {"axis"}),
     "Concat": (set(), set(), {"axis"}),
-    "Constant": ({"value"}, set(), set()),
+    "Constant": ({"value"}, {"bias_error"}, set()),
     "LeakyRelu": (set(), set(), {"alpha"}),
     "PRelu": ({"slope"}, set(), set()),
     "Clip": (set(), set(), {"min", "max"}),
@@ -89,6 +89,11 @@ def _check_node(node: Node, shapes: Mapping[str, Shape]) -> None:
             raise ModelError(f"{node}: parameter {name} has type {array.dtype}")
         if array.dtype.kind == "f" and not all_finite(array):
             raise ModelError(f"{node}: parameter {name} is NaN or infinite")
+    if "bias_error" in node.params:
+        error = node.params["bias_error"]
+        shape = shapes[node.output]
+        if (error < 0).any() or np.broadcast_shapes(error.shape, shape) != shape:
+            raise ModelError(f"{node}: bias_error is negative or enlarges the value")
     if node.op == "Opaque":
         return
     if not _arity(node):

@@ -6,7 +6,7 @@ Clarity before speed; float64 unless told otherwise. Every value carries a leadi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,15 @@ def evaluate_nodes(nodes: Iterable[Node], shapes: Mapping[str, Shape]) -> dict[s
     for node in nodes:
         _step(node, values, shapes, 1, np.float64)
     return {name: value[0] for name, value in values.items()}
+
+
+def apply(node: Node, xs: Sequence[np.ndarray], shape: Shape) -> np.ndarray:
+    """What one node makes of its inputs (M, *S) each, float64: (M, *shape)."""
+    points = len(xs[0]) if xs else 1
+    values = dict(zip(node.inputs, xs, strict=True))
+    with np.errstate(all="ignore"):
+        _step(node, values, {node.output: shape}, points, np.float64)
+    return values[node.output]
 
 
 def _step(node: Node, values: dict[str, np.ndarray], shapes: Mapping[str, Shape], points: int, dtype: type) -> None:

@@ -37,8 +37,9 @@ no bound rule
     Opaque         attrs op_type, opset; inputs as in ONNX. The network can be run (by ONNX Runtime) but not bounded:
                    counterexamples can be found, nothing can be proven.
 
-All floating-point parameters are float64 arrays holding exactly the values stored in the model, until a pass combines
-them (and then rounded to float64 once).
+All floating-point parameters are float64 arrays holding exactly the values stored in the model, or sums and products of
+them that are float64 numbers. What a pass had to round is a constant part: Dense, Shift and Constant may have a param
+bias_error >= 0, broadcastable to T, and then mean every value within bias_error of the one they compute.
 """
 
 from __future__ import annotations

@@ -108,8 +108,8 @@ class Constant(LinearOp):
     absolute = linear
 
     def interval(self, *xs: Interval) -> Interval:
-        value = self.params["value"][None]
-        return Interval(value, value)
+        value, error = self.params["value"][None], self.inexact()
+        return Interval(value, value) if error is None else Interval(value - error, value + error)
 
     def adjoint(self, y: Tensor) -> tuple[Tensor, ...]:
         return ()

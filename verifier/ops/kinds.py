@@ -50,7 +50,10 @@ class Op:
         self.params: dict[str, Tensor] = {}
         for name, array in node.params.items():
             tensor = torch.from_numpy(np.array(array))  # a copy: the graph stays as it is, and may be read-only
-            self.params[name] = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+            cast = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+            if name == "bias_error":  # a bound: rounded up
+                cast = torch.where(cast < tensor.to(device), torch.nextafter(cast, cast.new_tensor(torch.inf)), cast)
+            self.params[name] = cast
 
     @property
     def multiply_adds(self) -> int:
@@ -85,6 +88,12 @@ class LinearOp(Op):
         """The constant c, broadcastable to T, or None where it is 0."""
         return None
 
+    def inexact(self) -> Tensor | None:
+        """How far the true operator's value may be from W x + c because c had to be rounded, >= 0, broadcastable to T;
+        None where it is exact. Every bound of the value has to be wider by it.
+        """
+        return self.params.get("bias_error")
+
     def forward(self, *xs: Tensor) -> Tensor:
         y, c = self.linear(*xs), self.offset()
         return y if c is None else y + c
@@ -93,6 +102,8 @@ class LinearOp(Op):
         # centre-radius form: two applications instead of four
         centre = self.forward(*((x.lower + x.upper) / 2 for x in xs))
         radius = self.absolute(*((x.upper - x.lower) / 2 for x in xs))
+        error = self.inexact()
+        radius = radius if error is None else radius + error
         return Interval(centre - radius, centre + radius)
 
 
