@@ -44,7 +44,7 @@ bias_error >= 0, broadcastable to T, and then mean every value within bias_error
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -54,6 +54,17 @@ import numpy as np
 Shape = tuple[int, ...]
 Attribute = int | float | str | tuple[int, ...]
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+def unused(base: str, taken: Container[str]) -> str:
+    """A name that no value has: `base`, or `base` with a number. A file may call its tensors anything, so every name
+    made inside has to come from here or be checked in the same way.
+    """
+    name, count = base, 0
+    while name in taken:
+        count += 1
+        name = f"{base}~{count}"
+    return name
 
 
 @dataclass(frozen=True, eq=False)

@@ -79,6 +79,8 @@ class Chooser:
         base = self.bound(sample, cheap)
         cheap_time = self.clock() - start
         children = self.cut(sample.select(base.alive), base)
+        if len(children) == 0:
+            return  # boxes too thin to be split: there is nothing to compare with
         halves = self.bound(children, cheap)
         start = self.clock()
         tight = self.bound(sample, self.method)

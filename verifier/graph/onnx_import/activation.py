@@ -71,8 +71,9 @@ def clip(c: Context) -> Value:
     )
     if low.size == high.size == 1:
         low_, high_ = float(low.reshape(())), float(high.reshape(()))
-        # attributes before opset 11 default to the largest float32; beyond it there is nothing to clip in float32
-        largest = float(np.finfo(np.float32).max)
+        # attributes before opset 11 default to the largest float32; beyond it there is nothing to clip in float32, but
+        # in float64 a limit is a limit
+        largest = np.inf if x.dtype == np.float64 else float(np.finfo(np.float32).max)
         return c.clip(x, -np.inf if low_ <= -largest else low_, np.inf if high_ >= largest else high_)
     return bound_by(c, bound_by(c, x, low, above=True), high, above=False)
 
