@@ -76,7 +76,7 @@ def assemble(model: Model, spec: vnnlib.NormalForm) -> Problem:
     feed = Feed.of(model.input_infos)
     lower, upper = feed.hull(spec.lower, spec.upper)
     real_lower, real_upper = feed.real(spec.lower, spec.upper)
-    empty = (lower > upper).any(1)
+    empty = np.asarray((lower > upper).any(1))
     for box in (lower, upper, real_lower, real_upper):
         box[empty] = lower[int(empty.argmin())]
     kept = varying(lower, upper)

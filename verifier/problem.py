@@ -44,7 +44,7 @@ class Rows:
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """z = matrix @ y[outputs] for the outputs y (m,) of `graph`, as it was imported: `matrix` (R, k), `outputs` (k,)."""
+    """z = matrix @ y[outputs], matrix (R, k) and outputs (k,), of the outputs y (m,) of `graph` as it was imported."""
 
     graph: Graph
     outputs: np.ndarray

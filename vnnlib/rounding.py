@@ -25,7 +25,7 @@ def float_hull(lower: np.ndarray, upper: np.ndarray, dtype: np.dtype) -> tuple[n
 
 
 def float_inside(lower: np.ndarray, upper: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Return the box of `dtype` inside the real bounds; where none of its numbers lies between them, the rounded bounds.
+    """Return the box of `dtype` inside the real bounds; where none of its numbers lies between, the rounded bounds.
 
     A witness should come from it. Result: two arrays of the type, `low <= high` wherever `lower <= upper`; infinite
     bounds become the largest finite numbers.

@@ -43,4 +43,3 @@ def flatten_io(graph: Graph) -> Graph:
         shapes[Y] = (graph.n_outputs,)
         nodes.append(Node("Concat", tuple(parts), Y, attrs={"axis": 0}))
     return Graph((X,), (Y,), tuple(nodes), shapes)
-

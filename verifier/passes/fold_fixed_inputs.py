@@ -7,8 +7,8 @@ import numpy as np
 from verifier.graph.enclose import enclose
 from verifier.graph.evaluate import evaluate
 from verifier.graph.ir import Graph, Node
-from verifier.passes.fold_constants import constant_params
 from verifier.passes.flatten_io import X
+from verifier.passes.fold_constants import constant_params
 from verifier.passes.rewrite import Rewriter, alive
 
 
@@ -56,7 +56,7 @@ def fold_fixed_inputs(graph: Graph, free: np.ndarray, values: np.ndarray) -> Gra
 
 
 def _frozen(graph: Graph, free: np.ndarray, values: np.ndarray) -> Graph:
-    """Values that no free coordinate reaches, as constants with a bound of their rounding, where there is a rule for that."""
+    """Values that no free coordinate reaches as constants, with a bound of their rounding, where there is a rule."""
     if graph.opaque:
         return graph
     reached = _reached(graph, free)

@@ -49,8 +49,8 @@ def fuse_affine(graph: Graph) -> Graph:
 
     source size x output size <= multiply-adds of the region's own nodes, or the source has at most 64 elements and the
     work grows little. Regions that only move elements, and regions that are one Dense already, stay, and so do those
-    whose weights would have to be rounded: the Dense is the same function over the reals. Offsets that are rounded (fixed
-    inputs seen through a convolution) get a bound of that, where the Dense is far less work.
+    whose weights would have to be rounded: the Dense is the same function over the reals. Offsets that are rounded
+    (fixed inputs seen through a convolution) get a bound of that, where the Dense is far less work.
     """
     makers = {node.output: node for node in graph.nodes}
     order = {node.output: position for position, node in enumerate(graph.nodes)}
@@ -171,7 +171,14 @@ def _emit(new: Rewriter, graph: Graph, region: _Region, product: _Product, end: 
     like = Node("Dense", (), end.output, source=source)
     shape = graph.shapes[end.output]
     if not weight.any():
-        new.add("Constant", [], shape, like, constant_params(*(part.reshape(shape) for part in (bias, error))), output=end.output)
+        new.add(
+            "Constant",
+            [],
+            shape,
+            like,
+            constant_params(bias.reshape(shape), error.reshape(shape)),
+            output=end.output,
+        )
         return
     value = new.reshape(new.find(region.source), (columns,), like)
     params = {"weight": weight, "bias": bias} if bias.any() else {"weight": weight}

@@ -158,7 +158,8 @@ def _affine_conv(front: Node, node: Node, shape: Shape) -> Node | None:
     if offset.any():
         flat = (np.broadcast_to(one, weight.shape).reshape(out, -1) for one in (weight, shift))
         sums = [matmul(row[None], column[:, None]) for row, column in zip(*flat, strict=True)]
-        bias = None if any(one is None for one in sums) else added(np.reshape(sums, out), _bias(node, out))
+        known = [one for one in sums if one is not None]
+        bias = added(np.reshape(known, out), _bias(node, out)) if len(known) == out else None
     return _with(node, front.inputs, node.output, multiplied(weight, scale), bias, _both(front, node))
 
 

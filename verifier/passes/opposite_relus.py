@@ -49,7 +49,7 @@ def _rewrite(new: Rewriter, first: Node, relu: Node, second: Node) -> bool:
     weight, readers = first.params["weight"], second.params["weight"]
     bias = first.params.get("bias", np.zeros(len(weight)))
     direction, sign = _directions(weight, bias)
-    varies = weight.any(axis=1)
+    varies = np.asarray(weight.any(axis=1))
     chosen = np.unique(direction[varies])  # a neuron is its direction's representative where direction == own index
     column = np.searchsorted(chosen, direction)
     plus, minus = (np.zeros((len(readers), len(chosen))) for _ in range(2))

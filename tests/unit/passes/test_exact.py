@@ -1,4 +1,4 @@
-"""Passes change no real number: graphs before and after in fractions, with weights that cancel, and what may be rounded."""
+"""Passes change no real number: graphs before and after in fractions, with weights that cancel; what may be rounded."""
 
 from __future__ import annotations
 
