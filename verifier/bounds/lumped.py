@@ -115,7 +115,7 @@ def _extra(op: object, network: Network) -> tuple[Tensor, Tensor] | None:
     if offset is None and terms == 0 and error is None:
         return None
     size = torch.zeros(1, dtype=network.dtype, device=network.device) if offset is None else offset.abs()
-    own = 0.0 if error is None else error * 1.001
+    own = 0.0 if error is None else error * 1.000001
     fast, exact = (size * ((terms + 8) * unit) + own + FLOOR for unit in (ulp(network.dtype), EXACT))
     return fast, exact
 
@@ -240,7 +240,7 @@ def _constant(op: LinearOp, first: Lumped) -> Lumped:
     centre = value.expand(batch, *value.shape)
     inputs = first.inputs.new_zeros(1, 1).expand(len(first.inputs), *centre.shape)
     error = op.inexact()
-    own = 0.0 if error is None else error * 1.001
+    own = 0.0 if error is None else error * 1.000001
     return Lumped(centre, inputs, (4 * EXACT * centre.abs() + own + FLOOR).to(first.radius.dtype))
 
 
