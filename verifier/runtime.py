@@ -86,6 +86,7 @@ class Session:
     def _open(self, data: bytes) -> onnxruntime.InferenceSession:
         import onnxruntime
 
+        onnxruntime.set_default_logger_severity(3)  # remarks on deprecated attributes bypass the session's level
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1

@@ -180,6 +180,9 @@ class Builder:
 
     def pad(self, x: Var, before: Sequence[int], after: Sequence[int]) -> Var:
         """Zeros around `x` (one count per axis); negative counts cut."""
+        kept = [size + min(0, b) + min(0, a) for size, b, a in zip(x.shape, before, after, strict=True)]
+        if min(kept, default=1) < 1:  # everything is cut away, and only zeros are left
+            return self.constant(np.zeros([s + b + a for s, b, a in zip(x.shape, before, after, strict=True)]))
         for axis, (b, a) in enumerate(zip(before, after, strict=True)):
             if b < 0 or a < 0:
                 x = self.slice(x, axis, max(0, -b), x.shape[axis] - max(0, -a))
@@ -282,6 +285,11 @@ class Context(Builder):
     def wrong(self, why: str) -> ModelError:
         """The error that calls the current node invalid."""
         return ModelError(f"{self.source}: {why}")
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """All attributes that the file gives, strings decoded."""
+        return self._attributes
 
     def attr(self, name: str, default: Any = None) -> Any:
         """The attribute `name`, strings decoded, or `default`."""
