@@ -107,7 +107,9 @@ def _transposed_window(
     shape = [int(one) for one in shape][-rank:]
     most = [f + s - 1 for f, s in zip(full, stride, strict=True)]
     if len(shape) != rank or any(not 1 <= o <= m for o, m in zip(shape, most, strict=True)):
-        raise c.wrong(f"output_shape {shape} is not within the {most} that can be reached; ONNX Runtime refuses it, too")
+        raise c.wrong(
+            f"output_shape {shape} is not within the {most} that can be reached; ONNX Runtime refuses it, too"
+        )
     # never room at the front: a negative total counts as 0, and the rest is room at the end
     total = [max(0, r - o) for r, o in zip(reach, shape, strict=True)]
     upper = auto == "SAME_UPPER"

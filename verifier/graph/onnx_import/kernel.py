@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from verifier.errors import UnsupportedOperator
-from verifier.graph.onnx_import.context import Context
+from verifier.errors import ModelError, UnsupportedOperator
+from verifier.graph.onnx_import.context import Context, Var
 
 _IR_VERSION = 8  # understood by every ONNX Runtime that knows these opsets
 
@@ -74,17 +74,39 @@ def _plain(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def of_constants(c: Context, arrays: Sequence[np.ndarray | None], attributes: Mapping[str, Any]) -> list[np.ndarray]:
-    """The current node's outputs for constant inputs: computed in float64 where there is a kernel, else in float32.
+def of_constants(c: Context) -> tuple[np.ndarray, ...]:
+    """The current node's outputs for constant inputs: in float64 where there is a kernel, else in float32.
 
     Raises:
+        ModelError: an output would be too large.
         UnsupportedOperator: ONNX Runtime cannot compute it.
     """
+    arrays = [None if one is None else np.asarray(one) for one in c.inputs]
+    if c.op == "OneHot" and c.has(1):  # the one operator of this kind whose result grows with a value
+        c.guard((*c.value(0).shape, max(0, int(c.const(1, "depth").reshape(-1)[0]))))
     try:
-        return Kernel(c, arrays, attributes)(*arrays)
+        results = Kernel(c, arrays, c.attributes)(*arrays)
     except UnsupportedOperator:
         single = [_single(array) for array in arrays]
-        return Kernel(c, single, attributes)(*single)
+        results = Kernel(c, single, c.attributes)(*single)
+    for one in results:
+        c.guard(one.shape)
+    return tuple(results)
+
+
+def output_shapes(c: Context) -> list[tuple[int, ...]] | None:
+    """Shapes of the current node's outputs for inputs of ones; None where ONNX Runtime cannot tell."""
+    kind = next((one.dtype for one in c.inputs if isinstance(one, Var) and one.real), np.dtype(np.float32))
+    arrays: list[np.ndarray | None] = []
+    for one in c.inputs:
+        if isinstance(one, Var):
+            arrays.append(np.ones(one.shape, one.dtype))
+        else:
+            arrays.append(one.astype(kind) if one is not None and one.dtype.kind == "f" else one)
+    try:
+        return [c.guard(one.shape) for one in Kernel(c, arrays, c.attributes)(*arrays)]
+    except ModelError:
+        return None
 
 
 def _single(array: np.ndarray | None) -> np.ndarray | None:

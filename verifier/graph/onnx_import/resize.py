@@ -1,8 +1,9 @@
 """Resize and Upsample: a Take per axis where elements are picked, a small matrix per axis where they are weighted.
 
-Which elements, and with which weights, is asked from ONNX Runtime: it runs the node, one axis at a time, on ramps or on
-unit vectors. Positions that tie, sizes that are kept although a scale says otherwise, regions, rounding of sizes under a
-policy, antialias and the coefficients of cubic interpolation are then what it computes, in its version on this machine.
+Which elements, and with which weights, is asked from ONNX Runtime: it runs the node, one axis at a time, on ramps or
+on unit vectors. Positions that tie, sizes that are kept although a scale says otherwise, regions, rounding of sizes
+under a policy, antialias and the coefficients of cubic interpolation are then what it computes, in its version on this
+machine.
 """
 
 from __future__ import annotations
