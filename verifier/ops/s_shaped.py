@@ -195,7 +195,8 @@ class Erf(SShaped):
         return x.erf()
 
     def slope(self, x: Tensor) -> Tensor:
-        return torch.exp(-x.square()) * (2 / math.sqrt(math.pi))
+        # beyond 30 it is 0 in any precision, and the square would overflow
+        return torch.exp(-x.clamp(-30, 30).square()) * (2 / math.sqrt(math.pi))
 
     def touching(self, x: Tensor) -> Tensor:
         return _touching(self, x, -x / (2 + x), lambda p, slope: -2 * p * slope)
@@ -214,7 +215,9 @@ class Atan(SShaped):
         return x.atan()
 
     def slope(self, x: Tensor) -> Tensor:
-        return (1 + x.square()).reciprocal()
+        # 1 / (1 + x^2) by way of 1 / |x| where |x| > 1: the square, or its derivative, would overflow
+        inverse = x.abs().clamp_min(1).reciprocal().square()
+        return torch.where(x.abs() > 1, inverse / (1 + inverse), (1 + x.clamp(-1, 1).square()).reciprocal())
 
     def touching(self, x: Tensor) -> Tensor:
         return _touching(self, x, -x / (2 + math.sqrt(math.pi) * x.sqrt()), lambda p, slope: -2 * p * slope.square())

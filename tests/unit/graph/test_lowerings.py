@@ -382,7 +382,7 @@ _COORDINATES = (
     "tf_crop_and_resize",
 )  # fmt: skip
 _HOW = (
-    *({"mode": "nearest", "nearest_mode": rule} for rule in ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")),
+    *({"mode": "nearest", "nearest_mode": one} for one in ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")),
     *({"mode": mode} | more for mode in ("linear", "cubic") for more in ({}, {"antialias": 1}, {"exclude_outside": 1})),
     {"mode": "cubic", "cubic_coeff_a": -0.5},
     {"mode": "linear", "antialias": 1, "exclude_outside": 1},
