@@ -96,9 +96,16 @@ _rule("Expand")(lambda node, params, shape, x: np.broadcast_to(x, shape))
 _rule("Concat")(lambda node, params, shape, *xs: np.concatenate(xs, axis=node.integer("axis") + 1))
 _rule("Take")(lambda node, params, shape, x: np.take(x, params["indices"], axis=node.integer("axis") + 1))
 _rule("ReduceMax")(lambda node, params, shape, x: x.max(axis=node.integer("axis") + 1))
-_rule("LogSumExp")(lambda node, params, shape, x: np.logaddexp.reduce(x, axis=node.integer("axis") + 1))
 _rule("ReduceSum")(lambda node, params, shape, x: x.sum(axis=tuple(axis + 1 for axis in node.integers("axes"))))
 _rule("Transpose")(lambda node, params, shape, x: x.transpose(0, *(axis + 1 for axis in node.integers("perm"))))
+
+
+@_rule("LogSumExp")
+def _log_sum_exp(node: Node, params: Mapping[str, np.ndarray], shape: Shape, x: np.ndarray) -> np.ndarray:
+    axis = node.integer("axis") + 1
+    top = x.max(axis, keepdims=True)
+    base = np.where(np.isfinite(top), top, x.dtype.type(0))
+    return np.log(np.exp(x - base).sum(axis)) + base.squeeze(axis)
 
 
 @_rule("Dense")
