@@ -30,7 +30,7 @@ def _lifted(new: Rewriter, node: Node) -> Node:
         return replace(node, params={"value": node.params["value"].reshape(ONE)})
     if node.op in _MOVES or (node.op == "ReduceSum" and not node.integers("axes")):
         return Node("Reshape", node.inputs, node.output, source=node.source)
-    if node.op in ("ReduceSum", "ReduceMax"):  # all axes go: one row of all elements, reduced along it
+    if node.op in ("ReduceSum", "ReduceMax", "LogSumExp"):  # all axes go: one row of all elements, reduced along it
         row = new.reshape(node.inputs[0], (1, math.prod(new.shapes[node.inputs[0]])), node)
         attrs = {"axes": (1,)} if node.op == "ReduceSum" else {"axis": 1}
         return Node(node.op, (row,), node.output, attrs=attrs, source=node.source)
