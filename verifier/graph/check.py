@@ -12,7 +12,7 @@ from verifier.graph.ir import Graph, Node, Shape
 
 _ELEMENTWISE = {
     "Relu", "Abs", "Sign", "Floor", "Sigmoid", "Tanh", "Sin", "Cos", "Exp", "Log", "Sqrt", "Reciprocal", "LeakyRelu",
-    "PRelu", "Clip", "Pow", "Scale", "Shift",
+    "Softplus", "Erf", "Atan", "PRelu", "Clip", "Pow", "Scale", "Shift",
 }  # fmt: skip
 # operator -> (parameters that must be there, that may be there, attributes); inputs are counted in `_arity`
 _SIGNATURES: dict[str, tuple[set[str], set[str], set[str]]] = {
@@ -29,6 +29,7 @@ _SIGNATURES: dict[str, tuple[set[str], set[str], set[str]]] = {
     "Pad": (set(), set(), {"before", "after"}),
     "ReduceSum": (set(), set(), {"axes"}),
     "ReduceMax": (set(), set(), {"axis"}),
+    "LogSumExp": (set(), set(), {"axis"}),
     "Concat": (set(), set(), {"axis"}),
     "Constant": ({"value"}, {"bias_error"}, set()),
     "LeakyRelu": (set(), set(), {"alpha"}),
@@ -243,7 +244,8 @@ def _concat(node: Node, shape: Shape, *others: Shape) -> Shape:
 
 _SHAPES: dict[str, Callable[..., Shape]] = {
     "Dense": _dense, "Conv": _conv, "ConvTranspose": _conv_transpose, "Transpose": _transpose, "Slice": _slice,
-    "Take": _take, "Pad": _pad, "ReduceSum": _reduce_sum, "ReduceMax": _reduce_max, "Concat": _concat,
+    "Take": _take, "Pad": _pad, "ReduceSum": _reduce_sum, "ReduceMax": _reduce_max,
+    "LogSumExp": _reduce_max, "Concat": _concat,
     "Constant": lambda node: node.params["value"].shape, "Reshape": lambda node, shape: shape,
     "Expand": lambda node, shape: shape, "Clip": _clip, "LeakyRelu": _leaky, "Pow": _pow, "PRelu": _same,
     "Scale": _same, "Shift": _same, "Add": _same, "Sub": _same, "Mul": _same,

@@ -25,7 +25,7 @@ linear, several inputs
 no input
     Constant       params value (shape T)
 non-linear, element-wise (T = S)
-    Relu  Abs  Sign  Floor  Sigmoid  Tanh  Sin  Cos  Exp  Log  Sqrt  Reciprocal
+    Relu  Abs  Sign  Floor  Sigmoid  Tanh  Erf  Atan  Sin  Cos  Exp  Softplus  Log  Sqrt  Reciprocal
     LeakyRelu      attrs alpha (any float >= 0)
     PRelu          params slope, broadcastable to S
     Clip           attrs min, max (floats, may be infinite, min <= max)
@@ -33,6 +33,7 @@ non-linear, element-wise (T = S)
 non-linear, others
     Mul            two inputs of shape T, element-wise product
     ReduceMax      attrs axis; the axis is dropped
+    LogSumExp      attrs axis; the axis is dropped
 no bound rule
     Opaque         attrs op_type, opset; inputs as in ONNX. The network can be run (by ONNX Runtime) but not bounded:
                    counterexamples can be found, nothing can be proven.

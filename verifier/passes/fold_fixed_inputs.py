@@ -92,6 +92,8 @@ def _shadow(node: Node) -> Node:
             return Node("Add", node.inputs, node.output)
         case "Constant":
             return Node("Constant", (), node.output, {"value": np.zeros(node.params["value"].shape)})
+        case "LogSumExp":
+            return Node("ReduceMax", node.inputs, node.output, attrs=node.attrs)
         case "ReduceMax" | "ReduceSum" | "Reshape" | "Transpose" | "Slice" | "Take" | "Expand" | "Pad" | "Concat":
             return node
         case _:

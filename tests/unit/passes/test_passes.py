@@ -21,6 +21,7 @@ from verifier.passes.flatten_io import flatten_io
 from verifier.passes.fold_constants import fold_constants
 from verifier.passes.fold_fixed_inputs import fold_fixed_inputs
 from verifier.passes.fuse_affine import fuse_affine
+from verifier.passes.lift_scalars import lift_scalars
 from verifier.passes.merge_affine import merge_affine
 from verifier.passes.opposite_relus import opposite_relus
 from verifier.passes.prune_outputs import prune_outputs
@@ -118,8 +119,22 @@ def test_pruning_outputs_is_selection(seed: int, nodes: int, outputs: int) -> No
         assert_same(flat(graph, points)[:, keep], flat(candidate, points))
 
 
+def test_scalars_become_vectors_of_one_element() -> None:
+    """In random graphs with values of rank 0, of which there are many."""
+    met: set[str] = set()
+    for seed in range(60):
+        graph = flatten_io(RandomGraph(seed, 14).graph)
+        met |= {node.op for node in graph.nodes if () in [graph.shapes[name] for name in (*node.inputs, node.output)]}
+        lifted = lift_scalars(graph)
+        check_graph(lifted)
+        assert all(lifted.shapes.values())
+        points = np.random.default_rng(seed).uniform(-2, 2, (4, graph.n_inputs))
+        assert_same(flat(graph, points), flat(lifted, points))
+    assert {"ReduceSum", "ReduceMax", "LogSumExp", "Scale", "Relu"} <= met, met
+
+
 def test_random_graphs_reach_every_operator() -> None:
-    seen = {node.op for seed in range(150) for node in RandomGraph(seed, 14).graph.nodes}
+    seen = {node.op for seed in range(400) for node in RandomGraph(seed, 14).graph.nodes}
     assert seen == OPERATORS - {"Opaque"}
 
 
