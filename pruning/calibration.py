@@ -14,6 +14,7 @@ import numpy as np
 from pruning import onnx_io, runtime, sobol
 from pruning.errors import CriterionError, DataError
 from pruning.net import Net
+from verifier.data.frame import check_unit
 
 STRAY = 1e-6  # so far outside [0, 1] a value may lie by rounding alone
 
@@ -47,6 +48,7 @@ class Semantic:
                 ranges[name] = (float(low), float(high))
             except ValueError:
                 raise DataError(f"semantic '{part}': expected {name}=low:high with two numbers") from None
+            check_unit(name, *ranges[name])
         return cls(ranges.get("contrast", (1.0, 1.0)), ranges.get("brightness", (0.0, 0.0)))
 
     @property
