@@ -16,6 +16,7 @@ import vnnlib
 from verifier.assemble import assemble, check_fit
 from verifier.attack.pgd import clause_loss, pgd, row_values, sample
 from verifier.attack.replay import Replay
+from verifier.bounds.alpha_beta import Ground
 from verifier.bounds.bounder import Method, OutOfTime, sweep
 from verifier.bounds.lumped import Prepared
 from verifier.bounds.network import Network, build
@@ -36,6 +37,7 @@ from verifier.search.bab import Outcome, Strategy, Tally, cut, search
 from verifier.search.bounding import Bounded, bound_boxes
 from verifier.search.choose import Chooser, predicted_ratio
 from verifier.search.leaf import settle_affine
+from verifier.search.neurons import NeuronSplit
 from verifier.search.memory import CPU, Memory, attempt, step_bytes
 from verifier.search.shallow import form as shallow_form
 from verifier.search.shallow.tree import Counts
@@ -49,9 +51,6 @@ FEW_QUERIES = 4
 
 KEPT_NEURONS = 8192
 """Up to this many ReLU neurons, open boxes of a neuron split carry the neurons' intervals along (16 bytes each)."""
-
-PLAIN = Method(affine=False)
-"""Intervals alone: exact for the arguments of a first layer."""
 
 MANY_QUERIES = 256
 """With more queries than this, bounds come first: most queries are settled by them in one batch."""
@@ -238,9 +237,16 @@ class _Run:
         witness = attempt(self.attack)[0] if few else None
         if witness is not None:
             return self.finish(Verdict.SAT, "found by sampling and projected gradient descent", witness=witness)
+        self.split: NeuronSplit | None = None
         if first is None:
             first = whole(self.lower, self.upper, self.kept_neurons())
             first = zonotope.halved(first) if self.zonotope else first
+        if self.plan.neurons and not shallow_form.suits(self.network) and self.network.relus:
+            try:
+                self.split = self.neuron_split(first)
+            except OutOfTime:
+                return self.finish(Verdict.TIMEOUT, "the time limit was reached", open_fraction=1.0)
+            first = self.split.roots(first)
         strategy = Strategy(
             bound=self.bounding(),
             try_points=self.try_points,
@@ -280,24 +286,17 @@ class _Run:
         shallow = self.plan.neurons and strategy.proven is None and shallow_form.suits(self.network)
         if not shallow or self.problem.queries > FEW_QUERIES:
             return search(first, strategy)
-        try:
-            outcome, _ = attempt(self.shallow)
-        except OutOfTime:
-            return Outcome(None, 1.0, self.tally, first)
+        outcome, _ = attempt(self.shallow)
         return search(first, strategy) if outcome is None else outcome
 
     def shallow(self) -> Outcome:
-        """All clauses of all queries, one after the other.
-
-        Raises:
-            OutOfTime: before the first clause.
-        """
+        """All clauses of all queries, one after the other."""
         tally, open_share, rest = Tally(), 0.0, None
+        layer = shallow_form.formulate(self.network)
         for q in range(self.problem.queries):
             box = whole(self.lower, self.upper).select(slice(q, q + 1))
-            known = sweep(self.network, box.lower, box.upper, box.query, self.inputs, PLAIN, self.budget.expired)
             lower, upper = box.lower[0].double(), box.upper[0].double()
-            clauses = shallow_form.clauses(shallow_form.formulate(self.network, known), self.table, q, lower, upper)
+            clauses = shallow_form.clauses(layer, self.table, q, lower, upper)
             tries = partial(self.try_points_of, query=box.query)
             for clause in clauses:
                 counts = partial(
@@ -337,7 +336,10 @@ class _Run:
         return count if self.plan.neurons and count <= KEPT_NEURONS else 0
 
     def bounding(self) -> Callable[[DomainBatch], Bounded]:
-        """The bounding step: zonotopes for few inputs and many neurons, lumped ones where asked for, or the chooser."""
+        """The bounding step: zonotopes for few inputs and many neurons, lumped ones where asked for, neuron splits for
+        many inputs, or the chooser."""
+        if self.split is not None:
+            return self.split
         if not self.zonotope and not self.lumped:
             return self.chooser()
         twin = Twin.of(self.problem.graph, self.network.device)
@@ -345,6 +347,20 @@ class _Run:
             return lambda batch: zonotope.bound_zonotope(twin, self.table, batch)
         prepared = Prepared.of(twin)
         return lambda batch: zonotope.bound_lumped(prepared, self.table, batch)
+
+    def neuron_split(self, boxes: DomainBatch) -> NeuronSplit:
+        """The roots of all queries: intermediate intervals by backward rows.
+
+        Raises:
+            OutOfTime: before the first bound.
+        """
+        method = Method(affine=False, rows=True)
+        known = sweep(
+            self.network, boxes.lower, boxes.upper, boxes.query, self.inputs, method, self.budget.expired
+        )
+        exact = Ground.of(self.network, known)
+        fast = exact.cast(build(self.problem.graph, torch.float32, self.network.device))
+        return NeuronSplit(exact, fast, self.table, self.budget.expired)
 
     def chooser(self) -> Chooser:
         """Cheap or tight bounds, measured, unless the options or the problem leave no choice."""

@@ -5,11 +5,16 @@ The affine form itself is described in `verifier.forms`.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from verifier.bounds.rounding import times
 from verifier.forms import AffineForm
+from verifier.ops.elementwise import magnitude
 from verifier.ops.kinds import Interval, LinearOp, Op, Relaxation, RelaxedOp
+from verifier.tolerance import gamma, lost, ulp
 
 
 def constant_form(op: LinearOp, like: AffineForm) -> AffineForm:
@@ -22,22 +27,40 @@ def constant_form(op: LinearOp, like: AffineForm) -> AffineForm:
 
 
 def linear_form(op: LinearOp, forms: list[AffineForm]) -> AffineForm:
-    """Image of affine forms under a linear operator."""
+    """Image of affine forms under a linear operator, with all rounding in the radius.
+
+    A sum of n products is off by at most gamma_n |W| |maps|: that much goes into the radius before |W| is applied,
+    3 gamma_n (|centre| + spread) with what rounding does to |W| applied to the radius itself.
+    """
     lead = forms[0].maps.shape[:2]
     maps = op.linear(*(form.maps.flatten(0, 1) for form in forms)).unflatten(0, lead)
-    offset = op.offset()
+    offset, dtype = op.offset(), maps.dtype
     if offset is not None:
         if maps.data_ptr() == forms[0].maps.data_ptr():
             maps = maps.clone()
         maps[:, 0] += offset
-    noise = op.absolute(*(form.radius.flatten(0, 1) for form in forms))
-    return AffineForm(maps, noise.unflatten(0, forms[0].radius.shape[:2]))
+    radii = [form.radius for form in forms]
+    if op.terms:
+        unit = 3 * gamma(op.terms, dtype)
+        radii = [_plus(form.radius, form.maps[:, 0].abs().add_(form.spread()).mul_(unit)) for form in forms]
+    noise = op.absolute(*(radius.flatten(0, 1) for radius in radii)).unflatten(0, forms[0].radius.shape[:2])
+    if offset is not None or op.terms:
+        noise = _plus(noise, maps[:, 0].abs().mul_(2 * ulp(dtype)).add_(3 * lost(op.terms, dtype)))
+    return AffineForm(maps, noise)
+
+
+def _plus(radius: Tensor, more: Tensor) -> Tensor:
+    """The radius (B, p, *S) with `more` (B, *S) in its first part."""
+    radius = radius.clone()
+    radius[:, 0] += more
+    return radius
 
 
 def relaxed_form(
     op: RelaxedOp, forms: list[AffineForm], bounds: list[Interval], moves: tuple[Tensor, ...]
 ) -> AffineForm:
-    """Image under a non-linear operator: one slope per input, the gap between the two planes goes into the radius.
+    """Image under a non-linear operator: one slope per input, the gap between the two planes goes into the radius, and
+    so does all rounding.
 
     Planes with unequal slopes are first made parallel: with the mean slope s, the residual (slope - s) x is bounded on
     [l, u] at its ends. `moves` are the forms' own (`AffineForm.moves`).
@@ -60,12 +83,23 @@ def relaxed_form(
     # an unbounded plane makes the form useless, not wrong: the centre stays finite and the radius becomes infinite
     gap = (high - low) / 2
     middle = (high + low) / 2
+    gap = gap + _rounding(op, forms, bounds, relaxation)
     finite = torch.isfinite(gap) & torch.isfinite(middle)
     maps[:, 0] += torch.where(finite, middle, 0.0)
     gap = torch.where(finite, gap, torch.inf)
     if radius.shape[1] == 1:
         return AffineForm(maps, radius + gap[:, None])
     return AffineForm(maps, _blamed(radius, gap, _shared_moves(op, forms, relaxation, moves)))
+
+
+def _rounding(op: RelaxedOp, forms: list[AffineForm], bounds: list[Interval], planes: Relaxation) -> Tensor:
+    """What the sums of `relaxed_form` may be off by: (B, *T)."""
+    total = planes.lower_offset.abs() + planes.upper_offset.abs()
+    for form, bound, low, high in zip(forms, bounds, planes.lower_slopes, planes.upper_slopes, strict=True):
+        size = torch.maximum(magnitude(bound), form.maps[:, 0].abs() + form.spread())
+        total = total + op.collect(times(low.abs() + high.abs(), size))
+    terms = sum(math.prod(shape) for shape in op.in_shapes) / max(1, math.prod(op.out_shape))
+    return total.mul_(4 * gamma(terms + forms[0].radius.shape[1], total.dtype)).add_(lost(terms, total.dtype))
 
 
 def _blamed(radius: Tensor, gap: Tensor, moves: Tensor) -> Tensor:

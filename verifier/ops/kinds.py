@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from verifier.graph.ir import Node, Shape
+from verifier.tolerance import gamma, lost
 
 
 class Interval(NamedTuple):
@@ -85,14 +86,30 @@ class LinearOp(Op):
         """The constant c, broadcastable to T, or None where it is 0."""
         return None
 
+    @property
+    def terms(self) -> int:
+        """Most products that one element of `linear` adds up; 0 where elements only move, without any rounding."""
+        return sum(math.prod(shape) for shape in self.in_shapes)
+
+    @property
+    def adjoint_terms(self) -> int:
+        """Most products that one element of `adjoint` adds up; 0 where elements only move."""
+        return math.prod(self.out_shape)
+
     def forward(self, *xs: Tensor) -> Tensor:
         y, c = self.linear(*xs), self.offset()
         return y if c is None else y + c
 
     def interval(self, *xs: Interval) -> Interval:
-        # centre-radius form: two applications instead of four
+        # centre-radius form: two applications instead of four. |W| (r + 3 gamma m), m the magnitudes, holds the
+        # rounding of W c, of the halves, and that of this very sum (r <= m)
+        dtype = xs[0].lower.dtype
+        unit = gamma(self.terms, dtype)
         centre = self.forward(*((x.lower + x.upper) / 2 for x in xs))
-        radius = self.absolute(*((x.upper - x.lower) / 2 for x in xs))
+        radius = self.absolute(
+            *(((x.upper - x.lower) / 2).add_(torch.maximum(x.lower.abs(), x.upper.abs()), alpha=3 * unit) for x in xs)
+        )
+        radius = radius + (2 * lost(self.terms, dtype) + unit * centre.abs())
         return Interval(centre - radius, centre + radius)
 
 

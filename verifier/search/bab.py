@@ -184,6 +184,8 @@ def divide(boxes: DomainBatch, bounded: Bounded, strategy: Strategy) -> tuple[Do
     Neurons are split where the strategy says so and one is undecided, inputs otherwise.
     """
     boxes = replace(boxes, known=bounded.known)
+    if bounded.alpha is not None and bounded.beta is not None:
+        boxes = replace(boxes, alpha=bounded.alpha, beta=bounded.beta)
     deep = boxes.depth >= strategy.max_depth
     by_neuron = (bounded.neuron >= 0) & ~deep if strategy.neurons else torch.zeros_like(deep)
     parts = []

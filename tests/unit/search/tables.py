@@ -10,7 +10,7 @@ from verifier.domains import DomainBatch
 from verifier.problem import Rows
 from verifier.rows import RowTable
 from verifier.search.bounding import Bounded
-from verifier.tolerance import proof_margin
+from verifier.tolerance import gamma
 
 CPU = torch.device("cpu")
 
@@ -49,7 +49,7 @@ def linear(
 ) -> Bounded:
     """What a bounding step says about rows that are exactly  coefficients . x + constant, (B, K, n) and (B, K)."""
     size = torch.einsum("bkn,bn->bk", coefficients.abs(), torch.maximum(boxes.lower.abs(), boxes.upper.abs()))
-    constant = constant - proof_margin(constant.dtype) * (size + constant.abs())
+    constant = constant - gamma(64, constant.dtype) * (size + constant.abs())
     centre, radius = (boxes.lower + boxes.upper) / 2, (boxes.upper - boxes.lower) / 2
     low = torch.einsum("bkn,bn->bk", coefficients, centre) - torch.einsum("bkn,bn->bk", coefficients.abs(), radius)
     low = low + constant
