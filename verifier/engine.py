@@ -52,6 +52,9 @@ FEW_QUERIES = 4
 KEPT_NEURONS = 8192
 """Up to this many ReLU neurons, open boxes of a neuron split carry the neurons' intervals along (16 bytes each)."""
 
+SPLIT_ELEMENTS = 800_000
+"""Neurons times subproblems of a step where neurons are split: a larger step only makes the caches useless."""
+
 MANY_QUERIES = 256
 """With more queries than this, bounds come first: most queries are settled by them in one batch."""
 
@@ -219,6 +222,8 @@ class _Run:
         rows = method in ("crown", "alpha") or method == "auto"
         size = self.network.widest * (d + 2 if affine else 2)
         fitting = zonotope.BATCH if self.zonotope else int(min(4096, max(8, 4_000_000 // max(1, size))))
+        if d > INPUT_SPLIT and not self.lumped and self.network.relus:
+            fitting = int(min(512, max(4, SPLIT_ELEMENTS // max(1, self.network.neurons))))
         batch = self.options.search.batch or fitting
         alpha = self.options.bounds.alpha_steps if method == "alpha" or (method == "auto" and not affine) else 0
         return _Plan(

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from verifier.ops.kinds import Interval
@@ -34,7 +35,8 @@ class AffineForm(NamedTuple):
     def interval(self) -> Interval:
         """An interval around the form, the rounding of its own sums included."""
         centre, spread = self.maps[:, 0], self.spread()
-        spread = spread + 4 * ulp(spread.dtype) * (spread + centre.abs())
+        # a value that nothing moves keeps its exact bounds
+        spread = spread + 4 * ulp(spread.dtype) * torch.where(spread == 0, 0.0, spread + centre.abs())
         return Interval(centre - spread, centre + spread)
 
     def spread(self) -> Tensor:

@@ -76,7 +76,7 @@ def relaxed_form(
             low = low + op.collect(torch.minimum((a - slope) * bound.lower, (a - slope) * bound.upper))
             high = high + op.collect(torch.maximum((b - slope) * bound.lower, (b - slope) * bound.upper))
         part = op.collect(form.maps * slope[:, None], lead=2)
-        noise = op.collect(form.radius * slope.abs()[:, None], lead=2)
+        noise = op.collect(times(slope.abs()[:, None], form.radius), lead=2)
         maps = part if maps is None else maps + part
         radius = noise if radius is None else radius + noise
     assert maps is not None and radius is not None
