@@ -122,7 +122,7 @@ class _Bench:
     def pruned(self, arm: str, ratio: float, draw: int) -> tuple[Net, Net]:
         """The network as post-training pruning leaves it, and as fine-tuning takes it up."""
         if arm == "layer":
-            cut, dropped, _ = drop_blocks(self.net, ratio, self.part)
+            cut, dropped, *_ = drop_blocks(self.net, ratio, self.part)
             if not dropped:
                 raise NothingToPrune(f"{ratio:.0%} of the residual blocks is less than one")
             return cut, cut

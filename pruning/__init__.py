@@ -19,7 +19,7 @@ _WHERE = {
     "Net": "net", "Cost": "cost",
     "train": "training", "TrainOptions": "training",
     "PruneError": "errors", "ModelFileError": "errors", "NothingToPrune": "errors", "RatioError": "errors",
-    "DataError": "errors", "CriterionError": "errors", "WriteError": "errors",
+    "DataError": "errors", "CriterionError": "errors", "WriteError": "errors", "WrongNetwork": "errors",
 }  # fmt: skip
 __all__ = sorted(_WHERE)  # noqa: PLE0605
 

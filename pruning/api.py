@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from pruning import onnx_io
+from pruning.agreement import agreement
 from pruning.calibration import Calibration, channel_means
 from pruning.cost import Cost, cost
 from pruning.errors import CriterionError, DataError, WriteError
@@ -102,7 +103,8 @@ def apply(
     interval, with the bound `delta`. border: `interior` (kernel sums) or `exact` (a bias map where zero padding
     matters). rescale, after `zero` or `mean`: `all` channels that stay get back the mean and spread of their
     pre-activation by a factor and an offset in their layer, or only those that fell `silent`, or `none`.
-    Raises CriterionError for an unknown mode, DataError if a mode needs data and none is given.
+    The result is checked against the masked network (see `checked`). Raises CriterionError for an unknown mode,
+    DataError if a mode needs data and none is given, WrongNetwork if the check fails.
     """
     if fold not in FOLDS or border not in BORDERS:
         raise CriterionError(f"fold '{fold}', border '{border}'; expected one of {FOLDS} and one of {BORDERS}")
@@ -130,14 +132,30 @@ def apply(
     record = MappingProxyType({**_sidecar(plan, fold, border, constants), "rescale": rescale})
     if delta is not None:
         record = MappingProxyType({**record, "delta": np.asarray(delta).reshape(-1).tolist()})
-    return PrunedModel(remove(after, removed), model, mask(after, removed), plan, record, delta)
+    return checked(PrunedModel(remove(after, removed), model, mask(after, removed), plan, record, delta))
+
+
+def checked(model: PrunedModel) -> PrunedModel:
+    """The same model with what `agreement` found in its record, under `check`.
+
+    Raises WrongNetwork if the pruned network does not compute what the masked one does. A model without a masked
+    network (fold `graft`, which removes nothing; one trained after it was checked) comes back as it is.
+    """
+    if model.masked is None:
+        return model
+    found = agreement(model.net, model.masked)
+    return replace(model, sidecar=MappingProxyType({**model.sidecar, "check": found.record()}))
 
 
 def save(model: PrunedModel | Net, path: str | os.PathLike[str]) -> Path | None:
-    """Write the network, and for a PrunedModel the record beside it as `<name>.json`, whose path is returned."""
+    """Write the network, and for a PrunedModel the record beside it as `<name>.json`, whose path is returned.
+
+    A PrunedModel is checked once more before anything is written (see `checked`).
+    """
     if isinstance(model, Net):
         onnx_io.save(model, path)
         return None
+    model = checked(model)
     beside = Path(path).with_suffix(".json")
     text = json.dumps(dict(model.sidecar), indent=1, allow_nan=False, default=_plain)
     data = onnx_io.to_bytes(model.net, check=True)  # whatever can fail does so before anything is written

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pruning.agreement import Agreement, agreement
 from pruning.calibration import Activations, Calibration
 from pruning.errors import NothingToPrune, RatioError
-from pruning.net import Net
+from pruning.net import Net, Op
 from pruning.surgery import clean
 
 
@@ -71,8 +72,25 @@ def without(net: Net, blocks: list[Block]) -> Net:
     return clean(net.changed(nodes))
 
 
-def drop_blocks(net: Net, ratio: float, data: Calibration) -> tuple[Net, list[Block], list[Block]]:
-    """Remove the share `ratio` of the blocks: (network, removed blocks, all blocks by cost)."""
+def silenced(net: Net, blocks: list[Block]) -> Net:
+    """The masked counterpart of `without`: everything stays, but these blocks add zero (branch minus branch)."""
+    skips = {block.node: block.skip for block in blocks}
+    nodes: list[Op] = []
+    for index, node in enumerate(net.nodes):
+        if index in skips:
+            slot = 1 if node.inputs[0] == skips[index] else 0
+            quiet, branch = net.fresh_name(f"{node.outputs[0]}_quiet"), node.inputs[slot]
+            nodes.append(Op("Sub", (branch, branch), (quiet,)))
+            node = replace(node, inputs=tuple(quiet if s == slot else name for s, name in enumerate(node.inputs)))
+        nodes.append(node)
+    return net.changed(nodes)
+
+
+def drop_blocks(net: Net, ratio: float, data: Calibration) -> tuple[Net, list[Block], list[Block], Agreement]:
+    """Remove the share `ratio` of the blocks: (network, removed blocks, all blocks by cost, its check).
+
+    Raises WrongNetwork if the result is not the network with the branches of these blocks at zero.
+    """
     if not 0 <= ratio < 1:
         raise RatioError(f"ratio {ratio:g}; expected 0 <= ratio < 1")
     blocks = find_blocks(net)
@@ -83,7 +101,8 @@ def drop_blocks(net: Net, ratio: float, data: Calibration) -> tuple[Net, list[Bl
     costs = [float(((_outputs(without(net, [block]), data) - want) ** 2).mean()) for block in blocks]
     ranked = sorted((replace(b, cost=c) for b, c in zip(blocks, costs, strict=True)), key=lambda b: (b.cost, b.node))
     chosen = ranked[: round(ratio * len(blocks))]
-    return without(net, chosen) if chosen else net, chosen, ranked
+    result = without(net, chosen) if chosen else net
+    return result, chosen, ranked, agreement(result, silenced(net, chosen))
 
 
 def _outputs(net: Net, data: Calibration) -> np.ndarray:

@@ -1,4 +1,7 @@
-"""Calibration data and the semantic perturbation x'(s) = clip(alpha * x + beta, 0, 1), s = (alpha, beta)."""
+"""Calibration data and the semantic perturbation x'(s) = clip(alpha * x + beta, 0, 1), s = (alpha, beta).
+
+Data that do not lie in [0, 1] (normalised images, other signals) are used as they are: nothing is clipped then.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,15 @@ from pruning import onnx_io, runtime, sobol
 from pruning.errors import CriterionError, DataError
 from pruning.net import Net
 
+STRAY = 1e-6  # so far outside [0, 1] a value may lie by rounding alone
+
 
 @dataclass(frozen=True)
 class Semantic:
-    """The rectangle S: ranges of the contrast factor alpha and of the brightness offset beta."""
+    """The rectangle S: ranges of the contrast factor alpha and of the brightness offset beta.
+
+    clip: whether x'(s) is clipped to [0, 1].
+    """
 
     contrast: tuple[float, float] = (1.0, 1.0)
     brightness: tuple[float, float] = (0.0, 0.0)
@@ -71,6 +79,7 @@ class Calibration:
 
     Labels of an integer type are classes, of a floating type regression targets in the units of the network output;
     for heatmaps (n, K, R, C) they are positions (n, 2K) in cells, x before y. `unlabelled` says why there are none.
+    Where the images leave [0, 1], `semantic.clip` is switched off: they are used as they are.
     """
 
     images: np.ndarray
@@ -91,6 +100,8 @@ class Calibration:
         if self.samples < 1:
             raise DataError(f"{self.samples} samples of the perturbation; expected at least 1")
         object.__setattr__(self, "images", images)
+        if self.semantic.clip and not (images.min() >= -STRAY and images.max() <= 1 + STRAY):
+            object.__setattr__(self, "semantic", replace(self.semantic, clip=False))
 
     def fitted(self, net: Net) -> Calibration:
         """The same data in the shape the network reads; DataError if they cannot be its input."""

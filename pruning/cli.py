@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ how channels are chosen
 criteria
   from images and S   usn anti-usn random-matched rs nrs usn-cert* looseness*   (* proved bounds, slow: few --images)
   from weights        l1 l2 slim refill random
-  from labels         taylor snip sensnorm hydra                    (need PyTorch and onnx2torch)
+  from labels         taylor snip sensnorm hydra                    (need onnx2torch, see below)
   whole blocks        layer  (residual blocks whose removal changes the output least)
   random-matched takes as many channels per layer as usn would, but random ones.
 
@@ -46,6 +47,10 @@ examples
   prune net.onnx -o small.onnx --ratio 0.5 --data images.npz --semantic brightness=-0.1:0.1,contrast=0.8:1.2
   prune net.onnx --dry-run --ratio 0.5 --criterion l1
   prune net.onnx -o small.onnx --ratio 0.75 --mode progressive --data aircraft23 --semantic brightness=-0.1:0.1
+
+These criteria, and every --mode but post-training, need onnx2torch, which is not installed with this package:
+  pip install --no-deps 'onnx2torch>=1.5.15'
+(--no-deps leaves out torchvision, whose builds fit only one build of PyTorch and which is not needed here).
 
 exit codes: 0 done, 2 the command or its files cannot be used (one line on standard error, nothing written)
 """
@@ -142,9 +147,13 @@ def _run(arguments: argparse.Namespace) -> int:
         raise CriterionError("no output file; give -o small.onnx, or --dry-run to see the plan only")
     if arguments.output is not None and not arguments.output.parent.is_dir():
         raise WriteError(f"{arguments.output}: the folder '{arguments.output.parent}' does not exist")
+    _keep_inputs(arguments)
     net = api.load(arguments.model)
     settings = runs.settings(arguments)
     data = runs.read_data(arguments, net)
+    if data is not None and not data.semantic.clip:
+        low, high = float(data.images.min()), float(data.images.max())
+        print(f"data: values from {low:.4g} to {high:.4g}, used as they are: nothing is clipped to [0, 1]")
     ratios = arguments.sweep or [arguments.ratio]
     if arguments.criterion == "layer":
         return _blocks(arguments, net, data)
@@ -155,7 +164,9 @@ def _run(arguments: argparse.Namespace) -> int:
         plan = runs.make_plan(arguments, net, data, settings, ratio)
         print(runs.describe(plan))
         if arguments.dry_run:
-            _print_size(net, runs.preview(plan))
+            small, found = runs.preview(plan)
+            _print_size(net, small)
+            print(found)
             continue
         results.append(_carry_out(arguments, net, plan, data, settings, ratio))
     if arguments.report and results:
@@ -171,15 +182,48 @@ def _carry_out(
     from pruning import api, runs
 
     pruned = runs.carry_out(arguments, net, plan, data, settings, ratio, print)
-    target = arguments.output
-    if arguments.sweep:
-        target = target.with_name(f"{target.stem}_{ratio:g}{target.suffix}")
+    target = _target(arguments, ratio)
     beside = api.save(pruned, target)
     _print_size(net, pruned.net)
+    _print_check(pruned)
     if pruned.delta is not None:
         print(f"delta: at most {float(pruned.delta.max()):.6g} on any output, for these images and all of S")
     print(f"wrote {target} and {beside}")
     return pruned
+
+
+def _target(arguments: argparse.Namespace, ratio: float) -> Path:
+    output: Path = arguments.output
+    return output.with_name(f"{output.stem}_{ratio:g}{output.suffix}") if arguments.sweep else output
+
+
+def _keep_inputs(arguments: argparse.Namespace) -> None:
+    """Refuse outputs that are read, and a model that would take the place of its own record."""
+    from pruning.errors import WriteError
+    from verifier.data import coco
+    from verifier.graph.onnx_import.source import files_of
+    from verifier.outputs import keep_inputs
+
+    written: list[Path] = []
+    if arguments.output is not None and not arguments.dry_run:
+        if arguments.output.suffix == ".json":
+            raise WriteError(f"{arguments.output}: ends in .json, the name of the record; expected small.onnx")
+        for ratio in arguments.sweep or [arguments.ratio]:
+            target = _target(arguments, ratio)
+            written += [target, target.with_suffix(".json")]
+    if arguments.report is not None:
+        pages = [arguments.report / name for name in ("report.html", "report.json")]
+        written += [*pages, *arguments.report.glob("*.png"), *arguments.report.glob("*.svg")]
+
+    def read() -> Iterator[str | Path | None]:
+        yield arguments.data
+        if arguments.data is not None and arguments.data.endswith(".json"):
+            with suppress(SecateurError):  # its reader will say what is wrong with it
+                found = coco.read(arguments.data).annotations
+                yield from (Path(arguments.data).parent / one.file for one in found)
+        yield from files_of(arguments.model)
+
+    keep_inputs(written, read())
 
 
 def _unstructured(arguments: argparse.Namespace, net: Net, data: Calibration | None, settings: object) -> int:
@@ -204,10 +248,11 @@ def _blocks(arguments: argparse.Namespace, net: Net, data: Calibration | None) -
 
     if data is None:
         raise DataError("criterion 'layer' measures output changes and needs --data")
-    result, removed, ranked = drop_blocks(net, arguments.ratio, data)
+    result, removed, ranked, found = drop_blocks(net, arguments.ratio, data)
     for block in ranked:
         print(f"{'drop' if block in removed else 'keep'}  {block.name}  mean squared output change {block.cost:.6g}")
     _print_size(net, result)
+    print(found)
     if not arguments.dry_run:
         api.save(result, arguments.output)
         print(f"wrote {arguments.output}")
@@ -222,6 +267,14 @@ def _print_size(before: Net, after: Net) -> None:
     ):
         change = f"{new / old - 1:+.1%}" if old else "-"
         print(f"{name:>20}  {old:>12,} -> {new:>12,}  {change}")
+
+
+def _print_check(pruned: PrunedModel) -> None:
+    from pruning.agreement import Agreement
+
+    found = Agreement.of(pruned.sidecar)
+    if found is not None:
+        print(found)
 
 
 def _counts(size: object) -> tuple[int, int, int]:

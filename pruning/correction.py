@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from pruning.api import PrunedModel
+from pruning.api import PrunedModel, checked
 from pruning.calibration import Calibration, channel_means
 from pruning.fold import add_offset
 from pruning.net import Net
@@ -30,7 +30,7 @@ def corrected(pruned: PrunedModel, data: Calibration) -> PrunedModel:
     if nets[0] is None or nets[1] is None:
         return pruned
     record = MappingProxyType({**pruned.sidecar, "output_shift": shift.tolist()})
-    return replace(pruned, net=nets[0], masked=nets[1], sidecar=record)
+    return checked(replace(pruned, net=nets[0], masked=nets[1], sidecar=record))
 
 
 def _shifted(net: Net, name: str, shift: np.ndarray) -> Net | None:

@@ -2,11 +2,12 @@
 
 SecateurError (verifier.errors)
 `-- PruneError
-    |-- ModelFileError      the .onnx file: unreadable, invalid, external data, more than 2 GB
+    |-- ModelFileError      the .onnx file: unreadable, invalid, more than 2 GB, or its external weights are
     |-- NothingToPrune      no channel may be removed (the message lists what froze them)
     |-- RatioError          a ratio is out of range or would empty a layer
     |-- DataError           calibration data: unreadable, wrong shape, labels missing
     |-- CriterionError      unknown criterion, or one that cannot run here (missing package, missing oracle)
+    |-- WrongNetwork        the pruned network does not compute what the masked one does; it is not written
     `-- WriteError          a result cannot be written
 """
 
@@ -37,6 +38,10 @@ class DataError(PruneError):
 
 class CriterionError(PruneError):
     """A criterion, allocation or fold mode is unknown or not available."""
+
+
+class WrongNetwork(PruneError):
+    """Pruned and masked network differ: a fault of this package, caught before anything is written."""
 
 
 class WriteError(PruneError):

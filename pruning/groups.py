@@ -16,11 +16,13 @@ from pruning import rules
 from pruning.labels import Cut, Labels, Patch, Walk
 from pruning.net import Net, Op
 from pruning.rules.elementwise import NON_LINEAR
+from pruning.rules.linear import WEIGHT_SLOTS
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Channels made by one layer (`internal`) or by several that must agree (`stream`, joined by Add and the like).
+    """Channels made by one layer (`internal`, also where it is used several times) or by several that must agree
+    (`stream`, joined by Add and the like).
 
     `channels` are channel numbers of the whole network, `producers` indices of nodes. A channel in `frozen` cannot be
     removed; `reason` says why (one reason per group is kept).
@@ -101,11 +103,41 @@ def find_groups(net: Net, keep: Sequence[str] = ()) -> Groups:
         rules.carry(walk, index, node)
     for name in net.outputs:
         walk.freeze_value(name, "it is an output of the network")
+    _tie_shared(walk)
     for index, labels in walk.producers:
         node = net.nodes[index]
         if node.name in keep or any(output in keep for output in node.outputs):
             walk.freeze(labels, "the user keeps this layer")
     return _collect(walk, keep)
+
+
+def _tie_shared(walk: Walk) -> None:
+    """A matrix or kernel that several layers read stays one: what goes from it goes for all of them.
+
+    Vectors (biases, normalisation parameters) are not tied: exporters store equal ones once, and layers that share
+    nothing else would lose their freedom. They are stored anew where layers need different entries.
+    """
+    for name, places in shared_weights(walk.net).items():
+        cuts = {(c.node, c.slot, c.axis): c.labels for c in walk.cuts if (c.node, c.slot) in places}
+        for axis in range(walk.net.weights[name].ndim):
+            found = [cuts.get((*place, axis)) for place in places]
+            labelled = [labels for labels in found if labels is not None]
+            for labels in labelled:
+                walk.unite(labelled[0], labels)
+                if len(labelled) < len(found):
+                    walk.freeze(labels, f"its weight '{name}' also serves a layer that needs all of it")
+
+
+def shared_weights(net: Net) -> dict[str, list[tuple[int, int]]]:
+    """The matrices and kernels that more than one layer reads, with (node, input slot) of each."""
+    places: dict[str, list[tuple[int, int]]] = {}
+    for index, node in enumerate(net.nodes):
+        slots = WEIGHT_SLOTS.get(node.type, ()) if not node.domain else ()
+        for slot in slots:
+            weight = net.constant(node.input(slot))
+            if weight is not None and weight.ndim > 1:
+                places.setdefault(node.input(slot), []).append((index, slot))
+    return {name: found for name, found in places.items() if len(found) > 1}
 
 
 def _collect(walk: Walk, keep: Sequence[str]) -> Groups:
@@ -124,7 +156,7 @@ def _collect(walk: Walk, keep: Sequence[str]) -> Groups:
         reason = next((reasons[int(root)] for root in roots if int(root) in reasons), "")
         first = walk.net.nodes[producers[0]]
         name = first.label if names[first.label] == 1 else first.outputs[0]  # ONNX allows two nodes of one name
-        kind = "internal" if len(producers) == 1 else "stream"
+        kind = "internal" if len(producers) == 1 or _one_weight(walk.net, producers) else "stream"
         groups.append(Group(name, kind, tuple(producers), numbers, frozen, reason))
         count += len(roots)
     channel_of = channel_of[walk.root(np.arange(walk.n_labels, dtype=np.int64))]
@@ -140,6 +172,14 @@ def _collect(walk: Walk, keep: Sequence[str]) -> Groups:
         kept_names=tuple(keep),
         _channel_of=channel_of,
     )
+
+
+def _one_weight(net: Net, producers: Sequence[int]) -> bool:
+    """Whether these layers are one layer used several times."""
+    names = {
+        net.nodes[index].input(slot) for index in producers for slot in WEIGHT_SLOTS.get(net.nodes[index].type, ())
+    }
+    return len({name for name in names if name in net.weights}) == 1
 
 
 def _families(walk: Walk) -> list[tuple[list[int], np.ndarray]]:

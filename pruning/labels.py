@@ -75,12 +75,19 @@ class Walk:
         return self.at.get(name, {})
 
     def put(self, name: str, axis: int, labels: Labels) -> None:
-        """Label an axis of a node output; the length must match its shape."""
+        """Label an axis of a node output; the length must match its shape.
+
+        Two labelled axes can end in one (Flatten over channels and another pruned axis). An entry of it would go when
+        either of its labels goes, which classes of labels cannot say: the axis keeps the first and the second stays.
+        """
         shape = self.shape(name)
         if not name:
             return
         if shape is None or not 0 <= axis < len(shape) or shape[axis] != len(labels):
             self.freeze(labels, f"the shape of '{name}' could not be determined")
+            return
+        if axis in self.axes(name):
+            self.freeze(labels, f"'{name}' merges it with another axis that can be pruned")
             return
         self.at.setdefault(name, {})[axis] = labels
 

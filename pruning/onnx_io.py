@@ -17,23 +17,27 @@ from onnx import helper, numpy_helper, shape_inference
 
 from pruning.errors import ModelFileError, WriteError
 from pruning.net import Net, Op, Shape
+from verifier.errors import ModelError
+from verifier.graph.onnx_import.external import external_tensors
+from verifier.graph.onnx_import.source import read_model
 
 MAX_BYTES = 2**31 - 1  # protobuf cannot hold more in one message
 FOLD_LIMIT = 1 << 24  # elements; constants larger than this are not computed while loading
+_AXES_AS_INPUT = {
+    f"Reduce{kind}" for kind in ["L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare"]
+}  # from 18
 _NOT_FOLDED = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 
 
 def load(path: str | os.PathLike[str]) -> Net:
-    """Read an ONNX file. Raises ModelFileError for anything that is not one valid, self-contained model."""
-    path = Path(path)
+    """Read an ONNX file, with weights that lie beside it. Raises ModelFileError for anything that is not one valid
+    model of at most 2 GB.
+    """
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise ModelFileError(f"{path}: {size} bytes; models over 2 GB (external data) are not supported")
-        data = path.read_bytes()
-    except OSError as error:
-        raise ModelFileError(f"{path}: cannot be read ({error.strerror or error})") from error
-    return from_bytes(data, str(path))
+        read = read_model(path)
+    except ModelError as error:
+        raise ModelFileError(str(error)) from None
+    return from_bytes(read.data, read.path)
 
 
 def from_bytes(data: bytes, where: str = "model") -> Net:
@@ -45,12 +49,10 @@ def from_bytes(data: bytes, where: str = "model") -> Net:
         raise ModelFileError(f"{where}: not an ONNX model (the protobuf message cannot be decoded)") from error
     if not model.graph.node:
         raise ModelFileError(f"{where}: the graph has no nodes; is this an ONNX model?")
-    for tensor in _all_tensors(model):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            raise ModelFileError(
-                f"{where}: weight '{tensor.name}' is stored in another file (external data); "
-                "save the model as a single file first (onnx.save with save_as_external_data=False)"
-            )
+    for tensor in external_tensors(model):
+        raise ModelFileError(
+            f"{where}: weight '{tensor.name}' is stored in another file (external data); load the model by its path"
+        )
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
@@ -75,13 +77,30 @@ def to_bytes(net: Net, extra_outputs: Sequence[str] = (), check: bool = False) -
 
 
 def model_for_conversion(net: Net) -> onnx.ModelProto:
-    """The model for a converter that starts at opset 9 (older operators have the same meaning there; compare
-    results).
+    """The model for a converter that knows opsets 9 to 17: constants as initialisers, axes of reductions as
+    attributes, no `allowzero` without a zero, and the nearest of these opsets. Operators of other opsets mean the same
+    there, as far as the converter reads them; the caller has to compare results.
     """
     model = _proto(net)
+    stored = {name for name in net.weights if name not in net.outputs}
+    for node in [n for n in model.graph.node if n.op_type == "Constant" and n.output[0] in stored]:
+        model.graph.node.remove(node)
+        value = np.asarray(net.weights[node.output[0]], order="C")
+        model.graph.initializer.append(numpy_helper.from_array(value, node.output[0]))
+    for node in model.graph.node:
+        axes = net.constant(node.input[1]) if len(node.input) > 1 else None
+        if node.op_type in _AXES_AS_INPUT and axes is not None and axes.size:
+            del node.input[1:]
+            for attribute in [a for a in node.attribute if a.name == "noop_with_empty_axes"]:
+                node.attribute.remove(attribute)
+            node.attribute.append(helper.make_attribute("axes", axes.reshape(-1).tolist()))
+        target = net.constant(node.input[1]) if node.op_type == "Reshape" else None
+        if target is not None and (target != 0).all():  # then it says nothing
+            for attribute in [a for a in node.attribute if a.name == "allowzero"]:
+                node.attribute.remove(attribute)
     for entry in model.opset_import:
         if entry.domain in ("", "ai.onnx"):
-            entry.version = max(entry.version, 9)
+            entry.version = min(max(entry.version, 9), 17)
     return model
 
 
@@ -410,13 +429,6 @@ def _double_constants(node: Any) -> None:
             attribute.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(attribute.t).astype(np.float64)))
         if node.op_type == "Cast" and attribute.name == "to" and attribute.i == onnx.TensorProto.FLOAT:
             attribute.i = onnx.TensorProto.DOUBLE
-
-
-def _all_tensors(model: onnx.ModelProto) -> list[Any]:
-    tensors = list(model.graph.initializer)
-    for node in model.graph.node:
-        tensors.extend(a.t for a in node.attribute if a.HasField("t"))
-    return tensors
 
 
 def _first_line(error: Exception) -> str:

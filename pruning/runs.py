@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pruning import api, oracles
+from pruning.agreement import Agreement, agreement
 from pruning.calibration import Calibration, Semantic
 from pruning.datasets import load_data
 from pruning.errors import CriterionError, DataError, RatioError
@@ -16,7 +17,7 @@ from pruning.groups import find_groups
 from pruning.net import Net
 from pruning.planning import Floor, Plan
 from pruning.scores import CRITERIA, Options
-from pruning.surgery import remove
+from pruning.surgery import mask, remove
 
 if TYPE_CHECKING:
     from pruning.training import TrainOptions
@@ -180,9 +181,10 @@ def correct_output(pruned: api.PrunedModel, data: Calibration) -> api.PrunedMode
     return corrected(pruned, data)
 
 
-def preview(plan: Plan) -> Net:
-    """The pruned network without folding, for its size."""
-    return remove(plan.groups, plan.removed)
+def preview(plan: Plan) -> tuple[Net, Agreement]:
+    """The pruned network without folding, for its size, and what its check says; WrongNetwork as `api.checked`."""
+    net = remove(plan.groups, plan.removed)
+    return net, agreement(net, mask(plan.groups, plan.removed))
 
 
 def describe(plan: Plan) -> str:

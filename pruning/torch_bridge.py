@@ -21,6 +21,8 @@ from pruning import onnx_io, runtime
 from pruning.errors import CriterionError
 from pruning.net import Net, Op
 
+INSTALL = "install it with: pip install --no-deps 'onnx2torch>=1.5.15'"
+"""Without its dependencies, all of which are here but torchvision, whose builds do not go with every build of torch."""
 TOLERANCE = 1e-4  # relative; torch and ONNX Runtime sum in different orders
 # attribute of the torch module -> input slot of the ONNX node it was made from
 _PLACES = {
@@ -47,8 +49,8 @@ def import_onnx2torch() -> Any:
         return importlib.import_module("onnx2torch")
     except ImportError as error:
         raise CriterionError(
-            f"gradients and fine-tuning need PyTorch and onnx2torch ({error}); install them (pip install onnx2torch), "
-            "or use --mode post-training with a criterion that needs no gradients"
+            f"gradients and fine-tuning need PyTorch and onnx2torch ({error}); {INSTALL}, or use --mode post-training "
+            "with a criterion that needs no gradients"
         ) from error
     finally:
         if stand_in:
@@ -74,7 +76,7 @@ class TorchNet:
         self.net, self.device = net, torch.device(device)
         if len(net.inputs) != 1 or len(net.outputs) != 1:
             raise CriterionError("training needs a network with one input and one output")
-        ready = _batchable(net)
+        ready = self._ready = _batchable(net)
         try:
             graph = onnx2torch.convert(onnx_io.model_for_conversion(ready))
         except Exception as error:  # converters raise many types
@@ -109,7 +111,7 @@ class TorchNet:
 
     def weight(self, name: str) -> Any:
         """A stored value: the leaf if it has one."""
-        return self.leaves[name] if name in self.leaves else self.tensor(np.array(self.net.weights[name]))
+        return self.leaves[name] if name in self.leaves else self.tensor(np.array(self._ready.weights[name]))
 
     def run_node(
         self, node: Op, inputs: Sequence[Any], change: Callable[[Any], Any] | None = None, offset: bool = True
@@ -128,7 +130,8 @@ class TorchNet:
                 elif change is not None:
                     value = change(value)
                 state[key[len(prefix) :]] = value
-        stored = [self.weight(name) for name in node.inputs[len(inputs) :]] if not state else []
+        names = self._ready.nodes[index].inputs[len(inputs) :]  # reshape targets there take any batch
+        stored = [self.weight(name) for name in names] if not state else []
         if change is not None and stored:
             stored = [change(stored[0]), *(value if offset else value * 0 for value in stored[1:])]
         takes = len(next(s.args for s in self._module.graph.graph.nodes if s.target == f"n{index}"))

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from pruning.agreement import Agreement, agreement
 from pruning.api import PrunedModel, apply
 from pruning.calibration import Calibration, Semantic
 from pruning.errors import CriterionError, DataError
@@ -23,7 +24,7 @@ from pruning.groups import Groups
 from pruning.names import CERTIFIED_BOUNDS, RESCALES
 from pruning.net import Net
 from pruning.planning import Floor, Plan
-from pruning.surgery import remove
+from pruning.surgery import mask, remove
 from pruning.torch_bridge import TorchNet
 
 Replan = Callable[[Net, float, Floor | None], Plan]
@@ -108,6 +109,7 @@ class _Run:
         self.options, self.fold, self.border, self.say = options, fold, border, say
         self.log: list[dict[str, Any]] = []
         self.kept: dict[str, np.ndarray] = {}
+        self.checks: list[Agreement] = []
 
     def stages(self) -> PrunedModel:
         """One stage (one-shot) or several (progressive)."""
@@ -144,6 +146,9 @@ class _Run:
             current = trained
         pruned = apply(current, plan, self.fold, self.fit.part(slice(0, options.calibration)), self.border,
                        rescale=options.rescale)  # fmt: skip
+        found = Agreement.of(pruned.sidecar)
+        if found is not None:
+            self.checks.append(found)
         epochs = options.epochs if last else max(1, options.epochs // 2)
         return fine_tune(pruned.net, self.fit, options, epochs), plan
 
@@ -156,7 +161,9 @@ class _Run:
             plan = self.replan(trained, share, floor)
             floor = floor or _absolute_floor(plan)
             self._record(plan)
-            current = remove(_moved(plan, current).groups, plan.removed)  # rewound: the given weights, cut alike
+            groups = _moved(plan, current).groups
+            current = remove(groups, plan.removed)  # rewound: the given weights, cut alike
+            self.checks.append(agreement(current, mask(groups, plan.removed)))
             left *= 1 - share
             self.log.append({"round": len(self.log) + 1, "left": left, "error": error(trained, self.held_out)})
             before = self.log[-1]["error"]
@@ -191,6 +198,8 @@ class _Run:
             "held_out_error": final,
             "layers": [{"name": name, "kept": kept.tolist()} for name, kept in self.kept.items()],
         }
+        if self.checks:  # of every cut, before the training that follows it
+            record["check"] = max(self.checks, key=lambda check: check.difference).record()
         return PrunedModel(net, self.net, None, plan, MappingProxyType(record))
 
 

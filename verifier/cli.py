@@ -7,17 +7,19 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from verifier import process
 from verifier.errors import ProblemError, SecateurError
 from verifier.options import Options
+from verifier.outputs import keep_inputs
 
 if TYPE_CHECKING:
     from verifier.budget import Budget
     from verifier.result import Result
+    from verifier.worker import Job
     from vnnlib import Spec
 
 EXIT_VERDICT, EXIT_INTERNAL, EXIT_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -135,6 +137,7 @@ def _run_one(args: argparse.Namespace, started: float) -> int:
     from verifier.result import Result, Verdict
 
     options = _options(args)
+    keep_inputs((args.results, args.json), _inputs(args))
     for path in filter(None, (args.results, args.json)):
         report.check_writable(path)
     process.keep_freed_memory()
@@ -176,6 +179,7 @@ def _run_coverage(parser: argparse.ArgumentParser, args: argparse.Namespace, sta
 
     options = _options(args)
     files = coverage_run.Files.named(args.coverage)
+    keep_inputs(files.all, _inputs(args))
     files.check(folder=True)
     process.keep_freed_memory()
     process.wait_without_spinning()
@@ -186,6 +190,26 @@ def _run_coverage(parser: argparse.ArgumentParser, args: argparse.Namespace, sta
         files = dataclasses.replace(files, picture=None)
     budget = coverage_run.remaining(options.timeout, started)
     return coverage_run.run(found, files, Limits(), budget, quiet=args.quiet)
+
+
+def _inputs(args: argparse.Namespace) -> Iterator[str | Path | None]:
+    """Every file that one instance reads."""
+    from verifier.graph.onnx_import.source import files_of
+
+    yield from (args.spec, f"{args.spec}.gz", args.options)
+    yield from files_of(_one_network(args.model))
+
+
+def _list_inputs(args: argparse.Namespace, jobs: Sequence[Job]) -> Iterator[str | Path | None]:
+    yield from (args.instances, args.options)
+    for job in jobs:
+        yield from (job.model, job.spec)
+
+
+def _witness_files(args: argparse.Namespace, jobs: Sequence[Job]) -> list[Path]:
+    from verifier.instances import witness_names
+
+    return [] if args.witnesses is None else [Path(args.witnesses) / name for name in witness_names(jobs).values()]
 
 
 def _one_network(text: str) -> str:
@@ -243,6 +267,7 @@ def _run_list(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
 
     options = _options(args)
     jobs = instances.read_list(args.instances, cap=options.timeout)
+    keep_inputs([args.results, *_witness_files(args, jobs)], _list_inputs(args, jobs))
     talk = 0 if args.quiet else 2 if args.verbose else 1
     outcome = instances.run_list(
         jobs, args.results, args.jobs, worker.EngineWorker(options, args.jobs), witnesses=args.witnesses, talk=talk

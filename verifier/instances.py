@@ -241,13 +241,13 @@ def run_list(
         OutputError: a results or witness file cannot be written.
     """
     folder = None if witnesses is None else Path(witnesses)
-    if folder is not None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{folder}: cannot make the folder for witnesses: {error.strerror}") from None
     ledger = Ledger(results)
     try:
+        if folder is not None:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise OutputError(f"{folder}: cannot make the folder for witnesses: {error.strerror}") from None
         pending = _still_to_do(jobs, ledger)
         slots = [_Slot() for _ in range(min(processes, len(pending)))]
         line = StatusLine(sys.stderr)

@@ -171,14 +171,16 @@ def reshape(walk: Walk, index: int, node: Op) -> None:
     if before is None or after is None:
         walk.freeze_inputs(node, f"the shapes of {node.type} '{node.label}' could not be determined")
         return
-    moved: dict[int, Labels] = {}
+    if node.type == "Squeeze" and "axes" not in node.attrs and not node.input(1):
+        walk.freeze_inputs(node, f"Squeeze '{node.label}' would drop the axis of a single channel that is left")
+        return
     for axis, labels in labelled.items():
         place = carry_labels(walk, before, after, axis, labels)
         if place is None:
             walk.freeze(labels, f"{node.type} '{node.label}' mixes channels with other axes")
         else:
-            moved[place[0]] = place[1]
             walk.put(node.outputs[0], *place)
+    moved = dict(walk.axes(node.outputs[0]))
     if node.type == "Reshape" and moved:
         _patch_target(walk, index, node, after, moved)
 
@@ -229,19 +231,20 @@ def _blocks(before: Shape, after: Shape) -> list[tuple[list[int], list[int]]]:
 
 def _patch_target(walk: Walk, index: int, node: Op, after: Shape, moved: dict[int, Labels]) -> None:
     stored = node.attrs.get("shape", walk.net.constant(node.input(1)))
+    cut = set(walk.axes(node.input(0)))
 
     def rewrite(net: Net, old: Op, keep: Keep) -> Update:
+        # A 0 copies an axis of the input, which may be another one and cut: it stays only where neither side is
+        # labelled (it may be the batch). So does the size that the reshape infers; all others are written out.
+        target = np.array(after, np.int64)
+        for axis, labels in moved.items():
+            target[axis] = keep(labels).sum()
         if stored is not None:
-            target = np.array(stored, np.int64)
-            for axis, labels in moved.items():
-                if target[axis] > 0:
-                    target[axis] = keep(labels).sum()
-        else:  # computed at run time, perhaps from numbers that no longer hold: every size but the batch is known
-            target = np.array(after, np.int64)
-            for axis, labels in moved.items():
-                target[axis] = keep(labels).sum()
-            if net.batched:
-                target[0] = -1
+            for axis, size in enumerate(np.asarray(stored).tolist()):
+                if size == -1 or (size == 0 and axis not in moved and axis not in cut):
+                    target[axis] = size
+        elif net.batched:
+            target[0] = -1  # computed at run time, perhaps from numbers that no longer hold
         if "shape" in old.attrs:
             return with_attrs(old, shape=target.tolist()), {}
         return with_constant(net, old, 1, target)

@@ -8,6 +8,9 @@ from pruning.labels import Keep, Walk, with_attrs
 from pruning.net import Net, Op
 from pruning.rules.table import rule
 
+# where layers keep their kernel or matrix
+WEIGHT_SLOTS = {"Conv": (1,), "ConvTranspose": (1,), "Gemm": (1,), "MatMul": (0, 1)}
+
 
 @rule("Conv")
 def conv(walk: Walk, index: int, node: Op) -> None:

@@ -6,7 +6,8 @@ They need an *interval oracle*, a function that bounds values inside the network
 
 images (n, *S) float32; cells (m, 2, 2) holds [[alpha_low, alpha_high], [beta_low, beta_high]]; lower and upper have
 shape (n, m, *shape of the value without its batch axis ... ) with the batch axis of one kept: (n, m, 1, *rest). For
-every image i, cell j and s in the cell, lower <= value(clip(alpha*x_i + beta, 0, 1)) <= upper must hold.
+every image i, cell j and s in the cell, lower <= value(clip(alpha*x_i + beta, 0, 1)) <= upper must hold. For data that
+are not clipped (`Semantic.clip`), both oracles are called with `clip=False` and leave that out.
 
 `looseness` also needs a *slope oracle*, slope_oracle(net, value_names, images, cells) -> {name: coefficients (n, m, 1,
 *rest)}, the backward coefficients of the property margin.
@@ -39,7 +40,12 @@ def cells(semantic: Semantic, count: int) -> np.ndarray:
 
 
 def oracle_bounds(
-    groups: Groups, options: Options, values: Sequence[str], images: np.ndarray, grid: np.ndarray
+    groups: Groups,
+    options: Options,
+    values: Sequence[str],
+    images: np.ndarray,
+    grid: np.ndarray,
+    semantic: Semantic,
 ) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
     """Ask the oracle and check what comes back: shapes, order, no NaN."""
     if options.interval_oracle is None:
@@ -48,7 +54,7 @@ def oracle_bounds(
             "use 'usn', its sampled form"
         )
     names = list(dict.fromkeys(values))
-    found = options.interval_oracle(groups.net, names, images, grid)
+    found = options.interval_oracle(groups.net, names, images, grid, **_clipping(semantic))
     for name in names:
         lower, upper = (np.asarray(side, np.float64) for side in found[name])
         shape = (len(images), len(grid), *groups.net.shapes[name])
@@ -57,6 +63,10 @@ def oracle_bounds(
         if not (lower <= upper).all():
             raise CriterionError(f"the interval oracle returned empty or NaN intervals for '{name}'")
     return {name: (np.asarray(found[name][0], np.float64), np.asarray(found[name][1], np.float64)) for name in names}
+
+
+def _clipping(semantic: Semantic) -> dict[str, bool]:
+    return {} if semantic.clip else {"clip": False}
 
 
 @criterion("usn-cert", "range", _CERT)
@@ -72,7 +82,7 @@ def usn_cert(groups: Groups, calibration: Calibration | None, options: Options) 
     references: dict[int, np.ndarray] = {}
     for image in data.images:
         clean = run(image[None])
-        bounds = oracle_bounds(groups, options, [unit.value for unit in units], image[None], grid)
+        bounds = oracle_bounds(groups, options, [unit.value for unit in units], image[None], grid, data.semantic)
         for index, unit in enumerate(units):
             axis = unit.axis
             z0 = np.moveaxis(clean[unit.value], axis, 0).reshape(len(unit.channel), -1).astype(np.float64)
@@ -137,8 +147,8 @@ def looseness(groups: Groups, calibration: Calibration | None, options: Options)
     grid, total = cells(data.semantic, options.cells), np.zeros(groups.n)
     names = [unit.value for unit in groups.units]
     for image in data.images:
-        bounds = oracle_bounds(groups, options, names, image[None], grid)
-        slopes = options.slope_oracle(groups.net, names, image[None], grid)
+        bounds = oracle_bounds(groups, options, names, image[None], grid, data.semantic)
+        slopes = options.slope_oracle(groups.net, names, image[None], grid, **_clipping(data.semantic))
         for unit in groups.units:
             lower, upper = bounds[unit.value]
             straddles = (lower < 0) & (upper > 0)

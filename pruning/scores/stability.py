@@ -72,7 +72,9 @@ def _oracle_ranges(
 
     grid = cells(calibration.semantic, 1)
     for image in calibration.images:
-        bounds = oracle_bounds(groups, options, [unit.value for unit in groups.units], image[None], grid)
+        bounds = oracle_bounds(
+            groups, options, [unit.value for unit in groups.units], image[None], grid, calibration.semantic
+        )
         yield [
             (
                 channels_first(bounds[unit.value][0][0, 0], unit.axis)[0],

@@ -9,22 +9,22 @@ import numpy as np
 from pruning.calibration import Calibration
 from pruning.errors import CriterionError
 from pruning.groups import Groups
+from pruning.rules.linear import WEIGHT_SLOTS
 from pruning.scores.base import Options, Result, criterion
 
 
 def reduce_slices(groups: Groups, value: Callable[[str], np.ndarray | None], roles: tuple[str, ...]) -> np.ndarray:
     """Sum, per channel, a non-negative or signed quantity over all weight slices that go with the channel.
 
-    `value(name)` has the shape of weight `name` (None leaves it out); a weight that several nodes share counts once.
+    `value(name)` has the shape of weight `name` (None leaves it out). A weight that several nodes share counts once for
+    each channel: once in all where their channels are tied, as those of a shared matrix are, and for the channels of
+    every user where they are not (a shared bias).
     """
     total = np.zeros(groups.n)
-    seen = set()
+    seen: set[tuple[str, int, str, bytes]] = set()
     for cut in groups.cuts:
         name = groups.net.nodes[cut.node].input(cut.slot)
-        if cut.role not in roles or (name, cut.axis, cut.role) in seen:
-            continue
-        seen.add((name, cut.axis, cut.role))
-        array = value(name)
+        array = value(name) if cut.role in roles else None
         if array is None:
             continue
         per_entry = array.sum(axis=tuple(a for a in range(array.ndim) if a != cut.axis), dtype=np.float64)
@@ -32,6 +32,10 @@ def reduce_slices(groups: Groups, value: Callable[[str], np.ndarray | None], rol
             cut.data_labels if cut.data_labels is not None and len(cut.data_labels) == len(per_entry) else cut.labels
         )
         channel = groups.channel(labels)
+        key = (name, cut.axis, cut.role, channel.tobytes())
+        if key in seen:
+            continue
+        seen.add(key)
         np.add.at(total, channel[channel >= 0], per_entry[channel >= 0])
     return total
 
@@ -98,8 +102,7 @@ def prunable_weights(groups: Groups) -> list[str]:
     """Names of the matrices and kernels an unstructured mask may touch (no biases, no normalisation parameters)."""
     found: dict[str, None] = {}
     for node in groups.net.nodes:
-        slots = {"Conv": (1,), "ConvTranspose": (1,), "Gemm": (1,), "MatMul": (0, 1)}.get(node.type, ())
-        for slot in slots:
+        for slot in WEIGHT_SLOTS.get(node.type, ()):
             weight = groups.net.constant(node.input(slot))
             if weight is not None and weight.ndim >= 2 and weight.dtype.kind == "f":
                 found[node.input(slot)] = None

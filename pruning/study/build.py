@@ -21,6 +21,7 @@ from pruning.study.ledger import Ledger, sync_folder
 from pruning.study.plan import Job, stage_ratios
 from pruning.study.spec import Spec
 from pruning.study.words import duration
+from verifier.graph.onnx_import.source import files_of, read_model
 
 Say = Callable[[str], None]
 MAX_GIVEN = 1 << 30  # bytes of a given network
@@ -79,9 +80,13 @@ def given(paths: list[Path], hands: Hands) -> list[Model]:
 
 
 def digest(path: Path) -> str:
-    """sha256 of a file."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    """sha256 of a network, the weights beside it included; of a single file its own."""
+    return hashlib.sha256(whole(path)).hexdigest()
+
+
+def whole(path: Path) -> bytes:
+    """A network as one file: as it is, or with the weights that lie beside it inside."""
+    return path.read_bytes() if len(files_of(path)) == 1 else read_model(path).data
 
 
 def _make(spec: Spec, job: Job, folder: Path, hands: Hands) -> Model:
@@ -125,12 +130,12 @@ def _source(spec: Spec, job: Job) -> str:
 
 def _copy(source: Path, out: Path) -> None:
     try:
-        size = source.stat().st_size
+        size = sum(file.stat().st_size for file in files_of(source))
         if size > MAX_GIVEN:
             raise StudyFileError(
                 f"dense: {source} has {size} bytes; expected a network of at most {MAX_GIVEN >> 20} MiB"
             )
-        out.write_bytes(source.read_bytes())
+        out.write_bytes(whole(source))
     except OSError as error:
         raise StudyFileError(f"dense: {source}: cannot copy the trained network: {error.strerror or error}") from None
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pruning.study.errors import StudyFileError
 from pruning.study.spec import CLOCKS, RECTANGLES, Spec, Task
 from verifier.errors import SecateurError
+from verifier.outputs import keep_inputs
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 Factory = Callable[[Task, "Spec | None"], "Hands"]
 """Makes the callables of `hands.Hands` for a task; with the study where networks have to be made too."""
+
+WRITTEN = ("study.json", "results.jsonl", "networks.jsonl", "summary.json", "report.html")
+"""What a run writes into its folder, pictures and networks of its own aside."""
 
 EPILOG = """\
 examples:
@@ -89,11 +93,22 @@ def _dispatch(options: argparse.Namespace, factory: Factory | None) -> int:
     if options.report:
         return _show(options, options.report)
     folder = options.out or Path("out/compare")
+    keep_inputs((folder / name for name in WRITTEN), _inputs(options))
     if options.study:
         _run_study(options, folder, factory)
     else:
         _run_models(options, folder, factory)
     return _show(options, folder)
+
+
+def _inputs(options: argparse.Namespace) -> Iterator[Path | str | None]:
+    from verifier.graph.onnx_import.source import files_of
+
+    yield from (options.data, options.study, options.truth)
+    for model in options.models:
+        yield from files_of(model)
+    for result in options.results or ():
+        yield from (result, result.partition("=")[2] or None)
 
 
 def _run_study(options: argparse.Namespace, folder: Path, factory: Factory | None) -> None:
@@ -148,6 +163,7 @@ def _results(options: argparse.Namespace) -> int:
     from pruning.study.terminal import print_comparison
     from pruning.study.tools import output, results, scoring, truth
 
+    keep_inputs((options.json, options.cactus), _inputs(options))
     if options.timeout is not None and not 0 < options.timeout < float("inf"):
         raise StudyFileError(f"--timeout {options.timeout}; expected seconds above 0")
     tools = results.read_all(options.results)

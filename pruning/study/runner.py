@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from pruning.study.machine import machine, versions
 from pruning.study.plan import jobs, schedule
 from pruning.study.row import Row
 from pruning.study.spec import Spec, Task
+from verifier.errors import SecateurError
 
 RESULTS = "results.jsonl"
 
@@ -53,13 +55,32 @@ def compare(
     paths: Sequence[Path], images: Sequence[int], task: Task, folder: Path, hands: Hands, tell: Tell = lambda _: None
 ) -> list[Row]:
     """The one-line form: verify given networks on the same images; the first is what the others are held against."""
-    folder.mkdir(parents=True, exist_ok=True)
     models = given(list(paths), hands)
     others = models[1].name if len(models) == 2 else f"{len(models) - 1} others"
     title = f"{models[0].name} and {others}" if len(models) > 1 else models[0].name
     whole = {"name": title, "files": [str(p) for p in paths], "baseline": models[0].name}
-    _same_study(folder / "study.json", {"task": asdict(task)}, whole)
-    return verify(models, images, task, folder, hands, 0, tell)
+    with _nothing_left_of_a_false_start(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        _same_study(folder / "study.json", {"task": asdict(task)}, whole)
+        return verify(models, images, task, folder, hands, 0, tell)
+
+
+@contextmanager
+def _nothing_left_of_a_false_start(folder: Path) -> Iterator[None]:
+    """Takes back what a run made that fails before its first result, so that the next may ask for something else."""
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    fresh = not (folder / "study.json").exists()
+    try:
+        yield
+    except SecateurError:
+        results = folder / RESULTS
+        if fresh and not (results.exists() and results.stat().st_size):
+            for path in (folder / "study.json", results):
+                path.unlink(missing_ok=True)
+            with suppress(OSError):  # somebody else has put something there
+                for place in made:
+                    place.rmdir()
+        raise
 
 
 def verify(

@@ -54,6 +54,17 @@ class Images:
     split: str = "test"
     held: dict[tuple[int, int, int], Example] = field(default_factory=dict)
 
+    def check(self) -> None:
+        """StudyFileError or OptionsError if there are no such data."""
+        if self.data != "aircraft23":
+            _annotations(self._file())
+
+    def _file(self) -> Path:
+        path = Path(self.data)
+        if path.suffix != ".json":
+            raise StudyFileError(f"data '{self.data}': expected aircraft23 or a COCO keypoints file (.json)")
+        return path
+
     def example(self, net: Network, index: int) -> Example:
         """Image `index` at the size that `net` takes. StudyFileError if there is none."""
         key = (index, net.width, net.channels)
@@ -64,9 +75,7 @@ class Images:
     def _read(self, net: Network, index: int) -> Example:
         if self.data == "aircraft23":
             return sources.rendered(net, self.split, index, index + 1)[0]
-        path = Path(self.data)
-        if path.suffix != ".json":
-            raise StudyFileError(f"data '{self.data}': expected aircraft23 or a COCO keypoints file (.json)")
+        path = self._file()
         found = _annotations(path)
         if index >= len(found):
             raise StudyFileError(
@@ -119,8 +128,12 @@ def verify(model: Path, images: Images, index: int, task: Task, semantic: Semant
 def _study(net: Network, example: Example, task: Task, semantic: Semantic) -> Study:
     tau = task.tau * net.width
     prop = Heatmap(tau) if len(net.output) > 2 else Coordinates(tau)
-    ranges = Perturbation((Range("contrast", *semantic.contrast), Range("brightness", *semantic.brightness)))
-    return prepare(net, example.image, example.target, ranges, prop)
+    return prepare(net, example.image, example.target, ranges(semantic), prop)
+
+
+def ranges(semantic: Semantic) -> Perturbation:
+    """The rectangle as ranges of parameters; OptionsError for an empty one."""
+    return Perturbation((Range("contrast", *semantic.contrast), Range("brightness", *semantic.brightness)))
 
 
 def _grid(family: Family, side: int) -> np.ndarray:

@@ -15,18 +15,23 @@ if TYPE_CHECKING:
 
 
 def hands(task: Task, study: Spec | None = None) -> Hands:
-    """Everything a study needs; without a study (given networks) only sizes and verification."""
-    from pruning.study.making import Maker
-    from pruning.study.verifying import Images, verify
+    """Everything a study needs; without a study (given networks) only sizes and verification.
 
-    images = Images(task.data)
+    Raises SecateurError for data or a rectangle that cannot be used.
+    """
+    from pruning.study.making import Maker
+    from pruning.study.verifying import Images, ranges, verify
+
+    images, semantic = Images(task.data), rectangle(task.rectangle)
+    images.check()
+    ranges(semantic)  # what cannot be asked is refused here, before anything is made
 
     def check(model: Path, image: int, task: Task) -> object:
-        return verify(model, images, image, task, rectangle(task.rectangle))
+        return verify(model, images, image, task, semantic)
 
     if study is None:
         return Hands(measure, check)  # type: ignore[arg-type]
-    maker = Maker.of(study, rectangle(task.rectangle))
+    maker = Maker.of(study, semantic)
     return Hands(measure, check, maker.train, maker.prune, maker.finetune)  # type: ignore[arg-type]
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from verifier.data import networks
+from verifier.data import coco, networks
 from verifier.errors import OptionsError, OutputError, SecateurError
+from verifier.graph.onnx_import.source import files_of
+from verifier.outputs import keep_inputs
 from verifier.semantic import draw, network, pose, sources
 from verifier.semantic.network import Network
 from verifier.semantic.perturbation import IDENTITY, Patch, Perturbation, Range
@@ -99,9 +101,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         net = network.load(path, channels=options.channels, layout=options.layout, mean=options.mean, std=options.std)
         perturbed = perturbation(options)
         examples = sources.from_options(net, options.image, options.keypoints, options.annotation, options.label)
+        prefixes = [_prefix(options, example, len(examples)) for example in examples]
+        keep_inputs(_outputs(options, prefixes, examples), _inputs(options, path))
         names = []
-        for example in examples:
-            prefix = options.out if len(examples) == 1 else options.out.with_name(f"{options.out.name}_{example.name}")
+        for prefix, example in zip(prefixes, examples, strict=True):
             prop = properties(options, example)
             study = _study(options, net, example, perturbed, prop)
             _write(options, study, prop, example, prefix)
@@ -113,6 +116,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SecateurError as error:
         print(f"secateur spec: {error}", file=sys.stderr)
         return 2
+
+
+def _prefix(options: argparse.Namespace, example: Example, count: int) -> Path:
+    out: Path = options.out
+    return out if count == 1 else out.with_name(f"{out.name}_{example.name}")
+
+
+def _picture(options: argparse.Namespace, prefix: Path, example: Example) -> Path:
+    """Where --draw of one of several examples goes."""
+    draw: Path = options.draw
+    return draw if prefix == options.out else draw.with_name(f"{draw.stem}_{example.name}{draw.suffix}")
+
+
+def _outputs(options: argparse.Namespace, prefixes: list[Path], examples: list[Example]) -> Iterator[Path]:
+    yield options.out.with_name(f"{options.out.name}_instances.csv")
+    for prefix, example in zip(prefixes, examples, strict=True):
+        yield from (prefix.with_name(f"{prefix.name}.{ending}") for ending in ("onnx", "vnnlib", "json"))
+        if options.draw is not None:
+            yield _picture(options, prefix, example)
+
+
+def _inputs(options: argparse.Namespace, model: Path) -> Iterator[Path | str | None]:
+    yield from files_of(model)
+    yield options.keypoints
+    if options.annotation is None:
+        yield options.image
+    else:
+        found = coco.read(options.keypoints).annotations
+        yield from (Path(options.image) / one.file for one in found if one.identity == options.annotation)
 
 
 def _joined(arguments: list[str]) -> list[str]:
@@ -186,6 +218,9 @@ def _study(
 
 
 def _write(options: argparse.Namespace, study: Study, prop: Property, example: Example, prefix: Path) -> None:
+    at = study.perturbation.identity if options.at is None else np.array(options.at)
+    if at.shape != study.perturbation.identity.shape:  # before anything is written
+        raise OptionsError(f"--at needs {len(study.perturbation.ranges)} values, found {len(at)}")
     _save(prefix.with_name(f"{prefix.name}.onnx"), study.model().SerializeToString())
     _save(prefix.with_name(f"{prefix.name}.vnnlib"), study.spec(options.vnnlib).encode())
     notes = [*study.summary]
@@ -196,11 +231,7 @@ def _write(options: argparse.Namespace, study: Study, prop: Property, example: E
     for line in [f"{prefix}.onnx {prefix}.vnnlib", *notes]:
         print(line)
     if options.draw is not None:
-        at = study.perturbation.identity if options.at is None else np.array(options.at)
-        if at.shape != study.perturbation.identity.shape:
-            raise OptionsError(f"--at needs {len(study.perturbation.ranges)} values, found {len(at)}")
-        several = options.draw.with_name(f"{options.draw.stem}_{example.name}{options.draw.suffix}")
-        draw.counterexample(study, at, several if prefix != options.out else options.draw, prop)
+        draw.counterexample(study, at, _picture(options, prefix, example), prop)
 
 
 def _pose_note(study: Study, prop: Pose, view: pose.View) -> str:

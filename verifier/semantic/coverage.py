@@ -10,12 +10,13 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from verifier import process
 from verifier.errors import OptionsError, SecateurError, UnsoundError
+from verifier.outputs import keep_inputs
 
 if TYPE_CHECKING:
     from verifier.semantic.family import Family
@@ -127,6 +128,7 @@ def _run(options: argparse.Namespace) -> int:
     from verifier.semantic.coverage_search import Limits
 
     files = coverage_run.Files(options.json, options.npz, options.picture, options.checkpoint)
+    keep_inputs(files.all, _inputs(options))
     files.check()
     limits = Limits(options.open, options.per_image, options.depth)
     family, tolerance, measure = _family(options)
@@ -150,6 +152,22 @@ def _check(options: argparse.Namespace) -> None:
         raise OptionsError(f"{options.model}: its specification is missing: secateur coverage model.onnx spec.vnnlib")
     if options.samples < 0:
         raise OptionsError(f"--samples: found {options.samples}, expected a number >= 0")
+
+
+def _inputs(options: argparse.Namespace) -> Iterator[Path]:
+    from verifier.graph.onnx_import.source import files_of
+
+    if options.model is not None:
+        yield from (options.spec, Path(f"{options.spec}.gz"), *files_of(options.model))
+    else:
+        yield from files_of(_network(options.network))
+
+
+def _network(name: str) -> Path:
+    """The file of a network, or of a shipped one."""
+    from verifier.data import networks
+
+    return networks.path(name) if name in networks.names() and not Path(name).exists() else Path(name)
 
 
 def _family(options: argparse.Namespace) -> tuple[Family, float | None, str | None]:
@@ -198,7 +216,6 @@ def _property(options: argparse.Namespace, heatmaps: bool) -> tuple[Property, fl
 def _studies(options: argparse.Namespace) -> tuple[Family, float | None, str | None]:
     from dataclasses import replace
 
-    from verifier.data import networks
     from verifier.semantic import Perturbation, Range, network, prepare, sources
     from verifier.semantic import family as families
     from verifier.semantic.many import device_of
@@ -207,8 +224,7 @@ def _studies(options: argparse.Namespace) -> tuple[Family, float | None, str | N
     ranges = tuple(
         Range(n, *getattr(options, n)) for n in ("contrast", "brightness") if getattr(options, n) is not None
     )
-    shipped = options.network in networks.names() and not Path(options.network).exists()
-    net = network.load(networks.path(options.network) if shipped else Path(options.network))
+    net = network.load(_network(options.network))
     prop, tolerance, measure = _property(options, len(net.output) > 2)
     perturbed, clip = Perturbation(ranges), "none" if options.no_clip else "clip"
     studies, titles = [], []

@@ -33,6 +33,11 @@ class Files:
     picture: Path | None = None
     checkpoint: Path | None = None
 
+    @property
+    def all(self) -> tuple[Path | None, ...]:
+        """Every file that is written over; a checkpoint is read as well, and has to be one."""
+        return self.json, self.npz, self.picture, self.checkpoint
+
     @staticmethod
     def named(target: str) -> Files:
         """The files for one argument: nothing, a file (its ending says which), or a folder for all three.
@@ -57,7 +62,7 @@ class Files:
 
     def check(self, folder: bool = False) -> None:
         """OptionsError if a folder is missing or the picture's ending unknown; with `folder` theirs can come later."""
-        for path in filter(None, (self.json, self.npz, self.picture, self.checkpoint)):
+        for path in filter(None, self.all):
             place = path.parent.parent if folder and not path.parent.exists() else path.parent
             if not place.is_dir():
                 raise OptionsError(f"{path}: the folder {place} does not exist")

@@ -13,10 +13,11 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, shape_inference
 
 from verifier.errors import ModelError, OptionsError
+from verifier.graph.onnx_import.external import external_tensors
+from verifier.graph.onnx_import.source import read_model
 
 LAYOUTS = ("auto", "nchw", "nhwc", "flat")
 MIN_OPSET = 7  # Gemm broadcasts its bias by itself from here on
-MAX_BYTES = 1 << 31
 ELEMENT: dict[int, np.dtype] = {
     int(TensorProto.FLOAT): np.dtype(np.float32),
     int(TensorProto.DOUBLE): np.dtype(np.float64),
@@ -135,20 +136,16 @@ def load(
 def _proto(model: str | Path | bytes | onnx.ModelProto) -> onnx.ModelProto:
     if isinstance(model, onnx.ModelProto):
         return model
+    where = "" if isinstance(model, bytes) else f"{model}: "
+    data = model if isinstance(model, bytes) else read_model(model).data
     try:
-        if not isinstance(model, bytes):
-            path = Path(model)
-            if path.stat().st_size > MAX_BYTES:
-                raise ModelError(f"{path}: larger than 2 GiB")
-            model = path.read_bytes()
-        proto = onnx.load_from_string(model)
+        proto = onnx.load_from_string(data)
+        if external_tensors(proto):  # before the checker, which would look for them in the working directory
+            raise ModelError("the network keeps its weights in other files (external data); load it by its path")
         onnx.checker.check_model(proto)
-    except OSError as error:
-        raise ModelError(f"cannot read the network: {error}") from error
     except (DecodeError, onnx.checker.ValidationError, ValueError) as error:
-        raise ModelError(f"not a valid ONNX model: {str(error).splitlines()[0] if str(error) else error}") from error
-    if any(t.data_location == TensorProto.EXTERNAL for t in proto.graph.initializer):
-        raise ModelError("the network keeps its weights in external files; save it as a single file first")
+        what = str(error).splitlines()[0] if str(error) else error
+        raise ModelError(f"{where}not a valid ONNX model: {what}") from error
     return proto
 
 

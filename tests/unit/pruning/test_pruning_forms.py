@@ -84,6 +84,24 @@ def test_worst_heatmap_loss_is_above_every_loss_inside():
     assert float(ibp.worst_loss(low, low, labels)) == pytest.approx(float(losses.task_loss(low, labels)), rel=1e-5)
 
 
+def test_a_reshape_for_a_batch_of_one_takes_the_batches_of_training():
+    rng = np.random.default_rng(0)
+    w = {"k": rng.normal(size=(4, 6)).astype(np.float32), "v": rng.normal(size=(30, 2)).astype(np.float32)}
+    nodes = [
+        node("MatMul", "x k", "h"),
+        node("Relu", "h", "r"),
+        node("Reshape", "r t", "f"),
+        node("MatMul", "f v", "y"),
+    ]
+    net = build(nodes, {**w, "t": np.array([1, 30])}, {"x": [5, 4]}, {"y": [2]}, 18, batch=1)
+    model = TorchNet(net)
+    x = torch.rand(7, 5, 4)
+    low, high = forms.output_bounds(model, x, *cells(7))
+    for shift in (-0.08, 0.0, 0.08):
+        y = model((x + shift).clamp(0, 1))
+        assert ((low - 1e-5 <= y) & (y <= high + 1e-5)).all()
+
+
 def test_what_has_no_rule_is_named():
     w = {"k": np.eye(4, dtype=np.float32)}
     net = build([node("Gemm", "x k", "h"), node("Sin", "h", "y")], w, {"x": [4]}, {"y": [4]})

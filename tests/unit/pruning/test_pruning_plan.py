@@ -279,8 +279,9 @@ def test_whole_blocks():
     net = build(nodes, {k: v.astype(np.float32) for k, v in w.items()}, {"x": [6]}, {"y": [3]})
     assert [b.name for b in find_blocks(net)] == ["make_s0", "make_s1", "make_s2"]
     data = calibration(net)
-    small, removed, _ = drop_blocks(net, 0.34, data)
+    small, removed, _, found = drop_blocks(net, 0.34, data)
     assert [b.name for b in removed] == ["make_s1"] and "r1" not in small.weights
+    assert found.points and found.difference <= 1e-5 * found.largest
     before, after = (Activations(n, ["y"])(data.images)["y"] for n in (net, small))
     np.testing.assert_allclose(before, after, atol=0.02)
     with pytest.raises(NothingToPrune):

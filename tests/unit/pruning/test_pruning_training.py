@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from onnx import helper, numpy_helper
 from pruning_graphs import random_model
-from pruning_nets import calibration, conv_net, images, mlp, mlp_weights
+from pruning_nets import build, calibration, conv_net, images, mlp, mlp_weights, node
 from scipy.stats import wasserstein_distance
 
 import pruning
@@ -86,13 +88,95 @@ def test_intermediate_values_carry_onnx_names():
 
 
 def test_a_model_onnx2torch_cannot_read_says_what_remains():
-    from pruning_nets import build, node
-
     net = build([node("Gemm", "x w", "h"), node("Shrink", "h", "a"), node("MatMul", "a v", "y")],
                 {"w": np.ones((4, 8), np.float32), "v": np.ones((8, 2), np.float32)},
                 {"x": [4]}, {"y": [2]})  # fmt: skip
     with pytest.raises(CriterionError, match="post-training"):
         TorchNet(net)
+
+
+def scaled(opset):
+    """A network whose output is multiplied by a Constant node, as exporters of newer opsets write it."""
+    rng = np.random.default_rng(0)
+    value = numpy_helper.from_array(np.array([0.5, 2.0], np.float32))
+    w = {"w": rng.normal(size=(8, 1, 3, 3)), "b": rng.normal(size=8), "v": rng.normal(size=(2, 8)), "c": np.zeros(2)}
+    nodes = [
+        node("Conv", "x w b", "h", pads=[1, 1, 1, 1]), node("Relu", "h", "r"), node("GlobalAveragePool", "r", "p"),
+        node("Flatten", "p", "f"), node("Gemm", "f v c", "g", transB=1),
+        helper.make_node("Constant", [], ["s"], value=value), node("Mul", "g s", "m"),
+        helper.make_node("Constant", [], ["one"], value_float=1.0), node("Add", "m one", "y"),
+    ]  # fmt: skip
+    return build(nodes, {k: v.astype(np.float32) for k, v in w.items()}, {"x": [1, 8, 8]}, {"y": [2]}, opset)
+
+
+@pytest.mark.parametrize("opset", [13, 18, 19, 20, 21, 22])
+def test_constants_behind_the_network_and_newer_opsets(opset, tmp_path):
+    """Criteria from gradients and training read them; the network that comes out computes what PyTorch computed."""
+    from pruning import cli
+
+    net = scaled(opset)
+    assert [n.type for n in net.nodes].count("Constant") == 2 and net.opset == opset
+    x = images((1, 8, 8), 24)
+    model = TorchNet(net)
+    want = Activations(net, ["y"])(x)["y"]
+    np.testing.assert_allclose(model(torch.tensor(x)).detach().numpy(), want, rtol=1e-4, atol=1e-5)
+    np.savez(tmp_path / "d.npz", images=x, labels=want + 0.1)
+    onnx_io.save(net, tmp_path / "net.onnx")
+    call = [str(tmp_path / "net.onnx"), "--data", str(tmp_path / "d.npz"), "--semantic", "brightness=-0.1:0.1"]
+    for name, more in (("a", ["--criterion", "taylor"]), ("b", ["--mode", "one-shot", "--epochs", "1"])):
+        out = tmp_path / f"{name}.onnx"
+        assert cli.main([*call, "-o", str(out), *more]) == 0
+        small = pruning.load(out)
+        assert small.weights["w"].shape == (4, 1, 3, 3) and small.opset == opset
+        assert np.isfinite(Activations(small, ["y"])(x)["y"]).all()
+
+
+@pytest.mark.parametrize("opset", [13, 18, 21])
+def test_reductions_whose_axes_are_an_input(opset):
+    """ReduceMean from opset 18 on, of which the converter knows the older form only."""
+    rng = np.random.default_rng(0)
+    w = {"k": rng.normal(size=(4, 6)).astype(np.float32), "v": rng.normal(size=(6, 2)).astype(np.float32)}
+    axes = {"axes": np.array([1])} if opset >= 18 else {}
+    mean = node("ReduceMean", "r axes", "q", keepdims=0) if axes else node("ReduceMean", "r", "q", axes=[1], keepdims=0)
+    nodes = [node("MatMul", "x k", "h"), node("Relu", "h", "r"), mean, node("MatMul", "q v", "y")]
+    net = build(nodes, {**w, **axes}, {"x": [5, 4]}, {"y": [2]}, opset)
+    x = rng.normal(size=(3, 5, 4)).astype(np.float32)
+    got = TorchNet(net)(torch.tensor(x)).detach().numpy()
+    np.testing.assert_allclose(got, Activations(net, ["y"])(x)["y"], rtol=1e-4, atol=1e-5)
+
+
+def test_allowzero_without_a_zero():
+    """What torch.onnx.export (dynamo=True) writes for flatten."""
+    rng = np.random.default_rng(0)
+    w = {"k": rng.normal(size=(4, 6)).astype(np.float32), "v": rng.normal(size=(30, 2)).astype(np.float32)}
+    nodes = [node("MatMul", "x k", "h"), node("Relu", "h", "r"), node("Reshape", "r t", "f", allowzero=1),
+             node("MatMul", "f v", "y")]  # fmt: skip
+    net = build(nodes, {**w, "t": np.array([1, 30])}, {"x": [5, 4]}, {"y": [2]}, 18, batch=1)
+    x = rng.normal(size=(1, 5, 4)).astype(np.float32)
+    got = TorchNet(net)(torch.tensor(x)).detach().numpy()
+    np.testing.assert_allclose(got, Activations(net, ["y"])(x)["y"], rtol=1e-4, atol=1e-5)
+
+
+def test_without_onnx2torch_the_message_gives_the_command():
+    code = (
+        "import sys\n"
+        "class Blocked:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] == 'onnx2torch': raise ImportError('No module named onnx2torch')\n"
+        "sys.meta_path.insert(0, Blocked())\n"
+        "from pruning.torch_bridge import import_onnx2torch\n"
+        "try: import_onnx2torch()\n"
+        "except Exception as error: print(type(error).__name__, error)\n"
+        "print(sorted(m for m in sys.modules if m.startswith('torchvision')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    first, last = done.stdout.strip().splitlines()
+    assert first.startswith("CriterionError") and "pip install --no-deps 'onnx2torch>=1.5.15'" in first
+    assert last == "[]"
+    from pruning.cli import parser
+
+    for text in (parser().format_help(), (Path(__file__).parents[3] / "README.md").read_text()):
+        assert "pip install --no-deps 'onnx2torch>=1.5.15'" in text
 
 
 @pytest.mark.parametrize(("n", "m"), [(50, 50), (31, 47), (1, 9)])
@@ -157,8 +241,6 @@ def test_heatmap_loss_is_least_and_error_zero_where_the_map_is_right():
     for seed in range(5):
         other = torch.randn(1, 2, 4, 5, generator=torch.Generator().manual_seed(seed))
         assert float(losses.task_loss(other, labels)) > best
-    from pruning_nets import build, node
-
     net = build([node("Reshape", "x s", "h")], {"s": np.array([-1, 2, 4, 5])}, {"x": [40]}, {"h": [2, 4, 5]})
     images = right.reshape(1, 40).numpy()
     assert error(net, Calibration(images, labels.numpy())) == 0

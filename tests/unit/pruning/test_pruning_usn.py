@@ -11,6 +11,7 @@ from pruning_nets import S_SMALL, affine_oracle, build, calibration, conv_net, i
 import pruning
 from pruning import Calibration, Options, Semantic
 from pruning.calibration import Activations
+from pruning.groups import find_groups
 from pruning.scores.certified import cells
 
 
@@ -338,3 +339,40 @@ def test_images_are_moved_as_defined():
     points = S_SMALL.points(32, 0)
     counts = np.histogram2d(points[:, 0], points[:, 1], bins=4, range=[(0.9, 1.1), (-0.05, 0.05)])[0]
     assert (counts == 2).all()
+
+
+def test_data_outside_the_unit_range_are_used_as_they_are():
+    """Normalised images: means, scores and proved intervals see the values themselves, not their clipped copies."""
+    from pruning.calibration import channel_means, perturbed
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(0.3, 1.5, (40, 36)).astype(np.float32)
+    net = mlp(mlp_weights())
+    still = Calibration(x)
+    assert not still.semantic.clip and not still.part(slice(0, 1)).semantic.clip
+    (mean,) = channel_means(net, [("x", 1)], still).values()
+    np.testing.assert_allclose(mean, x.mean(0), rtol=1e-5, atol=1e-6)
+    moving = Calibration(x, semantic=Semantic((2.0, 2.0), (0.5, 0.5)))
+    for image, batch in zip(x, perturbed(moving), strict=True):
+        np.testing.assert_array_equal(batch[0], image)
+        np.testing.assert_allclose(batch[1:], np.broadcast_to(2 * image + 0.5, batch[1:].shape), rtol=1e-5, atol=1e-6)
+    inside = Calibration(np.clip(x, 0, 1), semantic=Semantic((2.0, 2.0)))
+    assert inside.semantic.clip and max(batch.max() for batch in perturbed(inside)) == 1.0
+    assert Calibration(np.clip(x, 0, np.nextafter(np.float32(1), np.float32(2)))).semantic.clip  # rounding alone
+
+
+def test_oracles_leave_the_clip_out_where_the_data_are_not_clipped():
+    from pruning.scores import score_groups
+
+    net, asked = mlp(mlp_weights()), []
+
+    def oracle(net, names, inputs, cells, clip=True):
+        asked.append(clip)
+        return {name: (np.full((len(inputs), len(cells), *net.shapes[name]), -9.0), np.full(
+            (len(inputs), len(cells), *net.shapes[name]), 9.0)) for name in names}  # fmt: skip
+
+    for x, expected in ((np.full((4, 36), 0.5), True), (np.full((4, 36), 1.5), False)):
+        asked.clear()
+        data = Calibration(x, semantic=S_SMALL)
+        score_groups(find_groups(net), data, "usn-cert", Options(interval_oracle=oracle))
+        assert set(asked) == {expected}

@@ -108,7 +108,7 @@ def test_coco_annotation(small):
     [
         ([], {}, "needs --tolerance"),
         (["--tolerance", "1"], {"image": "none.png"}, "cannot read"),
-        (["--tolerance", "1"], {"model": "none.onnx"}, "cannot read the network"),
+        (["--tolerance", "1"], {"model": "none.onnx"}, "no such file"),
         (["--tolerance", "1"], {"model": "a.png"}, "not a valid ONNX"),
         (["--tolerance", "1"], {"keypoints": "a.png"}, "not valid JSON"),
         (["--tolerance", "1"], {"keypoints": None}, "a target"),

@@ -13,9 +13,9 @@ from verifier.graph.ir import Graph, Shape
 class Limits:
     """Bounds on what an untrusted file may ask for.
 
-    `bytes`: size of the file (protobuf itself stops at 2 GiB). `unpacked`: size of a gzip file after decompression,
-    less, because a few megabytes can ask for it. `elements`: of any one tensor. `nodes`: of the ONNX graph and of the
-    lowered graph. `depth`: of nesting in the protobuf message is bounded by protobuf (100).
+    `bytes`: size of the file with its external weights (protobuf itself stops at 2 GiB). `unpacked`: size of a gzip
+    file after decompression, less, because a few megabytes can ask for it. `elements`: of any one tensor. `nodes`: of
+    the ONNX graph and of the lowered graph. `depth`: of nesting in the protobuf message is bounded by protobuf (100).
     """
 
     bytes: int = 2**31 - 1
@@ -59,9 +59,9 @@ class Final:
 class Model:
     """A network read from ONNX.
 
-    `bytes` is the serialized model exactly as stored (after gunzip), for ONNX Runtime. `graph` computes the declared
-    outputs. Where the network ends in a Softmax or ArgMax, `final` says so and `graph_logits` is the graph up to its
-    input (one output).
+    `bytes` is the serialized model as stored (after gunzip, external weights brought in), for ONNX Runtime. `graph`
+    computes the declared outputs. Where the network ends in a Softmax or ArgMax, `final` says so and `graph_logits` is
+    the graph up to its input (one output).
     """
 
     bytes: bytes

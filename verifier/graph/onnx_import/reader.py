@@ -32,7 +32,7 @@ from verifier.graph.onnx_import.final import find_final
 from verifier.graph.onnx_import.fold import fold, foldable, normal
 from verifier.graph.onnx_import.model import Limits, Model, TensorInfo
 from verifier.graph.onnx_import.registry import lookup
-from verifier.graph.onnx_import.source import plain, read_bytes
+from verifier.graph.onnx_import.source import plain, printable, read_model
 
 OPSETS = range(7, 23)
 _DOMAINS = ("", "ai.onnx")
@@ -60,23 +60,26 @@ _NONSENSE = (TypeError, ValueError, IndexError, KeyError, AttributeError, Arithm
 def load_model(source: str | os.PathLike[str] | bytes, *, limits: Limits | None = None) -> Model:
     """Read an ONNX model: a path (`path`.gz is tried where `path` does not exist) or its bytes, gzipped or not.
 
+    Weights in files beside the model are read where a path is given (see `source.read_model`).
+
     Raises:
         ModelError: the file cannot be read, is not ONNX, is invalid, too large, or holds NaN or infinite weights.
         UnsupportedOperator: an operator, opset or domain is outside the importer's reach.
     """
     limits = limits or Limits()
     if isinstance(source, bytes):
-        data, path = source, "<bytes>"
+        path = "<bytes>"
+        data = plain(source, path, limits.bytes, limits.unpacked)
     else:
-        data, path = read_bytes(source, limits.bytes)
-    data = plain(data, path, limits.bytes, limits.unpacked)
+        read = read_model(source, limits)
+        data, path = read.data, read.path
     try:
         with np.errstate(all="ignore"):  # what overflows is found by the checks for finite parameters
             return _Import(_parse(data, path), data, path, limits).run()
     except _NONSENSE as error:
         raise ModelError(f"{path}: the model is invalid: {_describe(error)}") from error
     except ModelError as error:
-        error.args = (f"{path}: {_printable(str(error))}",)
+        error.args = (f"{path}: {printable(str(error))}",)
         raise
 
 
@@ -196,7 +199,7 @@ class _Import:
 
     def _array(self, tensor: onnx.TensorProto, name: str) -> np.ndarray:
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
-            raise ModelError(f"tensor '{name}' lies in another file (external data); save the model as one file")
+            raise ModelError(f"tensor '{name}' lies in another file (external data); load the model by its path")
         if any(size < 0 for size in tensor.dims):
             raise ModelError(f"tensor '{name}' has a negative dimension")
         self.context.source = f"tensor '{name}'"
@@ -375,13 +378,8 @@ def _tensor_info(info: onnx.ValueInfoProto) -> TensorInfo | None:
     return TensorInfo(info.name, shape_, dtype, tuple(axis for axis, known in enumerate(fixed) if not known))
 
 
-def _printable(text: str) -> str:
-    """`text` in one line: names inside an untrusted file may hold anything."""
-    return "".join(one if one.isprintable() else "?" for one in text)
-
-
 def _describe(error: Exception) -> str:
-    return f"{type(error).__name__}: {_printable(' '.join(str(error).split()))[:200]}"
+    return f"{type(error).__name__}: {printable(' '.join(str(error).split()))[:200]}"
 
 
 def _label(node: onnx.NodeProto, position: int) -> str:

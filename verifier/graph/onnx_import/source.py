@@ -1,15 +1,82 @@
-"""From a path to the bytes of an ONNX file, gunzipped: decided by content, bounded in size."""
+"""From a path to the bytes of one whole ONNX model: gunzipped (decided by content), with the weights that lie in other
+files, bounded in size. Every command reads its networks through `read_model`.
+"""
 
 from __future__ import annotations
 
 import os
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
+import onnx
+from google.protobuf.message import DecodeError
+
 from verifier.errors import ModelError
+from verifier.graph.onnx_import.external import embed, external_tensors, locations
+from verifier.graph.onnx_import.model import Limits
 
 _GZIP = b"\x1f\x8b"
 _CHUNK = 1 << 24
+_NAMES_A_FILE = b"location"  # the key that external data cannot do without
+
+
+@dataclass(frozen=True)
+class Source:
+    """`data`: a whole serialized model, as stored where it is one file. `path`: where it was read."""
+
+    data: bytes
+    path: str
+
+
+def read_model(path: str | os.PathLike[str], limits: Limits | None = None) -> Source:
+    """The model in `path`, or in `path`.gz where `path` does not exist, with its external weights inside.
+
+    Nothing is checked beyond that: `data` may be no model at all.
+
+    Raises:
+        ModelError: no such file, unreadable, recognisably something else, or too large; external weights that are
+            missing, damaged or outside the folder of the model.
+    """
+    limits = limits or Limits()
+    data, found = read_bytes(path, limits.bytes)
+    data = plain(data, found, limits.bytes, limits.unpacked)
+    proto = _with_external(data)
+    if proto is not None:
+        try:
+            embed(proto, external_tensors(proto), Path(found).parent, limits.bytes)
+        except ModelError as error:
+            raise ModelError(f"{found}: {printable(str(error))}") from None
+        data = proto.SerializeToString()
+    return Source(data, found)
+
+
+def files_of(path: str | os.PathLike[str]) -> list[Path]:
+    """All files that `read_model` reads for `path`, for callers that must not write over them; never raises."""
+    found = Path(path) if Path(path).exists() else Path(f"{path}.gz")
+    try:
+        data, name = read_bytes(path, Limits().bytes)
+        proto = _with_external(plain(data, name, Limits().bytes, Limits().unpacked))
+        return [found] if proto is None else [found, *locations(proto, found.parent)]
+    except ModelError:
+        return [found]  # its reader will say what is wrong with it
+
+
+def printable(text: str) -> str:
+    """`text` in one line: names inside an untrusted file may hold anything."""
+    return "".join(one if one.isprintable() else "?" for one in text)
+
+
+def _with_external(data: bytes) -> onnx.ModelProto | None:
+    """The model, if some of its tensors lie in other files."""
+    if _NAMES_A_FILE not in data:
+        return None
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except DecodeError:
+        return None
+    return proto if external_tensors(proto) else None
 
 
 def read_bytes(path: str | os.PathLike[str], limit: int) -> tuple[bytes, str]:
