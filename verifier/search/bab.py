@@ -220,12 +220,14 @@ def clip(boxes: DomainBatch, bounded: Bounded) -> tuple[DomainBatch, Bounded]:
 def cut(boxes: DomainBatch, branch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Where to split: (can be split (B,), dimension (B,), coordinate (B,)).
 
-    A box is split in the middle of the input with the highest score, or of its widest input where that one has become
-    too thin for a number to lie strictly inside.
+    A box is split in the middle of the input with the highest score among those with a number strictly inside, and of
+    the widest of several with that score: where a bound says nothing at all, all have the same.
     """
     width = boxes.upper - boxes.lower
     middle = boxes.lower + width / 2
     inside = (middle > boxes.lower) & (middle < boxes.upper)
     usable = inside.any(1)
-    dimension = branch.masked_fill(~inside, -1.0).argmax(1)
+    score = torch.nan_to_num(branch, nan=0.0).masked_fill(~inside, -1.0)
+    best = score == score.amax(1, keepdim=True)
+    dimension = width.masked_fill(~best, -1.0).argmax(1)
     return usable, dimension, middle.gather(1, dimension[:, None])[:, 0]

@@ -79,6 +79,9 @@ class Chooser:
         base = self.bound(sample, cheap)
         cheap_time = self.clock() - start
         children = self.cut(sample.select(base.alive), base)
+        if len(children) == 0:  # proven meanwhile, or points: nothing else than rows can help those
+            self.rows_pay = True
+            return
         halves = self.bound(children, cheap)
         start = self.clock()
         tight = self.bound(sample, self.method)
