@@ -179,8 +179,12 @@ class Relaxed:
                 size = low.shape[1]
                 zero = low.new_zeros(())
                 pad = low.new_zeros(len(low), 1)
-                low = torch.cat([low, pad], 1).scatter_reduce(1, column, torch.where(side > 0, zero, -torch.inf), "amax")
-                high = torch.cat([high, pad], 1).scatter_reduce(1, column, torch.where(side < 0, zero, torch.inf), "amin")
+                low = torch.cat([low, pad], 1).scatter_reduce(
+                    1, column, torch.where(side > 0, zero, -torch.inf), "amax"
+                )
+                high = torch.cat([high, pad], 1).scatter_reduce(
+                    1, column, torch.where(side < 0, zero, torch.inf), "amin"
+                )
                 low, high = low[:, :size], high[:, :size]
                 crossed = low > high
                 empty |= crossed.any(1)

@@ -121,9 +121,7 @@ def of_groups(planes: Relaxation, owner: Tensor) -> Relaxation:
     )
 
 
-def _relaxed_step(
-    op: RelaxedOp, rows: Tensor, bias: Tensor, planes: Relaxation
-) -> tuple[tuple[Tensor, ...], Tensor]:
+def _relaxed_step(op: RelaxedOp, rows: Tensor, bias: Tensor, planes: Relaxation) -> tuple[tuple[Tensor, ...], Tensor]:
     """A positive coefficient takes the lower plane, a negative one the upper plane."""
     negative = rows.clamp(max=0)
     if bool(planes.lower_offset.any()):  # Relu's lower planes go through 0

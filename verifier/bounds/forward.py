@@ -6,6 +6,7 @@ The affine form itself is described in `verifier.forms`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -89,7 +90,7 @@ def relaxed_form(
     gap = torch.where(finite, gap, torch.inf)
     if radius.shape[1] == 1:
         return AffineForm(maps, radius + gap[:, None])
-    return AffineForm(maps, _blamed(radius, gap, _shared_moves(op, forms, relaxation, moves)))
+    return AffineForm(maps, _blamed(radius, gap, blamed_moves(op, bounds, moves)))
 
 
 def _rounding(op: RelaxedOp, forms: list[AffineForm], bounds: list[Interval], planes: Relaxation) -> Tensor:
@@ -116,13 +117,17 @@ def _blamed(radius: Tensor, gap: Tensor, moves: Tensor) -> Tensor:
     return torch.addcmul(radius + rest[:, None], moves, rate[:, None])
 
 
-def _shared_moves(op: RelaxedOp, forms: list[AffineForm], planes: Relaxation, moves: tuple[Tensor, ...]) -> Tensor:
-    """How far each input moves what the operator sees: (B, d, *T)."""
-    if len(forms) == 1 and op.in_shapes[0] == op.out_shape:
+def blamed_moves(op: RelaxedOp, bounds: Sequence[Interval], moves: Sequence[Tensor]) -> Tensor:
+    """How far each input moves what the operator sees, weighted by what that costs: (B, d, *T).
+
+    Not by the planes' slopes: those of a product are 0 where a factor is centred at 0, and an input that nothing is
+    blamed on is never split.
+    """
+    if len(moves) == 1 and op.in_shapes[0] == op.out_shape:
         return moves[0]
     total = None
-    for part, low, high in zip(moves, planes.lower_slopes, planes.upper_slopes, strict=True):
-        part = op.collect(part * (low.abs() + high.abs())[:, None], lead=2)
+    for part, weight in zip(moves, op.sensitivity(*bounds), strict=True):
+        part = op.collect(part * torch.where(weight.isfinite(), weight, 1.0)[:, None], lead=2)
         total = part if total is None else total + part
     assert total is not None
     return total

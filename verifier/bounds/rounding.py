@@ -85,9 +85,7 @@ class Allowance:
         cost = self.costs.get(slot)
         return None if cost is None else _times(rows, cost if len(cost) == 1 else _pick(cost, owner))
 
-    def relaxed_charge(
-        self, i: int, rows: Tensor, planes: Relaxation, sizes: tuple[Tensor, ...]
-    ) -> Tensor:
+    def relaxed_charge(self, i: int, rows: Tensor, planes: Relaxation, sizes: tuple[Tensor, ...]) -> Tensor:
         """What the planes of operator i take off rows (R, K, *T); planes and sizes belong to the R groups."""
         op = self.network.ops[i]
         assert isinstance(op, RelaxedOp)

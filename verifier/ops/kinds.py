@@ -141,6 +141,13 @@ class RelaxedOp(Op):
         """True where the operator is not affine on the box, or the box has NaN bounds: bool (B, *T)."""
         raise NotImplementedError(self.node.op)
 
+    def sensitivity(self, *xs: Interval) -> tuple[Tensor, ...]:
+        """How much narrower the planes' gap gets for each unit by which an input element moves less: (B, *S_i) each.
+
+        Only the ratios within one output element count; all alike by default. Not finite where nothing is known.
+        """
+        return tuple(torch.ones_like(x.lower) for x in xs)
+
     def spread(self, rows: Tensor, index: int) -> Tensor:
         """Rows over the output, (R, K, *T), as rows over input `index`, (R, K, *S_index); element-wise by default."""
         return rows

@@ -42,6 +42,8 @@ class NeuronSplit:
     table: RowTable
     stop: Callable[[], bool]
     steps: int = STEPS
+    work: float = 0.0
+    """Multiply-adds so far."""
 
     def __post_init__(self) -> None:
         # flat positions of the neurons that are unstable for some query, by ReLU operator
@@ -50,6 +52,7 @@ class NeuronSplit:
             for i in self.exact.network.relus
             for x in self.exact.pre[i]
         }
+        self.cost = float(sum(op.multiply_adds for op in self.exact.network.ops))
         self.count = sum(len(t) for t in self.loose.values())
 
     def roots(self, boxes: DomainBatch) -> DomainBatch:
@@ -88,7 +91,9 @@ class NeuronSplit:
         task = exact_task.to(dtype)
         first = bool((batch.depth == 0).any())
         start = self.unpack(batch, Relaxed(self.fast, task).default())
-        best, value = climb(self.fast, task, start, ROOT_STEPS if first else self.steps, self.stop)
+        steps = ROOT_STEPS if first else self.steps
+        best, value = climb(self.fast, task, start, steps, self.stop)
+        self.work += len(batch) * self.cost * (2 * steps + 2 * CANDIDATES + 4)
         if self.stop():
             raise OutOfTime
         value = value.double()

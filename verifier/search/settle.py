@@ -117,7 +117,9 @@ def joint_scores(
     centre, radius = (lower + upper) / 2, (upper - lower) / 2
     middle = torch.einsum("bkn,bn->bk", coefficients, centre) + constant
     size = (low.abs().masked_fill(~torch.isfinite(low), 0.0)).amax(1).clamp(min=torch.finfo(low.dtype).tiny)
-    rounding = gamma(constant.shape[1] + lower.shape[1], low.dtype) * 3 * row_scale(coefficients, constant, lower, upper)
+    rounding = (
+        gamma(constant.shape[1] + lower.shape[1], low.dtype) * 3 * row_scale(coefficients, constant, lower, upper)
+    )
     logits = torch.zeros(member.shape, dtype=low.dtype, device=low.device).masked_fill(~member, -torch.inf)
     best = scores
     for step in range(JOINT_STEPS):

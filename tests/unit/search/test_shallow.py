@@ -237,7 +237,7 @@ def test_what_rounding_decides_stays_open() -> None:
     one = torch.ones(1).double()
     both = torch.tensor([-1.0, 1.0]).double()
     c = Clause(-one[None], 1e-17 * one, both[None], both[:, None], 0 * both, -one.expand(2), one.expand(2), -one, one,
-               1, one.expand(2), one)  # fmt: skip
+               1, 1e-12 * one.expand(2), 1e-12 * one, 1e-14)  # fmt: skip
     end = tree.search(c, lambda x: None, lambda: False, lambda now: None)
     assert end.found is None and end.stuck > 0 and end.open_share > 0
 
