@@ -12,6 +12,7 @@ from itertools import product
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 from scipy.signal import convolve
+from scipy.special import erf
 
 from verifier.graph.ir import Graph, Node
 
@@ -73,6 +74,11 @@ def _slice(x: Array, node: Node) -> Array:
     return x[(slice(None),) * axis + (slice(start, stop, step),)]
 
 
+def _pad(x: Array, node: Node) -> Array:
+    counts = list(zip(node.attrs["before"], node.attrs["after"], strict=True))
+    return np.pad(x, counts) if counts else x
+
+
 Function = Callable[..., Array]
 # op -> function(inputs.., node, output shape) on one point of the IR's own shape, in the dtype of the inputs
 FUNCTIONS: dict[str, Function] = {
@@ -86,7 +92,7 @@ FUNCTIONS: dict[str, Function] = {
     "Slice": lambda x, node, shape: _slice(x, node),
     "Take": lambda x, node, shape: np.take(x, node.params["indices"], axis=node.attrs["axis"]),
     "Expand": lambda x, node, shape: np.broadcast_to(x, shape),
-    "Pad": lambda x, node, shape: np.pad(x, list(zip(node.attrs["before"], node.attrs["after"], strict=True))),
+    "Pad": lambda x, node, shape: _pad(x, node),
     "ReduceSum": lambda x, node, shape: x.sum(axis=node.attrs["axes"]),
     "Add": lambda x, y, node, shape: x + y,
     "Sub": lambda x, y, node, shape: x - y,
@@ -104,6 +110,10 @@ FUNCTIONS: dict[str, Function] = {
     "Sin": lambda x, node, shape: np.sin(x),
     "Cos": lambda x, node, shape: np.cos(x),
     "Exp": lambda x, node, shape: np.exp(x),
+    "Softplus": lambda x, node, shape: np.logaddexp(x, 0),
+    "Erf": lambda x, node, shape: erf(x.astype(np.float64)).astype(x.dtype),  # there is none in long double
+    "Atan": lambda x, node, shape: np.arctan(x),
+    "LogSumExp": lambda x, node, shape: np.logaddexp.reduce(x, axis=node.attrs["axis"]),
     "Log": lambda x, node, shape: np.log(x),
     "Sqrt": lambda x, node, shape: np.sqrt(x),
     "Reciprocal": lambda x, node, shape: 1 / x,

@@ -19,7 +19,7 @@ LAYERS = [
     {"options", "guard", "outputs"},
     {"graph"},
     {"ops"},
-    {"problem", "rows", "inputs", "forms", "domains", "passes", "assemble", "final", "runtime"},
+    {"problem", "feed", "rows", "inputs", "forms", "domains", "passes", "assemble", "final", "runtime"},
     {"bounds", "attack"},
     {"search"},
     {"engine"},

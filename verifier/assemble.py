@@ -8,6 +8,7 @@ import numpy as np
 
 import vnnlib
 from verifier.errors import ProblemError
+from verifier.feed import Feed
 from verifier.final import through_argmax, through_softmax
 from verifier.graph.ir import Graph
 from verifier.graph.onnx_import import Model
@@ -15,7 +16,7 @@ from verifier.passes.flatten_io import flatten_io
 from verifier.passes.fold_fixed_inputs import fold_fixed_inputs
 from verifier.passes.prune_outputs import prune_outputs
 from verifier.passes.simplify import simplify
-from verifier.problem import Condition, Problem, append_rows, free_inputs, stack_rows, varying
+from verifier.problem import Asked, Condition, Problem, append_rows, free_inputs, stack_rows, varying
 
 
 def check_fit(model: Model, spec: vnnlib.NormalForm) -> None:
@@ -47,27 +48,45 @@ def check_fit(model: Model, spec: vnnlib.NormalForm) -> None:
         )
 
 
-def assemble(model: Model, spec: vnnlib.NormalForm) -> Problem:
-    """The problem over the inputs that vary. `spec` has at least one case.
+def empty_set(model: Model, spec: vnnlib.NormalForm) -> str:
+    """Why no box of the specification holds a point that the network can be fed; "" where one does."""
+    low, high = Feed.of(model.input_infos).real(spec.lower, spec.upper)
+    crossed = low > high
+    if not crossed.any(1).all():
+        return ""
+    if not len(low):
+        return "the input set is empty"
+    i = int(crossed[0].argmax())
+    return (
+        f"the input set is empty: input X_{i} takes whole numbers,"
+        f" and none lies in [{spec.lower[0, i]:g}, {spec.upper[0, i]:g}]"
+    )
 
-    The boxes are the hull of each bound and its nearest float32 where the model reads float32, because that is what
-    a competition's checker compares with.
+
+def assemble(model: Model, spec: vnnlib.NormalForm) -> Problem:
+    """The problem over the inputs that vary. Some case of `spec` has points (see `empty_set`).
+
+    The boxes hold each bound and its nearest number of the input's type, see `Feed`. A case without points asks
+    nothing: it keeps its place, with a point for a box and no clause.
 
     Raises:
         ProblemError: see `check_fit`; or the rows cannot be asked of this network.
     """
     check_fit(model, spec)
-    lower, upper = spec.lower, spec.upper
-    if all(info.dtype == np.float32 for info in model.input_infos):
-        lower, upper = vnnlib.float32_hull(lower, upper)
+    feed = Feed.of(model.input_infos)
+    lower, upper = feed.hull(spec.lower, spec.upper)
+    real_lower, real_upper = feed.real(spec.lower, spec.upper)
+    empty = np.asarray((lower > upper).any(1))
+    for box in (lower, upper, real_lower, real_upper):
+        box[empty] = lower[int(empty.argmin())]
     kept = varying(lower, upper)
     base = lower[0].copy()
     position = {int(i): j for j, i in enumerate(kept)}
 
     conditions = _conditions(spec)
-    clauses_of = _clauses(spec)
-    graph, conditions, clauses_of = _without_final(model, conditions, clauses_of)
-    graph, conditions = _only_outputs_read(flatten_io(graph), conditions)
+    clauses_of = [[] if nothing else clauses for clauses, nothing in zip(_clauses(spec), empty, strict=True)]
+    imported, conditions, clauses_of = _without_final(model, conditions, clauses_of)
+    graph, conditions, outputs = _only_outputs_read(flatten_io(imported), conditions)
     matrix, rows = stack_rows(conditions, clauses_of, graph.n_outputs, position.get, base, len(kept))
     graph = append_rows(graph, matrix)
     if not graph.opaque:
@@ -76,18 +95,20 @@ def assemble(model: Model, spec: vnnlib.NormalForm) -> Problem:
             fixed[kept] = False
             graph = fold_fixed_inputs(graph, kept, base)
         graph = simplify(graph)
-    free = free_inputs(spec.lower[:, kept], spec.upper[:, kept])
-    return Problem(graph, lower[:, kept], upper[:, kept], rows, free, base, kept)
+    free = free_inputs(real_lower[:, kept], real_upper[:, kept])
+    return Problem(graph, lower[:, kept], upper[:, kept], rows, free, base, kept, Asked(imported, outputs, matrix))
 
 
-def _only_outputs_read(graph: Graph, conditions: list[Condition]) -> tuple[Graph, list[Condition]]:
-    """The network without the outputs that no row speaks of, and what only they need; the rows renumbered."""
+def _only_outputs_read(graph: Graph, conditions: list[Condition]) -> tuple[Graph, list[Condition], np.ndarray]:
+    """The network without the outputs that no row speaks of, and what only they need; the rows renumbered; the outputs
+    that are left.
+    """
     used = sorted({j for condition in conditions for j, _ in condition.y})
     if graph.opaque or not used:
-        return graph, conditions
+        return graph, conditions, np.arange(graph.n_outputs)
     place = {j: k for k, j in enumerate(used)}
     renumbered = [replace(c, y=tuple((place[j], v) for j, v in c.y)) for c in conditions]
-    return prune_outputs(graph, np.array(used)), renumbered
+    return prune_outputs(graph, np.array(used)), renumbered, np.array(used)
 
 
 def _conditions(spec: vnnlib.NormalForm) -> list[Condition]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import vnnlib
-from verifier.assemble import assemble, check_fit
+from verifier.assemble import assemble, check_fit, empty_set
 from verifier.attack.campaign import Campaign
 from verifier.attack.pgd import clause_loss, row_values
 from verifier.attack.replay import Replay
@@ -32,7 +32,7 @@ from verifier.problem import Problem
 from verifier.progress import Progress
 from verifier.result import Result, Verdict, Witness
 from verifier.rows import RowTable
-from verifier.runtime import Session, compare, compare_index
+from verifier.runtime import Session, compare, compare_index, compare_problem
 from verifier.search import zonotope
 from verifier.search.bab import Outcome, Strategy, Tally, cut, search
 from verifier.search.bounding import Bounded, bound_boxes
@@ -91,8 +91,8 @@ def _solve(
     start: float,
 ) -> Result:
     check_fit(model, spec)
-    if spec.n_cases == 0:
-        return _result(Verdict.UNSAT, "the input set is empty", start, {})
+    if nothing := empty_set(model, spec):
+        return _result(Verdict.UNSAT, nothing, start, {})
     if budget.expired():
         return _result(Verdict.TIMEOUT, "no time was given", start, {})
     problem = assemble(model, spec)
@@ -104,7 +104,8 @@ def _solve(
     if model.graph.opaque:  # a final ArgMax is: its graph up to the logits is what is bounded
         compare_index(model, points, session)
     else:
-        compare(model, model.graph, points)
+        compare(model, model.graph, points, session)
+    compare_problem(model, problem, points, session)
     if options.dtype == "float32":
         return _in_single(problem, replay, options, budget, progress, start)
     return _Run(problem, replay, options, budget, progress, start, torch.float64).solve()
@@ -135,8 +136,12 @@ def _in_single(
 def _sample_points(problem: Problem, replay: Replay, seed: int, count: int = 3) -> np.ndarray:
     rng = np.random.default_rng(seed)
     query = rng.integers(problem.queries, size=count)
-    width = problem.upper[query] - problem.lower[query]
-    return replay.snap(problem.lower[query] + width * rng.random(width.shape), query)
+    return replay.snap(_between(problem, query, rng.random((count, problem.lower.shape[1]))), query)
+
+
+def _between(problem: Problem, query: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """The points (M, n) of the queries' boxes at `share` (M, n) of the way; no width that overflows."""
+    return problem.lower[query] * (1 - share) + problem.upper[query] * share
 
 
 def _result(verdict: Verdict, reason: str, start: float, counters: dict[str, int | float], **more: Any) -> Result:
@@ -154,11 +159,10 @@ def _only_attack(problem: Problem, replay: Replay, budget: Budget, options: Opti
     limit = 200 * max(1, options.attack.restarts)
     while not budget.expired() and tried < limit:
         query = rng.integers(problem.queries, size=16)
-        width = problem.upper[query] - problem.lower[query]
-        share = rng.random(width.shape)
+        share = rng.random((len(query), problem.lower.shape[1]))
         if tried % 64 == 0:
             share = np.round(share)
-        witness = replay(problem.lower[query] + width * share, query)
+        witness = replay(_between(problem, query, share), query)
         tried += 16
         if witness is not None:
             return _result(

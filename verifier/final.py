@@ -7,12 +7,9 @@ classes, and may ask of the inputs what depends on the class.
 
 from __future__ import annotations
 
-import math
-from fractions import Fraction
-
 from verifier.errors import ProblemError
 from verifier.graph.onnx_import import Final
-from verifier.problem import Condition
+from verifier.problem import Condition, remaining
 
 
 def through_softmax(conditions: list[Condition], final: Final) -> bool:
@@ -83,11 +80,7 @@ def through_argmax(
 
 def _remaining(condition: Condition, index: int) -> float:
     """The right-hand side once the index is put in: exact, or rounded up."""
-    if math.isinf(condition.rhs):
-        return condition.rhs
-    exact = Fraction(condition.rhs) - sum((Fraction(v) * index for _, v in condition.y), Fraction(0))
-    value = float(exact)
-    return value if Fraction(value) >= exact else math.nextafter(value, math.inf)
+    return remaining(condition.rhs, ((v, index) for _, v in condition.y))
 
 
 def _holds(condition: Condition, index: int) -> bool:

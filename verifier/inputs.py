@@ -83,8 +83,8 @@ class AffineMap:
         return AffineForm(maps, noise)
 
     def pull(self, coefficients: Tensor, bias: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows over x, (R, K, n), as rows over p: (R, K, d); `query` (R,) names the query of each group. Rounding is not
-        allowed for: no verdict is read off such rows."""
+        """Rows over x, (R, K, n), as rows over p: (R, K, d); `query` (R,) names the query of each group. Rounding
+        is not allowed for: no verdict is read off such rows."""
         shift = torch.bmm(coefficients, self.offset[query][:, :, None])[:, :, 0]
         return torch.bmm(coefficients, self.matrix[query]), bias + shift
 

@@ -10,13 +10,16 @@ A query is violated at x (the answer `sat`) when all rows of one of its clauses 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
 from verifier.errors import ProblemError
-from verifier.graph.ir import Graph, Node
+from verifier.graph.ir import Graph, Node, unused
 
 MAX_ROW_ELEMENTS = 200_000_000
 """Largest dense row matrix (rows x outputs) that is built."""
@@ -40,11 +43,21 @@ class Rows:
 
 
 @dataclass(frozen=True, eq=False)
+class Asked:
+    """z = matrix @ y[outputs], matrix (R, k) and outputs (k,), of the outputs y (m,) of `graph` as it was imported."""
+
+    graph: Graph
+    outputs: np.ndarray
+    matrix: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class Problem:
     """`graph` maps the varying inputs p (n,) to z (R,); boxes `lower`, `upper` (Q, n) in float64.
 
     `free` (Q, d) lists the coordinates of each query that the specification lets vary (-1 pads); the others only carry
     the rounding of their fixed value. `base` (n_full,) and `kept` (n,) restore a full input: x = base, x[kept] = p.
+    `asked` is where it all comes from, before any simplification.
     """
 
     graph: Graph
@@ -54,6 +67,7 @@ class Problem:
     free: np.ndarray
     base: np.ndarray
     kept: np.ndarray
+    asked: Asked
 
     @property
     def queries(self) -> int:
@@ -90,19 +104,21 @@ def append_rows(graph: Graph, matrix: np.ndarray) -> Graph:
     """
     y = graph.outputs[0]
     shapes = dict(graph.shapes)
+    z = unused("z", shapes)
+    shapes[z] = (len(matrix),)
     nonzero = matrix != 0
     if (nonzero.sum(1) <= 1).all():
         index = nonzero.argmax(1).astype(np.int64)
         factor = matrix[np.arange(len(matrix)), index]
+        taken = unused("z/taken", shapes)
         nodes = [
-            Node("Take", (y,), "z/taken", {"indices": index}, {"axis": 0}, "specification"),
-            Node("Scale", ("z/taken",), "z", {"factor": factor}, {}, "specification"),
+            Node("Take", (y,), taken, {"indices": index}, {"axis": 0}, "specification"),
+            Node("Scale", (taken,), z, {"factor": factor}, {}, "specification"),
         ]
-        shapes["z/taken"] = (len(matrix),)
+        shapes[taken] = (len(matrix),)
     else:
-        nodes = [Node("Dense", (y,), "z", {"weight": matrix}, {}, "specification")]
-    shapes["z"] = (len(matrix),)
-    return Graph(graph.inputs, ("z",), graph.nodes + tuple(nodes), shapes)
+        nodes = [Node("Dense", (y,), z, {"weight": matrix}, {}, "specification")]
+    return Graph(graph.inputs, (z,), graph.nodes + tuple(nodes), shapes)
 
 
 _Sparse = tuple[tuple[int, float], ...]
@@ -118,6 +134,18 @@ class Condition:
     strict: bool
 
 
+def remaining(rhs: float, terms: Iterable[tuple[float, float]]) -> float:
+    """rhs - sum of the products: exact, or rounded up to the next float64 number."""
+    if math.isinf(rhs):
+        return rhs
+    exact = Fraction(rhs) - sum((Fraction(a) * Fraction(b) for a, b in terms), Fraction(0))
+    try:
+        value = float(exact)
+    except OverflowError:
+        return math.inf if exact > 0 else -sys.float_info.max
+    return value if Fraction(value) >= exact else math.nextafter(value, math.inf)
+
+
 def stack_rows(
     conditions: list[Condition],
     clauses_of: list[list[list[int]]],
@@ -129,14 +157,15 @@ def stack_rows(
     """Distinct linear parts as a matrix (R, m), and the padded tables.
 
     `clauses_of[q][c]` lists condition numbers; `column(i)` is the position of input i among the varying inputs, or None
-    where it is fixed to `base[i]` (then it moves into the right-hand side).
+    where it is fixed to `base[i]` (then it moves into the right-hand side, exactly or rounded up: that can only add
+    violations).
     """
     keys: dict[tuple[_Sparse, _Sparse], int] = {}
     number: list[int] = []
     constant: list[float] = []
     for condition in conditions:
         moving = tuple((j, v) for i, v in condition.x if (j := column(i)) is not None)
-        constant.append(condition.rhs - sum(v * base[i] for i, v in condition.x if column(i) is None))
+        constant.append(remaining(condition.rhs, ((v, base[i]) for i, v in condition.x if column(i) is None)))
         number.append(keys.setdefault((condition.y, moving), len(keys)))
     count = max(1, len(keys))
     if count * n_outputs > MAX_ROW_ELEMENTS:

@@ -12,6 +12,7 @@ from verifier.graph.evaluate import evaluate
 from verifier.graph.ir import Graph
 from verifier.graph.onnx_import import Model, TensorInfo
 from verifier.graph.onnx_import.expose import with_ir_version, with_outputs
+from verifier.problem import Problem
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -86,6 +87,7 @@ class Session:
     def _open(self, data: bytes) -> onnxruntime.InferenceSession:
         import onnxruntime
 
+        onnxruntime.set_default_logger_severity(3)  # remarks on deprecated attributes bypass the session's level
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
@@ -123,7 +125,8 @@ def _as_input(part: np.ndarray, info: TensorInfo, batch: bool) -> np.ndarray:
     shape = (len(part) * info.shape[0], *info.shape[1:]) if batch else info.shape
     if info.dtype.kind in "iu":
         part = np.rint(part)
-    return np.ascontiguousarray(part.reshape(shape), dtype=info.dtype)
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(part.reshape(shape), dtype=info.dtype)
 
 
 def _line(error: Exception) -> str:
@@ -137,7 +140,8 @@ def compare(model: Model, graph: Graph, points: np.ndarray, session: Session | N
 
     The tolerance has two parts, per output element: 1e-4 of the largest output (float32 sums of thousands of terms,
     relative error about 1e-7 each, with some cancellation), and 32 times the difference between the graph evaluated in
-    float32 and in float64, which measures how strongly this network, at this point, amplifies rounding. A point next
+    float32 and in float64, which measures how strongly this network, at this point, amplifies rounding. Where the
+    model computes in float16, both grow: to 16 ulp of float16, and by 2^13, the ratio of both precisions. A point next
     to a jump of a step function (Sign, Floor) can still differ for good; with such operators, half of the points have
     to agree instead of all.
 
@@ -171,7 +175,7 @@ def compare_index(model: Model, points: np.ndarray, session: Session | None = No
     worst = 0.0 if exposed is None else _compare(model, graph, graph, points, exposed, session)
     index = session.run(points)
     logits = _outputs(graph, points, np.float64)
-    slack = _slack(logits, _outputs(graph, points, np.float32), logits)
+    slack = _slack(logits, _outputs(graph, points, np.float32), logits, _grain(model))
     shape = (len(points), final.outer, final.n, final.inner)
     logits, slack = logits.reshape(shape), slack.reshape(shape)
     chosen = np.clip(index, 0, final.n - 1).astype(np.int64).reshape(len(points), final.outer, 1, final.inner)
@@ -195,6 +199,41 @@ def compare_index(model: Model, points: np.ndarray, session: Session | None = No
     )
 
 
+def compare_problem(model: Model, problem: Problem, points: np.ndarray, session: Session | None = None) -> float:
+    """`compare` for the graph that is bounded: its rows against those of ONNX Runtime's outputs, at `points`
+    (M, n_inputs) inside the problem's boxes. Returns the largest difference.
+
+    Where the rows speak of logits that the file does not give out, the imported graph stands in for ONNX Runtime; the
+    two have been compared.
+
+    Raises:
+        UnsoundError: they differ, so that a simplification is at fault.
+        ModelError: the model cannot be run.
+    """
+    asked = problem.asked
+    points = _rounded_to_inputs(np.asarray(points, dtype=np.float64), model)
+    imported = _outputs(asked.graph, points, np.float64)
+    expected = (session or Session(model)).run(points) if asked.graph is model.graph else imported
+    slack = _slack(imported, _outputs(asked.graph, points, np.float32), expected, _grain(model))
+    inputs = points[:, problem.kept]
+    found, rough = (_outputs(problem.graph, inputs, dtype) for dtype in (np.float64, np.float32))
+    with np.errstate(all="ignore"):
+        rows = expected[:, asked.outputs] @ asked.matrix.T
+        room = slack[:, asked.outputs] @ np.abs(asked.matrix).T + 32 * np.abs(rough - found)
+        difference = np.abs(found - rows)
+        agree = ~(difference > room) | ~np.isfinite(rows)  # NaN: an infinity of float32
+    agree &= np.isfinite(found) | ~np.isfinite(rows)
+    good = agree.all(axis=1)
+    if good.all() or (_has_steps(asked.graph) and good.mean() >= 0.5):
+        return float(np.max(difference[good], initial=0.0, where=np.isfinite(difference[good])))
+    worst = int(np.argmin(good))
+    row = int(np.argmin(agree[worst]))
+    raise UnsoundError(
+        f"{model.path}: the simplified network differs from ONNX Runtime: row {row} of the specification is"
+        f" {found[worst, row]:.9g}, expected {rows[worst, row]:.9g}; please report this"
+    )
+
+
 def _exposed(session: Session, points: np.ndarray, name: str) -> np.ndarray | None:
     """The value of an ONNX tensor at the points (M, size); None where the copy that exposes it cannot be run."""
     try:
@@ -209,7 +248,7 @@ def _compare(
 ) -> float:
     """Largest difference of `graph` from `expected`; `original` is the imported graph, in which a culprit is sought."""
     found = _outputs(graph, points, np.float64)
-    slack = _slack(found, _outputs(graph, points, np.float32), expected)
+    slack = _slack(found, _outputs(graph, points, np.float32), expected, _grain(model))
     difference = np.abs(found - expected)
     agree = ((difference <= slack) | (found == expected) | (np.isnan(found) & np.isnan(expected))).all(axis=1)
     if agree.all() or (_has_steps(graph) and agree.mean() >= 0.5):
@@ -223,10 +262,18 @@ def _compare(
     )
 
 
-def _slack(found: np.ndarray, rough: np.ndarray, expected: np.ndarray) -> np.ndarray:
+def _grain(model: Model) -> float:
+    """How much coarser than float32 the model computes: 2^13 where it has float16 values."""
+    return float(np.finfo(np.float16).eps / np.finfo(np.float32).eps) if model.half else 1.0
+
+
+def _slack(found: np.ndarray, rough: np.ndarray, expected: np.ndarray, grain: float) -> np.ndarray:
     """The tolerance of `compare`, per element."""
-    size = 1e-4 * np.maximum(1e-3, np.abs(expected).max(initial=0.0, where=np.isfinite(expected)))
-    return np.asarray(size + 32 * np.abs(rough - found))
+    share = 16 * float(np.finfo(np.float16).eps) if grain > 1 else 1e-4
+    size = share * np.maximum(1e-3, np.abs(expected).max(initial=0.0, where=np.isfinite(expected)))
+    with np.errstate(all="ignore"):
+        slack = size + 32 * grain * np.abs(rough - found)
+    return np.where(np.isnan(slack), np.inf, slack)  # infinities in float32 say nothing about float64
 
 
 def _has_steps(graph: Graph) -> bool:
@@ -238,7 +285,8 @@ def _rounded_to_inputs(points: np.ndarray, model: Model) -> np.ndarray:
     parts, start = [], 0
     for info in model.input_infos:
         part = points[:, start : start + info.size]
-        part = np.rint(part) if info.dtype.kind in "iu" else part.astype(info.dtype)
+        with np.errstate(over="ignore"):
+            part = np.rint(part) if info.dtype.kind in "iu" else part.astype(info.dtype)
         parts.append(part.astype(np.float64))
         start += info.size
     return np.concatenate(parts, axis=1)
@@ -274,7 +322,7 @@ def _first_difference(model: Model, graph: Graph, session: Session, point: np.nd
         mine, expected = exact[name][0], np.asarray(value, dtype=np.float64)
         if mine.shape != expected.shape:
             return f"first at {nodes[name].source or name}: shape {mine.shape}, expected {expected.shape}"
-        slack = 1e-4 * np.maximum(1e-3, np.abs(expected).max()) + 32 * np.abs(rough[name][0].astype(np.float64) - mine)
+        slack = _slack(mine, rough[name][0].astype(np.float64), expected, _grain(model))
         if not ((np.abs(mine - expected) <= slack) | (mine == expected)).all():
             return f"first at {nodes[name].source or name}"
     return _NONE_DIFFERS

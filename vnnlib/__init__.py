@@ -15,7 +15,7 @@ from vnnlib.form import NormalForm, TensorSlice
 from vnnlib.limits import Limits
 from vnnlib.normalise import classify, normalise
 from vnnlib.reading import load, loads
-from vnnlib.rounding import float32_hull, float32_inside
+from vnnlib.rounding import float32_hull, float32_inside, float_hull, float_inside
 from vnnlib.spec import NetworkDecl, Spec, TensorDecl
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ __all__ = [
     "dumps",
     "float32_hull",
     "float32_inside",
+    "float_hull",
+    "float_inside",
     "format_witness_v1",
     "format_witness_v2",
     "load",

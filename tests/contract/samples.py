@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -88,6 +88,19 @@ LINEAR = (
     Sample("Sub", ((2, 3), (2, 3)), (2, 3)),
     Sample("Concat", ((2, 3), (2, 1), (2, 2)), (2, 6), {"axis": 1}),
     Sample("Constant", (), (2, 3), params={"value": _array(2, 3)}),
+    # values of rank 0
+    Sample("Scale", ((),), (), params={"factor": _array()}),
+    Sample("Shift", ((),), (), params={"offset": _array()}),
+    Sample("Reshape", ((),), (1, 1)),
+    Sample("Reshape", ((1,),), ()),
+    Sample("Transpose", ((),), (), {"perm": ()}),
+    Sample("Expand", ((),), ()),
+    Sample("Pad", ((),), (), {"before": (), "after": ()}),
+    Sample("ReduceSum", ((3, 2),), (), {"axes": (0, 1)}),
+    Sample("ReduceSum", ((),), (), {"axes": ()}),
+    Sample("Add", ((), ()), ()),
+    Sample("Sub", ((), ()), ()),
+    Sample("Constant", (), (), params={"value": _array()}),
 )
 
 ELEMENTWISE = (
@@ -106,6 +119,9 @@ ELEMENTWISE = (
     _unary("Floor", kinks=(-2.0, -1.0, 0.0, 1.0, 2.0)),
     _unary("Sigmoid"),
     _unary("Tanh"),
+    _unary("Erf"),
+    _unary("Atan"),
+    _unary("Softplus"),
     _unary("Sin", kinks=(0.0, np.pi / 2, -np.pi / 2, np.pi)),
     _unary("Cos", kinks=(0.0, np.pi / 2, np.pi)),
     _unary("Exp", largest=60.0),
@@ -121,13 +137,31 @@ ELEMENTWISE = (
 
 OTHER = (
     Sample("Mul", ((2, 3), (2, 3)), (2, 3)),
+    Sample("LogSumExp", ((2, 4),), (2,), {"axis": 1}),
+    Sample("LogSumExp", ((1, 3, 3, 2),), (1, 3, 2), {"axis": 1}),
+    Sample("LogSumExp", ((2, 1),), (2,), {"axis": 1}),
+    Sample("LogSumExp", ((3,),), (), {"axis": 0}),
     Sample("ReduceMax", ((2, 4),), (2,), {"axis": 1}),
+    Sample("ReduceMax", ((3,),), (), {"axis": 0}),
+    Sample("Mul", ((), ()), ()),
     Sample("ReduceMax", ((3, 2),), (2,), {"axis": 0}),
     Sample("ReduceMax", ((1, 2, 3, 2),), (1, 2, 2), {"axis": 2}),
     Sample("ReduceMax", ((2, 1),), (2,), {"axis": 1}),
 )
 
-RELAXED = ELEMENTWISE + OTHER
+SCALARS = tuple(
+    replace(
+        sample,
+        in_shapes=((),),
+        out_shape=(),
+        params={name: np.array(array.flat[0]) for name, array in sample.params.items()},
+    )
+    for sample in ELEMENTWISE
+    if sample.op in ("Relu", "PRelu", "Clip", "Sign", "Sigmoid", "Sin", "Exp")
+)
+"""One element-wise operator of each family on values of rank 0."""
+
+RELAXED = ELEMENTWISE + SCALARS + OTHER
 ALL = LINEAR + RELAXED
 MISSING = sorted(set(operators()) - {sample.op for sample in ALL})
 UNKNOWN = sorted({sample.op for sample in ALL} - set(operators()))

@@ -28,7 +28,7 @@ def _inputs(sample: Sample, dtype: torch.dtype, lead: int = 5, seed: int = 0) ->
 
 
 def _times(matrix: np.ndarray, x: torch.Tensor) -> np.ndarray:
-    return x.double().flatten(1).numpy() @ matrix.T
+    return x.double().reshape(len(x), -1).numpy() @ matrix.T
 
 
 def _close(actual: torch.Tensor, expected: np.ndarray, dtype: torch.dtype) -> None:

@@ -52,8 +52,8 @@ def rounded(path: Path) -> Path:
 
 
 def unsupported(path: Path) -> Path:
-    """A network with an operator that is not read (Erf), named `the_strange_one`."""
-    return save(path, [helper.make_node("Erf", ["x"], ["y"], name="the_strange_one")], {}, 2, 2)
+    """A network with an operator that is not read (RandomNormalLike), named `the_strange_one`."""
+    return save(path, [helper.make_node("RandomNormalLike", ["x"], ["y"], name="the_strange_one")], {}, 2, 2)
 
 
 def spec(

@@ -1,7 +1,7 @@
 """The last word on a counterexample: ONNX Runtime on the original file, the original specification, no tolerance.
 
-A bound that no float32 number meets from inside (an input fixed to 0.1, say) is read as its nearest float32, as a
-competition's checker does; every other bound is respected as the real number in the file.
+A bound that no number of the input's type meets from inside (a float32 input fixed to 0.1, say) is read as its nearest
+number of the type, as a competition's checker does; every other bound is respected as the real number in the file.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 import vnnlib
+from verifier.feed import Feed
 from verifier.graph.onnx_import import Model
 from verifier.problem import Problem
 from verifier.result import Witness
@@ -22,24 +23,16 @@ class Replay:
 
     def __init__(self, model: Model, spec: vnnlib.NormalForm, problem: Problem, session: Session) -> None:
         self._spec, self._problem, self._session = spec, problem, session
-        self._single = all(info.dtype == np.float32 for info in model.input_infos)
-        self._judge = spec
-        if self._single:
-            low, high = vnnlib.float32_hull(spec.lower, spec.upper)
-            self._judge = replace(spec, lower=low, upper=high)
+        self._feed = Feed.of(model.input_infos)
+        low, high = self._feed.hull(spec.lower, spec.upper)
+        self._judge = replace(spec, lower=low, upper=high)
         self.tried = 0
 
     def snap(self, p: np.ndarray, query: np.ndarray) -> np.ndarray:
-        """Points (M, n) of queries (M,) as full inputs (M, n_full) that lie inside the original real bounds.
-
-        Where no float32 number lies between two bounds, the rounded bound is used (it is all a float32 model can read).
+        """Points (M, n) of queries (M,) as full inputs (M, n_full) that lie inside the original real bounds; see
+        `Feed.snap`.
         """
-        x = self._problem.full(p)
-        lower, upper = self._spec.lower[query], self._spec.upper[query]
-        if self._single:
-            low32, high32 = vnnlib.float32_inside(lower, upper)
-            return np.clip(x.astype(np.float32), low32, high32).astype(np.float64)
-        return np.clip(x, lower, upper)
+        return self._feed.snap(self._problem.full(p), self._spec.lower[query], self._spec.upper[query])
 
     def __call__(self, p: np.ndarray, query: np.ndarray) -> Witness | None:
         """The first of the points (M, n) that violates the property, or None."""

@@ -7,10 +7,10 @@ s = 1 or -1, every
 
 bounds the row from below. Intermediate intervals are those of the whole box, computed once per query, with the decided
 neurons' clamped at 0; so one walk back over one row is all that an iterate costs, and the gradients come from one walk
-forward: with x the minimiser of the row over the box and v the values of the *relaxed* network at x (every neuron on the
-plane that its coefficient a picked),
+forward: with x the minimiser of the row over the box and z, y the values of the *relaxed* network at x (every neuron on
+the plane that its coefficient a picked),
 
-    d bound / d alpha_i = max(a_i, 0) z_i,    d bound / d beta_d = -s_d z_d,    d bound / d weight_k = row_k . y - rhs_k.
+    d bound / d alpha_i = max(a_i, 0) z_i,   d bound / d beta_d = -s_d z_d,   d bound / d weight_k = row_k . y - rhs_k.
 
 (Danskin's theorem; the paper uses automatic differentiation, which is the same numbers at a higher price.) A clause of
 several rows is bounded by their best convex combination: `weight`.
@@ -41,9 +41,9 @@ RATE, DECAY = 0.12, 0.95
 
 @dataclass(frozen=True, eq=False)
 class Ground:
-    """What all subproblems of Q queries share, in one precision: the network, the intervals `pre[i]` of the arguments of
-    every non-linear operator, (Q, *S) each, the planes of those that are no ReLUs, and what rounding costs (float64).
-    """
+    """What all subproblems of Q queries share, in one precision: the network, the intervals `pre[i]` of the arguments
+    of every non-linear operator, (Q, *S) each, the planes of those that are no ReLUs, and what rounding costs
+    (float64)."""
 
     network: Network
     pre: Mapping[int, tuple[Interval, ...]]
@@ -82,9 +82,9 @@ class Ground:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """B subproblems with one clause each: box `lower`, `upper` (B, n), `query` (B,), decided neurons `signs` (B, D), and
-    the clause as rows over the output, `rows` (B, J, m), `rhs` (B, J) (-inf in padding), `mixed` (B, J, n) or None.
-    """
+    """B subproblems with one clause each: box `lower`, `upper` (B, n), `query` (B,), decided neurons `signs` (B, D),
+    and the clause as rows over the output, `rows` (B, J, m), `rhs` (B, J) (-inf in padding), `mixed` (B, J, n) or
+    None."""
 
     lower: Tensor
     upper: Tensor
@@ -151,8 +151,8 @@ class Parameters:
 
 @dataclass(frozen=True, eq=False)
 class Walked:
-    """One walk: the linear bound `coefficients` (B, n), `constant` (B,) (right-hand side taken off) of the combined row,
-    its minimum `low` (B,) at `point` (B, n), and the coefficients `at[i]` (B, *T) that arrived at operator i."""
+    """One walk: the linear bound `coefficients` (B, n), `constant` (B,) (right-hand side taken off) of the combined
+    row, its minimum `low` (B,) at `point` (B, n), and the coefficients `at[i]` (B, *T) that arrived at operator i."""
 
     coefficients: Tensor
     constant: Tensor
@@ -241,8 +241,7 @@ class Relaxed:
         low = concretise(coefficients, bias - rhs[:, None], task.lower, task.upper, rigorous=False)
         coefficients = coefficients[:, 0]
         point = torch.where(coefficients > 0, task.lower, task.upper)
-        at = {i: rows[:, 0] for i, rows in trace.items()}
-        return Walked(coefficients, bias[:, 0] - rhs, low[:, 0], point, at)
+        return Walked(coefficients, bias[:, 0] - rhs, low[:, 0], point, {i: row[:, 0] for i, row in trace.items()})
 
     def values(self, planes: Mapping[int, Relaxation], walked: Walked) -> tuple[dict[int, Tensor], Tensor]:
         """The relaxed network at the minimiser: the arguments of the ReLU operators and the output (B, m)."""
@@ -306,8 +305,8 @@ def _on_plane(op: RelaxedOp, xs: list[Tensor], planes: Relaxation, at: Tensor | 
 
 
 def _places(network: Network, signs: Tensor) -> dict[int, tuple[Tensor, Tensor, Tensor]]:
-    """By ReLU operator, the decided neurons there: column (B, D') in the flat value (its size where there is none), side
-    (B, D') 1, -1 or 0, and which decision (B, D') it is."""
+    """By ReLU operator, the decided neurons there: column (B, D') in the flat value (its size where there is none),
+    side (B, D') 1, -1 or 0, and which decision (B, D') it is."""
     result = {}
     numbers = signs.abs() - 1
     index = torch.arange(signs.shape[1], device=signs.device).expand_as(signs)

@@ -39,8 +39,8 @@ def walk_back(
 
     `relaxations[i]` holds the planes of the non-linear operator i, batched over boxes. `trace`, if given, receives
     the rows (R, K, *T) that arrive at the output of each non-linear operator. `added[i]` (R, K, *S) joins the rows over
-    the argument of operator i (multipliers of decided neurons: beta-CROWN, Wang et al. 2021, eq. 8). With `allowance` the result is a lower
-    bound over the reals: all that rounding may have cost is off the bias.
+    the argument of operator i (multipliers of decided neurons: beta-CROWN, Wang et al. 2021, eq. 8). With `allowance`
+    the result is a lower bound over the reals: all that rounding may have cost is off the bias.
 
     Returns:
         coefficients (R, K, n) and bias (R, K); a bias of NaN or +inf (overflow) is turned into -inf (nothing known).
@@ -107,6 +107,9 @@ def _linear_step(op: LinearOp, rows: Tensor, bias: Tensor) -> tuple[tuple[Tensor
     if offset is not None:
         flat = offset.expand(op.out_shape).reshape(-1)
         bias = bias + rows.flatten(2) @ flat
+    error = op.inexact()
+    if error is not None:
+        bias = bias - rows.abs().flatten(2) @ error.expand(op.out_shape).reshape(-1)
     parts = op.adjoint(rows.flatten(0, 1))
     return tuple(p.unflatten(0, bias.shape) for p in parts), bias
 
@@ -168,7 +171,7 @@ def neuron_rows(network: Network, slot: int, neurons: Tensor) -> tuple[int, Tens
     shape = network.shapes[slot]
     if slot > 0:
         op = network.ops[slot - 1]
-        if isinstance(op, Dense) and op.params["weight"].shape[0] == _size(shape):
+        if isinstance(op, Dense) and op.params["weight"].shape[0] == _size(shape) and op.inexact() is None:
             rows = op.params["weight"].index_select(0, neurons)
             bias = op.params.get("bias")
             start = rows.new_zeros(len(neurons)) if bias is None else bias.index_select(0, neurons)

@@ -24,7 +24,11 @@ def constant_form(op: LinearOp, like: AffineForm) -> AffineForm:
     batch, width, parts = *like.maps.shape[:2], like.radius.shape[1]
     maps = value.new_zeros(batch, width, *value.shape[1:])
     maps[:, 0] = value
-    return AffineForm(maps, value.new_zeros(batch, parts, *value.shape[1:]))
+    radius = value.new_zeros(batch, parts, *value.shape[1:])
+    error = op.inexact()
+    if error is not None:
+        radius[:, 0] = error
+    return AffineForm(maps, radius)
 
 
 def linear_form(op: LinearOp, forms: list[AffineForm]) -> AffineForm:
@@ -47,7 +51,8 @@ def linear_form(op: LinearOp, forms: list[AffineForm]) -> AffineForm:
     noise = op.absolute(*(radius.flatten(0, 1) for radius in radii)).unflatten(0, forms[0].radius.shape[:2])
     if offset is not None or op.terms:
         noise = _plus(noise, maps[:, 0].abs().mul_(2 * ulp(dtype)).add_(3 * lost(op.terms, dtype)))
-    return AffineForm(maps, noise)
+    error = op.inexact()
+    return AffineForm(maps, noise if error is None else _plus(noise, error))
 
 
 def _plus(radius: Tensor, more: Tensor) -> Tensor:

@@ -111,11 +111,12 @@ def _extra(op: object, network: Network) -> tuple[Tensor, Tensor] | None:
     """Rounding of the constant and of its sum, and the floor."""
     if not isinstance(op, LinearOp):
         return None
-    offset, terms = op.offset(), terms_of(op)
-    if offset is None and terms == 0:
+    offset, terms, error = op.offset(), terms_of(op), op.inexact()
+    if offset is None and terms == 0 and error is None:
         return None
     size = torch.zeros(1, dtype=network.dtype, device=network.device) if offset is None else offset.abs()
-    fast, exact = (size * ((terms + 8) * unit) + FLOOR for unit in (ulp(network.dtype), EXACT))
+    own = 0.0 if error is None else error * 1.000001
+    fast, exact = (size * ((terms + 8) * unit) + own + FLOOR for unit in (ulp(network.dtype), EXACT))
     return fast, exact
 
 
@@ -238,7 +239,9 @@ def _constant(op: LinearOp, first: Lumped) -> Lumped:
     batch, value = len(first.centre), op.forward()[0]
     centre = value.expand(batch, *value.shape)
     inputs = first.inputs.new_zeros(1, 1).expand(len(first.inputs), *centre.shape)
-    return Lumped(centre, inputs, (4 * EXACT * centre.abs() + FLOOR).to(first.radius.dtype))
+    error = op.inexact()
+    own = 0.0 if error is None else error * 1.000001
+    return Lumped(centre, inputs, (4 * EXACT * centre.abs() + own + FLOOR).to(first.radius.dtype))
 
 
 def _linear(op: LinearOp, exact: LinearOp, read: list[Lumped], extra: tuple[Tensor, Tensor] | None) -> Lumped:

@@ -13,6 +13,7 @@ from verifier.errors import ModelError
 from verifier.graph.ir import Graph, Shape
 from verifier.ops import bind
 from verifier.ops.kinds import Op, RelaxedOp
+from verifier.passes.lift_scalars import lift_scalars
 
 T = TypeVar("T")
 
@@ -96,6 +97,7 @@ def build(graph: Graph, dtype: torch.dtype, device: torch.device) -> Network:
     """
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         raise ModelError("expected a graph with one flat input and one flat output (run passes.flatten_io first)")
+    graph = lift_scalars(graph)
     slots = {graph.inputs[0]: 0}
     ops: list[Op] = []
     sources: list[tuple[int, ...]] = []

@@ -235,7 +235,13 @@ def _constant(op: LinearOp, first: Zonotope) -> Zonotope:
     value = op.forward()
     core = first.core.new_zeros(*first.core.shape[:2], *value.shape[1:])
     core[:, 0] = value
-    return Zonotope(core, (), (), (), (4 * EXACT * core[:, 0].abs()).to(first.radius.dtype))
+    return Zonotope(core, (), (), (), _inexact(op, 4 * EXACT * core[:, 0].abs()).to(first.radius.dtype))
+
+
+def _inexact(op: LinearOp, radius: Tensor) -> Tensor:
+    """The radius (float64) with the operator's own error, and room for rounding the sum to another type."""
+    error = op.inexact()
+    return radius if error is None else (radius + error + FLOOR) * (1 + 2 * ulp(torch.float32))
 
 
 def _aligned(given: list[Zonotope]) -> list[Zonotope]:
@@ -264,6 +270,8 @@ def _linear(op: LinearOp, fast: LinearOp, given: list[Zonotope]) -> Zonotope:
         given = _aligned([f.opened() for f in given])
     x = given[0]
     offset, terms = op.offset(), terms_of(op)
+    if offset is None and op.inexact() is not None:
+        offset = x.core.new_zeros(())
     core = op.linear(*(f.core.flatten(0, 1) for f in given)).unflatten(0, x.core.shape[:2])
     maps = tuple(fast.linear(*chunks) for chunks in zip(*(f.maps for f in given), strict=True))
     noise = None
@@ -275,7 +283,7 @@ def _linear(op: LinearOp, fast: LinearOp, given: list[Zonotope]) -> Zonotope:
         radius = fast.absolute(*(_with_rounding(f, terms) for f in given))
     if offset is not None:
         core = torch.cat([(core[:, 0] + offset)[:, None], core[:, 1:]], 1) if terms == 0 else _shifted(core, offset)
-        radius, noise = radius + (4 * EXACT * core[:, 0].abs()).to(radius.dtype), None
+        radius, noise = radius + _inexact(op, 4 * EXACT * core[:, 0].abs()).to(radius.dtype), None
     result = Zonotope(core, maps, x.ids, x.owner, radius, noise, x.fresh if keep_fresh else None)
     return result if columns is None or x.fresh is None else result.grown(columns, x.fresh)
 

@@ -52,10 +52,10 @@ class Allowance:
         if op.adjoint_terms and xs:
             cost = op.absolute(*sizes) * gamma(op.adjoint_terms + op.terms, self.network.dtype)
             self._underflow(op.adjoint_terms, sizes)
-        offset = op.offset()
-        if offset is not None:
-            size = offset.abs().expand(op.out_shape) * gamma(math.prod(op.out_shape), self.network.dtype)
-            cost = size[None] if cost is None else cost + size
+        for constant in (op.offset(), op.inexact()):
+            if constant is not None:
+                size = constant.abs().expand(op.out_shape) * gamma(math.prod(op.out_shape), self.network.dtype)
+                cost = size[None] if cost is None else cost + size
         self._note(i + 1, cost)
 
     def relaxed(self, i: int, xs: list[Interval]) -> None:

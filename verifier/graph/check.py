@@ -12,15 +12,15 @@ from verifier.graph.ir import Graph, Node, Shape
 
 _ELEMENTWISE = {
     "Relu", "Abs", "Sign", "Floor", "Sigmoid", "Tanh", "Sin", "Cos", "Exp", "Log", "Sqrt", "Reciprocal", "LeakyRelu",
-    "PRelu", "Clip", "Pow", "Scale", "Shift",
+    "Softplus", "Erf", "Atan", "PRelu", "Clip", "Pow", "Scale", "Shift",
 }  # fmt: skip
 # operator -> (parameters that must be there, that may be there, attributes); inputs are counted in `_arity`
 _SIGNATURES: dict[str, tuple[set[str], set[str], set[str]]] = {
-    "Dense": ({"weight"}, {"bias"}, set()),
+    "Dense": ({"weight"}, {"bias", "bias_error"}, set()),
     "Conv": ({"weight"}, {"bias"}, {"stride", "padding", "dilation", "groups"}),
     "ConvTranspose": ({"weight"}, {"bias"}, {"stride", "padding", "dilation", "groups", "output_padding"}),
     "Scale": ({"factor"}, set(), set()),
-    "Shift": ({"offset"}, set(), set()),
+    "Shift": ({"offset"}, {"bias_error"}, set()),
     "Reshape": (set(), set(), set()),
     "Transpose": (set(), set(), {"perm"}),
     "Slice": (set(), set(), {"axis", "start", "stop", "step"}),
@@ -29,8 +29,9 @@ _SIGNATURES: dict[str, tuple[set[str], set[str], set[str]]] = {
     "Pad": (set(), set(), {"before", "after"}),
     "ReduceSum": (set(), set(), {"axes"}),
     "ReduceMax": (set(), set(), {"axis"}),
+    "LogSumExp": (set(), set(), {"axis"}),
     "Concat": (set(), set(), {"axis"}),
-    "Constant": ({"value"}, set(), set()),
+    "Constant": ({"value"}, {"bias_error"}, set()),
     "LeakyRelu": (set(), set(), {"alpha"}),
     "PRelu": ({"slope"}, set(), set()),
     "Clip": (set(), set(), {"min", "max"}),
@@ -89,6 +90,11 @@ def _check_node(node: Node, shapes: Mapping[str, Shape]) -> None:
             raise ModelError(f"{node}: parameter {name} has type {array.dtype}")
         if array.dtype.kind == "f" and not all_finite(array):
             raise ModelError(f"{node}: parameter {name} is NaN or infinite")
+    if "bias_error" in node.params:
+        error = node.params["bias_error"]
+        shape = shapes[node.output]
+        if (error < 0).any() or np.broadcast_shapes(error.shape, shape) != shape:
+            raise ModelError(f"{node}: bias_error is negative or enlarges the value")
     if node.op == "Opaque":
         return
     if not _arity(node):
@@ -238,7 +244,8 @@ def _concat(node: Node, shape: Shape, *others: Shape) -> Shape:
 
 _SHAPES: dict[str, Callable[..., Shape]] = {
     "Dense": _dense, "Conv": _conv, "ConvTranspose": _conv_transpose, "Transpose": _transpose, "Slice": _slice,
-    "Take": _take, "Pad": _pad, "ReduceSum": _reduce_sum, "ReduceMax": _reduce_max, "Concat": _concat,
+    "Take": _take, "Pad": _pad, "ReduceSum": _reduce_sum, "ReduceMax": _reduce_max,
+    "LogSumExp": _reduce_max, "Concat": _concat,
     "Constant": lambda node: node.params["value"].shape, "Reshape": lambda node, shape: shape,
     "Expand": lambda node, shape: shape, "Clip": _clip, "LeakyRelu": _leaky, "Pow": _pow, "PRelu": _same,
     "Scale": _same, "Shift": _same, "Add": _same, "Sub": _same, "Mul": _same,

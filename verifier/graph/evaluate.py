@@ -6,7 +6,7 @@ Clarity before speed; float64 unless told otherwise. Every value carries a leadi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,15 @@ def evaluate_nodes(nodes: Iterable[Node], shapes: Mapping[str, Shape]) -> dict[s
     return {name: value[0] for name, value in values.items()}
 
 
+def apply(node: Node, xs: Sequence[np.ndarray], shape: Shape) -> np.ndarray:
+    """What one node makes of its inputs (M, *S) each, float64: (M, *shape)."""
+    points = len(xs[0]) if xs else 1
+    values = dict(zip(node.inputs, xs, strict=True))
+    with np.errstate(all="ignore"):
+        _step(node, values, {node.output: shape}, points, np.float64)
+    return values[node.output]
+
+
 def _step(node: Node, values: dict[str, np.ndarray], shapes: Mapping[str, Shape], points: int, dtype: type) -> None:
     rule = _RULES.get(node.op)
     if rule is None:
@@ -74,7 +83,8 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 _UNARY: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "Relu": lambda x: np.maximum(x, 0), "Abs": np.abs, "Sign": np.sign, "Floor": np.floor, "Sigmoid": sigmoid,
     "Tanh": np.tanh, "Sin": np.sin, "Cos": np.cos, "Exp": np.exp, "Log": np.log, "Sqrt": np.sqrt,
-    "Reciprocal": lambda x: 1 / x,
+    "Reciprocal": lambda x: 1 / x, "Softplus": lambda x: np.logaddexp(x, x.dtype.type(0)), "Atan": np.arctan,
+    "Erf": np.vectorize(math.erf, otypes=[np.float64]),
 }  # fmt: skip
 for _op, _function in _UNARY.items():
     _rule(_op)(lambda node, params, shape, x, function=_function: function(x))
@@ -97,6 +107,14 @@ _rule("Take")(lambda node, params, shape, x: np.take(x, params["indices"], axis=
 _rule("ReduceMax")(lambda node, params, shape, x: x.max(axis=node.integer("axis") + 1))
 _rule("ReduceSum")(lambda node, params, shape, x: x.sum(axis=tuple(axis + 1 for axis in node.integers("axes"))))
 _rule("Transpose")(lambda node, params, shape, x: x.transpose(0, *(axis + 1 for axis in node.integers("perm"))))
+
+
+@_rule("LogSumExp")
+def _log_sum_exp(node: Node, params: Mapping[str, np.ndarray], shape: Shape, x: np.ndarray) -> np.ndarray:
+    axis = node.integer("axis") + 1
+    top = x.max(axis, keepdims=True)
+    base = np.where(np.isfinite(top), top, x.dtype.type(0))
+    return np.log(np.exp(x - base).sum(axis)) + base.squeeze(axis)
 
 
 @_rule("Dense")

@@ -25,7 +25,7 @@ linear, several inputs
 no input
     Constant       params value (shape T)
 non-linear, element-wise (T = S)
-    Relu  Abs  Sign  Floor  Sigmoid  Tanh  Sin  Cos  Exp  Log  Sqrt  Reciprocal
+    Relu  Abs  Sign  Floor  Sigmoid  Tanh  Erf  Atan  Sin  Cos  Exp  Softplus  Log  Sqrt  Reciprocal
     LeakyRelu      attrs alpha (any float >= 0)
     PRelu          params slope, broadcastable to S
     Clip           attrs min, max (floats, may be infinite, min <= max)
@@ -33,17 +33,19 @@ non-linear, element-wise (T = S)
 non-linear, others
     Mul            two inputs of shape T, element-wise product
     ReduceMax      attrs axis; the axis is dropped
+    LogSumExp      attrs axis; the axis is dropped
 no bound rule
     Opaque         attrs op_type, opset; inputs as in ONNX. The network can be run (by ONNX Runtime) but not bounded:
                    counterexamples can be found, nothing can be proven.
 
-All floating-point parameters are float64 arrays holding exactly the values stored in the model, until a pass combines
-them (and then rounded to float64 once).
+All floating-point parameters are float64 arrays holding exactly the values stored in the model, or sums and products of
+them that are float64 numbers. What a pass had to round is a constant part: Dense, Shift and Constant may have a param
+bias_error >= 0, broadcastable to T, and then mean every value within bias_error of the one they compute.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -53,6 +55,17 @@ import numpy as np
 Shape = tuple[int, ...]
 Attribute = int | float | str | tuple[int, ...]
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+def unused(base: str, taken: Container[str]) -> str:
+    """A name that no value has: `base`, or `base` with a number. A file may call its tensors anything, so every name
+    made inside has to come from here or be checked in the same way.
+    """
+    name, count = base, 0
+    while name in taken:
+        count += 1
+        name = f"{base}~{count}"
+    return name
 
 
 @dataclass(frozen=True, eq=False)

@@ -105,8 +105,9 @@ class Shift(LinearOp):
 
     def interval(self, *xs: Interval) -> Interval:
         (x,) = xs
-        offset = self.params["offset"]
-        return Interval(subtract_down(x.lower, -offset), -subtract_down(-x.upper, offset))
+        offset, error = self.params["offset"], self.inexact()
+        lower, upper = subtract_down(x.lower, -offset), -subtract_down(-x.upper, offset)
+        return Interval(lower, upper) if error is None else _wider(lower, upper, error)
 
 
 @register("Add")
@@ -159,11 +160,15 @@ class Constant(LinearOp):
     terms = adjoint_terms = 0
 
     def interval(self, *xs: Interval) -> Interval:
-        value = self.params["value"][None]
-        return Interval(value, value)
+        value, error = self.params["value"][None], self.inexact()
+        return Interval(value, value) if error is None else _wider(value, value, error)
 
     def adjoint(self, y: Tensor) -> tuple[Tensor, ...]:
         return ()
 
     def offset(self) -> Tensor | None:
         return self.params["value"]
+
+
+def _wider(lower: Tensor, upper: Tensor, error: Tensor) -> Interval:
+    return Interval(subtract_down(lower, error), -subtract_down(-upper, error))

@@ -1,4 +1,5 @@
-"""Functions that are convex or concave on every usable interval: Exp, Log, Sqrt, Reciprocal, even powers (and Pow).
+"""Functions that are convex or concave on every usable interval: Exp, Softplus, Log, Sqrt, Reciprocal, even powers (and
+Pow).
 
 The curved side takes a tangent at l + alpha (u - l), by default in the middle (the tangent of largest area); the
 other side the chord. Where the interval leaves the domain nothing is known, in either direction: a network that may
@@ -96,6 +97,22 @@ class Exp(Curved):
 
     def point(self, slope: Tensor) -> Tensor:
         return slope.log()
+
+
+@register("Softplus")
+class Softplus(Curved):
+    """y = log(1 + exp(x))."""
+
+    infimum = 0.0
+
+    def value(self, x: Tensor) -> Tensor:
+        return torch.logaddexp(x, torch.zeros_like(x))
+
+    def slope(self, x: Tensor) -> Tensor:
+        return x.sigmoid()
+
+    def point(self, slope: Tensor) -> Tensor:
+        return torch.logit(slope)
 
 
 @register("Log")

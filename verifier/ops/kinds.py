@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from verifier.graph.ir import Node, Shape
-from verifier.tolerance import gamma, lost
+from verifier.tolerance import gamma, lost, ulp
 
 
 class Interval(NamedTuple):
@@ -51,7 +51,10 @@ class Op:
         self.params: dict[str, Tensor] = {}
         for name, array in node.params.items():
             tensor = torch.from_numpy(np.array(array))  # a copy: the graph stays as it is, and may be read-only
-            self.params[name] = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+            cast = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+            if name == "bias_error":  # a bound: rounded up
+                cast = torch.where(cast < tensor.to(device), torch.nextafter(cast, cast.new_tensor(torch.inf)), cast)
+            self.params[name] = cast
 
     @property
     def multiply_adds(self) -> int:
@@ -86,6 +89,12 @@ class LinearOp(Op):
         """The constant c, broadcastable to T, or None where it is 0."""
         return None
 
+    def inexact(self) -> Tensor | None:
+        """How far the true operator's value may be from W x + c because c had to be rounded, >= 0, broadcastable to T;
+        None where it is exact. Every bound of the value has to be wider by it.
+        """
+        return self.params.get("bias_error")
+
     @property
     def terms(self) -> int:
         """Most products that one element of `linear` adds up; 0 where elements only move, without any rounding."""
@@ -110,6 +119,8 @@ class LinearOp(Op):
             *(((x.upper - x.lower) / 2).add_(torch.maximum(x.lower.abs(), x.upper.abs()), alpha=3 * unit) for x in xs)
         )
         radius = radius + (2 * lost(self.terms, dtype) + unit * centre.abs())
+        error = self.inexact()
+        radius = (radius if error is None else radius + error) * (1 + 4 * ulp(dtype))
         return Interval(centre - radius, centre + radius)
 
 

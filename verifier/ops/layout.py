@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from functools import cached_property
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,7 +16,13 @@ from verifier.ops.registry import register
 class _Move(LinearOp):
     """All weights are 0 or 1, so |W| = W and intervals pass through bound by bound, without rounding."""
 
-    terms = adjoint_terms = 0
+    @property
+    def terms(self) -> int:
+        return 0
+
+    @property
+    def adjoint_terms(self) -> int:
+        return 0
 
     def absolute(self, *xs: Tensor) -> Tensor:
         return self.linear(*xs)
@@ -71,9 +77,9 @@ class Slice(_Move):
 class Take(_Move):
     """x.index_select on one axis; repeated indices add up in the adjoint."""
 
-    @cached_property
+    @property
     def adjoint_terms(self) -> int:
-        most = int(self.params["indices"].bincount().max())
+        most = int(np.bincount(self.node.params["indices"]).max())
         return most if most > 1 else 0
 
     def linear(self, *xs: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""S-shaped functions: convex left of 0, concave right of it, point-symmetric: Sigmoid, Tanh, and minus odd powers.
+"""S-shaped functions: convex left of 0, concave right of it, point-symmetric: Sigmoid, Tanh, Erf, Atan, and minus odd
+powers.
 
 Only the lower plane of such a function g is derived; the upper one is its mirror image. With l < 0 the lower plane is
 a tangent at p = l + alpha (p_max - l), where p_max is u if u <= 0 and otherwise the touching point of the tangent
@@ -8,6 +9,8 @@ intercept is the exact minimum of g(x) - s x: at p, because g is convex there, o
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -16,7 +19,9 @@ from torch import Tensor
 from verifier.ops.elementwise import Elementwise, Planes, chord, slack
 from verifier.ops.kinds import Interval
 from verifier.ops.registry import register
-from verifier.tolerance import ulp
+from verifier.tolerance import tiny, ulp
+
+_RIGHT = math.nextafter(math.pi / 2, 2)  # at least a right angle
 
 
 class _Side(NamedTuple):
@@ -178,3 +183,58 @@ class Sigmoid(SShaped):
 
     def point(self, slope: Tensor) -> Tensor:
         return 2 * torch.acosh((4 * slope).rsqrt().clamp_min(1))
+
+
+@register("Erf")
+class Erf(SShaped):
+    """y = erf(x) = 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x."""
+
+    infimum, supremum = -1.0, 1.0
+
+    def value(self, x: Tensor) -> Tensor:
+        return x.erf()
+
+    def slope(self, x: Tensor) -> Tensor:
+        # beyond 30 it is 0 in any precision, and the square would overflow
+        return torch.exp(-x.clamp(-30, 30).square()) * (2 / math.sqrt(math.pi))
+
+    def touching(self, x: Tensor) -> Tensor:
+        return _touching(self, x, -x / (2 + x), lambda p, slope: -2 * p * slope)
+
+    def point(self, slope: Tensor) -> Tensor:
+        return (slope * (math.sqrt(math.pi) / 2)).clamp(tiny(slope.dtype), 1).log().neg().sqrt()
+
+
+@register("Atan")
+class Atan(SShaped):
+    """y = atan(x)."""
+
+    infimum, supremum = -_RIGHT, _RIGHT
+
+    def value(self, x: Tensor) -> Tensor:
+        return x.atan()
+
+    def slope(self, x: Tensor) -> Tensor:
+        # 1 / (1 + x^2) by way of 1 / |x| where |x| > 1: the square, or its derivative, would overflow
+        inverse = x.abs().clamp_min(1).reciprocal().square()
+        return torch.where(x.abs() > 1, inverse / (1 + inverse), (1 + x.clamp(-1, 1).square()).reciprocal())
+
+    def touching(self, x: Tensor) -> Tensor:
+        return _touching(self, x, -x / (2 + math.sqrt(math.pi) * x.sqrt()), lambda p, slope: -2 * p * slope.square())
+
+    def point(self, slope: Tensor) -> Tensor:
+        return (slope.clamp(tiny(slope.dtype), 1).reciprocal() - 1).sqrt()
+
+
+def _touching(
+    op: SShaped, x: Tensor, start: Tensor, curvature: Callable[[Tensor, Tensor], Tensor], steps: int = 6
+) -> Tensor:
+    """p < 0 with f'(p) (x - p) = f(x) - f(p), x > 0, by Newton's method from `start`; `curvature(p, f'(p))` is f''."""
+    with torch.no_grad():
+        p, target = start, op.value(x)
+        for _ in range(steps):
+            slope = op.slope(p)
+            residual = target - op.value(p) - slope * (x - p)
+            step = -residual / (curvature(p, slope) * (x - p))
+            p = torch.minimum(torch.maximum(p - step.nan_to_num(0.0), 2 * p), p / 2)
+        return p

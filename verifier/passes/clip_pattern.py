@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 
@@ -16,6 +17,8 @@ def clip_pattern(graph: Graph) -> Graph:
     relu(b - s relu(v))    = b - clip(s v, 0, b)      for numbers b >= 0, s > 0
     relu(v) - relu(v - c)  = clip(v, 0, c)            for numbers c >= 0, and its negative
     clip(clip(v, a, b), c, d) = clip(v, clip(a, c, d), clip(b, c, d)), a ReLU being clip(., 0, inf)
+
+    where b, s and c, products and sums of what the file holds, are float64 numbers.
     """
     new = Rewriter(graph)
     for node in graph.nodes:
@@ -24,19 +27,30 @@ def clip_pattern(graph: Graph) -> Graph:
     return new.done()
 
 
-def _affine(new: Rewriter, name: str) -> tuple[str, float, float]:
+def _affine(new: Rewriter, name: str) -> tuple[str, Fraction, Fraction]:
     """(root, s, c) with value = s * root + c, walking back through uniform Scale and Shift."""
-    scale, offset = 1.0, 0.0
+    scale, offset = Fraction(1), Fraction(0)
     while True:
         name = new.find(name)
         node = new.maker.get(name)
-        if node is not None and node.op == "Scale" and (factor := uniform(node.params["factor"])) is not None:
-            scale *= factor
-        elif node is not None and node.op == "Shift" and (shift := uniform(node.params["offset"])) is not None:
-            offset += scale * shift
+        if node is None or "bias_error" in node.params:
+            return name, scale, offset
+        if node.op == "Scale" and (factor := uniform(node.params["factor"])) is not None:
+            scale *= Fraction(factor)
+        elif node.op == "Shift" and (shift := uniform(node.params["offset"])) is not None:
+            offset += scale * Fraction(shift)
         else:
             return name, scale, offset
         name = node.inputs[0]
+
+
+def _number(exact: Fraction) -> float | None:
+    """`exact` as a float64 number, where it is one."""
+    try:
+        value = float(exact)
+    except OverflowError:
+        return None
+    return value if Fraction(value) == exact else None
 
 
 def _range(node: Node | None) -> tuple[float, float] | None:
@@ -55,11 +69,14 @@ def _saturation(new: Rewriter, node: Node) -> bool:
     inner = new.maker.get(root)
     if inner is None or inner.op != "Relu" or scale >= 0 or offset < 0:
         return False
+    factor, limit = _number(-scale), _number(offset)
+    if factor is None or limit is None:
+        return False
     shape = new.shapes[node.output]
     value = inner.inputs[0]
-    if scale != -1:
-        value = new.add("Scale", [value], shape, node, {"factor": np.array(-scale)})
-    _clip(new, node, value, 0.0, offset, -1.0, offset)
+    if factor != 1:
+        value = new.add("Scale", [value], shape, node, {"factor": np.array(factor)})
+    _clip(new, node, value, 0.0, limit, -1.0, limit)
     return True
 
 
@@ -67,7 +84,7 @@ def _difference(new: Rewriter, node: Node) -> bool:
     if node.op not in ("Add", "Sub"):
         return False
     sides = [_affine(new, name) for name in node.inputs]
-    second = sides[1][1] * (-1.0 if node.op == "Sub" else 1.0)
+    second = sides[1][1] * (-1 if node.op == "Sub" else 1)
     makers = [maker for root, _, _ in sides if (maker := new.maker.get(root)) is not None and maker.op == "Relu"]
     if len(makers) < 2:
         return False
@@ -77,8 +94,11 @@ def _difference(new: Rewriter, node: Node) -> bool:
     if first[0] != other[0] or first[1] != other[1]:
         return False
     gap = first[2] - other[2]  # relu(p) - relu(p - gap)
-    larger, sign = (makers[0], 1.0) if gap >= 0 else (makers[1], -1.0)
-    _clip(new, node, larger.inputs[0], 0.0, abs(gap), sign * sides[0][1], 0.0)
+    larger, sign = (makers[0], 1) if gap >= 0 else (makers[1], -1)
+    limit, scale = _number(abs(gap)), _number(sign * sides[0][1])
+    if limit is None or scale is None:
+        return False
+    _clip(new, node, larger.inputs[0], 0.0, limit, scale, 0.0)
     return True
 
 

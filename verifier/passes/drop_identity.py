@@ -61,7 +61,7 @@ def _is_identity(node: Node, shapes: dict[str, Shape]) -> bool:
         case "Scale":
             return uniform(node.params["factor"]) == 1
         case "Shift":
-            return uniform(node.params["offset"]) == 0
+            return uniform(node.params["offset"]) == 0 and "bias_error" not in node.params
         case "Clip":
             return node.number("min") == -math.inf and node.number("max") == math.inf
         case "LeakyRelu":
@@ -114,7 +114,7 @@ def _off(counts: tuple[int, ...], axis: int) -> tuple[int, ...]:
 def _picked_first(new: Rewriter, node: Node, front: Node) -> Node | None:
     """Scale and Shift after the picking that follows them, where it leaves less to do."""
     shape, picked = new.shapes[front.output], new.shapes[node.output]
-    if front.op not in ("Scale", "Shift") or math.prod(picked) >= math.prod(shape):
+    if front.op not in ("Scale", "Shift") or len(front.params) > 1 or math.prod(picked) >= math.prod(shape):
         return None
     axis = node.integer("axis")
     (name,) = front.params

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
-
-from verifier.graph.ir import Graph, Node, Shape
+from verifier.graph.ir import Graph, Node, Shape, unused
 
 X, Y = "x", "y"
 
@@ -17,8 +15,7 @@ def flatten_io(graph: Graph) -> Graph:
     """
     if graph.inputs == (X,) and graph.outputs == (Y,) and len(graph.shapes[X]) == len(graph.shapes[Y]) == 1:
         return graph
-    taken = set(graph.shapes)
-    renamed = {name: _fresh(name, taken) for name in (X, Y) if name in graph.shapes}
+    renamed = {name: unused(name, graph.shapes) for name in (X, Y) if name in graph.shapes}
     new = {name: renamed.get(name, name) for name in graph.shapes}
     shapes: dict[str, Shape] = {new[name]: shape for name, shape in graph.shapes.items()}
     shapes[X] = (graph.n_inputs,)
@@ -28,7 +25,7 @@ def flatten_io(graph: Graph) -> Graph:
         stop = start + graph.size(name)
         part = X
         if len(graph.inputs) > 1:
-            part = _fresh(f"{X}/{new[name]}", shapes)
+            part = unused(f"{X}/{new[name]}", shapes)
             shapes[part] = (stop - start,)
             nodes.append(Node("Slice", (X,), part, attrs={"axis": 0, "start": start, "stop": stop, "step": 1}))
         nodes.append(Node("Reshape", (part,), new[name]))
@@ -38,7 +35,7 @@ def flatten_io(graph: Graph) -> Graph:
         nodes.append(Node(node.op, inputs, new[node.output], node.params, node.attrs, node.source))
     parts = []
     for index, name in enumerate(graph.outputs):
-        part = Y if len(graph.outputs) == 1 else _fresh(f"{Y}/{index}", shapes)
+        part = Y if len(graph.outputs) == 1 else unused(f"{Y}/{index}", shapes)
         shapes[part] = (graph.size(name),)
         nodes.append(Node("Reshape", (new[name],), part))
         parts.append(part)
@@ -46,9 +43,3 @@ def flatten_io(graph: Graph) -> Graph:
         shapes[Y] = (graph.n_outputs,)
         nodes.append(Node("Concat", tuple(parts), Y, attrs={"axis": 0}))
     return Graph((X,), (Y,), tuple(nodes), shapes)
-
-
-def _fresh(name: str, taken: Container[str]) -> str:
-    while name in taken:
-        name += "'"
-    return name

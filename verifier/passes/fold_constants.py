@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from verifier.graph.evaluate import evaluate_nodes
+from verifier.graph.enclose import Enclosure, enclose_node
 from verifier.graph.ir import Graph, Node
 from verifier.passes.rewrite import Rewriter, uniform
 
@@ -12,7 +12,9 @@ _LARGEST = 2**24  # a constant is not enlarged (Expand) beyond this many element
 
 
 def fold_constants(graph: Graph) -> Graph:
-    """Nodes with constant inputs become Constant; x + c, x - c, c - x, x * c become Scale and Shift; x * x a square."""
+    """Nodes with constant inputs become Constant, with a bound of the rounding; x + c, x - c, c - x, x * c become Scale
+    and Shift; x * x a square.
+    """
     new = Rewriter(graph)
     for node in graph.nodes:
         fronts = [new.maker.get(new.find(name)) for name in node.inputs]
@@ -26,8 +28,10 @@ def fold_constants(graph: Graph) -> Graph:
             new.add("Pow", node.inputs[:1], new.shapes[node.output], node, attrs={"exponent": 2}, output=node.output)
         elif node.op in ("Dense", "Scale") and not _weight(node).any():
             shape = new.shapes[node.output]
-            value = np.broadcast_to(node.params.get("bias", np.zeros(())), shape)
-            new.add("Constant", [], shape, node, {"value": np.array(value)}, output=node.output)
+            value, error = (
+                np.broadcast_to(node.params.get(name, np.zeros(())), shape) for name in ("bias", "bias_error")
+            )
+            new.add("Constant", [], shape, node, constant_params(value, error), output=node.output)
         else:
             new.keep(node)
     return new.done()
@@ -43,23 +47,36 @@ def _small(new: Rewriter, node: Node) -> bool:
 
 
 def _fold(new: Rewriter, node: Node, constants: list[Node]) -> None:
-    node = Node(node.op, tuple(front.output for front in constants), node.output, node.params, node.attrs, node.source)
-    with np.errstate(all="ignore"):
-        fronts = {front.output: front for front in constants}.values()
-        value = np.array(evaluate_nodes([*fronts, node], new.shapes)[node.output])
-    if np.isfinite(value).all():  # 1 / 0 and the like stay visible in the graph
-        new.add("Constant", [], value.shape, node, {"value": value}, output=node.output)
-    else:
+    found = enclose_node(node, [enclosure_of(front) for front in constants], new.shapes[node.output])
+    if found is None:  # 1 / 0 and the like stay visible in the graph, and so does what has no rule
         new.keep(node)
+        return
+    value, error = (array[0] for array in found)
+    new.add("Constant", [], value.shape, node, constant_params(value, error), output=node.output)
+
+
+def enclosure_of(node: Node) -> Enclosure:
+    """The value of a Constant."""
+    value = node.params["value"][None]
+    return Enclosure(value, np.broadcast_to(node.params.get("bias_error", np.zeros(())), value.shape))
+
+
+def constant_params(value: np.ndarray, error: np.ndarray) -> dict[str, np.ndarray]:
+    """The parameters of a Constant known to within `error`."""
+    params = {"value": np.array(value)}
+    return {**params, "bias_error": np.array(error)} if error.any() else params
 
 
 def _one_sided(new: Rewriter, node: Node, constants: list[Node | None]) -> None:
     left, right = constants
     front = left or right
     assert front is not None
-    value = _compact(front.params["value"])
+    value, error = _compact(front.params["value"]), front.params.get("bias_error")
     other = node.inputs[1 if left is not None else 0]
     shape = new.shapes[node.output]
+    if node.op == "Mul" and error is not None:
+        new.keep(node)  # a factor that is not known exactly is a matter for the bounds of products
+        return
     if node.op == "Mul":
         new.add("Scale", [other], shape, node, {"factor": value}, output=node.output)
         return
@@ -67,7 +84,8 @@ def _one_sided(new: Rewriter, node: Node, constants: list[Node | None]) -> None:
         other = new.add("Scale", [other], shape, node, {"factor": np.array(-1.0)})
     elif node.op == "Sub":
         value = 0.0 - value
-    new.add("Shift", [other], shape, node, {"offset": value}, output=node.output)
+    params = {"offset": value} if error is None else {"offset": value, "bias_error": error}
+    new.add("Shift", [other], shape, node, params, output=node.output)
 
 
 def _compact(value: np.ndarray) -> np.ndarray:

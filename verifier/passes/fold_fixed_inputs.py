@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from verifier.graph.enclose import enclose
 from verifier.graph.evaluate import evaluate
 from verifier.graph.ir import Graph, Node
 from verifier.passes.flatten_io import X
+from verifier.passes.fold_constants import constant_params
 from verifier.passes.rewrite import Rewriter, alive
 
 
@@ -54,17 +56,19 @@ def fold_fixed_inputs(graph: Graph, free: np.ndarray, values: np.ndarray) -> Gra
 
 
 def _frozen(graph: Graph, free: np.ndarray, values: np.ndarray) -> Graph:
-    """Values that no free coordinate reaches, as constants."""
+    """Values that no free coordinate reaches as constants, with a bound of their rounding, where there is a rule."""
     if graph.opaque:
         return graph
     reached = _reached(graph, free)
     if all(reached[node.output] or node.op == "Constant" for node in graph.nodes):
         return graph
-    concrete = evaluate(graph, {X: values[None]})
+    still = tuple(node for node in graph.nodes if not reached[node.output])
+    concrete = enclose(Graph(graph.inputs, (), still, graph.shapes), {X: values[None]})
     nodes = []
     for node in graph.nodes:
-        if not reached[node.output] and np.isfinite(concrete[node.output]).all():
-            node = Node("Constant", (), node.output, {"value": np.array(concrete[node.output][0])}, {}, node.source)
+        if not reached[node.output] and node.output in concrete:
+            value, error = concrete[node.output]
+            node = Node("Constant", (), node.output, constant_params(value[0], error[0]), {}, node.source)
         nodes.append(node)
     return alive(graph.inputs, graph.outputs, nodes, graph.shapes)
 
@@ -88,6 +92,8 @@ def _shadow(node: Node) -> Node:
             return Node("Add", node.inputs, node.output)
         case "Constant":
             return Node("Constant", (), node.output, {"value": np.zeros(node.params["value"].shape)})
+        case "LogSumExp":
+            return Node("ReduceMax", node.inputs, node.output, attrs=node.attrs)
         case "ReduceMax" | "ReduceSum" | "Reshape" | "Transpose" | "Slice" | "Take" | "Expand" | "Pad" | "Concat":
             return node
         case _:

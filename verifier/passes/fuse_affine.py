@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
+from verifier.graph.enclose import enclose
 from verifier.graph.evaluate import evaluate
+from verifier.graph.exact import is_exact
 from verifier.graph.ir import Graph, Node, Shape
+from verifier.passes.fold_constants import constant_params
 from verifier.passes.rewrite import Rewriter
 
 LINEAR = frozenset({
@@ -25,6 +29,11 @@ _GROWTH, _CHEAP = 4, 2**16  # by how much more at most, and below how many multi
 _LARGEST = 4_000_000  # elements of a weight that may be made
 _LONGEST = 4_000_000_000  # multiply-adds that multiplying out a region may take (about a second)
 _CHUNK = 2_000_000  # elements of an intermediate value while a region is being multiplied out
+_SAVING = 4  # by how much less work at least, where the offset is rounded: every bound gets wider by that
+_FRACTIONS = 30_000  # multiply-adds of a region that is multiplied out in fractions, a tenth of a second
+
+
+_Product = tuple[np.ndarray, np.ndarray, np.ndarray]  # weight (n, k), bias (n,), bound (n,) of the bias's error
 
 
 @dataclass(frozen=True)
@@ -39,25 +48,38 @@ def fuse_affine(graph: Graph) -> Graph:
     """One Dense (between Reshapes) per maximal affine region with a single source, where
 
     source size x output size <= multiply-adds of the region's own nodes, or the source has at most 64 elements and the
-    work grows little. Regions that only move elements, and regions that are one Dense already, stay.
+    work grows little. Regions that only move elements, and regions that are one Dense already, stay, and so do those
+    whose weights would have to be rounded: the Dense is the same function over the reals. Offsets that are rounded
+    (fixed inputs seen through a convolution) get a bound of that, where the Dense is far less work.
     """
     makers = {node.output: node for node in graph.nodes}
     order = {node.output: position for position, node in enumerate(graph.nodes)}
-    ends = _ends(graph, makers)
+    found = {}
+    for end in _ends(graph, makers):
+        # where the last node of a chain would be rounded (a BatchNormalization), what is in front of it may be fused
+        name: str | None = end
+        while name is not None and name not in found:
+            region = _region(makers, order, name)
+            product = _product(graph, region, name) if region is not None else None
+            if region is not None and product is not None:
+                found[name] = (region, product)
+                break
+            node = makers[name]
+            front = node.inputs[0] if len(node.inputs) == 1 and node.op in ("Scale", "Shift", "Reshape") else None
+            name = front if front in makers and makers[front].op in LINEAR else None
     new = Rewriter(graph)
     for node in graph.nodes:
-        region = _region(makers, order, node.output) if node.output in ends else None
-        if region is not None and _worthwhile(graph, region, node.output):
-            _emit(new, graph, region, node)
+        if node.output in found:
+            _emit(new, graph, *found[node.output], node)
         else:
             new.keep(node)
     return new.done()
 
 
-def _ends(graph: Graph, makers: dict[str, Node]) -> set[str]:
+def _ends(graph: Graph, makers: dict[str, Node]) -> list[str]:
     """Values made by an affine node and read by another kind of node, or by nobody in the graph."""
-    read = {name for node in graph.nodes if node.op not in LINEAR for name in node.inputs}
-    return {name for name in (*graph.outputs, *read) if name in makers and makers[name].op in LINEAR - {"Constant"}}
+    read = {name for node in graph.nodes if node.op not in LINEAR for name in node.inputs}.union(graph.outputs)
+    return [name for name, node in makers.items() if name in read and node.op in LINEAR - {"Constant"}]
 
 
 def _region(makers: Mapping[str, Node], order: Mapping[str, int], end: str) -> _Region | None:
@@ -130,18 +152,37 @@ def _cost(node: Node, shapes: Mapping[str, Shape]) -> int:
     return 0
 
 
-def _emit(new: Rewriter, graph: Graph, region: _Region, end: Node) -> None:
+def _product(graph: Graph, region: _Region, end: str) -> _Product | None:
+    """The region multiplied out, where that is worth it and possible."""
+    if region.source is None or not _worthwhile(graph, region, end):
+        return None
+    product = multiplied_out(graph, region.source, region.nodes, end)
+    if product is None:
+        return None
+    work = sum(_cost(node, graph.shapes) for node in region.nodes)
+    return None if product[2].any() and _SAVING * product[0].size > work else product
+
+
+def _emit(new: Rewriter, graph: Graph, region: _Region, product: _Product, end: Node) -> None:
     assert region.source is not None
-    weight, bias = multiplied_out(graph, region.source, region.nodes, end.output)
+    weight, bias, error = product
     rows, columns = weight.shape
     source = ", ".join(dict.fromkeys(node.source for node in region.nodes if node.source))
     like = Node("Dense", (), end.output, source=source)
     shape = graph.shapes[end.output]
     if not weight.any():
-        new.add("Constant", [], shape, like, {"value": bias.reshape(shape)}, output=end.output)
+        new.add(
+            "Constant",
+            [],
+            shape,
+            like,
+            constant_params(bias.reshape(shape), error.reshape(shape)),
+            output=end.output,
+        )
         return
     value = new.reshape(new.find(region.source), (columns,), like)
     params = {"weight": weight, "bias": bias} if bias.any() else {"weight": weight}
+    params = {**params, "bias_error": error} if error.any() else params
     if shape == (rows,):
         new.add("Dense", [value], (rows,), like, params, output=end.output)
         return
@@ -149,15 +190,23 @@ def _emit(new: Rewriter, graph: Graph, region: _Region, end: Node) -> None:
     new.reshape(value, shape, like, output=end.output)
 
 
-def multiplied_out(graph: Graph, source: str, nodes: tuple[Node, ...], end: str) -> tuple[np.ndarray, np.ndarray]:
-    """(weight, bias) of the affine map from `source` to `end`, both flattened: the nodes applied to unit vectors
-    without their offsets, and once to zero with them.
+def multiplied_out(graph: Graph, source: str, nodes: tuple[Node, ...], end: str) -> _Product | None:
+    """(weight, bias, error) of the affine map from `source` to `end`, flattened: the nodes applied to unit vectors
+    without their offsets, and once to zero with them. The weight is exact, the bias to within `error`; None where
+    float64 does not hold the weight.
+
+    Where a number is rounded on the way, a small region is multiplied out in fractions: it may cancel again.
     """
     shapes = {source: graph.shapes[source], **{node.output: graph.shapes[node.output] for node in nodes}}
     shape, rows, columns = shapes[source], graph.size(end), graph.size(source)
     whole = Graph((source,), (end,), nodes, shapes)
-    bias = evaluate(whole, {source: np.zeros((1, *shape))})[end].reshape(rows)
     linear = Graph((source,), (end,), tuple(_homogeneous(node) for node in nodes), shapes)
+    at_zero = enclose(whole, {source: np.zeros((1, *shape))}).get(end)
+    if at_zero is None or at_zero.error.any():
+        exact = _in_fractions(whole, linear)
+        if exact is not None or at_zero is None:
+            return exact
+    bias, error = (part.reshape(rows) for part in at_zero)
     largest = max(math.prod(shapes[node.output]) * _window(node) for node in nodes)
     step = max(1, _CHUNK // largest)
     weight = np.empty((rows, columns))
@@ -165,8 +214,45 @@ def multiplied_out(graph: Graph, source: str, nodes: tuple[Node, ...], end: str)
         stop = min(columns, start + step)
         units = np.zeros((stop - start, columns))
         units[np.arange(stop - start), np.arange(start, stop)] = 1.0
-        weight[:, start:stop] = evaluate(linear, {source: units.reshape(-1, *shape)})[end].reshape(-1, rows).T
-    return weight, np.array(bias)
+        values = evaluate(linear, {source: units.reshape(-1, *shape)})
+        if not all(is_exact(node, [values[name] for name in node.inputs], values[node.output]) for node in linear):
+            return _in_fractions(whole, linear)
+        weight[:, start:stop] = values[end].reshape(-1, rows).T
+    return weight, np.array(bias), np.array(error)
+
+
+def _in_fractions(whole: Graph, linear: Graph) -> _Product | None:
+    (source,), (end,) = whole.inputs, whole.outputs
+    columns = whole.size(source)
+    if any("bias_error" in node.params for node in whole.nodes):
+        return None
+    if columns * sum(_cost(node, whole.shapes) for node in whole.nodes) > _FRACTIONS:
+        return None
+    units = np.eye(columns, dtype=np.int64).astype(object).reshape(columns, *whole.shapes[source])
+    results = []
+    for graph, points in ((linear, units), (whole, 0 * units[:1])):
+        nodes = tuple(
+            Node(node.op, node.inputs, node.output, {n: _fractions(a) for n, a in node.params.items()}, node.attrs)
+            for node in graph.nodes
+        )
+        exact = evaluate(Graph((source,), (end,), nodes, graph.shapes), {source: points}, object)[end]
+        try:
+            rounded = exact.astype(np.float64)
+        except OverflowError:
+            return None
+        if not np.isfinite(rounded).all() or not (_fractions(rounded) == exact).all():
+            return None
+        results.append(rounded.reshape(len(points), -1))
+    return np.ascontiguousarray(results[0].T), results[1][0], np.zeros(whole.size(end))
+
+
+def _fractions(array: np.ndarray) -> np.ndarray:
+    """Real numbers as fractions; indices as they are."""
+    if array.dtype.kind != "f":
+        return array
+    result = np.empty(array.shape, dtype=object)
+    result.reshape(-1)[:] = [Fraction(value) for value in array.reshape(-1).tolist()]
+    return result
 
 
 def _window(node: Node) -> int:

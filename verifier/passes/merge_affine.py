@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from verifier.graph.exact import added, matmul, multiplied
 from verifier.graph.ir import Graph, Node, Shape
 from verifier.passes.rewrite import Rewriter, use_counts
 
@@ -14,7 +15,8 @@ Merge = Callable[[Node, Node, Shape], Node | None]
 
 def merge_affine(graph: Graph) -> Graph:
     """Pairs of affine nodes that are one node: (Shift, Scale), per-channel factors and offsets into Dense and
-    convolutions on either side, and Dense after Dense where that costs no more multiplications.
+    convolutions on either side, and Dense after Dense where that costs no more multiplications. Two nodes stay two
+    where a number of the merged one would be rounded: in front of what cancels, that would be another network.
     """
     counts = use_counts(graph)
     new = Rewriter(graph)
@@ -23,7 +25,7 @@ def merge_affine(graph: Graph) -> Graph:
         while merged:
             merged = False
             front = new.maker.get(new.find(node.inputs[0])) if node.inputs else None
-            if front is not None and counts.get(front.output, 1) == 1 and front.op != "Constant":
+            if front is not None and counts.get(front.output, 1) == 1 and _mergeable(front) and _mergeable(node):
                 merge = _MERGES.get((_kind(front), _kind(node)))
                 both = merge(front, node, new.shapes[front.inputs[0]]) if merge is not None and front.inputs else None
                 if both is not None:
@@ -32,6 +34,10 @@ def merge_affine(graph: Graph) -> Graph:
             node = _split(new, node)
         new.keep(node)
     return new.done()
+
+
+def _mergeable(node: Node) -> bool:
+    return node.op != "Constant" and "bias_error" not in node.params
 
 
 def _kind(node: Node) -> str:
@@ -58,7 +64,16 @@ def _affine_affine(front: Node, node: Node, shape: Shape) -> Node | None:
     if (front.op, node.op) == ("Scale", "Shift"):
         return None  # the normal form
     (f, a), (g, b) = _parts(front), _parts(node)
-    return Node("Affine", front.inputs, node.output, {"factor": f * g, "offset": a * g + b}, source=_both(front, node))
+    factor, offset = multiplied(f, g), _scaled_plus(a, g, b)
+    if factor is None or offset is None:
+        return None
+    return Node("Affine", front.inputs, node.output, {"factor": factor, "offset": offset}, source=_both(front, node))
+
+
+def _scaled_plus(value: np.ndarray, factor: np.ndarray, offset: np.ndarray) -> np.ndarray | None:
+    """value * factor + offset, or None where that is rounded."""
+    scaled = multiplied(value, factor)
+    return None if scaled is None else added(scaled, offset)
 
 
 def _both(front: Node, node: Node) -> str:
@@ -86,9 +101,20 @@ def _bias(node: Node, length: int) -> np.ndarray:
     return node.params.get("bias", np.zeros(length))
 
 
-def _with(node: Node, inputs: tuple[str, ...], output: str, weight: np.ndarray, bias: np.ndarray, source: str) -> Node:
+def _with(
+    node: Node, inputs: tuple[str, ...], output: str, weight: np.ndarray | None, bias: np.ndarray | None, source: str
+) -> Node | None:
+    """`node` with other weights; None where they are rounded."""
+    if weight is None or bias is None:
+        return None
     params = {"weight": weight, "bias": bias} if bias.any() else {"weight": weight}
     return Node(node.op, inputs, output, params, node.attrs, source)
+
+
+def _through(weight: np.ndarray, offset: np.ndarray, bias: np.ndarray) -> np.ndarray | None:
+    """weight @ offset + bias for rows (n, k), or None where that is rounded."""
+    moved = matmul(weight, offset[:, None]) if offset.any() else np.zeros((len(weight), 1))
+    return None if moved is None else added(moved[:, 0], bias)
 
 
 def _affine_dense(front: Node, node: Node, shape: Shape) -> Node | None:
@@ -96,8 +122,8 @@ def _affine_dense(front: Node, node: Node, shape: Shape) -> Node | None:
     factor, offset = (_row(part, weight.shape[1]) for part in _parts(front))
     if factor is None or offset is None:
         return None
-    bias = _bias(node, len(weight)) + weight @ offset
-    return _with(node, front.inputs, node.output, weight * factor, bias, _both(front, node))
+    bias = _through(weight, offset, _bias(node, len(weight)))
+    return _with(node, front.inputs, node.output, multiplied(weight, factor), bias, _both(front, node))
 
 
 def _dense_affine(front: Node, node: Node, shape: Shape) -> Node | None:
@@ -105,16 +131,17 @@ def _dense_affine(front: Node, node: Node, shape: Shape) -> Node | None:
     factor, offset = (_row(part, len(weight)) for part in _parts(node))
     if factor is None or offset is None:
         return None
-    bias = _bias(front, len(weight)) * factor + offset
-    return _with(front, front.inputs, node.output, weight * factor[:, None], bias, _both(front, node))
+    bias = _scaled_plus(_bias(front, len(weight)), factor, offset)
+    return _with(front, front.inputs, node.output, multiplied(weight, factor[:, None]), bias, _both(front, node))
 
 
 def _dense_dense(front: Node, node: Node, shape: Shape) -> Node | None:
     first, second = front.params["weight"], node.params["weight"]
     if second.shape[0] * first.shape[1] > first.size + second.size:
         return None
-    bias = second @ _bias(front, len(first)) + _bias(node, len(second))
-    return _with(node, front.inputs, node.output, second @ first, bias, _both(front, node))
+    bias = _through(second, _bias(front, len(first)), _bias(node, len(second)))
+    weight = None if bias is None else matmul(second, first)
+    return _with(node, front.inputs, node.output, weight, bias, _both(front, node))
 
 
 def _affine_conv(front: Node, node: Node, shape: Shape) -> Node | None:
@@ -127,8 +154,13 @@ def _affine_conv(front: Node, node: Node, shape: Shape) -> Node | None:
     ones = (1,) * (weight.ndim - 2)
     per_row = (np.repeat(part.reshape(groups, -1), out // groups, axis=0) for part in (factor, offset))
     scale, shift = (part.reshape(out, -1, *ones) for part in per_row)
-    bias = _bias(node, out) + (weight * shift).sum(axis=tuple(range(1, weight.ndim)))
-    return _with(node, front.inputs, node.output, weight * scale, bias, _both(front, node))
+    bias: np.ndarray | None = _bias(node, out)
+    if offset.any():
+        flat = (np.broadcast_to(one, weight.shape).reshape(out, -1) for one in (weight, shift))
+        sums = [matmul(row[None], column[:, None]) for row, column in zip(*flat, strict=True)]
+        known = [one for one in sums if one is not None]
+        bias = added(np.reshape(known, out), _bias(node, out)) if len(known) == out else None
+    return _with(node, front.inputs, node.output, multiplied(weight, scale), bias, _both(front, node))
 
 
 def _conv_affine(front: Node, node: Node, shape: Shape) -> Node | None:
@@ -136,9 +168,9 @@ def _conv_affine(front: Node, node: Node, shape: Shape) -> Node | None:
     factor, offset = (_channel(part, weight.ndim, len(weight)) for part in _parts(node))
     if factor is None or offset is None:
         return None
-    bias = _bias(front, len(weight)) * factor + offset
+    bias = _scaled_plus(_bias(front, len(weight)), factor, offset)
     scale = factor.reshape(-1, *[1] * (weight.ndim - 1))
-    return _with(front, front.inputs, node.output, weight * scale, bias, _both(front, node))
+    return _with(front, front.inputs, node.output, multiplied(weight, scale), bias, _both(front, node))
 
 
 def _scale_transposed(front: Node, node: Node, shape: Shape) -> Node | None:
@@ -149,7 +181,7 @@ def _scale_transposed(front: Node, node: Node, shape: Shape) -> Node | None:
     if row is None or offset.any():
         return None
     out = weight.shape[1] * node.integer("groups")
-    scaled = weight * row.reshape(-1, *[1] * (weight.ndim - 1))
+    scaled = multiplied(weight, row.reshape(-1, *[1] * (weight.ndim - 1)))
     return _with(node, front.inputs, node.output, scaled, _bias(node, out), _both(front, node))
 
 
@@ -160,8 +192,8 @@ def _transposed_affine(front: Node, node: Node, shape: Shape) -> Node | None:
     if factor is None or offset is None:
         return None
     per_input = np.repeat(factor.reshape(groups, -1), weight.shape[0] // groups, axis=0)
-    scaled = weight * per_input.reshape(weight.shape[0], -1, *[1] * (weight.ndim - 2))
-    bias = _bias(front, out) * factor + offset
+    scaled = multiplied(weight, per_input.reshape(weight.shape[0], -1, *[1] * (weight.ndim - 2)))
+    bias = _scaled_plus(_bias(front, out), factor, offset)
     return _with(front, front.inputs, node.output, scaled, bias, _both(front, node))
 
 

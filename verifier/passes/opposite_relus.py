@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from verifier.graph.exact import added, matmul, summed_exactly
 from verifier.graph.ir import Graph, Node
+from verifier.passes.drop_identity import pick
 from verifier.passes.rewrite import Rewriter, use_counts
 
 _WORTH_IT = 0.75  # share of the layer's ReLUs that may remain, for a skip connection to pay
+_BALANCE = 16.0  # by how much the larger of two opposite coefficients may exceed the smaller: four bits are lost
 
 
 def opposite_relus(graph: Graph) -> Graph:
@@ -16,6 +19,9 @@ def opposite_relus(graph: Graph) -> Graph:
     relu(-z) = relu(z) - z exactly, so neurons c1 relu(z) + c2 relu(-z) become (c1 + c2) relu(z) - c2 z: one ReLU, or
     none where c1 + c2 = 0, and an affine term that bypasses the layer. A min or max written with four ReLUs (two-level
     lattice networks) is left with one. Rows of zeros are constants.
+
+    Only where sums of coefficients are not rounded, and where c1 and c2 are of about the same size: with c2 far larger
+    than c1, the rewritten sum would cancel on the side where z > 0, and whoever computes it would lose c1 z.
     """
     counts = use_counts(graph)
     new = Rewriter(graph)
@@ -28,44 +34,95 @@ def opposite_relus(graph: Graph) -> Graph:
 
 def _layer(new: Rewriter, node: Node, counts: dict[str, int]) -> tuple[Node, Node] | None:
     """(first Dense, Relu) in front of the Dense `node`, where nothing else reads them."""
-    if node.op != "Dense":
+    if node.op != "Dense" or "bias_error" in node.params:
         return None
     relu = new.maker.get(new.find(node.inputs[0]))
     if relu is None or relu.op != "Relu" or counts.get(relu.output) != 1:
         return None
     first = new.maker.get(new.find(relu.inputs[0]))
-    return (first, relu) if first is not None and first.op == "Dense" and counts.get(first.output) == 1 else None
+    if first is None or first.op != "Dense" or counts.get(first.output) != 1 or "bias_error" in first.params:
+        return None
+    return first, relu
 
 
 def _rewrite(new: Rewriter, first: Node, relu: Node, second: Node) -> bool:
     weight, readers = first.params["weight"], second.params["weight"]
     bias = first.params.get("bias", np.zeros(len(weight)))
     direction, sign = _directions(weight, bias)
-    varies = weight.any(axis=1)
+    varies = np.asarray(weight.any(axis=1))
     chosen = np.unique(direction[varies])  # a neuron is its direction's representative where direction == own index
     column = np.searchsorted(chosen, direction)
     plus, minus = (np.zeros((len(readers), len(chosen))) for _ in range(2))
     for target, wanted in ((plus, 1.0), (minus, -1.0)):
         mine = np.flatnonzero(varies & (sign == wanted))
         np.add.at(target.T, column[mine], readers.T[mine])
-    coefficients = plus + minus
+    coefficients = added(plus, minus)
+    if coefficients is None or not _merges_exactly(readers, column, varies) or not _balanced(plus, minus):
+        return False
     active = np.flatnonzero(coefficients.any(axis=0))
     if len(active) > _WORTH_IT * len(weight) or not len(active):
         return False
-    constant = second.params.get("bias", np.zeros(len(readers)))
-    constant = constant + readers[:, ~varies] @ np.maximum(bias[~varies], 0.0) - minus @ bias[chosen]
-    shape, middle = new.shapes[first.output], (*new.shapes[first.output][:-1], len(active))
-    out = (*shape[:-1], len(readers))
-    rows = chosen[active]
-    value = new.add("Dense", first.inputs, middle, first, _params(weight[rows], bias[rows]))
-    value = new.add("Relu", [value], middle, relu)
-    if not minus.any():
+    constant = _constant(second, readers[:, ~varies], np.maximum(bias[~varies], 0.0))
+    if constant is None:
+        return False
+    lead = new.shapes[first.output][:-1]
+    out = (*lead, len(readers))
+    used = np.flatnonzero(minus.any(axis=0))
+    if not len(used):
+        value = _neurons(new, first, weight[chosen[active]], bias[chosen[active]])
+        value = new.add("Relu", [value], (*lead, len(active)), relu)
         new.add("Dense", [value], out, second, _params(coefficients[:, active], constant), output=second.output)
         return True
+    past = matmul(-minus[:, used], weight[chosen[used]]), _through(-minus[:, used], bias[chosen[used]], constant)
+    if past[0] is not None and past[1] is not None:
+        value = _neurons(new, first, weight[chosen[active]], bias[chosen[active]])
+        bypass = new.add("Dense", first.inputs, out, second, _params(past[0], past[1]))
+    else:  # the product of the two layers would be rounded: read the arguments themselves
+        both = np.union1d(active, used)
+        arguments = _neurons(new, first, weight[chosen[both]], bias[chosen[both]])
+        value = _picked(new, arguments, np.searchsorted(both, active), second)
+        bypass = _picked(new, arguments, np.searchsorted(both, used), second)
+        bypass = new.add("Dense", [bypass], out, second, _params(-minus[:, used], constant))
+    value = new.add("Relu", [value], (*lead, len(active)), relu)
     value = new.add("Dense", [value], out, second, _params(coefficients[:, active], np.zeros(len(readers))))
-    bypass = new.add("Dense", first.inputs, out, second, _params(-(minus @ weight[chosen]), constant))
     new.add("Add", [value, bypass], out, second, output=second.output)
     return True
+
+
+def _neurons(new: Rewriter, first: Node, weight: np.ndarray, bias: np.ndarray) -> str:
+    shape = (*new.shapes[first.output][:-1], len(weight))
+    return new.add("Dense", first.inputs, shape, first, _params(weight, bias))
+
+
+def _picked(new: Rewriter, name: str, positions: np.ndarray, like: Node) -> str:
+    shape = new.shapes[name]
+    if len(positions) == shape[-1]:
+        return name
+    output = new.fresh(name, (*shape[:-1], len(positions)))
+    new.keep(pick(name, output, len(shape) - 1, positions, like.source))
+    return output
+
+
+def _merges_exactly(readers: np.ndarray, column: np.ndarray, varies: np.ndarray) -> bool:
+    """Whether the coefficients of neurons of one direction add up without rounding."""
+    groups = (readers[:, varies & (column == direction)] for direction in np.unique(column[varies]))
+    return all(summed_exactly(group, 1) for group in groups if group.shape[1] > 1)
+
+
+def _balanced(plus: np.ndarray, minus: np.ndarray) -> bool:
+    large, small = np.maximum(np.abs(plus), np.abs(minus)), np.minimum(np.abs(plus), np.abs(minus))
+    return bool((large <= _BALANCE * small)[minus != 0].all())
+
+
+def _constant(second: Node, factors: np.ndarray, values: np.ndarray) -> np.ndarray | None:
+    """What the second Dense adds, with the neurons that do not vary; None where that is rounded."""
+    bias = second.params.get("bias", np.zeros(len(factors)))
+    return _through(factors, values, bias) if values.any() else bias
+
+
+def _through(weight: np.ndarray, values: np.ndarray, offset: np.ndarray) -> np.ndarray | None:
+    product = matmul(weight, values[:, None])
+    return None if product is None else added(product[:, 0], offset)
 
 
 def _directions(weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -60,7 +60,7 @@ def _argument_rows(
     coefficients = torch.zeros(b, d, boxes.lower.shape[1], dtype=network.dtype, device=network.device)
     constants = coefficients.new_full((b, d), -torch.inf)
     for i, first in network.relus.items():
-        size = known.pre[i][0].lower[0].numel()
+        size = known.pre[i][0].lower.shape[1:].numel()  # of a batch that may be empty
         index = neurons - first
         box, column = ((side != 0) & (index >= 0) & (index < size)).nonzero(as_tuple=True)
         if len(box) == 0:

@@ -10,7 +10,7 @@ from verifier.graph.ir import Graph
 from verifier.graph.onnx_import.context import Builder, Var
 from verifier.graph.onnx_import.model import Limits
 
-_UNARY = ("Relu", "Abs", "Sign", "Floor", "Sigmoid", "Tanh", "Sin", "Cos")
+_UNARY = ("Relu", "Abs", "Sign", "Floor", "Sigmoid", "Tanh", "Erf", "Atan", "Softplus", "Sin", "Cos")
 _KINDS = (
     "unary", "relu", "relu", "leaky", "prelu", "clip", "pow", "positive", "scale", "scale", "shift", "shift", "dense",
     "dense", "conv", "transposed", "reshape", "transpose", "slice", "take", "expand", "pad", "sum", "max", "add", "sub",
@@ -177,7 +177,8 @@ class RandomGraph:
         if not x.shape:
             return None
         axis = int(self.rng.integers(x.rank))
-        return self.b.emit("ReduceMax", [x], (*x.shape[:axis], *x.shape[axis + 1 :]), attrs={"axis": axis})
+        op = str(self.rng.choice(["ReduceMax", "LogSumExp"]))
+        return self.b.emit(op, [x], (*x.shape[:axis], *x.shape[axis + 1 :]), attrs={"axis": axis})
 
     def _partner(self, x: Var) -> Var:
         same = [one for one in self.pool if one.shape == x.shape]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -19,7 +20,10 @@ def _same(op: str) -> Callable[[Context], Value]:
     return lower
 
 
-for _op in ("Relu", "Abs", "Sign", "Floor", "Sigmoid", "Tanh", "Sin", "Cos", "Exp", "Log", "Sqrt", "Reciprocal"):
+for _op in (
+    "Relu", "Abs", "Sign", "Floor", "Sigmoid", "Tanh", "Erf", "Atan", "Sin", "Cos", "Exp", "Softplus", "Log", "Sqrt",
+    "Reciprocal",
+):  # fmt: skip
     lowers(_op)(_same(_op))
 
 
@@ -71,8 +75,9 @@ def clip(c: Context) -> Value:
     )
     if low.size == high.size == 1:
         low_, high_ = float(low.reshape(())), float(high.reshape(()))
-        # attributes before opset 11 default to the largest float32; beyond it there is nothing to clip in float32
-        largest = float(np.finfo(np.float32).max)
+        # attributes before opset 11 default to the largest float32; beyond it there is nothing to clip in float32, but
+        # in float64 a limit is a limit
+        largest = np.inf if x.dtype == np.float64 else float(np.finfo(np.float32).max)
         return c.clip(x, -np.inf if low_ <= -largest else low_, np.inf if high_ >= largest else high_)
     return bound_by(c, bound_by(c, x, low, above=True), high, above=False)
 
@@ -128,9 +133,54 @@ def _elu(c: Context, x: Var, alpha: float, inner: float) -> Var:
     return c.binary("Add", c.unary("Relu", x), curve)
 
 
-@lowers("Softplus")
-def softplus(c: Context) -> Value:
-    """log(1 + exp(x)), written relu(x) + log(1 + exp(-|x|)) so that nothing overflows."""
+@lowers("Mish", since=18)
+def mish(c: Context) -> Value:
+    """x * tanh(softplus(x))."""
     x = c.x()
-    tail = c.unary("Log", c.shift(c.unary("Exp", c.scale(c.unary("Abs", x), -1.0)), 1.0))
-    return c.binary("Add", c.unary("Relu", x), tail)
+    return c.binary("Mul", x, c.unary("Tanh", c.unary("Softplus", x)))
+
+
+@lowers("Gelu", since=20)
+def gelu(c: Context) -> Value:
+    """x / 2 * (1 + erf(x / sqrt(2))), or with tanh(sqrt(2 / pi) (x + 0.044715 x^3)) in place of erf."""
+    x = c.x()
+    if c.attr("approximate", "none") == "tanh":
+        inner = c.binary("Add", x, c.scale(c.unary("Pow", x, exponent=3), 0.044715))
+        share = c.unary("Tanh", c.scale(inner, math.sqrt(2 / math.pi)))
+    else:
+        share = c.unary("Erf", c.scale(x, math.sqrt(0.5)))
+    return c.binary("Mul", c.scale(x, 0.5), c.shift(share, 1.0))
+
+
+@lowers("ThresholdedRelu", since=7)
+def thresholded_relu(c: Context) -> Value:
+    """x where x > alpha, else 0: the part above alpha, and a step of height alpha."""
+    x, alpha = c.x(), float(c.attr("alpha", 1.0))
+    above = c.unary("Relu", c.shift(x, -alpha))
+    return c.binary("Add", above, c.scale(c.unary("Sign", above), alpha))
+
+
+@lowers("Shrink", since=9)
+def shrink(c: Context) -> Value:
+    """x + bias below -lambda, x - bias above lambda, else 0."""
+    x, limit, bias = c.x(), float(c.attr("lambd", 0.5)), float(c.attr("bias", 0.0))
+    sides = []
+    for side in (1.0, -1.0):
+        beyond = c.unary("Relu", c.shift(c.scale(x, side), -limit))
+        sides.append(c.binary("Add", beyond, c.scale(c.unary("Sign", beyond), limit - bias)))
+    if limit < 0:
+        raise c.refuse(f"a negative lambd ({limit})")
+    return c.binary("Sub", *sides)
+
+
+@lowers("Sinh", "Cosh", since=9)
+def hyperbolic(c: Context) -> Value:
+    """(exp(x) -+ exp(-x)) / 2."""
+    up, down = c.unary("Exp", c.x()), c.unary("Exp", c.scale(c.x(), -1.0))
+    return c.scale(c.binary("Sub" if c.op == "Sinh" else "Add", up, down), 0.5)
+
+
+@lowers("Tan", since=7)
+def tan(c: Context) -> Value:
+    """sin(x) / cos(x)."""
+    return c.binary("Mul", c.unary("Sin", c.x()), c.unary("Reciprocal", c.unary("Cos", c.x())))

@@ -151,4 +151,4 @@ def _mul(c: Context, x: Value, y: Value) -> Value:
     assert isinstance(x, Var)
     if isinstance(y, np.ndarray):
         return c.scale(x, y)
-    return c.unary("Pow", x, exponent=2) if x.name == y.name else c.binary("Mul", x, y)
+    return c.unary("Pow", x, exponent=2) if x.name == y.name else c.product(x, y)

@@ -32,12 +32,35 @@ class Var:
         return len(self.shape)
 
     @property
+    def size(self) -> int:
+        """Number of elements."""
+        return elements(self.shape)
+
+    @property
     def real(self) -> bool:
         """Floating-point, so that arithmetic on it means arithmetic on reals."""
         return self.dtype.kind == "f"
 
 
 Value = np.ndarray | Var
+
+
+_REARRANGES = ("Reshape", "Transpose", "Slice", "Take", "Expand")
+_TRACED = 2**20  # elements of a value whose origin is looked for
+
+
+def _rearranged(node: Node, at: np.ndarray, shape: Shape) -> np.ndarray:
+    match node.op:
+        case "Reshape":
+            return at.reshape(shape)
+        case "Transpose":
+            return at.transpose(node.integers("perm"))
+        case "Expand":
+            return np.broadcast_to(at, shape)
+        case "Take":
+            return np.take(at, node.params["indices"], axis=node.integer("axis"))
+    axis, start, stop, step = (node.integer(name) for name in ("axis", "start", "stop", "step"))
+    return at[(slice(None),) * axis + (slice(start, stop, step),)]
 
 
 def elements(shape: Iterable[int]) -> int:
@@ -57,6 +80,7 @@ class Builder:
         self.shapes: dict[str, Shape] = {}
         self.source = ""
         self.base = ""
+        self.half = False  # whether some value is float16
         self._start = 0
 
     def begin(self, source: str, base: str) -> None:
@@ -67,6 +91,7 @@ class Builder:
         """Declare a graph input."""
         self.guard(shape)
         self.shapes[name] = shape
+        self.half |= bool(dtype == np.float16)
         return Var(name, shape, dtype)
 
     def guard(self, shape: Sequence[int]) -> Shape:
@@ -106,6 +131,7 @@ class Builder:
         self.shapes[node.output] = shape
         if dtype is None:
             dtype = inputs[0].dtype if inputs else np.dtype(np.float64)
+        self.half |= bool(dtype == np.float16)
         return Var(node.output, shape, dtype, op == "Opaque" or any(x.opaque for x in inputs))
 
     def rename(self, var: Var, name: str) -> Var:
@@ -180,6 +206,9 @@ class Builder:
 
     def pad(self, x: Var, before: Sequence[int], after: Sequence[int]) -> Var:
         """Zeros around `x` (one count per axis); negative counts cut."""
+        kept = [size + min(0, b) + min(0, a) for size, b, a in zip(x.shape, before, after, strict=True)]
+        if min(kept, default=1) < 1:  # everything is cut away, and only zeros are left
+            return self.constant(np.zeros([s + b + a for s, b, a in zip(x.shape, before, after, strict=True)]))
         for axis, (b, a) in enumerate(zip(before, after, strict=True)):
             if b < 0 or a < 0:
                 x = self.slice(x, axis, max(0, -b), x.shape[axis] - max(0, -a))
@@ -228,10 +257,52 @@ class Builder:
         shape = [size for axis, size in enumerate(x.shape) if axis not in axes]
         return self.emit("ReduceSum", [x], shape, attrs={"axes": tuple(sorted(axes))})
 
+    def log_sum_exp(self, x: Var, axis: int) -> Var:
+        """log of the sum of exp along `axis`, which is dropped."""
+        return self.emit("LogSumExp", [x], (*x.shape[:axis], *x.shape[axis + 1 :]), attrs={"axis": axis})
+
     def binary(self, op: str, x: Var, y: Var) -> Var:
         """Add, Sub or Mul of two values, broadcast against each other."""
         shape = np.broadcast_shapes(x.shape, y.shape)
         return self.emit(op, [self.broadcast(x, shape), self.broadcast(y, shape)], shape)
+
+    def product(self, x: Var, y: Var) -> Var:
+        """x * y, broadcast against each other; where both are one and the same element, its square."""
+        shape = self.guard(np.broadcast_shapes(x.shape, y.shape))
+        if elements(shape) > _TRACED:
+            return self.binary("Mul", x, y)
+        (root, left), (other, right) = self._traced(x), self._traced(y)
+        if root.name != other.name:
+            return self.binary("Mul", x, y)
+        pairs = np.stack(np.broadcast_arrays(left, right)).reshape(2, -1)
+        pairs = np.sort(pairs, 0)
+        distinct, back = np.unique(pairs, axis=1, return_inverse=True)
+        same = distinct[0] == distinct[1]
+        if not same.any():
+            return self.binary("Mul", x, y)
+        flat = self.reshape(root, (elements(root.shape),))
+        parts = [self.unary("Pow", self.take(flat, 0, distinct[0, same]), exponent=2)]
+        if not same.all():
+            parts.append(self.binary("Mul", *(self.take(flat, 0, one[~same]) for one in distinct)))
+        place = np.empty(len(same), np.int64)
+        place[np.concatenate([np.flatnonzero(same), np.flatnonzero(~same)])] = np.arange(len(same))
+        return self.reshape(self.take(self.concat(parts, 0), 0, place[back.reshape(-1)]), shape)
+
+    def _traced(self, x: Var) -> tuple[Var, np.ndarray]:
+        """The value that x only rearranges, and the position in it of each element of x."""
+        makers = {node.output: node for node in self.nodes}
+        chain: list[Node] = []
+        name = x.name
+        while name in makers and makers[name].op in _REARRANGES:
+            chain.append(makers[name])
+            name = makers[name].inputs[0]
+        shape = self.shapes[name]
+        if elements(shape) > _TRACED:
+            return x, np.arange(elements(x.shape)).reshape(x.shape)
+        at = np.arange(elements(shape)).reshape(shape)
+        for node in reversed(chain):
+            at = _rearranged(node, at, self.shapes[node.output])
+        return replace(x, name=name, shape=shape), at
 
     def unary(self, op: str, x: Var, **attrs: Attribute) -> Var:
         """An element-wise operator."""
@@ -282,6 +353,11 @@ class Context(Builder):
     def wrong(self, why: str) -> ModelError:
         """The error that calls the current node invalid."""
         return ModelError(f"{self.source}: {why}")
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """All attributes that the file gives, strings decoded."""
+        return self._attributes
 
     def attr(self, name: str, default: Any = None) -> Any:
         """The attribute `name`, strings decoded, or `default`."""

@@ -67,6 +67,8 @@ def conv_transpose(c: Context) -> Value:
     stride, dilation = spatial(c, "strides", kernel), spatial(c, "dilations", kernel)
     full = [(n - 1) * s + d * (k - 1) + 1 for n, s, d, k in zip(x.shape[2:], stride, dilation, kernel, strict=True)]
     begin, out = _transposed_window(c, x.shape[2:], full, stride)
+    if min(out) < 1:
+        raise c.wrong(f"padding leaves an output of {out}")
     end = [f - b - o for f, b, o in zip(full, begin, out, strict=True)]  # cut at the end; negative: extra room
     extra = [max(0, b - e) for b, e in zip(begin, end, strict=True)]
     channels = weight.shape[1] * group
@@ -92,15 +94,24 @@ def _transposed_window(
     auto = c.attr("auto_pad", "NOTSET")
     extra = _per_axis(c, "output_padding", rank, 0)
     shape = c.attr("output_shape")
+    reach = [f + e for f, e in zip(full, extra, strict=True)]
+    if any(not 0 <= e < s for e, s in zip(extra, stride, strict=True)):
+        raise c.wrong(f"output_padding {extra} must lie below the stride {tuple(stride)}; ONNX Runtime refuses it, too")
     if shape is None and auto in ("SAME_UPPER", "SAME_LOWER"):
-        shape = [n * s for n, s in zip(size, stride, strict=True)]
+        # a kernel shorter than the stride does not reach n * s, and ONNX Runtime adds no room
+        shape = [min(n * s, r) for n, s, r in zip(size, stride, reach, strict=True)]
     if shape is None:
         given = [0] * (2 * rank) if auto == "VALID" else _per_axis(c, "pads", 2 * rank, 0)
-        out = [f + e - b - a for f, e, b, a in zip(full, extra, given[:rank], given[rank:], strict=True)]
+        out = [r - b - a for r, b, a in zip(reach, given[:rank], given[rank:], strict=True)]
         return given[:rank], out
     shape = [int(one) for one in shape][-rank:]
-    # ONNX Runtime never adds room at the front: a negative total counts as 0 and the rest is room at the end
-    total = [max(0, f + e - o) for f, e, o in zip(full, extra, shape, strict=True)]
+    most = [f + s - 1 for f, s in zip(full, stride, strict=True)]
+    if len(shape) != rank or any(not 1 <= o <= m for o, m in zip(shape, most, strict=True)):
+        raise c.wrong(
+            f"output_shape {shape} is not within the {most} that can be reached; ONNX Runtime refuses it, too"
+        )
+    # never room at the front: a negative total counts as 0, and the rest is room at the end
+    total = [max(0, r - o) for r, o in zip(reach, shape, strict=True)]
     upper = auto == "SAME_UPPER"
     return [t // 2 if upper else t - t // 2 for t in total], shape
 
@@ -126,6 +137,8 @@ def pads(
         return [0] * rank, [0] * rank
     if auto not in ("SAME_UPPER", "SAME_LOWER"):
         raise c.wrong(f"auto_pad {auto!r} is unknown")
+    if max(dilation) > 1:
+        raise c.refuse(f"auto_pad {auto} with dilations {list(dilation)}, which ONNX Runtime does not compute")
     before, after = [], []
     for n, k, s, d in zip(size, kernel, stride, dilation, strict=True):
         total = max(0, (-(-n // s) - 1) * s + d * (k - 1) + 1 - n)

@@ -81,12 +81,6 @@ for _op, _function in _ELEMENTWISE.items():
     _enter(_op)(_broadcast(_function))
 
 
-@_enter("Mod")
-def _mod(c: Context, xs: list[np.ndarray]) -> np.ndarray:
-    c.guard(np.broadcast_shapes(*(x.shape for x in xs)))
-    return np.fmod(*xs) if c.attr("fmod", 0) else np.mod(*xs)
-
-
 @_enter("Pow")
 def _pow(c: Context, xs: list[np.ndarray]) -> np.ndarray:
     c.guard(np.broadcast_shapes(*(x.shape for x in xs)))
@@ -204,30 +198,3 @@ def _range(c: Context, xs: list[np.ndarray]) -> np.ndarray:
     count = max(0, int(np.ceil((limit - start) / delta)))
     c.guard((count,))
     return (start + np.arange(count) * delta).astype(xs[0].dtype)
-
-
-@_enter("ReduceProd")
-def _reduce_prod(c: Context, xs: list[np.ndarray]) -> np.ndarray:
-    axes = c.ints(1, "axes")
-    if not axes and c.attr("noop_with_empty_axes", 0):
-        return xs[0]
-    return np.prod(xs[0], axis=tuple(axes) if axes else None, keepdims=bool(c.attr("keepdims", 1)))
-
-
-@_enter("NonZero")
-def _nonzero(c: Context, xs: list[np.ndarray]) -> np.ndarray:
-    return np.asarray(np.nonzero(xs[0]), dtype=np.int64)
-
-
-@_enter("ArgMax")
-def _arg_max(c: Context, xs: list[np.ndarray]) -> np.ndarray:
-    axis = c.axis(int(c.attr("axis", 0)), xs[0].ndim)
-    if c.attr("select_last_index", 0):
-        raise c.refuse("select_last_index on a constant")
-    return np.argmax(xs[0], axis=axis, keepdims=bool(c.attr("keepdims", 1)))
-
-
-@_enter("EyeLike")
-def _eye_like(c: Context, xs: list[np.ndarray]) -> np.ndarray:
-    rows, columns = xs[0].shape
-    return np.eye(rows, columns, k=int(c.attr("k", 0)))

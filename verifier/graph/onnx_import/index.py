@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -93,7 +93,7 @@ def wrap(c: Context, indices: np.ndarray, size: int) -> np.ndarray:
     return np.where(indices < 0, indices + size, indices)
 
 
-def _moved(c: Context, sources: Sequence[Var], positions: np.ndarray) -> Value:
+def _moved(c: Context, sources: Sequence[Var], positions: np.ndarray) -> Var:
     """Elements at `positions` of all sources laid out one after the other."""
     flat = c.concat([c.reshape(x, (int(np.prod(x.shape)),)) for x in sources], 0)
     c.guard(positions.shape)
@@ -120,21 +120,73 @@ def gather_elements(c: Context) -> Value:
 @lowers("GatherND", since=11)
 def gather_nd(c: Context) -> Value:
     """Constant indices: a Take of the flattened input."""
-    x, indices = c.x(), c.const(1, "indices")
-    if c.attr("batch_dims", 0):
-        raise c.refuse("batch_dims > 0")
-    return _moved(c, [x], _positions(x.shape)[_tuple_index(c, indices, x.shape)])
+    x, indices, shared = c.x(), c.const(1, "indices"), int(c.attr("batch_dims", 0))
+    if not 0 <= shared < min(x.rank, indices.ndim) or indices.shape[:shared] != x.shape[:shared]:
+        raise c.wrong(f"batch_dims {shared} for data of shape {x.shape} and indices of shape {indices.shape}")
+    positions, lead = _positions(x.shape), x.shape[:shared]
+    if not shared:
+        return _moved(c, [x], positions[_tuple_index(c, indices, x.shape)])
+    rows = positions.reshape(-1, *x.shape[shared:])
+    each = indices.reshape(-1, *indices.shape[shared:])
+    found = np.stack([row[_tuple_index(c, one, row.shape)] for row, one in zip(rows, each, strict=True)])
+    return _moved(c, [x], found.reshape(*lead, *found.shape[1:]))
 
 
 @lowers("ScatterND", since=11)
 def scatter_nd(c: Context) -> Value:
-    """Constant indices: a Take of input and updates laid out one after the other."""
+    """Constant indices: each update meets, or replaces, what is at its place."""
     x, indices, updates = c.x(), c.const(1, "indices"), c.x(2)
-    if c.attr("reduction", "none") != "none":
-        raise c.refuse("a reduction")
-    positions = _positions(x.shape)
-    positions[_tuple_index(c, indices, x.shape)] = _positions(updates.shape) + positions.size
-    return _moved(c, [x, updates], positions)
+    return _scattered(c, x, _positions(x.shape)[_tuple_index(c, indices, x.shape)], updates)
+
+
+@lowers("Scatter", since=9)
+@lowers("ScatterElements", since=11)
+def scatter_elements(c: Context) -> Value:
+    """As ScatterND, with indices along one axis."""
+    x, updates = c.x(), c.x(2)
+    axis = c.axis(int(c.attr("axis", 0)), x.rank)
+    indices = wrap(c, c.const(1, "indices"), x.shape[axis])
+    if indices.shape != updates.shape or indices.ndim != x.rank:
+        raise c.wrong(f"indices of shape {indices.shape} for updates of shape {updates.shape}")
+    off_axis = tuple(slice(None) if a == axis else slice(size) for a, size in enumerate(indices.shape))
+    return _scattered(c, x, np.take_along_axis(_positions(x.shape)[off_axis], indices, axis), updates)
+
+
+def _scattered(c: Context, x: Var, targets: np.ndarray, updates: Var) -> Value:
+    """x with `updates` at the positions `targets`, one round for each time that a place is met again."""
+    if targets.shape != updates.shape:
+        raise c.wrong(f"updates of shape {updates.shape}, expected {targets.shape}")
+    reduction = c.attr("reduction", "none")
+    flat, rank = targets.reshape(-1), np.zeros(targets.size, np.int64)
+    order = np.argsort(flat, kind="stable")
+    same = np.concatenate([[False], flat[order][1:] == flat[order][:-1]]) if flat.size else np.zeros(0, bool)
+    count = np.arange(len(same)) - np.maximum.accumulate(np.where(same, 0, np.arange(len(same))))
+    rank[order] = count
+    rounds = int(rank.max(initial=-1)) + 1
+    if reduction not in _MEETS and reduction != "none":
+        raise c.wrong(f"reduction {reduction!r} is unknown")
+    if rounds > _ROUNDS:
+        raise c.refuse(f"an element that is met {rounds} times; supported are {_ROUNDS}")
+    new = c.reshape(updates, (updates.size,))
+    for turn in range(rounds):
+        here = np.flatnonzero(rank == turn)
+        part = c.take(new, 0, here)
+        if reduction != "none":
+            old = c.take(c.reshape(x, (x.size,)), 0, flat[here])
+            part = _MEETS[reduction](c, old, part)
+        positions = _positions(x.shape)
+        positions.reshape(-1)[flat[here]] = np.arange(len(here)) + positions.size
+        x = _moved(c, [x, part], positions)
+    return x
+
+
+_ROUNDS = 64
+_MEETS: dict[str, Callable[[Context, Var, Var], Var]] = {
+    "add": lambda c, old, new: c.binary("Add", old, new),
+    "mul": lambda c, old, new: c.product(old, new),
+    "max": lambda c, old, new: c.binary("Add", old, c.unary("Relu", c.binary("Sub", new, old))),
+    "min": lambda c, old, new: c.binary("Sub", old, c.unary("Relu", c.binary("Sub", old, new))),
+}
 
 
 def _tuple_index(c: Context, indices: np.ndarray, shape: Sequence[int]) -> tuple[np.ndarray, ...]:

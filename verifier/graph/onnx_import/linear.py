@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from verifier.graph.onnx_import.context import Context, Value, Var
+from verifier.graph.onnx_import.context import Context, Value, Var, elements
 from verifier.graph.onnx_import.registry import lowers
 
 
@@ -78,9 +78,74 @@ def product(c: Context, a: Var, b: Var) -> Var:
     _check_inner(c, a.shape[-1], b.shape[-2])
     left = c.reshape(a, (*a.shape, 1))
     right = c.reshape(b, (*b.shape[:-2], 1, *b.shape[-2:]))
-    y = c.binary("Mul", left, right)
+    y = c.product(left, right)
     y = c.reduce_sum(y, [y.rank - 2])
     return _drop(c, y, drop_row, drop_column)
+
+
+@lowers("Einsum", since=12)
+def einsum(c: Context) -> Value:
+    """Both operands with one axis per letter, multiplied, and summed over the letters that the result lacks."""
+    terms, result = _letters(c)
+    dense = _einsum_dense(c, terms, result)
+    if dense is not None:
+        return dense
+    order = result + "".join(sorted(set("".join(terms)) - set(result)))
+    sizes: dict[str, int] = {}
+    parts: list[Value] = []
+    for index, letters in enumerate(terms):
+        value = c.value(index)
+        for letter, size in zip(letters, value.shape, strict=True):
+            if sizes.setdefault(letter, size) != size:
+                raise c.wrong(f"'{letter}' is {sizes[letter]} and {size}")
+        perm = [letters.index(letter) for letter in order if letter in letters]
+        value = value.transpose(perm) if isinstance(value, np.ndarray) else c.transpose(value, perm)
+        full = [sizes[letter] if letter in letters else 1 for letter in order]
+        parts.append(value.reshape(full) if isinstance(value, np.ndarray) else c.reshape(value, full))
+    summed = list(range(len(result), len(order)))
+    if len(parts) == 1:
+        return c.reduce_sum(_var(c, parts[0]), summed)
+    constant = next((one for one in parts if isinstance(one, np.ndarray)), None)
+    if constant is None:
+        return c.reduce_sum(c.product(_var(c, parts[0]), _var(c, parts[1])), summed)
+    x = next((one for one in parts if isinstance(one, Var)), None)
+    return c.reduce_sum(c.scale(x if x is not None else _var(c, parts[1]), constant), summed)
+
+
+def _einsum_dense(c: Context, terms: list[str], result: str) -> Var | None:
+    """The Dense that an Einsum of one value and one constant is where they share nothing but what is summed."""
+    values = [c.value(index) for index in range(len(terms))]
+    position = next((index for index, one in enumerate(values) if isinstance(one, np.ndarray)), None)
+    if position is None or len(values) != 2 or isinstance(values[1 - position], np.ndarray):
+        return None
+    weight, x, inner, outer = c.const(position, "operand"), c.x(1 - position), terms[position], terms[1 - position]
+    shared = [letter for letter in inner if letter in outer]
+    own, free = ([letter for letter in one if letter not in shared] for one in (inner, outer))
+    if not shared or set(result) != {*own, *free}:
+        return None
+    if any(weight.shape[inner.index(one)] != x.shape[outer.index(one)] for one in shared):
+        raise c.wrong(f"operands of shapes {weight.shape} and {x.shape}")
+    y = c.transpose(x, [outer.index(one) for one in free + shared])
+    lead, rows = y.shape[: len(free)], [weight.shape[inner.index(one)] for one in own]
+    matrix = weight.transpose([inner.index(one) for one in own + shared])
+    y = c.dense(c.reshape(y, (*lead, elements(y.shape[len(free) :]))), matrix.reshape(elements(rows), -1))
+    return c.transpose(c.reshape(y, (*lead, *rows)), [(free + own).index(one) for one in result])
+
+
+def _letters(c: Context) -> tuple[list[str], str]:
+    """Letters of each operand and of the result."""
+    equation = str(c.attr("equation", "")).replace(" ", "")
+    left, arrow, result = equation.partition("->")
+    terms = left.split(",")
+    if len(terms) != len(c.inputs) or not 1 <= len(terms) <= 2:
+        raise c.refuse(f"equation '{equation}' with {len(c.inputs)} operands; supported are one and two")
+    if "." in equation or any(len(set(one)) != len(one) for one in (*terms, result)):
+        raise c.refuse(f"equation '{equation}': an ellipsis, or a letter twice in one operand")
+    if not arrow:
+        result = "".join(sorted(one for one in set(left) - {","} if left.count(one) == 1))
+    if not set(result) <= set(left):
+        raise c.wrong(f"equation '{equation}' has a result letter that no operand has")
+    return terms, result
 
 
 def _times_constant(c: Context, a: Var, b: np.ndarray) -> Var:

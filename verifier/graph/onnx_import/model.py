@@ -61,7 +61,8 @@ class Model:
 
     `bytes` is the serialized model as stored (after gunzip, external weights brought in), for ONNX Runtime. `graph`
     computes the declared outputs. Where the network ends in a Softmax or ArgMax, `final` says so and `graph_logits` is
-    the graph up to its input (one output).
+    the graph up to its input (one output). `half`: some values are float16, which ONNX Runtime rounds far more
+    coarsely.
     """
 
     bytes: bytes
@@ -72,3 +73,4 @@ class Model:
     opset: int
     final: Final | None = None
     graph_logits: Graph | None = None
+    half: bool = False

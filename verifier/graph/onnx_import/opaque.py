@@ -6,12 +6,16 @@ import numpy as np
 
 from verifier.graph.ir import Attribute
 from verifier.graph.onnx_import.context import Context, Value, Var
+from verifier.graph.onnx_import.kernel import output_shapes
 from verifier.graph.onnx_import.registry import lowers
 
 _LOGICAL = ("Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual", "And", "Or", "Xor", "Not", "IsNaN", "IsInf")
 _OTHER = (
-    "ArgMin", "CumSum", "Hardmax", "Mod", "NonMaxSuppression", "NonZero", "OneHot", "Range", "Round", "Scatter",
-    "ScatterElements", "TopK", "Unique", "ConstantOfShape", "EyeLike", "BitShift", "Compress",
+    "ArgMin", "CumSum", "Hardmax", "Mod", "NonMaxSuppression", "NonZero", "OneHot", "Range", "Round",
+    "TopK", "Unique", "ConstantOfShape", "EyeLike", "BitShift", "Compress", "Det", "GRU", "LRN",
+    "LSTM", "LpPool", "RNN", "ReverseSequence", "GridSample", "QuantizeLinear",
+    "DequantizeLinear", "DynamicQuantizeLinear",
+    "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "Asin", "Acos", "Asinh", "Acosh", "Atanh",
 )  # fmt: skip
 
 
@@ -21,13 +25,13 @@ def opaque(c: Context) -> Value | tuple[Value, ...]:
     variables = [c.x(i) for i in range(len(c.inputs)) if isinstance(c.inputs[i], Var)]
     dtype = np.dtype(bool) if c.op in _LOGICAL else np.dtype(np.int64) if c.op == "ArgMax" else None
     attrs: dict[str, Attribute] = {"op_type": c.op, "opset": c.opset}
-    shape = _guess(c)
-    return tuple(c.emit("Opaque", variables, shape, attrs=attrs, dtype=dtype) for _ in range(c.n_outputs))
+    shapes = output_shapes(c) or [_guess(c)] * c.n_outputs
+    if c.declared is not None:
+        shapes[0] = c.declared
+    return tuple(c.emit("Opaque", variables, shape, attrs=attrs, dtype=dtype) for shape in shapes)
 
 
 def _guess(c: Context) -> tuple[int, ...]:
-    if c.declared is not None:
-        return c.declared
     shapes = [tuple(value.shape) for value in c.inputs if value is not None]
     if c.op in ("ArgMax", "ArgMin"):
         axis = c.axis(int(c.attr("axis", 0)), len(shapes[0]))

@@ -13,11 +13,12 @@ from verifier.graph.onnx_import.registry import lowers
 
 @lowers("MaxPool")
 def max_pool(c: Context) -> Value:
-    """Take every window's elements side by side, then ReduceMax; padding never wins, so it is left out."""
+    """Take every window's elements side by side, then ReduceMax; padding never wins, so it is left out.
+
+    `storage_order` is about the second output only.
+    """
     if c.n_outputs > 1:
         raise c.refuse("its second output (indices)")
-    if c.attr("storage_order", 0):
-        raise c.refuse("storage_order = 1")
     x = c.x()
     kernel, stride, dilation, before, out = _windows(c, x.shape[2:])
     tables = [_window_table(c, *each) for each in zip(x.shape[2:], kernel, stride, dilation, before, out, strict=True)]

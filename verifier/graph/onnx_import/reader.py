@@ -20,6 +20,7 @@ from verifier.graph.onnx_import import (  # noqa: F401 (the imports fill the reg
     arithmetic,
     conv,
     index,
+    kernel,
     linear,
     opaque,
     pool,
@@ -37,7 +38,9 @@ from verifier.graph.onnx_import.source import plain, printable, read_model
 OPSETS = range(7, 23)
 _DOMAINS = ("", "ai.onnx")
 _CONTROL_FLOW = ("If", "Loop", "Scan", "SequenceMap")
-_MAY_BE_INFINITE = ("Clip", "Max", "Min", "Where", "Identity", "Pad", "Cast", "Expand", "Mul", "ConstantOfShape")
+_MAY_BE_INFINITE = (
+    "Clip", "Max", "Min", "Where", "Identity", "Pad", "Cast", "Expand", "Mul", "ConstantOfShape", "IsInf", "IsNaN",
+)  # fmt: skip
 # operators that move whole numbers about without computing with them
 _MOVES = (
     "Cast", "CastLike", "Concat", "Dropout", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity",
@@ -47,8 +50,10 @@ _MOVES = (
 
 
 # operators whose indices or shapes may depend on data: such a node becomes Opaque
+_RUN_ANYWAY = ("Cast", "Einsum", "MaxPool", "ReduceProd")  # Opaque where they have no bound rule
 _INDEXED = (
-    "Expand", "Gather", "GatherElements", "GatherND", "Pad", "Reshape", "ScatterND", "Slice", "Tile", "Where",
+    "Expand", "Gather", "GatherElements", "GatherND", "Pad", "Reshape", "Scatter", "ScatterElements", "ScatterND",
+    "Slice", "Tile", "Where",
 )  # fmt: skip
 
 
@@ -142,7 +147,8 @@ class _Import:
         if final is not None:
             logits = _without_dead(Graph(graph.inputs, (final[1],), tuple(context.nodes), dict(context.shapes)))
             check_graph(logits)
-        return Model(self.data, self.path, graph, tuple(inputs), infos, self.opset, final[0] if final else None, logits)
+        last = final[0] if final else None
+        return Model(self.data, self.path, graph, tuple(inputs), infos, self.opset, last, logits, context.half)
 
     def _needed(self) -> list[tuple[int, onnx.NodeProto]]:
         """The nodes that the outputs depend on, with their positions in the file."""
@@ -284,7 +290,7 @@ class _Import:
         if depends or whole:
             lowering = opaque.opaque
         if not variables:
-            return self._fold_by_lowering(lowering)
+            return self._fold_constants(lowering)
         results = self._call(lowering)
         return results if isinstance(results, tuple) else (results,)
 
@@ -294,26 +300,33 @@ class _Import:
         except ValueError as error:  # numpy's refusal to broadcast
             raise self.context.wrong(f"shapes do not fit: {_describe(error)}") from error
         except UnsupportedOperator:
-            # conversion to whole numbers, indices or shapes that depend on data: the network can still be run
+            # conversion to whole numbers, indices or shapes that depend on data, rare forms: it can still be run
             chosen_by_data = any(isinstance(value, Var) for value in self.context.inputs[1:])
-            if self.context.op == "Cast" or (self.context.op in _INDEXED and chosen_by_data):
+            if self.context.op in _RUN_ANYWAY or (self.context.op in _INDEXED and chosen_by_data):
                 return opaque.opaque(self.context)
             raise
 
-    def _fold_by_lowering(self, lowering: Any) -> tuple[Value, ...]:
-        """Constants alone: lower, evaluate, and forget the nodes."""
+    def _fold_constants(self, lowering: Any) -> tuple[Value, ...]:
+        """Constants alone: lower, evaluate, and forget the nodes; where that does not work, ask ONNX Runtime."""
         context = self.context
+        if lowering is opaque.opaque:
+            return tuple(normal(one) for one in kernel.of_constants(context))
         start = len(context.nodes)
-        results = self._call(lowering)
-        results = results if isinstance(results, tuple) else (results,)
+        try:
+            results = self._call(lowering)
+        except UnsupportedOperator:
+            results = None
+        results = results if isinstance(results, tuple) or results is None else (results,)
         nodes: list[Node] = context.nodes[start:]
         del context.nodes[start:]
-        if any(node.op == "Opaque" for node in nodes):
-            raise context.refuse("no rule to compute it from constants")
-        with np.errstate(all="ignore"):
-            values = evaluate_nodes(nodes, context.shapes)
+        values = None
+        if results is not None and not any(node.op == "Opaque" for node in nodes):
+            with np.errstate(all="ignore"):
+                values = evaluate_nodes(nodes, context.shapes)
         for node in nodes:
             del context.shapes[node.output]
+        if values is None:
+            return tuple(normal(one) for one in kernel.of_constants(context))
         return tuple(np.asarray(values[one.name]) if isinstance(one, Var) else one for one in results)
 
     def _constant(self, node: onnx.NodeProto) -> np.ndarray:

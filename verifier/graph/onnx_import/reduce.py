@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from verifier.graph.onnx_import.context import Context, Value, Var
 from verifier.graph.onnx_import.registry import lowers
 
-# Above this many classes the pairwise form of Softmax gives way to the plain one: it needs n^2 exponentials, but its
-# bounds keep the correlation between numerator and denominator.
+# Above this many classes the pairwise form of Softmax gives way to the plain one: it needs n^2 differences, but their
+# bounds keep what two classes share.
 _PAIRWISE = 64
+_PRODUCT = 64  # elements of a ReduceProd
 
 
 @lowers("ReduceSum")
@@ -77,15 +80,23 @@ def _reduce(c: Context, rule: Callable[[Var, Sequence[int]], Var], plain: bool =
 
 
 def _max(c: Context, x: Var, axes: Sequence[int]) -> Var:
+    return _along_one(c, x, axes, lambda y, axis: c.emit("ReduceMax", [y], _dropped(y, axis), attrs={"axis": axis}))
+
+
+def _dropped(x: Var, axis: int) -> list[int]:
+    return [size for a, size in enumerate(x.shape) if a != axis]
+
+
+def _along_one(c: Context, x: Var, axes: Sequence[int], rule: Callable[[Var, int], Var]) -> Var:
+    """A reduction that knows one axis, over several, which are brought together first."""
     if not axes:
-        return x
+        return rule(c.reshape(x, (*x.shape, 1)), x.rank)
     kept = [axis for axis in range(x.rank) if axis not in axes]
     if len(axes) > 1:
         x = c.transpose(x, (*kept, *axes))
         x = c.reshape(x, (*x.shape[: len(kept)], math.prod(x.shape[len(kept) :])))
         axes = (len(kept),)
-    shape = [size for axis, size in enumerate(x.shape) if axis != axes[0]]
-    return c.emit("ReduceMax", [x], shape, attrs={"axis": int(axes[0])})
+    return rule(x, int(axes[0]))
 
 
 @lowers("Softmax", since=1)
@@ -108,17 +119,70 @@ def softmax_groups(shape: Sequence[int], axis: int, coerced: bool) -> tuple[int,
 
 
 def _softmax(c: Context, outer: int, n: int, inner: int) -> Value:
+    """exp of the logarithm, whose powers of e never exceed 1; of two classes a sigmoid."""
+    if n == 2:
+        x = c.x()
+        z = c.reshape(x, (outer, 2, inner))
+        return c.reshape(c.unary("Sigmoid", c.binary("Sub", z, c.take(z, 1, np.array([1, 0])))), x.shape)
+    return c.unary("Exp", _log_softmax(c, outer, n, inner))
+
+
+def _log_softmax(c: Context, outer: int, n: int, inner: int) -> Var:
+    """-log sum_j exp(x_j - x_i), over pairs where there are few classes: their difference keeps what they share."""
     x = c.x()
     z = c.reshape(x, (outer, n, inner))
-    if n <= _PAIRWISE:  # y_i = 1 / sum_j exp(x_j - x_i)
-        square = (outer, n, n, inner)
-        own = c.broadcast(c.reshape(z, (outer, n, 1, inner)), square)
-        other = c.broadcast(c.reshape(z, (outer, 1, n, inner)), square)
-        total = c.reduce_sum(c.unary("Exp", c.binary("Sub", other, own)), [2])
-        return c.reshape(c.unary("Reciprocal", total), x.shape)
-    power = c.unary("Exp", z)
-    share = c.unary("Reciprocal", c.reshape(c.reduce_sum(power, [1]), (outer, 1, inner)))
-    return c.reshape(c.binary("Mul", power, share), x.shape)
+    if n > _PAIRWISE:
+        return c.reshape(c.binary("Sub", z, c.reshape(c.log_sum_exp(z, 1), (outer, 1, inner))), x.shape)
+    square = (outer, n, n, inner)
+    own = c.broadcast(c.reshape(z, (outer, n, 1, inner)), square)
+    other = c.broadcast(c.reshape(z, (outer, 1, n, inner)), square)
+    # x_i - x_i is 0 whatever is known about x_i
+    difference = c.scale(c.binary("Sub", other, own), (1.0 - np.eye(n))[None, :, :, None]) if n > 1 else None
+    if difference is None:
+        return c.constant(np.zeros(x.shape))
+    return c.reshape(c.scale(c.log_sum_exp(difference, 2), -1.0), x.shape)
+
+
+@lowers("LogSoftmax", since=1)
+def log_softmax_coerced(c: Context) -> Value:
+    """Before opset 13: over all axes from `axis` (default 1) on, taken as one."""
+    return _log_softmax(c, *softmax_groups(c.x().shape, c.axis(int(c.attr("axis", 1)), c.x().rank), coerced=True))
+
+
+@lowers("LogSoftmax", since=13)
+def log_softmax(c: Context) -> Value:
+    """Over one axis (default the last)."""
+    return _log_softmax(c, *softmax_groups(c.x().shape, c.axis(int(c.attr("axis", -1)), c.x().rank), coerced=False))
+
+
+@lowers("ReduceLogSumExp")
+def reduce_log_sum_exp(c: Context) -> Value:
+    """log of the sum of exp over axes."""
+    return _reduce(c, lambda x, axes: _along_one(c, x, axes, c.log_sum_exp), plain=False)
+
+
+@lowers("ReduceLogSum")
+def reduce_log_sum(c: Context) -> Value:
+    """log of the sum over axes."""
+    return _reduce(c, lambda x, axes: c.unary("Log", c.reduce_sum(x, axes)), plain=False)
+
+
+@lowers("ReduceProd")
+def reduce_prod(c: Context) -> Value:
+    """Products of halves."""
+    return _reduce(c, lambda x, axes: _along_one(c, x, axes, lambda y, axis: _product(c, y, axis)))
+
+
+def _product(c: Context, x: Var, axis: int) -> Var:
+    size = x.shape[axis]
+    if size > _PRODUCT:
+        raise c.refuse(f"a product of {size} elements; supported are {_PRODUCT}")
+    while size > 1:
+        half = size // 2
+        pairs = c.binary("Mul", c.slice(x, axis, 0, half), c.slice(x, axis, half, 2 * half))
+        x = pairs if size == 2 * half else c.concat([pairs, c.slice(x, axis, 2 * half, size)], axis)
+        size = x.shape[axis]
+    return c.reshape(x, [one for a, one in enumerate(x.shape) if a != axis])
 
 
 @lowers("LayerNormalization", since=17)
@@ -127,13 +191,63 @@ def layer_normalization(c: Context) -> Value:
     if c.n_outputs > 1:
         raise c.refuse("its second output")
     x = c.x()
-    axes = tuple(range(c.axis(int(c.attr("axis", -1)), x.rank), x.rank))
+    y = _normalised(c, x, tuple(range(c.axis(int(c.attr("axis", -1)), x.rank), x.rank)))
+    y = c.scale(y, c.const(1, "scale"))
+    return c.shift(y, c.const(2, "bias")) if c.has(2) else y
+
+
+@lowers("InstanceNormalization")
+def instance_normalization(c: Context) -> Value:
+    """As LayerNormalization over the axes of space, with scale and bias per channel."""
+    x = c.x()
+    per_channel = (-1,) + (1,) * (x.rank - 2)
+    y = c.scale(_normalised(c, x, range(2, x.rank)), c.const(1, "scale").reshape(per_channel))
+    return c.shift(y, c.const(2, "bias").reshape(per_channel))
+
+
+@lowers("GroupNormalization", since=18)
+def group_normalization(c: Context) -> Value:
+    """As LayerNormalization over groups of channels; scale and bias per group before opset 21, per channel after."""
+    x, groups = c.x(), int(c.attr("num_groups", 1))
+    if groups < 1 or x.shape[1] % groups:
+        raise c.wrong(f"{groups} groups of {x.shape[1]} channels")
+    y = c.reshape(x, (x.shape[0], groups, math.prod(x.shape[1:]) // groups))
+    y = c.reshape(_normalised(c, y, (2,)), x.shape)
+    each = [np.repeat(one, x.shape[1] // len(one)) for one in (c.const(1, "scale"), c.const(2, "bias"))]
+    scale, bias = (one.reshape(-1, *[1] * (x.rank - 2)) for one in each)
+    return c.shift(c.scale(y, scale), bias)
+
+
+@lowers("MeanVarianceNormalization", since=9)
+def mean_variance_normalization(c: Context) -> Value:
+    """(x - mean) / (deviation + 1e-9)."""
+    x = c.x()
+    return _normalised(c, x, c.axes([int(axis) for axis in c.attr("axes", [0, 2, 3])], x.rank), 0.0, 1e-9)
+
+
+@lowers("LpNormalization")
+def lp_normalization(c: Context) -> Value:
+    """x / norm along one axis."""
+    x, p = c.x(), int(c.attr("p", 2))
+    axis = c.axis(int(c.attr("axis", -1)), x.rank)
+    if p not in (1, 2):
+        raise c.wrong(f"p = {p}, expected 1 or 2")
+    total = c.reduce_sum(c.unary("Abs", x) if p == 1 else c.unary("Pow", x, exponent=2), (axis,))
+    norm = total if p == 1 else c.unary("Sqrt", total)
+    kept = [1 if a == axis else size for a, size in enumerate(x.shape)]
+    return c.binary("Mul", x, c.reshape(c.unary("Reciprocal", norm), kept))
+
+
+def _normalised(
+    c: Context, x: Var, axes: Sequence[int], epsilon: float | None = None, outside: float | None = None
+) -> Var:
+    """(x - mean) / sqrt(variance + epsilon) over `axes`, or / (sqrt(variance) + outside)."""
+    epsilon = float(c.attr("epsilon", 1e-5)) if epsilon is None else epsilon
     count = math.prod(x.shape[axis] for axis in axes)
     kept = [1 if axis in axes else size for axis, size in enumerate(x.shape)]
     mean = c.reshape(c.scale(c.reduce_sum(x, axes), 1.0 / count), kept)
     centred = c.binary("Sub", x, mean)
     square = c.reduce_sum(c.unary("Pow", centred, exponent=2), axes)
-    spread = c.shift(c.scale(square, 1.0 / count), float(c.attr("epsilon", 1e-5)))
-    y = c.binary("Mul", centred, c.reshape(c.unary("Reciprocal", c.unary("Sqrt", spread)), kept))
-    y = c.scale(y, c.const(1, "scale"))
-    return c.shift(y, c.const(2, "bias")) if c.has(2) else y
+    spread = c.unary("Sqrt", c.shift(c.scale(square, 1.0 / count), epsilon))
+    spread = spread if outside is None else c.shift(spread, outside)
+    return c.binary("Mul", centred, c.reshape(c.unary("Reciprocal", spread), kept))

@@ -1,0 +1,78 @@
+"""Offsets that are known to within an error: every kind of bound is wider by it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from verifier.bounds.bounder import Method, sweep
+from verifier.bounds.lumped import Prepared, Source, sweep_lumped
+from verifier.bounds.network import build
+from verifier.bounds.rounded import Twin, start, sweep_rounded
+from verifier.graph.check import check_graph
+from verifier.graph.ir import Graph, Node
+from verifier.inputs import IdentityMap
+from verifier.search.shallow import form as shallow
+
+CPU = torch.device("cpu")
+
+
+def network(errors: dict[str, float]) -> Graph:
+    """y = -2 relu(3 x + 1 + 5 - 5 + c) with c = 0 constant; each of these offsets with an error of its own."""
+
+    def error(name: str, *shape: int) -> dict[str, np.ndarray]:
+        return {"bias_error": np.full(shape, errors[name])} if name in errors else {}
+
+    nodes = (
+        Node("Dense", ("x",), "d", {"weight": np.array([[3.0]]), "bias": np.array([1.0]), **error("dense", 1)}),
+        Node("Shift", ("d",), "s", {"offset": np.array([0.0]), **error("shift")}),
+        Node("Constant", (), "c", {"value": np.array([0.0]), **error("constant", 1)}),
+        Node("Add", ("s", "c"), "a"),
+        Node("Relu", ("a",), "r"),
+        Node("Dense", ("r",), "y", {"weight": np.array([[-2.0]]), **error("last", 1)}),
+    )
+    graph = Graph(("x",), ("y",), nodes, dict.fromkeys("xdscary", (1,)))
+    check_graph(graph)
+    return graph
+
+
+@pytest.mark.parametrize("name", ["dense", "shift", "constant", "last"])
+@pytest.mark.parametrize("way", ["interval", "affine", "rows", "zonotope", "lumped"])
+def test_the_error_of_an_offset_widens_every_bound(name: str, way: str) -> None:
+    graph, error = network({name: 0.5}), 0.5 * (1.0 if name == "last" else 2.0)
+    low, high = torch.tensor([[1.0]], dtype=torch.float64), torch.tensor([[2.0]], dtype=torch.float64)
+    query = torch.zeros(1, dtype=torch.int64)
+    if way in ("zonotope", "lumped"):
+        twin, eye = Twin.of(graph, CPU), torch.eye(1, dtype=torch.float64)[None]
+        centre, radius = (low + high) / 2, (high - low) / 2
+        if way == "zonotope":
+            first = start(torch.zeros_like(centre), eye, centre, radius, twin.fast.dtype)
+            bound = sweep_rounded(twin, first)[0].interval()
+        else:
+            source = Source.of(torch.zeros_like(eye[:, 0]), eye, twin.fast.dtype)
+            bound = sweep_lumped(Prepared.of(twin), source, centre, radius, query).interval()
+        lower, upper = float(bound.lower), float(bound.upper)
+    else:
+        method = Method(interval=way == "interval", affine=way != "interval", rows=way == "rows")
+        inputs = IdentityMap(torch.zeros(1, 1, dtype=torch.int64))
+        output = sweep(build(graph, torch.float64, CPU), low, high, query, inputs, method).output
+        lower, upper = float(output.lower), float(output.upper)
+    # exactly, y lies in [-2 (3 * 2 + 1) - error, -2 (3 + 1) + error]
+    assert -14 - error - 3e-4 <= lower <= -14 - error + 1e-12 and -8 + error - 1e-12 <= upper <= -8 + error + 3e-4
+
+
+def test_backward_rows_lose_the_error() -> None:
+    from verifier.bounds.backward import walk_back
+
+    net = build(network({"dense": 0.5, "shift": 0.25}), torch.float64, CPU)
+    slot = 4  # the argument of the ReLU
+    for sign in (1.0, -1.0):
+        rows = torch.full((1, 1, 1), sign, dtype=torch.float64)
+        coefficients, bias = walk_back(net, slot, rows, torch.zeros(1, 1, dtype=torch.float64), {})
+        assert float(coefficients) == 3 * sign and float(bias) == sign * 1.0 - 0.75
+
+
+def test_the_search_of_shallow_networks_leaves_them_alone() -> None:
+    assert shallow.suits(build(network({}), torch.float64, CPU))
+    assert not shallow.suits(build(network({"shift": 0.5}), torch.float64, CPU))

@@ -1,0 +1,99 @@
+"""Verdicts on networks of one or two operators that used to fail, by every bound method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from tests.models import build
+from verifier import Options, load, verify
+
+node = helper.make_node
+METHODS = ("auto", "forward", "crown", "alpha", "lumped")
+
+
+def _verdict(
+    path: Path, data: bytes, box: Sequence[tuple[float, float]], outputs: int, claim: str, method: str = "auto"
+) -> str:
+    """The verdict on: the inputs are in the box, and `claim` holds."""
+    text = [f"(declare-const X_{k} Real)" for k in range(len(box))]
+    text += [f"(declare-const Y_{k} Real)" for k in range(outputs)]
+    for k, (low, high) in enumerate(box):
+        text += [f"(assert (>= X_{k} {low}))", f"(assert (<= X_{k} {high}))"]
+    (path / "claim.vnnlib").write_text("\n".join([*text, f"(assert {claim})"]))
+    (path / "net.onnx").write_bytes(data)
+    options = Options.from_mapping({"bounds": {"method": method}})
+    result = verify(load(path / "net.onnx"), path / "claim.vnnlib", options, timeout=60)
+    return str(result.verdict.value)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("op", ["Relu", "Sigmoid", "Exp", "Erf", "Softplus", "Floor"])
+def test_values_of_rank_0(tmp_path: Path, op: str, method: str) -> None:
+    nodes = [node("ReduceSum", ["x"], ["s"], keepdims=0), node(op, ["s"], ["r"]), node("ReduceMax", ["r"], ["y"])]
+    data = build(nodes, {"x": (2,)}, ["y"])
+    assert _verdict(tmp_path, data, [(-1, 1)] * 2, 1, "(>= Y_0 9)", method) == "unsat"
+    assert _verdict(tmp_path, data, [(-1, 1)] * 2, 1, "(<= Y_0 3)", method) == "sat"
+
+
+def test_a_scalar_index(tmp_path: Path) -> None:
+    nodes = [node("Gather", ["x", "k"], ["g"]), node("Mul", ["g", "g"], ["y"])]
+    data = build(nodes, {"x": (3,)}, ["y"], {"k": np.int64(1)})
+    assert _verdict(tmp_path, data, [(-1, 1)] * 3, 1, "(>= Y_0 1.5)") == "unsat"
+
+
+@pytest.mark.parametrize("logits", [(30.0, 0.0), (200.0, 0.0), (30.0, 0.0, 10.0), (300.0, -300.0, 0.0, 5.0)])
+def test_softmax_of_a_large_spread(tmp_path: Path, logits: tuple[float, ...]) -> None:
+    """Powers of e below 1 only: the answer does not depend on how far the logits lie apart."""
+    count = len(logits)
+    nodes = [node("Softmax", ["x"], ["q"], axis=-1), node("MatMul", ["q", "w"], ["y"])]
+    data = build(nodes, {"x": (1, count)}, ["y"], {"w": np.arange(1.0, count + 1)[:, None]})
+    box = [(one - 5e-4, one + 5e-4) for one in logits]
+    assert _verdict(tmp_path, data, box, 1, "(>= Y_0 2.5)") == "unsat"
+    assert _verdict(tmp_path, data, box, 1, "(<= Y_0 1.5)") == "sat"
+
+
+def test_convolution_transposed_with_a_stride_beyond_its_kernel(tmp_path: Path) -> None:
+    data = build(
+        [node("ConvTranspose", ["x", "w"], ["y"], auto_pad="SAME_UPPER", strides=[2])],
+        {"x": (1, 1, 2)}, ["y"], {"w": np.ones((1, 1, 1))},
+    )  # fmt: skip
+    model = onnx.ModelProto.FromString(data)
+    del model.graph.output[0].type.tensor_type.shape.dim[:]
+    model.graph.output[0].type.CopyFrom(helper.make_tensor_type_proto(TensorProto.FLOAT, [1, 1, 3]))
+    assert _verdict(tmp_path, model.SerializeToString(), [(0, 1)] * 2, 3, "(>= Y_0 2)") == "unsat"
+
+
+def _half(nodes: list[Any], weights: dict[str, np.ndarray], shape: list[int], out: list[int]) -> bytes:
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT16, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT16, out)],
+        [numpy_helper.from_array(array.astype(np.float16), name) for name, array in weights.items()],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    return model.SerializeToString()
+
+
+def test_a_float16_network(tmp_path: Path) -> None:
+    """Rounding of float16 is no fault of the import, and a witness is one that float16 can hold."""
+    rng = np.random.default_rng(1)
+    weights = {"w": rng.normal(size=(3, 32)), "b": rng.normal(size=32), "v": rng.normal(size=(32, 1)) / 6}
+    nodes = [node("Gemm", ["x", "w", "b"], ["h"]), node("Relu", ["h"], ["r"]), node("MatMul", ["r", "v"], ["y"])]
+    data = _half(nodes, weights, [1, 3], [1, 1])
+    assert _verdict(tmp_path, data, [(-1, 1)] * 3, 1, "(>= Y_0 90)") == "unsat"
+    assert _verdict(tmp_path, data, [(-1, 1)] * 3, 1, "(>= Y_0 -90)") == "sat"
+
+
+@pytest.mark.parametrize("opset", [20, 22])
+@pytest.mark.parametrize("attributes", [{}, {"approximate": "tanh"}])
+def test_gelu_is_bounded(tmp_path: Path, attributes: dict[str, str], opset: int) -> None:
+    nodes = [node("Gelu", ["x"], ["g"], **attributes), node("ReduceSum", ["g"], ["y"], keepdims=0)]
+    data = build(nodes, {"x": (2,)}, ["y"], opset=opset)
+    assert _verdict(tmp_path, data, [(-2, 2)] * 2, 1, "(<= Y_0 -0.36)") == "unsat"  # the minimum is -0.17 each
+    assert _verdict(tmp_path, data, [(-2, 2)] * 2, 1, "(<= Y_0 -0.32)") == "sat"

@@ -1,0 +1,125 @@
+"""Values that depend on no input, with a rigorous bound of what rounding made of them.
+
+A value v computed in float64 comes with e >= 0, so that the real value lies in [v - e, v + e], element by element;
+e is 0 where nothing was rounded. A sum of n products is off by at most gamma_n sum |w| |x| in any order, gamma_n =
+n u / (1 - n u), u = 2**-53 (Higham 2002, section 3.1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from verifier.graph.evaluate import apply
+from verifier.graph.exact import is_exact
+from verifier.graph.ir import Graph, Node, Shape
+
+_UNIT = 2.0**-52  # twice u: leaves room for the rounding of the bounds themselves
+_FLOOR = 1e-300  # far above what underflow can lose in a sum of 10**20 terms
+_LINEAR = frozenset({"Dense", "Conv", "ConvTranspose", "Scale", "Shift", "ReduceSum", "Add", "Sub"})
+_MOVES = frozenset({"Reshape", "Transpose", "Slice", "Take", "Expand", "Pad", "Concat"})
+_GENTLE = frozenset({"Sigmoid", "Tanh", "Sin", "Cos"})  # slopes and values within [-1, 1]
+_FUNCTION = 16 * 2.0**-52  # absolute error of numpy's versions of these, four times what its documentation promises
+_SHORT = frozenset({"Relu", "Abs", "Clip"})  # no further apart than their arguments, and never rounded
+
+
+class Enclosure(NamedTuple):
+    """`value` and `error` >= 0, both (M, *S)."""
+
+    value: np.ndarray
+    error: np.ndarray
+
+    @property
+    def finite(self) -> bool:
+        """Whether all of it is finite."""
+        return bool(np.isfinite(self.value).all() and np.isfinite(self.error).all())
+
+
+def exactly(value: np.ndarray) -> Enclosure:
+    """A value that is known without error."""
+    return Enclosure(value, np.zeros(value.shape))
+
+
+def enclose(graph: Graph, given: Mapping[str, np.ndarray]) -> dict[str, Enclosure]:
+    """All values of the graph whose enclosure is known, from inputs (M, *S) that are exact."""
+    known = {name: exactly(np.asarray(array, np.float64)) for name, array in given.items()}
+    for node in graph.nodes:
+        if all(name in known for name in node.inputs):
+            found = enclose_node(node, [known[name] for name in node.inputs], graph.shapes[node.output])
+            if found is not None:
+                known[node.output] = found
+    return known
+
+
+def enclose_node(node: Node, xs: Sequence[Enclosure], shape: Shape) -> Enclosure | None:
+    """What one node makes of enclosed inputs (M, *S); None where there is no rule, or an element is not finite."""
+    if node.op == "Opaque":
+        return None
+    values = [x.value for x in xs]
+    value = apply(node, values, shape)
+    with np.errstate(all="ignore"):
+        error = _error(node, xs, values, value, shape)
+    if error is None:
+        return None
+    result = Enclosure(value, np.broadcast_to(error, value.shape))
+    return result if result.finite else None
+
+
+def _error(
+    node: Node, xs: Sequence[Enclosure], values: list[np.ndarray], value: np.ndarray, shape: Shape
+) -> np.ndarray | None:
+    moved = any(x.error.any() for x in xs)
+    own = node.params.get("bias_error")
+    rounded = not is_exact(node, values, value)
+    if not moved and not rounded:
+        return np.zeros(value.shape) if own is None else own + np.zeros(value.shape)
+    if node.op in _SHORT:
+        return xs[0].error
+    if node.op == "ReduceMax" or node.op in _MOVES:
+        return apply(node, [x.error for x in xs], shape)
+    terms = _terms(node, values)
+    total = np.zeros(value.shape) if own is None else own + np.zeros(value.shape)
+    if node.op in _LINEAR:
+        if moved:
+            total = total + apply(_absolute(node, False), [x.error for x in xs], shape)
+        if rounded:
+            total = total + (terms + 4) * _UNIT * apply(_absolute(node, True), [np.abs(v) for v in values], shape)
+    elif node.op == "Mul":
+        (x, y), (a, b) = values, (one.error for one in xs)
+        total = total + np.abs(x) * b + np.abs(y) * a + a * b + _UNIT * np.abs(value)
+    elif node.op in ("LeakyRelu", "PRelu"):
+        slope = np.abs(node.params["slope"] if node.op == "PRelu" else np.array(node.number("alpha")))
+        total = total + np.maximum(slope, 1.0) * xs[0].error + _UNIT * np.abs(value)
+    elif node.op in _GENTLE:
+        total = total + xs[0].error + _FUNCTION
+    else:
+        return None
+    return total * (1 + (terms + 8) * _UNIT) + _FLOOR
+
+
+def _terms(node: Node, values: list[np.ndarray]) -> int:
+    """Most numbers that one element of the result adds up."""
+    match node.op:
+        case "Dense":
+            return int(node.params["weight"].shape[1])
+        case "Conv":
+            return math.prod(node.params["weight"].shape[1:])
+        case "ConvTranspose":
+            return math.prod(node.params["weight"].shape) // node.params["weight"].shape[1]
+        case "ReduceSum":
+            return math.prod(values[0].shape[axis + 1] for axis in node.integers("axes"))
+    return 2
+
+
+def _absolute(node: Node, constant: bool) -> Node:
+    """The node with absolute weights; its constant part absolute or left out."""
+    params = {n: np.abs(a) for n, a in node.params.items() if n in ("weight", "factor")}
+    if constant:
+        params |= {n: np.abs(a) for n, a in node.params.items() if n in ("bias", "offset")}
+    elif node.op == "Shift":
+        return Node("Reshape", node.inputs, node.output)
+    op = "Add" if node.op == "Sub" else node.op
+    return Node(op, node.inputs, node.output, params, node.attrs)

@@ -1,0 +1,173 @@
+"""Whether float64 arithmetic on weights was exact, and sums and products that are exact or refuse.
+
+What a pass computes from stored weights becomes part of the claim, so it has to be the real number itself. Sums and
+products of float32 weights often are (24 + 24 bits fit into 53); where they are not, a pass leaves the graph alone.
+
+Two means. The error of one sum or product is computed without error (TwoSum: Knuth 1998, section 4.2.2, theorem B;
+TwoProduct by splitting: Dekker 1971). A sum of many products is exact in any order, with or without fused
+multiply-adds, where all of them are multiples of one power of two 2**g and their absolute values add up to less than
+2**(g + 53): then so is every partial sum.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from verifier.graph.evaluate import apply
+from verifier.graph.ir import Node
+
+_DIGITS = 53
+_SPLIT = 134217729.0  # 2**27 + 1
+_LARGE, _SMALL = 2.0**900, 2.0**-900  # products and factors in between neither overflow nor underflow when split
+_NO_BIT = 4096  # the lowest bit of 0: beyond every exponent
+_TERMS = 200_000  # of products that are added up one by one in exact arithmetic, at most
+
+_MOVES = frozenset({"Reshape", "Transpose", "Slice", "Take", "Expand", "Pad", "Concat", "Constant"})
+_PICKS = frozenset({"Relu", "Abs", "Sign", "Floor", "Clip", "ReduceMax"})  # the result is 0, an input or a limit
+
+
+def added(a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
+    """a + b with broadcasting, or None where an element of the sum is rounded."""
+    with np.errstate(all="ignore"):
+        total = np.asarray(a + b)
+        part = total - a
+        error = (a - (total - part)) + (b - part)
+    return total if not np.any(error) else None  # NaN, after an overflow, is an error too
+
+
+def multiplied(a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
+    """a * b with broadcasting, or None where an element of the product is rounded."""
+    with np.errstate(all="ignore"):
+        product, error = _two_product(np.asarray(a, np.float64), np.asarray(b, np.float64))
+    return product if not np.any(error) else None
+
+
+def _two_product(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(p, e) with p = fl(a b) and p + e = a b; e is NaN where the product is too large or too small for that."""
+    product = np.asarray(a * b)
+    high_a, high_b = (_SPLIT * one - (_SPLIT * one - one) for one in (a, b))
+    low_a, low_b = a - high_a, b - high_b
+    error = low_a * low_b - (((product - high_a * high_b) - low_a * high_b) - high_a * low_b)
+    size, largest = np.abs(product), np.maximum(np.abs(a), np.abs(b))
+    safe = (size > _SMALL) & (size < _LARGE) & (largest < _LARGE)
+    return product, np.where((a == 0) | (b == 0), 0.0, np.where(safe, error, np.nan))
+
+
+def matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
+    """a @ b for matrices (n, k) and (k, m), or None where an element of the result is no float64 number."""
+    with np.errstate(all="ignore"):
+        value, size = a @ b, np.abs(a) @ np.abs(b)
+    single = _single_powers(a)[:, None] | _single_powers(b.T)[None, :]
+    grid = lowest_bit(a, 1)[:, None] + lowest_bit(b, 0)[None, :]
+    open_ = np.argwhere(~_fits(size, grid, single))
+    for done, (i, j) in enumerate(open_):
+        total = _exact_sum(a[i], b[:, j]) if (done + 1) * a.shape[1] <= _TERMS else None
+        if total is None:
+            return None
+        value[i, j] = total
+    return value if np.isfinite(value).all() else None
+
+
+def _exact_sum(a: np.ndarray, b: np.ndarray) -> float | None:
+    """The sum of the products of two vectors, or None where it is no float64 number."""
+    with np.errstate(all="ignore"):
+        products, errors = _two_product(a, b)
+    terms = [*products.tolist(), *errors.tolist()]
+    if not all(map(math.isfinite, terms)):
+        return None
+    try:
+        total = math.fsum(terms)  # rounded once; what remains decides
+        return total if math.fsum([*terms, -total]) == 0 else None
+    except OverflowError:
+        return None
+
+
+def lowest_bit(array: np.ndarray, axis: int | tuple[int, ...] | None = None) -> np.ndarray:
+    """The largest g for which all elements (along `axis`) are multiples of 2**g; a large number for zeros."""
+    array = np.asarray(array, np.float64)
+    mantissa, exponent = np.frexp(np.where(np.isfinite(array), array, 0.0))
+    digits = np.ldexp(mantissa, _DIGITS).astype(np.int64)
+    trailing = np.frexp((digits & -digits).astype(np.float64))[1] - 1
+    bits = np.where(digits == 0, _NO_BIT, exponent - _DIGITS + trailing)
+    return np.asarray(bits.min(axis=axis, initial=_NO_BIT))
+
+
+def _fits(size: np.ndarray, grid: np.ndarray, single: np.ndarray | bool = False) -> np.ndarray:
+    """Whether sums of multiples of 2**grid are exact whose absolute values add up to `size` (rounded itself);
+    `single` where the sum is one number times a power of two.
+    """
+    _, exponent = np.frexp(np.where(np.isfinite(size), size, 0.0))  # size < 2**exponent; 1 for its own rounding
+    small = (size == 0) | (exponent + 1 <= grid + _DIGITS) | single
+    return np.asarray(np.isfinite(size) & small & (grid > -1000) & (exponent < 1000))
+
+
+def _single_powers(rows: np.ndarray) -> np.ndarray:
+    """Which rows hold nothing but one power of two (or zeros): products with them are exact, sums have one term."""
+    mantissa, _ = np.frexp(rows)
+    plain = (rows == 0) | (np.abs(mantissa) == 0.5)
+    return np.asarray(plain.all(axis=1) & (np.count_nonzero(rows, axis=1) <= 1))
+
+
+def summed_exactly(array: np.ndarray, axis: int | tuple[int, ...]) -> bool:
+    """Whether sums of the elements along `axis` are exact in any order, for all sums."""
+    with np.errstate(all="ignore"):
+        return bool(_fits(np.abs(array).sum(axis=axis), lowest_bit(array, axis)).all())
+
+
+def is_exact(node: Node, xs: Sequence[np.ndarray], y: np.ndarray) -> bool:
+    """Whether y (M, *T) is exactly what `node` makes of the inputs (M, *S) each; False where that is not known."""
+    if node.op in _MOVES or node.op in _PICKS:
+        return True
+    match node.op:
+        case "Add":
+            return added(xs[0], xs[1]) is not None
+        case "Sub":
+            return added(xs[0], 0.0 - xs[1]) is not None
+        case "Shift":
+            return added(xs[0], node.params["offset"]) is not None
+        case "Scale":
+            return multiplied(xs[0], node.params["factor"]) is not None
+        case "Mul":
+            return multiplied(xs[0], xs[1]) is not None
+        case "LeakyRelu":
+            return multiplied(np.minimum(xs[0], 0.0), np.array(node.number("alpha"))) is not None
+        case "PRelu":
+            return multiplied(np.minimum(xs[0], 0.0), node.params["slope"]) is not None
+        case "Pow":
+            return node.integer("exponent") == 2 and multiplied(xs[0], xs[0]) is not None
+        case "ReduceSum":
+            return summed_exactly(xs[0], tuple(axis + 1 for axis in node.integers("axes")))
+        case "Dense":
+            return _dense(node, xs[0], y)
+        case "Conv" | "ConvTranspose":
+            return _convolution(node, xs[0], y)
+    return False
+
+
+def _dense(node: Node, x: np.ndarray, y: np.ndarray) -> bool:
+    weight = node.params["weight"]
+    product = matmul(x.reshape(-1, x.shape[-1]), weight.T)
+    if product is None:
+        return False
+    total = added(product, node.params["bias"]) if "bias" in node.params else product
+    return total is not None and bool((total.reshape(y.shape) == y).all())
+
+
+def _convolution(node: Node, x: np.ndarray, y: np.ndarray) -> bool:
+    """By the bits of all weights and of all inputs of a point; tighter would need every window."""
+    weight, points = node.params["weight"], len(x)
+    plain = Node(node.op, node.inputs, node.output, {"weight": weight}, node.attrs)
+    heavy = Node(node.op, node.inputs, node.output, {"weight": np.abs(weight)}, node.attrs)
+    size = apply(heavy, [np.abs(x)], y.shape[1:])
+    flat = x.reshape(points, -1)
+    grid = (lowest_bit(flat, 1) + lowest_bit(weight)).reshape(points, *[1] * (y.ndim - 1))
+    single = _single_powers(flat).reshape(grid.shape)
+    if not _fits(size, grid, single).all():
+        return False
+    if "bias" not in node.params:
+        return True
+    bias = node.params["bias"].reshape(-1, *[1] * (weight.ndim - 2))
+    return added(apply(plain, [x], y.shape[1:]), bias) is not None

@@ -1,0 +1,113 @@
+"""One ONNX node as ONNX Runtime computes it, on small arrays: what it makes of constants, and how it picks and weights.
+
+The importer asks instead of repeating rules of which every version of ONNX Runtime has its own (positions of Resize),
+and instead of writing a second implementation of operators that only ever meet constants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from verifier.errors import ModelError, UnsupportedOperator
+from verifier.graph.onnx_import.context import Context, Var
+
+_IR_VERSION = 8  # understood by every ONNX Runtime that knows these opsets
+
+
+class Kernel:
+    """The current node of a context, ready to be run. `arrays` show which inputs are given, and their types.
+
+    Raises:
+        UnsupportedOperator: ONNX Runtime has no kernel for these types, or refuses the attributes.
+    """
+
+    def __init__(self, c: Context, arrays: Sequence[np.ndarray | None], attributes: Mapping[str, Any]) -> None:
+        import onnxruntime
+
+        self._context = c
+        self._names = [f"i{k}" if array is not None else "" for k, array in enumerate(arrays)]
+        inputs = [
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+            for name, array in zip(self._names, arrays, strict=True)
+            if array is not None
+        ]
+        outputs = [f"o{k}" for k in range(c.n_outputs)]
+        made = helper.make_node(c.op, self._names, outputs, **_plain(attributes))
+        graph = helper.make_graph([made], "node", inputs, [onnx.ValueInfoProto(name=name) for name in outputs])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", c.opset)], ir_version=_IR_VERSION)
+        onnxruntime.set_default_logger_severity(3)  # remarks on deprecated attributes bypass the session's level
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        data = model.SerializeToString()
+        self._session = self._guard(
+            lambda: onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        )
+
+    def __call__(self, *arrays: np.ndarray | None) -> list[np.ndarray]:
+        """The outputs for inputs of the shapes and types given at the start."""
+        feeds = {name: array for name, array in zip(self._names, arrays, strict=True) if array is not None}
+        return [np.asarray(one) for one in self._guard(lambda: self._session.run(None, feeds))]
+
+    def _guard(self, call: Any) -> Any:
+        try:
+            return call()
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            why = " ".join(str(error).split())[-200:]
+            raise self._context.refuse(f"ONNX Runtime refuses it, too: ...{why}") from None
+
+
+def _plain(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes as `make_node` takes them; empty lists, whose type is unknown, are the default anyway."""
+    result = {}
+    for name, value in attributes.items():
+        if isinstance(value, np.ndarray):
+            value = onnx.numpy_helper.from_array(value, name)
+        elif isinstance(value, Sequence) and len(value) == 0 and not isinstance(value, str):
+            continue
+        result[name] = value
+    return result
+
+
+def of_constants(c: Context) -> tuple[np.ndarray, ...]:
+    """The current node's outputs for constant inputs: in float64 where there is a kernel, else in float32.
+
+    Raises:
+        ModelError: an output would be too large.
+        UnsupportedOperator: ONNX Runtime cannot compute it.
+    """
+    arrays = [None if one is None else np.asarray(one) for one in c.inputs]
+    if c.op == "OneHot" and c.has(1):  # the one operator of this kind whose result grows with a value
+        c.guard((*c.value(0).shape, max(0, int(c.const(1, "depth").reshape(-1)[0]))))
+    try:
+        results = Kernel(c, arrays, c.attributes)(*arrays)
+    except UnsupportedOperator:
+        single = [_single(array) for array in arrays]
+        results = Kernel(c, single, c.attributes)(*single)
+    for one in results:
+        c.guard(one.shape)
+    return tuple(results)
+
+
+def output_shapes(c: Context) -> list[tuple[int, ...]] | None:
+    """Shapes of the current node's outputs for inputs of ones; None where ONNX Runtime cannot tell."""
+    kind = next((one.dtype for one in c.inputs if isinstance(one, Var) and one.real), np.dtype(np.float32))
+    arrays: list[np.ndarray | None] = []
+    for one in c.inputs:
+        if isinstance(one, Var):
+            arrays.append(np.ones(one.shape, one.dtype))
+        else:
+            arrays.append(one.astype(kind) if one is not None and one.dtype.kind == "f" else one)
+    try:
+        return [c.guard(one.shape) for one in Kernel(c, arrays, c.attributes)(*arrays)]
+    except ModelError:
+        return None
+
+
+def _single(array: np.ndarray | None) -> np.ndarray | None:
+    return array.astype(np.float32) if array is not None and array.dtype == np.float64 else array
