@@ -79,8 +79,8 @@ def relaxed_form(
         slope = a
         if a is not b:
             slope = (a + b) / 2
-            low = low + op.collect(torch.minimum((a - slope) * bound.lower, (a - slope) * bound.upper))
-            high = high + op.collect(torch.maximum((b - slope) * bound.lower, (b - slope) * bound.upper))
+            low = low + op.collect(torch.minimum(times(a - slope, bound.lower), times(a - slope, bound.upper)))
+            high = high + op.collect(torch.maximum(times(b - slope, bound.lower), times(b - slope, bound.upper)))
         part = op.collect(form.maps * slope[:, None], lead=2)
         noise = op.collect(times(slope.abs()[:, None], form.radius), lead=2)
         maps = part if maps is None else maps + part
@@ -114,12 +114,12 @@ def _blamed(radius: Tensor, gap: Tensor, moves: Tensor) -> Tensor:
     total = moves.sum(1)
     rate = gap / total
     # no input moves it, or a quotient is no usable number: equal shares (of an infinite gap, too)
-    usable = rate.isfinite() & (total >= torch.finfo(total.dtype).tiny)
+    usable = rate.isfinite() & (total >= torch.finfo(total.dtype).tiny) & total.isfinite()
     # 1 + d ulp: the shares must add up to at least the whole
     whole = 1 + 4 * parts * torch.finfo(gap.dtype).eps
     rate = torch.where(usable, rate, 0.0) * whole
     rest = torch.where(usable, 0.0, gap * (whole / parts))
-    return torch.addcmul(radius + rest[:, None], moves, rate[:, None])
+    return torch.addcmul(radius + rest[:, None], torch.where(usable[:, None], moves, 0.0), rate[:, None])
 
 
 def blamed_moves(op: RelaxedOp, bounds: Sequence[Interval], moves: Sequence[Tensor]) -> Tensor:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from verifier.domains import DomainBatch
+from verifier.domains import DomainBatch, whole
 from verifier.problem import Rows
 from verifier.rows import RowTable
 from verifier.search.bounding import Bounded
@@ -40,8 +42,7 @@ def domains(lower: Tensor, upper: Tensor, query: Tensor | None = None, signs: Te
     share = torch.ones(count, dtype=torch.float64) / torch.bincount(query).clamp(min=1)[query]
     score = torch.full((count,), -torch.inf, dtype=lower.dtype)
     signs = torch.zeros(count, 0, dtype=torch.int64) if signs is None else signs
-    known = lower.new_zeros(count, 0, 2)
-    return DomainBatch(lower, upper, query, share, score, torch.zeros(count, dtype=torch.int64), signs, known)
+    return replace(whole(lower, upper), query=query, share=share, score=score, signs=signs)
 
 
 def linear(
