@@ -62,6 +62,10 @@ MANY_QUERIES = 256
 INPUT_SPLIT = 20
 """With more free inputs than this, neurons are split instead (where there are ReLUs)."""
 
+FEW_INPUTS = 8
+"""Up to so many free inputs, inputs are split whatever the network; in between, networks of nothing but ReLUs have
+their neurons split (16 inputs, 64 ReLUs: 501 subproblems where 10^6 boxes were not enough)."""
+
 
 def solve(
     model: Model,
@@ -226,7 +230,7 @@ class _Run:
         rows = method in ("crown", "alpha") or method == "auto"
         size = self.network.widest * (d + 2 if affine else 2)
         fitting = zonotope.BATCH if self.zonotope else int(min(4096, max(8, 4_000_000 // max(1, size))))
-        if d > INPUT_SPLIT and not self.lumped and self.network.relus:
+        if self._neurons(d) and self.network.relus:
             fitting = int(min(512, max(4, SPLIT_ELEMENTS // max(1, self.network.neurons))))
         batch = self.options.search.batch or fitting
         alpha = self.options.bounds.alpha_steps if method == "alpha" or (method == "auto" and not affine) else 0
@@ -236,7 +240,7 @@ class _Run:
             self.network.dtype,
             self.network.device,
             d,
-            d > INPUT_SPLIT and not self.lumped,
+            self._neurons(d),
         )
 
     def _attack(self) -> Campaign:
@@ -245,6 +249,11 @@ class _Run:
         most = None if room is None else int(room / step_bytes(self.network.widest, self.network.dtype))
         where = self.network, self.inputs, self.table
         return Campaign(*where, how.restarts, how.steps, generator, self.replay_hits, self.budget.expired, most)
+
+    def _neurons(self, inputs: int) -> bool:
+        """Whether neurons are split rather than inputs."""
+        plain = set(self.network.relaxed) == set(self.network.relus)
+        return inputs > (FEW_INPUTS if plain else INPUT_SPLIT) and not self.lumped
 
     def solve(self, first: DomainBatch | None = None, proven: Callable[[DomainBatch], None] | None = None) -> Result:
         """Settles the boxes `first` (None: all queries); `proven` receives proposals instead of proofs (see
