@@ -21,6 +21,7 @@ from verifier.bounds.alpha_beta import Ground
 from verifier.bounds.bounder import Method, OutOfTime, sweep
 from verifier.bounds.lumped import Prepared
 from verifier.bounds.network import Network, build
+from verifier.bounds.rational import Rational
 from verifier.bounds.rounded import Twin
 from verifier.budget import Budget
 from verifier.domains import DomainBatch, join, outward, whole
@@ -43,6 +44,7 @@ from verifier.search.neurons import NeuronSplit
 from verifier.search.shallow import form as shallow_form
 from verifier.search.shallow.tree import Counts
 from verifier.search.shallow.tree import search as shallow_search
+from verifier.search.ties import hopeless, settle_ties
 
 AFFINE_INPUTS = 32
 """Up to this many free inputs per query, affine forms are carried along (their cost grows with the number)."""
@@ -263,6 +265,7 @@ class _Run:
         if witness is not None:
             return self.finish(Verdict.SAT, "found by sampling and projected gradient descent", witness=witness)
         self.split: NeuronSplit | None = None
+        self.rational = Rational.of(self.network)
         if first is None:
             first = whole(self.lower, self.upper, self.kept_neurons())
             first = zonotope.halved(first) if self.zonotope else first
@@ -276,7 +279,8 @@ class _Run:
         strategy = Strategy(
             bound=bound,
             try_points=self.try_points,
-            settle_affine=lambda boxes, bounded: settle_affine(boxes, bounded, self.try_points),
+            settle_affine=self.settle,
+            hopeless=lambda boxes, bounded: hopeless(boxes, bounded, self.table, self.try_points),
             attack=lambda boxes: self.campaign.again(boxes, work()),
             stop=self.budget.expired,
             report=self.report,
@@ -302,10 +306,15 @@ class _Run:
         if outcome.tally.stuck:
             return self.finish(
                 Verdict.UNKNOWN,
-                f"{outcome.tally.stuck} boxes cannot be split any further: rounding decides there",
+                f"a tie: {outcome.tally.stuck} boxes cannot be split any further: rounding decides there",
                 open_fraction=outcome.open_share,
             )
         return self.finish(Verdict.UNSAT, "every box is proven", open_fraction=0.0)
+
+    def settle(self, boxes: DomainBatch, bounded: Bounded) -> tuple[Tensor, object | None]:
+        """Affine boxes by linear programs, ties by fractions."""
+        keep, found = settle_affine(boxes, bounded, self.try_points)
+        return (keep & ~settle_ties(boxes, bounded, self.rational, self.table)), found
 
     def search(self, first: DomainBatch, strategy: Strategy) -> Outcome:
         """Branch and bound; a network of one hidden layer with many inputs has a search of its own."""
