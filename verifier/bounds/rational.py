@@ -1,7 +1,7 @@
 """Bounds of small networks in fractions: for boxes on which a bound meets 0 exactly and rounding cannot decide.
 
 The walk is that of `bounds/backward.py` (CROWN: Zhang et al. 2018, with the adaptive lower slope), over the rationals:
-weights and boxes are the stored numbers as fractions, so nothing is rounded and a tie is a tie. The rows of a clause are
+weights and boxes are the stored numbers as fractions, so nothing is rounded, a tie is a tie. The rows of a clause are
 combined before they are walked back; of rows that contradict each other (y < 1 and y >= 1) nothing is left to relax. It
 costs about a microsecond a multiply-add, so it is for small networks and few boxes.
 """
