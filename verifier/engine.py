@@ -55,6 +55,9 @@ FEW_QUERIES = 4
 KEPT_NEURONS = 8192
 """Up to this many ReLU neurons, open boxes of a neuron split carry the neurons' intervals along (16 bytes each)."""
 
+ROOT_ELEMENTS = 2_000_000
+"""Elements of the temporaries of a chunk of backward rows at the root (see `Method`): few large convolutions."""
+
 SPLIT_ELEMENTS = 800_000
 """Neurons times subproblems of a step where neurons are split: a larger step only makes the caches useless."""
 
@@ -396,8 +399,9 @@ class _Run:
         Raises:
             OutOfTime: before the first bound.
         """
-        method = Method(affine=False, rows=True)
-        known = sweep(self.network, boxes.lower, boxes.upper, boxes.query, self.inputs, method, self.budget.expired)
+        method = Method(affine=False, rows=True, row_elements=ROOT_ELEMENTS)
+        where = boxes.lower, boxes.upper, boxes.query, self.inputs
+        known = sweep(self.network, *where, method, self.budget.expired)
         exact = Ground.of(self.network, known)
         fast = exact.cast(build(self.problem.graph, torch.float32, self.network.device))
         return NeuronSplit(exact, fast, self.table, self.budget.expired)
