@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from verifier.arguments import NamedSpan, Parser
 from verifier.errors import SecateurError
 
 if TYPE_CHECKING:
@@ -56,16 +57,11 @@ exit codes: 0 done, 2 the command or its files cannot be used (one line on stand
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line."""
     from pruning import names
 
-    p = argparse.ArgumentParser(
-        prog="prune",
-        description="Remove whole channels from an ONNX network; inputs, outputs, names and opset stay.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    p = Parser("prune", "Remove whole channels from an ONNX network; inputs, outputs, names and opset stay.", _EPILOG)
     p.add_argument("model", type=Path, help="the .onnx file to prune")
     p.add_argument(
         "-o", "--output", type=Path, help="where to write the pruned .onnx (its record goes beside it as .json)"
@@ -81,6 +77,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--semantic", default="", metavar="RANGES", help="the rectangle S, e.g. brightness=-0.1:0.1,contrast=0.8:1.2"
     )
+    for name in ("contrast", "brightness"):
+        p.add_argument(f"--{name}", action=NamedSpan, dest="semantic", default="", metavar="LOW,HIGH", help="part of S")
     p.add_argument("--mode", choices=MODES, default="post-training", help="training around pruning (default: none)")
     p.add_argument("--dry-run", action="store_true", help="print the plan, write nothing")
     p.add_argument("--report", type=Path, metavar="DIR", help="write a report with histograms and pictures")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from verifier import process
+from verifier.arguments import Parser
 from verifier.errors import ProblemError, SecateurError
 from verifier.options import Options
 from verifier.outputs import keep_inputs
@@ -90,13 +91,8 @@ def run() -> NoReturn:
     process.leave(main())
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="verify",
-        description="Decide whether a neural network satisfies a VNN-LIB specification.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _parser() -> Parser:
+    parser = Parser("verify", "Decide whether a neural network satisfies a VNN-LIB specification.", _EPILOG)
     parser.add_argument("model", nargs="?", help="network: .onnx or .onnx.gz")
     parser.add_argument("spec", nargs="?", help="specification: VNN-LIB 1.0 or 2.0, .vnnlib or .vnnlib.gz")
     parser.add_argument("--timeout", type=float, metavar="S", help="seconds for the run, start-up included")
@@ -169,7 +165,7 @@ def _solve(args: argparse.Namespace, options: Options, budget: Budget) -> tuple[
     return result, spec
 
 
-def _run_coverage(parser: argparse.ArgumentParser, args: argparse.Namespace, started: float) -> int:
+def _run_coverage(parser: Parser, args: argparse.Namespace, started: float) -> int:
     if args.results is not None or args.json is not None:
         parser.error("--results and --json belong to a verdict; --coverage FOLDER or FILE says where its files go")
     import vnnlib
@@ -254,7 +250,7 @@ def _deliver(args: argparse.Namespace, result: Result, spec: Spec | None) -> int
     return EXIT_VERDICT
 
 
-def _run_list(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
+def _run_list(parser: Parser, args: argparse.Namespace) -> int:
     if args.model is not None:
         parser.error("--instances brings its own models and specifications")
     if args.results is None:

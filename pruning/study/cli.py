@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pruning.study.errors import StudyFileError
 from pruning.study.spec import CLOCKS, RECTANGLES, Spec, Task
+from verifier.arguments import SHARE, NamedSpan, Parser, share, tolerance
 from verifier.errors import SecateurError
 from verifier.outputs import keep_inputs
 
@@ -39,14 +40,9 @@ exit codes: 0 done, 1 --check and a condition failed or was not measured, 2 erro
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The options of `secateur compare`."""
-    p = argparse.ArgumentParser(
-        prog="secateur compare",
-        description=__doc__,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    p = Parser("secateur compare", __doc__, EPILOG)
     p.add_argument("models", nargs="*", type=Path, metavar="MODEL.onnx", help="networks; the first is the baseline")
     what = p.add_mutually_exclusive_group()
     what.add_argument("--study", type=Path, metavar="FILE.yaml", help="run or go on with a whole study")
@@ -56,8 +52,21 @@ def parser() -> argparse.ArgumentParser:
     images = p.add_argument_group("images (with models)")
     images.add_argument("--data", metavar="NAME|FILE", help="aircraft23, or a COCO keypoints file")
     images.add_argument("--images", type=int, default=None, metavar="N", help="the first N test images (default: 100)")
-    images.add_argument("--tau", type=float, default=0.03, help="tolerance, share of the image side (default: 0.03)")
-    images.add_argument("--rectangle", default="medium", help=f"{', '.join(RECTANGLES)} or ranges (default: medium)")
+    images.add_argument(
+        "--tau", type=share, metavar="T", help="tolerance, share of the width: 0.03 or 3%% (the default)"
+    )
+    images.add_argument("--tolerance", type=tolerance, dest="tau", metavar="T", help="the same, pixels: 2 or 2px")
+    names = ", ".join(RECTANGLES)
+    images.add_argument("--rectangle", "--semantic", default="medium", help=f"{names} or ranges (default: medium)")
+    for name in ("contrast", "brightness"):
+        images.add_argument(
+            f"--{name}",
+            action=NamedSpan,
+            dest="rectangle",
+            default="medium",
+            metavar="LOW,HIGH",
+            help="of it",
+        )
     images.add_argument("--timeout", type=float, default=None, metavar="S", help="seconds per image (default: 60)")
     images.add_argument("--clock", choices=CLOCKS, default="wall", help="count wall or processor time (default: wall)")
     more = p.add_argument_group("output")
@@ -138,13 +147,27 @@ def _run_models(options: argparse.Namespace, folder: Path, factory: Factory | No
     if count < 1:
         raise StudyFileError(f"--images {count}; expected 1 or more")
     limit = 60.0 if options.timeout is None else options.timeout
-    task = Task(options.data, options.tau, options.rectangle, limit, options.clock)
+    task = Task(options.data, _tau(options), options.rectangle, limit, options.clock)
     hands = (factory or _own())(task, None)
     line = ProgressLine(sys.stderr)
     try:
         runner.compare(options.models, range(count), task, folder, hands, line)
     finally:
         line.close()
+
+
+def _tau(options: argparse.Namespace) -> float:
+    """The tolerance as a share of the width; pixels need the networks' width, which has to be the same."""
+    if options.tau is None:
+        return Task.tau
+    if options.tau.unit == SHARE:
+        return float(options.tau.value)
+    from pruning.study.wiring import widths
+
+    found = widths(options.models)
+    if len(set(found)) != 1:
+        raise StudyFileError(f"a tolerance in pixels: the networks take images {found} pixels wide; give a share (3%)")
+    return float(options.tau.share(found[0]))
 
 
 def _show(options: argparse.Namespace, folder: Path) -> int:

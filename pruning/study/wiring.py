@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,13 @@ def measure(model: Path) -> Size:
     """Size of a network."""
     found = cost(api.load(model))
     return Size(found.parameters, found.macs, found.nonlinear)
+
+
+def widths(models: Sequence[Path]) -> list[int]:
+    """Width in pixels of the images each network takes."""
+    from verifier.semantic import network
+
+    return [network.load(model).width for model in models]
 
 
 def rectangle(text: str) -> Semantic:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from verifier.arguments import Parser, Spans, numbers, span, tolerance, tolerances
 from verifier.data import coco, networks
 from verifier.errors import OptionsError, OutputError, SecateurError
 from verifier.graph.onnx_import.source import files_of
@@ -30,25 +31,21 @@ Key points are (x, y) in pixels, (0, 0) being the top left corner of the image t
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The options of `secateur spec`."""
-    p = argparse.ArgumentParser(
-        prog="secateur spec",
-        description=__doc__,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    p = Parser("secateur spec", __doc__, EPILOG)
     p.add_argument("model", help="network.onnx, or the name of a shipped network: " + ", ".join(networks.names()))
     p.add_argument("--image", required=True)
     p.add_argument("--out", type=Path, required=True, help="prefix of the files written: .onnx, .vnnlib, .json")
     _input_options(p.add_argument_group("the image and its truth"))
     ranges = p.add_argument_group("parameters and their ranges, each LOW,HIGH (1 to 6 of them)")
     for name in IDENTITY:
-        ranges.add_argument(f"--{name.replace('_', '-')}", metavar="LOW,HIGH", type=_numbers)
+        ranges.add_argument(f"--{name.replace('_', '-')}", metavar="LOW,HIGH", type=span)
+    ranges.add_argument("--semantic", action=Spans, const=IDENTITY, metavar="NAME=LOW:HIGH,..", help="the same, in one")
     ranges.add_argument("--anchor", default="0", help="grey level that contrast keeps: a number (0, 0.5) or mean")
-    ranges.add_argument("--haze-colour", type=_numbers, default=(0.9,))
-    ranges.add_argument("--patch-box", type=_numbers, metavar="X0,Y0,X1,Y1")
-    ranges.add_argument("--patch-colour", type=_numbers, default=(0.0,))
+    ranges.add_argument("--haze-colour", type=numbers, default=(0.9,))
+    ranges.add_argument("--patch-box", type=numbers, metavar="X0,Y0,X1,Y1")
+    ranges.add_argument("--patch-colour", type=numbers, default=(0.0,))
     ranges.add_argument("--no-clip", action="store_true", help="leave values outside [0, 1] as they are")
     ranges.add_argument("--clip", choices=("clip", "relu"), default="clip", help="one Clip node, or two ReLUs")
     _property_options(p.add_argument_group("the property"))
@@ -56,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--vnnlib", type=int, choices=(1, 2), default=1, help="version of the specification language")
     out.add_argument("--timeout", type=float, default=60.0, help="seconds, for the instances.csv of several images")
     out.add_argument("--draw", type=Path, help="write a picture: the image unchanged and at the point --at")
-    out.add_argument("--at", type=_numbers, metavar="P0,P1,..", help="parameter values, for instance a counterexample")
+    out.add_argument("--at", type=numbers, metavar="P0,P1,..", help="parameter values, for instance a counterexample")
     return p
 
 
@@ -66,17 +63,17 @@ def _input_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--label", type=int, help="true class, for --property label")
     group.add_argument("--layout", choices=network.LAYOUTS, default="auto")
     group.add_argument("--channels", type=int, choices=(1, 3), help="for networks with a flat input")
-    group.add_argument("--mean", type=_numbers, help="normalisation (x - mean) / std in front of the network")
-    group.add_argument("--std", type=_numbers)
+    group.add_argument("--mean", type=numbers, help="normalisation (x - mean) / std in front of the network")
+    group.add_argument("--std", type=numbers)
 
 
 def _property_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--property", choices=KINDS, default="linf")
-    group.add_argument("--tolerance", type=_numbers, help="pixels: one number, or one per key point")
-    group.add_argument("--limit", type=float, help="pixels, for the budget properties")
-    group.add_argument("--weights", type=_numbers, help="one per key point, for the budget properties")
+    group.add_argument("--tolerance", type=tolerances, help="pixels (3, 3px) or share of the width (5%%), or one each")
+    group.add_argument("--limit", type=tolerance, help="as --tolerance, for the budget properties")
+    group.add_argument("--weights", type=numbers, help="one per key point, for the budget properties")
     group.add_argument("--sides", type=int, default=16, help="sides of the polygon inside the L2 disc")
-    group.add_argument("--pose-limits", type=_numbers, help="6 numbers: rotation x,y,z (rad), translation x,y,z")
+    group.add_argument("--pose-limits", type=numbers, help="6 numbers: rotation x,y,z (rad), translation x,y,z")
     group.add_argument("--allocation", choices=pose.ALLOCATIONS, default="coupled")
     group.add_argument("--reference", choices=REFERENCES, default="gt", help="ground truth, or the clean prediction")
     group.add_argument("--include-hidden", action="store_true", help="hidden key points (visibility 1) count too")
@@ -85,16 +82,9 @@ def _property_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--output-shift", type=float, default=0.0)
 
 
-def _numbers(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a list of numbers separated by commas") from error
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; 0 when the files were written, 2 with one line on stderr for bad input."""
-    options = parser().parse_args(_joined(list(sys.argv[1:] if argv is None else argv)))
+    options = parser().parse_args(argv)
     try:
         shipped = options.model in networks.names() and not Path(options.model).exists()
         path = networks.path(options.model) if shipped else Path(options.model)
@@ -105,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         keep_inputs(_outputs(options, prefixes, examples), _inputs(options, path))
         names = []
         for prefix, example in zip(prefixes, examples, strict=True):
-            prop = properties(options, example)
+            prop = properties(options, example, net.width)
             study = _study(options, net, example, perturbed, prop)
             _write(options, study, prop, example, prefix)
             names.append(prefix.name)
@@ -147,18 +137,6 @@ def _inputs(options: argparse.Namespace, model: Path) -> Iterator[Path | str | N
         yield from (Path(options.image) / one.file for one in found if one.identity == options.annotation)
 
 
-def _joined(arguments: list[str]) -> list[str]:
-    """argparse takes `-0.1,0.1` for an option; join it to the option before it."""
-    result: list[str] = []
-    for argument in arguments:
-        negative = argument.startswith("-") and argument[1:2] in (*"0123456789", ".")
-        if negative and result and result[-1].startswith("--") and "=" not in result[-1]:
-            result[-1] += f"={argument}"
-        else:
-            result.append(argument)
-    return result
-
-
 def perturbation(options: argparse.Namespace) -> Perturbation:
     """The ranges of the command line."""
     ranges = []
@@ -166,8 +144,6 @@ def perturbation(options: argparse.Namespace) -> Perturbation:
         values = getattr(options, name)
         if values is None:
             continue
-        if len(values) != 2:
-            raise OptionsError(f"--{name.replace('_', '-')} needs LOW,HIGH, found {len(values)} numbers")
         ranges.append(Range(name, *values))
     patch = None
     if options.patch_box is not None:
@@ -182,8 +158,11 @@ def perturbation(options: argparse.Namespace) -> Perturbation:
     return Perturbation(tuple(ranges), anchor, options.haze_colour, patch)
 
 
-def properties(options: argparse.Namespace, example: Example) -> Property:
-    """The property of the command line; a pose property takes its camera from the example."""
+def properties(options: argparse.Namespace, example: Example, side: int) -> Property:
+    """The property of the command line; a pose property takes its camera from the example.
+
+    side: width of the network's image in pixels, of which a tolerance may be a share.
+    """
     kind, hidden = options.property, options.include_hidden
     head = Head(options.output_scale, options.output_shift)
     if kind == "label":
@@ -198,13 +177,14 @@ def properties(options: argparse.Namespace, example: Example) -> Property:
     if kind.startswith("budget"):
         if options.limit is None:
             raise OptionsError("a budget property needs --limit in pixels")
-        return Budget(options.limit, kind == "budget-mean", options.weights, hidden, head)
+        return Budget(options.limit.pixels(side), kind == "budget-mean", options.weights, hidden, head)
     if options.tolerance is None:
-        raise OptionsError(f"property {kind} needs --tolerance in pixels")
-    tolerance = options.tolerance[0] if len(options.tolerance) == 1 else options.tolerance
+        raise OptionsError(f"property {kind} needs --tolerance: pixels (3px) or a share of the width (5%)")
+    pixels = tuple(one.pixels(side) for one in options.tolerance)
+    reach = pixels[0] if len(pixels) == 1 else pixels
     if kind == "heatmap":
-        return Heatmap(tolerance, options.offset, hidden)
-    return Coordinates(tolerance, kind, options.sides, hidden, head)
+        return Heatmap(reach, options.offset, hidden)
+    return Coordinates(reach, kind, options.sides, hidden, head)
 
 
 def _study(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from verifier import process
+from verifier.arguments import Parser, Spans, span, tolerance
 from verifier.errors import OptionsError, SecateurError, UnsoundError
 from verifier.outputs import keep_inputs
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from verifier.semantic.properties import Property
 
 EXIT_INTERNAL, EXIT_INPUT = 1, 2
+RANGES = ("contrast", "brightness")
 PROPERTIES = ("linf", "l1", "l2", "heatmap", "budget-mean", "budget-sum")
 EPILOG = """\
 Areas are shares of the range and add up to 1 exactly. Certified: no parameters in the cell violate the property,
@@ -32,14 +34,9 @@ exit codes: 0 done (also when area is left open); 1 internal error; 2 bad input,
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The options of `secateur coverage`."""
-    p = argparse.ArgumentParser(
-        prog="secateur coverage",
-        description=__doc__,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    p = Parser("secateur coverage", __doc__, EPILOG)
     p.add_argument("model", nargs="?", type=Path, help="network with a few varying inputs: .onnx")
     p.add_argument("spec", nargs="?", type=Path, help="its specification: .vnnlib")
     _study_options(p.add_argument_group("images of a data set, without files"))
@@ -68,36 +65,28 @@ def _study_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--data", default="aircraft23", choices=("aircraft23",))
     group.add_argument("--split", default="test", choices=("train", "val", "test", "hard"))
     group.add_argument("--images", metavar="A:B", help="images A to B - 1")
-    for name in ("contrast", "brightness"):
-        group.add_argument(f"--{name}", metavar="LOW,HIGH", type=_numbers)
+    for name in RANGES:
+        group.add_argument(f"--{name}", metavar="LOW,HIGH", type=span)
+    group.add_argument("--semantic", action=Spans, const=RANGES, metavar="NAME=LOW:HIGH,..", help="the same, in one")
     group.add_argument(
         "--property",
         choices=PROPERTIES,
         help="linf, l1, l2: every key point, as coordinates; heatmap: every argmax; budget-mean, budget-sum: "
         "|dx| + |dy| over all key points, for both kinds of networks (default linf or heatmap, as the network is)",
     )
-    group.add_argument("--tolerance", type=float, help="pixels, per key point")
-    group.add_argument("--limit", type=float, help="pixels in all, for the budgets")
+    group.add_argument("--tolerance", type=tolerance, help="per key point: pixels (3, 3px) or share of the width (5%%)")
+    group.add_argument("--limit", type=tolerance, help="as --tolerance, of all key points together, for the budgets")
     group.add_argument(
         "--reference", choices=("gt", "self"), default="gt", help="ground truth, or the clean prediction"
     )
     group.add_argument("--no-clip", action="store_true", help="leave values outside [0, 1] as they are")
 
 
-def _numbers(text: str) -> tuple[float, float]:
-    try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is not LOW,HIGH") from None
-    return low, high
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; see the epilog for exit codes."""
     from vnnlib import VnnLibError
 
-    given = list(sys.argv[1:] if argv is None else argv)
-    options = parser().parse_args(_joined(given))
+    options = parser().parse_args(argv)
     process.keep_freed_memory()
     process.wait_without_spinning()
     try:
@@ -110,17 +99,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_INPUT
 
 
-def _joined(arguments: list[str]) -> list[str]:
-    """argparse takes `-0.1,0.1` for an option; join it to the option before it."""
-    result: list[str] = []
-    for argument in arguments:
-        if argument[:1] == "-" and argument[1:2] in (*"0123456789", ".") and result and result[-1].startswith("--"):
-            result[-1] += f"={argument}"
-        else:
-            result.append(argument)
-    return result
-
-
 def _run(options: argparse.Namespace) -> int:
     started = time.monotonic()
     _check(options)
@@ -131,13 +109,13 @@ def _run(options: argparse.Namespace) -> int:
     keep_inputs(files.all, _inputs(options))
     files.check()
     limits = Limits(options.open, options.per_image, options.depth)
-    family, tolerance, measure = _family(options)
+    family, reach, measure = _family(options)
     return coverage_run.run(
         family,
         files,
         limits,
         coverage_run.remaining(options.timeout, started),
-        tolerance=tolerance,
+        tolerance=reach,
         measure=measure,
         samples=options.samples,
         quiet=options.quiet,
@@ -195,8 +173,8 @@ def _images(options: argparse.Namespace) -> tuple[int, int]:
     return first, last - first
 
 
-def _property(options: argparse.Namespace, heatmaps: bool) -> tuple[Property, float | None, str | None]:
-    """What is asked of every image; see `_family`."""
+def _property(options: argparse.Namespace, heatmaps: bool, side: int) -> tuple[Property, float | None, str | None]:
+    """What is asked of every image of this width; see `_family`."""
     from verifier.semantic import Budget, Coordinates, Heatmap
 
     kind = options.property or ("heatmap" if heatmaps else "linf")
@@ -205,12 +183,14 @@ def _property(options: argparse.Namespace, heatmaps: bool) -> tuple[Property, fl
             raise OptionsError("--limit is missing: how many pixels the key points may be off together")
         mean = kind == "budget-mean"
         name = f"{'mean' if mean else 'sum'} of key point errors |dx| + |dy|, px"
-        return Budget(options.limit, mean), options.limit, name
+        limit = options.limit.pixels(side)
+        return Budget(limit, mean), limit, name
     if options.tolerance is None:
         raise OptionsError("--tolerance is missing: how many pixels a key point may be off")
+    reach = options.tolerance.pixels(side)
     if kind == "heatmap":
-        return Heatmap(options.tolerance), None, None
-    return Coordinates(options.tolerance, kind), options.tolerance, "worst key point error, px"
+        return Heatmap(reach), None, None
+    return Coordinates(reach, kind), reach, "worst key point error, px"
 
 
 def _studies(options: argparse.Namespace) -> tuple[Family, float | None, str | None]:
@@ -221,11 +201,9 @@ def _studies(options: argparse.Namespace) -> tuple[Family, float | None, str | N
     from verifier.semantic.many import device_of
 
     first, count = _images(options)
-    ranges = tuple(
-        Range(n, *getattr(options, n)) for n in ("contrast", "brightness") if getattr(options, n) is not None
-    )
+    ranges = tuple(Range(n, *getattr(options, n)) for n in RANGES if getattr(options, n) is not None)
     net = network.load(_network(options.network))
-    prop, tolerance, measure = _property(options, len(net.output) > 2)
+    prop, reach, measure = _property(options, len(net.output) > 2, net.width)
     perturbed, clip = Perturbation(ranges), "none" if options.no_clip else "clip"
     studies, titles = [], []
     for example in sources.rendered(net, options.split, first, first + count):
@@ -242,7 +220,7 @@ def _studies(options: argparse.Namespace) -> tuple[Family, float | None, str | N
         )
         titles.append(example.name)
     family = replace(families.from_studies(studies, device_of(options.device)), titles=tuple(titles))
-    return family, tolerance, measure
+    return family, reach, measure
 
 
 if __name__ == "__main__":

@@ -130,11 +130,14 @@ BAD = {
     "wrong shape": (["-o", "{out}", "--data", "{dir}/wrong.npz", "--semantic", S], "expects (1, 8, 8)"),
     "no images": (["-o", "{out}", "--data", "{dir}/empty.npz", "--semantic", S], "no array 'images'"),
     "no range": (["-o", "{out}", "--data", "{dir}/data.npz"], "give --semantic"),
-    "bad range": (["-o", "{out}", "--data", "{dir}/data.npz", "--semantic", "brightness=a:b"], "low:high"),
+    "bad range": (
+        ["-o", "{out}", "--data", "{dir}/data.npz", "--semantic", "brightness=a:b"],
+        "found 'a:b', expected LOW,HIGH or LOW:HIGH",
+    ),
     "empty range": (["-o", "{out}", "--data", "{dir}/data.npz", "--semantic", "brightness=1:0"], "empty or not finite"),
     "unknown parameter": (
         ["-o", "{out}", "--data", "{dir}/data.npz", "--semantic", "blur=0:1"],
-        "unknown parameter 'blur'",
+        "unknown parameter blur",
     ),
     "no labels": (["-o", "{out}", "--criterion", "taylor", "--data", "{dir}/bare.npz"], "needs labels"),
     "training without data": (["-o", "{out}", "--mode", "one-shot", "--criterion", "l1"], "needs labelled --data"),
