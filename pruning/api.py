@@ -25,6 +25,7 @@ from pruning.planning import Floor, Plan, make_plan
 from pruning.rescale import restored
 from pruning.scores import Options, Scores, score_groups
 from pruning.surgery import mask, remove
+from verifier.brief import brief
 
 VERSION = "0.1.0"
 
@@ -36,6 +37,8 @@ class PrunedModel:
     `masked` computes the same function with all shapes kept (None for fold `graft`, which removes nothing). `delta` is
     the transfer bound per output element for fold `sound`.
     """
+
+    __repr__ = brief
 
     net: Net
     original: Net

@@ -15,6 +15,7 @@ from pruning import onnx_io, runtime, sobol
 from pruning.errors import CriterionError, DataError
 from pruning.net import Net
 from verifier.arguments import spans, unknown
+from verifier.brief import brief
 from verifier.errors import OptionsError
 
 STRAY = 1e-6  # so far outside [0, 1] a value may lie by rounding alone
@@ -81,6 +82,8 @@ class Calibration:
     for heatmaps (n, K, R, C) they are positions (n, 2K) in cells, x before y. `unlabelled` says why there are none.
     Where the images leave [0, 1], `semantic.clip` is switched off: they are used as they are.
     """
+
+    __repr__ = brief
 
     images: np.ndarray
     labels: np.ndarray | None = None

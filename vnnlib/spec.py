@@ -175,6 +175,11 @@ class Spec:
             return self.form.holds(*pick)
         return all(_evaluate(tree, self.tensors, flat) for tree in self.assertions)
 
+    def __repr__(self) -> str:
+        tensors = ", ".join(f"{t.name}{list(t.shape)}" for t in self.tensors[:8])
+        held = f"{len(self.assertions)} assertions" if self.form is None else repr(self.form)
+        return f"Spec({self.name}, version {self.version}: {tensors}; {held})"
+
 
 def _evaluate(root: Node, tensors: tuple[TensorDecl, ...], flat: Mapping[str, np.ndarray]) -> bool:
     """Evaluate one boolean tree in exact arithmetic."""

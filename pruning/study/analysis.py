@@ -15,6 +15,7 @@ from pruning.study.goals import Check
 from pruning.study.limits import Rates
 from pruning.study.row import Row
 from pruning.study.summary import Contrast, Summary
+from verifier.brief import brief
 
 FOCUS = "usn"
 
@@ -26,6 +27,8 @@ class Analysis:
     rates: verified rates at shorter limits. criterion, goals: empty where files were compared. notes: what a reader
     should know before believing a figure.
     """
+
+    __repr__ = brief
 
     title: str
     focus: str

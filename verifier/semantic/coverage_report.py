@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from verifier.brief import brief
 from verifier.errors import OutputError, ProblemError
 from verifier.semantic import grid, rectangle
 from verifier.semantic.coverage_search import CERTIFIED, OPEN, REFUTED, State
@@ -38,6 +39,8 @@ class Coverage:
     only). `margin` (side, side): the property's margin on a grid of the plane, [contrast, brightness], <= 0 where
     violated; `measure` is what minus that margin is, or `tolerance` minus it where there is one.
     """
+
+    __repr__ = brief
 
     title: str
     names: tuple[str, ...]

@@ -18,6 +18,7 @@ import vnnlib
 from verifier.assemble import assemble
 from verifier.attack.replay import Replay
 from verifier.bounds.rounded import MAX_INPUTS, Twin, start, sweep_rounded
+from verifier.brief import brief
 from verifier.errors import ProblemError
 from verifier.graph.ir import Graph
 from verifier.graph.onnx_import import Model, load_model
@@ -46,6 +47,8 @@ class Family:
     (d,) describe the parameters where they are known. `slack` (Q, n): how far x may lie beside that map (inputs of a
     file that are fixed, up to rounding), None where nowhere.
     """
+
+    __repr__ = brief
 
     twin: Twin
     offset: Tensor

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from verifier.brief import brief
 from verifier.data import aircraft23, airframe, coco, pictures
 from verifier.data.render import camera
 from verifier.data.scene import FOCAL
@@ -23,6 +24,8 @@ MAX_IMAGES = 100_000
 @dataclass(frozen=True, eq=False)
 class Example:
     """image float64 (C, H, W) in [0, 1]; target or None; view: the camera, where it is known; name for files."""
+
+    __repr__ = brief
 
     image: np.ndarray
     target: Target | None

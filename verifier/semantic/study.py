@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 
+from verifier.brief import brief
 from verifier.errors import OptionsError, ProblemError
 from verifier.semantic import composite, properties, spec_text
 from verifier.semantic import network as networks
@@ -37,6 +38,8 @@ class Study:
 
     target is the reference the property was stated against (ground truth, or the clean prediction).
     """
+
+    __repr__ = brief
 
     network: Network
     image: np.ndarray

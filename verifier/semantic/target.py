@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from verifier.brief import brief
 from verifier.errors import OptionsError, ProblemError
 
 MAX_JSON_BYTES = 16 << 20
@@ -19,6 +20,8 @@ class Target:
 
     visibility int (K,): 2 seen, 1 hidden, 0 not in the picture. label: class index, for classifiers.
     """
+
+    __repr__ = brief
 
     keypoints: np.ndarray | None = None
     visibility: np.ndarray | None = None
