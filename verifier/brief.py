@@ -22,6 +22,8 @@ def brief(value: Any) -> str:
 
 def item(value: Any) -> str:
     """One field of `brief`."""
+    if dataclasses.is_dataclass(value) and type(value).__eq__ is object.__eq__:
+        return f"{type(value).__name__}(..)"  # compared by identity: a big value, to be printed by itself
     shape, kind = getattr(value, "shape", None), getattr(value, "dtype", None)
     if shape is not None and kind is not None:  # an array or a tensor
         return f"{str(kind).removeprefix('torch.')}{list(shape)}"
@@ -32,8 +34,6 @@ def item(value: Any) -> str:
     if isinstance(value, tuple | list | frozenset | set):
         plain = all(isinstance(one, str | int | float | bool | type(None)) for one in value)
         return _TEXT.repr(value) if plain and len(value) <= _FEW else f"({len(value):,} items)"
-    if dataclasses.is_dataclass(value) and type(value).__eq__ is object.__eq__:
-        return f"{type(value).__name__}(..)"  # compared by identity: a big value, to be printed by itself
     if value is None or isinstance(value, int | float) or dataclasses.is_dataclass(value):
         return repr(value)
     return _TEXT.repr(value) if isinstance(value, str) else f"<{type(value).__name__}>"

@@ -40,8 +40,9 @@ VNN-COMP. Everything else goes to stderr.
 With --coverage the question is another: which share of the input box is certified (no violation in it), refuted
 (violations only) or open, for 1 to 3 varying inputs. stdout then holds one line per box,
   box 0: certified 0.812500, refuted 0.180000, open 0.007500 (1234 boxes, 0.85 s)
-and nothing else; the shares add up to 1 exactly, the search ends when at most 0.01 is open (`secateur coverage` has
-settings). PATH is a folder for coverage.json, coverage.npz and, of two inputs, coverage.png, or one such file.
+(of a pair that `secateur spec` wrote, also the largest certified rectangle around the unchanged image). The shares add
+up to 1 exactly; the search ends when at most 0.01 is open (`secateur coverage` has settings). PATH is a folder for
+coverage.json, coverage.npz and, of two inputs, coverage.png, or one such file.
 
 exit codes:
   0    a verdict was given, also unknown and timeout; of a list: every instance has a verdict
@@ -179,9 +180,10 @@ def _run_coverage(parser: Parser, args: argparse.Namespace, started: float) -> i
     files.check(folder=True)
     process.keep_freed_memory()
     process.wait_without_spinning()
-    form = vnnlib.normalise(read_spec(args.spec))
+    spec = read_spec(args.spec)
+    form = vnnlib.normalise(spec)
     device = many.device_of(options.device)
-    found = family.from_files(load(_one_network(args.model)), form, device, options.seed, MOST_COVERED)
+    found = family.from_files(load(_one_network(args.model)), form, device, options.seed, MOST_COVERED, spec.header)
     if found.inputs != 2 and Path(args.coverage).suffix.lower() not in coverage_run.PICTURES:
         files = dataclasses.replace(files, picture=None)
     budget = coverage_run.remaining(options.timeout, started)

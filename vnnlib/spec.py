@@ -126,8 +126,9 @@ class Spec:
     """A parsed query: sat means that some input makes all `assertions` true.
 
     On the general path `assertions` holds one tree per assertion. On the fast path, and for built specifications,
-    `assertions` is empty and `form` is the normal form that was read directly. `header` are comment lines for the
-    writer. `warnings` are one-line messages of things accepted although they are not quite right.
+    `assertions` is empty and `form` is the normal form that was read directly. `header` are the comment lines before
+    the first command, which the writer repeats. `warnings` are one-line messages of things accepted although they are
+    not quite right.
     """
 
     version: str

@@ -94,7 +94,7 @@ def test_pictures_and_coverage() -> None:
     ranges = Perturbation((Range("contrast", 0.999, 1.001), Range("brightness", -0.001, 0.001)))
     study = prepare(net, example.image, example.target, ranges, Coordinates(3.0))
     short(example, "image=float64[1, 64, 64]")
-    short(study)
+    short(study, "network=Network(..)")
     members = family.from_studies([study], torch.device("cpu"))
     state = cover(members, Limits(0.9), verifier.Budget())
     short(members)

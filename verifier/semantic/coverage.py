@@ -157,8 +157,9 @@ def _family(options: argparse.Namespace) -> tuple[Family, float | None, str | No
         import vnnlib
         from verifier.graph.onnx_import import load_model
 
-        form = vnnlib.normalise(vnnlib.load(options.spec))
-        return families.from_files(load_model(options.model), form, device_of(options.device)), None, None
+        spec = vnnlib.load(options.spec)
+        model, form, device = load_model(options.model), vnnlib.normalise(spec), device_of(options.device)
+        return families.from_files(model, form, device, header=spec.header), None, None
     return _studies(options)
 
 
