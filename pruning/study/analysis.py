@@ -103,7 +103,10 @@ def save(analysis: Analysis, path: Path) -> None:
 
 
 def _checks(checks: Sequence[Check]) -> dict[str, Any]:
-    return {"passed": goals.verdict(checks), "checks": [asdict(c) for c in checks]}
+    return {
+        "outcome": goals.verdict(checks).value,
+        "checks": [asdict(c) | {"outcome": c.outcome.value} for c in checks],
+    }
 
 
 def _notes(rows: Sequence[Row], summaries: Sequence[Summary], files: bool) -> list[str]:

@@ -179,7 +179,7 @@ def _show(options: argparse.Namespace, folder: Path) -> int:
     print_analysis(found, console)
     if not options.no_report:
         console.print(f"report: {report.write(found, folder)}", markup=False, highlight=False, soft_wrap=True)
-    return int(bool(options.check) and goals.verdict(found.criterion) is not True)
+    return int(bool(options.check) and goals.verdict(found.criterion) is not goals.Outcome.PASS)
 
 
 def _results(options: argparse.Namespace) -> int:
