@@ -247,6 +247,8 @@ def _deliver(args: argparse.Namespace, result: Result, spec: Spec | None) -> int
         raise failed
     if not args.quiet:
         print(report.summary(result), file=sys.stderr)
+        if advice := report.advice(result):
+            print(advice, file=sys.stderr)
     if args.verbose:
         print("\n".join(report.details(result)), file=sys.stderr)
     return EXIT_VERDICT
