@@ -170,7 +170,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.report and results:
         from pruning.report import write_report
 
-        print(f"report: {write_report(arguments.report, results, data)}")
+        print(f"report: {write_report(arguments.report, results, data, arguments.model.name)}")
     return 0
 
 

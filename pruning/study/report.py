@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from pruning.study import analysis as analyses
-from pruning.study import details, goals, headline, select, words
+from pruning.study import details, goals, headline, page, select, words
 from pruning.study.analysis import Analysis
 from pruning.study.figures import cactus, curves, maps, style
 from pruning.study.figures.style import Drawn
+from pruning.study.page import Table
 from pruning.study.summary import label, penalised
 from verifier.errors import OutputError
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of texts; the first column names the row."""
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 def write(analysis: Analysis, folder: Path) -> Path:
@@ -35,29 +27,21 @@ def write(analysis: Analysis, folder: Path) -> Path:
         for figure in figures:
             style.save(figure, folder / "figures")
     analyses.save(analysis, folder / "summary.json")
-    page, fresh = folder / "report.html", folder / "report.tmp"
+    target, fresh = folder / "report.html", folder / "report.tmp"
     try:
         fresh.write_text(render(analysis, drawn), encoding="utf-8")
-        os.replace(fresh, page)
+        os.replace(fresh, target)
     except OSError as error:
-        raise OutputError(f"{page}: cannot write: {error.strerror or error}") from None
-    return page
+        raise OutputError(f"{target}: cannot write: {error.strerror or error}") from None
+    return target
 
 
 def render(analysis: Analysis, drawn: dict[str, list[Drawn]]) -> str:
     """The page as text."""
-    from importlib.resources import files
-
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    source = files("pruning.study").joinpath("templates", "report.html").read_text(encoding="utf-8")
     first = analysis.rows[0]
-    return environment.from_string(source).render(
+    return page.render(
+        "report.html",
         a=analysis,
-        style=Markup(style.style_sheet()),
-        inline=lambda figure: Markup(figure.inline),
         drawn=drawn,
         facts=_facts(analysis),
         headline=headline.sentence(analysis),
