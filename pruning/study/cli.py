@@ -36,7 +36,8 @@ Result files (--results) are VNN-COMP's: category,onnx,vnnlib,prepare_seconds,re
 2025: right 10, wrong -150. Without witness files the truth is the list given with --truth; else what all tools that
 answered say; else, where they contradict each other, the majority (a guess, and marked so); else it stays open.
 
-exit codes: 0 done, 1 --check and a condition did not pass or was not measured, 2 error, 130 interrupted (run again to go on)
+exit codes: 0 done, 1 --check and a condition did not pass or is not measured, 2 error,
+130 interrupted (run again to go on)
 """
 
 
