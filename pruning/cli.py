@@ -211,7 +211,7 @@ def _keep_inputs(arguments: argparse.Namespace) -> None:
             written += [target, target.with_suffix(".json")]
     if arguments.report is not None:
         pages = [arguments.report / name for name in ("report.html", "report.json")]
-        written += [*pages, *arguments.report.glob("*.png"), *arguments.report.glob("*.svg")]
+        written += [*pages, *arguments.report.glob("*.png"), *(arguments.report / "figures").glob("*")]
 
     def read() -> Iterator[str | Path | None]:
         yield arguments.data
