@@ -21,6 +21,7 @@ from pruning.fold import Constants, fold, readers
 from pruning.groups import Groups, find_groups
 from pruning.names import BORDERS, FOLDS, RESCALES
 from pruning.net import Net
+from pruning.normalised import given
 from pruning.planning import Floor, Plan, make_plan
 from pruning.rescale import restored
 from pruning.scores import Options, Scores, score_groups
@@ -50,12 +51,12 @@ class PrunedModel:
     @property
     def before(self) -> Cost:
         """Size of the original."""
-        return cost(self.original)
+        return cost(given(self.original))
 
     @property
     def after(self) -> Cost:
         """Size of the pruned network."""
-        return cost(self.net)
+        return cost(given(self.net))
 
 
 def load(path: str | os.PathLike[str]) -> Net:
@@ -156,12 +157,12 @@ def save(model: PrunedModel | Net, path: str | os.PathLike[str]) -> Path | None:
     A PrunedModel is checked once more before anything is written (see `checked`).
     """
     if isinstance(model, Net):
-        onnx_io.save(model, path)
+        onnx_io.save(given(model), path)
         return None
     model = checked(model)
     beside = Path(path).with_suffix(".json")
     text = json.dumps(dict(model.sidecar), indent=1, allow_nan=False, default=_plain)
-    data = onnx_io.to_bytes(model.net, check=True)  # whatever can fail does so before anything is written
+    data = onnx_io.to_bytes(given(model.net), check=True)  # whatever can fail does so before anything is written
     onnx_io.write_whole(text.encode(), beside)
     try:
         onnx_io.write_whole(data, path)

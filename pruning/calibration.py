@@ -16,6 +16,7 @@ from pruning.errors import CriterionError, DataError
 from pruning.net import Net
 from verifier.arguments import spans, unknown
 from verifier.brief import brief
+from verifier.data.frame import check_unit
 from verifier.errors import OptionsError
 
 STRAY = 1e-6  # so far outside [0, 1] a value may lie by rounding alone
@@ -48,6 +49,7 @@ class Semantic:
             if name not in ("brightness", "contrast"):
                 what = unknown("parameter", name, ("brightness", "contrast"))
                 raise DataError(f"semantic ranges: {what}; expected brightness or contrast")
+            check_unit(name, *ranges[name])
         return cls(ranges.get("contrast", (1.0, 1.0)), ranges.get("brightness", (0.0, 0.0)))
 
     @property

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from verifier.arguments import NamedSpan, Parser
+from verifier.data import options as shared
 from verifier.errors import SecateurError
 
 if TYPE_CHECKING:
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from pruning.planning import Plan
 
 MODES = ("post-training", "one-shot", "progressive", "lottery")
-_EPILOG = """
+_EPILOG = f"""
+{shared.DATA}
 how channels are chosen
   Our USN ("unbiased and smooth neuron"; the paper's own formula was not available to us, this is our definition):
       z0 = pre-activation of a channel for the clean image, z(s) for x'(s) = clip(alpha*x + beta, 0, 1), s in S
@@ -62,7 +63,7 @@ def parser() -> Parser:
     from pruning import names
 
     p = Parser("prune", "Remove whole channels from an ONNX network; inputs, outputs, names and opset stay.", _EPILOG)
-    p.add_argument("model", type=Path, help="the .onnx file to prune")
+    p.add_argument("model", help="the .onnx file to prune, or the name of a shipped network")
     p.add_argument(
         "-o", "--output", type=Path, help="where to write the pruned .onnx (its record goes beside it as .json)"
     )
@@ -73,7 +74,6 @@ def parser() -> Parser:
     p.add_argument(
         "--sweep", type=_ratios, metavar="R,R,...", help="several ratios; writes OUTPUT with the ratio in its name"
     )
-    p.add_argument("--data", metavar="SOURCE", help="DIR of images, FILE.npz, COCO.json or aircraft23")
     p.add_argument(
         "--semantic", default="", metavar="RANGES", help="the rectangle S, e.g. brightness=-0.1:0.1,contrast=0.8:1.2"
     )
@@ -82,6 +82,11 @@ def parser() -> Parser:
     p.add_argument("--mode", choices=MODES, default="post-training", help="training around pruning (default: none)")
     p.add_argument("--dry-run", action="store_true", help="print the plan, write nothing")
     p.add_argument("--report", type=Path, metavar="DIR", help="write a report with histograms and pictures")
+    g = p.add_argument_group("data")
+    shared.add_data(g)
+    shared.add_network(g)
+    g.add_argument("--images", type=int, default=256, help="calibration images used, drawn by --seed (default: 256)")
+    g.add_argument("--samples", type=int, default=32, help="Sobol points of S per image (default: 32)")
     g = p.add_argument_group("selection")
     g.add_argument(
         "--allocation", choices=names.ALLOCATIONS, default="uniform", help="ratio per layer (default: uniform)"
@@ -107,9 +112,7 @@ def parser() -> Parser:
         help="give channels that stay their old mean and spread back (default: all for post-training with fold mean, "
         "silent ones before fine-tuning)",
     )  # fmt: skip
-    g = p.add_argument_group("data and training")
-    g.add_argument("--images", type=int, default=256, help="calibration images used (default: 256)")
-    g.add_argument("--samples", type=int, default=32, help="Sobol points of S per image (default: 32)")
+    g = p.add_argument_group("training")
     g.add_argument("--train-images", type=int, default=4096, help="images used by the training modes (default: 4096)")
     g.add_argument("--epochs", type=int, default=10, help="fine-tuning epochs per stage (default: 10)")
     g.add_argument("--max-drop", type=float, default=0.1, help="stop when the error rises by this share (default: 0.1)")
@@ -138,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from pruning import api, runs
+    from pruning import runs
     from pruning.errors import CriterionError, WriteError
 
     if arguments.output is None and not arguments.dry_run:
@@ -146,9 +149,9 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.output is not None and not arguments.output.parent.is_dir():
         raise WriteError(f"{arguments.output}: the folder '{arguments.output.parent}' does not exist")
     _keep_inputs(arguments)
-    net = api.load(arguments.model)
     settings = runs.settings(arguments)
-    data = runs.read_data(arguments, net)
+    net = runs.network(arguments)
+    data = runs.read_data(arguments, net, print)
     if data is not None and not data.semantic.clip:
         low, high = float(data.images.min()), float(data.images.max())
         print(f"data: values from {low:.4g} to {high:.4g}, used as they are: nothing is clipped to [0, 1]")
@@ -170,7 +173,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.report and results:
         from pruning.report import write_report
 
-        print(f"report: {write_report(arguments.report, results, data, arguments.model.name)}")
+        print(f"report: {write_report(arguments.report, results, data, Path(arguments.model).name)}")
     return 0
 
 
@@ -198,7 +201,8 @@ def _target(arguments: argparse.Namespace, ratio: float) -> Path:
 def _keep_inputs(arguments: argparse.Namespace) -> None:
     """Refuse outputs that are read, and a model that would take the place of its own record."""
     from pruning.errors import WriteError
-    from verifier.data import coco
+    from verifier.data import networks
+    from verifier.data.source import files_read
     from verifier.graph.onnx_import.source import files_of
     from verifier.outputs import keep_inputs
 
@@ -215,11 +219,8 @@ def _keep_inputs(arguments: argparse.Namespace) -> None:
 
     def read() -> Iterator[str | Path | None]:
         yield arguments.data
-        if arguments.data is not None and arguments.data.endswith(".json"):
-            with suppress(SecateurError):  # its reader will say what is wrong with it
-                found = coco.read(arguments.data).annotations
-                yield from (Path(arguments.data).parent / one.file for one in found)
-        yield from files_of(arguments.model)
+        yield from files_read(arguments.data, arguments.pictures)
+        yield from files_of(networks.find(arguments.model))
 
     keep_inputs(written, read())
 
@@ -259,10 +260,10 @@ def _blocks(arguments: argparse.Namespace, net: Net, data: Calibration | None) -
 
 def _print_size(before: Net, after: Net) -> None:
     from pruning.cost import cost
+    from pruning.normalised import given
 
-    for name, old, new in zip(
-        ("parameters", "MACs", "non-linear neurons"), *map(_counts, (cost(before), cost(after))), strict=True
-    ):
+    sizes = (_counts(cost(given(net))) for net in (before, after))
+    for name, old, new in zip(("parameters", "MACs", "non-linear neurons"), *sizes, strict=True):
         change = f"{new / old - 1:+.1%}" if old else "-"
         print(f"{name:>20}  {old:>12,} -> {new:>12,}  {change}")
 

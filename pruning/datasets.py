@@ -1,20 +1,26 @@
-"""Calibration data from files: .npz, a folder of images or arrays, COCO keypoints, or the rendered aircraft23 set."""
+"""Calibration data: the pictures of any source (`verifier.data.source`), or arrays that are no pictures."""
 
 from __future__ import annotations
 
-import json
-import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pruning.calibration import Calibration, Semantic
 from pruning.errors import DataError
-from pruning.keypoints import targets
+from pruning.keypoints import answers, targets
 from pruning.net import Net
+from verifier.data import unchanged
+from verifier.data.frame import Frame, Head
+from verifier.data.options import CROP
+from verifier.errors import ModelError, SecateurError
 
-MAX_VALUES = 1 << 31  # elements of an array read from a file
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".npy")
+if TYPE_CHECKING:
+    from verifier.data.source import Sample, Source
+
+SPLIT = "train"
 
 
 def load_data(
@@ -24,170 +30,137 @@ def load_data(
     images: int = 256,
     samples: int = 32,
     seed: int = 0,
-    split: str = "train",
+    split: str = SPLIT,
+    *,
+    crop: str = CROP,
+    folder: Path | None = None,
+    layout: str = "auto",
+    channels: int | None = None,
+    head: Head | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Calibration:
-    """Read at most `images` calibration images shaped for `net` from DIR, FILE.npz, COCO.json or `aircraft23`.
+    """Read at most `images` pictures shaped for `net` from what `--data` can name (see `verifier.data.source.find`).
 
-    Images are scaled to [0, 1]. Key points of COCO and aircraft23 are given in pixels of the network's input, or in
-    cells of its heatmaps; a network that answers otherwise gets no labels (`unlabelled` says why). Labels from .npz
-    files are taken as they are. Raises DataError.
+    Pictures are in [0, 1], as everywhere. Key points are pixels of the network's input; labels are what the network
+    should answer for them: outputs y with pixel = scale y + shift (`head`, by default y in pixels, which is checked),
+    or cells of its heatmaps. Where that does not fit there are no labels, and `unlabelled` says why. An .npz file may
+    also hold `labels`: classes, or targets in the network's own units. Inputs that are no pictures are taken as they
+    are.
+
+    say: gets what was done to the pictures, and what the network answers to them. Raises DataError.
     """
     if images < 1:
         raise DataError(f"{images} images; expected at least 1")
-    shape = _input_shape(net)
-    path = Path(source)
-    labels, reason = None, ""
-    if source == "aircraft23":
-        found, points = _aircraft(shape, images, seed, split)
-        labels, reason = targets(net, found, points)
-    elif path.is_dir():
-        found = _folder(path, shape, images, seed)
-    elif path.suffix == ".npz":
-        found, labels = _npz(path, images, seed)
-    elif path.suffix == ".json":
-        found, points = _coco(path, shape, images, seed)
-        labels, reason = targets(net, found, points)
-    else:
-        raise DataError(f"data '{source}': expected a folder, a .npz file, a COCO .json file or aircraft23")
+    if len(net.inputs) != 1:
+        raise DataError(f"the network has {len(net.inputs)} inputs; calibration data feed only one")
+    try:
+        found, labels, reason = _read(source, net, images, seed, split, crop, folder, layout, channels, head, say)
+    except DataError:
+        raise
+    except SecateurError as error:
+        raise DataError(str(error)) from error
     return Calibration(found, labels, semantic or Semantic(), samples, seed, reason).fitted(net)
 
 
-def _input_shape(net: Net) -> tuple[int, ...]:
-    if len(net.inputs) != 1:
-        raise DataError(f"the network has {len(net.inputs)} inputs; calibration data feed only one")
-    return net.shapes[net.inputs[0]][1:]
+def _read(
+    text: str, net: Net, count: int, seed: int, split: str, crop: str, folder: Path | None, layout: str,
+    channels: int | None, head: Head | None, say: Callable[[str], None],
+) -> tuple[np.ndarray, np.ndarray | None, str]:  # fmt: skip
+    """Images, labels, and why there are none."""
+    from verifier.data import source as sources
 
-
-def _npz(path: Path, count: int, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
-    arrays = {}
+    source = sources.find(text, split=split, crop=crop, folder=folder)
+    shape = net.shapes[net.inputs[0]]
+    arrays = source if isinstance(source, sources.Arrays) else None
     try:
-        with zipfile.ZipFile(path) as archive:  # sizes before anything is unpacked
-            for item in archive.infolist():
-                if item.file_size > 8 * MAX_VALUES:
-                    raise DataError(f"{path}: '{item.filename}' would unpack to {item.file_size} bytes; too large")
-        with np.load(path, allow_pickle=False) as stored:
-            for name in ("images", "labels", "keypoints"):
-                if name in stored:
-                    arrays[name] = stored[name]
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: not a readable .npz file ({error})") from error
-    if "images" not in arrays:
-        raise DataError(f"{path}: no array 'images'; expected images (n, C, H, W) and optionally labels or keypoints")
-    images = arrays["images"]
-    if images.dtype.kind not in "fiu" or images.ndim < 2:
-        raise DataError(f"{path}: images have type {images.dtype} and shape {images.shape}; expected numbers (n, ...)")
-    labels = arrays.get("labels", arrays.get("keypoints"))
-    if labels is not None and labels.dtype.kind not in "fiu":
-        raise DataError(f"{path}: labels have type {labels.dtype}; expected numbers")
-    if labels is not None and len(labels) != len(images):
-        raise DataError(f"{path}: {len(images)} images but {len(labels)} labels")
-    rows = _some(len(images), count, seed)
-    picked = images[rows].astype(np.float32) / (255.0 if images.dtype == np.uint8 else 1.0)
-    if labels is None:
-        return picked, None
-    chosen = labels[rows]
-    return picked, chosen.astype(np.float32) if chosen.dtype.kind == "f" else chosen.astype(np.int64)
+        frame = Frame.of(shape, layout, channels)
+    except ModelError:
+        if arrays is None:
+            raise
+        frame = None
+    if arrays is not None and (frame is None or arrays.arrays["images"].ndim == 2):
+        return _plain(arrays, net, count, seed, say)
+    assert frame is not None
+    rows = _rows(source, count, seed)
+    given = source.read(frame, rows)
+    samples = [s for s in given if s.scene is not None or s.visibility is None or s.visibility.all()]
+    if not samples:
+        raise DataError(f"{text}: no picture with all its key points in it (visibility 1 or 2)")
+    say(source.note(frame))
+    if len(samples) < len(given):
+        say(f"{len(given) - len(samples)} of {len(given)} pictures are left out: some key points are not in them")
+    found = np.stack([frame.arrange(s.image)[0] if len(shape) > 3 else frame.arrange(s.image) for s in samples])
+    found = found.reshape(len(samples), *shape[1:]).astype(np.float32)
+    if arrays is not None and arrays.targets is not None and arrays.points is None:
+        return found, _own_units(arrays.targets[rows], net, found, say), ""
+    labels, reason = _labels(samples, net, frame, found, head, say)
+    return found, labels, reason
 
 
-def _folder(path: Path, shape: tuple[int, ...], count: int, seed: int) -> np.ndarray:
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in _SUFFIXES)
-    if not files:
-        raise DataError(f"{path}: no images in this folder; expected {', '.join(_SUFFIXES)}")
-    return np.stack([_read_image(files[row], shape) for row in _some(len(files), count, seed)])
+def _labels(
+    samples: list[Sample], net: Net, frame: Frame, images: np.ndarray, head: Head | None, say: Callable[[str], None]
+) -> tuple[np.ndarray | None, str]:
+    points = [s.keypoints for s in samples if s.keypoints is not None]
+    classes = [s.label for s in samples if s.label is not None]
+    known = np.array(classes, np.int64) if len(classes) == len(samples) and len(points) < len(samples) else None
+    truth = np.stack(points) if len(points) == len(samples) and len({len(p) for p in points}) == 1 else None
+    reason = f"{max(len(points), len(classes))} of {len(samples)} pictures have key points or a class"
+    labels = known
+    if truth is not None:
+        labels, reason = targets(net, images, truth, frame, head)
+    said = answers(net, images, truth, known, frame, head)
+    say(unchanged.line(said))
+    for line in unchanged.warnings(said):
+        say(f"warning: {line}")
+    return labels, "" if labels is not None else reason
 
 
-def _read_image(file: Path, shape: tuple[int, ...], box: tuple[float, float, float, float] | None = None) -> np.ndarray:
-    """One image as float32 (C, H, W) in [0, 1], resized to the network's input; .npy arrays are taken as they are."""
-    if file.suffix.lower() == ".npy":
-        try:
-            array = np.load(file, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{file}: not a readable .npy array ({error})") from error
-        if array.size != np.prod(shape):
-            raise DataError(f"{file}: shape {array.shape}, the network expects {shape}")
-        return array.reshape(shape).astype(np.float32) / (255.0 if array.dtype == np.uint8 else 1.0)
-    from PIL import Image
+def _plain(
+    arrays: object, net: Net, count: int, seed: int, say: Callable[[str], None]
+) -> tuple[np.ndarray, np.ndarray | None, str]:
+    """Rows of numbers as they are (8-bit ones over 255); labels are classes, or in the network's own units."""
+    from verifier.data.source import Arrays
 
-    if len(shape) != 3 or shape[0] not in (1, 3):
-        raise DataError(
-            f"the network input has shape {shape}; image files need (1 or 3, height, width), use .npz instead"
-        )
-    try:
-        with Image.open(file) as image:
-            picture = image.convert("L" if shape[0] == 1 else "RGB").resize(
-                (shape[2], shape[1]), Image.Resampling.BILINEAR, box
-            )
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{file}: not a readable image ({error})") from error
-    array = np.asarray(picture, np.float32) / 255.0
-    return array[None] if shape[0] == 1 else np.moveaxis(array, 2, 0)
+    assert isinstance(arrays, Arrays)
+    held = arrays.arrays["images"]
+    rows = _rows(arrays, count, seed)
+    found = held[rows].astype(np.float32) / (255.0 if held.dtype == np.uint8 else 1.0)
+    shape = net.shapes[net.inputs[0]]
+    if found[0].size != np.prod(shape):
+        raise DataError(f"{arrays.path}: images have shape {found.shape[1:]}, the network input expects {shape[1:]}")
+    found = found.reshape(len(found), *(shape[1:] if len(shape) > 1 else shape))
+    classes, values = arrays.classes, arrays.targets
+    if values is not None:
+        return found, _own_units(values[rows], net, found, say), ""
+    if classes is None:
+        return found, None, "give them as 'labels' in the .npz file"
+    return found, classes[rows], ""
 
 
-def _coco(path: Path, shape: tuple[int, ...], count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Crops of annotated objects (box grown 1.25x to a square); key points (n, K, 2) in pixels of the crop.
+def _own_units(labels: np.ndarray, net: Net, images: np.ndarray, say: Callable[[str], None]) -> np.ndarray:
+    """Targets of an .npz file, with a warning where the network answers in another scale."""
+    said = np.concatenate([a.output for a in answers(net, images)])
+    spans = [f"{value.min():.4g}..{value.max():.4g}" for value in (said, labels)]
+    say(f"unchanged images: outputs span {spans[0]}, labels {spans[1]}")
+    if unchanged.out_of_scale(said, labels):
+        say("warning: labels and outputs differ in scale; training moves the network to the scale of the labels")
+    return labels
 
-    Objects with an invisible keypoint (v = 0) are left out: the losses here have no mask for them.
+
+def _rows(source: Source, count: int, seed: int) -> list[int]:
+    """Pictures to use: the first ones of an endless source, else all, or a random choice in storage order.
+
+    Objects of which a key point is not known are left out: the losses here have no mask for them.
     """
-    try:
-        if path.stat().st_size > 1 << 30:
-            raise DataError(f"{path}: over 1 GB; too large for an annotation file")
-        content = json.loads(path.read_text())
-        names = {item["id"]: item["file_name"] for item in content["images"]}
-        people = [
-            (names[a["image_id"]], [float(v) for v in a["bbox"]], np.asarray(a["keypoints"], float).reshape(-1, 3))
-            for a in content["annotations"]
-            if not a.get("iscrowd") and a.get("keypoints") and all(a["keypoints"][2::3])
-        ]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(f"{path}: not a COCO keypoints file ({type(error).__name__}: {error})") from error
-    if not people:
-        raise DataError(f"{path}: no annotation with all keypoints labelled")
-    images, found = [], []
-    for row in _some(len(people), count, seed):
-        name, (left, top, width, height), points = people[row]
-        file = (path.parent / name).resolve()
-        if not file.is_relative_to(path.parent.resolve()):
-            raise DataError(f"{path}: image '{name}' lies outside the folder of the annotation file")
-        side = 1.25 * max(width, height)
-        x0, y0 = left + width / 2 - side / 2, top + height / 2 - side / 2
-        images.append(_crop(file, shape, x0, y0, side))
-        found.append((points[:, :2] - (x0, y0)) * (shape[2] / side, shape[1] / side))
-    if len({len(points) for points in found}) > 1:
-        raise DataError(f"{path}: the annotations have different numbers of keypoints; expected one number for all")
-    return np.stack(images), np.stack(found)
+    from verifier.data.source import Annotated
 
-
-def _crop(file: Path, shape: tuple[int, ...], x0: float, y0: float, side: float) -> np.ndarray:
-    from PIL import Image
-
-    if len(shape) != 3 or shape[0] not in (1, 3):
-        raise DataError(f"the network input has shape {shape}; COCO images need (1 or 3, height, width)")
-    try:
-        with Image.open(file) as image:
-            mode = "L" if shape[0] == 1 else "RGB"
-            coefficients = (side / shape[2], 0, x0, 0, side / shape[1], y0)
-            picture = image.convert(mode).transform(
-                (shape[2], shape[1]), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR
-            )
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{file}: not a readable image ({error})") from error
-    array = np.asarray(picture, np.float32) / 255.0
-    return array[None] if shape[0] == 1 else np.moveaxis(array, 2, 0)
-
-
-def _aircraft(shape: tuple[int, ...], count: int, seed: int, split: str) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        from verifier.data import aircraft23
-    except ImportError as error:
-        raise DataError(f"the aircraft23 data set is not available ({error})") from error
-    if len(shape) != 3 or shape[0] not in (1, 3) or shape[1] != shape[2]:
-        raise DataError(f"the network input has shape {shape}; aircraft23 gives square images with 1 or 3 channels")
-    images, keypoints, _ = aircraft23.load(split, count, size=shape[1], grey=shape[0] == 1, seed=seed)
-    return np.asarray(images, np.float32), np.asarray(keypoints, np.float32)
-
-
-def _some(total: int, count: int, seed: int) -> np.ndarray:
-    """Rows to use: all, or a random choice in storage order."""
-    if total <= count:
-        return np.arange(total)
-    return np.sort(np.random.default_rng(seed).choice(total, count, replace=False))
+    if source.count is None:
+        return list(range(count))
+    usable = range(source.count)
+    if isinstance(source, Annotated):
+        usable = [i for i, a in enumerate(source.annotations) if a.visibility.all()]  # type: ignore[assignment]
+        if not usable:
+            raise DataError(f"{source.path}: no annotation with all keypoints labelled")
+    if len(usable) <= count:
+        return list(usable)
+    return [usable[i] for i in np.sort(np.random.default_rng(seed).choice(len(usable), count, replace=False))]

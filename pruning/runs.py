@@ -15,9 +15,12 @@ from pruning.datasets import load_data
 from pruning.errors import CriterionError, DataError, RatioError
 from pruning.groups import find_groups
 from pruning.net import Net
+from pruning.normalised import normalised
 from pruning.planning import Floor, Plan
 from pruning.scores import CRITERIA, Options
 from pruning.surgery import mask, remove
+from verifier.data import networks
+from verifier.data.frame import Frame, Head
 
 if TYPE_CHECKING:
     from pruning.training import TrainOptions
@@ -43,15 +46,32 @@ def settings(arguments: argparse.Namespace) -> Options:
     )
 
 
-def read_data(arguments: argparse.Namespace, net: Net) -> Calibration | None:
-    """Calibration data, if the command names any."""
+def network(arguments: argparse.Namespace) -> Net:
+    """The network of the command line, behind its normalisation where one is given."""
+    net = api.load(networks.find(arguments.model))
+    if arguments.mean is None and arguments.std is None:
+        return net
+    if len(net.inputs) != 1:
+        raise DataError(f"the network has {len(net.inputs)} inputs; --mean and --std need one")
+    frame = Frame.of(net.shapes[net.inputs[0]], arguments.layout, arguments.channels)
+    return normalised(net, frame, arguments.mean, arguments.std)
+
+
+def read_data(
+    arguments: argparse.Namespace, net: Net, say: Callable[[str], None] = lambda line: None
+) -> Calibration | None:
+    """Calibration data, if the command names any; `say` gets what they are and what the network answers to them."""
     semantic = Semantic.parse(arguments.semantic)
     if arguments.data is None:
         if arguments.mode != "post-training":
             raise DataError(f"--mode {arguments.mode} trains and needs labelled --data")
         return None
     count = arguments.images if arguments.mode == "post-training" else max(arguments.images, arguments.train_images)
-    return load_data(arguments.data, net, semantic, count, arguments.samples, arguments.seed)
+    return load_data(
+        arguments.data, net, semantic, count, arguments.samples, arguments.seed,
+        crop=arguments.crop, folder=arguments.pictures, layout=arguments.layout, channels=arguments.channels,
+        head=Head.given(arguments.output_scale, arguments.output_shift), say=say,
+    )  # fmt: skip
 
 
 def calibration_part(arguments: argparse.Namespace, data: Calibration | None) -> Calibration | None:

@@ -140,3 +140,38 @@ def convnet(rng: np.random.Generator, opset: int = 13) -> bytes:
         node("Gemm", ["h8", "W", "b"], ["y"], name="fc"),
     ]
     return build(nodes, {"x": (1, 2, 8, 8)}, ["y"], weights, opset)
+
+
+def image_network(rng: np.random.Generator, channels: int = 8, opset: int = 13) -> bytes:
+    """A classifier of 28 x 28 pixels in 10 classes: Conv, BatchNormalization, Relu, MaxPool, a residual block, Conv,
+    Relu, MaxPool, Gemm, with weights of the size that keeps activations (He et al. 2015)."""
+    node, c = helper.make_node, channels
+    shapes = {"K1": (c, 1, 3, 3), "K2": (c, c, 3, 3), "K3": (c, c, 3, 3), "K4": (2 * c, c, 3, 3), "W": (10, 98 * c)}
+    weights = {name: rng.normal(size=s) * np.sqrt(2 / np.prod(s[1:])) for name, s in shapes.items()}
+    for name in ("n1", "n2", "n3"):
+        weights |= {name + "s": rng.uniform(0.5, 1.5, c), name + "o": rng.normal(size=c) * 0.1}
+        weights |= {name + "m": rng.normal(size=c) * 0.1, name + "v": rng.uniform(0.5, 1.5, c)}
+
+    def block(number: int, value: str) -> list[onnx.NodeProto]:
+        name = f"n{number}"
+        return [
+            node("Conv", [value, f"K{number}"], [f"c{number}"], name=f"conv{number}", pads=[1] * 4),
+            node("BatchNormalization", [f"c{number}", *(name + part for part in "somv")], [name], name=name),
+        ]
+
+    nodes = [
+        *block(1, "x"),
+        node("Relu", ["n1"], ["r1"], name="relu1"),
+        node("MaxPool", ["r1"], ["p1"], name="pool1", kernel_shape=[2, 2], strides=[2, 2]),
+        *block(2, "p1"),
+        node("Relu", ["n2"], ["r2"], name="relu2"),
+        *block(3, "r2"),
+        node("Add", ["n3", "p1"], ["a"], name="residual"),
+        node("Relu", ["a"], ["r3"], name="relu3"),
+        node("Conv", ["r3", "K4"], ["c4"], name="conv4", pads=[1] * 4),
+        node("Relu", ["c4"], ["r4"], name="relu4"),
+        node("MaxPool", ["r4"], ["p2"], name="pool2", kernel_shape=[2, 2], strides=[2, 2]),
+        node("Flatten", ["p2"], ["f"], name="flatten"),
+        node("Gemm", ["f", "W"], ["y"], name="fc", transB=1),
+    ]
+    return build(nodes, {"x": (1, 1, 28, 28)}, ["y"], weights, opset)

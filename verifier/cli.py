@@ -211,14 +211,15 @@ def _witness_files(args: argparse.Namespace, jobs: Sequence[Job]) -> list[Path]:
 
 
 def _one_network(text: str) -> str:
-    """The path in a model argument: VNN-COMP passes several networks as a Python list of (name, path) pairs."""
+    """The path in a model argument, or of a shipped network; VNN-COMP passes several as (name, path) pairs."""
+    from verifier.data import networks as shipped
     from vnnlib import parse_networks
 
     networks = parse_networks(text)
     if len(networks) != 1:
         names = ", ".join(name for name, _ in networks[:10])
         raise ProblemError(f"model: found {len(networks)} networks ({names}), expected 1: several are not supported")
-    return networks[0][1]
+    return str(shipped.find(networks[0][1]))
 
 
 def _deliver(args: argparse.Namespace, result: Result, spec: Spec | None) -> int:

@@ -20,7 +20,9 @@ class DomainBatch:
     """`lower`, `upper` (B, n); `query` (B,) int64; `share` (B,) the part of its query's volume (a neuron split counts
     as half); `score` (B,) the best known lower bound of the property (positive would be proven), -inf before the
     first bound; `depth` (B,); `signs` (B, D) int64, the decided neurons; `known` (B, N, 2) the best interval so far
-    of every ReLU neuron's argument, which children inherit (N = 0 where that is not kept)."""
+    of every ReLU neuron's argument, which children inherit (N = 0 where that is not kept). Where neurons are split by
+    alpha/beta-CROWN (`search/neurons.py`): `clause` (B,) the one clause that is asked for (-1: all), `alpha` (B, U)
+    uint8 and `beta` (B, D') the parent's slopes and multipliers, to start from."""
 
     lower: Tensor
     upper: Tensor
@@ -30,12 +32,16 @@ class DomainBatch:
     depth: Tensor
     signs: Tensor
     known: Tensor
+    clause: Tensor
+    alpha: Tensor
+    beta: Tensor
 
     def __len__(self) -> int:
         return len(self.query)
 
     def _fields(self) -> tuple[Tensor, ...]:
-        return self.lower, self.upper, self.query, self.share, self.score, self.depth, self.signs, self.known
+        boxes = self.lower, self.upper, self.query, self.share, self.score, self.depth
+        return *boxes, self.signs, self.known, self.clause, self.alpha, self.beta
 
     @property
     def bytes(self) -> int:
@@ -69,7 +75,7 @@ class DomainBatch:
 
     def narrowed(self, lower: Tensor, upper: Tensor, share: Tensor, score: Tensor) -> DomainBatch:
         """Same boxes with other bounds, volume shares and scores."""
-        return DomainBatch(lower, upper, self.query, share, score, self.depth, self.signs, self.known)
+        return replace(self, lower=lower, upper=upper, share=share, score=score)
 
     def split(self, dimension: Tensor, at: Tensor) -> DomainBatch:
         """Two children each, (2 B): box b is cut at `at[b]` in coordinate `dimension[b]`, lower halves first."""
@@ -85,6 +91,9 @@ class DomainBatch:
             (self.depth + 1).repeat(2),
             self.signs.repeat(2, 1),
             self.known.repeat(2, 1, 1),
+            self.clause.repeat(2),
+            self.alpha.repeat(2, 1),
+            self.beta.repeat(2, 1),
         )
 
     def split_neuron(self, neuron: Tensor) -> DomainBatch:
@@ -99,6 +108,9 @@ class DomainBatch:
             (self.depth + 1).repeat(2),
             torch.cat([self.signs.repeat(2, 1), entry], 1),
             self.known.repeat(2, 1, 1),
+            self.clause.repeat(2),
+            self.alpha.repeat(2, 1),
+            self.beta.repeat(2, 1),
         )
 
 
@@ -107,7 +119,15 @@ def join(parts: list[DomainBatch]) -> DomainBatch:
     if len(parts) == 1:
         return parts[0]
     most = max(p.signs.shape[1] for p in parts)
-    padded = [replace(p, signs=F.pad(p.signs, (0, most - p.signs.shape[1]))) for p in parts]
+    betas = max(p.beta.shape[1] for p in parts)
+    padded = [
+        replace(
+            p,
+            signs=F.pad(p.signs, (0, most - p.signs.shape[1])),
+            beta=F.pad(p.beta, (0, betas - p.beta.shape[1])),
+        )
+        for p in parts
+    ]
     return DomainBatch(*(torch.cat(fields) for fields in zip(*(p._fields() for p in padded), strict=True)))
 
 
@@ -123,6 +143,9 @@ def whole(lower: Tensor, upper: Tensor, neurons: int = 0) -> DomainBatch:
         torch.zeros(q, dtype=torch.int64, device=device),
         torch.zeros(q, 0, dtype=torch.int64, device=device),
         lower.new_tensor([-torch.inf, torch.inf]).expand(q, neurons, 2),
+        torch.full((q,), -1, dtype=torch.int64, device=device),
+        torch.zeros(q, 0, dtype=torch.uint8, device=device),
+        torch.zeros(q, 0, dtype=torch.float32, device=device),
     )
 
 

@@ -14,8 +14,10 @@ from torch import Tensor
 
 import vnnlib
 from verifier.assemble import assemble, check_fit, empty_set
-from verifier.attack.pgd import clause_loss, pgd, row_values, sample
+from verifier.attack.campaign import Campaign
+from verifier.attack.pgd import clause_loss, row_values
 from verifier.attack.replay import Replay
+from verifier.bounds.alpha_beta import Ground
 from verifier.bounds.bounder import Method, OutOfTime, sweep
 from verifier.bounds.lumped import Prepared
 from verifier.bounds.network import Network, build
@@ -34,9 +36,10 @@ from verifier.runtime import Session, compare, compare_index, compare_problem
 from verifier.search import zonotope
 from verifier.search.bab import Outcome, Strategy, Tally, cut, search
 from verifier.search.bounding import Bounded, bound_boxes
-from verifier.search.choose import Chooser, predicted_ratio
+from verifier.search.choose import Chooser, Cost
 from verifier.search.leaf import settle_affine
 from verifier.search.memory import CPU, Memory, attempt, step_bytes
+from verifier.search.neurons import NeuronSplit
 from verifier.search.shallow import form as shallow_form
 from verifier.search.shallow.tree import Counts
 from verifier.search.shallow.tree import search as shallow_search
@@ -50,14 +53,18 @@ FEW_QUERIES = 4
 KEPT_NEURONS = 8192
 """Up to this many ReLU neurons, open boxes of a neuron split carry the neurons' intervals along (16 bytes each)."""
 
-PLAIN = Method(affine=False)
-"""Intervals alone: exact for the arguments of a first layer."""
+SPLIT_ELEMENTS = 800_000
+"""Neurons times subproblems of a step where neurons are split: a larger step only makes the caches useless."""
 
 MANY_QUERIES = 256
 """With more queries than this, bounds come first: most queries are settled by them in one batch."""
 
 INPUT_SPLIT = 20
 """With more free inputs than this, neurons are split instead (where there are ReLUs)."""
+
+FEW_INPUTS = 8
+"""Up to so many free inputs, inputs are split whatever the network; in between, networks of nothing but ReLUs have
+their neurons split (16 inputs, 64 ReLUs: 501 subproblems where 10^6 boxes were not enough)."""
 
 
 def solve(
@@ -215,8 +222,7 @@ class _Run:
             )
         self.plan = self._choose()
         self.tally = Tally()
-        self.attacks = 0
-        self.generator = torch.Generator(device=device).manual_seed(options.seed)
+        self.campaign = self._attack()
 
     def _choose(self) -> _Plan:
         d, method = self.inputs.generators, self.options.bounds.method
@@ -224,6 +230,8 @@ class _Run:
         rows = method in ("crown", "alpha") or method == "auto"
         size = self.network.widest * (d + 2 if affine else 2)
         fitting = zonotope.BATCH if self.zonotope else int(min(4096, max(8, 4_000_000 // max(1, size))))
+        if self._neurons(d) and self.network.relus:
+            fitting = int(min(512, max(4, SPLIT_ELEMENTS // max(1, self.network.neurons))))
         batch = self.options.search.batch or fitting
         alpha = self.options.bounds.alpha_steps if method == "alpha" or (method == "auto" and not affine) else 0
         return _Plan(
@@ -232,24 +240,44 @@ class _Run:
             self.network.dtype,
             self.network.device,
             d,
-            d > INPUT_SPLIT and not self.lumped,
+            self._neurons(d),
         )
+
+    def _attack(self) -> Campaign:
+        generator = torch.Generator(device=self.network.device).manual_seed(self.options.seed)
+        how, room = self.options.attack, self.budget.memory_bytes
+        most = None if room is None else int(room / step_bytes(self.network.widest, self.network.dtype))
+        where = self.network, self.inputs, self.table
+        return Campaign(*where, how.restarts, how.steps, generator, self.replay_hits, self.budget.expired, most)
+
+    def _neurons(self, inputs: int) -> bool:
+        """Whether neurons are split rather than inputs."""
+        plain = set(self.network.relaxed) == set(self.network.relus)
+        return inputs > (FEW_INPUTS if plain else INPUT_SPLIT) and not self.lumped
 
     def solve(self, first: DomainBatch | None = None, proven: Callable[[DomainBatch], None] | None = None) -> Result:
         """Settles the boxes `first` (None: all queries); `proven` receives proposals instead of proofs (see
         `Strategy`)."""
         few = first is None and self.problem.queries <= MANY_QUERIES
-        witness = attempt(self.attack)[0] if few else None
+        witness = attempt(self.first_look)[0] if few else None
         if witness is not None:
             return self.finish(Verdict.SAT, "found by sampling and projected gradient descent", witness=witness)
+        self.split: NeuronSplit | None = None
         if first is None:
             first = whole(self.lower, self.upper, self.kept_neurons())
             first = zonotope.halved(first) if self.zonotope else first
+        if self.plan.neurons and not shallow_form.suits(self.network) and self.network.relus:
+            try:
+                self.split = self.neuron_split(first)
+            except OutOfTime:
+                return self.finish(Verdict.TIMEOUT, "the time limit was reached", open_fraction=1.0)
+            first = self.split.roots(first)
+        bound, work = self.bounding()
         strategy = Strategy(
-            bound=self.bounding(),
+            bound=bound,
             try_points=self.try_points,
             settle_affine=lambda boxes, bounded: settle_affine(boxes, bounded, self.try_points),
-            attack=self.attack,
+            attack=lambda boxes: self.campaign.again(boxes, work()),
             stop=self.budget.expired,
             report=self.report,
             batch=self.plan.batch,
@@ -284,24 +312,17 @@ class _Run:
         shallow = self.plan.neurons and strategy.proven is None and shallow_form.suits(self.network)
         if not shallow or self.problem.queries > FEW_QUERIES:
             return search(first, strategy)
-        try:
-            outcome, _ = attempt(self.shallow)
-        except OutOfTime:
-            return Outcome(None, 1.0, self.tally, first)
+        outcome, _ = attempt(self.shallow)
         return search(first, strategy) if outcome is None else outcome
 
     def shallow(self) -> Outcome:
-        """All clauses of all queries, one after the other.
-
-        Raises:
-            OutOfTime: before the first clause.
-        """
+        """All clauses of all queries, one after the other."""
         tally, open_share, rest = Tally(), 0.0, None
+        layer = shallow_form.formulate(self.network)
         for q in range(self.problem.queries):
             box = whole(self.lower, self.upper).select(slice(q, q + 1))
-            known = sweep(self.network, box.lower, box.upper, box.query, self.inputs, PLAIN, self.budget.expired)
             lower, upper = box.lower[0].double(), box.upper[0].double()
-            clauses = shallow_form.clauses(shallow_form.formulate(self.network, known), self.table, q, lower, upper)
+            clauses = shallow_form.clauses(layer, self.table, q, lower, upper)
             tries = partial(self.try_points_of, query=box.query)
             for clause in clauses:
                 counts = partial(
@@ -340,74 +361,49 @@ class _Run:
         count = sum(self.network.ops[i].multiply_adds for i in self.network.relus)
         return count if self.plan.neurons and count <= KEPT_NEURONS else 0
 
-    def bounding(self) -> Callable[[DomainBatch], Bounded]:
-        """The bounding step: zonotopes for few inputs and many neurons, lumped ones where asked for, or the chooser."""
+    def bounding(self) -> tuple[Callable[[DomainBatch], Bounded], Callable[[], float]]:
+        """The bounding step, and the multiply-adds that it has come to so far.
+
+        Zonotopes for few inputs and many neurons (their points are all the attack there is: no work is counted),
+        lumped ones where asked for, neuron splits for many inputs, or the chooser.
+        """
+        if (split := self.split) is not None:
+            return split, lambda: split.work
+        cost = Cost(self.network, self.plan.free_inputs)
         if not self.zonotope and not self.lumped:
-            return self.chooser()
+            # cheap or tight bounds, measured, unless the options or the problem leave no choice
+            fixed = self.options.bounds.method != "auto" or not self.plan.method.affine
+            chooser = Chooser(self.bound, self.halves, self.plan.method, fixed, cost)
+            return chooser, lambda: chooser.work
         twin = Twin.of(self.problem.graph, self.network.device)
         if self.zonotope:
-            return lambda batch: zonotope.bound_zonotope(twin, self.table, batch)
+            return lambda batch: zonotope.bound_zonotope(twin, self.table, batch), lambda: 0.0
         prepared = Prepared.of(twin)
-        return lambda batch: zonotope.bound_lumped(prepared, self.table, batch)
+        return lambda batch: zonotope.bound_lumped(prepared, self.table, batch), lambda: cost.sweep() * self.tally.boxes
 
-    def chooser(self) -> Chooser:
-        """Cheap or tight bounds, measured, unless the options or the problem leave no choice."""
-        fixed = self.options.bounds.method != "auto" or not self.plan.method.affine
-        return Chooser(
-            self.bound,
-            self.halves,
-            self.plan.method,
-            fixed,
-            lambda counts: predicted_ratio(self.network, counts, self.plan.free_inputs),
-        )
+    def neuron_split(self, boxes: DomainBatch) -> NeuronSplit:
+        """The roots of all queries: intermediate intervals by backward rows.
+
+        Raises:
+            OutOfTime: before the first bound.
+        """
+        method = Method(affine=False, rows=True)
+        known = sweep(self.network, boxes.lower, boxes.upper, boxes.query, self.inputs, method, self.budget.expired)
+        exact = Ground.of(self.network, known)
+        fast = exact.cast(build(self.problem.graph, torch.float32, self.network.device))
+        return NeuronSplit(exact, fast, self.table, self.budget.expired)
 
     def halves(self, boxes: DomainBatch, bounded: Bounded) -> DomainBatch:
         """The children that the search would make of these boxes, without clipping."""
         usable, dimension, at = cut(boxes, bounded.branch)
         return boxes.select(usable).split(dimension[usable], at[usable])
 
-    def attack(self, boxes: DomainBatch | None = None) -> Witness | None:
-        """Random samples of the boxes (of all queries), then projected gradient descent from the best of them.
-
-        The first calls take more samples each time; a call ends after a small part of the time that is left.
-        """
-        restarts, steps = self.options.attack.restarts, self.options.attack.steps
-        if restarts == 0:
-            return None
+    def first_look(self) -> Witness | None:
+        """The attack before the search."""
         if self.zonotope:
             # with so few inputs the search's own points are as good as a descent, and cost next to nothing
-            return None if boxes is not None else self.try_points(*zonotope.grid(self.lower, self.upper))
-        self.attacks += 1
-        until = self.budget.clock() + 0.05 * min(self.budget.remaining(), 100.0)
-        where = boxes if boxes is not None else whole(self.lower, self.upper)
-        cost = sum(op.multiply_adds for op in self.network.ops)
-        growth = min(2**self.attacks, 8)
-        count = max(restarts, min(growth * 8192, int(growth * 2e8 / max(1, cost))))
-        if self.budget.memory_bytes is not None:
-            count = min(count, max(1, int(self.budget.memory_bytes / step_bytes(self.network.widest, self.plan.dtype))))
-        chosen = torch.arange(count, device=self.network.device) % len(where)
-        if count < len(where):
-            chosen = torch.randperm(len(where), generator=self.generator, device=self.network.device)[:count]
-        lower, upper, query = where.lower[chosen], where.upper[chosen], where.query[chosen]
-        points, loss = sample(self.network, self.inputs, self.table, lower, upper, query, self.generator)
-        witness = self.replay_hits(points, loss, query)
-        if witness is not None:
-            return witness
-        # half of the starts are the best samples, half any: the best ones can all sit on one plateau
-        best = torch.cat([loss.argsort()[: restarts // 2 + 1], torch.arange(restarts // 2, device=loss.device) % count])
-        points, loss = pgd(
-            self.network,
-            self.inputs,
-            self.table,
-            points[best],
-            lower[best],
-            upper[best],
-            query[best],
-            steps,
-            self.generator,
-            lambda: self.budget.expired() or self.budget.clock() > until,
-        )
-        return self.replay_hits(points, loss, query[best])
+            return self.try_points(*zonotope.grid(self.lower, self.upper)) if self.options.attack.restarts else None
+        return self.campaign.first(whole(self.lower, self.upper))
 
     def replay_hits(self, points: Tensor, loss: Tensor, query: Tensor) -> Witness | None:
         """The points that violate in our arithmetic, worst first, replayed in ONNX Runtime."""

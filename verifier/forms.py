@@ -19,9 +19,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from verifier.ops.kinds import Interval
+from verifier.tolerance import ulp
 
 
 class AffineForm(NamedTuple):
@@ -31,10 +33,16 @@ class AffineForm(NamedTuple):
     radius: Tensor
 
     def interval(self) -> Interval:
-        """The tightest interval around the form."""
-        centre = self.maps[:, 0]
-        spread = self.maps[:, 1:].abs().sum(1).add_(self.radius.sum(1))
+        """An interval around the form, the rounding of its own sums included."""
+        centre, spread = self.maps[:, 0], self.spread()
+        # a value that nothing moves keeps its exact bounds
+        spread = spread + 4 * ulp(spread.dtype) * torch.where(spread == 0, 0.0, spread + centre.abs())
         return Interval(centre - spread, centre + spread)
+
+    def spread(self) -> Tensor:
+        """At least how far the value can be from the centre: (B, *S)."""
+        parts = self.maps.shape[1] + self.radius.shape[1]
+        return self.maps[:, 1:].abs().sum(1).add_(self.radius.sum(1)).mul_(1 + parts * ulp(self.maps.dtype))
 
     def moves(self) -> Tensor:
         """How far each input moves the value, linearly or by the noise it is to blame for: (B, d, *S)."""

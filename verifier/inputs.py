@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from verifier.forms import AffineForm
+from verifier.tolerance import gamma, ulp
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,15 +71,20 @@ class AffineMap:
         return self.matrix.shape[2]
 
     def form(self, lower: Tensor, upper: Tensor, query: Tensor, attribute: bool) -> AffineForm:
-        """The affine form of x over parameter boxes (B, d); exact up to rounding."""
+        """The affine form of x over parameter boxes (B, d), rounding in the radius."""
         centre, radius = centre_radius(lower, upper)
         matrix = self.matrix[query]
         middle = self.offset[query] + torch.bmm(matrix, centre[:, :, None])[:, :, 0]
         maps = torch.cat([middle[:, None], matrix.transpose(1, 2) * radius[:, :, None]], 1)
-        return AffineForm(maps, maps.new_zeros(len(lower), self.generators if attribute else 1, maps.shape[2]))
+        noise = maps.new_zeros(len(lower), self.generators if attribute else 1, maps.shape[2])
+        reach = torch.maximum(lower.abs(), upper.abs())
+        size = self.offset[query].abs() + torch.bmm(matrix.abs(), reach[:, :, None])[:, :, 0]
+        noise[:, 0] = 3 * gamma(self.generators, size.dtype) * size
+        return AffineForm(maps, noise)
 
     def pull(self, coefficients: Tensor, bias: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows over x, (R, K, n), as rows over p: (R, K, d); `query` (R,) names the query of each group."""
+        """Rows over x, (R, K, n), as rows over p: (R, K, d); `query` (R,) names the query of each group. Rounding
+        is not allowed for: no verdict is read off such rows."""
         shift = torch.bmm(coefficients, self.offset[query][:, :, None])[:, :, 0]
         return torch.bmm(coefficients, self.matrix[query]), bias + shift
 
@@ -97,4 +103,5 @@ InputMap = IdentityMap | AffineMap
 def centre_radius(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     """A centre inside the box and a radius that reaches both ends, whatever the rounding of the midpoint."""
     centre = torch.minimum(torch.maximum(lower + (upper - lower) / 2, lower), upper)
-    return centre, torch.maximum(upper - centre, centre - lower)
+    radius = torch.maximum(upper - centre, centre - lower)
+    return centre, radius + 2 * ulp(radius.dtype) * radius

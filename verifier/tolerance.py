@@ -3,9 +3,7 @@
 Notation: `ulp(dtype)` is the distance from 1 to the next number (2**-23, 2**-52), so one correctly rounded operation
 has a relative error of at most ulp / 2.
 
-Underflow: an operation whose result is smaller than `tiny(dtype)` may lose it altogether. Rules that only multiply and
-add do not guard against that (widening an exact 0 would turn `x >= 0` into `x >= -1e-38` and lose signs); whoever
-claims a verdict has to keep a margin far above `tiny`, which every margin of practical size is.
+Underflow: an operation whose result is smaller than `tiny(dtype)` may lose it altogether; `lost` is the allowance.
 """
 
 from __future__ import annotations
@@ -41,12 +39,31 @@ def outward(dtype: torch.dtype) -> float:
     return 1.0 + 4.0 * ulp(dtype)
 
 
-def proof_margin(dtype: torch.dtype) -> float:
-    """Relative margin by which a row bound must exceed 0 before its box counts as proven.
+def gamma(terms: float, dtype: torch.dtype) -> float:
+    """Relative error of a sum of `terms` products: |computed - true| <= gamma * sum of |products|.
 
-    The margin is multiplied by the magnitude of the numbers summed in the last step and of the largest intermediate
-    value (which may have cancelled on the way). In float64 a walk through a
-    network accumulates relative errors of about (operations per sum) x 1.1e-16, so 1e-12 leaves room for sums of
-    thousands of terms in each of tens of layers. In float32 the same count gives about 1e-4 (unit round-off 6e-8).
+    For any order of summation, with or without fused multiply-adds: n u / (1 - n u), u half an ulp (Higham 2002,
+    section 3.1, lemma 3.1). 8 terms more than there are pay for the few operations around a sum: halving an interval,
+    adding a constant, taking the allowance off, and rounding in computing the allowance itself. +inf where the sum is
+    so long that nothing is known. (Convolutions by FFT or Winograd's method are not sums of that kind; PyTorch uses
+    neither for float64.)
     """
-    return 1e-12 if dtype == torch.float64 else 1e-4
+    nu = (terms + 8) * ulp(dtype) / 2
+    return nu / (1 - nu) if nu < 1 else float("inf")
+
+
+def lost(terms: float, dtype: torch.dtype) -> float:
+    """What underflow may take off a sum of `terms` products, absolutely: each product may lose up to `tiny`."""
+    return (terms + 8) * tiny(dtype)
+
+
+def subtract_down(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """a - b rounded downwards, and exact where the difference is a number: a tie stays a tie.
+
+    The residual of the rounded difference is computed without error (TwoSum, Knuth 1997, section 4.2.2, theorem B).
+    """
+    difference = a - b
+    back = difference - a
+    residual = (a - (difference - back)) - (b + back)
+    below = torch.nextafter(difference, torch.full_like(difference, -torch.inf))
+    return torch.where(residual >= 0, difference, below)

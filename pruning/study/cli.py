@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pruning.study.errors import StudyFileError
-from pruning.study.spec import CLOCKS, RECTANGLES, Spec, Task
+from pruning.study.spec import CLOCKS, PROPERTIES, RECTANGLES, Spec, Task
 from verifier.arguments import SHARE, NamedSpan, Parser, share, tolerance
+from verifier.data import networks
+from verifier.data import options as shared
 from verifier.errors import SecateurError
 from verifier.outputs import keep_inputs
 
@@ -25,7 +27,7 @@ Factory = Callable[[Task, "Spec | None"], "Hands"]
 WRITTEN = ("study.json", "results.jsonl", "networks.jsonl", "summary.json", "report.html")
 """What a run writes into its folder, pictures and networks of its own aside."""
 
-EPILOG = """\
+EPILOG = f"""\
 examples:
   secateur compare dense.onnx pruned.onnx --data aircraft23 --images 100
   secateur compare --study benchmarks/studies/small.yaml --out out/small      (again: goes on where it stopped)
@@ -36,6 +38,7 @@ Result files (--results) are VNN-COMP's: category,onnx,vnnlib,prepare_seconds,re
 2025: right 10, wrong -150. Without witness files the truth is the list given with --truth; else what all tools that
 answered say; else, where they contradict each other, the majority (a guess, and marked so); else it stays open.
 
+{shared.DATA}
 exit codes: 0 done, 1 --check and a condition did not pass or is not measured, 2 error,
 130 interrupted (run again to go on)
 """
@@ -44,15 +47,24 @@ exit codes: 0 done, 1 --check and a condition did not pass or is not measured, 2
 def parser() -> Parser:
     """The options of `secateur compare`."""
     p = Parser("secateur compare", __doc__, EPILOG)
-    p.add_argument("models", nargs="*", type=Path, metavar="MODEL.onnx", help="networks; the first is the baseline")
+    p.add_argument(
+        "models",
+        nargs="*",
+        type=Path,
+        metavar="MODEL.onnx",
+        help="networks, or shipped names; the first is the baseline",
+    )
     what = p.add_mutually_exclusive_group()
     what.add_argument("--study", type=Path, metavar="FILE.yaml", help="run or go on with a whole study")
     what.add_argument("--report", type=Path, metavar="DIR", help="rebuild tables and report from the results in DIR")
     what.add_argument("--results", nargs="+", metavar="[NAME=]FILE.csv", help="compare result files of any verifiers")
     p.add_argument("--out", type=Path, metavar="DIR", help="folder of results and report (default: out/compare)")
     images = p.add_argument_group("images (with models)")
-    images.add_argument("--data", metavar="NAME|FILE", help="aircraft23, or a COCO keypoints file")
-    images.add_argument("--images", type=int, default=None, metavar="N", help="the first N test images (default: 100)")
+    shared.add_data(images)
+    images.add_argument("--images", metavar="N|A:B|A,B,C", help=f"{shared.IMAGES} (default: at most 100)")
+    images.add_argument("--property", choices=PROPERTIES, help="default: as network and truth are; see coverage --help")
+    images.add_argument("--reference", choices=("gt", "self"), default="gt", help="truth, or the clean prediction")
+    shared.add_network(p.add_argument_group("the networks"))
     images.add_argument(
         "--tau", type=share, metavar="T", help="tolerance, share of the width: 0.03 or 3%% (the default)"
     )
@@ -115,8 +127,12 @@ def _inputs(options: argparse.Namespace) -> Iterator[Path | str | None]:
     from verifier.graph.onnx_import.source import files_of
 
     yield from (options.data, options.study, options.truth)
+    if options.data is not None:
+        from verifier.data.source import files_read
+
+        yield from files_read(options.data, options.pictures)
     for model in options.models:
-        yield from files_of(model)
+        yield from files_of(networks.find(model))
     for result in options.results or ():
         yield from (result, result.partition("=")[2] or None)
 
@@ -127,9 +143,9 @@ def _run_study(options: argparse.Namespace, folder: Path, factory: Factory | Non
 
     study = spec.load(options.study)
     if options.images is not None:
-        if options.images < 1:
-            raise StudyFileError(f"--images {options.images}; expected 1 or more")
-        study = spec.with_images(study, options.images)
+        if not options.images.isdecimal() or int(options.images) < 1:
+            raise StudyFileError(f"--images {options.images}; a study takes N, the first N of its images")
+        study = spec.with_images(study, int(options.images))
     hands = (factory or _own())(study.task, study)
     line = ProgressLine(sys.stderr)
     try:
@@ -143,21 +159,29 @@ def _run_models(options: argparse.Namespace, folder: Path, factory: Factory | No
     from pruning.study.terminal import ProgressLine
 
     if not options.data:
-        raise StudyFileError("no images named; add --data aircraft23 or --data annotations.json")
-    count = 100 if options.images is None else options.images
-    if count < 1:
-        raise StudyFileError(f"--images {count}; expected 1 or more")
+        raise StudyFileError("no images named; add --data aircraft23, or a folder, FILE.npz or COCO.json of yours")
     limit = 60.0 if options.timeout is None else options.timeout
-    task = Task(options.data, _tau(options), options.rectangle, limit, options.clock)
+    models = [networks.find(model) for model in options.models]
+    task = Task(
+        options.data, _tau(options, models), options.rectangle, limit, options.clock, options.crop,
+        str(options.pictures or ""), options.layout, options.channels, options.mean, options.std, options.output_scale,
+        options.output_shift, options.reference, options.property or "",
+    )  # fmt: skip
     hands = (factory or _own())(task, None)
+    chosen = shared.chosen(options.images, hands.count(), 100)
+    for model in models:
+        if not model.is_file():
+            raise StudyFileError(f"{model}: no such file; expected an ONNX network")
+    for text in hands.describe(models, chosen) if hands.describe is not None else ():
+        print(text, file=sys.stderr)
     line = ProgressLine(sys.stderr)
     try:
-        runner.compare(options.models, range(count), task, folder, hands, line)
+        runner.compare(models, chosen, task, folder, hands, line)
     finally:
         line.close()
 
 
-def _tau(options: argparse.Namespace) -> float:
+def _tau(options: argparse.Namespace, models: Sequence[Path]) -> float:
     """The tolerance as a share of the width; pixels need the networks' width, which has to be the same."""
     if options.tau is None:
         return Task.tau
@@ -165,7 +189,7 @@ def _tau(options: argparse.Namespace) -> float:
         return float(options.tau.value)
     from pruning.study.wiring import widths
 
-    found = widths(options.models)
+    found = widths(models, options.layout, options.channels)
     if len(set(found)) != 1:
         raise StudyFileError(f"a tolerance in pixels: the networks take images {found} pixels wide; give a share (3%)")
     return float(options.tau.share(found[0]))

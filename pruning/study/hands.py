@@ -5,6 +5,7 @@ Files are the currency: every callable reads ONNX files and writes one, so a kil
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -119,12 +120,25 @@ class VerifyImage(Protocol):
         ...
 
 
+class Describe(Protocol):
+    """Lines for the user before a comparison: how pictures get the networks' size, what the networks answer to them."""
+
+    def __call__(self, models: Sequence[Path], images: Sequence[int]) -> list[str]:
+        """Do it; see the class."""
+        ...
+
+
 @dataclass(frozen=True)
 class Hands:
-    """Everything handed in. A comparison of given files needs only `measure` and `verify`."""
+    """Everything handed in. A comparison of given files needs only `measure` and `verify`.
+
+    count: how many pictures the data have, None where there is no limit.
+    """
 
     measure: Measure
     verify: VerifyImage
     train: Train | None = None
     prune: Prune | None = None
     finetune: FineTune | None = None
+    count: Callable[[], int | None] = lambda: None
+    describe: Describe | None = None

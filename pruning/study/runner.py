@@ -61,7 +61,7 @@ def compare(
     whole = {"name": title, "files": [str(p) for p in paths], "baseline": models[0].name}
     with _nothing_left_of_a_false_start(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        _same_study(folder / "study.json", {"task": asdict(task)}, whole)
+        _same_study(folder / "study.json", {"task": task.record()}, whole)
         return verify(models, images, task, folder, hands, 0, tell)
 
 

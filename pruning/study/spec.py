@@ -30,11 +30,14 @@ from typing import Any
 
 from pruning.study.errors import StudyFileError
 from verifier.arguments import SHARE, tolerance
+from verifier.data.options import CROP
 
 UNPRUNED = ("dense", "dense+ft")
 MATCHED = ("random-matched", "small-scratch")
 RECTANGLES = ("small", "medium", "large")
 CLOCKS = ("wall", "processor")
+PROPERTIES = ("linf", "heatmap", "label")
+_TASK_KEYS = ("data", "tau", "rectangle", "timeout", "clock")  # of a study file; the rest is for given networks
 MAX_BYTES = 1 << 20
 MAX_NETWORKS = 10_000
 
@@ -44,7 +47,8 @@ class Task:
     """What every image is verified against: data set and split, tolerance, rectangle, seconds per image.
 
     clock: `wall`, or `processor`: seconds that this process computed (on all its threads), for a machine that others
-    use at the same time. The limit and the times of the results go by it.
+    use at the same time. The limit and the times of the results go by it. The rest says how pictures enter the network,
+    what its outputs mean, and against what they are held, as the options of `secateur compare` do.
     """
 
     data: str
@@ -52,12 +56,27 @@ class Task:
     rectangle: str = "medium"
     timeout: float = 60.0
     clock: str = "wall"
+    crop: str = CROP
+    pictures: str = ""
+    layout: str = "auto"
+    channels: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    output_scale: float | None = None
+    output_shift: float | None = None
+    reference: str = "gt"
+    property: str = ""
+
+    def record(self) -> dict[str, Any]:
+        """As JSON, without what is as it has always been: older folders of results can be gone on with."""
+        given = asdict(self)
+        return {f.name: given[f.name] for f in fields(self) if f.name in _TASK_KEYS or given[f.name] != f.default}
 
     def __post_init__(self) -> None:
         _require(self.clock in CLOCKS, f"clock '{self.clock}'; expected one of {', '.join(CLOCKS)}")
         _require(0 < self.tau < 1, f"tau {self.tau}; expected a share of the image side between 0 and 1")
         _require(0 < self.timeout < math.inf, f"timeout {self.timeout}; expected seconds above 0")
-        _require(bool(self.data), "no data set named; expected data: aircraft23 or a COCO keypoints file")
+        _require(bool(self.data), "no data set named; expected data: aircraft23, or other pictures")
         _require(bool(self.rectangle), f"no rectangle named; expected one of {', '.join(RECTANGLES)} or ranges")
 
 
@@ -135,7 +154,7 @@ class Spec:
     def fixed(self) -> dict[str, Any]:
         """What may not change when a study is continued; arms, ratios, seeds and images may grow."""
         return {
-            "task": asdict(self.task),
+            "task": self.task.record(),
             "network": dict(self.network),
             "budget": asdict(self.budget),
             "stages": self.stages,
@@ -174,7 +193,7 @@ def load(path: str | Path) -> Spec:
 
 def parse(value: Any) -> Spec:
     """A study from the content of its file."""
-    top = _mapping("the study", value, (*(f.name for f in fields(Spec) if f.name != "task"), *_task_keys()))
+    top = _mapping("the study", value, (*(f.name for f in fields(Spec) if f.name != "task"), *_TASK_KEYS))
     for key in ("name", "data", "images", "arms", "seeds", "budget"):
         _require(key in top, f"'{key}' is missing")
     numbers = {k: _number(k, top[k]) for k in ("timeout",) if k in top}
@@ -186,9 +205,10 @@ def parse(value: Any) -> Spec:
         name=_text("name", top["name"]),
         task=Task(
             _text("data", top["data"]),
-            rectangle=_text("rectangle", top.get("rectangle", "medium")),
-            clock=_text("clock", top.get("clock", "wall")),
-            **numbers,
+            numbers.get("tau", Task.tau),
+            _text("rectangle", top.get("rectangle", Task.rectangle)),
+            numbers.get("timeout", Task.timeout),
+            _text("clock", top.get("clock", Task.clock)),
         ),
         images=_images(top["images"]),
         arms=tuple(_arm(name, settings) for name, settings in _arms(top["arms"])),
@@ -206,10 +226,6 @@ def parse(value: Any) -> Spec:
 def with_images(spec: Spec, count: int) -> Spec:
     """The study on its first `count` images."""
     return replace(spec, images=spec.images[:count])
-
-
-def _task_keys() -> tuple[str, ...]:
-    return tuple(f.name for f in fields(Task))
 
 
 def _arms(value: Any) -> list[tuple[str, Any]]:

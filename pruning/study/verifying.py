@@ -7,24 +7,42 @@ found so far, because only there the image can still be certified in full. Both 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from pruning.calibration import Semantic
-from pruning.study.errors import StudyFileError
 from pruning.study.hands import Outcome, Witness
 from pruning.study.spec import Task
 from verifier.budget import Budget
+from verifier.data import source, unchanged
+from verifier.data.frame import PIXELS, Frame, Head
+from verifier.data.source import Source
+from verifier.data.unchanged import Answer
 from verifier.errors import UnsoundError
-from verifier.semantic import Coordinates, Heatmap, Perturbation, Range, Study, network, prepare, properties, sources
+from verifier.semantic import (
+    Coordinates,
+    Heatmap,
+    Label,
+    Perturbation,
+    Range,
+    Study,
+    Target,
+    network,
+    prepare,
+    properties,
+    sources,
+)  # fmt: skip
 from verifier.semantic.coverage_search import CERTIFIED, OPEN, REFUTED, Limits, State, audit, cover
 from verifier.semantic.family import Family, bound_cells, from_studies
 from verifier.semantic.network import Network
+from verifier.semantic.properties import Property
 from verifier.semantic.sources import Example
+from verifier.semantic.study import unchanged as clean
 
 OPEN_SHARE = 0.01
 """The search of an image that cannot be certified in full ends when no more than this is open."""
@@ -41,6 +59,9 @@ AUDITED = 500
 NOISE = 1e-3
 """Pixels by which a sample may miss the tolerance because float32 inference rounds; real violations are larger."""
 
+DESCRIBED = 100
+"""Pictures whose unchanged answer is told before a comparison."""
+
 CLOCKS = {"wall": time.monotonic, "processor": time.process_time}
 
 CPU = torch.device("cpu")
@@ -48,59 +69,69 @@ CPU = torch.device("cpu")
 
 @dataclass
 class Images:
-    """The images of a data set, each read once: `aircraft23` (its split `split`) or a COCO keypoints file."""
+    """The pictures of a task's data, each read once (of aircraft23 those of the test split)."""
 
-    data: str
-    split: str = "test"
-    held: dict[tuple[int, int, int], Example] = field(default_factory=dict)
+    task: Task
+    held: dict[tuple[int, Frame], Example] = field(default_factory=dict)
+
+    @cached_property
+    def source(self) -> Source:
+        """What `--data` names."""
+        folder = Path(self.task.pictures) if self.task.pictures else None
+        found = source.find(self.task.data, crop=self.task.crop, folder=folder)
+        if self.task.reference == "gt":
+            sources.check_truth(found)
+        return found
 
     def check(self) -> None:
-        """StudyFileError or OptionsError if there are no such data."""
-        if self.data != "aircraft23":
-            _annotations(self._file())
-
-    def _file(self) -> Path:
-        path = Path(self.data)
-        if path.suffix != ".json":
-            raise StudyFileError(f"data '{self.data}': expected aircraft23 or a COCO keypoints file (.json)")
-        return path
+        """SecateurError if there are no such data."""
+        _ = self.source.count
 
     def example(self, net: Network, index: int) -> Example:
-        """Image `index` at the size that `net` takes. StudyFileError if there is none."""
-        key = (index, net.width, net.channels)
+        """Picture `index` at the size that `net` takes. ProblemError if there is none."""
+        key = (index, net.frame)
         if key not in self.held:
-            self.held[key] = self._read(net, index)
+            self.held[key] = sources.examples(net, self.source, [index])[0]
         return self.held[key]
-
-    def _read(self, net: Network, index: int) -> Example:
-        if self.data == "aircraft23":
-            return sources.rendered(net, self.split, index, index + 1)[0]
-        path = self._file()
-        found = _annotations(path)
-        if index >= len(found):
-            raise StudyFileError(
-                f"{path}: image {index} was asked for, it has {len(found)} annotations with key points"
-            )
-        return sources.from_options(net, str(path.parent), path, found[index], None)[0]
-
-
-@lru_cache(maxsize=8)
-def _annotations(path: Path) -> tuple[int, ...]:
-    from verifier.data import coco
-
-    return tuple(a.identity for a in coco.read(path).annotations)
 
 
 @lru_cache(maxsize=64)
-def _network(path: Path, stamp: tuple[int, int]) -> Network:
-    return network.load(path)
+def _loaded(
+    path: Path, stamp: tuple[int, int], layout: str, channels: int | None, mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+) -> Network:  # fmt: skip
+    return network.load(path, layout=layout, channels=channels, mean=mean, std=std)
+
+
+def _network(path: Path, task: Task) -> Network:
+    held = path.stat()
+    stamp = (held.st_mtime_ns, held.st_size)
+    return _loaded(path, stamp, task.layout, task.channels, task.mean, task.std)
+
+
+def describe(
+    models: Sequence[Path], images: Images, indices: Sequence[int], task: Task, semantic: Semantic
+) -> list[str]:
+    """See `hands.Describe`: of up to 100 pictures."""
+    lines: list[str] = []
+    for path in models:
+        net = _network(path, task)
+        note = images.source.note(net.frame)
+        lines += [] if note in lines else [note]
+        answers = []
+        for index in indices[:DESCRIBED]:
+            study = _study(net, images.example(net, index), task, semantic)
+            answers.append(_answer(study, images.example(net, index), task))
+        lines.append(f"{path.stem}: {unchanged.line(answers)}")
+        lines += [f"secateur compare: warning: {path.stem}: {text}" for text in unchanged.warnings(answers)]
+    return lines
 
 
 def verify(model: Path, images: Images, index: int, task: Task, semantic: Semantic) -> Outcome:
     """The answer for one image; UnsoundError if a sample contradicts it."""
-    held = model.stat()
-    net = _network(model, (held.st_mtime_ns, held.st_size))
-    study = _study(net, images.example(net, index), task, semantic)
+    net = _network(model, task)
+    example = images.example(net, index)
+    study = _study(net, example, task, semantic)
     clock = CLOCKS[task.clock]
     began = clock()
     budget = Budget.of(task.timeout, clock=clock)
@@ -122,18 +153,35 @@ def verify(model: Path, images: Images, index: int, task: Task, semantic: Semant
     if certified:
         _random_points_hold(study, index)
     verdict = "certified" if certified else "open" if witness is None else "refuted"
-    return _outcome(family, study, state, verdict, seconds, float((margins > -NOISE).mean()), witness)
+    sampled = float((margins > -NOISE).mean())
+    return _outcome(family, study, example, task, state, verdict, seconds, sampled, witness)
+
+
+def _property(net: Network, target: Target | None, task: Task) -> Property:
+    """The property of the task; without one key points as heatmaps or coordinates, or the class, as the truth is."""
+    tau = task.tau * net.width
+    classes = target is not None and target.keypoints is None and target.label is not None
+    kind = task.property or ("heatmap" if len(net.output) > 2 else "label" if classes else "linf")
+    if kind == "label":
+        return Label()
+    if kind == "heatmap":
+        return Heatmap(tau)
+    return Coordinates(tau, head=Head.given(task.output_scale, task.output_shift) or PIXELS)
 
 
 def _study(net: Network, example: Example, task: Task, semantic: Semantic) -> Study:
-    tau = task.tau * net.width
-    prop = Heatmap(tau) if len(net.output) > 2 else Coordinates(tau)
-    return prepare(net, example.image, example.target, ranges(semantic), prop)
+    prop = _property(net, example.target, task)
+    return prepare(net, example.image, example.target, ranges(semantic), prop, reference=task.reference)
 
 
 def ranges(semantic: Semantic) -> Perturbation:
     """The rectangle as ranges of parameters; OptionsError for an empty one."""
     return Perturbation((Range("contrast", *semantic.contrast), Range("brightness", *semantic.brightness)))
+
+
+def _answer(study: Study, example: Example, task: Task) -> Answer:
+    """What the network says to the unchanged picture."""
+    return clean(study, _property(study.network, example.target, task), example.target)
 
 
 def _grid(family: Family, side: int) -> np.ndarray:
@@ -191,8 +239,9 @@ def _random_points_hold(study: Study, index: int) -> None:
 
 
 def _outcome(
-    family: Family, study: Study, state: State, verdict: str, seconds: float, sampled: float, point: np.ndarray | None
-) -> Outcome:
+    family: Family, study: Study, example: Example, task: Task, state: State, verdict: str, seconds: float,
+    sampled: float, point: np.ndarray | None,
+) -> Outcome:  # fmt: skip
     low, high = state.cells.corners(family.lower.numpy(), family.upper.numpy())
     signs = np.zeros(len(state.status), np.int8)
     signs[state.status == CERTIFIED], signs[state.status == REFUTED] = 1, -1
@@ -207,11 +256,11 @@ def _outcome(
         boxes=int(state.boxes[0]),
         unstable=unstable,
         unstable_ratio=unstable / max(1, count),
-        clean_error=_clean_error(study),
+        clean_error=_clean_error(_answer(study, example, task), study.network.width),
         sampled=sampled,
         cells=np.stack([low, high], 1),
         states=signs,
-        witness=None if point is None else _witness(study, point),
+        witness=None if point is None or study.target.keypoints is None else _witness(study, point, task),
         axes=(family.names[0], family.names[1]),
     )
 
@@ -242,23 +291,18 @@ def _unstable(family: Family) -> tuple[float, int]:
     )
 
 
-def _predicted(study: Study, values: np.ndarray) -> np.ndarray:
-    tau = Heatmap(1.0) if len(study.network.output) > 2 else Coordinates(1.0)
-    return properties.predict(study.network, study.answer(values), tau)
+def _clean_error(answer: Answer, width: int) -> float:
+    """Mean distance of the chosen key points on the unchanged image, as a share of its side; of a class 0 or 1."""
+    if isinstance(answer.found, int):
+        return float(answer.truth is not None and answer.found != answer.truth)
+    return float(answer.errors.mean() / width) if len(answer.errors) else 0.0
 
 
-def _clean_error(study: Study) -> float:
-    """Mean distance of the chosen key points on the unchanged image, as a share of its side."""
-    assert study.target.keypoints is not None
-    chosen = study.target.chosen()
-    gap = _predicted(study, study.perturbation.identity)[chosen] - study.target.keypoints[chosen]
-    return float(np.linalg.norm(gap, axis=1).mean() / study.network.width)
-
-
-def _witness(study: Study, point: np.ndarray) -> Witness:
+def _witness(study: Study, point: np.ndarray, task: Task) -> Witness:
     assert study.target.keypoints is not None
     picture = np.round(255 * study.picture(point)).astype(np.uint8)
-    predicted, truth = _predicted(study, point), study.target.keypoints
+    prop = _property(study.network, study.target, task)
+    predicted, truth = properties.predict(study.network, study.answer(point), prop), study.target.keypoints
     chosen = study.target.chosen()
     worst = int(chosen[np.abs(predicted - truth)[chosen].max(1).argmax()])
     return Witness(point, picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0), predicted, truth, worst)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pruning import api
 from pruning.cost import cost
-from pruning.study.hands import Hands, Size
+from pruning.study.hands import Hands, Outcome, Size
 from pruning.study.spec import Spec, Task
 
 if TYPE_CHECKING:
@@ -21,19 +21,22 @@ def hands(task: Task, study: Spec | None = None) -> Hands:
     Raises SecateurError for data or a rectangle that cannot be used.
     """
     from pruning.study.making import Maker
-    from pruning.study.verifying import Images, ranges, verify
+    from pruning.study.verifying import Images, describe, ranges, verify
 
-    images, semantic = Images(task.data), rectangle(task.rectangle)
-    images.check()
+    held, semantic = Images(task), rectangle(task.rectangle)
+    held.check()
     ranges(semantic)  # what cannot be asked is refused here, before anything is made
 
-    def check(model: Path, image: int, task: Task) -> object:
-        return verify(model, images, image, task, semantic)
+    def check(model: Path, image: int, task: Task) -> Outcome:
+        return verify(model, held, image, task, semantic)
+
+    def tell(models: Sequence[Path], images: Sequence[int]) -> list[str]:
+        return describe(models, held, images, task, semantic)
 
     if study is None:
-        return Hands(measure, check)  # type: ignore[arg-type]
+        return Hands(measure, check, count=lambda: held.source.count, describe=tell)
     maker = Maker.of(study, semantic)
-    return Hands(measure, check, maker.train, maker.prune, maker.finetune)  # type: ignore[arg-type]
+    return Hands(measure, check, maker.train, maker.prune, maker.finetune)
 
 
 def measure(model: Path) -> Size:
@@ -42,11 +45,11 @@ def measure(model: Path) -> Size:
     return Size(found.parameters, found.macs, found.nonlinear)
 
 
-def widths(models: Sequence[Path]) -> list[int]:
+def widths(models: Sequence[Path], layout: str = "auto", channels: int | None = None) -> list[int]:
     """Width in pixels of the images each network takes."""
     from verifier.semantic import network
 
-    return [network.load(model).width for model in models]
+    return [network.load(model, channels=channels, layout=layout).width for model in models]
 
 
 def rectangle(text: str) -> Semantic:

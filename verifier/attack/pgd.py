@@ -15,6 +15,12 @@ from verifier.bounds.network import Network
 from verifier.inputs import InputMap
 from verifier.rows import RowTable
 
+FIRST_STEP, LAST_STEP = 0.25, 1e-4
+"""Sizes of the first and the last step, in units of the box's widths."""
+
+MOMENTUM = 0.5
+"""Part of a step that the next one repeats."""
+
 
 def row_values(network: Network, inputs: InputMap, table: RowTable, p: Tensor, query: Tensor) -> Tensor:
     """row - rhs at points p (M, n) of queries (M,): (M, K); <= 0 where the row holds; -inf in padding."""
@@ -39,7 +45,7 @@ def sample(
     query: Tensor,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """One random point of each box (M, n), and its loss for the nearest clause (M,): <= 0 violates.
+    """One random point of each box (M, n), and its loss for every clause (M, C): <= 0 violates.
 
     Every second point is drawn with each coordinate on a face of its box two times in three: violations like the
     boundary, and a uniform point of a box with many inputs is almost never near a corner.
@@ -47,7 +53,7 @@ def sample(
     share = torch.rand(lower.shape, generator=generator, dtype=lower.dtype, device=lower.device)
     share[::2] = (3 * share[::2] - 1).clamp(0, 1)
     points = torch.minimum(lower + (upper - lower) * share, upper)
-    loss = clause_loss(table, row_values(network, inputs, table, points, query), query).amin(1)
+    loss = clause_loss(table, row_values(network, inputs, table, points, query), query)
     return points, torch.nan_to_num(loss, nan=torch.inf)
 
 
@@ -59,35 +65,54 @@ def pgd(
     lower: Tensor,
     upper: Tensor,
     query: Tensor,
+    aim: Tensor,
     steps: int,
-    generator: torch.Generator,
     stop: Callable[[], bool],
-) -> tuple[Tensor, Tensor]:
-    """Descends from `start` inside the boxes (all (M, n)): the best points found (M, n) and their losses (M,).
+    found: Callable[[Tensor, Tensor], bool],
+) -> tuple[Tensor, Tensor, int]:
+    """Descends from `start` inside the boxes (all (M, n)) on the loss of clause `aim` (M,): the best points found
+    (M, n), the lowest loss that each met for every clause (M, C), and how many times the network was run forwards and
+    backwards.
 
-    A loss <= 0 says that the network, as computed here, violates the property at the point.
+    A loss <= 0 says that the network, as computed here, violates the property at the point; `found` gets the points
+    and losses whenever one does so for the first time, or the lowest loss has doubled since, and says whether that is
+    enough: what rounding decides may need a lower point.
+
+    Every second point takes steps along the sign of its gradient, which suits many inputs; the others along the
+    gradient itself in units of its largest component so far (with each input in units of its width), which suits few.
+    Both keep a part of their last step.
     """
     width, p = upper - lower, start
-    count = table.clauses[query].clamp(min=1)
-    aim = (torch.rand(len(query), generator=generator, device=lower.device) * count).long().clamp(max=table.most - 1)
-    best, best_loss = p.clone(), torch.full((len(p),), torch.inf, dtype=p.dtype, device=p.device)
+    signed = (torch.arange(len(p), device=p.device) % 2 == 0)[:, None]
+    move = torch.zeros_like(p)
+    best, lowest = p.clone(), torch.full((len(p), table.most), torch.inf, dtype=p.dtype, device=p.device)
+    asked = torch.inf
+    runs = 0
     for step in range(steps):
+        if stop():
+            break
         p = p.detach().requires_grad_(True)
         scores = clause_loss(table, row_values(network, inputs, table, p, query), query)
+        runs += 1
         loss = scores.gather(1, aim[:, None])[:, 0]
         with torch.no_grad():
-            reached = torch.nan_to_num(scores.amin(1), nan=torch.inf)
-            better = reached < best_loss
-            best = torch.where(better[:, None], p, best)
-            best_loss = torch.where(better, reached, best_loss)
-        if stop() or bool((best_loss <= 0).any()):
-            break
+            reached = torch.nan_to_num(scores, nan=torch.inf)
+            better = reached.amin(1) < lowest.amin(1)
+            best, lowest = torch.where(better[:, None], p, best), torch.minimum(lowest, reached)
+        least = float(lowest.min())
+        if least <= 0 and (asked > 0 or least < 2 * asked):
+            asked = least
+            if found(best.detach(), lowest.amin(1)):
+                break
         finite = torch.where(torch.isfinite(loss), loss, 0.0)
-        if not finite.requires_grad:
+        if step + 1 == steps or not finite.requires_grad:
             break
         (gradient,) = torch.autograd.grad(finite.sum(), p, allow_unused=True)
         if gradient is None:
             break
-        size = 0.25 * (1 - step / steps) ** 2 + 1e-4
-        p = torch.clamp(p.detach() - size * width * gradient.sign(), lower, upper)
-    return best.detach(), best_loss.detach()
+        gradient = torch.nan_to_num(gradient * width, nan=0.0, posinf=0.0, neginf=0.0)
+        largest = gradient.abs().amax(1, keepdim=True).clamp(min=torch.finfo(p.dtype).tiny)
+        move = MOMENTUM * move + torch.where(signed, gradient.sign(), gradient / largest)
+        size = FIRST_STEP * (1 - step / steps) ** 2 + LAST_STEP
+        p = torch.clamp(p.detach() - size * width * move, lower, upper)
+    return best.detach(), lowest, runs

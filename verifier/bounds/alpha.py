@@ -20,6 +20,7 @@ from torch import Tensor
 from verifier.bounds.backward import concretise, walk_back
 from verifier.bounds.bounder import Sweep, never
 from verifier.bounds.network import Network
+from verifier.bounds.rounding import Allowance
 from verifier.inputs import InputMap
 from verifier.ops.kinds import Interval, Relaxation, RelaxedOp
 
@@ -60,11 +61,12 @@ def tighten(
 
     Returns:
         coefficients (B, K, d) and bias (B, K) with  coefficients . p + bias <= rows . y  on the boxes; the minimum of
-        no row is below the one of CROWN with the planes of `known`.
+        no row is below the one of CROWN with the planes of `known`. What rounding may have cost is off the bias.
     """
     pre = {i: bounds if owner is None else _pick(bounds, owner) for i, bounds in known.pre.items()}
     ascent = _Ascent(network, network.output, steps, stop, settled)
-    return ascent.climb(rows, bias, pre, (lower, upper, query, inputs), extra)
+    allowance = known.allowance if owner is None or known.allowance is None else known.allowance.of(owner)
+    return ascent.climb(rows, bias, pre, (lower, upper, query, inputs), extra, allowance)
 
 
 @dataclass
@@ -76,6 +78,7 @@ class _Climb:
     pre: dict[int, tuple[Interval, ...]]
     where: Where
     extra: Tensor | None
+    allowance: Allowance | None
     alphas: dict[tuple[int, int], Tensor]
     first: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     second: dict[tuple[int, int], Tensor] = field(default_factory=dict)
@@ -89,6 +92,7 @@ class _Climb:
             {i: _pick(bounds, keep) for i, bounds in self.pre.items()},
             (lower[keep], upper[keep], query[keep], inputs),
             None if self.extra is None else self.extra[keep],
+            None if self.allowance is None else self.allowance.of(keep.nonzero()[:, 0]),
             *({key: t[:, keep] for key, t in values.items()} for values in (self.alphas, self.first, self.second)),
         )
 
@@ -128,6 +132,7 @@ class _Ascent:
         pre: Mapping[int, tuple[Interval, ...]],
         where: Where,
         extra: Tensor | None = None,
+        allowance: Allowance | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Best rows over the parameters for R groups of K rows, (R, K, *S) and (R, K): (R, K, d), (R, K)."""
         adjustable = [i for i in pre if i < self.slot and _relaxed(self.network, i).adjustable]
@@ -137,7 +142,7 @@ class _Ascent:
             for i in adjustable
             for side, alpha in enumerate(_relaxed(self.network, i).default_alpha(*pre[i]))
         }
-        state = _Climb(rows, bias, dict(pre), where, extra, alphas)
+        state = _Climb(rows, bias, dict(pre), where, extra, allowance, alphas)
         steps = self.steps if alphas else 0
         best, gradients = self._evaluate(state, with_gradients=steps > 0)
         index = torch.arange(len(rows), device=rows.device)
@@ -195,7 +200,8 @@ class _Ascent:
             planes[i] = _one_per_row(relaxed, count, op)
         # one group per (row, box), rows first, as the planes come
         rows = state.rows.transpose(0, 1).flatten(0, 1)[:, None]
-        at_input = walk_back(self.network, self.slot, rows, state.bias.T.reshape(-1, 1), planes)
+        allowance = state.allowance and state.allowance.of(torch.arange(groups, device=rows.device).repeat(count))
+        at_input = walk_back(self.network, self.slot, rows, state.bias.T.reshape(-1, 1), planes, allowance=allowance)
         coefficients, bias = inputs.pull(*at_input, query.repeat(count))
         coefficients = coefficients.view(count, groups, -1).transpose(0, 1)
         bias = bias.view(count, groups).T

@@ -12,13 +12,16 @@ each group.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from verifier.bounds.network import Network
+from verifier.bounds.rounding import Allowance
 from verifier.ops.affine import Dense
 from verifier.ops.kinds import LinearOp, Relaxation, RelaxedOp
+from verifier.tolerance import gamma, lost, ulp
 
 
 def walk_back(
@@ -29,35 +32,69 @@ def walk_back(
     relaxations: Mapping[int, Relaxation],
     owner: Tensor | None = None,
     trace: dict[int, Tensor] | None = None,
+    allowance: Allowance | None = None,
+    added: Mapping[int, Tensor] = MappingProxyType({}),
 ) -> tuple[Tensor, Tensor]:
     """Rows over the value in `slot`, (R, K, *S), as rows over the network input.
 
     `relaxations[i]` holds the planes of the non-linear operator i, batched over boxes. `trace`, if given, receives
-    the rows (R, K, *T) that arrive at the output of each non-linear operator.
+    the rows (R, K, *T) that arrive at the output of each non-linear operator. `added[i]` (R, K, *S) joins the rows over
+    the argument of operator i (multipliers of decided neurons: beta-CROWN, Wang et al. 2021, eq. 8). With `allowance`
+    the result is a lower bound over the reals: all that rounding may have cost is off the bias.
 
     Returns:
         coefficients (R, K, n) and bias (R, K); a bias of NaN or +inf (overflow) is turned into -inf (nothing known).
     """
     pending: dict[int, Tensor] = {slot: rows}
+    charges: list[Tensor] = []
+    peak = bias.abs()
     for i in range(slot - 1, -1, -1):
         if i + 1 not in pending:
             continue
         rows = pending.pop(i + 1)
         op = network.ops[i]
+        if allowance is not None and (charge := allowance.charge(i + 1, rows, owner)) is not None:
+            charges.append(charge)
         if isinstance(op, LinearOp):
             parts, bias = _linear_step(op, rows, bias)
         else:
             assert isinstance(op, RelaxedOp)
             if trace is not None:
                 trace[i] = rows
-            parts, bias = _relaxed_step(op, rows, bias, relaxations[i], owner)
+            planes = relaxations[i] if owner is None else of_groups(relaxations[i], owner)
+            if allowance is not None:
+                sizes = tuple(t if owner is None else t.index_select(0, owner) for t in allowance.sizes[i])
+                charges.append(allowance.relaxed_charge(i, rows, planes, sizes))
+            parts, bias = _relaxed_step(op, rows, bias, planes)
+            if i in added:
+                parts = (parts[0] + added[i], *parts[1:])
+                if allowance is not None:
+                    charges.append(allowance.added_charge(added[i], sizes[0]))
+        if allowance is not None:
+            peak = torch.maximum(peak, bias.abs())
         for source, part in zip(network.sources[i], parts, strict=True):
             pending[source] = pending[source] + part if source in pending else part
     if 0 not in pending:
         coefficients = rows.new_zeros(*bias.shape, network.n)
     else:
+        if allowance is not None and (charge := allowance.charge(0, pending[0], owner)) is not None:
+            charges.append(charge)
         coefficients = pending[0].flatten(2)
+    if allowance is not None:
+        bias = bias - _total(allowance, charges, peak, owner)
     return coefficients, _known_below(bias)
+
+
+def _total(allowance: Allowance, charges: list[Tensor], peak: Tensor, owner: Tensor | None) -> Tensor:
+    """All charges of a walk, and the rounding of the running bias: an ulp of its peak a step. The hundredth is for the
+    rounding of the charges themselves, which are sums of positive terms."""
+    steps = 4 + 2 * len(allowance.network.ops)
+    total = peak * (steps * ulp(peak.dtype))
+    for charge in charges:
+        total = total + charge
+    if allowance.floor is not None:
+        total = total + (allowance.floor if owner is None else allowance.floor[owner])[:, None]
+    return total * 1.01
 
 
 def _known_below(bound: Tensor) -> Tensor:
@@ -77,23 +114,27 @@ def _linear_step(op: LinearOp, rows: Tensor, bias: Tensor) -> tuple[tuple[Tensor
     return tuple(p.unflatten(0, bias.shape) for p in parts), bias
 
 
-def _relaxed_step(
-    op: RelaxedOp, rows: Tensor, bias: Tensor, relaxation: Relaxation, owner: Tensor | None
-) -> tuple[tuple[Tensor, ...], Tensor]:
+def of_groups(planes: Relaxation, owner: Tensor) -> Relaxation:
+    """The planes of the boxes that own the groups."""
+    return Relaxation(
+        tuple(t.index_select(0, owner) for t in planes.lower_slopes),
+        planes.lower_offset.index_select(0, owner),
+        tuple(t.index_select(0, owner) for t in planes.upper_slopes),
+        planes.upper_offset.index_select(0, owner),
+    )
+
+
+def _relaxed_step(op: RelaxedOp, rows: Tensor, bias: Tensor, planes: Relaxation) -> tuple[tuple[Tensor, ...], Tensor]:
     """A positive coefficient takes the lower plane, a negative one the upper plane."""
-
-    def per_group(t: Tensor) -> Tensor:
-        return t if owner is None else t.index_select(0, owner)
-
     negative = rows.clamp(max=0)
-    if bool(relaxation.lower_offset.any()):  # Relu's lower planes go through 0
-        bias = bias + _against(rows.clamp(min=0), per_group(relaxation.lower_offset))
-    bias = bias + _against(negative, per_group(relaxation.upper_offset))
+    if bool(planes.lower_offset.any()):  # Relu's lower planes go through 0
+        bias = bias + _against(rows.clamp(min=0), planes.lower_offset)
+    bias = bias + _against(negative, planes.upper_offset)
     parts = []
-    for index, (low, high) in enumerate(zip(relaxation.lower_slopes, relaxation.upper_slopes, strict=True)):
+    for index, (low, high) in enumerate(zip(planes.lower_slopes, planes.upper_slopes, strict=True)):
         # positive * low + negative * high, without forming the positive part
-        part = op.spread(rows, index) * per_group(low)[:, None]
-        rest, step = op.spread(negative, index), per_group(high - low)[:, None]
+        part = op.spread(rows, index) * low[:, None]
+        rest, step = op.spread(negative, index), (high - low)[:, None]
         parts.append(torch.addcmul(part, rest, step) if part.requires_grad else part.addcmul_(rest, step))
     return tuple(parts), bias
 
@@ -107,10 +148,18 @@ def _against(rows: Tensor, offset: Tensor) -> Tensor:
     return total
 
 
-def concretise(coefficients: Tensor, bias: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """Minimum of rows (R, K, n) over boxes (R, n): (R, K); -inf where it is not a finite number."""
+def concretise(coefficients: Tensor, bias: Tensor, lower: Tensor, upper: Tensor, rigorous: bool = True) -> Tensor:
+    """Minimum of rows (R, K, n) over boxes (R, n): (R, K); -inf where it is not a finite number.
+
+    `rigorous` takes off what rounding may have added: gamma_n (|a| . |x| + |bias|), n the inputs.
+    """
     centre, radius = (lower + upper) / 2, (upper - lower) / 2
-    low = torch.bmm(coefficients, centre[:, :, None]) - torch.bmm(coefficients.abs(), radius[:, :, None])
+    size = coefficients.abs()
+    if rigorous:
+        n = lower.shape[1]
+        radius = radius + 3 * gamma(n, lower.dtype) * torch.maximum(lower.abs(), upper.abs())
+        bias = bias - (gamma(1, lower.dtype) * bias.abs() + lost(2 * n, lower.dtype))
+    low = torch.bmm(coefficients, centre[:, :, None]) - torch.bmm(size, radius[:, :, None])
     return _known_below(low[:, :, 0] + bias)
 
 

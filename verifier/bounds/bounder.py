@@ -24,10 +24,11 @@ from verifier.bounds.forward import (
     relaxed_form,
 )
 from verifier.bounds.network import Network
+from verifier.bounds.rounding import Allowance
 from verifier.forms import AffineForm
 from verifier.inputs import IdentityMap, InputMap
+from verifier.ops.elementwise import magnitude
 from verifier.ops.kinds import Interval, LinearOp, Relaxation, RelaxedOp
-from verifier.tolerance import proof_margin
 
 ROW_ELEMENTS = {"cpu": 400_000, "cuda": 64_000_000}
 """What a chunk of backward rows may hold: on a CPU about a core's cache. Larger chunks wait for memory (5x50 network of
@@ -61,8 +62,8 @@ class Sweep:
     of the network's output (B, m), `unstable` (B,) how many neurons are not affine on the box. `reach[i]` tells
     how far each free input moves the inputs of operator i, (B, d, *S) >= 0 (empty without affine forms).
     `unstable_at[i]` is the batch's mean count of unstable neurons at operator i. `empty` (B,) marks subproblems whose
-    decided signs contradict the bounds: they have no points. `largest` (B,) is the largest finite magnitude among all
-    bounds of intermediate values: what rounding errors are relative to where large values cancel.
+    decided signs contradict the bounds: they have no points. `allowance` is what backward rows have to pay for rounding
+    (None in float32, which proves nothing).
     """
 
     pre: dict[int, tuple[Interval, ...]]
@@ -72,7 +73,7 @@ class Sweep:
     reach: dict[int, tuple[Tensor, ...]]
     unstable_at: dict[int, float]
     empty: Tensor
-    largest: Tensor
+    allowance: Allowance | None
 
 
 class OutOfTime(Exception):
@@ -103,19 +104,21 @@ def sweep(
         OutOfTime: `stop()` said so.
     """
     batch = lower.shape[0]
+    allowance = Allowance(network) if network.dtype == torch.float64 else None
     forms: dict[int, AffineForm] = {}
     intervals: dict[int, Interval] = {}
     if method.affine or not isinstance(inputs, IdentityMap):
         forms[0] = start = inputs.form(lower, upper, query, method.attribute)
     if method.interval or not method.affine:
         intervals[0] = Interval(lower, upper) if isinstance(inputs, IdentityMap) else start.interval()
+    if allowance is not None and network.readers(0) > 1:
+        allowance.readers(0, intervals[0] if intervals else start.interval())
     if not method.affine:
         forms.clear()
     pre: dict[int, tuple[Interval, ...]] = {}
     relaxations: dict[int, Relaxation] = {}
     reach: dict[int, tuple[Tensor, ...]] = {}
     unstable_at: dict[int, float] = {}
-    largest = torch.maximum(lower.abs(), upper.abs()).amax(1)
     empty = torch.zeros(batch, dtype=torch.bool, device=lower.device)
     numbers = network.relus if signs is not None and signs.shape[1] else {}
     unstable = torch.zeros(batch, dtype=torch.int64, device=lower.device)
@@ -124,6 +127,8 @@ def sweep(
             raise OutOfTime
         out = i + 1
         if isinstance(op, LinearOp):
+            if allowance is not None:
+                allowance.linear(i, [intervals[s] if intervals else _known(forms[s], None) for s in sources])
             if method.affine:
                 forms[out] = linear_form(op, [forms[s] for s in sources]) if sources else constant_form(op, start)
             if intervals:
@@ -134,7 +139,9 @@ def sweep(
             for s in sources:
                 bound = _known(forms.get(s), intervals.get(s))
                 if method.rows:
-                    bound = _refine(network, i, s, bound, relaxations, (lower, upper, query, inputs), method, stop)
+                    bound = _refine(
+                        network, i, s, bound, relaxations, (lower, upper, query, inputs), method, stop, allowance
+                    )
                 if i in tighter:
                     bound, contradiction = meet(bound, tighter[i])
                     empty |= contradiction
@@ -144,9 +151,8 @@ def sweep(
                     empty |= contradiction
                 bounds.append(bound)
             pre[i] = tuple(bounds)
-            for bound in bounds:
-                size = torch.maximum(bound.lower.abs(), bound.upper.abs()).flatten(1)
-                largest = torch.maximum(largest, torch.where(size.isfinite(), size, 0.0).amax(1))
+            if allowance is not None:
+                allowance.relaxed(i, bounds)
             relaxations[i] = op.relax(*bounds)
             count = op.unstable(*bounds).flatten(1).sum(1)
             unstable_at[i] = float(count.double().mean())
@@ -156,26 +162,26 @@ def sweep(
                 forms[out] = relaxed_form(op, [forms[s] for s in sources], bounds, reach[i])
             if intervals:
                 intervals[out] = interval_step(op, bounds)
+        if allowance is not None and network.readers(out) > 1:
+            allowance.readers(out, intervals[out] if intervals else _known(forms[out], None))
         network.release(forms, i)
         network.release(intervals, i)
     output = _known(forms.get(network.output), intervals.get(network.output))
     output = Interval(*(t.reshape(-1, network.m).expand(batch, network.m) for t in output))
-    return Sweep(pre, relaxations, output, unstable, reach, unstable_at, empty, largest)
+    if allowance is not None:
+        allowance.output = magnitude(output)
+    return Sweep(pre, relaxations, output, unstable, reach, unstable_at, empty, allowance)
 
 
 def meet(a: Interval, b: Interval) -> tuple[Interval, Tensor]:
-    """Both hold; and which boxes (B,) are empty because they contradict each other by more than rounding."""
-    slack = proof_margin(a.lower.dtype) * (a.lower.abs() + a.upper.abs())
+    """Both hold; and which boxes (B,) are empty because they contradict each other."""
     low, high = torch.maximum(a.lower, b.lower), torch.minimum(a.upper, b.upper)
-    return intersect(a, b), (low > high + slack).flatten(1).any(1)
+    return intersect(a, b), (low > high).flatten(1).any(1)
 
 
 def apply_signs(bound: Interval, signs: Tensor, first: int) -> tuple[Interval, Tensor]:
     """The interval of a ReLU's argument (B, *S) where the decided neurons keep their side, and which boxes (B,) that
-    empties. `first` is the number of the operator's first neuron.
-
-    A box counts as empty only where the decided side is missed by more than rounding.
-    """
+    empties. `first` is the number of the operator's first neuron."""
     low, high = bound.lower.flatten(1), bound.upper.flatten(1)
     size = low.shape[1]
     index = signs.abs() - 1 - first
@@ -187,9 +193,8 @@ def apply_signs(bound: Interval, signs: Tensor, first: int) -> tuple[Interval, T
     pad = low.new_full((len(low), 1), 0.0)
     low2 = torch.cat([low, pad], 1).scatter_reduce(1, spare, at_least, "amax")[:, :size]
     high2 = torch.cat([high, pad], 1).scatter_reduce(1, spare, at_most, "amin")[:, :size]
-    slack = proof_margin(low.dtype) * (low.abs() + high.abs())
-    empty = (low2 > high2 + slack).any(1)
     crossed = low2 > high2
+    empty = crossed.any(1)
     low2, high2 = (
         torch.where(crossed, torch.zeros_like(low2), low2),
         torch.where(crossed, torch.zeros_like(high2), high2),
@@ -214,6 +219,7 @@ def _refine(
     where: tuple[Tensor, Tensor, Tensor, InputMap],
     method: Method,
     stop: Callable[[], bool],
+    allowance: Allowance | None,
 ) -> Interval:
     """Backward rows for the elements of `slot` on which operator i is not affine; sparse over (box, neuron) pairs."""
     if not relaxations:
@@ -221,7 +227,8 @@ def _refine(
     lower, upper, query, inputs = where
 
     def walk(first: int, rows: Tensor, bias: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
-        return inputs.pull(*walk_back(network, first, rows, bias, relaxations, owner), query[owner])
+        at_input = walk_back(network, first, rows, bias, relaxations, owner, allowance=allowance)
+        return inputs.pull(*at_input, query[owner])
 
     mask = open_elements(network, i, slot, bound)
     elements = method.row_elements or ROW_ELEMENTS.get(lower.device.type, ROW_ELEMENTS["cpu"])

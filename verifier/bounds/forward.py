@@ -5,11 +5,17 @@ The affine form itself is described in `verifier.forms`.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from verifier.bounds.rounding import times
 from verifier.forms import AffineForm
+from verifier.ops.elementwise import magnitude
 from verifier.ops.kinds import Interval, LinearOp, Op, Relaxation, RelaxedOp
+from verifier.tolerance import gamma, lost, ulp
 
 
 def constant_form(op: LinearOp, like: AffineForm) -> AffineForm:
@@ -26,26 +32,41 @@ def constant_form(op: LinearOp, like: AffineForm) -> AffineForm:
 
 
 def linear_form(op: LinearOp, forms: list[AffineForm]) -> AffineForm:
-    """Image of affine forms under a linear operator."""
+    """Image of affine forms under a linear operator, with all rounding in the radius.
+
+    A sum of n products is off by at most gamma_n |W| |maps|: that much goes into the radius before |W| is applied,
+    3 gamma_n (|centre| + spread) with what rounding does to |W| applied to the radius itself.
+    """
     lead = forms[0].maps.shape[:2]
     maps = op.linear(*(form.maps.flatten(0, 1) for form in forms)).unflatten(0, lead)
-    offset = op.offset()
+    offset, dtype = op.offset(), maps.dtype
     if offset is not None:
         if maps.data_ptr() == forms[0].maps.data_ptr():
             maps = maps.clone()
         maps[:, 0] += offset
-    noise = op.absolute(*(form.radius.flatten(0, 1) for form in forms)).unflatten(0, forms[0].radius.shape[:2])
+    radii = [form.radius for form in forms]
+    if op.terms:
+        unit = 3 * gamma(op.terms, dtype)
+        radii = [_plus(form.radius, form.maps[:, 0].abs().add_(form.spread()).mul_(unit)) for form in forms]
+    noise = op.absolute(*(radius.flatten(0, 1) for radius in radii)).unflatten(0, forms[0].radius.shape[:2])
+    if offset is not None or op.terms:
+        noise = _plus(noise, maps[:, 0].abs().mul_(2 * ulp(dtype)).add_(3 * lost(op.terms, dtype)))
     error = op.inexact()
-    if error is not None:
-        noise = noise.clone()
-        noise[:, 0] += error
-    return AffineForm(maps, noise)
+    return AffineForm(maps, noise if error is None else _plus(noise, error))
+
+
+def _plus(radius: Tensor, more: Tensor) -> Tensor:
+    """The radius (B, p, *S) with `more` (B, *S) in its first part."""
+    radius = radius.clone()
+    radius[:, 0] += more
+    return radius
 
 
 def relaxed_form(
     op: RelaxedOp, forms: list[AffineForm], bounds: list[Interval], moves: tuple[Tensor, ...]
 ) -> AffineForm:
-    """Image under a non-linear operator: one slope per input, the gap between the two planes goes into the radius.
+    """Image under a non-linear operator: one slope per input, the gap between the two planes goes into the radius, and
+    so does all rounding.
 
     Planes with unequal slopes are first made parallel: with the mean slope s, the residual (slope - s) x is bounded on
     [l, u] at its ends. `moves` are the forms' own (`AffineForm.moves`).
@@ -58,22 +79,33 @@ def relaxed_form(
         slope = a
         if a is not b:
             slope = (a + b) / 2
-            low = low + op.collect(torch.minimum((a - slope) * bound.lower, (a - slope) * bound.upper))
-            high = high + op.collect(torch.maximum((b - slope) * bound.lower, (b - slope) * bound.upper))
+            low = low + op.collect(torch.minimum(times(a - slope, bound.lower), times(a - slope, bound.upper)))
+            high = high + op.collect(torch.maximum(times(b - slope, bound.lower), times(b - slope, bound.upper)))
         part = op.collect(form.maps * slope[:, None], lead=2)
-        noise = op.collect(form.radius * slope.abs()[:, None], lead=2)
+        noise = op.collect(times(slope.abs()[:, None], form.radius), lead=2)
         maps = part if maps is None else maps + part
         radius = noise if radius is None else radius + noise
     assert maps is not None and radius is not None
     # an unbounded plane makes the form useless, not wrong: the centre stays finite and the radius becomes infinite
     gap = (high - low) / 2
     middle = (high + low) / 2
+    gap = gap + _rounding(op, forms, bounds, relaxation)
     finite = torch.isfinite(gap) & torch.isfinite(middle)
     maps[:, 0] += torch.where(finite, middle, 0.0)
     gap = torch.where(finite, gap, torch.inf)
     if radius.shape[1] == 1:
         return AffineForm(maps, radius + gap[:, None])
-    return AffineForm(maps, _blamed(radius, gap, _shared_moves(op, forms, relaxation, moves)))
+    return AffineForm(maps, _blamed(radius, gap, blamed_moves(op, bounds, moves)))
+
+
+def _rounding(op: RelaxedOp, forms: list[AffineForm], bounds: list[Interval], planes: Relaxation) -> Tensor:
+    """What the sums of `relaxed_form` may be off by: (B, *T)."""
+    total = planes.lower_offset.abs() + planes.upper_offset.abs()
+    for form, bound, low, high in zip(forms, bounds, planes.lower_slopes, planes.upper_slopes, strict=True):
+        size = torch.maximum(magnitude(bound), form.maps[:, 0].abs() + form.spread())
+        total = total + op.collect(times(low.abs() + high.abs(), size))
+    terms = sum(math.prod(shape) for shape in op.in_shapes) / max(1, math.prod(op.out_shape))
+    return total.mul_(4 * gamma(terms + forms[0].radius.shape[1], total.dtype)).add_(lost(terms, total.dtype))
 
 
 def _blamed(radius: Tensor, gap: Tensor, moves: Tensor) -> Tensor:
@@ -82,21 +114,25 @@ def _blamed(radius: Tensor, gap: Tensor, moves: Tensor) -> Tensor:
     total = moves.sum(1)
     rate = gap / total
     # no input moves it, or a quotient is no usable number: equal shares (of an infinite gap, too)
-    usable = rate.isfinite() & (total >= torch.finfo(total.dtype).tiny)
+    usable = rate.isfinite() & (total >= torch.finfo(total.dtype).tiny) & total.isfinite()
     # 1 + d ulp: the shares must add up to at least the whole
     whole = 1 + 4 * parts * torch.finfo(gap.dtype).eps
     rate = torch.where(usable, rate, 0.0) * whole
     rest = torch.where(usable, 0.0, gap * (whole / parts))
-    return torch.addcmul(radius + rest[:, None], moves, rate[:, None])
+    return torch.addcmul(radius + rest[:, None], torch.where(usable[:, None], moves, 0.0), rate[:, None])
 
 
-def _shared_moves(op: RelaxedOp, forms: list[AffineForm], planes: Relaxation, moves: tuple[Tensor, ...]) -> Tensor:
-    """How far each input moves what the operator sees: (B, d, *T)."""
-    if len(forms) == 1 and op.in_shapes[0] == op.out_shape:
+def blamed_moves(op: RelaxedOp, bounds: Sequence[Interval], moves: Sequence[Tensor]) -> Tensor:
+    """How far each input moves what the operator sees, weighted by what that costs: (B, d, *T).
+
+    Not by the planes' slopes: those of a product are 0 where a factor is centred at 0, and an input that nothing is
+    blamed on is never split.
+    """
+    if len(moves) == 1 and op.in_shapes[0] == op.out_shape:
         return moves[0]
     total = None
-    for part, low, high in zip(moves, planes.lower_slopes, planes.upper_slopes, strict=True):
-        part = op.collect(part * (low.abs() + high.abs())[:, None], lead=2)
+    for part, weight in zip(moves, op.sensitivity(*bounds), strict=True):
+        part = op.collect(part * torch.where(weight.isfinite(), weight, 1.0)[:, None], lead=2)
         total = part if total is None else total + part
     assert total is not None
     return total

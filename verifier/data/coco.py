@@ -8,30 +8,34 @@ Use of visibility by default: v = 2 for loss and property, v = 1 (hidden) for th
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from verifier.data import pictures
+from verifier.data.truth import load_json
 from verifier.errors import ProblemError
 
 MAX_BYTES = 1 << 29
 PIXEL = 0.5  # from a pixel's index to its centre
+GROW = 1.25  # side of the square that is cut out, over the longer side of the bounding box
 
 
 @dataclass(frozen=True, eq=False)
 class Annotation:
-    """One object: keypoints (K, 2) in continuous original pixels, visibility (K,), bbox (left, top, width, height)."""
+    """One object: keypoints (K, 2) in continuous original pixels, visibility (K,), bbox (left, top, width, height).
+
+    size: (width, height) of its picture, where the file states them.
+    """
 
     identity: int
     file: str
     keypoints: np.ndarray
     visibility: np.ndarray
     bbox: tuple[float, float, float, float]
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +101,8 @@ def read(path: Path, category: str | None = None) -> KeypointFile:
         several = ", ".join(str(c.get("name")) for c in kinds)
         raise ProblemError(f"{path}: several categories have key points ({several}); choose one")
     names = tuple(str(n) for n in kinds[0]["keypoints"])
-    files = {image.get("id"): image.get("file_name") for image in _records(content, "images", path)}
+    listed = _records(content, "images", path)
+    files = {image.get("id"): image for image in listed if isinstance(image.get("id"), int | str)}
     found = []
     for entry in _records(content, "annotations", path):
         if entry.get("category_id") == kinds[0].get("id") and "keypoints" in entry and not entry.get("iscrowd", 0):
@@ -105,23 +110,37 @@ def read(path: Path, category: str | None = None) -> KeypointFile:
     return KeypointFile(names, tuple(a for a in found if a.visibility.any()))
 
 
-def crop(annotation: Annotation, folder: Path, size: int, channels: int = 1, grow: float = 1.25) -> Crop:
-    """Cut the bounding box, grown by `grow` to a square, and resize it to size x size with an anti-aliasing filter.
+def picture(annotation: Annotation, folder: Path, channels: int = 1) -> np.ndarray:
+    """The whole picture of an annotation, float64 (channels, H, W) in [0, 1].
 
-    Raises ProblemError when the picture cannot be read or lies outside the folder.
+    Raises ProblemError when it cannot be read, lies outside the folder, or has another size than the file states.
     """
     file = (folder / annotation.file).resolve()
     if not file.is_relative_to(folder.resolve()):
         raise ProblemError(f"annotation {annotation.identity}: file name '{annotation.file}' leaves the image folder")
-    picture = pictures.open_picture(file, channels)
+    value = pictures.read(file, channels)
+    height, width = value.shape[1:]
+    if annotation.size not in (None, (width, height)):
+        stated = "x".join(map(str, annotation.size or ()))
+        raise ProblemError(
+            f"annotation {annotation.identity}: its picture {annotation.file} has {width}x{height} pixels (EXIF "
+            f"orientation applied), the annotation file states {stated}; the key points would not fit"
+        )
+    return value
+
+
+def crop(annotation: Annotation, folder: Path, size: int, channels: int = 1, grow: float = GROW) -> Crop:
+    """Cut the bounding box, grown by `grow` to a square, and resize it to size x size with an anti-aliasing filter.
+
+    Raises ProblemError as `picture` does.
+    """
+    value = picture(annotation, folder, channels)
     left, top, width, height = annotation.bbox
     side = max(1, round(grow * max(width, height)))
     x0, y0 = round(left + 0.5 * width - 0.5 * side), round(top + 0.5 * height - 0.5 * side)
-    if side > 4 * max(picture.size):
+    if side > 4 * max(value.shape[1:]):
         raise ProblemError(f"annotation {annotation.identity}: its box of {side} pixels is far larger than the picture")
-    cut = picture.crop((x0, y0, x0 + side, y0 + side)).resize((size, size), Image.Resampling.BILINEAR)
-    data = np.asarray(cut, dtype=np.float64) / 255.0
-    image = data[None] if data.ndim == 2 else data.transpose(2, 0, 1)
+    image = pictures.resized(value, size, size, (x0, y0, x0 + side, y0 + side))
     points = (annotation.keypoints - np.array([x0, y0])) * (size / side)
     inside = ((points >= 0) & (points <= size)).all(axis=1)
     visibility = np.where(inside, annotation.visibility, 0)
@@ -129,16 +148,7 @@ def crop(annotation: Annotation, folder: Path, size: int, channels: int = 1, gro
 
 
 def _parse(path: Path) -> dict[str, object]:
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ProblemError(f"{path}: larger than {MAX_BYTES >> 20} MiB")
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ProblemError(f"cannot read {path}: {error}") from error
-    except RecursionError as error:
-        raise ProblemError(f"{path}: nested too deeply") from error
-    except ValueError as error:
-        raise ProblemError(f"{path}: not valid JSON: {error}") from error
+    content = load_json(path, MAX_BYTES)
     if not isinstance(content, dict):
         raise ProblemError(f"{path}: expected a JSON object with categories, images and annotations")
     return content
@@ -155,7 +165,9 @@ def _annotation(entry: dict, files: dict, count: int, path: Path) -> Annotation:
     """One checked annotation."""
     identity = entry.get("id")
     where = f"{path}: annotation {identity}"
-    file = files.get(entry.get("image_id"))
+    place = entry.get("image_id")
+    image = files.get(place, {}) if isinstance(place, int | str) else {}
+    file = image.get("file_name")
     if not isinstance(identity, int) or not isinstance(file, str) or not file:
         raise ProblemError(
             f"{where}: no integer id, or its image {entry.get('image_id')} is not listed with a file name"
@@ -173,6 +185,7 @@ def _annotation(entry: dict, files: dict, count: int, path: Path) -> Annotation:
     if not np.isin(triples[:, 2], (0, 1, 2)).all():
         raise ProblemError(f"{where}: visibility must be 0, 1 or 2")
     left, top, width, height = (float(v) for v in box)
-    return Annotation(
-        identity, file, triples[:, :2] + PIXEL, triples[:, 2].astype(np.int64), (left, top, width, height)
-    )
+    w, h = image.get("width"), image.get("height")
+    size = (w, h) if isinstance(w, int) and isinstance(h, int) else None
+    seen = triples[:, 2].astype(np.int64)
+    return Annotation(identity, file, triples[:, :2] + PIXEL, seen, (left, top, width, height), size)

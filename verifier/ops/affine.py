@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from verifier.ops.kinds import Interval, LinearOp
 from verifier.ops.registry import register
+from verifier.tolerance import subtract_down
 
 
 @register("Dense")
@@ -39,6 +41,14 @@ class Dense(LinearOp):
     def offset(self) -> Tensor | None:
         return self.params.get("bias")
 
+    @property
+    def terms(self) -> int:
+        return int(self.params["weight"].shape[1])
+
+    @property
+    def adjoint_terms(self) -> int:
+        return int(self.params["weight"].shape[0])
+
 
 @register("Scale")
 class Scale(LinearOp):
@@ -52,6 +62,28 @@ class Scale(LinearOp):
 
     def adjoint(self, y: Tensor) -> tuple[Tensor, ...]:
         return (y * self.params["factor"],)
+
+    @cached_property
+    def terms(self) -> int:
+        # a power of two rounds nothing (but where it underflows, which is allowed for on the whole walk)
+        mantissa, _ = torch.frexp(self.params["factor"])
+        return int(bool(((mantissa.abs() != 0.5) & (mantissa != 0)).any()))
+
+    @property
+    def adjoint_terms(self) -> int:
+        return self.terms
+
+    def interval(self, *xs: Interval) -> Interval:
+        (x,) = xs
+        factor = self.params["factor"]
+        ends = x.lower * factor, x.upper * factor
+        lower, upper = torch.minimum(*ends), torch.maximum(*ends)
+        if self.terms or bool((factor.abs() < 1).any()):
+            inf = torch.full_like(lower, torch.inf)
+            zero = factor == 0
+            lower = torch.where(zero, lower, torch.nextafter(lower, -inf))
+            upper = torch.where(zero, upper, torch.nextafter(upper, inf))
+        return Interval(lower, upper)
 
 
 @register("Shift")
@@ -69,6 +101,14 @@ class Shift(LinearOp):
     def offset(self) -> Tensor | None:
         return self.params["offset"]
 
+    terms = adjoint_terms = 0
+
+    def interval(self, *xs: Interval) -> Interval:
+        (x,) = xs
+        offset, error = self.params["offset"], self.inexact()
+        lower, upper = subtract_down(x.lower, -offset), -subtract_down(-x.upper, offset)
+        return Interval(lower, upper) if error is None else _wider(lower, upper, error)
+
 
 @register("Add")
 class Add(LinearOp):
@@ -78,6 +118,11 @@ class Add(LinearOp):
         return xs[0] + xs[1]
 
     absolute = linear
+    terms, adjoint_terms = 1, 0
+
+    def interval(self, *xs: Interval) -> Interval:
+        x, y = xs
+        return Interval(subtract_down(x.lower, -y.lower), -subtract_down(-x.upper, y.upper))
 
     def adjoint(self, y: Tensor) -> tuple[Tensor, ...]:
         return y, y
@@ -93,6 +138,12 @@ class Sub(LinearOp):
     def absolute(self, *xs: Tensor) -> Tensor:
         return xs[0] + xs[1]
 
+    terms, adjoint_terms = 1, 0
+
+    def interval(self, *xs: Interval) -> Interval:
+        x, y = xs
+        return Interval(subtract_down(x.lower, y.upper), -subtract_down(-x.upper, -y.lower))
+
     def adjoint(self, y: Tensor) -> tuple[Tensor, ...]:
         return y, -y
 
@@ -106,13 +157,18 @@ class Constant(LinearOp):
         return torch.zeros((1, *value.shape), dtype=value.dtype, device=value.device)
 
     absolute = linear
+    terms = adjoint_terms = 0
 
     def interval(self, *xs: Interval) -> Interval:
         value, error = self.params["value"][None], self.inexact()
-        return Interval(value, value) if error is None else Interval(value - error, value + error)
+        return Interval(value, value) if error is None else _wider(value, value, error)
 
     def adjoint(self, y: Tensor) -> tuple[Tensor, ...]:
         return ()
 
     def offset(self) -> Tensor | None:
         return self.params["value"]
+
+
+def _wider(lower: Tensor, upper: Tensor, error: Tensor) -> Interval:
+    return Interval(subtract_down(lower, error), -subtract_down(-upper, error))

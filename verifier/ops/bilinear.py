@@ -83,6 +83,12 @@ class Mul(RelaxedOp):
             torch.where(ok, up + error, image.upper),
         )
 
+    def sensitivity(self, *xs: Interval) -> tuple[Tensor, ...]:
+        """The gap is 2 r_x r_y: a unit of r_x is worth r_y of it, wherever the factors lie (their planes' slopes are 0
+        where they are centred at 0)."""
+        radius_x, radius_y = ((x.upper - x.lower) / 2 for x in xs)
+        return radius_y, radius_x
+
     def unstable(self, *xs: Interval) -> Tensor:
         x, y = xs
         return ~((x.lower == x.upper) | (y.lower == y.upper))

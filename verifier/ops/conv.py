@@ -67,6 +67,14 @@ class _Convolution(LinearOp):
 class Conv(_Convolution):
     """Cross-correlation, weight (O, C/g, *K)."""
 
+    @property
+    def terms(self) -> int:
+        return self.params["weight"][0].numel()
+
+    @property
+    def adjoint_terms(self) -> int:
+        return self.params["weight"][:, 0].numel() // self._groups
+
     def _up(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         y = _CONV[self._spatial](
             x.reshape(-1, *self.in_shapes[0][1:]),
@@ -95,6 +103,14 @@ class Conv(_Convolution):
 @register("ConvTranspose")
 class ConvTranspose(_Convolution):
     """Transposed convolution, weight (C, O/g, *K)."""
+
+    @property
+    def terms(self) -> int:
+        return self.params["weight"][:, 0].numel() // self._groups
+
+    @property
+    def adjoint_terms(self) -> int:
+        return self.params["weight"][0].numel()
 
     def _up(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         y = _CONV_TRANSPOSE[self._spatial](

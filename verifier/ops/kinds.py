@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from verifier.graph.ir import Node, Shape
+from verifier.tolerance import gamma, lost, ulp
 
 
 class Interval(NamedTuple):
@@ -94,16 +95,32 @@ class LinearOp(Op):
         """
         return self.params.get("bias_error")
 
+    @property
+    def terms(self) -> int:
+        """Most products that one element of `linear` adds up; 0 where elements only move, without any rounding."""
+        return sum(math.prod(shape) for shape in self.in_shapes)
+
+    @property
+    def adjoint_terms(self) -> int:
+        """Most products that one element of `adjoint` adds up; 0 where elements only move."""
+        return math.prod(self.out_shape)
+
     def forward(self, *xs: Tensor) -> Tensor:
         y, c = self.linear(*xs), self.offset()
         return y if c is None else y + c
 
     def interval(self, *xs: Interval) -> Interval:
-        # centre-radius form: two applications instead of four
+        # centre-radius form: two applications instead of four. |W| (r + 3 gamma m), m the magnitudes, holds the
+        # rounding of W c, of the halves, and that of this very sum (r <= m)
+        dtype = xs[0].lower.dtype
+        unit = gamma(self.terms, dtype)
         centre = self.forward(*((x.lower + x.upper) / 2 for x in xs))
-        radius = self.absolute(*((x.upper - x.lower) / 2 for x in xs))
+        radius = self.absolute(
+            *(((x.upper - x.lower) / 2).add_(torch.maximum(x.lower.abs(), x.upper.abs()), alpha=3 * unit) for x in xs)
+        )
+        radius = radius + (2 * lost(self.terms, dtype) + unit * centre.abs())
         error = self.inexact()
-        radius = radius if error is None else radius + error
+        radius = (radius if error is None else radius + error) * (1 + 4 * ulp(dtype))
         return Interval(centre - radius, centre + radius)
 
 
@@ -134,6 +151,13 @@ class RelaxedOp(Op):
     def unstable(self, *xs: Interval) -> Tensor:
         """True where the operator is not affine on the box, or the box has NaN bounds: bool (B, *T)."""
         raise NotImplementedError(self.node.op)
+
+    def sensitivity(self, *xs: Interval) -> tuple[Tensor, ...]:
+        """How much narrower the planes' gap gets for each unit by which an input element moves less: (B, *S_i) each.
+
+        Only the ratios within one output element count; all alike by default. Not finite where nothing is known.
+        """
+        return tuple(torch.ones_like(x.lower) for x in xs)
 
     def spread(self, rows: Tensor, index: int) -> Tensor:
         """Rows over the output, (R, K, *T), as rows over input `index`, (R, K, *S_index); element-wise by default."""

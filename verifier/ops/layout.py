@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,6 +15,14 @@ from verifier.ops.registry import register
 
 class _Move(LinearOp):
     """All weights are 0 or 1, so |W| = W and intervals pass through bound by bound, without rounding."""
+
+    @property
+    def terms(self) -> int:
+        return 0
+
+    @property
+    def adjoint_terms(self) -> int:
+        return 0
 
     def absolute(self, *xs: Tensor) -> Tensor:
         return self.linear(*xs)
@@ -66,6 +77,11 @@ class Slice(_Move):
 class Take(_Move):
     """x.index_select on one axis; repeated indices add up in the adjoint."""
 
+    @property
+    def adjoint_terms(self) -> int:
+        most = int(np.bincount(self.node.params["indices"]).max())
+        return most if most > 1 else 0
+
     def linear(self, *xs: Tensor) -> Tensor:
         return xs[0].index_select(1 + self.node.integer("axis"), self.params["indices"])
 
@@ -77,6 +93,11 @@ class Take(_Move):
 @register("Expand")
 class Expand(_Move):
     """Axes of size 1 repeated to the output's shape."""
+
+    @property
+    def adjoint_terms(self) -> int:
+        copies = math.prod(self.out_shape) // max(1, math.prod(self.in_shapes[0]))
+        return copies if copies > 1 else 0
 
     def linear(self, *xs: Tensor) -> Tensor:
         return xs[0].expand(xs[0].shape[0], *self.out_shape)

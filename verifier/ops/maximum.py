@@ -65,6 +65,13 @@ class ReduceMax(RelaxedOp):
         line = torch.where(inner.lower >= level, 1.0, line.clamp_max(1))
         return self._planes(image, usable, inner, self._first(inner), self._only_first(inner, line) * alpha_upper)
 
+    def sensitivity(self, *xs: Interval) -> tuple[Tensor, ...]:
+        """The slope of each element's chord above the level: 0 for those that are never the largest."""
+        (x,) = xs
+        level = x.lower.amax(self._axis, keepdim=True)
+        width = (x.upper - x.lower).clamp_min(tiny(level.dtype))
+        return (((x.upper - level).clamp_min(0) / width).clamp_max(1),)
+
     def unstable(self, *xs: Interval) -> Tensor:
         (x,) = xs
         level = x.lower.amax(self._axis, keepdim=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from verifier.ops.kinds import LinearOp
@@ -21,6 +23,11 @@ class ReduceSum(LinearOp):
         return xs[0].sum(self._axes) if self._axes else xs[0]
 
     absolute = linear
+    adjoint_terms = 0
+
+    @property
+    def terms(self) -> int:
+        return math.prod(self.in_shapes[0][a - 1] for a in self._axes)
 
     def adjoint(self, y: Tensor) -> tuple[Tensor, ...]:
         for axis in sorted(self._axes):

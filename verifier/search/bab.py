@@ -49,7 +49,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Strategy:
-    """The seams of the search: how boxes are bounded, points tested, and when to stop.
+    """The seams of the search: how boxes are bounded, points tested, and when to stop. `attack` gets open boxes after
+    every step and looks for a counterexample in them when it thinks that time has come.
 
     With `proven` the search only proposes: it hands over every box that its bounds prove, whole, and neither clips
     boxes nor settles affine ones, so that another search can prove the proposals in a more precise arithmetic.
@@ -71,8 +72,7 @@ class Strategy:
 
 
 ATTACKED = 1024
-"""Open boxes that one round of sampling and gradient descent looks at; rounds come when the number of boxes has
-doubled."""
+"""Open boxes that one round of sampling and gradient descent looks at; whether one is due is the attack's to say."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +97,6 @@ def search(first: DomainBatch, strategy: Strategy) -> Outcome:
     open_set = OpenSet(first, strategy.device, memory.device_share)
     tally = Tally(open_boxes=len(first))
     stuck_share, proposed = 0.0, 0
-    next_attack = 32
     no_room = False
     while len(open_set) and not no_room and not strategy.stop():
         waiting = proposed + open_set.stored + (open_set.on_device if memory.shared else 0)
@@ -127,8 +126,7 @@ def search(first: DomainBatch, strategy: Strategy) -> Outcome:
         left = float(children.share.sum()) + float(stuck.share.sum())
         tally.settled += (float(batch.share.sum()) - left) / max(1, strategy.queries)
         tally.open_boxes = len(open_set)
-        if len(children) and tally.boxes >= next_attack:
-            next_attack = 2 * tally.boxes
+        if len(children):
             found, _ = attempt(partial(strategy.attack, children.select(slice(0, ATTACKED))))
             if found is not None:
                 return Outcome(found, 1.0, tally, None)
@@ -184,6 +182,8 @@ def divide(boxes: DomainBatch, bounded: Bounded, strategy: Strategy) -> tuple[Do
     Neurons are split where the strategy says so and one is undecided, inputs otherwise.
     """
     boxes = replace(boxes, known=bounded.known)
+    if bounded.alpha is not None and bounded.beta is not None:
+        boxes = replace(boxes, alpha=bounded.alpha, beta=bounded.beta)
     deep = boxes.depth >= strategy.max_depth
     by_neuron = (bounded.neuron >= 0) & ~deep if strategy.neurons else torch.zeros_like(deep)
     parts = []
@@ -220,12 +220,14 @@ def clip(boxes: DomainBatch, bounded: Bounded) -> tuple[DomainBatch, Bounded]:
 def cut(boxes: DomainBatch, branch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Where to split: (can be split (B,), dimension (B,), coordinate (B,)).
 
-    A box is split in the middle of the input with the highest score, or of its widest input where that one has become
-    too thin for a number to lie strictly inside.
+    A box is split in the middle of the input with the highest score among those with a number strictly inside, and of
+    the widest of several with that score: where a bound says nothing at all, all have the same.
     """
     width = boxes.upper - boxes.lower
     middle = boxes.lower + width / 2
     inside = (middle > boxes.lower) & (middle < boxes.upper)
     usable = inside.any(1)
-    dimension = branch.masked_fill(~inside, -1.0).argmax(1)
+    score = torch.nan_to_num(branch, nan=0.0).masked_fill(~inside, -1.0)
+    best = score == score.amax(1, keepdim=True)
+    dimension = width.masked_fill(~best, -1.0).argmax(1)
     return usable, dimension, middle.gather(1, dimension[:, None])[:, 0]

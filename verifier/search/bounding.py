@@ -18,9 +18,9 @@ from verifier.inputs import InputMap
 from verifier.ops.kinds import Interval
 from verifier.rows import RowTable
 from verifier.search.branch import split_scores
-from verifier.search.settle import joint_scores, row_scale
+from verifier.search.settle import joint_scores
 from verifier.search.signs import sign_rows, tightened, with_signs
-from verifier.tolerance import proof_margin
+from verifier.tolerance import subtract_down
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,14 +29,14 @@ class Bounded:
 
     `alive` (B,) their positions in the batch; `value` (B,) the least clause score; `scores` (B, C) all clause scores
     (positive: impossible). For the K' rows per box that were walked back: `low` (B, K') lower bounds of  row - rhs
-    (rounding margin already taken off), `clause` (B, K'), and `coefficients` (B, K', n) and `constant` (B, K') of the
-    linear function (margin included) that attains them. With decided signs all of them may hold only where a
+    (over the reals: rounding is allowed for), `clause` (B, K'), and `coefficients` (B, K', n) and `constant` (B, K') of
+    the linear function that is such a bound. With decided signs all of them may hold only where a
     violation is possible, which is all that is left to look at (see `_Step.half_spaces`).
     `unstable` (B,) counts neurons that are not affine; `branch` (B, n) says how much a split of each input promises,
     `neuron` (B,) is the ReLU neuron whose split promises most (-1: none is left). `sign_coefficients` (B, D, n) and
     `sign_constant` (B, D) are rows that are <= 0 on the subproblem because of its decided neurons.
     `values` (batch,) are the least clause scores of all boxes, proven ones included; `unstable_at[i]` is the mean
-    number of unstable neurons at operator i.
+    number of unstable neurons at operator i. `alpha`, `beta` are what children start from (see `DomainBatch`).
     """
 
     alive: Tensor
@@ -54,6 +54,8 @@ class Bounded:
     known: Tensor
     values: Tensor
     unstable_at: dict[int, float]
+    alpha: Tensor | None = None
+    beta: Tensor | None = None
 
     def renumbered(self, alive: Tensor, values: Tensor) -> Bounded:
         """The same result for a batch of which only `alive` was bounded here; `values` are the others' scores."""
@@ -79,6 +81,8 @@ class Bounded:
             self.known[keep],
             self.values,
             self.unstable_at,
+            None if self.alpha is None else self.alpha[keep],
+            None if self.beta is None else self.beta[keep],
         )
 
 
@@ -191,10 +195,8 @@ def _walk(
     coefficients, bias = with_signs(coefficients, bias, signs, shift, boxes.lower, boxes.upper, stop)
     lowest = concretise(coefficients, bias, boxes.lower, boxes.upper)
     rhs = table.rhs[boxes.query].gather(1, picked)
-    scale = row_scale(coefficients, bias, boxes.lower, boxes.upper) + rhs.abs() + known.largest[alive][:, None]
-    margin = proof_margin(network.dtype) * scale
-    walked = (lowest - rhs - margin).masked_fill(torch.isinf(rhs), -torch.inf)
-    constant = bias - rhs - margin
+    walked = subtract_down(lowest, rhs).masked_fill(torch.isinf(rhs), -torch.inf)
+    constant = subtract_down(bias, rhs)
     low = low[alive].scatter_reduce(1, picked, walked, "amax")
     scores = table.clause_scores(low, boxes.query)
     clause = table.clause[boxes.query].gather(1, picked)
@@ -236,13 +238,9 @@ def _forward_rows(table: RowTable, known: Sweep, batch: DomainBatch) -> Tensor:
     """Lower bounds of row - rhs (B, K) from the forward sweep alone."""
     row, rhs = table.row[batch.query], table.rhs[batch.query]
     low = known.output.lower.gather(1, row)
-    size = torch.maximum(known.output.lower.abs(), known.output.upper.abs()).gather(1, row)
     if table.mixed is not None:
-        mixed = table.mixed[row]
-        zero = torch.zeros_like(low)
-        low = low + concretise(mixed, zero, batch.lower, batch.upper)
-        size = size + row_scale(mixed, zero, batch.lower, batch.upper)
-    low = low - rhs - proof_margin(low.dtype) * (size + rhs.abs() + known.largest[:, None])
+        low = subtract_down(low, -concretise(table.mixed[row], torch.zeros_like(low), batch.lower, batch.upper))
+    low = subtract_down(low, rhs)
     return torch.nan_to_num(low.masked_fill(torch.isinf(rhs), -torch.inf), nan=-torch.inf, neginf=-torch.inf)
 
 
@@ -267,7 +265,7 @@ def _walk_rows(
     trace: dict[int, Tensor],
 ) -> tuple[Tensor, Tensor]:
     rows, start = _unit_rows(network, row)
-    at_input = walk_back(network, network.output, rows, start, known.relaxations, owner, trace)
+    at_input = walk_back(network, network.output, rows, start, known.relaxations, owner, trace, known.allowance)
     coefficients, bias = inputs.pull(*at_input, boxes.query)
     return (coefficients if table.mixed is None else coefficients + table.mixed[row]), bias
 

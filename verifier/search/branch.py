@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from verifier.bounds.bounder import Sweep
+from verifier.bounds.forward import blamed_moves
 from verifier.bounds.network import Network
 from verifier.domains import DomainBatch
 from verifier.inputs import InputMap
@@ -51,8 +52,7 @@ def split_scores(
         columns = inputs.columns(boxes.query)
         score = score.scatter_add(1, columns.clamp(min=0), blame * (columns >= 0))
     score = torch.nan_to_num(score, nan=0.0, posinf=torch.finfo(score.dtype).max)
-    # the width breaks ties where a bound says nothing at all (all scores 0)
-    score = torch.where(width > 0, score + torch.finfo(score.dtype).tiny * (1 + width), 0.0)
+    score = torch.where(width > 0, score, 0.0)
     return score, _worst_neuron(network, losses, score), losses
 
 
@@ -86,7 +86,7 @@ def _blame(network: Network, known: Sweep, losses: dict[int, Tensor], alive: Ten
     for i, loss in losses.items():
         op = network.ops[i]
         assert isinstance(op, RelaxedOp)
-        moves = _moves(op, known.relaxations[i], known.reach[i])
+        moves = blamed_moves(op, known.pre[i], known.reach[i])
         moves = (moves if every else moves[alive]).flatten(2)
         share = loss / moves.sum(1).clamp(min=torch.finfo(loss.dtype).tiny)
         total += torch.bmm(moves, torch.nan_to_num(share, nan=0.0, posinf=0.0)[:, :, None])[:, :, 0]
@@ -112,15 +112,3 @@ def _gap(op: RelaxedOp, planes: Relaxation, pre: tuple[Interval, ...]) -> Tensor
         slope = high - low
         gap = gap + op.collect(torch.maximum(slope * x.lower, slope * x.upper))
     return torch.nan_to_num(gap, nan=0.0, posinf=0.0, neginf=0.0).clamp(min=0)
-
-
-def _moves(op: RelaxedOp, planes: Relaxation, reach: tuple[Tensor, ...]) -> Tensor:
-    """How far each free input moves what the neuron sees: (B, d, *T)."""
-    if len(reach) == 1 and op.in_shapes[0] == op.out_shape:
-        return reach[0]
-    total = None
-    for low, high, moves in zip(planes.lower_slopes, planes.upper_slopes, reach, strict=True):
-        part = op.collect(moves * (low.abs() + high.abs())[:, None], lead=2)
-        total = part if total is None else total + part
-    assert total is not None
-    return total

@@ -32,33 +32,65 @@ WORTHWHILE = 0.7
 Bound = Callable[[DomainBatch, Method], Bounded]
 
 
+@dataclass(frozen=True)
+class Cost:
+    """Multiply-adds of bounds, about: those of a network whose affine forms have `free` generators."""
+
+    network: Network
+    free: int
+
+    def sweep(self, affine: bool = True) -> float:
+        """One forward sweep of a box: generators, attributed noise and intervals, or intervals alone."""
+        return (2 * self.free + 4 if affine else 4) * sum(op.multiply_adds for op in self.network.ops)
+
+    def rows(self, unstable: dict[int, float]) -> float:
+        """Rows of a box for its `unstable[i]` neurons at operator i: two each, of about one inference up to there."""
+        before, total = 0.0, 0.0
+        for i, op in enumerate(self.network.ops):
+            total += 2 * unstable.get(i, 0.0) * before
+            before += op.multiply_adds
+        return total
+
+    def ratio(self, unstable: dict[int, float]) -> float:
+        """Rows for the unstable neurons against one cheap sweep."""
+        return self.rows(unstable) / max(1.0, self.sweep())
+
+    def of(self, method: Method, boxes: int, bounded: Bounded) -> float:
+        """What bounding a batch came to; rows of the result count once more for each step that moves their planes."""
+        inference = sum(op.multiply_adds for op in self.network.ops)
+        each = self.sweep(method.affine) + (self.rows(bounded.unstable_at) if method.rows else 0.0)
+        return boxes * each + len(bounded.alive) * bounded.low.shape[1] * (1 + 3 * method.alpha_steps) * inference
+
+
 @dataclass
 class Chooser:
     """Bounds batches, alternately measuring which method gets further per second.
 
-    The sample is taken at steps 1, 2, 4, 8, ..: what pays changes as boxes shrink and neurons become stable.
+    The sample is taken at steps 1, 2, 4, 8, ..: what pays changes as boxes shrink and neurons become stable. `work`
+    counts the multiply-adds of all bounds so far, about.
     """
 
     bound: Bound
     cut: Callable[[DomainBatch, Bounded], DomainBatch]
     method: Method
     fixed: bool
-    ratio: Callable[[dict[int, float]], float]
+    cost: Cost
     rows_pay: bool = True
     cheap_first: bool = True
     step: int = 0
+    work: float = 0.0
     clock: Callable[[], float] = time.perf_counter
 
     def __call__(self, batch: DomainBatch) -> Bounded:
         """Bounds of a batch: cheap ones for all, rows for what stays open where they pay."""
         self.step += 1
         if self.fixed or not self.method.affine:
-            return self.bound(batch, self.method)
+            return self._bounds(batch, self.method)
         cheap = replace(self.method, rows=False, alpha_steps=0)
         measuring = self.step & (self.step - 1) == 0
         if self.rows_pay and not self.cheap_first and not measuring:
-            return self.bound(batch, self.method)
-        first = self.bound(batch, cheap)
+            return self._bounds(batch, self.method)
+        first = self._bounds(batch, cheap)
         if len(first.alive) == 0:
             return first
         if measuring:
@@ -66,24 +98,30 @@ class Chooser:
             self._measure(batch, first, cheap)
         if not self.rows_pay:
             return first
-        second = self.bound(batch.select(first.alive), self.method)
+        second = self._bounds(batch.select(first.alive), self.method)
         return second.renumbered(first.alive, first.values)
+
+    def _bounds(self, batch: DomainBatch, method: Method) -> Bounded:
+        bounded = self.bound(batch, method)
+        self.work += self.cost.of(method, len(batch), bounded)
+        return bounded
 
     def _measure(self, batch: DomainBatch, first: Bounded, cheap: Method) -> None:
         chosen = torch.linspace(0, len(first.alive) - 1, min(SAMPLE, len(first.alive))).long().to(first.alive.device)
         sample = batch.select(first.alive[chosen])
-        if self.ratio(first.unstable_at) > HOPELESS:
+        if self.cost.ratio(first.unstable_at) > HOPELESS:
             self.rows_pay = False
             return
         start = self.clock()
-        base = self.bound(sample, cheap)
+        base = self._bounds(sample, cheap)
         cheap_time = self.clock() - start
         children = self.cut(sample.select(base.alive), base)
-        if len(children) == 0:
-            return  # boxes too thin to be split: there is nothing to compare with
-        halves = self.bound(children, cheap)
+        if len(children) == 0:  # proven meanwhile, or points: nothing else than rows can help those
+            self.rows_pay = True
+            return
+        halves = self._bounds(children, cheap)
         start = self.clock()
-        tight = self.bound(sample, self.method)
+        tight = self._bounds(sample, self.method)
         rows_time = self.clock() - start
         half = len(children) // 2
         least = torch.minimum(halves.values[:half], halves.values[half:])
@@ -101,17 +139,3 @@ def _missing(values: torch.Tensor) -> torch.Tensor:
 def _typical(values: torch.Tensor) -> float:
     finite = values[torch.isfinite(values)]
     return float(finite.median()) if len(finite) else 0.0
-
-
-def predicted_ratio(network: Network, unstable: dict[int, float], d: int) -> float:
-    """Cost of refining the unstable neurons by rows against one cheap sweep, in multiply-adds.
-
-    `unstable[i]` is the mean number of unstable neurons at operator i. A row costs about one inference up to its
-    neuron; a sweep with d generators, attributed noise and intervals costs about 2 d + 4.
-    """
-    prefix, total = {}, 0.0
-    for i, op in enumerate(network.ops):
-        prefix[i] = total
-        total += op.multiply_adds
-    rows = sum(2 * count * prefix[i] for i, count in unstable.items())
-    return rows / max(1.0, (2 * d + 4) * total)

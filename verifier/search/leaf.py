@@ -15,7 +15,7 @@ from torch import Tensor
 
 from verifier.domains import DomainBatch
 from verifier.search.bounding import Bounded
-from verifier.tolerance import proof_margin
+from verifier.tolerance import gamma
 
 
 def settle_affine(
@@ -76,4 +76,4 @@ def _feasible(bounded: Bounded, boxes: DomainBatch, b: int, rows: Tensor) -> tup
     combined, offset = weights @ a, weights @ constant
     least = np.minimum(combined * lower, combined * upper).sum() + offset
     size = np.abs(weights) @ (np.abs(a) @ np.maximum(np.abs(lower), np.abs(upper)) + np.abs(constant))
-    return None, bool(least > proof_margin(torch.float64) * size)
+    return None, bool(least > 3 * gamma(a.shape[0] + a.shape[1], torch.float64) * size)

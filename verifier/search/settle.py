@@ -9,11 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from verifier.tolerance import proof_margin
+from verifier.bounds.backward import concretise
+from verifier.tolerance import gamma, ulp
 
 
 def row_scale(coefficients: Tensor, bias: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """Magnitude of the numbers that were summed for each row (B, K), the yardstick of the rounding margin.
+    """Magnitude of the numbers that are summed for each row (B, K), which rounding is relative to.
 
     +inf where it is not a number: a margin of NaN would make the row's bound NaN, which is not below 0.
     """
@@ -40,13 +41,7 @@ def shrink(
     Returns:
         new lower and upper (B, n); where nothing is left, lower > upper somewhere.
     """
-    slack = (-low).clamp(min=0)
-    slack = slack + proof_margin(low.dtype) * slack
-    room = slack[:, :, None] / coefficients.abs()  # division by 0 gives inf or NaN: no information
-    width = (upper - lower)[:, None]
-    clipped = room < width
-    top = torch.where(clipped & (coefficients > 0), lower[:, None] + room, upper[:, None])
-    bottom = torch.where(clipped & (coefficients < 0), upper[:, None] - room, lower[:, None])
+    bottom, top = _clipped((-low).clamp(min=0), coefficients, lower, upper)
     most = scores.shape[1]
     if most == 1:
         return bottom.amax(1), top.amin(1)
@@ -62,23 +57,30 @@ def shrink(
     )
 
 
+def _clipped(slack: Tensor, coefficients: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row's own bounds (B, K, n) of the coordinates, rounded outwards: x_i is within slack / |a_i| of the end that
+    is best for the row."""
+    up = 1 + 4 * ulp(slack.dtype)
+    room = (slack[:, :, None] / coefficients.abs()) * up  # division by 0 gives inf or NaN: no information
+    width = (upper - lower)[:, None]
+    clipped = room < width
+    least, most = lower[:, None], upper[:, None]
+    inf = torch.full((), torch.inf, dtype=slack.dtype, device=slack.device)
+    top = torch.where(clipped & (coefficients > 0), torch.minimum(torch.nextafter(least + room, inf), most), most)
+    bottom = torch.where(clipped & (coefficients < 0), torch.maximum(torch.nextafter(most - room, -inf), least), least)
+    return bottom, top
+
+
 def shrink_all(coefficients: Tensor, constant: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     """The hull of each box intersected with the half-spaces  coefficients . x + constant <= 0,  one after the other
     row.
 
     coefficients (B, D, n), constant (B, D), -inf for rows that say nothing; boxes that are already empty stay so.
     """
-    centre, radius = (lower + upper) / 2, ((upper - lower) / 2).clamp(min=0)
-    low = torch.einsum("bdn,bn->bd", coefficients, centre) + constant
-    low = low - torch.einsum("bdn,bn->bd", coefficients.abs(), radius)
-    size = torch.einsum("bdn,bn->bd", coefficients.abs(), torch.maximum(lower.abs(), upper.abs())) + constant.abs()
-    slack = (-low).clamp(min=0) + proof_margin(low.dtype) * torch.nan_to_num(size, nan=0.0, posinf=0.0)
-    room = slack[:, :, None] / coefficients.abs()
-    clipped = room < (upper - lower)[:, None]
-    top = torch.where(clipped & (coefficients > 0), lower[:, None] + room, upper[:, None]).amin(1)
-    bottom = torch.where(clipped & (coefficients < 0), upper[:, None] - room, lower[:, None]).amax(1)
-    empty = (low > proof_margin(low.dtype) * size).any(1, keepdim=True)
-    return torch.where(empty, torch.inf, bottom), torch.where(empty, -torch.inf, top)
+    low = concretise(coefficients, constant, lower, torch.maximum(lower, upper))
+    bottom, top = _clipped((-low).clamp(min=0), coefficients, lower, upper)
+    empty = (low > 0).any(1, keepdim=True)
+    return torch.where(empty, torch.inf, bottom.amax(1)), torch.where(empty, -torch.inf, top.amin(1))
 
 
 JOINT_STEPS = 12
@@ -115,14 +117,16 @@ def joint_scores(
     centre, radius = (lower + upper) / 2, (upper - lower) / 2
     middle = torch.einsum("bkn,bn->bk", coefficients, centre) + constant
     size = (low.abs().masked_fill(~torch.isfinite(low), 0.0)).amax(1).clamp(min=torch.finfo(low.dtype).tiny)
+    rounding = (
+        gamma(constant.shape[1] + lower.shape[1], low.dtype) * 3 * row_scale(coefficients, constant, lower, upper)
+    )
     logits = torch.zeros(member.shape, dtype=low.dtype, device=low.device).masked_fill(~member, -torch.inf)
     best = scores
     for step in range(JOINT_STEPS):
         weight = torch.nan_to_num(torch.softmax(logits, 2), nan=0.0)
         row = torch.einsum("bck,bkn->bcn", weight, coefficients)
         value = torch.einsum("bck,bk->bc", weight, middle) - torch.einsum("bcn,bn->bc", row.abs(), radius)
-        magnitude = torch.einsum("bcn,bn->bc", row.abs(), torch.maximum(lower.abs(), upper.abs()))
-        value = value - proof_margin(low.dtype) * (magnitude + size[:, None])
+        value = value - torch.einsum("bck,bk->bc", weight, rounding)
         value = torch.nan_to_num(value, nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
         best = torch.where(several, torch.maximum(best, value), best)
         least = centre[:, None] - radius[:, None] * row.sign()

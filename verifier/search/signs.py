@@ -25,7 +25,7 @@ from verifier.domains import DomainBatch
 from verifier.inputs import InputMap
 from verifier.ops.kinds import Interval
 from verifier.search.settle import row_scale
-from verifier.tolerance import proof_margin
+from verifier.tolerance import gamma
 
 STEPS = 24
 """Steps of multiplier ascent. Every iterate is a valid bound; more steps only tighten."""
@@ -68,7 +68,9 @@ def _argument_rows(
         sign = side[box, column].to(network.dtype)
         start, rows, bias = neuron_rows(network, network.sources[i][0], index[box, column])
         rows = rows * sign.view(-1, *([1] * (rows.dim() - 1)))
-        at_input = walk_back(network, start, rows, bias * sign[:, None], known.relaxations, alive[box])
+        at_input = walk_back(
+            network, start, rows, bias * sign[:, None], known.relaxations, alive[box], allowance=known.allowance
+        )
         row, constant = inputs.pull(*at_input, boxes.query[box])
         coefficients[box, column] = row[:, 0]
         constants[box, column] = constant[:, 0]
@@ -109,8 +111,6 @@ def tightened(
     rows, constants = (torch.cat(pair, 1) for pair in zip(up, down, strict=True))
     rows, constants = with_signs(rows, constants, signs, shift, boxes.lower, boxes.upper, stop, FEW_STEPS)
     low = concretise(rows, constants, boxes.lower, boxes.upper)
-    size = row_scale(rows, constants, boxes.lower, boxes.upper)
-    low = low - proof_margin(low.dtype) * torch.nan_to_num(size, nan=0.0, posinf=0.0)
     count = neurons.shape[1]
     result = {}
     for i, first in network.relus.items():
@@ -169,7 +169,12 @@ def with_signs(
         first, second = 0.8 * first + 0.2 * slope, 0.95 * second + 0.05 * slope * slope  # Adam, Kingma & Ba 2015
         corrected = (first / (1 - 0.8**step)) / ((second / (1 - 0.95**step)).sqrt() + 1e-12)
         beta = (beta + (0.3 * 0.1 ** (step / steps)) * spread[:, :, None] * corrected).clamp(min=0)
+    # rounding of the two sums below; a unit row was rounded by its division and multiplies its multiplier
+    scale = row_scale(unit, offset, lower, upper)
+    total = torch.einsum("bkd,bd->bk", best_beta, scale) + row_scale(coefficients, constant, lower, upper)
     return (
         coefficients + torch.einsum("bkd,bdn->bkn", best_beta, unit),
-        constant + torch.einsum("bkd,bd->bk", best_beta, offset),
+        constant
+        + torch.einsum("bkd,bd->bk", best_beta, offset)
+        - 3 * gamma(signs.shape[1] + lower.shape[1], constant.dtype) * total,
     )

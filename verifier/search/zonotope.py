@@ -17,6 +17,7 @@ from verifier.domains import DomainBatch, join
 from verifier.inputs import centre_radius
 from verifier.ops.conv import Conv
 from verifier.ops.kinds import LinearOp
+from verifier.ops.maximum import ReduceMax
 from verifier.ops.piecewise import Clip, Relu
 from verifier.rows import RowTable
 from verifier.search.bounding import Bounded
@@ -36,8 +37,9 @@ POINTS = 5
 
 
 def suits(network: Network, table: RowTable) -> bool:
-    """Whether the problem is one that zonotopes are made for: few inputs, convolutions, Relu and Clip only."""
-    plain = all(isinstance(op, LinearOp | Relu | Clip) for op in network.ops)
+    """Whether the problem is one that zonotopes are made for: few inputs, convolutions, and no non-linear
+    operators but Relu, Clip and the maxima of pooling."""
+    plain = all(isinstance(op, LinearOp | Relu | Clip | ReduceMax) for op in network.ops)
     deep = any(isinstance(op, Conv) for op in network.ops)
     return plain and deep and network.n <= MOST_INPUTS and table.mixed is None and network.dtype == torch.float64
 

@@ -11,22 +11,25 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from verifier import process
-from verifier.arguments import Parser, Spans, span, tolerance
+from verifier.arguments import Parser
+from verifier.data import networks, source, unchanged
+from verifier.data import options as shared
 from verifier.errors import OptionsError, SecateurError, UnsoundError
 from verifier.outputs import keep_inputs
+from verifier.semantic import arguments, network, study
+from verifier.semantic.properties import Budget, Coordinates, Property
 
 if TYPE_CHECKING:
     from verifier.semantic.family import Family
-    from verifier.semantic.properties import Property
 
 EXIT_INTERNAL, EXIT_INPUT = 1, 2
-RANGES = ("contrast", "brightness")
-PROPERTIES = ("linf", "l1", "l2", "heatmap", "budget-mean", "budget-sum")
-EPILOG = """\
+EPILOG = f"""\
+{shared.DATA}
 Areas are shares of the range and add up to 1 exactly. Certified: no parameters in the cell violate the property,
 for real numbers, rounding included. Refuted: all of them do. Open: not decided at this resolution or in this time.
 A run that is stopped (Ctrl-C, a time limit, a kill) goes on from its --checkpoint.
@@ -37,9 +40,9 @@ exit codes: 0 done (also when area is left open); 1 internal error; 2 bad input,
 def parser() -> Parser:
     """The options of `secateur coverage`."""
     p = Parser("secateur coverage", __doc__, EPILOG)
-    p.add_argument("model", nargs="?", type=Path, help="network with a few varying inputs: .onnx")
+    p.add_argument("model", nargs="?", help="with SPEC: network with a few varying inputs, .onnx; else one for images")
     p.add_argument("spec", nargs="?", type=Path, help="its specification: .vnnlib")
-    _study_options(p.add_argument_group("images of a data set, without files"))
+    _study_options(p)
     limits = p.add_argument_group("when to stop")
     limits.add_argument(
         "--open", type=float, default=0.01, metavar="SHARE", help="done when no more is open (default 0.01)"
@@ -60,26 +63,16 @@ def parser() -> Parser:
     return p
 
 
-def _study_options(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--network", help="network.onnx that takes images, or the name of a shipped one")
-    group.add_argument("--data", default="aircraft23", choices=("aircraft23",))
-    group.add_argument("--split", default="test", choices=("train", "val", "test", "hard"))
-    group.add_argument("--images", metavar="A:B", help="images A to B - 1")
-    for name in RANGES:
-        group.add_argument(f"--{name}", metavar="LOW,HIGH", type=span)
-    group.add_argument("--semantic", action=Spans, const=RANGES, metavar="NAME=LOW:HIGH,..", help="the same, in one")
-    group.add_argument(
-        "--property",
-        choices=PROPERTIES,
-        help="linf, l1, l2: every key point, as coordinates; heatmap: every argmax; budget-mean, budget-sum: "
-        "|dx| + |dy| over all key points, for both kinds of networks (default linf or heatmap, as the network is)",
-    )
-    group.add_argument("--tolerance", type=tolerance, help="per key point: pixels (3, 3px) or share of the width (5%%)")
-    group.add_argument("--limit", type=tolerance, help="as --tolerance, of all key points together, for the budgets")
-    group.add_argument(
-        "--reference", choices=("gt", "self"), default="gt", help="ground truth, or the clean prediction"
-    )
-    group.add_argument("--no-clip", action="store_true", help="leave values outside [0, 1] as they are")
+def _study_options(p: Parser) -> None:
+    """The options of a study of images: those of `secateur spec`."""
+    images = p.add_argument_group("images of a data set, without files")
+    images.add_argument("--network", help="network that takes images, or the name of a shipped one; as well as MODEL")
+    shared.add_data(images, "--image")
+    images.add_argument("--images", metavar="N|A:B|A,B,C", help=f"{shared.IMAGES} (default: all)")
+    arguments.add_truth(images)
+    shared.add_network(p.add_argument_group("the network"))
+    arguments.add_ranges(p.add_argument_group("parameters and their ranges, each LOW,HIGH"))
+    arguments.add_property(p.add_argument_group("the property"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -123,11 +116,18 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
-    files, study = options.model is not None, options.network is not None
-    if files == study:
-        raise OptionsError("expected either two files, model and spec, or --network with --images")
-    if files and options.spec is None:
-        raise OptionsError(f"{options.model}: its specification is missing: secateur coverage model.onnx spec.vnnlib")
+    if options.network is not None and options.model is not None:
+        raise OptionsError("expected either two files, model and spec, or --network with --data; found both")
+    if options.model is None and options.network is None:
+        raise OptionsError("expected either two files, model and spec, or a network with --data")
+    images = options.data is not None or options.images is not None
+    if options.spec is not None and images:
+        raise OptionsError("--data and --images belong to a network without a specification")
+    if options.spec is None and options.network is None and not images:
+        raise OptionsError(
+            f"{options.model}: its specification is missing: secateur coverage model.onnx spec.vnnlib; or name images: "
+            "secateur coverage NETWORK --data aircraft23 --images 0:8"
+        )
     if options.samples < 0:
         raise OptionsError(f"--samples: found {options.samples}, expected a number >= 0")
 
@@ -135,17 +135,12 @@ def _check(options: argparse.Namespace) -> None:
 def _inputs(options: argparse.Namespace) -> Iterator[Path]:
     from verifier.graph.onnx_import.source import files_of
 
-    if options.model is not None:
-        yield from (options.spec, Path(f"{options.spec}.gz"), *files_of(options.model))
+    yield from files_of(networks.find(options.network if options.network is not None else options.model))
+    if options.spec is not None:
+        yield from (options.spec, Path(f"{options.spec}.gz"))
     else:
-        yield from files_of(_network(options.network))
-
-
-def _network(name: str) -> Path:
-    """The file of a network, or of a shipped one."""
-    from verifier.data import networks
-
-    return networks.path(name) if name in networks.names() and not Path(name).exists() else Path(name)
+        yield from source.files_read(options.data, options.pictures)
+        yield from () if options.keypoints is None else (options.keypoints,)
 
 
 def _family(options: argparse.Namespace) -> tuple[Family, float | None, str | None]:
@@ -153,75 +148,50 @@ def _family(options: argparse.Namespace) -> tuple[Family, float | None, str | No
     from verifier.semantic import family as families
     from verifier.semantic.many import device_of
 
-    if options.model is not None:
+    if options.spec is not None:
         import vnnlib
         from verifier.graph.onnx_import import load_model
 
         spec = vnnlib.load(options.spec)
-        model, form, device = load_model(options.model), vnnlib.normalise(spec), device_of(options.device)
-        return families.from_files(model, form, device, header=spec.header), None, None
+        form, model = vnnlib.normalise(spec), load_model(networks.find(options.model))
+        return families.from_files(model, form, device_of(options.device), header=spec.header), None, None
     return _studies(options)
 
 
-def _images(options: argparse.Namespace) -> tuple[int, int]:
-    """First image and how many."""
-    try:
-        first, last = (int(part) for part in (options.images or "").split(":"))
-    except ValueError:
-        raise OptionsError(f"--images: found '{options.images or ''}', expected A:B, the images A to B - 1") from None
-    if not 0 <= first < last:
-        raise OptionsError(f"--images: the range {first}:{last} is empty or negative")
-    return first, last - first
-
-
-def _property(options: argparse.Namespace, heatmaps: bool, side: int) -> tuple[Property, float | None, str | None]:
-    """What is asked of every image of this width; see `_family`."""
-    from verifier.semantic import Budget, Coordinates, Heatmap
-
-    kind = options.property or ("heatmap" if heatmaps else "linf")
-    if kind.startswith("budget"):
-        if options.limit is None:
-            raise OptionsError("--limit is missing: how many pixels the key points may be off together")
-        mean = kind == "budget-mean"
-        name = f"{'mean' if mean else 'sum'} of key point errors |dx| + |dy|, px"
-        limit = options.limit.pixels(side)
-        return Budget(limit, mean), limit, name
-    if options.tolerance is None:
-        raise OptionsError("--tolerance is missing: how many pixels a key point may be off")
-    reach = options.tolerance.pixels(side)
-    if kind == "heatmap":
-        return Heatmap(reach), None, None
-    return Coordinates(reach, kind), reach, "worst key point error, px"
-
-
 def _studies(options: argparse.Namespace) -> tuple[Family, float | None, str | None]:
-    from dataclasses import replace
-
-    from verifier.semantic import Perturbation, Range, network, prepare, sources
+    """The pictures as one family; says on stderr what the network answers to them unchanged."""
     from verifier.semantic import family as families
     from verifier.semantic.many import device_of
 
-    first, count = _images(options)
-    ranges = tuple(Range(n, *getattr(options, n)) for n in RANGES if getattr(options, n) is not None)
-    net = network.load(_network(options.network))
-    prop, reach, measure = _property(options, len(net.output) > 2, net.width)
-    perturbed, clip = Perturbation(ranges), "none" if options.no_clip else "clip"
-    studies, titles = [], []
-    for example in sources.rendered(net, options.split, first, first + count):
-        studies.append(
-            prepare(
-                net,
-                example.image,
-                example.target,
-                perturbed,
-                prop,
-                reference=options.reference,
-                clip=clip,
-            )
-        )
-        titles.append(example.name)
-    family = replace(families.from_studies(studies, device_of(options.device)), titles=tuple(titles))
-    return family, reach, measure
+    path = networks.find(options.network if options.network is not None else options.model)
+    net = network.load(path, channels=options.channels, layout=options.layout, mean=options.mean, std=options.std)
+    perturbed = arguments.perturbation(options)
+    examples, note, _ = arguments.pictures(options, net, "aircraft23")
+    properties = [arguments.properties(options, net, example) for example in examples]
+    studies = [
+        arguments.study(options, net, example, perturbed, prop)
+        for example, prop in zip(examples, properties, strict=True)
+    ]
+    answers = [
+        study.unchanged(one, prop, example.target)
+        for one, prop, example in zip(studies, properties, examples, strict=True)
+    ]
+    if not options.quiet:
+        print(f"{note}\n{unchanged.line(answers)}", file=sys.stderr)
+    for line in unchanged.warnings(answers):
+        print(f"secateur coverage: warning: {line}", file=sys.stderr)
+    family = replace(families.from_studies(studies, device_of(options.device)), titles=tuple(e.name for e in examples))
+    return family, *_measured(properties[0])
+
+
+def _measured(prop: Property) -> tuple[float | None, str | None]:
+    """The tolerance in pixels of a property that has one number for it, and what is measured."""
+    if isinstance(prop, Budget):
+        total = "mean" if prop.mean else "sum"
+        return prop.limit, f"{total} of key point errors |dx| + |dy|, px"
+    if isinstance(prop, Coordinates) and isinstance(prop.tolerance, float) and prop.head.scale == 1.0:
+        return prop.tolerance, "worst key point error, px"
+    return None, None
 
 
 if __name__ == "__main__":

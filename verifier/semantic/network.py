@@ -13,11 +13,11 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, shape_inference
 
 from verifier.brief import counted
-from verifier.errors import ModelError, OptionsError
+from verifier.data.frame import Frame
+from verifier.errors import ModelError
 from verifier.graph.onnx_import.external import external_tensors
 from verifier.graph.onnx_import.source import read_model
 
-LAYOUTS = ("auto", "nchw", "nhwc", "flat")
 MIN_OPSET = 7  # Gemm broadcasts its bias by itself from here on
 ELEMENT: dict[int, np.dtype] = {
     int(TensorProto.FLOAT): np.dtype(np.float32),
@@ -59,23 +59,22 @@ class Network:
         """Elements of the output."""
         return int(np.prod(self.output, dtype=np.int64))
 
+    @property
+    def frame(self) -> Frame:
+        """The picture it takes."""
+        return Frame(self.shape, self.layout, self.channels, self.height, self.width)
+
     def arrange(self, image: np.ndarray) -> np.ndarray:
-        """(C, H, W) -> the network's input shape (layout only, no normalisation)."""
-        return (image.transpose(1, 2, 0) if self.layout == "nhwc" else image).reshape(self.shape)
+        """See `Frame.arrange`."""
+        return self.frame.arrange(image)
 
     def restore(self, value: np.ndarray) -> np.ndarray:
-        """The inverse of `arrange`."""
-        if self.layout == "nhwc":
-            return value.reshape(self.height, self.width, self.channels).transpose(2, 0, 1)
-        return value.reshape(self.channels, self.height, self.width)
+        """See `Frame.restore`."""
+        return self.frame.restore(value)
 
     def per_channel(self, values: tuple[float, ...]) -> np.ndarray:
-        """One number per channel -> an array that broadcasts against the input shape without enlarging it."""
-        image = np.broadcast_to(np.array(values)[:, None, None], (self.channels, self.height, self.width))
-        if self.layout == "flat":
-            return self.arrange(image)
-        small = np.array(values).reshape((self.channels, 1, 1) if self.layout == "nchw" else (1, 1, self.channels))
-        return small.reshape((1,) * (len(self.shape) - 3) + small.shape)
+        """See `Frame.per_channel`."""
+        return self.frame.per_channel(values)
 
     @cached_property
     def session(self) -> onnxruntime.InferenceSession:
@@ -131,11 +130,9 @@ def load(
     if version < MIN_OPSET:
         raise ModelError(f"the network uses opset {version}; {MIN_OPSET} or newer is needed: convert it first")
     shape = _dims(inputs[0])
-    if layout not in LAYOUTS:
-        raise OptionsError(f"unknown layout '{layout}'; choose one of {', '.join(LAYOUTS)}")
-    found, c, h, w = _layout(shape, layout, channels)
-    network = Network(proto, shape, found, c, h, w, _output_shape(proto), *_normalisation(mean, std, c))
-    return network
+    frame = Frame.of(shape, layout, channels)
+    given = frame.normalisation(mean, std)
+    return Network(proto, shape, frame.layout, *frame.size, _output_shape(proto), *given)
 
 
 def _proto(model: str | Path | bytes | onnx.ModelProto) -> onnx.ModelProto:
@@ -175,37 +172,3 @@ def _output_shape(proto: onnx.ModelProto) -> tuple[int, ...]:
         if any(d.dim_value <= 0 for d in list(output.type.tensor_type.shape.dim)[1:]):
             raise ModelError(f"the shape of output '{output.name}' cannot be inferred")
     return _dims(output)
-
-
-def _layout(shape: tuple[int, ...], layout: str, channels: int | None) -> tuple[str, int, int, int]:
-    """Layout, channels, height, width of the image that an input of this shape stands for."""
-    body = [d for i, d in enumerate(shape) if not (i == 0 and d == 1 and len(shape) > 3)]
-    if layout in ("auto", "nchw") and len(body) == 3 and body[0] in (1, 3) and channels in (None, body[0]):
-        return "nchw", body[0], body[1], body[2]
-    if layout in ("auto", "nhwc") and len(body) == 3 and body[2] in (1, 3) and channels in (None, body[2]):
-        return "nhwc", body[2], body[0], body[1]
-    total = int(np.prod(shape))
-    if layout in ("auto", "flat") and total == max(shape):
-        for c in (channels,) if channels else (1, 3):
-            side = round((total / c) ** 0.5)
-            if c * side * side == total:
-                return "flat", c, side, side
-    wanted = f" as {layout}" if layout != "auto" else ""
-    raise ModelError(
-        f"the input shape {list(shape)} cannot be read{wanted} as an image of 1 or 3 channels; "
-        "expected [N, C, H, W], [N, H, W, C] or a flat square image"
-    )
-
-
-def _normalisation(
-    mean: tuple[float, ...] | None, std: tuple[float, ...] | None, channels: int
-) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-    if mean is None and std is None:
-        return None, None
-    mean, std = mean or (0.0,), std or (1.0,)
-    for name, values in (("mean", mean), ("std", std)):
-        if len(values) not in (1, channels) or not np.all(np.isfinite(values)):
-            raise OptionsError(f"{name} needs 1 or {channels} finite values, found {list(values)}")
-    if min(std) <= 0:
-        raise OptionsError(f"std must be positive, found {list(std)}")
-    return mean * (channels // len(mean)), std * (channels // len(std))

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from verifier.data.frame import check_unit
 from verifier.errors import OptionsError
 
 IDENTITY: Mapping[str, float] = {
@@ -71,6 +72,7 @@ class Range:
             raise OptionsError(
                 f"the range of {self.name} is empty: low {self.low} lies above high {self.high}; swap the two numbers"
             )
+        check_unit(self.name, self.low, self.high)
         if self.name in ("haze", "patch") and (self.low < 0.0 or self.high > 1.0):
             raise OptionsError(f"{self.name} is a share and must stay in [0, 1], found {self.low} to {self.high}")
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from verifier.brief import brief
+from verifier.data.frame import PIXELS, Head
 from verifier.errors import OptionsError, ProblemError
 from verifier.semantic import pose
 from verifier.semantic.maps import MapBudget, Maps, Windows
@@ -59,26 +60,6 @@ class Compiled:
 
 
 @dataclass(frozen=True)
-class Head:
-    """How coordinate outputs mean pixels: pixel = scale * y + shift (outputs x0, y0, x1, y1, ..)."""
-
-    scale: float = 1.0
-    shift: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.scale) and math.isfinite(self.shift) and self.scale > 0):
-            raise OptionsError(f"the output scale must be positive and finite, found {self.scale}, shift {self.shift}")
-
-    def pixels(self, y: np.ndarray) -> np.ndarray:
-        """Flat outputs (..., 2K) -> pixels (..., K, 2)."""
-        return (self.scale * y + self.shift).reshape(*y.shape[:-1], -1, 2)
-
-    def value(self, pixel: float) -> float:
-        """The output that means this pixel coordinate."""
-        return (pixel - self.shift) / self.scale
-
-
-@dataclass(frozen=True)
 class Coordinates:
     """Each chosen key point stays within `tolerance` pixels (one number, or one per key point of the network)."""
 
@@ -86,7 +67,7 @@ class Coordinates:
     norm: str = "linf"
     sides: int = 16
     hidden: bool = False
-    head: Head = Head()
+    head: Head = PIXELS
 
     def compile(self, network: Network, target: Target) -> Compiled:
         """Rows: 2 or 4 one-row clauses per key point and axis, or one per side of the polygon."""
@@ -192,7 +173,7 @@ class Budget:
     mean: bool = True
     weights: Sequence[float] | None = None
     hidden: bool = False
-    head: Head = Head()
+    head: Head = PIXELS
     offset: float | None = None
 
     def compile(self, network: Network, target: Target) -> Compiled:
@@ -259,7 +240,7 @@ class Pose:
     limits: np.ndarray
     allocation: str = "coupled"
     hidden: bool = False
-    head: Head = Head()
+    head: Head = PIXELS
 
     def compile(self, network: Network, target: Target) -> Compiled:
         """6 one-row clauses over a tail (coupled), or two bounds per coordinate."""
@@ -317,7 +298,10 @@ def heatmap_shape(network: Network) -> tuple[int, int, int, int]:
     """Maps, rows, columns and stride of a heatmap head; ProblemError if the output is not one."""
     shape = network.output
     if len(shape) not in (3, 4) or (len(shape) == 4 and shape[0] != 1):
-        raise ProblemError(f"a heatmap head has output [1, K, rows, columns]; this network has {list(shape)}")
+        raise ProblemError(
+            f"a heatmap head has output [1, K, rows, columns]; this network has {list(shape)}; coordinates need "
+            "--property linf, l1 or l2"
+        )
     maps, rows, columns = shape[-3:]
     stride = network.width // columns
     if stride < 1 or stride * columns != network.width or stride * rows != network.height:
@@ -349,7 +333,7 @@ def predict(network: Network, output: np.ndarray, prop: Property) -> np.ndarray:
         best = output.reshape(maps, -1).argmax(axis=1)
         given = prop.offset if isinstance(prop, Heatmap | Budget) else None
         return stride * np.stack([best % columns, best // columns], axis=1) + (0.5 * stride if given is None else given)
-    return getattr(prop, "head", Head()).pixels(output.reshape(-1))
+    return getattr(prop, "head", PIXELS).pixels(output.reshape(-1))
 
 
 def _key_points(target: Target, network: Network, expected: int, hidden: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -366,7 +350,10 @@ def _key_points(target: Target, network: Network, expected: int, hidden: bool) -
 def _coordinates(network: Network, target: Target, hidden: bool) -> tuple[np.ndarray, np.ndarray]:
     n = network.n_outputs
     if n % 2 or len(network.output) > 2 or max(network.output, default=1) != n:
-        raise ProblemError(f"a coordinate head has 2K outputs x0, y0, ..; this network has {list(network.output)}")
+        maps = "; maps of scores, one per key point, need --property heatmap" if len(network.output) in (3, 4) else ""
+        raise ProblemError(
+            f"a coordinate head has 2K outputs x0, y0, ..; this network has {list(network.output)}{maps}"
+        )
     return _key_points(target, network, n // 2, hidden)
 
 

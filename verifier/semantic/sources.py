@@ -1,29 +1,30 @@
-"""Where the image and its truth come from: a picture file, `aircraft23:split:index`, or a COCO annotation."""
+"""Pictures of a data source as examples of a network: image, target, and the camera where it is known."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from verifier.brief import brief
-from verifier.data import aircraft23, airframe, coco, pictures
+from verifier.data import airframe, truth
 from verifier.data.render import camera
-from verifier.data.scene import FOCAL
-from verifier.errors import OptionsError
+from verifier.data.scene import FOCAL, Scene
+from verifier.data.source import Annotated, Arrays, Rendered, Sample, Source
+from verifier.errors import OptionsError, ProblemError
 from verifier.semantic import pose
 from verifier.semantic.network import Network
-from verifier.semantic.target import Target, read_json
-
-RENDERED = re.compile(r"aircraft23:(\w+):(\d+)(?:-(\d+))?(?::(\w+))?")
-MAX_IMAGES = 100_000
+from verifier.semantic.target import Target
 
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """image float64 (C, H, W) in [0, 1]; target or None; view: the camera, where it is known; name for files."""
+    """image float64 (C, H, W) in [0, 1]; target or None; view: the camera, where it is known; name for files.
+
+    note: what was done to the picture to fit the network, if anything.
+    """
 
     __repr__ = brief
 
@@ -31,59 +32,57 @@ class Example:
     target: Target | None
     name: str
     view: pose.View | None = None
+    note: str = ""
+
+
+def examples(network: Network, source: Source, indices: Sequence[int]) -> list[Example]:
+    """The pictures of these indices, at the network's size."""
+    return [_example(network, sample) for sample in source.read(network.frame, indices)]
+
+
+def check_truth(source: Source) -> None:
+    """ProblemError for an .npz file whose labels only training can use."""
+    if isinstance(source, Arrays) and source.targets is not None and source.points is None:
+        raise ProblemError(
+            f"{source.path}: labels of a floating type are in the network's own units; give key points as 'keypoints' "
+            "(n, K, 2) in pixels, or classes as labels of an integer type; or --reference self"
+        )
 
 
 def rendered(network: Network, split: str, start: int, stop: int, view: str = "quarter") -> list[Example]:
-    """Pictures start .. stop-1 of `aircraft23`, at the network's size and number of channels."""
-    if network.width != network.height:
-        raise OptionsError(f"aircraft23 pictures are square, the network takes {network.width}x{network.height}")
-    if stop - start > MAX_IMAGES:
-        raise OptionsError(f"{stop - start} pictures are too many at once; at most {MAX_IMAGES}")
-    size = network.width
-    data = aircraft23.load(split, stop - start, size=size, grey=network.channels == 1, start=start, view=view)
-    examples = []
-    for i, (image, points, seen) in enumerate(zip(*data, strict=True)):
-        place = camera(aircraft23.scene(split, start + i, view=view))
-        body = airframe.keypoints() @ place.body.T
-        lens = pose.View(body, np.array([0.0, 0.0, place.distance]), FOCAL * size, place.centre * size)
-        target = Target(points.astype(np.float64), seen)
-        examples.append(Example(image.astype(np.float64), target, f"{split}{start + i:05d}", lens))
-    return examples
+    """Pictures start .. stop-1 of `aircraft23`."""
+    return examples(network, Rendered(split, view), range(start, stop))
 
 
-def from_options(
-    network: Network, image: str, keypoints: Path | None, annotation: int | None, label: int | None
-) -> list[Example]:
-    """The examples named by the command line.
-
-    image: a picture file; or `aircraft23:SPLIT:INDEX`, `aircraft23:SPLIT:FIRST-LAST`, both with an optional `:VIEW`;
-    or, with `annotation`, the folder of the pictures of a COCO file given as `keypoints`.
-    """
-    match = RENDERED.fullmatch(image)
-    if match:
-        if keypoints is not None or annotation is not None:
-            raise OptionsError("aircraft23 brings its own key points; leave out --keypoints and --annotation")
-        first = int(match[2])
-        last = int(match[3]) if match[3] else first
-        if last < first:
-            raise OptionsError(f"the index range {first}-{last} is empty")
-        return rendered(network, match[1], first, last + 1, match[4] or "quarter")
-    if image.startswith("aircraft23:"):
-        raise OptionsError(f"'{image}' is not of the form aircraft23:SPLIT:INDEX or aircraft23:SPLIT:FIRST-LAST")
-    if annotation is not None:
-        if keypoints is None:
-            raise OptionsError("--annotation needs the COCO file as --keypoints and the picture folder as --image")
-        return [_annotated(network, Path(image), keypoints, annotation)]
-    picture = pictures.read(Path(image), network.channels)
-    target = read_json(keypoints) if keypoints is not None else Target(label=label) if label is not None else None
-    return [Example(picture, target, Path(image).stem)]
+def one_object(source: Source, identity: int) -> Source:
+    """The source with only this COCO annotation; OptionsError where there are no annotations."""
+    if not isinstance(source, Annotated):
+        raise OptionsError(
+            "--annotation needs a COCO file: --data COCO.json, and --pictures DIR where they lie elsewhere"
+        )
+    return Annotated(source.path, source.folder, source.crop, identity)
 
 
-def _annotated(network: Network, folder: Path, file: Path, identity: int) -> Example:
-    if network.width != network.height:
-        raise OptionsError(f"COCO crops are square, the network takes {network.width}x{network.height}")
-    found = [a for a in coco.read(file).annotations if a.identity == identity]
-    if not found:
-        raise OptionsError(f"{file}: no annotation {identity} with key points (crowds are left out)")
-    crop = coco.crop(found[0], folder, network.width, network.channels)
-    return Example(crop.image, Target(crop.keypoints, crop.visibility), f"annotation{identity}")
+def told(example: Example, file: Path | None, label: int | None) -> Example:
+    """The example with the truth that the user names instead of the source's: a JSON file, or a class."""
+    if file is None and label is None:
+        return example
+    known = truth.Truth() if file is None else truth.read(file)
+    if known.keypoints is None and known.label is None and label is None:
+        raise OptionsError(f"{file}: holds neither key points nor a class")
+    target = Target(known.keypoints, known.visibility, known.label if label is None else label)
+    return Example(example.image, target, example.name, example.view, example.note)
+
+
+def _example(network: Network, sample: Sample) -> Example:
+    target = None
+    if sample.keypoints is not None or sample.label is not None:
+        target = Target(sample.keypoints, sample.visibility, sample.label)
+    view = None if sample.scene is None else _view(sample.scene, network.width)
+    return Example(sample.image, target, sample.name, view, sample.note)
+
+
+def _view(scene: Scene, size: int) -> pose.View:
+    place = camera(scene)
+    body = airframe.keypoints() @ place.body.T
+    return pose.View(body, np.array([0.0, 0.0, place.distance]), FOCAL * size, place.centre * size)

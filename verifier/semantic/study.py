@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 
 from verifier.brief import brief
+from verifier.data.unchanged import Answer
 from verifier.errors import OptionsError, ProblemError
 from verifier.semantic import composite, notes, properties, spec_text
 from verifier.semantic import network as networks
@@ -150,7 +151,10 @@ def prepare(
     if reference == "self":
         target = _own_answer(net, picture, target, prop)
     elif target is None:
-        raise ProblemError("a target (key points or a label) is needed for the ground-truth reference")
+        raise ProblemError(
+            "a target is needed for the ground-truth reference: key points (--keypoints, or beside the picture) or a "
+            "class (--label); or --reference self for the network's own answer"
+        )
     else:  # a prediction may lie outside the frame, an annotation must not
         target.check_frame(net.width, net.height)
     study = Study(net, picture, perturbed, target, prop.compile(net, target), reference, clip)
@@ -165,6 +169,21 @@ def build(
     """The standard pair for one image: composite ONNX with the parameters as inputs, and its VNN-LIB specification."""
     study = prepare(model, image, target, parameters, property, reference=reference, clip=clip)
     return Pair(study.model().SerializeToString(), study.spec(vnnlib), study.summary)
+
+
+def unchanged(study: Study, prop: Property, known: Target | None = None) -> Answer:
+    """What the network says to the unchanged image, held against `known` or else the target of the property."""
+    output = study.network.run(study.image)
+    flat, excess = output.reshape(-1), float(study.compiled.excess(output.reshape(-1)))
+    if isinstance(prop, properties.Label):
+        label = study.target.label if known is None or known.label is None else known.label
+        return Answer(flat, int(flat.argmax()), label, excess)
+    found = properties.predict(study.network, output, prop)
+    target = study.target if known is None or known.keypoints is None else known
+    if target.keypoints is None or target.visibility is None or len(target.keypoints) != len(found):
+        return Answer(flat, excess=excess)
+    index = np.flatnonzero(target.visibility >= (1 if prop.hidden else 2))
+    return Answer(flat, found[index], target.keypoints[index], excess) if len(index) else Answer(flat, excess=excess)
 
 
 def _checked(net: Network, image: np.ndarray) -> np.ndarray:
@@ -184,7 +203,10 @@ def _own_answer(net: Network, image: np.ndarray, given: Target | None, prop: Pro
     if isinstance(prop, properties.Label):
         return Target(label=int(output.argmax()))
     if output.size % 2 and len(net.output) < 3:
-        raise ProblemError(f"a coordinate head has 2K outputs x0, y0, ..; this network has {list(net.output)}")
+        raise ProblemError(
+            f"a coordinate head has 2K outputs x0, y0, ..; this network has {list(net.output)}; scores of classes need "
+            "--property label"
+        )
     points = properties.predict(net, output, prop)
     seen = None if given is None else given.visibility
     if seen is not None and len(seen) != len(points):

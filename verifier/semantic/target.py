@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from verifier.brief import brief
 from verifier.errors import OptionsError, ProblemError
-
-MAX_JSON_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,39 +59,6 @@ class Target:
                     f"key point {k} at ({x:g}, {y:g}) lies outside the {width}x{height} image but is marked as being "
                     "in it; set its visibility to 0 or correct it"
                 )
-
-
-def read_json(path: Path) -> Target:
-    """Key points from a JSON object {"keypoints": ...}: triples [x, y, v] flat or nested, or pairs [x, y].
-
-    Raises ProblemError for a file that cannot be read or holds no key points.
-    """
-    content = load_json(path, MAX_JSON_BYTES)
-    if not isinstance(content, dict) or "keypoints" not in content:
-        raise ProblemError(f'{path}: no key points; expected an object with "keypoints": [[x, y, v], ...]')
-    try:
-        values = np.array(content["keypoints"], dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ProblemError(f'{path}: "keypoints" is not a list of numbers: {error}') from error
-    if values.ndim == 1 and values.size % 3 == 0 and values.size:
-        values = values.reshape(-1, 3)
-    if values.ndim != 2 or values.shape[1] not in (2, 3) or not len(values):
-        raise ProblemError(f'{path}: "keypoints" has shape {list(values.shape)}; expected [[x, y, v], ...]')
-    return Target(values[:, :2], values[:, 2] if values.shape[1] == 3 else None)
-
-
-def load_json(path: Path, limit: int) -> object:
-    """Parsed JSON of at most `limit` bytes; ProblemError if unreadable, too large, malformed or nested too deeply."""
-    try:
-        if path.stat().st_size > limit:
-            raise ProblemError(f"{path}: larger than {limit >> 20} MiB")
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise ProblemError(f"cannot read {path}: {error}") from error
-    except RecursionError as error:
-        raise ProblemError(f"{path}: nested too deeply") from error
-    except ValueError as error:
-        raise ProblemError(f"{path}: not valid JSON: {error}") from error
 
 
 def check_label(label: int | None, classes: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -27,11 +29,16 @@ def _case(seed: int, count: int) -> Boxes:
     )
 
 
-def _descend(case: Boxes, rows: object, steps: int = 40, seed: int = 0, stop: object = lambda: False) -> tuple:
+def _descend(
+    case: Boxes, rows: object, steps: int = 40, seed: int = 0, stop: object = lambda: False, found: object = None
+) -> tuple:
     generator = torch.Generator().manual_seed(seed)
     where = case.lower, case.upper, case.query
     start, _ = sample(case.network, case.inputs, rows, *where, generator)  # type: ignore[arg-type]
-    return pgd(case.network, case.inputs, rows, start, *where, steps, generator, stop)  # type: ignore[arg-type]
+    aim = torch.arange(len(start)) % rows.most  # type: ignore[attr-defined]
+    found = found or (lambda points, losses: True)
+    points, lowest, runs = pgd(case.network, case.inputs, rows, start, *where, aim, steps, stop, found)  # type: ignore[arg-type]
+    return points, lowest.amin(1), runs
 
 
 def test_losses_are_those_of_the_clauses() -> None:
@@ -58,7 +65,7 @@ def test_descent_finds_the_low_points(seed: int) -> None:
     grid = np.stack(np.meshgrid(axis, (axis * 1.5 - 0.5) / 2), -1).reshape(-1, 2)
     values = oracles.evaluate(case.graph, grid)[:, 0]
     rows = table([[[(0, float(values.min()) - 1.0)]]])  # out of reach, so that the descent goes on
-    points, loss = _descend(case, rows)
+    points, loss, _ = _descend(case, rows)
     assert ((points >= case.lower) & (points <= case.upper)).all()
     again = row_values(case.network, case.inputs, rows, points, case.query)[:, 0]
     torch.testing.assert_close(again, loss)
@@ -71,11 +78,18 @@ def test_a_violation_ends_the_descent() -> None:
     least = float(
         oracles.evaluate(case.graph, oracles.corners(*(t[0].numpy() for t in (case.lower, case.upper)))).min(0)[0]
     )
-    asked: list[int] = []
-    _, loss = _descend(case, table([[[(0, least + 0.5)], [(1, -99.0)]]]), 200, stop=lambda: asked.append(1) or False)
-    assert float(loss.min()) <= 0 and len(asked) < 200
-    stopped = _descend(case, table([[[(0, -99.0)]]]), 50, stop=lambda: True)
-    assert torch.isfinite(stopped[1]).all()
+    rows = table([[[(0, least + 0.5)], [(1, -99.0)]]])
+    _, loss, runs = _descend(case, rows, 200)
+    assert float(loss.min()) <= 0 and runs < 200
+    # a hit that the replay does not confirm is no end: lower ones are offered, each twice as low as the one before
+    lowest = -99.0 + float(_descend(case, table([[[(0, -99.0)]]]), 200)[1].min())
+    offered: list[float] = []
+    rows = table([[[(0, lowest + 0.1)]]])
+    _, loss, runs = _descend(case, rows, 200, found=lambda points, losses: offered.append(float(losses.min())) or False)
+    assert runs == 200 and len(offered) > 1 and all(b < 2 * a < 0 for a, b in itertools.pairwise(offered))
+    assert float(loss.min()) <= offered[-1]
+    points, loss, runs = _descend(case, table([[[(0, -99.0)]]]), 50, stop=lambda: True)
+    assert runs == 0 and bool((loss > 0).all()) and bool(((points >= case.lower) & (points <= case.upper)).all())
 
 
 def test_the_seed_decides() -> None:
@@ -90,7 +104,7 @@ def test_parameters_of_an_input_map_are_attacked() -> None:
     lower, upper = torch.full((4, 1), -1.0).double(), torch.ones(4, 1).double()
     rows = table([[[(0, -9.0)]]])
     line = Boxes(case.graph, case.network, lower, upper, case.query, AffineMap(offset, matrix))
-    points, loss = _descend(line, rows)
+    points, loss, _ = _descend(line, rows)
     x = points.numpy() * np.array([[1.0, 0.5]])
     np.testing.assert_allclose(oracles.evaluate(case.graph, x)[:, 0] + 9.0, loss.numpy())
 

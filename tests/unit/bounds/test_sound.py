@@ -14,7 +14,6 @@ from tests.unit.bounds.cases import METHODS, ROWS, Boxes, boxes, matrix_for, poi
 from verifier.bounds.bounder import Sweep
 from verifier.graph.ir import Graph
 from verifier.search.settle import row_scale
-from verifier.tolerance import proof_margin
 
 
 def check_sweep(case: Boxes, known: Sweep, slack: float) -> None:
@@ -35,8 +34,10 @@ def inside(lower: torch.Tensor, value: np.ndarray, upper: torch.Tensor, slack: f
 
 
 def check_rows(case: Boxes, coefficients: torch.Tensor, bias: torch.Tensor, matrix: torch.Tensor) -> None:
-    """The linear function stays below the rows everywhere on the box, once the margin of a proof is taken off."""
-    margin = proof_margin(case.network.dtype) * row_scale(coefficients, bias, case.lower, case.upper)
+    """The linear function stays below the rows everywhere on the box; in float32, which proves nothing, up to
+    rounding."""
+    share = 0.0 if case.network.dtype == torch.float64 else 1e-4
+    margin = share * row_scale(coefficients, bias, case.lower, case.upper)
     a, c = coefficients.double().numpy(), (bias - margin).double().numpy()
     for b, points in points_of(case):
         truth = oracles.evaluate(case.graph, points) @ matrix.double().numpy().T

@@ -92,7 +92,7 @@ def test_unstructured_and_blocks(place, capsys):
     assert "no residual block" in capsys.readouterr().err
 
 
-def test_folder_of_images(place):
+def test_folder_of_images(place, capsys):
     from PIL import Image
 
     folder = place / "pictures"
@@ -100,7 +100,10 @@ def test_folder_of_images(place):
     for i, x in enumerate(images((16, 16), 5, low=0, high=1)):
         Image.fromarray((x * 255).astype(np.uint8)).save(folder / f"{i}.png")
     np.save(folder / "z.npy", images((1, 8, 8), 1)[0])
-    assert prune(place, "-o", place / "d.onnx", "--data", folder, "--semantic", S) == 0
+    assert prune(place, "-o", place / "d.onnx", "--data", folder, "--semantic", S) == 2
+    assert "--crop whole" in capsys.readouterr().err
+    assert prune(place, "-o", place / "d.onnx", "--data", folder, "--semantic", S, "--crop", "whole") == 0
+    assert "(--crop whole)" in capsys.readouterr().out
 
 
 def test_coco_annotations(place):
@@ -108,23 +111,24 @@ def test_coco_annotations(place):
 
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)).save(place / "p.png")
     people = [
-        {"image_id": 1, "iscrowd": 0, "bbox": [10, 5, 20, 30], "keypoints": [12, 8, 2, 28, 30, 1]},
-        {"image_id": 1, "iscrowd": 0, "bbox": [20, 5, 20, 20], "keypoints": [22, 8, 2, 28, 20, 2]},
-        {"image_id": 1, "iscrowd": 0, "bbox": [0, 0, 5, 5], "keypoints": [0, 0, 0, 1, 1, 2]},
-        {"image_id": 1, "iscrowd": 1, "bbox": [0, 0, 5, 5], "keypoints": [1, 1, 2, 1, 1, 2]},
+        {"id": 1, "bbox": [10, 5, 20, 32], "keypoints": [12, 8, 2, 28, 30, 1]},
+        {"id": 2, "bbox": [20, 5, 20, 20], "keypoints": [22, 8, 2, 28, 20, 2]},
+        {"id": 3, "bbox": [0, 0, 5, 5], "keypoints": [0, 0, 0, 1, 1, 2]},
+        {"id": 4, "iscrowd": 1, "bbox": [0, 0, 5, 5], "keypoints": [1, 1, 2, 1, 1, 2]},
     ]
-    (place / "c.json").write_text(json.dumps({"images": [{"id": 1, "file_name": "p.png"}], "annotations": people}))
+    people = [{"image_id": 1, "category_id": 1, **person} for person in people]
+    kinds = [{"id": 1, "name": "person", "keypoints": ["a", "b"]}]
+    content = {"categories": kinds, "images": [{"id": 1, "file_name": "p.png"}], "annotations": people}
+    (place / "c.json").write_text(json.dumps(content))
     net = conv_net()
     net = net.changed(weights={"w1": np.zeros_like(net.weights["w1"]), "b1": np.full(4, 4, np.float32)})
     data = pruning.load_data(str(place / "c.json"), net)
     assert data.images.shape == (2, 1, 8, 8) and data.labels.shape == (2, 4)
-    side = 1.25 * 30
-    pixels = [8 * (at + side / 2) / side for at in (12 - 20, 8 - 20, 28 - 20, 30 - 20)]
+    pixels = [8 * (at + 0.5) / 40 for at in (12 - 0, 8 - 1, 28 - 0, 30 - 1)]  # a square of 40 at (0, 1)
     assert data.labels[0].tolist() == pytest.approx(pixels, rel=1e-5)
-    (place / "c.json").write_text(
-        json.dumps({"images": [{"id": 1, "file_name": "../p.png"}], "annotations": people[:1]})
-    )
-    with pytest.raises(pruning.DataError, match="outside the folder"):
+    content["images"] = [{"id": 1, "file_name": "../p.png"}]
+    (place / "c.json").write_text(json.dumps(content))
+    with pytest.raises(pruning.DataError, match="leaves the image folder"):
         pruning.load_data(str(place / "c.json"), conv_net())
 
 
@@ -136,8 +140,8 @@ BAD = {
     "no folder": (["-o", "{dir}/none/x.onnx", "--criterion", "l1"], "does not exist"),
     "no data": (["-o", "{out}"], "needs calibration images"),
     "absent data": (["-o", "{out}", "--data", "{dir}/none.npz"], "not a readable .npz"),
-    "unknown data": (["-o", "{out}", "--data", "{dir}/none.xyz"], "expected a folder"),
-    "wrong shape": (["-o", "{out}", "--data", "{dir}/wrong.npz", "--semantic", S], "expects (1, 8, 8)"),
+    "unknown data": (["-o", "{out}", "--data", "{dir}/none.xyz"], "a folder, a picture"),
+    "wrong shape": (["-o", "{out}", "--data", "{dir}/wrong.npz", "--semantic", S], "the network takes 8x8"),
     "no images": (["-o", "{out}", "--data", "{dir}/empty.npz", "--semantic", S], "no array 'images'"),
     "no range": (["-o", "{out}", "--data", "{dir}/data.npz"], "give --semantic"),
     "bad range": (
@@ -159,7 +163,7 @@ BAD = {
 
 @pytest.mark.parametrize("name", sorted(BAD))
 def test_bad_requests_are_one_line_and_write_nothing(place, capsys, name):
-    np.savez(place / "wrong.npz", images=np.zeros((4, 3, 8, 8), np.float32))
+    np.savez(place / "wrong.npz", images=np.zeros((4, 3, 9, 9), np.float32))
     np.savez(place / "empty.npz", pictures=np.zeros(3))
     np.savez(place / "bare.npz", images=images((1, 8, 8), 4))
     before = sorted(place.iterdir())

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from verifier.domains import DomainBatch
+from verifier.domains import DomainBatch, whole
 from verifier.problem import Rows
 from verifier.rows import RowTable
 from verifier.search.bounding import Bounded
-from verifier.tolerance import proof_margin
+from verifier.tolerance import gamma
 
 CPU = torch.device("cpu")
 
@@ -40,8 +42,7 @@ def domains(lower: Tensor, upper: Tensor, query: Tensor | None = None, signs: Te
     share = torch.ones(count, dtype=torch.float64) / torch.bincount(query).clamp(min=1)[query]
     score = torch.full((count,), -torch.inf, dtype=lower.dtype)
     signs = torch.zeros(count, 0, dtype=torch.int64) if signs is None else signs
-    known = lower.new_zeros(count, 0, 2)
-    return DomainBatch(lower, upper, query, share, score, torch.zeros(count, dtype=torch.int64), signs, known)
+    return replace(whole(lower, upper), query=query, share=share, score=score, signs=signs)
 
 
 def linear(
@@ -49,7 +50,7 @@ def linear(
 ) -> Bounded:
     """What a bounding step says about rows that are exactly  coefficients . x + constant, (B, K, n) and (B, K)."""
     size = torch.einsum("bkn,bn->bk", coefficients.abs(), torch.maximum(boxes.lower.abs(), boxes.upper.abs()))
-    constant = constant - proof_margin(constant.dtype) * (size + constant.abs())
+    constant = constant - gamma(64, constant.dtype) * (size + constant.abs())
     centre, radius = (boxes.lower + boxes.upper) / 2, (boxes.upper - boxes.lower) / 2
     low = torch.einsum("bkn,bn->bk", coefficients, centre) - torch.einsum("bkn,bn->bk", coefficients.abs(), radius)
     low = low + constant

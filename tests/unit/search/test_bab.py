@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from tests.unit.search.tables import CPU, domains
-from verifier.domains import DomainBatch, join
+from verifier.domains import DomainBatch, join, whole
 from verifier.search.bab import Outcome, Strategy, Tally, cut, search
 from verifier.search.bounding import Bounded
 from verifier.search.queue import OpenSet
@@ -199,16 +199,8 @@ class TestOpenSet:
         low = torch.tensor([[float(i)] for i in ids], dtype=torch.float64).reshape(len(ids), 1)
         scores = torch.tensor([score(i) for i in ids], dtype=torch.float64)
         zero = torch.zeros(len(ids), dtype=torch.int64)
-        return DomainBatch(
-            low,
-            low + 1,
-            zero,
-            torch.ones(len(ids)),
-            scores,
-            zero,
-            zero[:, None][:, : len(ids) % 2],
-            low.new_zeros(len(ids), 0, 2),
-        )
+        signs = zero[:, None][:, : len(ids) % 2]
+        return replace(whole(low, low + 1), query=zero, share=torch.ones(len(ids)), score=scores, signs=signs)
 
     def test_every_box_comes_out_once(self) -> None:
         g = torch.Generator().manual_seed(0)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from verifier.search.shallow import dual, leaf, tree
 from verifier.search.shallow.form import Clause
+from verifier.tolerance import gamma
 
 SIGNS = st.integers(0, 2**32 - 1)
 
@@ -43,8 +44,9 @@ def clause(seed: int, n: int = 3, neurons: int = 8, k: int = 1, convex: float = 
         lower=-torch.ones(n, dtype=torch.float64),
         upper=torch.ones(n, dtype=torch.float64),
         loose=int((gain < 0).any(0).sum()),
-        argument_size=spread + bias.abs(),
-        row_size=normal(k).abs() + 10,
+        argument_error=1e-12 * (spread + bias.abs()),
+        row_error=1e-12 * (normal(k).abs() + 10),
+        unit=gamma(4 * (n + neurons), torch.float64),
     )
 
 
@@ -235,7 +237,7 @@ def test_what_rounding_decides_stays_open() -> None:
     one = torch.ones(1).double()
     both = torch.tensor([-1.0, 1.0]).double()
     c = Clause(-one[None], 1e-17 * one, both[None], both[:, None], 0 * both, -one.expand(2), one.expand(2), -one, one,
-               1, one.expand(2), one)  # fmt: skip
+               1, 1e-12 * one.expand(2), 1e-12 * one, 1e-14)  # fmt: skip
     end = tree.search(c, lambda x: None, lambda: False, lambda now: None)
     assert end.found is None and end.stuck > 0 and end.open_share > 0
 
@@ -263,7 +265,7 @@ def test_the_clock_is_obeyed() -> None:
 
 def test_a_clause_without_rows_is_violated_everywhere() -> None:
     c = clause(2)
-    c = replace(c, linear=c.linear[:0], constant=c.constant[:0], gain=c.gain[:0], row_size=c.row_size[:0])
+    c = replace(c, linear=c.linear[:0], constant=c.constant[:0], gain=c.gain[:0], row_error=c.row_error[:0])
     end = tree.search(c, lambda x: x, lambda: False, lambda now: None)
     assert end.found is not None
     assert tree.search(c, lambda x: None, lambda: False, lambda now: None).open_share == 1.0

@@ -15,6 +15,7 @@ from onnx import helper
 import vnnlib
 from tests import models, oracles
 from verifier import engine
+from verifier.attack import campaign
 from verifier.budget import Budget
 from verifier.domains import DomainBatch
 from verifier.engine import solve
@@ -411,7 +412,7 @@ def test_little_memory_changes_no_verdict(neurons: bool, monkeypatch: pytest.Mon
         raise MemoryError
 
     monkeypatch.setattr(engine, "bound_boxes", narrow)
-    monkeypatch.setattr(engine, "sample", refuse)
+    monkeypatch.setattr(campaign, "sample", refuse)
     monkeypatch.setattr(engine, "shallow_search", refuse)
     network = net(62)
     case = Case(np.full(3, -0.5), np.full(3, 0.5), [_clause(np.random.default_rng(2), 3, 3, "single")])

@@ -62,7 +62,7 @@ def test_images_without_files_and_going_on_from_a_checkpoint(tmp_path, capsys):
             "range of contrast is empty",
         ),
         (["--network", "cnn7_w8", "--images", "0:1", "--tolerance", "3"], "parameters are needed"),
-        (["--network", "cnn7_w8", "--images", "0:1", "--contrast", "0.9,1.1"], "--tolerance is missing"),
+        (["--network", "cnn7_w8", "--images", "0:1", "--contrast", "0.9,1.1"], "needs --tolerance"),
         (["--network", "cnn8", "--images", "0:1", "--contrast", "0.9,1.1", "--tolerance", "3"], "cnn8"),
         ([*ONE, "3", "--open", "2"], "open share"),
         ([*ONE, "3", "--depth", "0"], "halvings"),
@@ -106,10 +106,10 @@ def test_heatmap_networks(heatmaps, arguments, measure, tmp_path, capsys, monkey
 
 def test_properties_are_checked(heatmaps, capsys):
     for arguments, message in (
-        (["--property", "budget-sum"], "--limit is missing"),
+        (["--property", "budget-sum"], "needs --limit"),
         (["--property", "linf", "--tolerance", "6"], "a coordinate head has 2K outputs"),
         (["--property", "budget-sum", "--limit", "0.1"], "violated by every answer"),
-        ([], "--tolerance is missing"),
+        ([], "needs --tolerance"),
     ):
         given = [*NARROW, *arguments] if "0.1" not in arguments else [a if a != "self" else "gt" for a in NARROW]
         assert main(["--network", heatmaps, *given, *(arguments if "0.1" in arguments else [])]) == 2

@@ -19,11 +19,11 @@ def small(tmp_path):
     onnx.save(network("labels"), tmp_path / "labels.onnx")
     draw = np.random.default_rng(0)
     Image.fromarray(draw.integers(0, 256, (8, 8), dtype=np.uint8)).save(tmp_path / "a.png")
-    (tmp_path / "a.json").write_text(json.dumps({"keypoints": [[2, 3, 2], [5, 6, 2], [4, 1, 1]]}))
+    (tmp_path / "truth.json").write_text(json.dumps({"keypoints": [[2, 3, 2], [5, 6, 2], [4, 1, 1]]}))
     return tmp_path
 
 
-def spec(folder, *arguments, model="net.onnx", image="a.png", keypoints="a.json", ranges=RANGES):
+def spec(folder, *arguments, model="net.onnx", image="a.png", keypoints="truth.json", ranges=RANGES):
     given = [str(folder / model), "--image", str(folder / image), "--out", str(folder / "out"), *ranges]
     if keypoints:
         given += ["--keypoints", str(folder / keypoints)]
@@ -145,7 +145,7 @@ def test_errors_are_one_line(small, capsys, arguments, changes, message):
     ],
 )
 def test_bad_key_point_files(small, capsys, content, message):
-    (small / "a.json").write_text(json.dumps(content))
+    (small / "truth.json").write_text(json.dumps(content))
     assert spec(small, "--tolerance", "1") == 2
     assert message in capsys.readouterr().err
 

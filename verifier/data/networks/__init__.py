@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from verifier.errors import OptionsError
@@ -20,6 +21,20 @@ def path(name: str = "cnn7_w8") -> Path:
     if name not in names():
         raise OptionsError(f"no shipped network '{name}'; there are: {', '.join(names())}")
     return FOLDER / f"{name}.onnx"
+
+
+def find(text: str | Path) -> Path:
+    """The file that a command line means: a file of this name, else the shipped network of this name.
+
+    A path is returned as it is: whoever reads it says that there is no such file. OptionsError for a bare name that is
+    neither.
+    """
+    name = str(text)
+    if Path(name).exists() or "." in name or os.sep in name:
+        return Path(name)
+    if name not in names():
+        raise OptionsError(f"'{name}' is no file and no shipped network; shipped are: {', '.join(names())}")
+    return path(name)
 
 
 def record(name: str = "cnn7_w8") -> dict[str, object]:

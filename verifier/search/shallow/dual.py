@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from verifier.search.shallow.form import Clause
-from verifier.tolerance import proof_margin
+from verifier.tolerance import ulp
 
 CUTS = (0.15, 0.35, 0.7, 1.2, 2.5)
 """Multipliers of the row that are tried when a neuron's interval is cut, times the ratio of their spreads. (Exact ones
@@ -152,8 +152,8 @@ class Planes:
         along = gain * slope - beta * nodes.sign
         row = weights @ clause.linear + along @ clause.weight
         offset = weights @ clause.constant + along @ clause.bias + (gain * shift).sum(1)
-        size = weights @ clause.row_size + beta @ clause.argument_size + (gain * shift).abs().sum(1)
-        constant = offset - proof_margin(torch.float64) * size
+        error = weights @ clause.row_error + beta @ clause.argument_error
+        constant = offset - error - 4 * clause.unit * (gain * shift).abs().sum(1)
         value = (row * self.centre).sum(1) + constant - (row.abs() * self.radius).sum(1)
         return Rows(row, constant, value, self.centre - self.radius * row.sign())
 
@@ -182,25 +182,28 @@ def cut(clause: Clause, nodes: Nodes, rows: Rows) -> tuple[Nodes, Tensor]:
     """Boxes and intervals cut to where the rows are <= 0, and which subproblems (B,) that leaves without a point."""
     width = nodes.upper - nodes.lower
     reach = -rows.value[:, None] / rows.row.abs().clamp(min=torch.finfo(torch.float64).tiny)
-    slack = proof_margin(torch.float64) * (nodes.lower.abs() + nodes.upper.abs())
+    slack = 8 * ulp(torch.float64) * (nodes.lower.abs() + nodes.upper.abs())
     short = (reach < width) & (rows.row != 0)
     upper = torch.where(short & (rows.row > 0), nodes.lower + reach + slack, nodes.upper)
     lower = torch.where(short & (rows.row < 0), nodes.upper - reach - slack, nodes.lower)
     lower, upper = torch.maximum(lower, nodes.lower), torch.minimum(upper, nodes.upper)
     m = clause.loose
     weight, bias = clause.weight[:m], clause.bias[:m]
-    slack = proof_margin(torch.float64) * clause.argument_size[:m]
-    least = _least(weight, bias, rows, lower, upper) - slack
-    most = -_least(-weight, -bias, rows, lower, upper) + slack
+    slack = clause.argument_error[:m]
+    least = _least(weight, bias, rows, lower, upper, clause.unit) - slack
+    most = -_least(-weight, -bias, rows, lower, upper, clause.unit) + slack
     low, high = nodes.low.clone(), nodes.high.clone()
     low[:, :m], high[:, :m] = torch.fmax(low[:, :m], least), torch.fmin(high[:, :m], most)
     empty = (low > high).any(1) | (lower > upper).any(1)
     return replace(nodes, lower=lower, upper=upper, low=low, high=high), empty
 
 
-def _least(weight: Tensor, bias: Tensor, rows: Rows, lower: Tensor, upper: Tensor) -> Tensor:
-    """Lower bounds (B, M) of weight . x + bias where the row is <= 0: any multiplier of the row gives one."""
+def _least(weight: Tensor, bias: Tensor, rows: Rows, lower: Tensor, upper: Tensor, unit: float) -> Tensor:
+    """Lower bounds (B, M) of weight . x + bias where the row is <= 0: any multiplier of the row gives one. The rounding
+    of weight . x + bias itself is left to the caller, that of the row's share is allowed for."""
     centre, radius = (lower + upper) / 2, (upper - lower) / 2
+    reach = torch.maximum(lower.abs(), upper.abs())
+    row_error = 4 * unit * ((rows.row.abs() * reach).sum(1, keepdim=True) + rows.constant.abs()[:, None])
     at = centre @ weight.T + bias
     spread = radius @ weight.abs().T
     best = at - spread
@@ -209,7 +212,7 @@ def _least(weight: Tensor, bias: Tensor, rows: Rows, lower: Tensor, upper: Tenso
     for share in CUTS:
         g = share * scale
         sum_ = (weight + g[:, :, None] * rows.row[:, None]).abs_()
-        best = torch.fmax(best, at + g * row_at - torch.bmm(sum_, radius[:, :, None])[:, :, 0])
+        best = torch.fmax(best, at + g * (row_at - row_error) - torch.bmm(sum_, radius[:, :, None])[:, :, 0])
     return best
 
 

@@ -11,27 +11,34 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from verifier.bounds.bounder import Sweep
 from verifier.bounds.network import Network
 from verifier.ops.kinds import LinearOp
 from verifier.rows import RowTable
-from verifier.tolerance import proof_margin
+from verifier.tolerance import gamma
 
 MOST_ELEMENTS = 20_000_000
 """Elements of the largest matrix that is written down."""
+
+FLOOR = 1e-290
+"""What underflow may lose in all the sums of a bound, absolutely: far above `tiny` times the number of products."""
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
     """All outputs: `outputs` (m, n + N) over inputs and ReLU outputs, `constant` (m,); `weight` (N, n), `bias` (N,) the
-    arguments of the ReLUs. `largest` () is the largest magnitude met on the way, which rounding is relative to.
+    arguments of the ReLUs. Each entry is a sum of products over all paths; `*_size` are the sums of their magnitudes,
+    which rounding is relative to (`unit`), however much cancels.
     """
 
     outputs: Tensor
     constant: Tensor
     weight: Tensor
     bias: Tensor
-    largest: Tensor
+    outputs_size: Tensor
+    constant_size: Tensor
+    weight_size: Tensor
+    bias_size: Tensor
+    unit: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +49,8 @@ class Clause:
     changes sign on the box, with arguments in [`low`, `high`] (N,). The first `loose` neurons have a negative gain
     somewhere: there the ReLU has to be bounded from above, which only knowing the sign makes exact. The others are
     convex and are bounded exactly by the best slope in [0, 1].
-    `argument_size` (N,), `row_size` (K,): what rounding errors of the arguments and functions are relative to.
+    `argument_error` (N,), `row_error` (K,): what rounding may add to the arguments and functions on the box, for these
+    matrices and for any bound computed from them; `unit` is the relative error of one such sum.
     """
 
     linear: Tensor
@@ -55,8 +63,9 @@ class Clause:
     lower: Tensor
     upper: Tensor
     loose: int
-    argument_size: Tensor
-    row_size: Tensor
+    argument_error: Tensor
+    row_error: Tensor
+    unit: float
 
     def values(self, x: Tensor) -> Tensor:
         """The functions at points (B, n): (B, K)."""
@@ -77,33 +86,53 @@ def suits(network: Network) -> bool:
     return (network.n + network.neurons) * network.widest <= MOST_ELEMENTS
 
 
-def formulate(network: Network, known: Sweep) -> Layer:
-    """The matrices of a network that `suits`, with magnitudes from a sweep over one box."""
+def formulate(network: Network) -> Layer:
+    """The matrices of a network that `suits`."""
     n, neurons = network.n, network.neurons
     variables = n + neurons
     unit = torch.eye(n, dtype=torch.float64, device=network.device)
-    columns: dict[int, Tensor] = {0: torch.cat([unit, unit.new_zeros(neurons, n)])}
-    constants: dict[int, Tensor] = {0: unit.new_zeros(1, n)}
-    weights, biases, place = [], [], n
+    start = torch.cat([unit, unit.new_zeros(neurons, n)]), unit.new_zeros(1, n)
+    # by slot: columns (variables, *S) and constants (1, *S), each with the sums of magnitudes beside it
+    values: dict[int, tuple[Tensor, ...]] = {0: (*start, *start)}
+    found: list[tuple[Tensor, ...]] = []
+    place, terms = n, 0
     for i, (op, sources) in enumerate(zip(network.ops, network.sources, strict=True)):
         if isinstance(op, LinearOp):
-            part = op.linear(*(columns[s] for s in sources))
-            columns[i + 1] = part if sources else part.new_zeros(variables, *part.shape[1:])
-            constants[i + 1] = op.forward(*(constants[s] for s in sources))
+            given = [values[s] for s in sources]
+            part, size = op.linear(*(v[0] for v in given)), op.absolute(*(v[2] for v in given))
+            offset = op.offset()
+            more = op.absolute(*(v[3] for v in given))
+            values[i + 1] = (
+                part if sources else part.new_zeros(variables, *part.shape[1:]),
+                op.forward(*(v[1] for v in given)),
+                size if sources else part.new_zeros(variables, *part.shape[1:]),
+                more if offset is None else more + offset.abs(),
+            )
+            terms += op.terms + 2
         else:
-            weights.append(columns[sources[0]].flatten(1).T[:, :n])
-            biases.append(constants[sources[0]].flatten())
-            size = len(biases[-1])
-            fresh = unit.new_zeros(variables, size)
-            fresh[place : place + size] = torch.eye(size, dtype=unit.dtype, device=unit.device)
-            columns[i + 1] = fresh.reshape(variables, *network.shapes[i + 1])
-            constants[i + 1] = unit.new_zeros(1, *network.shapes[i + 1])
-            place += size
-        network.release(columns, i)
-        network.release(constants, i)
-    outputs = columns[network.output].flatten(1).T
-    constant = constants[network.output].flatten()
-    return Layer(outputs, constant, torch.cat(weights), torch.cat(biases), known.largest[0])
+            columns, constants, size, more = values[sources[0]]
+            found.append((columns.flatten(1).T[:, :n], constants.flatten(), size.flatten(1).T[:, :n], more.flatten()))
+            count = constants.numel()
+            fresh = unit.new_zeros(variables, count)
+            fresh[place : place + count] = torch.eye(count, dtype=unit.dtype, device=unit.device)
+            fresh = fresh.reshape(variables, *network.shapes[i + 1])
+            zero = unit.new_zeros(1, *network.shapes[i + 1])
+            values[i + 1] = fresh, zero, fresh, zero
+            place += count
+        network.release(values, i)
+    columns, constants, size, more = values[network.output]
+    weight, bias, weight_size, bias_size = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return Layer(
+        columns.flatten(1).T,
+        constants.flatten(),
+        weight,
+        bias,
+        size.flatten(1).T,
+        more.flatten(),
+        weight_size,
+        bias_size,
+        gamma(terms + 4 * (n + neurons), torch.float64),
+    )
 
 
 def clauses(layer: Layer, table: RowTable, query: int, lower: Tensor, upper: Tensor) -> list[Clause]:
@@ -111,27 +140,37 @@ def clauses(layer: Layer, table: RowTable, query: int, lower: Tensor, upper: Ten
     result = []
     for number in range(int(table.clauses[query])):
         picked = (table.clause[query] == number) & torch.isfinite(table.rhs[query])
-        rows = layer.outputs[table.row[query][picked]]
+        row = table.row[query][picked]
+        functions, size = layer.outputs[row], layer.outputs_size[row]
         n = len(lower)
-        linear = rows[:, :n]
-        if table.mixed is not None:
-            linear = linear + table.mixed[table.row[query][picked]].double()
         rhs = table.rhs[query][picked].double()
-        constant = layer.constant[table.row[query][picked]] - rhs
-        result.append(_clause(layer, linear, constant, rows[:, n:], rhs.abs(), lower, upper))
+        linear, constant = functions[:, :n], layer.constant[row] - rhs
+        linear_size, constant_size = size[:, :n], layer.constant_size[row] + rhs.abs()
+        if table.mixed is not None:
+            mixed = table.mixed[row].double()
+            linear, linear_size = linear + mixed, linear_size + mixed.abs()
+        sizes = linear_size, constant_size, size[:, n:]
+        result.append(_clause(layer, linear, constant, functions[:, n:], sizes, lower, upper))
     return result
 
 
 def _clause(
-    layer: Layer, linear: Tensor, constant: Tensor, gain: Tensor, rhs: Tensor, lower: Tensor, upper: Tensor
+    layer: Layer,
+    linear: Tensor,
+    constant: Tensor,
+    gain: Tensor,
+    sizes: tuple[Tensor, Tensor, Tensor],
+    lower: Tensor,
+    upper: Tensor,
 ) -> Clause:
     """Folds the neurons whose sign is known on the box into the linear part; the loose ones come first."""
     centre, radius, reach = (lower + upper) / 2, (upper - lower) / 2, torch.maximum(lower.abs(), upper.abs())
-    size = layer.weight.abs() @ reach + layer.bias.abs() + layer.largest
+    size = layer.weight_size @ reach + layer.bias_size
     middle, spread = layer.weight @ centre + layer.bias, layer.weight.abs() @ radius
-    slack = proof_margin(torch.float64) * size
-    low, high = middle - spread - slack, middle + spread + slack
-    row_size = linear.abs() @ reach + constant.abs() + rhs + gain.abs() @ size + layer.largest
+    error = 4 * layer.unit * size + FLOOR
+    low, high = middle - spread - error, middle + spread + error
+    # 4 units: the entries' own rounding, that of the sums below, and that of a bound and of its minimum over the box
+    row_error = 4 * layer.unit * (sizes[0] @ reach + sizes[1] + sizes[2] @ size) + FLOOR
     on = (low >= 0).double()
     linear = linear + (gain * on) @ layer.weight
     constant = constant + (gain * on) @ layer.bias
@@ -149,6 +188,7 @@ def _clause(
         lower,
         upper,
         int((open_ & loose).sum()),
-        size[order],
-        row_size,
+        error[order],
+        row_error,
+        layer.unit,
     )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from verifier.search.shallow.dual import Nodes, Planes
 from verifier.search.shallow.form import Clause
+from verifier.tolerance import gamma
 
 
 def settle(clause: Clause, node: Nodes) -> tuple[bool, Tensor | None]:
@@ -45,7 +46,8 @@ def settle(clause: Clause, node: Nodes) -> tuple[bool, Tensor | None]:
         method="highs",
     )
     if program.status == 2:  # no point has these signs: a combination of them says so, but HiGHS does not hand it out
-        return _no_point(sides[:, :n], right[k + j :], lower, upper), None
+        error = clause.argument_error[decided].cpu().numpy()
+        return _no_point(sides[:, :n], right[k + j :] + error, lower, upper), None
     if program.status != 0:
         return False, None
     dual = np.maximum(-program.ineqlin.marginals, 0.0)
@@ -81,4 +83,4 @@ def _no_point(sides: np.ndarray, right: np.ndarray, lower: np.ndarray, upper: np
     row = dual @ sides
     least = np.minimum(row * lower, row * upper).sum() - dual @ right
     size = dual @ (np.abs(sides) @ np.maximum(np.abs(lower), np.abs(upper)) + np.abs(right))
-    return bool(least > 1e-12 * size)
+    return bool(least > 3 * gamma(d + len(lower), torch.float64) * size)

@@ -1,0 +1,418 @@
+"""Bounds of subproblems with decided ReLU neurons: slopes (alpha) and multipliers of the signs (beta) climb together.
+
+beta-CROWN (Wang et al. 2021, theorem 3.2): on the points where the decided neurons keep their side, s z >= 0 with
+s = 1 or -1, every
+
+    row . y - sum_d beta_d s_d z_d,    beta >= 0,
+
+bounds the row from below. Intermediate intervals are those of the whole box, computed once per query, with the decided
+neurons' clamped at 0; so one walk back over one row is all that an iterate costs, and the gradients come from one walk
+forward: with x the minimiser of the row over the box and z, y the values of the *relaxed* network at x (every neuron on
+the plane that its coefficient a picked),
+
+    d bound / d alpha_i = max(a_i, 0) z_i,   d bound / d beta_d = -s_d z_d,   d bound / d weight_k = row_k . y - rhs_k.
+
+(Danskin's theorem; the paper uses automatic differentiation, which is the same numbers at a higher price.) A clause of
+several rows is bounded by their best convex combination: `weight`.
+
+The search runs in the network's own precision, and any iterate may be wrong by rounding. `prove` evaluates one walk
+again, in float64 at fixed parameters, with everything that rounding can cost taken off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from verifier.bounds.ascend import Adam
+from verifier.bounds.backward import concretise, of_groups, walk_back
+from verifier.bounds.bounder import Sweep
+from verifier.bounds.network import Network
+from verifier.bounds.rounding import Allowance
+from verifier.ops.kinds import Interval, LinearOp, Relaxation, RelaxedOp
+from verifier.tolerance import gamma
+
+RATE, DECAY = 0.12, 0.95
+"""First step of alpha in units of its range, of beta in units of the coefficient at its neuron; and their decay."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """What all subproblems of Q queries share, in one precision: the network, the intervals `pre[i]` of the arguments
+    of every non-linear operator, (Q, *S) each, the planes of those that are no ReLUs, and what rounding costs
+    (float64)."""
+
+    network: Network
+    pre: Mapping[int, tuple[Interval, ...]]
+    others: Mapping[int, Relaxation]
+    allowance: Allowance | None
+
+    @staticmethod
+    def of(network: Network, known: Sweep) -> Ground:
+        """From a sweep over one box per query, in the same order."""
+        return Ground.at(network, known.pre, known.allowance)
+
+    @staticmethod
+    def at(network: Network, pre: Mapping[int, tuple[Interval, ...]], allowance: Allowance | None) -> Ground:
+        """From intervals; the planes of the other operators are their default ones."""
+        others = {}
+        for i in network.relaxed:
+            op = network.ops[i]
+            if i not in network.relus and isinstance(op, RelaxedOp):
+                others[i] = op.relax(*pre[i])
+        return Ground(network, pre, others, allowance)
+
+    def cast(self, network: Network) -> Ground:
+        """The same for a network in another precision; intervals are rounded outwards."""
+        inf = torch.tensor(torch.inf, dtype=network.dtype, device=network.device)
+        pre = {
+            i: tuple(
+                Interval(
+                    torch.nextafter(x.lower.to(network.dtype), -inf), torch.nextafter(x.upper.to(network.dtype), inf)
+                )
+                for x in bounds
+            )
+            for i, bounds in self.pre.items()
+        }
+        return Ground.at(network, pre, None)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """B subproblems with one clause each: box `lower`, `upper` (B, n), `query` (B,), decided neurons `signs` (B, D),
+    and the clause as rows over the output, `rows` (B, J, m), `rhs` (B, J) (-inf in padding), `mixed` (B, J, n) or
+    None."""
+
+    lower: Tensor
+    upper: Tensor
+    query: Tensor
+    signs: Tensor
+    rows: Tensor
+    rhs: Tensor
+    mixed: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.query)
+
+    def select(self, index: Tensor) -> Task:
+        """The subproblems at `index`."""
+        mixed = None if self.mixed is None else self.mixed[index]
+        lower, upper, query, signs = (t[index] for t in (self.lower, self.upper, self.query, self.signs))
+        return Task(lower, upper, query, signs, self.rows[index], self.rhs[index], mixed)
+
+    def to(self, dtype: torch.dtype) -> Task:
+        """The same in another precision; boxes are rounded outwards."""
+        if dtype == self.lower.dtype:
+            return self
+        lower, upper = self.lower.to(dtype), self.upper.to(dtype)
+        if dtype == torch.float32:
+            inf = torch.tensor(torch.inf, dtype=dtype, device=lower.device)
+            lower = torch.where(lower.double() > self.lower, torch.nextafter(lower, -inf), lower)
+            upper = torch.where(upper.double() < self.upper, torch.nextafter(upper, inf), upper)
+        mixed = None if self.mixed is None else self.mixed.to(dtype)
+        return Task(lower, upper, self.query, self.signs, self.rows.to(dtype), self.rhs.to(dtype), mixed)
+
+
+@dataclass(frozen=True, eq=False)
+class Parameters:
+    """`alpha[i]` (B, *S) slopes of ReLU operator i; `beta` (B, D) >= 0; `weight` (B, J) >= 0 of the clause's rows."""
+
+    alpha: Mapping[int, Tensor]
+    beta: Tensor
+    weight: Tensor
+
+    def select(self, index: Tensor) -> Parameters:
+        """Those of the subproblems at `index`."""
+        return Parameters({i: a[index] for i, a in self.alpha.items()}, self.beta[index], self.weight[index])
+
+    def to(self, dtype: torch.dtype) -> Parameters:
+        """The same numbers in another precision."""
+        return Parameters({i: a.to(dtype) for i, a in self.alpha.items()}, self.beta.to(dtype), self.weight.to(dtype))
+
+    def better(self, mask: Tensor, other: Parameters) -> Parameters:
+        """Those of `other` where the mask (B,) is set."""
+
+        def pick(a: Tensor, b: Tensor) -> Tensor:
+            return torch.where(mask.view(-1, *[1] * (a.dim() - 1)), b, a)
+
+        alpha = {i: pick(a, other.alpha[i]) for i, a in self.alpha.items()}
+        return Parameters(alpha, pick(self.beta, other.beta), pick(self.weight, other.weight))
+
+    def put(self, index: Tensor, other: Parameters) -> Parameters:
+        """Those of `other` at the places `index`."""
+        alpha = {i: a.index_copy(0, index, other.alpha[i]) for i, a in self.alpha.items()}
+        return Parameters(
+            alpha, self.beta.index_copy(0, index, other.beta), self.weight.index_copy(0, index, other.weight)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Walked:
+    """One walk: the linear bound `coefficients` (B, n), `constant` (B,) (right-hand side taken off) of the combined
+    row, its minimum `low` (B,) at `point` (B, n), and the coefficients `at[i]` (B, *T) that arrived at operator i."""
+
+    coefficients: Tensor
+    constant: Tensor
+    low: Tensor
+    point: Tensor
+    at: Mapping[int, Tensor]
+
+
+class Relaxed:
+    """The relaxation of a batch of subproblems: intervals with the decided neurons clamped, and where alpha plays."""
+
+    def __init__(self, ground: Ground, task: Task) -> None:
+        self.ground, self.task = ground, task
+        network, q = ground.network, task.query
+        self.places = _places(network, task.signs)
+        self.lower: dict[int, Tensor] = {}
+        self.upper: dict[int, Tensor] = {}
+        empty = torch.zeros(len(task), dtype=torch.bool, device=q.device)
+        for i in network.relus:
+            x = ground.pre[i][0]
+            low, high = x.lower.index_select(0, q).flatten(1), x.upper.index_select(0, q).flatten(1)
+            column, side, _ = self.places[i]
+            if column.shape[1]:
+                size = low.shape[1]
+                zero = low.new_zeros(())
+                pad = low.new_zeros(len(low), 1)
+                low = torch.cat([low, pad], 1).scatter_reduce(
+                    1, column, torch.where(side > 0, zero, -torch.inf), "amax"
+                )
+                high = torch.cat([high, pad], 1).scatter_reduce(
+                    1, column, torch.where(side < 0, zero, torch.inf), "amin"
+                )
+                low, high = low[:, :size], high[:, :size]
+                crossed = low > high
+                empty |= crossed.any(1)
+                low, high = low.masked_fill(crossed, 0.0), high.masked_fill(crossed, 0.0)
+            self.lower[i], self.upper[i] = low.view(-1, *x.lower.shape[1:]), high.view(-1, *x.lower.shape[1:])
+        self.empty = empty
+        self.others = {i: of_groups(planes, q) for i, planes in ground.others.items()}
+        self.unstable = {i: (self.lower[i] < 0) & (self.upper[i] > 0) for i in network.relus}
+        self._fixed: dict[int, Relaxation] = {}
+
+    def default(self) -> Parameters:
+        """CROWN's slopes (1 where u >= -l), no multipliers, equal weights."""
+        task = self.task
+        alpha = {i: (self.upper[i] >= -low).to(low.dtype) for i, low in self.lower.items()}
+        used = torch.isfinite(task.rhs)
+        weight = used.to(task.rhs.dtype) / used.sum(1, keepdim=True).clamp(min=1)
+        return Parameters(alpha, task.rhs.new_zeros(task.signs.shape), weight)
+
+    def planes(self, p: Parameters) -> dict[int, Relaxation]:
+        """All planes at the given slopes."""
+        result = dict(self.others)
+        for i, low in self.lower.items():
+            op = self.ground.network.ops[i]
+            assert isinstance(op, RelaxedOp)
+            bound = Interval(low, self.upper[i])
+            fixed = self._fixed.get(i)
+            if fixed is None:
+                fixed = self._fixed[i] = op.relax_at(
+                    bound, alpha_lower=torch.ones_like(low), alpha_upper=torch.ones_like(low)
+                )
+            below = torch.where(self.unstable[i], p.alpha[i], fixed.lower_slopes[0])
+            result[i] = Relaxation((below,), fixed.lower_offset, fixed.upper_slopes, fixed.upper_offset)
+        return result
+
+    def walk(self, p: Parameters, planes: Mapping[int, Relaxation], allowance: Allowance | None = None) -> Walked:
+        """The combined row walked back."""
+        network, task = self.ground.network, self.task
+        trace: dict[int, Tensor] = {}
+        rows = torch.bmm(p.weight[:, None], task.rows).view(len(task), 1, *network.shapes[network.output])
+        added = {}
+        for i, (column, side, decision) in self.places.items():
+            if column.shape[1]:
+                size = self.lower[i][0].numel()
+                at = torch.where(side != 0, -side * p.beta.gather(1, decision), 0.0)
+                row = at.new_zeros(len(at), size + 1).scatter_add_(1, column, at)[:, :size]
+                added[i] = row.reshape(len(at), 1, *self.lower[i].shape[1:])
+        bias = rows.new_zeros(len(task), 1)
+        coefficients, bias = walk_back(
+            network, network.output, rows, bias, planes, trace=trace, allowance=allowance, added=added
+        )
+        if task.mixed is not None:
+            coefficients = coefficients + torch.bmm(p.weight[:, None], task.mixed)
+        rhs = (p.weight * torch.where(torch.isfinite(task.rhs), task.rhs, 0.0)).sum(1)
+        low = concretise(coefficients, bias - rhs[:, None], task.lower, task.upper, rigorous=False)
+        coefficients = coefficients[:, 0]
+        point = torch.where(coefficients > 0, task.lower, task.upper)
+        return Walked(coefficients, bias[:, 0] - rhs, low[:, 0], point, {i: row[:, 0] for i, row in trace.items()})
+
+    def values(self, planes: Mapping[int, Relaxation], walked: Walked) -> tuple[dict[int, Tensor], Tensor]:
+        """The relaxed network at the minimiser: the arguments of the ReLU operators and the output (B, m)."""
+        network = self.ground.network
+        slots: dict[int, Tensor] = {0: walked.point}
+        arguments: dict[int, Tensor] = {}
+        for i, (op, sources) in enumerate(zip(network.ops, network.sources, strict=True)):
+            xs = [slots[s] for s in sources]
+            if isinstance(op, LinearOp):
+                y = op.forward(*xs)
+                y = y if sources else y.expand(len(walked.point), *y.shape[1:])
+            else:
+                assert isinstance(op, RelaxedOp)
+                if i in self.lower:
+                    arguments[i] = xs[0]
+                y = _on_plane(op, xs, planes[i], walked.at.get(i))
+            slots[i + 1] = y
+            network.release(slots, i)
+        return arguments, slots[network.output].flatten(1)
+
+    def gradients(self, p: Parameters, planes: Mapping[int, Relaxation], walked: Walked) -> dict[str, Tensor]:
+        """d bound / d parameters, with 0 where a parameter plays no part."""
+        arguments, output = self.values(planes, walked)
+        found: dict[str, Tensor] = {}
+        for i, z in arguments.items():
+            at = walked.at.get(i)
+            if at is not None:
+                found[f"alpha{i}"] = torch.where(self.unstable[i], at.clamp(min=0) * z, 0.0)
+        if p.beta.shape[1]:
+            beta = torch.zeros_like(p.beta)
+            for i, (column, side, decision) in self.places.items():
+                if i in arguments and column.shape[1]:
+                    z = torch.cat([arguments[i].flatten(1), beta.new_zeros(len(beta), 1)], 1).gather(1, column)
+                    beta.scatter_add_(1, decision, -side * z)
+            found["beta"] = beta
+        if p.weight.shape[1] > 1:
+            task = self.task
+            value = torch.bmm(task.rows, output[:, :, None])[:, :, 0] - torch.where(
+                torch.isfinite(task.rhs), task.rhs, 0.0
+            )
+            if task.mixed is not None:
+                value = value + torch.bmm(task.mixed, walked.point[:, :, None])[:, :, 0]
+            found["weight"] = value
+        return found
+
+
+def _on_plane(op: RelaxedOp, xs: list[Tensor], planes: Relaxation, at: Tensor | None) -> Tensor:
+    """The value on the plane that a row with coefficients `at` (B, *T) takes."""
+
+    def value(slopes: tuple[Tensor, ...], offset: Tensor) -> Tensor:
+        total = offset
+        for slope, x in zip(slopes, xs, strict=True):
+            total = total + op.collect(slope * x)
+        return total
+
+    low = value(planes.lower_slopes, planes.lower_offset)
+    if at is None:
+        return torch.nan_to_num(low, nan=0.0, posinf=0.0, neginf=0.0)
+    mixed = torch.where(at >= 0, low, value(planes.upper_slopes, planes.upper_offset))
+    return torch.nan_to_num(mixed, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _places(network: Network, signs: Tensor) -> dict[int, tuple[Tensor, Tensor, Tensor]]:
+    """By ReLU operator, the decided neurons there: column (B, D') in the flat value (its size where there is none),
+    side (B, D') 1, -1 or 0, and which decision (B, D') it is."""
+    result = {}
+    numbers = signs.abs() - 1
+    index = torch.arange(signs.shape[1], device=signs.device).expand_as(signs)
+    for i, first in network.relus.items():
+        size = 1
+        for s in network.shapes[i + 1]:
+            size *= s
+        inside = (signs != 0) & (numbers >= first) & (numbers < first + size)
+        used = inside.any(0).nonzero()[:, 0]
+        mine = inside[:, used]
+        column = torch.where(mine, numbers[:, used] - first, size)
+        result[i] = column, torch.where(mine, signs[:, used].sign(), 0).to(network.dtype), index[:, used]
+    return result
+
+
+def climb(
+    ground: Ground, task: Task, start: Parameters | None, steps: int, stop: Callable[[], bool]
+) -> tuple[Parameters, Tensor]:
+    """The best parameters that `steps` iterates find, and their bounds (B,): every iterate is one, none is rigorous.
+
+    Subproblems whose bound is positive leave the batch.
+    """
+    index = torch.arange(len(task), device=task.query.device)
+    relaxed = Relaxed(ground, task)
+    now = start or relaxed.default()
+    best, value = now, task.lower.new_full((len(task),), -torch.inf)
+    adam, unit = Adam((0.9, 0.99)), None
+    for step in range(steps + 1):
+        planes = relaxed.planes(now)
+        walked = relaxed.walk(now, planes)
+        low = torch.where(relaxed.empty, torch.inf, torch.nan_to_num(walked.low, nan=-torch.inf))
+        better = low > value[index]
+        value = value.index_copy(0, index, torch.maximum(low, value[index]))
+        if len(index) == len(value):
+            best = best.better(better, now)
+        else:
+            best = best.put(index[better], now.select(better.nonzero()[:, 0]))
+        if step == steps or stop():
+            break
+        open_ = ~(low > 0)
+        count = int(open_.sum())
+        if count == 0:
+            break
+        gradients = relaxed.gradients(now, planes, walked)
+        if unit is None:
+            unit = _unit(relaxed, walked)
+        moves = adam.step(gradients)
+        now = _moved(now, moves, unit, RATE * DECAY**step)
+        if count <= 0.75 * len(index):
+            keep = open_.nonzero()[:, 0]
+            index, task, now, unit = index[keep], task.select(keep), now.select(keep), unit[keep]
+            adam.select(keep)
+            relaxed = Relaxed(ground, task)
+    return best, value
+
+
+def _unit(relaxed: Relaxed, walked: Walked) -> Tensor:
+    """Step size of each multiplier: the coefficient at its neuron, or the layer's usual one, (B, D)."""
+    signs = relaxed.task.signs
+    unit = torch.zeros(signs.shape, dtype=walked.low.dtype, device=signs.device)
+    for i, (column, side, decision) in relaxed.places.items():
+        at = walked.at.get(i)
+        if at is None or not column.shape[1]:
+            continue
+        flat = at.flatten(1).abs()
+        mine = torch.cat([flat, flat.new_zeros(len(flat), 1)], 1).gather(1, column)
+        unit.scatter_add_(1, decision, torch.where(side != 0, mine + flat.mean(1, keepdim=True), 0.0))
+    return unit
+
+
+def _moved(now: Parameters, moves: Mapping[str, Tensor], unit: Tensor, rate: float) -> Parameters:
+    alpha = {
+        i: (a + rate * moves[f"alpha{i}"]).clamp_(0, 1) if f"alpha{i}" in moves else a for i, a in now.alpha.items()
+    }
+    beta, weight = now.beta, now.weight
+    if "beta" in moves:
+        beta = (beta + rate * 4 * unit * moves["beta"]).clamp_(min=0)
+    if "weight" in moves:
+        weight = weight * torch.exp(rate * 4 * moves["weight"])
+        weight = weight / weight.sum(1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
+    return Parameters(alpha, beta, weight)
+
+
+def prove(ground: Ground, task: Task, parameters: Parameters) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rigorous lower bounds in float64 at fixed parameters: the minimum (B,), coefficients (B, n) and constant (B,) of
+    the linear bound of the combined row (right-hand side taken off), and which subproblems have no points (B,).
+
+    `parameters` may be rounded to anything: slopes in [0, 1], multipliers and weights >= 0 are all that is asked.
+    """
+    assert ground.allowance is not None and task.lower.dtype == torch.float64
+    relaxed = Relaxed(ground, task)
+    p = parameters.to(torch.float64)
+    p = replace(p, alpha={i: a.clamp(0, 1) for i, a in p.alpha.items()})
+    p = replace(p, beta=p.beta.clamp(min=0), weight=p.weight.clamp(min=0))
+    planes = relaxed.planes(p)
+    walked = relaxed.walk(p, planes, ground.allowance.of(task.query))
+    j, n = task.rhs.shape[1], task.lower.shape[1]
+    rhs = torch.where(torch.isfinite(task.rhs), task.rhs, 0.0)
+    # the combination of rows is rounded once per row: at the outputs, at the mixed inputs and in the right-hand sides
+    size = (p.weight * rhs.abs()).sum(1)
+    if task.mixed is not None:
+        reach = torch.maximum(task.lower.abs(), task.upper.abs())
+        size = size + (p.weight * torch.bmm(task.mixed.abs(), reach[:, :, None])[:, :, 0]).sum(1)
+    out = ground.allowance.output
+    assert out is not None
+    size = size + (p.weight * torch.bmm(task.rows.abs(), out.index_select(0, task.query)[:, :, None])[:, :, 0]).sum(1)
+    constant = walked.constant - 4 * gamma(j + n, torch.float64) * size
+    low = concretise(walked.coefficients[:, None], constant[:, None], task.lower, task.upper)[:, 0]
+    return torch.where(relaxed.empty, torch.inf, low), walked.coefficients, constant, relaxed.empty

@@ -1,0 +1,42 @@
+"""Projected gradient ascent with Adam (Kingma & Ba 2015, algorithm 1): the optimiser of every multiplier and slope."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+MEMORY = (0.9, 0.999)
+"""Adam's averages of the gradient and of its square."""
+
+
+@dataclass
+class Adam:
+    """Steps for several tensors at once, upwards. Moments appear with the first gradient."""
+
+    memory: tuple[float, float] = MEMORY
+    first: dict[str, Tensor] = field(default_factory=dict)
+    second: dict[str, Tensor] = field(default_factory=dict)
+    steps: int = 0
+
+    def step(self, gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Directions of about unit size, by name."""
+        self.steps += 1
+        keep_first, keep_second = self.memory
+        moves = {}
+        for name, gradient in gradients.items():
+            if name in self.first:
+                first = self.first[name].mul_(keep_first).add_(gradient, alpha=1 - keep_first)
+                second = self.second[name].mul_(keep_second).addcmul_(gradient, gradient, value=1 - keep_second)
+            else:
+                first = self.first[name] = gradient * (1 - keep_first)
+                second = self.second[name] = gradient.square().mul_(1 - keep_second)
+            scale = (second / (1 - keep_second**self.steps)).sqrt_().add_(torch.finfo(first.dtype).tiny * 1e8)
+            moves[name] = (first / (1 - keep_first**self.steps)).div_(scale)
+        return moves
+
+    def select(self, keep: Tensor) -> None:
+        """Goes on with the boxes named by an index alone."""
+        self.first = {name: t.index_select(0, keep) for name, t in self.first.items()}
+        self.second = {name: t.index_select(0, keep) for name, t in self.second.items()}

@@ -1,0 +1,262 @@
+"""The bounding step where ReLU neurons are split: alpha/beta-CROWN, branching with one step of look-ahead, proofs.
+
+A subproblem asks for one clause of one query and carries what its parent found: slopes (one byte each, at neurons that
+can be unstable at all) and multipliers. All intermediate intervals are the root's, with decided neurons clamped at 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from verifier.bounds.alpha_beta import Ground, Parameters, Relaxed, Task, Walked, climb, prove
+from verifier.bounds.backward import neuron_rows, of_groups, walk_back
+from verifier.bounds.bounder import OutOfTime
+from verifier.domains import DomainBatch
+from verifier.rows import RowTable
+from verifier.search.bounding import Bounded
+
+ROOT_STEPS = 30
+STEPS = 10
+"""Iterates at the root and at later subproblems, which start from their parent's parameters."""
+
+CANDIDATES = 4
+"""Neurons per subproblem that the look-ahead compares; each costs two walks, an iterate costs two as well."""
+
+LEVELS = 255
+"""Slopes are kept in bytes: a rounded slope is as sound as any other."""
+
+
+@dataclass(eq=False)
+class NeuronSplit:
+    """Bounds and branching for subproblems with decided neurons.
+
+    `exact` and `fast` are the roots of all queries in float64 and in the precision of the search; `table` the rows.
+    """
+
+    exact: Ground
+    fast: Ground
+    table: RowTable
+    stop: Callable[[], bool]
+    steps: int = STEPS
+    work: float = 0.0
+    """Multiply-adds so far."""
+
+    def __post_init__(self) -> None:
+        # flat positions of the neurons that are unstable for some query, by ReLU operator
+        self.loose = {
+            i: ((x.lower < 0) & (x.upper > 0)).flatten(1).any(0).nonzero()[:, 0]
+            for i in self.exact.network.relus
+            for x in self.exact.pre[i]
+        }
+        self.cost = float(sum(op.multiply_adds for op in self.exact.network.ops))
+        self.count = sum(len(t) for t in self.loose.values())
+
+    def roots(self, boxes: DomainBatch) -> DomainBatch:
+        """One subproblem for every clause of every box, with nothing found yet."""
+        clauses = self.table.clauses[boxes.query]
+        index = torch.arange(len(boxes), device=clauses.device).repeat_interleave(clauses)
+        first = torch.cumsum(clauses, 0) - clauses
+        number = torch.arange(len(index), device=clauses.device) - first[index]
+        parts = boxes.select(index)
+        alpha = torch.zeros(len(parts), self.count, dtype=torch.uint8, device=clauses.device)
+        return replace(parts, share=parts.share / clauses[index], clause=number, alpha=alpha)
+
+    def task(self, batch: DomainBatch) -> Task:
+        """The subproblems with their clause's rows, in float64."""
+        table = self.table
+        picked = (table.clause[batch.query] == batch.clause[:, None]) & torch.isfinite(table.rhs[batch.query])
+        most = max(1, int(picked.sum(1).max()))
+        column = picked.to(torch.int8).sort(dim=1, descending=True, stable=True).indices[:, :most]
+        used = picked.gather(1, column)
+        row = table.row[batch.query].gather(1, column)
+        m = self.exact.network.m
+        rows = torch.zeros(len(batch), most, m, dtype=torch.float64, device=row.device)
+        rows.scatter_(2, row[:, :, None], used.double()[:, :, None])
+        rhs = torch.where(used, table.rhs[batch.query].gather(1, column).double(), -torch.inf)
+        mixed = None if table.mixed is None else table.mixed[row].double() * used[:, :, None]
+        return Task(batch.lower.double(), batch.upper.double(), batch.query, batch.signs, rows, rhs, mixed)
+
+    def __call__(self, batch: DomainBatch) -> Bounded:
+        """Bounds a batch: climbs in the search's precision, proves in float64 what looks proven, and looks ahead.
+
+        Raises:
+            OutOfTime: the clock said so in the middle.
+        """
+        dtype = self.fast.network.dtype
+        exact_task = self.task(batch)
+        task = exact_task.to(dtype)
+        first = bool((batch.depth == 0).any())
+        start = self.unpack(batch, Relaxed(self.fast, task).default())
+        steps = ROOT_STEPS if first else self.steps
+        best, value = climb(self.fast, task, start, steps, self.stop)
+        self.work += len(batch) * self.cost * (2 * steps + 2 * CANDIDATES + 4)
+        if self.stop():
+            raise OutOfTime
+        value = value.double()
+        proven = torch.zeros(len(batch), dtype=torch.bool, device=value.device)
+        hopeful = (value > 0).nonzero()[:, 0]
+        if len(hopeful):
+            low, _, _, _ = prove(self.exact, exact_task.select(hopeful), best.select(hopeful))
+            proven[hopeful] = low > 0
+            value[hopeful] = low
+        alive = (~proven).nonzero()[:, 0]
+        return self._open(batch, alive, exact_task, task.select(alive), best.select(alive), value)
+
+    def _open(
+        self, batch: DomainBatch, alive: Tensor, exact: Task, task: Task, best: Parameters, value: Tensor
+    ) -> Bounded:
+        relaxed = Relaxed(self.fast, task)
+        planes = relaxed.planes(best)
+        walked = relaxed.walk(best, planes)
+        arguments, _ = relaxed.values(planes, walked)
+        neuron = self._branch(relaxed, best, walked, arguments, value[alive])
+        b, n = task.lower.shape
+        undecided = sum((u.flatten(1).sum(1) for u in relaxed.unstable.values()), torch.zeros_like(alive))
+        signs = task.lower.new_zeros(b, 0, n).double(), task.lower.new_zeros(b, 0).double()
+        low, coefficients, constant = value[alive][:, None], walked.coefficients, walked.constant
+        settled = (undecided == 0).nonzero()[:, 0]
+        low = torch.full_like(low, -torch.inf)  # not rigorous: nothing may be cut off by it
+        coefficients, constant = coefficients.double(), constant.double()
+        if len(settled) and not self.exact.others:
+            signs, found = self._leaves(exact.select(alive), settled, best, b)
+            low[settled, 0], coefficients[settled], constant[settled] = found
+        scores = value.new_full((b, self.table.most), torch.inf)
+        clause = batch.clause[alive]
+        scores.scatter_(1, clause[:, None], value[alive][:, None])
+        kept = self.pack(best)
+        width = batch.upper[alive] - batch.lower[alive]
+        return Bounded(
+            alive=alive,
+            value=value[alive],
+            scores=scores,
+            low=low,
+            clause=clause[:, None],
+            coefficients=coefficients[:, None],
+            constant=constant[:, None],
+            unstable=undecided,
+            branch=coefficients.abs() * width + width * torch.finfo(torch.float64).tiny,
+            neuron=neuron,
+            sign_coefficients=signs[0],
+            sign_constant=signs[1],
+            known=batch.known[alive],
+            values=value,
+            unstable_at={},
+            alpha=kept,
+            beta=best.beta.float(),
+        )
+
+    def _leaves(
+        self, task: Task, settled: Tensor, best: Parameters, count: int
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
+        """For subproblems in which every neuron is decided: rows (<= 0) of the decisions, and the row of the clause."""
+        part, p = task.select(settled), best.select(settled)
+        p = replace(p, beta=torch.zeros_like(p.beta))
+        low, coefficients, constant, _ = prove(self.exact, part, p)
+        network = self.exact.network
+        relaxed = Relaxed(self.exact, part)
+        planes = relaxed.planes(p.to(torch.float64))
+        d, n = part.signs.shape[1], part.lower.shape[1]
+        rows = part.lower.new_zeros(count, d, n)
+        constants = part.lower.new_full((count, d), -torch.inf)
+        assert self.exact.allowance is not None
+        for i, (column, side, decision) in relaxed.places.items():
+            box, at = (side != 0).nonzero(as_tuple=True)
+            if not len(box):
+                continue
+            sign = -side[box, at]  # z >= 0 is -z <= 0
+            start, row, bias = neuron_rows(network, network.sources[i][0], column[box, at])
+            row = row * sign.view(-1, *[1] * (row.dim() - 1))
+            allowance = self.exact.allowance.of(part.query[box])
+            of_box = {k: of_groups(q, box) for k, q in planes.items()}
+            found, shift = walk_back(network, start, row, bias * sign[:, None], of_box, allowance=allowance)
+            rows[settled[box], decision[box, at]] = found[:, 0]
+            constants[settled[box], decision[box, at]] = shift[:, 0]
+        return (rows, constants), (low, coefficients, constant)
+
+    def _branch(
+        self, relaxed: Relaxed, p: Parameters, walked: Walked, arguments: dict[int, Tensor], value: Tensor
+    ) -> Tensor:
+        """The neuron to split (B,), -1 where none is undecided."""
+        scores, numbers = self._scores(relaxed, p, walked, arguments)
+        if not scores.shape[1] or not len(scores):
+            return torch.full((len(value),), -1, dtype=torch.int64, device=value.device)
+        k = min(CANDIDATES, scores.shape[1])
+        score, column = scores.topk(k, 1)
+        candidates = numbers[column]
+        if k > 1 and not self.stop():
+            now = value.to(score.dtype)[:, None]
+            low = self._children(relaxed, p, candidates)
+            rise = [torch.minimum((side - now).clamp(min=0), (-now).clamp(min=0)) for side in low]
+            gain = torch.where(score > 0, torch.minimum(*rise) + 0.1 * torch.maximum(*rise), -1.0)
+            gain = gain + 1e-6 * score / score[:, :1].clamp(min=torch.finfo(score.dtype).tiny)
+            pick = gain.argmax(1, keepdim=True)
+        else:
+            pick = torch.zeros_like(column[:, :1])
+        neuron = candidates.gather(1, pick)[:, 0]
+        return torch.where(score.gather(1, pick)[:, 0] > 0, neuron, -1)
+
+    def _scores(
+        self, relaxed: Relaxed, p: Parameters, walked: Walked, arguments: dict[int, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """What deciding each neuron may gain, (B, U), and their numbers (U,); 0 where it is decided.
+
+        The distance between relu(z) and the plane that is used, at the relaxed network's own point, and a part of the
+        plane's largest distance (compare BaBSR, Bunel et al. 2020, and FSB, De Palma et al. 2021).
+        """
+        parts, numbers = [], []
+        for i, first in relaxed.ground.network.relus.items():
+            index = self.loose[i]
+            at = walked.at.get(i)
+            if at is None or not len(index):
+                continue
+            a, z = at.flatten(1)[:, index], arguments[i].flatten(1)[:, index]
+            low, high = relaxed.lower[i].flatten(1)[:, index], relaxed.upper[i].flatten(1)[:, index]
+            open_ = (low < 0) & (high > 0)
+            slope = high / (high - low).clamp(min=torch.finfo(z.dtype).tiny)
+            real = z.clamp(min=0)
+            above = (slope * (z - low) - real).clamp(min=0) - 0.5 * slope * low
+            below = (real - p.alpha[i].flatten(1)[:, index] * z).clamp(min=0)
+            loss = torch.where(a < 0, -a * above, a * below)
+            tiny = torch.finfo(z.dtype).tiny
+            parts.append(torch.where(open_, loss.clamp(min=tiny) + tiny, 0.0))
+            numbers.append(first + index)
+        if not parts:
+            return relaxed.task.lower.new_zeros(len(relaxed.task), 0), relaxed.task.query[:0]
+        return torch.cat(parts, 1), torch.cat(numbers)
+
+    def _children(self, relaxed: Relaxed, p: Parameters, candidates: Tensor) -> tuple[Tensor, Tensor]:
+        """Bounds (B, k) of both sides of each candidate, by one walk each at the parent's parameters."""
+        b, k = candidates.shape
+        index = torch.arange(b, device=candidates.device).repeat_interleave(2 * k)
+        entry = torch.stack([-(candidates + 1), candidates + 1], 2).flatten()
+        task = relaxed.task.select(index)
+        task = replace(task, signs=torch.cat([task.signs, entry[:, None]], 1))
+        child = p.select(index)
+        child = replace(child, beta=torch.cat([child.beta, child.beta.new_zeros(len(index), 1)], 1))
+        both = Relaxed(relaxed.ground, task)
+        low = both.walk(child, both.planes(child)).low
+        low = torch.where(both.empty, torch.inf, torch.nan_to_num(low, nan=-torch.inf)).view(b, k, 2)
+        return low[:, :, 0], low[:, :, 1]
+
+    def pack(self, p: Parameters) -> Tensor:
+        """Slopes of the loose neurons as bytes (B, U)."""
+        parts = [p.alpha[i].flatten(1)[:, index] for i, index in self.loose.items()]
+        return (torch.cat(parts, 1) * LEVELS).round_().to(torch.uint8)
+
+    def unpack(self, batch: DomainBatch, default: Parameters) -> Parameters:
+        """The parameters that a batch carries; those of a root are the default ones."""
+        fresh = batch.depth == 0
+        alpha, at = {}, 0
+        for i, index in self.loose.items():
+            kept = batch.alpha[:, at : at + len(index)].to(self.fast.network.dtype) / LEVELS
+            at += len(index)
+            flat = default.alpha[i].flatten(1).clone()
+            flat[:, index] = torch.where(fresh[:, None], flat[:, index], kept)
+            alpha[i] = flat.view_as(default.alpha[i])
+        beta = torch.zeros_like(default.beta)
+        beta[:, : batch.beta.shape[1]] = batch.beta
+        return Parameters(alpha, beta, default.weight)
