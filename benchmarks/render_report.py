@@ -4,7 +4,7 @@
 
 Without a report it makes one from a SYNTHETIC study (made-up numbers). It fails if the page scrolls sideways at 390
 pixels (a phone), if a figure has no size or sticks out, if text is below 7 pixels, if the page logs an error or names
-another place, or if dark is not dark and light not light. The pictures stay in DIR.
+another place, if a table is cut at 1280 pixels, or if dark is not dark and light not light. The pictures stay in DIR.
 
 Chromium comes from the system (Debian: apt-get install chromium).
 """
@@ -21,7 +21,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-PHONE = 390
+DESK, PHONE = 1280, 390
 # Runs beside the page in a frame of the same origin, after everything is laid out.
 PROBE = """
 <pre id="found"></pre><script>
@@ -36,6 +36,7 @@ addEventListener("load", () => setTimeout(() => {
   document.getElementById("found").textContent = JSON.stringify({
     width: root.scrollWidth, seen: root.clientWidth, height: root.scrollHeight,
     figures: page.querySelectorAll("svg").length, bad: out, smallest: Math.min(...sizes),
+    cut: [...page.querySelectorAll(".scroll")].filter(s => s.scrollWidth > s.clientWidth + 1).length,
     title: page.querySelector("h1").textContent, errors: page.defaultView.failures || 0});
 }, 300));
 </script>
@@ -90,6 +91,7 @@ def problems(found: dict, width: int) -> list[str]:
         (found["figures"] < 8, f"shows {found['figures']} figures, expected at least 8"),
         (found["bad"] > 0, f"has {found['bad']} figures without size or sticking out"),
         (found["smallest"] < 7, f"has text of {found['smallest']:.1f} pixels"),
+        (width >= DESK and found["cut"] > 0, f"cuts {found['cut']} tables"),
         (found["errors"] > 0, f"logs {found['errors']} errors"),
     ]
     return [f"at {width} pixels the page {text}" for wrong, text in checks if wrong]
@@ -112,7 +114,7 @@ def render(report: Path, out: Path, program: str) -> list[str]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         browser = Browser(program, folder)
-        for width in (1240, 820, PHONE):
+        for width in (DESK, 820, PHONE):
             found = measured(browser, text, width, folder)
             wrong += problems(found, width)
             height = min(int(found["height"]) + 20, 16_000)

@@ -26,6 +26,7 @@ from pruning.planning import Floor, Plan, make_plan
 from pruning.rescale import restored
 from pruning.scores import Options, Scores, score_groups
 from pruning.surgery import mask, remove
+from verifier.brief import brief
 
 VERSION = "0.1.0"
 
@@ -38,6 +39,8 @@ class PrunedModel:
     the transfer bound per output element for fold `sound`.
     """
 
+    __repr__ = brief
+
     net: Net
     original: Net
     masked: Net | None
@@ -48,12 +51,12 @@ class PrunedModel:
     @property
     def before(self) -> Cost:
         """Size of the original."""
-        return cost(self.original)
+        return cost(given(self.original))
 
     @property
     def after(self) -> Cost:
         """Size of the pruned network."""
-        return cost(self.net)
+        return cost(given(self.net))
 
 
 def load(path: str | os.PathLike[str]) -> Net:

@@ -14,7 +14,10 @@ import numpy as np
 from pruning import onnx_io, runtime, sobol
 from pruning.errors import CriterionError, DataError
 from pruning.net import Net
+from verifier.arguments import spans, unknown
+from verifier.brief import brief
 from verifier.data.frame import check_unit
+from verifier.errors import OptionsError
 
 STRAY = 1e-6  # so far outside [0, 1] a value may lie by rounding alone
 
@@ -37,17 +40,15 @@ class Semantic:
 
     @classmethod
     def parse(cls, text: str) -> Semantic:
-        """Read `brightness=-0.1:0.1,contrast=0.8:1.2`."""
-        ranges: dict[str, tuple[float, float]] = {}
-        for part in filter(None, (item.strip() for item in text.split(","))):
-            name, _, span = part.partition("=")
-            low, _, high = span.partition(":")
+        """Read `brightness=-0.1:0.1,contrast=0.8:1.2` (see `verifier.arguments.spans`)."""
+        try:
+            ranges = spans(text)
+        except OptionsError as error:
+            raise DataError(f"semantic ranges: {error}") from None
+        for name in ranges:
             if name not in ("brightness", "contrast"):
-                raise DataError(f"semantic '{part}': unknown parameter '{name}'; expected brightness or contrast")
-            try:
-                ranges[name] = (float(low), float(high))
-            except ValueError:
-                raise DataError(f"semantic '{part}': expected {name}=low:high with two numbers") from None
+                what = unknown("parameter", name, ("brightness", "contrast"))
+                raise DataError(f"semantic ranges: {what}; expected brightness or contrast")
             check_unit(name, *ranges[name])
         return cls(ranges.get("contrast", (1.0, 1.0)), ranges.get("brightness", (0.0, 0.0)))
 
@@ -83,6 +84,8 @@ class Calibration:
     for heatmaps (n, K, R, C) they are positions (n, 2K) in cells, x before y. `unlabelled` says why there are none.
     Where the images leave [0, 1], `semantic.clip` is switched off: they are used as they are.
     """
+
+    __repr__ = brief
 
     images: np.ndarray
     labels: np.ndarray | None = None

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from verifier.arguments import NamedSpan, Parser
 from verifier.data import options as shared
 from verifier.errors import SecateurError
 
@@ -57,16 +58,11 @@ exit codes: 0 done, 2 the command or its files cannot be used (one line on stand
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line."""
     from pruning import names
 
-    p = argparse.ArgumentParser(
-        prog="prune",
-        description="Remove whole channels from an ONNX network; inputs, outputs, names and opset stay.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    p = Parser("prune", "Remove whole channels from an ONNX network; inputs, outputs, names and opset stay.", _EPILOG)
     p.add_argument("model", help="the .onnx file to prune, or the name of a shipped network")
     p.add_argument(
         "-o", "--output", type=Path, help="where to write the pruned .onnx (its record goes beside it as .json)"
@@ -81,6 +77,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--semantic", default="", metavar="RANGES", help="the rectangle S, e.g. brightness=-0.1:0.1,contrast=0.8:1.2"
     )
+    for name in ("contrast", "brightness"):
+        p.add_argument(f"--{name}", action=NamedSpan, dest="semantic", default="", metavar="LOW,HIGH", help="part of S")
     p.add_argument("--mode", choices=MODES, default="post-training", help="training around pruning (default: none)")
     p.add_argument("--dry-run", action="store_true", help="print the plan, write nothing")
     p.add_argument("--report", type=Path, metavar="DIR", help="write a report with histograms and pictures")
@@ -131,7 +129,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    arguments = parser().parse_args(shared.joined(list(sys.argv[1:] if argv is None else argv)))
+    arguments = parser().parse_args(argv)
     try:
         return _run(arguments)
     except SecateurError as error:
@@ -175,7 +173,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.report and results:
         from pruning.report import write_report
 
-        print(f"report: {write_report(arguments.report, results, data)}")
+        print(f"report: {write_report(arguments.report, results, data, Path(arguments.model).name)}")
     return 0
 
 
@@ -217,7 +215,7 @@ def _keep_inputs(arguments: argparse.Namespace) -> None:
             written += [target, target.with_suffix(".json")]
     if arguments.report is not None:
         pages = [arguments.report / name for name in ("report.html", "report.json")]
-        written += [*pages, *arguments.report.glob("*.png"), *arguments.report.glob("*.svg")]
+        written += [*pages, *arguments.report.glob("*.png"), *(arguments.report / "figures").glob("*")]
 
     def read() -> Iterator[str | Path | None]:
         yield arguments.data

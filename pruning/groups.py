@@ -17,6 +17,7 @@ from pruning.labels import Cut, Labels, Patch, Walk
 from pruning.net import Net, Op
 from pruning.rules.elementwise import NON_LINEAR
 from pruning.rules.linear import WEIGHT_SLOTS
+from verifier.brief import brief
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +28,8 @@ class Group:
     `channels` are channel numbers of the whole network, `producers` indices of nodes. A channel in `frozen` cannot be
     removed; `reason` says why (one reason per group is kept).
     """
+
+    __repr__ = brief
 
     name: str
     kind: str
@@ -53,6 +56,8 @@ class Unit:
 @dataclass(frozen=True, eq=False)
 class Groups:
     """All groups of a network, in order of their first layer. `n` is the number of channels."""
+
+    __repr__ = brief
 
     net: Net
     groups: tuple[Group, ...]

@@ -14,12 +14,16 @@ from typing import Any
 
 import numpy as np
 
+from verifier.brief import brief, counted
+
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Op:
     """One ONNX node. An empty string among `inputs` is an omitted input; `raw` is the node as it stood in the file."""
+
+    __repr__ = brief
 
     type: str
     inputs: tuple[str, ...]
@@ -92,6 +96,13 @@ class Net:
             count += 1
             name = f"{wish}_{count}"
         return name
+
+    def __repr__(self) -> str:
+        values, out = (
+            ", ".join(f"{name}{list(self.shapes.get(name, ()))}" for name in names)
+            for names in (self.inputs, self.outputs)
+        )
+        return f"Net({values} -> {out}; {counted(op.type for op in self.nodes)}; {parameter_count(self):,} parameters)"
 
 
 def parameter_count(net: Net) -> int:

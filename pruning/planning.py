@@ -11,6 +11,7 @@ from pruning.errors import CriterionError, NothingToPrune, RatioError
 from pruning.groups import Group, Groups
 from pruning.names import ALLOCATIONS, NORMS
 from pruning.scores.base import Scores
+from verifier.brief import brief
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Plan:
 
     `ratio` was asked for, `reached` is what the floors allow; both are shares of the channels of the chosen groups.
     """
+
+    __repr__ = brief
 
     groups: Groups
     removed: np.ndarray

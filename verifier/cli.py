@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from verifier import process
+from verifier.arguments import Parser
 from verifier.errors import ProblemError, SecateurError
 from verifier.options import Options
 from verifier.outputs import keep_inputs
@@ -39,8 +40,9 @@ VNN-COMP. Everything else goes to stderr.
 With --coverage the question is another: which share of the input box is certified (no violation in it), refuted
 (violations only) or open, for 1 to 3 varying inputs. stdout then holds one line per box,
   box 0: certified 0.812500, refuted 0.180000, open 0.007500 (1234 boxes, 0.85 s)
-and nothing else; the shares add up to 1 exactly, the search ends when at most 0.01 is open (`secateur coverage` has
-settings). PATH is a folder for coverage.json, coverage.npz and, of two inputs, coverage.png, or one such file.
+(of a pair that `secateur spec` wrote, also the largest certified rectangle around the unchanged image). The shares add
+up to 1 exactly; the search ends when at most 0.01 is open (`secateur coverage` has settings). PATH is a folder for
+coverage.json, coverage.npz and, of two inputs, coverage.png, or one such file.
 
 exit codes:
   0    a verdict was given, also unknown and timeout; of a list: every instance has a verdict
@@ -90,13 +92,8 @@ def run() -> NoReturn:
     process.leave(main())
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="verify",
-        description="Decide whether a neural network satisfies a VNN-LIB specification.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _parser() -> Parser:
+    parser = Parser("verify", "Decide whether a neural network satisfies a VNN-LIB specification.", _EPILOG)
     parser.add_argument("model", nargs="?", help="network: .onnx or .onnx.gz")
     parser.add_argument("spec", nargs="?", help="specification: VNN-LIB 1.0 or 2.0, .vnnlib or .vnnlib.gz")
     parser.add_argument("--timeout", type=float, metavar="S", help="seconds for the run, start-up included")
@@ -169,7 +166,7 @@ def _solve(args: argparse.Namespace, options: Options, budget: Budget) -> tuple[
     return result, spec
 
 
-def _run_coverage(parser: argparse.ArgumentParser, args: argparse.Namespace, started: float) -> int:
+def _run_coverage(parser: Parser, args: argparse.Namespace, started: float) -> int:
     if args.results is not None or args.json is not None:
         parser.error("--results and --json belong to a verdict; --coverage FOLDER or FILE says where its files go")
     import vnnlib
@@ -183,9 +180,10 @@ def _run_coverage(parser: argparse.ArgumentParser, args: argparse.Namespace, sta
     files.check(folder=True)
     process.keep_freed_memory()
     process.wait_without_spinning()
-    form = vnnlib.normalise(read_spec(args.spec))
+    spec = read_spec(args.spec)
+    form = vnnlib.normalise(spec)
     device = many.device_of(options.device)
-    found = family.from_files(load(_one_network(args.model)), form, device, options.seed, MOST_COVERED)
+    found = family.from_files(load(_one_network(args.model)), form, device, options.seed, MOST_COVERED, spec.header)
     if found.inputs != 2 and Path(args.coverage).suffix.lower() not in coverage_run.PICTURES:
         files = dataclasses.replace(files, picture=None)
     budget = coverage_run.remaining(options.timeout, started)
@@ -250,12 +248,14 @@ def _deliver(args: argparse.Namespace, result: Result, spec: Spec | None) -> int
         raise failed
     if not args.quiet:
         print(report.summary(result), file=sys.stderr)
+        if advice := report.advice(result):
+            print(advice, file=sys.stderr)
     if args.verbose:
         print("\n".join(report.details(result)), file=sys.stderr)
     return EXIT_VERDICT
 
 
-def _run_list(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
+def _run_list(parser: Parser, args: argparse.Namespace) -> int:
     if args.model is not None:
         parser.error("--instances brings its own models and specifications")
     if args.results is None:

@@ -18,6 +18,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from verifier.brief import brief
 from verifier.errors import ProblemError
 from verifier.graph.ir import Graph, Node, unused
 
@@ -33,6 +34,8 @@ class Rows:
     is the local number of the clause, `clauses` (Q,) how many there are; padded rows belong to clause `clauses[q]` or
     beyond. `mixed` (R, n) is D, or None where no row mentions an input.
     """
+
+    __repr__ = brief
 
     row: np.ndarray
     rhs: np.ndarray
@@ -59,6 +62,8 @@ class Problem:
     the rounding of their fixed value. `base` (n_full,) and `kept` (n,) restore a full input: x = base, x[kept] = p.
     `asked` is where it all comes from, before any simplification.
     """
+
+    __repr__ = brief
 
     graph: Graph
     lower: np.ndarray

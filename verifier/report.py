@@ -98,6 +98,61 @@ def summary(result: Result) -> str:
     return text
 
 
+FEW_BOXES = 16
+"""A run that gets no further than this has spent its time on single boxes, not on cutting the set."""
+
+NEARLY = 0.1
+"""Share of the input volume below which more time is the first thing to try."""
+
+MANY_INPUTS = 20
+"""The engine splits neurons above this many varying inputs."""
+
+
+def advice(result: Result) -> str:
+    """One line after an answer that is none: what was tried and what would help; "" where the question is settled."""
+    if result.verdict.settled:
+        return ""
+    return f"tried: {_tried(result)}; may help: {_help(result)}"
+
+
+def _tried(result: Result) -> str:
+    counters, settings = result.counters, result.settings
+    parts = []
+    if "boxes" in counters:
+        how = f" by splitting {settings['split']}" if "split" in settings else ""
+        parts.append(f"{counters['boxes']:,} boxes{how}, at most {counters.get('deepest', 0)} splits deep")
+    if "method" in settings:
+        parts.append(f"{settings['method']} bounds of {settings.get('neurons', 0):,} neurons")
+    tries = counters.get("replays", counters.get("points"))
+    if tries is not None:
+        parts.append(f"{tries:,} points in ONNX Runtime")
+    return ", ".join(parts) or "nothing beyond reading the files"
+
+
+def _help(result: Result) -> str:
+    """The first rule that fits: what stopped the run, then what its counters say about the problem."""
+    reason, counters, settings = result.reason, result.counters, result.settings
+    boxes, inputs = counters.get("boxes", 0), settings.get("free_inputs")
+    box = f"a smaller input box ({inputs} inputs vary; fix those that need not)" if inputs else "a smaller input box"
+    if "memory" in reason:
+        return "more --memory, or a smaller search.batch"
+    if "no bound rule" in reason:
+        return "a network without that operator (the README lists the bounded ones); with it only sat can be found"
+    if "split any further" in reason or "tie" in reason.split():
+        return "a specification that does not touch the exact extreme of the network: move a limit by about 1e-6"
+    if result.verdict is Verdict.UNKNOWN:
+        return "the same command again, left to run to its end"
+    if not boxes:
+        return "more --timeout: the limit went into reading, the attack or the first bounds"
+    if boxes <= FEW_BOXES:
+        return f"more --timeout or --device cuda, since single boxes take long here; {box}"
+    if result.open_fraction is not None and result.open_fraction <= NEARLY:
+        return "more --timeout: little is open"
+    if isinstance(inputs, int) and inputs > MANY_INPUTS:
+        return f"{box}; bounds.method alpha; more --timeout"
+    return f"{box}; more --timeout"
+
+
 def details(result: Result) -> list[str]:
     """Lines for `-v`: every counter and every setting in force."""
     counters = [f"  {name} = {value:,}" for name, value in result.counters.items()]

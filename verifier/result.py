@@ -54,6 +54,9 @@ class Witness:
             if not np.isfinite(values).all():
                 raise ValueError(f"Witness.{name} holds NaN or infinity; such a point proves nothing")
 
+    def __repr__(self) -> str:
+        return f"Witness({len(self.x)} inputs, {len(self.y)} outputs)"
+
 
 @dataclass(frozen=True, eq=False)
 class Result:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -10,6 +9,7 @@ from importlib.util import find_spec
 from typing import NoReturn
 
 from verifier import process
+from verifier.arguments import unknown, version
 
 COMMANDS = {
     "verify": ("verifier.cli", "decide whether a network satisfies a specification"),
@@ -22,6 +22,8 @@ COMMANDS = {
     "compare": ("pruning.study.cli", "certified coverage before and after pruning"),
     "train": ("verifier.training.train", "train a keypoint network"),
 }
+
+_OPTIONS = ("--help", "--version")
 
 
 def available() -> dict[str, str]:
@@ -37,13 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_usage(commands), file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
     if arguments == ["--version"]:
-        print(f"secateur {_version()}")
+        print(f"secateur {version()}")
         return 0
     name, *rest = arguments
     if name not in commands:
-        near = difflib.get_close_matches(name, commands, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(commands)}"
-        print(f"secateur: error: unknown command {name[:60]!r}: {hint}", file=sys.stderr)
+        text = unknown(*(("option", name, _OPTIONS) if name.startswith("-") else ("command", name, commands)))
+        hint = "" if "did you mean" in text else f": expected one of {', '.join(commands)}"
+        print(f"secateur: error: {text}{hint}", file=sys.stderr)
         return 2
     return int(import_module(COMMANDS[name][0]).main(rest) or 0)
 
@@ -51,15 +53,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run() -> NoReturn:
     """The console script: `main`, then out."""
     process.leave(main())
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("secateur")
-    except PackageNotFoundError:
-        return "(not installed: run from a source tree)"
 
 
 def _exists(module: str) -> bool:

@@ -148,3 +148,7 @@ class NormalForm:
         terms = zip(values.tolist(), point.tolist(), strict=True)
         total = sum((Fraction(a) * Fraction(b) for a, b in terms), Fraction(0))
         return total < Fraction(rhs) if strict else total <= Fraction(rhs)
+
+    def __repr__(self) -> str:
+        counts = f"{self.n_inputs} inputs, {self.n_outputs} outputs, {len(self.lower)} boxes"
+        return f"NormalForm({counts}, {len(self.row_rhs)} rows, {len(self.clause_ptr) - 1} clauses)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 
 from vnnlib import fast, v1, v2
 from vnnlib.errors import VnnLibSyntaxError
@@ -12,7 +13,9 @@ from vnnlib.source import clean, position, read_file
 from vnnlib.spec import Spec
 
 _HEAD = re.compile(rb"(?:[ \t\r\n\f\v]++|;[^\n]*+)*+(\()?+(?:[ \t\r\n\f\v]++|;[^\n]*+)*+([^ \t\r\n\f\v();]*+)")
+_COMMENT = re.compile(rb"[ \t\r\n\f\v]*+;([^\n]{0,1000}+)[^\n]*+")
 _DEFAULT = Limits()
+MOST_COMMENTS = 100
 
 
 def load(path: str | os.PathLike[str], *, strict: bool = False, limits: Limits = _DEFAULT) -> Spec:
@@ -36,11 +39,22 @@ def loads(
 def _parse(data: bytearray, name: str, strict: bool, limits: Limits, general: bool = False) -> Spec:
     """Parse clean text: the fast path where it recognises the whole text, else the general one."""
     clean(data, name, limits)
+    header = leading_comments(data)
     version = detect_version(data, name)
     spec = None if general else fast.parse(data, version, name, strict, limits)
     if spec is None:
         spec = (v1 if version == 1 else v2).parse(data, name, strict, limits)
-    return spec
+    return replace(spec, header=header)
+
+
+def leading_comments(data: bytearray) -> tuple[str, ...]:
+    """The comment lines before the first command, without `;`; at most 100, each at most 1000 bytes."""
+    found: list[str] = []
+    at = 0
+    while len(found) < MOST_COMMENTS and (match := _COMMENT.match(data, at)) is not None:
+        found.append(match[1].decode(errors="replace").strip())
+        at = match.end()
+    return tuple(found)
 
 
 def detect_version(data: bytearray, name: str) -> int:

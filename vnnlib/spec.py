@@ -126,8 +126,9 @@ class Spec:
     """A parsed query: sat means that some input makes all `assertions` true.
 
     On the general path `assertions` holds one tree per assertion. On the fast path, and for built specifications,
-    `assertions` is empty and `form` is the normal form that was read directly. `header` are comment lines for the
-    writer. `warnings` are one-line messages of things accepted although they are not quite right.
+    `assertions` is empty and `form` is the normal form that was read directly. `header` are the comment lines before
+    the first command, which the writer repeats. `warnings` are one-line messages of things accepted although they are
+    not quite right.
     """
 
     version: str
@@ -174,6 +175,11 @@ class Spec:
             pick = [np.concatenate([flat[s.name] for s in group] or [np.zeros(0)]) for group in self.form.slices]
             return self.form.holds(*pick)
         return all(_evaluate(tree, self.tensors, flat) for tree in self.assertions)
+
+    def __repr__(self) -> str:
+        tensors = ", ".join(f"{t.name}{list(t.shape)}" for t in self.tensors[:8])
+        held = f"{len(self.assertions)} assertions" if self.form is None else repr(self.form)
+        return f"Spec({self.name}, version {self.version}: {tensors}; {held})"
 
 
 def _evaluate(root: Node, tensors: tuple[TensorDecl, ...], flat: Mapping[str, np.ndarray]) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 from pruning.calibration import Calibration
 from pruning.errors import CriterionError, DataError
 from pruning.groups import Groups
+from verifier.brief import brief
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +23,8 @@ class Scores:
     `tie` breaks ties (L2 importance). `parts` holds what the score was made of, `formula` says how. `decibel` scores
     are compared between layers by differences, others by ratios.
     """
+
+    __repr__ = brief
 
     groups: Groups
     criterion: str

@@ -15,6 +15,7 @@ from pruning.study.goals import Check
 from pruning.study.limits import Rates
 from pruning.study.row import Row
 from pruning.study.summary import Contrast, Summary
+from verifier.brief import brief
 
 FOCUS = "usn"
 
@@ -26,6 +27,8 @@ class Analysis:
     rates: verified rates at shorter limits. criterion, goals: empty where files were compared. notes: what a reader
     should know before believing a figure.
     """
+
+    __repr__ = brief
 
     title: str
     focus: str
@@ -100,7 +103,10 @@ def save(analysis: Analysis, path: Path) -> None:
 
 
 def _checks(checks: Sequence[Check]) -> dict[str, Any]:
-    return {"passed": goals.verdict(checks), "checks": [asdict(c) for c in checks]}
+    return {
+        "outcome": goals.verdict(checks).value,
+        "checks": [asdict(c) | {"outcome": c.outcome.value} for c in checks],
+    }
 
 
 def _notes(rows: Sequence[Row], summaries: Sequence[Summary], files: bool) -> list[str]:

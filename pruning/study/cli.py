@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pruning.study.errors import StudyFileError
 from pruning.study.spec import CLOCKS, PROPERTIES, RECTANGLES, Spec, Task
+from verifier.arguments import SHARE, NamedSpan, Parser, share, tolerance
 from verifier.data import networks
 from verifier.data import options as shared
 from verifier.errors import SecateurError
@@ -38,18 +39,14 @@ Result files (--results) are VNN-COMP's: category,onnx,vnnlib,prepare_seconds,re
 answered say; else, where they contradict each other, the majority (a guess, and marked so); else it stays open.
 
 {shared.DATA}
-exit codes: 0 done, 1 --check and a condition failed or was not measured, 2 error, 130 interrupted (run again to go on)
+exit codes: 0 done, 1 --check and a condition did not pass or is not measured, 2 error,
+130 interrupted (run again to go on)
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The options of `secateur compare`."""
-    p = argparse.ArgumentParser(
-        prog="secateur compare",
-        description=__doc__,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    p = Parser("secateur compare", __doc__, EPILOG)
     p.add_argument(
         "models",
         nargs="*",
@@ -68,8 +65,21 @@ def parser() -> argparse.ArgumentParser:
     images.add_argument("--property", choices=PROPERTIES, help="default: as network and truth are; see coverage --help")
     images.add_argument("--reference", choices=("gt", "self"), default="gt", help="truth, or the clean prediction")
     shared.add_network(p.add_argument_group("the networks"))
-    images.add_argument("--tau", type=float, default=0.03, help="tolerance, share of the image side (default: 0.03)")
-    images.add_argument("--rectangle", default="medium", help=f"{', '.join(RECTANGLES)} or ranges (default: medium)")
+    images.add_argument(
+        "--tau", type=share, metavar="T", help="tolerance, share of the width: 0.03 or 3%% (the default)"
+    )
+    images.add_argument("--tolerance", type=tolerance, dest="tau", metavar="T", help="the same, pixels: 2 or 2px")
+    names = ", ".join(RECTANGLES)
+    images.add_argument("--rectangle", "--semantic", default="medium", help=f"{names} or ranges (default: medium)")
+    for name in ("contrast", "brightness"):
+        images.add_argument(
+            f"--{name}",
+            action=NamedSpan,
+            dest="rectangle",
+            default="medium",
+            metavar="LOW,HIGH",
+            help="of it",
+        )
     images.add_argument("--timeout", type=float, default=None, metavar="S", help="seconds per image (default: 60)")
     images.add_argument("--clock", choices=CLOCKS, default="wall", help="count wall or processor time (default: wall)")
     more = p.add_argument_group("output")
@@ -84,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None, factory: Factory | None = None) -> int:
     """The command. factory: where training, pruning and verification come from (default: this package's own)."""
-    options = parser().parse_args(shared.joined(list(sys.argv[1:] if argv is None else argv)))
+    options = parser().parse_args(argv)
     try:
         return _dispatch(options, factory)
     except SecateurError as error:
@@ -151,12 +161,12 @@ def _run_models(options: argparse.Namespace, folder: Path, factory: Factory | No
     if not options.data:
         raise StudyFileError("no images named; add --data aircraft23, or a folder, FILE.npz or COCO.json of yours")
     limit = 60.0 if options.timeout is None else options.timeout
-    task = Task(
-        options.data, options.tau, options.rectangle, limit, options.clock, options.crop, str(options.pictures or ""),
-        options.layout, options.channels, options.mean, options.std, options.output_scale, options.output_shift,
-        options.reference, options.property or "",
-    )  # fmt: skip
     models = [networks.find(model) for model in options.models]
+    task = Task(
+        options.data, _tau(options, models), options.rectangle, limit, options.clock, options.crop,
+        str(options.pictures or ""), options.layout, options.channels, options.mean, options.std, options.output_scale,
+        options.output_shift, options.reference, options.property or "",
+    )  # fmt: skip
     hands = (factory or _own())(task, None)
     chosen = shared.chosen(options.images, hands.count(), 100)
     for model in models:
@@ -171,6 +181,20 @@ def _run_models(options: argparse.Namespace, folder: Path, factory: Factory | No
         line.close()
 
 
+def _tau(options: argparse.Namespace, models: Sequence[Path]) -> float:
+    """The tolerance as a share of the width; pixels need the networks' width, which has to be the same."""
+    if options.tau is None:
+        return Task.tau
+    if options.tau.unit == SHARE:
+        return float(options.tau.value)
+    from pruning.study.wiring import widths
+
+    found = widths(models, options.layout, options.channels)
+    if len(set(found)) != 1:
+        raise StudyFileError(f"a tolerance in pixels: the networks take images {found} pixels wide; give a share (3%)")
+    return float(options.tau.share(found[0]))
+
+
 def _show(options: argparse.Namespace, folder: Path) -> int:
     from pruning.study import analysis, goals, report
     from pruning.study.terminal import print_analysis
@@ -180,7 +204,7 @@ def _show(options: argparse.Namespace, folder: Path) -> int:
     print_analysis(found, console)
     if not options.no_report:
         console.print(f"report: {report.write(found, folder)}", markup=False, highlight=False, soft_wrap=True)
-    return int(bool(options.check) and goals.verdict(found.criterion) is not True)
+    return int(bool(options.check) and goals.verdict(found.criterion) is not goals.Outcome.PASS)
 
 
 def _results(options: argparse.Namespace) -> int:

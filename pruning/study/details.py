@@ -11,6 +11,7 @@ from zipfile import BadZipFile
 
 from pruning.study.errors import ResultsError
 from pruning.study.hands import Outcome, Witness
+from verifier.brief import brief
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +23,8 @@ _WITNESS = ("point", "picture", "predicted", "truth")
 @dataclass(frozen=True, eq=False)
 class Details:
     """cells (n, 2, 2) and states (n,) of a coverage map, names of its axes, a counterexample: see `hands.Outcome`."""
+
+    __repr__ = brief
 
     cells: np.ndarray | None
     states: np.ndarray | None

@@ -1,9 +1,10 @@
-"""The success criterion of the protocol and the goals of the release: checks that pass, fail, or were not measured."""
+"""The success criterion of the protocol and the goals of the release: pass, fail, inconclusive or not measured."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 from pruning.study.stats import Estimate
 from pruning.study.summary import Contrast, label
@@ -14,25 +15,34 @@ POINTS = 0.082  # gain in verified rate over dense+ft
 FASTER = 4.0  # median time of dense over that of the pruned network, at the highest ratio
 
 
+class Outcome(Enum):
+    """How a condition came out; `value` is the word for people. Inconclusive: its 95 % interval holds the goal."""
+
+    FAIL = "FAIL"
+    INCONCLUSIVE = "inconclusive"
+    UNMEASURED = "not measured"
+    PASS = "pass"
+
+
 @dataclass(frozen=True)
 class Check:
-    """One condition. passed None: the study does not hold what it needs."""
+    """One condition; UNMEASURED where the study does not hold what it needs."""
 
     what: str
     wanted: str
     found: str
-    passed: bool | None
-
-    @property
-    def word(self) -> str:
-        """pass, FAIL or not measured."""
-        return "not measured" if self.passed is None else "pass" if self.passed else "FAIL"
+    outcome: Outcome
 
 
-def verdict(checks: Sequence[Check]) -> bool | None:
-    """False if any check failed, else None if any was not measured (or there is none), else True."""
-    words = {check.passed for check in checks}
-    return False if False in words else None if None in words or not words else True
+def measured(checks: Sequence[Check]) -> list[Check]:
+    """The conditions that the study can say something about: those that are shown."""
+    return [check for check in checks if check.outcome is not Outcome.UNMEASURED]
+
+
+def verdict(checks: Sequence[Check]) -> Outcome:
+    """The worst of them, in the order of `Outcome`: a condition that nobody measured is none that passed."""
+    found = {check.outcome for check in checks} or {Outcome.UNMEASURED}
+    return next(outcome for outcome in Outcome if outcome in found)
 
 
 def criterion(contrasts: Sequence[Contrast], focus: str = "usn") -> list[Check]:
@@ -57,10 +67,8 @@ def goals(contrasts: Sequence[Contrast], focus: str = "usn") -> list[Check]:
     for ratio in RATIOS:
         what = label((focus, ratio))
         dense = _find(contrasts, focus, ratio, "dense+ft")
-        gain = None if dense is None else dense.verified
-        passed = None if gain is None else gain.value >= POINTS
         wanted = f"at least +{100 * POINTS:.1f} points"
-        checks.append(Check(f"{what} vs dense+ft: verified rate", wanted, _points(gain), passed))
+        checks.append(_above(f"{what} vs dense+ft: verified rate", dense, lambda c: c.verified, POINTS, wanted))
         for baseline in ("random-matched", "small-scratch"):
             found = _find(contrasts, focus, ratio, baseline)
             checks.append(_above(f"{what} vs {baseline}: verified rate", found, lambda c: c.verified, 0.0))
@@ -79,27 +87,42 @@ def _find(contrasts: Sequence[Contrast], focus: str, ratio: float, baseline: str
     return None
 
 
-def _above(what: str, contrast: Contrast | None, part: Callable[[Contrast], Estimate], limit: float) -> Check:
-    found = None if contrast is None else part(contrast)
-    return Check(what, "95 % interval above 0", _points(found), None if found is None else found.low > limit)
+def _above(
+    what: str,
+    contrast: Contrast | None,
+    part: Callable[[Contrast], Estimate],
+    limit: float,
+    wanted: str = "95 % interval above 0",
+) -> Check:
+    if contrast is None:
+        return Check(what, wanted, "", Outcome.UNMEASURED)
+    e = part(contrast)
+    good = e.low > limit if limit == 0 else e.low >= limit
+    return Check(what, wanted, _points(e), _outcome(good, e.high < limit))
 
 
 def _time(what: str, contrast: Contrast | None, limit: float) -> Check:
     wanted = "not worse" if limit == 1 else f"at most 1/{1 / limit:g}"
     if contrast is None:
-        return Check(what, wanted, "", None)
+        return Check(what, wanted, "", Outcome.UNMEASURED)
     t = contrast.time
-    return Check(what, wanted, f"x {t.value:.3g} [{t.low:.3g}, {t.high:.3g}]", t.value <= limit)
+    text = f"x {t.value:.3g} [{t.low:.3g}, {t.high:.3g}]"
+    return Check(what, wanted, text, _outcome(t.high <= limit, t.low > limit))
 
 
 def _error(focus: str, ratio: float, contrast: Contrast | None) -> Check:
     what, wanted = f"{label((focus, ratio))} vs dense+ft: clean error", f"at most {ERROR_LIMIT - 1:+.0%}"
     if contrast is None:
-        return Check(what, wanted, "", None)
+        return Check(what, wanted, "", Outcome.UNMEASURED)
     e = contrast.clean_error
     text = f"{e.value - 1:+.1%} [{e.low - 1:+.1%}, {e.high - 1:+.1%}]"
-    return Check(what, wanted, text, e.value <= ERROR_LIMIT)
+    return Check(what, wanted, text, _outcome(e.high <= ERROR_LIMIT, e.low > ERROR_LIMIT))
 
 
-def _points(e: Estimate | None) -> str:
-    return "" if e is None else f"{100 * e.value:+.1f} points [{100 * e.low:+.1f}, {100 * e.high:+.1f}]"
+def _outcome(good: bool, bad: bool) -> Outcome:
+    """The whole interval is on the good side, on the bad side, or the goal lies in it."""
+    return Outcome.PASS if good else Outcome.FAIL if bad else Outcome.INCONCLUSIVE
+
+
+def _points(e: Estimate) -> str:
+    return f"{100 * e.value:+.1f} points [{100 * e.low:+.1f}, {100 * e.high:+.1f}]"

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from verifier.brief import brief
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -33,6 +35,8 @@ class Witness:
     keypoints in pixels of that picture; worst: index of the keypoint that is off the most.
     """
 
+    __repr__ = brief
+
     point: np.ndarray
     picture: np.ndarray
     predicted: np.ndarray
@@ -47,6 +51,8 @@ class Outcome:
     cells (n, 2, 2) float64: low and high corner of each closed cell of a 2-D rectangle; states (n,) int8: 1 certified,
     -1 refuted, 0 open. Both None where the rectangle is not 2-D or no map is wanted. axes: names of its two parameters.
     """
+
+    __repr__ = brief
 
     verdict: str
     certified: float

@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from pruning.study import analysis as analyses
-from pruning.study import details, goals, select, words
+from pruning.study import details, goals, headline, page, select, words
 from pruning.study.analysis import Analysis
 from pruning.study.figures import cactus, curves, maps, style
 from pruning.study.figures.style import Drawn
+from pruning.study.page import Table
 from pruning.study.summary import label, penalised
 from verifier.errors import OutputError
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table of texts; the first column names the row."""
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
 def write(analysis: Analysis, folder: Path) -> Path:
     """Write report.html, summary.json and figures/ into the study's folder; returns the path of the page."""
-    given = analysis.baseline is not None
     drawn = {
-        "curves": [curves.draw(analysis.summaries, m, analysis.focus, given) for m in curves.METRICS],
+        "curves": _curves(analysis),
         "cactus": _cactus(analysis),
         "maps": _maps(analysis, folder),
         "worst": _worst(analysis, folder),
@@ -37,54 +27,69 @@ def write(analysis: Analysis, folder: Path) -> Path:
         for figure in figures:
             style.save(figure, folder / "figures")
     analyses.save(analysis, folder / "summary.json")
-    page, fresh = folder / "report.html", folder / "report.tmp"
+    target, fresh = folder / "report.html", folder / "report.tmp"
     try:
         fresh.write_text(render(analysis, drawn), encoding="utf-8")
-        os.replace(fresh, page)
+        os.replace(fresh, target)
     except OSError as error:
-        raise OutputError(f"{page}: cannot write: {error.strerror or error}") from None
-    return page
+        raise OutputError(f"{target}: cannot write: {error.strerror or error}") from None
+    return target
 
 
 def render(analysis: Analysis, drawn: dict[str, list[Drawn]]) -> str:
     """The page as text."""
-    from importlib.resources import files
-
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    source = files("pruning.study").joinpath("templates", "report.html").read_text(encoding="utf-8")
     first = analysis.rows[0]
-    return environment.from_string(source).render(
+    return page.render(
+        "report.html",
         a=analysis,
-        style=Markup(style.style_sheet()),
-        inline=lambda figure: Markup(figure.inline),
         drawn=drawn,
         facts=_facts(analysis),
-        results=summary_table(analysis),
+        headline=headline.sentence(analysis),
+        first_table=first_table(analysis),
+        proof=proof_table(analysis),
+        cost=cost_table(analysis),
         contrasts=contrast_table(analysis),
         rates=rate_table(analysis),
-        checks=[(title, checks, goals.verdict(checks)) for title, checks in _checklists(analysis)],
+        checks=_checklists(analysis),
         tau=f"{first.tau:.2%}".replace(".00", ""),
         first=first,
         runs=sorted({(r.versions, r.machine) for r in analysis.rows}),
     )
 
 
-def summary_table(analysis: Analysis) -> Table:
-    """Every figure of every treatment with its interval."""
-    columns = (
-        "network", "certified %", "verified %", "refuted %", "clean error %", "median s", "PAR-2 s", "boxes",
-        "unstable", "unstable %", "parameters", "MACs", "networks x images",
-    )  # fmt: skip
+def first_table(analysis: Analysis) -> Table:
+    """The figures that the first sentence speaks of: the unpruned networks and those of the focus, or all that are
+    given.
+    """
+    columns = ("network", "certified %", "verified %", "clean error %", "median s", "parameters")
+    rows = []
+    for s in analysis.summaries:
+        if analysis.baseline is not None or s.ratio is None or s.arm == analysis.focus:
+            percent = [words.interval(e, 100) for e in (s.coverage, s.verified)]
+            error = words.interval(s.clean_error, 100, decimals=2)
+            rows.append((s.label, *percent, error, words.interval(s.seconds), words.number(s.parameters)))
+    return Table(columns, tuple(rows))
+
+
+def proof_table(analysis: Analysis) -> Table:
+    """What is proven of every treatment, with its interval."""
+    columns = ("network", "certified %", "verified %", "refuted %", "clean error %", "networks x images")
     rows = []
     for s in analysis.summaries:
         percent = [words.interval(e, 100) for e in (s.coverage, s.verified, s.refuted)]
-        percent.append(words.interval(s.clean_error, 100, decimals=2))
+        error = words.interval(s.clean_error, 100, decimals=2)
+        rows.append((s.label, *percent, error, f"{s.networks} x {s.images}"))
+    return Table(columns, tuple(rows))
+
+
+def cost_table(analysis: Analysis) -> Table:
+    """What it costs, with its interval, and the sizes of the networks."""
+    columns = ("network", "median s", "PAR-2 s", "boxes", "unstable", "unstable %", "parameters", "MACs")
+    rows = []
+    for s in analysis.summaries:
         plain = [words.interval(e) for e in (s.seconds, s.par2, s.boxes, s.unstable)]
         sizes = (words.interval(s.unstable_ratio, 100), words.number(s.parameters), words.number(s.macs))
-        rows.append((s.label, *percent, *plain, *sizes, f"{s.networks} x {s.images}"))
+        rows.append((s.label, *plain, *sizes))
     return Table(columns, tuple(rows))
 
 
@@ -113,9 +118,11 @@ def rate_table(analysis: Analysis) -> Table:
     return Table(("network", *(f"{words.number(limit)} s" for limit in limits)), tuple(rows))
 
 
-def _checklists(analysis: Analysis) -> list[tuple[str, Sequence[goals.Check]]]:
+def _checklists(analysis: Analysis) -> list[tuple[str, list[goals.Check], goals.Outcome, int]]:
+    """Title, the conditions that are measured, how they came out together, how many are not measured."""
     lists = [("Success criterion", analysis.criterion), ("Goals of the release", analysis.goals)]
-    return [(title, checks) for title, checks in lists if checks]
+    shown = [(title, goals.measured(checks), len(checks)) for title, checks in lists]
+    return [(title, known, goals.verdict(known), count - len(known)) for title, known, count in shown if known]
 
 
 def _facts(analysis: Analysis) -> list[tuple[str, str]]:
@@ -132,6 +139,13 @@ def _facts(analysis: Analysis) -> list[tuple[str, str]]:
         ("Time limit", f"{first.timeout:g} s" + (" of processor time" if first.clock == "processor" else "")),
         ("Verification", words.duration(seconds)),
     ]
+
+
+def _curves(analysis: Analysis) -> list[Drawn]:
+    """A curve per metric where there are several ratios, else one figure for all metrics."""
+    if analysis.baseline is not None or len(curves.ratios(analysis.summaries)) < 2:
+        return [curves.draw_together(analysis.summaries, analysis.focus)]
+    return [curves.draw(analysis.summaries, metric, analysis.focus) for metric in curves.METRICS]
 
 
 def _cactus(analysis: Analysis) -> list[Drawn]:

@@ -22,12 +22,14 @@ import difflib
 import hashlib
 import json
 import math
+from argparse import ArgumentTypeError
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from pruning.study.errors import StudyFileError
+from verifier.arguments import SHARE, tolerance
 from verifier.data.options import CROP
 
 UNPRUNED = ("dense", "dense+ft")
@@ -194,7 +196,9 @@ def parse(value: Any) -> Spec:
     top = _mapping("the study", value, (*(f.name for f in fields(Spec) if f.name != "task"), *_TASK_KEYS))
     for key in ("name", "data", "images", "arms", "seeds", "budget"):
         _require(key in top, f"'{key}' is missing")
-    numbers = {k: _number(k, top[k]) for k in ("tau", "timeout") if k in top}
+    numbers = {k: _number(k, top[k]) for k in ("timeout",) if k in top}
+    if "tau" in top:
+        numbers["tau"] = _share("tau", top["tau"])
     budget = _mapping("budget", top["budget"], ("train", "finetune"))
     _require(len(budget) == 2, "budget needs both train and finetune (epochs)")
     return Spec(
@@ -285,6 +289,19 @@ def _number(what: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise StudyFileError(f"{what}: found {value!r}, expected a number")
     return float(value)
+
+
+def _share(what: str, value: Any) -> float:
+    """A share of the image side, also written as percent: 0.03 or 3%."""
+    if not isinstance(value, str):
+        return _number(what, value)
+    try:
+        found = tolerance(value, SHARE)
+    except ArgumentTypeError as error:
+        raise StudyFileError(f"{what}: {error}") from None
+    if found.unit != SHARE:
+        raise StudyFileError(f"{what}: found {value!r:.60}, expected a share of the image side, such as 3%")
+    return found.value
 
 
 def _text(what: str, value: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING
 
-from pruning.study import goals, words
+from pruning.study import goals, headline, words
 from pruning.study.analysis import Analysis
 from pruning.study.runner import Progress
 from pruning.study.summary import label
@@ -59,6 +59,7 @@ def print_analysis(analysis: Analysis, console: Console) -> None:
         titles = ("verified % at a limit of", *(f"{words.number(limit)} s" for limit in analysis.rates[0].limits))
         shown = [(r.label, *(f"{100 * v.value:.1f}" for v in r.verified)) for r in analysis.rates]
         _table(console, "", titles, shown)
+    console.print(headline.sentence(analysis), markup=False, highlight=False, soft_wrap=True)
     for title, checks in (("Success criterion", analysis.criterion), ("Goals", analysis.goals)):
         if checks:
             _checks(console, title, checks)
@@ -144,7 +145,8 @@ def _table(console: Console, title: str, heads: Sequence[str], rows: Sequence[Se
 
 
 def _checks(console: Console, title: str, checks: Sequence[goals.Check]) -> None:
-    passed = goals.verdict(checks)
-    words_of = {True: "pass", False: "FAIL", None: "not measured"}
-    rows = [(c.what, c.wanted, c.found or "-", c.word) for c in checks]
-    _table(console, f"{title}: {words_of[passed]}", ("condition", "wanted", "found", "result"), rows)
+    shown = goals.measured(checks)
+    if not shown:
+        return
+    rows = [(c.what, c.wanted, c.found, c.outcome.value) for c in shown]
+    _table(console, f"{title}: {goals.verdict(shown).value}", ("condition", "wanted", "found", "result"), rows)

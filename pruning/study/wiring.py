@@ -45,6 +45,13 @@ def measure(model: Path) -> Size:
     return Size(found.parameters, found.macs, found.nonlinear)
 
 
+def widths(models: Sequence[Path], layout: str = "auto", channels: int | None = None) -> list[int]:
+    """Width in pixels of the images each network takes."""
+    from verifier.semantic import network
+
+    return [network.load(model, channels=channels, layout=layout).width for model in models]
+
+
 def rectangle(text: str) -> Semantic:
     """The ranges behind `small`, `medium` or `large`, or those written out: `contrast=0.8:1.2,brightness=-0.1:0.1`."""
     from pruning.calibration import Semantic

@@ -127,3 +127,32 @@ def test_special_files_are_written_to_not_replaced() -> None:
     report.check_writable("/dev/null")
     report.write_text("/dev/null", "text")
     assert not Path("/dev/null").is_file()
+
+
+SETTINGS = {"method": "crown", "split": "inputs", "neurons": 1200, "free_inputs": 5}
+
+
+@pytest.mark.parametrize(
+    ("verdict", "reason", "counters", "settings", "left", "words"),
+    [
+        (Verdict.UNKNOWN, "memory: 3 GB are not enough", {"boxes": 900}, SETTINGS, 0.5, "more --memory"),
+        (Verdict.UNKNOWN, "node 'a' (TopK) has no bound rule", {"points": 64}, {}, 1.0, "without that operator"),
+        (Verdict.UNKNOWN, "3 boxes cannot be split any further: rounding decides there", {"boxes": 9}, {}, 0.1, "1e-6"),
+        (Verdict.UNKNOWN, "interrupted", {"boxes": 9}, SETTINGS, 0.1, "again"),
+        (Verdict.TIMEOUT, "the time limit was reached", {}, {}, None, "more --timeout"),
+        (Verdict.TIMEOUT, "the time limit was reached", {"boxes": 3}, SETTINGS, 1.0, "single boxes take long"),
+        (Verdict.TIMEOUT, "the time limit was reached", {"boxes": 900}, SETTINGS, 0.01, "little is open"),
+        (Verdict.TIMEOUT, "the time limit was reached", {"boxes": 900}, SETTINGS, 0.9, "5 inputs vary"),
+        (Verdict.TIMEOUT, "limit", {"boxes": 900}, {**SETTINGS, "free_inputs": 784}, 0.9, "bounds.method alpha"),
+    ],
+)
+def test_an_answer_that_is_none_says_what_would_help(verdict, reason, counters, settings, left, words) -> None:
+    result = Result(verdict, reason, counters=counters, settings=settings, open_fraction=left)
+    text = report.advice(result)
+    assert text.startswith("tried: ") and words in text.partition("may help: ")[2] and "\n" not in text
+    if "boxes" in counters:
+        assert f"{counters['boxes']:,} boxes" in text
+
+
+def test_a_settled_question_needs_no_advice() -> None:
+    assert report.advice(Result(Verdict.UNSAT, "every box is proven")) == ""

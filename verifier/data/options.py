@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from verifier.arguments import numbers
 from verifier.errors import OptionsError
 
 CROPS = ("box", "none", "whole")
@@ -46,26 +47,6 @@ def add_network(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--std", type=numbers)
     group.add_argument("--output-scale", type=float, metavar="S", help="pixel = scale * output + shift (default: 1)")
     group.add_argument("--output-shift", type=float, metavar="S", help="(default: 0)")
-
-
-def numbers(text: str) -> tuple[float, ...]:
-    """Numbers separated by commas."""
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a list of numbers separated by commas") from error
-
-
-def joined(arguments: list[str]) -> list[str]:
-    """argparse takes `-0.1,0.1` for an option; join it to the option before it."""
-    result: list[str] = []
-    for argument in arguments:
-        negative = argument.startswith("-") and argument[1:2] in (*"0123456789", ".")
-        if negative and result and result[-1].startswith("--") and "=" not in result[-1]:
-            result[-1] += f"={argument}"
-        else:
-            result.append(argument)
-    return result
 
 
 def chosen(text: str | None, count: int | None, default: int | None = None) -> list[int]:

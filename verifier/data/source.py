@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from verifier.brief import brief
 from verifier.data import aircraft23, coco, pictures, truth
 from verifier.data.frame import Frame
 from verifier.data.options import CROP, CROPS
@@ -35,6 +36,8 @@ class Sample:
     Visibility: 2 seen, 1 hidden, 0 not there. label: a class or None. scene: of rendered pictures. note: what was done
     to the picture, if anything.
     """
+
+    __repr__ = brief
 
     image: np.ndarray
     name: str

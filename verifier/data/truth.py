@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from verifier.brief import brief
 from verifier.errors import ProblemError
 
 MAX_BYTES = 16 << 20
@@ -16,6 +17,8 @@ MAX_BYTES = 16 << 20
 @dataclass(frozen=True, eq=False)
 class Truth:
     """keypoints (K, 2) in pixels of the picture as stored, visibility (K,) where it is given, label: a class."""
+
+    __repr__ = brief
 
     keypoints: np.ndarray | None = None
     visibility: np.ndarray | None = None

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from verifier.brief import brief
+
 FACTOR = 3.0
 """Largest answer and largest target that differ by more than this are taken for numbers in different units."""
 
@@ -16,6 +18,8 @@ class Answer:
     """One picture: `output` flat; of key points `found` and `truth` (K, 2) in pixels (those that count); of a class the
     found and the true one; `truth` None where there is none. excess: by how much the property is broken, if known.
     """
+
+    __repr__ = brief
 
     output: np.ndarray
     found: np.ndarray | int | None = None

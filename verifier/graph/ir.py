@@ -52,6 +52,8 @@ from typing import Any
 
 import numpy as np
 
+from verifier.brief import brief, counted
+
 Shape = tuple[int, ...]
 Attribute = int | float | str | tuple[int, ...]
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
@@ -71,6 +73,8 @@ def unused(base: str, taken: Container[str]) -> str:
 @dataclass(frozen=True, eq=False)
 class Node:
     """One operation. `source` names the ONNX nodes it came from, for messages."""
+
+    __repr__ = brief
 
     op: str
     inputs: tuple[str, ...]
@@ -131,3 +135,9 @@ class Graph:
     def opaque(self) -> tuple[Node, ...]:
         """Nodes without a bound rule."""
         return tuple(node for node in self.nodes if node.op == "Opaque")
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name}{list(self.shapes[name])}" for name in self.inputs)
+        out = ", ".join(f"{name}{list(self.shapes[name])}" for name in self.outputs)
+        size = sum(value.size for node in self.nodes for value in node.params.values())
+        return f"Graph({values} -> {out}; {counted(node.op for node in self.nodes)}; {size:,} parameters)"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from verifier.arguments import Spans, numbers, span, tolerance, tolerances
 from verifier.data import options as shared
 from verifier.data import source, truth
 from verifier.data.frame import PIXELS, Head
@@ -31,11 +32,12 @@ def add_truth(group: argparse._ArgumentGroup) -> None:
 def add_ranges(group: argparse._ArgumentGroup) -> None:
     """The parameters and the constants of their steps."""
     for name in IDENTITY:
-        group.add_argument(f"--{name.replace('_', '-')}", metavar="LOW,HIGH", type=shared.numbers)
+        group.add_argument(f"--{name.replace('_', '-')}", metavar="LOW,HIGH", type=span)
+    group.add_argument("--semantic", action=Spans, const=IDENTITY, metavar="NAME=LOW:HIGH,..", help="the same, in one")
     group.add_argument("--anchor", default="0", help="grey level that contrast keeps: a number (0, 0.5) or mean")
-    group.add_argument("--haze-colour", type=shared.numbers, default=(0.9,))
-    group.add_argument("--patch-box", type=shared.numbers, metavar="X0,Y0,X1,Y1")
-    group.add_argument("--patch-colour", type=shared.numbers, default=(0.0,))
+    group.add_argument("--haze-colour", type=numbers, default=(0.9,))
+    group.add_argument("--patch-box", type=numbers, metavar="X0,Y0,X1,Y1")
+    group.add_argument("--patch-colour", type=numbers, default=(0.0,))
     group.add_argument("--no-clip", action="store_true", help="leave values outside [0, 1] as they are")
     group.add_argument("--clip", choices=("clip", "relu"), default="clip", help="one Clip node, or two ReLUs")
 
@@ -49,11 +51,11 @@ def add_property(group: argparse._ArgumentGroup) -> None:
         "|dx| + |dy| over all key points, for both kinds of networks; pose: of aircraft23; label: the class "
         "(default: heatmap or linf, as the network is; label where the truth is a class)",
     )
-    group.add_argument("--tolerance", type=shared.numbers, help="pixels: one number, or one per key point")
-    group.add_argument("--limit", type=float, help="pixels, for the budget properties")
-    group.add_argument("--weights", type=shared.numbers, help="one per key point, for the budget properties")
+    group.add_argument("--tolerance", type=tolerances, help="pixels (3, 3px) or share of the width (5%%), or one each")
+    group.add_argument("--limit", type=tolerance, help="as --tolerance, for the budget properties")
+    group.add_argument("--weights", type=numbers, help="one per key point, for the budget properties")
     group.add_argument("--sides", type=int, default=16, help="sides of the polygon inside the L2 disc")
-    group.add_argument("--pose-limits", type=shared.numbers, help="6 numbers: rotation x,y,z (rad), translation x,y,z")
+    group.add_argument("--pose-limits", type=numbers, help="6 numbers: rotation x,y,z (rad), translation x,y,z")
     group.add_argument("--allocation", choices=pose.ALLOCATIONS, default="coupled")
     group.add_argument("--reference", choices=REFERENCES, default="gt", help="ground truth, or the clean prediction")
     group.add_argument("--include-hidden", action="store_true", help="hidden key points (visibility 1) count too")
@@ -92,8 +94,6 @@ def perturbation(options: argparse.Namespace) -> Perturbation:
         values = getattr(options, name)
         if values is None:
             continue
-        if len(values) != 2:
-            raise OptionsError(f"--{name.replace('_', '-')} needs LOW,HIGH, found {len(values)} numbers")
         ranges.append(Range(name, *values))
     patch = None
     if options.patch_box is not None:
@@ -134,14 +134,17 @@ def properties(options: argparse.Namespace, network: Network, example: Example) 
     if name.startswith("budget"):
         if options.limit is None:
             raise OptionsError("a budget property needs --limit: how many pixels the key points may be off together")
-        return Budget(options.limit, name == "budget-mean", options.weights, hidden, head, options.offset)
+        return Budget(
+            options.limit.pixels(network.width), name == "budget-mean", options.weights, hidden, head, options.offset
+        )
     if options.tolerance is None:
         classes = " (for a classifier: --property label)" if example.target is None else ""
-        raise OptionsError(f"property {name} needs --tolerance: how many pixels a key point may be off{classes}")
-    tolerance = options.tolerance[0] if len(options.tolerance) == 1 else options.tolerance
+        raise OptionsError(f"property {name} needs --tolerance: pixels (3px) or a share of the width (5%){classes}")
+    pixels = tuple(one.pixels(network.width) for one in options.tolerance)
+    reach = pixels[0] if len(pixels) == 1 else pixels
     if name == "heatmap":
-        return Heatmap(tolerance, options.offset, hidden)
-    return Coordinates(tolerance, name, options.sides, hidden, head)
+        return Heatmap(reach, options.offset, hidden)
+    return Coordinates(reach, name, options.sides, hidden, head)
 
 
 def study(

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 
+from verifier.brief import brief
 from verifier.errors import ProblemError
 from verifier.semantic import composite
 from verifier.semantic.rows import Rows
@@ -24,6 +25,8 @@ class Query:
     of rows C y <= rhs (violation); `rows.dense()` is C (R, n_out), `rows.rhs` (R,), `rows.clause` (R,).
     study: the problem it came from, for pictures and for replaying a counterexample.
     """
+
+    __repr__ = brief
 
     offset: np.ndarray
     matrix: np.ndarray

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from verifier.arguments import Parser, numbers
 from verifier.data import networks, unchanged
 from verifier.data import options as shared
 from verifier.errors import OptionsError, OutputError, SecateurError
@@ -28,14 +29,9 @@ Steps: contrast around the anchor, gains, brightness and gradient, haze, patch, 
 {shared.DATA}"""
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The options of `secateur spec`."""
-    p = argparse.ArgumentParser(
-        prog="secateur spec",
-        description=__doc__,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    p = Parser("secateur spec", __doc__, EPILOG)
     p.add_argument("model", help="network.onnx, or the name of a shipped network: " + ", ".join(networks.names()))
     p.add_argument("--out", type=Path, required=True, help="prefix of the files written: .onnx, .vnnlib, .json")
     inputs = p.add_argument_group("images and their truth")
@@ -49,13 +45,13 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--vnnlib", type=int, choices=(1, 2), default=1, help="version of the specification language")
     out.add_argument("--timeout", type=float, default=60.0, help="seconds, for the instances.csv of several images")
     out.add_argument("--draw", type=Path, help="write a picture: the image unchanged and at the point --at")
-    out.add_argument("--at", type=shared.numbers, metavar="P0,..", help="parameter values, such as a counterexample")
+    out.add_argument("--at", type=numbers, metavar="P0,..", help="parameter values, such as a counterexample")
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; 0 when the files were written, 2 with one line on stderr for bad input."""
-    options = parser().parse_args(shared.joined(list(sys.argv[1:] if argv is None else argv)))
+    options = parser().parse_args(argv)
     try:
         path = networks.find(options.model)
         net = network.load(path, channels=options.channels, layout=options.layout, mean=options.mean, std=options.std)

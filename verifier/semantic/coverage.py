@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from verifier import process
+from verifier.arguments import Parser
 from verifier.data import networks, source, unchanged
 from verifier.data import options as shared
 from verifier.errors import OptionsError, SecateurError, UnsoundError
@@ -36,14 +37,9 @@ exit codes: 0 done (also when area is left open); 1 internal error; 2 bad input,
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The options of `secateur coverage`."""
-    p = argparse.ArgumentParser(
-        prog="secateur coverage",
-        description=__doc__,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    p = Parser("secateur coverage", __doc__, EPILOG)
     p.add_argument("model", nargs="?", help="with SPEC: network with a few varying inputs, .onnx; else one for images")
     p.add_argument("spec", nargs="?", type=Path, help="its specification: .vnnlib")
     _study_options(p)
@@ -67,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def _study_options(p: argparse.ArgumentParser) -> None:
+def _study_options(p: Parser) -> None:
     """The options of a study of images: those of `secateur spec`."""
     images = p.add_argument_group("images of a data set, without files")
     images.add_argument("--network", help="network that takes images, or the name of a shipped one; as well as MODEL")
@@ -83,8 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; see the epilog for exit codes."""
     from vnnlib import VnnLibError
 
-    given = list(sys.argv[1:] if argv is None else argv)
-    options = parser().parse_args(shared.joined(given))
+    options = parser().parse_args(argv)
     process.keep_freed_memory()
     process.wait_without_spinning()
     try:
@@ -107,13 +102,13 @@ def _run(options: argparse.Namespace) -> int:
     keep_inputs(files.all, _inputs(options))
     files.check()
     limits = Limits(options.open, options.per_image, options.depth)
-    family, tolerance, measure = _family(options)
+    family, reach, measure = _family(options)
     return coverage_run.run(
         family,
         files,
         limits,
         coverage_run.remaining(options.timeout, started),
-        tolerance=tolerance,
+        tolerance=reach,
         measure=measure,
         samples=options.samples,
         quiet=options.quiet,
@@ -157,9 +152,9 @@ def _family(options: argparse.Namespace) -> tuple[Family, float | None, str | No
         import vnnlib
         from verifier.graph.onnx_import import load_model
 
-        form = vnnlib.normalise(vnnlib.load(options.spec))
-        model = load_model(networks.find(options.model))
-        return families.from_files(model, form, device_of(options.device)), None, None
+        spec = vnnlib.load(options.spec)
+        form, model = vnnlib.normalise(spec), load_model(networks.find(options.model))
+        return families.from_files(model, form, device_of(options.device), header=spec.header), None, None
     return _studies(options)
 
 

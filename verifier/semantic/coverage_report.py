@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from verifier.brief import brief
 from verifier.errors import OutputError, ProblemError
 from verifier.semantic import grid, rectangle
 from verifier.semantic.coverage_search import CERTIFIED, OPEN, REFUTED, State
@@ -36,8 +37,11 @@ class Coverage:
     `cells`, `status`: the tiling. `examples` (E, d): parameters of counterexamples confirmed on the member's own file.
     `rectangle` (d, 2): the largest certified rectangle around the identity, its exact share `rectangle_share` (2 inputs
     only). `margin` (side, side): the property's margin on a grid of the plane, [contrast, brightness], <= 0 where
-    violated; `measure` is what minus that margin is, or `tolerance` minus it where there is one.
+    violated; `measure` is what minus that margin is, or `tolerance` minus it where there is one. `claim`: what is
+    asked, in words, where it is known.
     """
+
+    __repr__ = brief
 
     title: str
     names: tuple[str, ...]
@@ -57,6 +61,7 @@ class Coverage:
     margin: np.ndarray | None
     tolerance: float | None = None
     measure: str = "amount of violation"
+    claim: str = ""
 
     def __post_init__(self) -> None:
         assert self.certified + self.refuted + self.open == 1, (self.certified, self.refuted, self.open)
@@ -66,6 +71,7 @@ class Coverage:
         areas = {"certified": self.certified, "refuted": self.refuted, "open": self.open}
         found: dict[str, object] = {
             "title": self.title,
+            "claim": self.claim,
             "parameters": [
                 {"name": n, "low": float(a), "high": float(b)}
                 for n, a, b in zip(self.names, self.lower, self.upper, strict=True)
@@ -125,6 +131,7 @@ def collect(
                 _margin_map(family, q) if maps and flat else None,
                 tolerance,
                 measure or family.conditions.measure,
+                family.claims[q] if family.claims else "",
             )
         )
     return result

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from verifier.bounds.rounded import EXACT as _EPS
 from verifier.bounds.rounded import FLOOR
+from verifier.brief import brief
 from verifier.budget import Budget
 from verifier.errors import UnsoundError
 from verifier.semantic import grid
@@ -56,6 +57,8 @@ class State:
     """The whole search: every cell with its status (N,), and what each member has cost. Cells of a member tile its
     box.
     """
+
+    __repr__ = brief
 
     cells: Cells
     status: np.ndarray

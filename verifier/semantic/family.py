@@ -18,6 +18,7 @@ import vnnlib
 from verifier.assemble import assemble
 from verifier.attack.replay import Replay
 from verifier.bounds.rounded import MAX_INPUTS, Twin, start, sweep_rounded
+from verifier.brief import brief
 from verifier.errors import ProblemError
 from verifier.graph.ir import Graph
 from verifier.graph.onnx_import import Model, load_model
@@ -28,6 +29,7 @@ from verifier.problem import Condition, Rows, append_rows, stack_rows
 from verifier.result import Witness
 from verifier.rows import RowTable
 from verifier.runtime import Session, compare
+from verifier.semantic import notes
 from verifier.semantic.batch import Query, batch
 from verifier.semantic.conditions import CellBounds, Conditions, LinearRows
 from verifier.semantic.map_conditions import BudgetConditions, WindowConditions
@@ -44,8 +46,11 @@ class Family:
 
     The boxes are the hull of the stated bounds and their nearest float32 numbers, as for files. `names` and `identity`
     (d,) describe the parameters where they are known. `slack` (Q, n): how far x may lie beside that map (inputs of a
-    file that are fixed, up to rounding), None where nowhere.
+    file that are fixed, up to rounding), None where nowhere. `claims`: what is asked of every member,
+    in words, where that is known.
     """
+
+    __repr__ = brief
 
     twin: Twin
     offset: Tensor
@@ -58,6 +63,7 @@ class Family:
     identity: np.ndarray | None
     titles: tuple[str, ...]
     slack: Tensor | None = None
+    claims: tuple[str, ...] = ()
 
     @property
     def members(self) -> int:
@@ -186,14 +192,21 @@ def from_studies(studies: Sequence[Study], device: torch.device, seed: int = 0) 
         queries[0].study.perturbation.names,
         queries[0].study.perturbation.identity,
         tuple(f"image {i}" for i in range(len(queries))),
+        claims=tuple(q.study.claim for q in queries),
     )
 
 
 def from_files(
-    model: Model, form: vnnlib.NormalForm, device: torch.device, seed: int = 0, most: int = MAX_INPUTS
+    model: Model,
+    form: vnnlib.NormalForm,
+    device: torch.device,
+    seed: int = 0,
+    most: int = MAX_INPUTS,
+    header: Sequence[str] = (),
 ) -> Family:
     """A pair of files as a family: one member per different input box; cases with the same box are joined by OR.
 
+    `header`: comment lines of the specification; what `secateur spec` wrote there gives inputs their names.
     Inputs that the specification fixes do not vary; the width that rounding to float32 gives them is `slack`.
 
     Raises:
@@ -221,6 +234,8 @@ def from_files(
     columns = columns if len(columns) else np.zeros(1, np.int64)
     offset, slack = lower + (upper - lower) / 2, np.nextafter((upper - lower) / 2, np.inf)
     offset[:, columns] = slack[:, columns] = 0.0
+    said, inputs = notes.of_files(model, header), [int(i) for i in problem.kept[columns]]
+    identity = said.identity(inputs)
     matrix = np.zeros((len(columns), lower.shape[1]))
     matrix[np.arange(len(columns)), columns] = 1.0
     return Family(
@@ -233,10 +248,11 @@ def from_files(
         tuple(
             Judge(replay=replay, case=int(i), rest=row, columns=columns) for i, row in zip(first, offset, strict=True)
         ),
-        tuple(f"X_{i}" for i in problem.kept[columns]),
-        None,
+        tuple(said.name(i) for i in inputs),
+        None if identity is None else np.array(identity),
         tuple(f"box {i}" for i in range(len(first))),
         _tensor(slack, device) if slack.any() else None,
+        (said.claim,) * len(first),
     )
 
 

@@ -13,6 +13,8 @@ from fractions import Fraction
 
 import numpy as np
 
+from verifier.brief import brief
+
 MAX_LEVEL = 30
 """Halvings of one parameter; float64 can tell 2^30 parts of any sensible range apart."""
 
@@ -20,6 +22,8 @@ MAX_LEVEL = 30
 @dataclass(frozen=True, eq=False)
 class Cells:
     """`query` (N,) int32, `level` (N, d) int8, `index` (N, d) int32."""
+
+    __repr__ = brief
 
     query: np.ndarray
     level: np.ndarray

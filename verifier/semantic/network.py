@@ -12,6 +12,7 @@ import onnxruntime
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, shape_inference
 
+from verifier.brief import counted
 from verifier.data.frame import Frame
 from verifier.errors import ModelError
 from verifier.graph.onnx_import.external import external_tensors
@@ -94,6 +95,10 @@ class Network:
         name = graph_inputs(self.proto)[0].name
         result = self.session.run(None, {name: value.astype(self.dtype)})[0]
         return np.asarray(result, dtype=np.float64).reshape(self.output)
+
+    def __repr__(self) -> str:
+        image = f"{self.layout} image {self.channels} x {self.height} x {self.width}"
+        return f"Network({image} -> {list(self.output)}; {counted(node.op_type for node in self.proto.graph.node)})"
 
 
 def graph_inputs(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:

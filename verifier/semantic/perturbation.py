@@ -38,6 +38,19 @@ IDENTITY: Mapping[str, float] = {
 }
 """Parameter names in the order in which they become inputs X_0, X_1, ..; with the value that changes nothing."""
 
+UNITS: Mapping[str, str] = {
+    "contrast": "factor",
+    "brightness": "added, 1 = white",
+    "gain_0": "factor",
+    "gain_1": "factor",
+    "gain_2": "factor",
+    "gradient_x": "added from left to right, 1 = white",
+    "gradient_y": "added from top to bottom, 1 = white",
+    "haze": "share",
+    "patch": "opacity",
+}
+"""What the numbers of a parameter mean, for axes."""
+
 MAX_PARAMETERS = 6
 Monomial = tuple[int, ...]  # strictly rising indices of parameters; () is the constant
 

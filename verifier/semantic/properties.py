@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from verifier.brief import brief
 from verifier.data.frame import PIXELS, Head
 from verifier.errors import OptionsError, ProblemError
 from verifier.semantic import pose
@@ -48,6 +49,8 @@ class Compiled:
     ties, tolerances allotted to single coordinates).
     maps: the same question about heatmaps without rows, for searches in process; a joint budget has no rows at all.
     """
+
+    __repr__ = brief
 
     rows: Rows
     tail: AbsTail | None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from verifier.brief import brief
 from verifier.data import airframe, truth
 from verifier.data.render import camera
 from verifier.data.scene import FOCAL, Scene
@@ -24,6 +25,8 @@ class Example:
 
     note: what was done to the picture to fit the network, if anything.
     """
+
+    __repr__ = brief
 
     image: np.ndarray
     target: Target | None

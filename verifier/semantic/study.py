@@ -10,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 
+from verifier.brief import brief
 from verifier.data.unchanged import Answer
 from verifier.errors import OptionsError, ProblemError
-from verifier.semantic import composite, properties, spec_text
+from verifier.semantic import composite, notes, properties, spec_text
 from verifier.semantic import network as networks
 from verifier.semantic import perturbation as transform
 from verifier.semantic.network import Network
@@ -21,7 +22,8 @@ from verifier.semantic.properties import AbsTail, Compiled, Property
 from verifier.semantic.rows import Rows
 from verifier.semantic.target import Target
 
-REFERENCES = ("gt", "self")
+REFERENCE_WORDS = {"gt": "the ground truth", "self": "the network's own answer to the unchanged image"}
+REFERENCES = tuple(REFERENCE_WORDS)
 
 
 class Pair(NamedTuple):
@@ -38,6 +40,8 @@ class Study:
 
     target is the reference the property was stated against (ground truth, or the clean prediction).
     """
+
+    __repr__ = brief
 
     network: Network
     image: np.ndarray
@@ -102,14 +106,18 @@ class Study:
         head = ["Written by secateur spec. sat = a violation exists, unsat = the claim below holds.", *self.summary]
         return spec_text.write(version, self.perturbation.box, rows, shape, self.network.dtype, head)
 
+    @property
+    def claim(self) -> str:
+        """What is asked of the image, in words."""
+        return f"{self.compiled.claim}; reference: {REFERENCE_WORDS[self.reference]}"
+
     @cached_property
     def summary(self) -> tuple[str, ...]:
         """What is claimed and about which inputs, in words."""
-        truth = {"gt": "the ground truth", "self": "the network's own answer to the unchanged image"}
         ranges = self.perturbation.ranges
         lines = [
-            f"Claim: {self.compiled.claim}; reference: {truth[self.reference]}; a tie counts as a violation.",
-            "Inputs: " + ", ".join(f"X_{i} = {r.name} in [{r.low:g}, {r.high:g}]" for i, r in enumerate(ranges)) + ".",
+            notes.claim_line(self.compiled.claim, REFERENCE_WORDS[self.reference]),
+            notes.inputs_line(ranges),
         ]
         if "contrast" in self.perturbation.names:
             anchor = self.perturbation.anchor

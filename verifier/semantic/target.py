@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from verifier.brief import brief
 from verifier.errors import OptionsError, ProblemError
 
 
@@ -15,6 +16,8 @@ class Target:
 
     visibility int (K,): 2 seen, 1 hidden, 0 not in the picture. label: class index, for classifiers.
     """
+
+    __repr__ = brief
 
     keypoints: np.ndarray | None = None
     visibility: np.ndarray | None = None

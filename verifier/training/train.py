@@ -6,7 +6,6 @@ command, the seed and the errors on the test split.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -20,6 +19,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from verifier.arguments import Parser
 from verifier.data import aircraft23
 from verifier.errors import OptionsError, OutputError, SecateurError
 from verifier.training import augment, measure
@@ -219,8 +219,8 @@ def report(model: nn.Module, arch: Architecture, recipe: Recipe, command: Sequen
     }
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="secateur train", description=__doc__)
+def _parser() -> Parser:
+    parser = Parser("secateur train", __doc__)
     parser.add_argument("--out", type=Path, required=True, help="path without suffix: .onnx, .json and .ckpt are added")
     parser.add_argument("--model", default="cnn7", choices=sorted(BUILDERS))
     for field in ("width", "size"):

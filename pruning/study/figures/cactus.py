@@ -46,7 +46,16 @@ def figure(
         look, strong = looks[name], name == focus
         width, order = (2.4, 4) if strong else (1.3, 3)
         label = f"{name} ({len(seconds)} of {totals[name]})"
-        axes.plot(x, y, color=look.colour, label=label, drawstyle="steps-post", linewidth=width, zorder=order)
+        axes.plot(
+            x,
+            y,
+            color=look.colour,
+            linestyle=look.line,
+            label=label,
+            drawstyle="steps-post",
+            linewidth=width,
+            zorder=order,
+        )
         if seconds:
             axes.plot(x[-1], y[-1], look.marker, color=look.colour, markersize=5, zorder=order)
     axes.set_yscale("log")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pruning.study.figures import style
-from pruning.study.figures.style import Drawn
+from pruning.study.figures.style import Drawn, Look
 from pruning.study.stats import Estimate
 from pruning.study.summary import Summary
 
@@ -46,6 +46,9 @@ METRICS = (
 )
 
 
+TOGETHER = tuple(m for m in METRICS if m.stem not in ("boxes", "unstable"))
+
+
 def draw(summaries: Sequence[Summary], metric: Metric, focus: str, by_network: bool = False) -> Drawn:
     """The figure of one metric, against the ratio unless no ratio is known or every network is to stand for itself."""
     from matplotlib.figure import Figure
@@ -68,6 +71,34 @@ def draw(summaries: Sequence[Summary], metric: Metric, focus: str, by_network: b
         return style.finish(figure, metric.stem, metric.title, caption, _spoken(summaries, metric))
 
 
+def draw_together(summaries: Sequence[Summary], focus: str) -> Drawn:
+    """All metrics of `TOGETHER` in one figure with a row per treatment: for one ratio, or none, there is no curve."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    rows = sorted(summaries, key=lambda s: (s.arm == focus, not s.arm.startswith("dense"), s.label), reverse=True)
+    with style.drawing("together"):
+        engine = ConstrainedLayoutEngine(wspace=0.06)
+        figure = Figure(figsize=(11.4, 1.25 + 0.3 * len(rows)), layout=engine)
+        grid = figure.subplots(1, len(TOGETHER), sharey=True)
+        for axes, metric in zip(grid, TOGETHER, strict=True):
+            _per_network(axes, rows, metric)
+            axes.set_title(f"{metric.title}\n{metric.better} is better")
+            axes.set_xlabel(f"{metric.unit or 'count'} ({metric.how})")
+            if axes.get_xscale() == "linear":
+                axes.locator_params(axis="x", nbins=4)
+        for tick, row in zip(grid[0].get_yticklabels(), reversed(rows), strict=True):
+            tick.set_fontweight("bold" if row.arm == focus else "normal")
+        spoken = "; ".join(f"{m.title}: {_spoken(rows, m)}" for m in TOGETHER)
+        title = "Every network, with 95 % intervals"
+        return style.finish(figure, "together", title, "One row per network; dots are values, bars intervals.", spoken)
+
+
+def ratios(summaries: Sequence[Summary]) -> list[float]:
+    """The ratios of pruned networks, rising."""
+    return sorted({s.ratio for s in summaries if s.ratio is not None})
+
+
 def _against_ratio(axes: Axes, summaries: Sequence[Summary], metric: Metric, focus: str) -> None:
     ratios = sorted({s.ratio for s in summaries if s.ratio is not None})
     arms = sorted({s.arm for s in summaries if s.ratio is not None}, key=lambda arm: (arm != focus, arm))
@@ -75,7 +106,7 @@ def _against_ratio(axes: Axes, summaries: Sequence[Summary], metric: Metric, foc
     looks = style.looks([*arms, *(s.arm for s in flat)])
     step = min(0.09, 0.54 / max(1, len(arms)))  # the arms of one ratio stand apart, and away from the next ratio
     for summary in flat:
-        _reference(axes, summary, metric, looks[summary.arm].colour)
+        _reference(axes, summary, metric, looks[summary.arm])
     for number, arm in enumerate(arms):
         own = sorted((s for s in summaries if s.arm == arm), key=lambda s: s.ratio or 0.0)
         x = [ratios.index(s.ratio) + step * (number - (len(arms) - 1) / 2) for s in own if s.ratio is not None]
@@ -95,20 +126,20 @@ def _against_ratio(axes: Axes, summaries: Sequence[Summary], metric: Metric, foc
     _scale(axes.yaxis, metric, summaries, axes.set_yscale)
 
 
-def _reference(axes: Axes, summary: Summary, metric: Metric, colour: str) -> None:
+def _reference(axes: Axes, summary: Summary, metric: Metric, look: Look) -> None:
     estimate = metric.part(summary)
     low, high = estimate.low * metric.scale, estimate.high * metric.scale
-    axes.axhspan(low, high, color=colour, alpha=0.16, linewidth=0, zorder=1)
-    style_of_line = "--" if summary.arm == "dense+ft" else ":"
+    axes.axhspan(low, high, color=look.colour, alpha=0.16, linewidth=0, zorder=1)
     value = estimate.value * metric.scale
-    axes.axhline(value, color=colour, linestyle=style_of_line, linewidth=1.4, label=summary.arm, zorder=2)
+    axes.axhline(value, color=look.colour, linestyle=look.line, linewidth=1.4, label=summary.arm, zorder=2)
 
 
 def _per_network(axes: Axes, summaries: Sequence[Summary], metric: Metric) -> None:
-    looks = style.looks([s.label for s in summaries])
+    known = len({s.arm for s in summaries}) == len(summaries)
+    looks = style.looks([s.arm if known else s.label for s in summaries])
     for place, summary in enumerate(reversed(summaries)):
         value, errors = _values([metric.part(summary)], metric.scale)
-        look = looks[summary.label]
+        look = looks[summary.arm if known else summary.label]
         marker = "o" if look.marker == "_" else look.marker  # a dash is lost on its own interval
         axes.errorbar(
             value, [place], xerr=errors, color=look.colour, marker=marker, markersize=6.5, elinewidth=1.8, capsize=0

@@ -34,8 +34,9 @@ STATES = {1: ("certified", "#2f78cf"), 0: ("open", "#c9c8c2"), -1: ("refuted", "
 _ARMS = {
     "usn": ("blue", "o"), "usn-cert": ("aqua", "s"), "random": ("yellow", "v"), "random-matched": ("orange", "^"),
     "l2": ("green", "D"), "taylor": ("violet", "P"), "nrs": ("magenta", "X"), "anti-usn": ("red", "<"),
-    "small-scratch": ("brown", "d"), "dense+ft": ("grey", "_"), "dense": ("muted", "_"),
+    "small-scratch": ("brown", "d"), "dense+ft": ("grey", "_"), "dense": ("ink", "_"),
 }  # fmt: skip
+_LINES = {"dense+ft": "--", "dense": ":"}  # the unpruned ones differ by more than their grey
 _SPARE = ("blue", "orange", "aqua", "magenta", "yellow", "violet", "green", "red", "brown", "grey")
 _MARKERS = "os^vDPX<d>"
 
@@ -46,6 +47,7 @@ class Look:
 
     colour: str
     marker: str
+    line: str = "-"
 
 
 def looks(names: Sequence[str]) -> Mapping[str, Look]:
@@ -55,7 +57,7 @@ def looks(names: Sequence[str]) -> Mapping[str, Look]:
     others = [name for name in names if name not in _ARMS]
     chosen = {name: spare[i % len(spare)] for i, name in enumerate(others)}
     pairs = {name: _ARMS.get(name) or chosen[name] for name in names}
-    return {name: Look(LIGHT[colour], marker) for name, (colour, marker) in pairs.items()}
+    return {name: Look(LIGHT[colour], marker, _LINES.get(name, "-")) for name, (colour, marker) in pairs.items()}
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from pruning_nets import conv_net, images, mlp, mlp_weights
 
 import pruning
 from pruning import cli, onnx_io
+from pruning.calibration import Activations
 
 S = "brightness=-0.1:0.1,contrast=0.8:1.2"
 
@@ -62,10 +63,19 @@ def test_sweep_and_report(place):
                  "--report", place / "out") == 0  # fmt: skip
     assert (place / "s_0.25.onnx").exists() and (place / "s_0.5.json").exists() and not (place / "s.onnx").exists()
     page = (place / "out" / "report.html").read_text()
-    assert "our USN" in page and "scores_1.png" in page and "make_z0" in page
+    assert "our USN" in page and "scores-1" in page and "make_z0" in page and "root mean squared" in page
     numbers = json.loads((place / "out" / "report.json").read_text())
     assert numbers[0]["parameters"][1] > numbers[1]["parameters"][1] and numbers[1]["output_change"] > 0
-    assert all((place / "out" / f"{kind}_0.png").stat().st_size > 1000 for kind in ("scores", "parts", "kept"))
+    for entry, ratio in zip(numbers, (0.25, 0.5), strict=True):  # the error is measured by the tool's own runtime
+        written = onnx_io.load(place / f"s_{ratio}.onnx")
+        with np.load(place / "data.npz") as data:
+            for net, found in zip((onnx_io.load(place / "net.onnx"), written), entry["error"], strict=True):
+                said = Activations(net, net.outputs)(data["images"])[net.outputs[0]]
+                assert found == pytest.approx(np.sqrt(((said - data["labels"]) ** 2).mean()), rel=1e-4)
+        assert f"usn {ratio:.0%}" in page
+    for kind in ("layers-0", "scores-0", "parts-0-0"):
+        assert (place / "out" / "figures" / f"{kind}.svg").stat().st_size > 1000
+    assert 'data-theme="dark"' in page and "<img" not in page
 
 
 @pytest.mark.parametrize("mode", ["one-shot", "progressive", "lottery"])
@@ -134,11 +144,14 @@ BAD = {
     "wrong shape": (["-o", "{out}", "--data", "{dir}/wrong.npz", "--semantic", S], "the network takes 8x8"),
     "no images": (["-o", "{out}", "--data", "{dir}/empty.npz", "--semantic", S], "no array 'images'"),
     "no range": (["-o", "{out}", "--data", "{dir}/data.npz"], "give --semantic"),
-    "bad range": (["-o", "{out}", "--data", "{dir}/data.npz", "--semantic", "brightness=a:b"], "low:high"),
+    "bad range": (
+        ["-o", "{out}", "--data", "{dir}/data.npz", "--semantic", "brightness=a:b"],
+        "found 'a:b', expected LOW,HIGH or LOW:HIGH",
+    ),
     "empty range": (["-o", "{out}", "--data", "{dir}/data.npz", "--semantic", "brightness=1:0"], "empty or not finite"),
     "unknown parameter": (
         ["-o", "{out}", "--data", "{dir}/data.npz", "--semantic", "blur=0:1"],
-        "unknown parameter 'blur'",
+        "unknown parameter blur",
     ),
     "no labels": (["-o", "{out}", "--criterion", "taylor", "--data", "{dir}/bare.npz"], "needs labels"),
     "training without data": (["-o", "{out}", "--mode", "one-shot", "--criterion", "l1"], "needs labelled --data"),

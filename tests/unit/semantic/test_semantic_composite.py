@@ -151,9 +151,9 @@ def test_layout_is_found_or_refused():
 
 def test_unusable_models(tmp_path):
     (tmp_path / "junk.onnx").write_bytes(b"junk")
-    with pytest.raises(ModelError, match="not a valid ONNX"):
+    with pytest.raises(ModelError, match="not an ONNX model"):
         networks.load(tmp_path / "junk.onnx")
-    with pytest.raises(ModelError, match="cannot read"):
+    with pytest.raises(ModelError, match="no such file"):
         networks.load(tmp_path / "none.onnx")
     two = network()
     two.graph.output.append(onnx.helper.make_tensor_value_info("c1", 1, None))

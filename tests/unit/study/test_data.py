@@ -53,6 +53,12 @@ def test_folders_and_arrays(place, capsys, data):
     assert "pixels: 2 unchanged images: error" in said and "warning" not in said
 
 
+def test_a_tolerance_in_pixels_is_a_share_of_the_width(place):
+    given = ["pixels.onnx", "--data", "points.npz", "--images", "1", "--tolerance", "4.8px"]
+    (row,) = [r for r in compare(place, *given) if "image" in r]
+    assert row["tau"] == pytest.approx(4.8 / 16) and row["verdict"] == "certified"
+
+
 def test_outputs_in_another_unit(place, capsys):
     given = ["--data", "points.npz", "--images", "1", "--tau", "0.3"]
     (wrong,) = [r for r in compare(place, "shares.onnx", *given) if "image" in r]

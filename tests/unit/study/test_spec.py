@@ -36,7 +36,7 @@ def test_a_count_of_images_means_the_first_ones_and_a_list_means_itself():
     [
         ({"taus": 0.1}, "unknown key 'taus': did you mean 'tau'"),
         ({"tau": 0}, "tau 0.0"),
-        ({"tau": "3 %"}, "tau: found '3 %'"),
+        ({"tau": "3 px"}, "tau: found '3 px'"),
         ({"timeout": float("inf")}, "timeout: found inf"),
         ({"images": 0}, "images: 0"),
         ({"images": []}, "images: empty"),

@@ -9,6 +9,7 @@ import pytest
 
 from pruning.study import analysis, details, goals, select, summary
 from pruning.study.errors import ResultsError
+from pruning.study.goals import Outcome
 from pruning.study.hands import Witness
 from tests.unit.study.test_row import make
 
@@ -96,43 +97,51 @@ BETTER = [1.0, 0.2] * 15 + [1.0, 1.0] * 15
 
 def test_a_study_that_keeps_every_promise_passes():
     for checks in whole(BETTER):
-        assert goals.verdict(checks) is True and {c.word for c in checks} == {"pass"}
+        assert goals.verdict(checks) is Outcome.PASS and {c.outcome for c in checks} == {Outcome.PASS}
 
 
 @pytest.mark.parametrize(
-    ("change", "failed"),
+    ("change", "missed", "outcome"),
     [
-        ({"usn": [1.0, 0.2] * 30}, {"coverage", "verified rate"}),
-        ({"usn": [1.0, 0.2] * 29 + [1.0, 1.0]}, {"coverage", "verified rate"}),  # one image is no proof
-        ({"usn": BETTER, "slow": 9.0}, {"median time"}),
-        ({"usn": BETTER, "error": 0.0112}, {"clean error"}),
+        ({"usn": [1.0, 0.2] * 30}, {"coverage", "verified rate"}, Outcome.INCONCLUSIVE),
+        ({"usn": [1.0, 0.2] * 29 + [1.0, 1.0]}, {"coverage", "verified rate"}, Outcome.INCONCLUSIVE),  # no proof
+        ({"usn": [0.2] * 60}, {"coverage", "verified rate"}, Outcome.FAIL),
+        ({"usn": BETTER, "slow": 9.0}, {"median time"}, Outcome.FAIL),
+        ({"usn": BETTER, "error": 0.0112}, {"clean error"}, Outcome.FAIL),
     ],
 )
-def test_each_promise_can_fail_alone(change, failed):
+def test_each_promise_can_fail_alone(change, missed, outcome):
     checks, _ = whole(**change)
-    assert goals.verdict(checks) is False
-    assert {c.what.split(": ")[1] for c in checks if c.passed is False} == failed
+    assert goals.verdict(checks) is outcome
+    assert {c.what.split(": ")[1] for c in checks if c.outcome is not Outcome.PASS} == missed
 
 
-def test_a_gain_of_eight_points_is_not_eight_point_two():
-    base, one = [1.0, 0.2] * 50, [1.0, 0.2] * 42 + [1.0, 1.0] * 8
-    for usn, passed in ((one, False), ([*one[2:], 1.0, 1.0], True)):
-        held = rows("dense+ft", None, base) + rows("usn", 0.5, usn)
+def test_a_gain_whose_interval_holds_the_goal_is_inconclusive():
+    base = [1.0, 0.2] * 50
+    for better, outcome in (
+        (1, Outcome.FAIL),
+        (8, Outcome.INCONCLUSIVE),
+        (9, Outcome.INCONCLUSIVE),
+        (30, Outcome.PASS),
+    ):
+        held = rows("dense+ft", None, base) + rows("usn", 0.5, base[2 * better :] + [1.0] * 2 * better)
+        gain = summary.contrast(held, ("usn", 0.5), ("dense+ft", None), FEW).verified
         check = next(c for c in goals.goals(summary.contrasts(held, "usn", FEW)) if "8.2" in c.wanted)
-        assert check.passed is passed
+        assert check.outcome is outcome, (better, gain)
+        assert (gain.low < goals.POINTS <= gain.high) == (outcome is Outcome.INCONCLUSIVE)
 
 
 def test_four_times_faster_means_four():
-    for slow, passed in ((2.0, True), (2.01, False)):
+    for slow, outcome in ((2.0, Outcome.PASS), (2.01, Outcome.FAIL)):
         _, checks = whole(BETTER, slow)
-        assert next(c for c in checks if "1/4" in c.wanted).passed is passed
+        assert next(c for c in checks if "1/4" in c.wanted).outcome is outcome
 
 
 def test_what_was_not_measured_is_no_pass():
     checks, more = whole(BETTER, without=("random-matched",))
-    assert goals.verdict(checks) is None and goals.verdict(more) is None
-    assert {c.word for c in checks} == {"pass", "not measured"}
-    assert goals.verdict([]) is None
+    assert goals.verdict(checks) is Outcome.UNMEASURED and goals.verdict(more) is Outcome.UNMEASURED
+    assert {c.outcome for c in checks} == {Outcome.PASS, Outcome.UNMEASURED}
+    assert goals.verdict([]) is Outcome.UNMEASURED
 
 
 def test_the_notes_warn():

@@ -38,6 +38,9 @@ class TensorInfo:
         """Number of elements."""
         return int(np.prod(self.shape, dtype=np.int64))
 
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype}{list(self.shape)}"
+
 
 @dataclass(frozen=True)
 class Final:
@@ -74,3 +77,7 @@ class Model:
     final: Final | None = None
     graph_logits: Graph | None = None
     half: bool = False
+
+    def __repr__(self) -> str:
+        inputs, outputs = (", ".join(map(str, infos)) for infos in (self.input_infos, self.output_infos))
+        return f"Model({self.path}, opset {self.opset}: {inputs} -> {outputs}; {self.graph!r})"
