@@ -7,6 +7,7 @@ Nothing here imports the verifier's operators or torch: these functions are what
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from itertools import product
 
 import numpy as np
@@ -14,6 +15,7 @@ from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 from scipy.signal import convolve
 from scipy.special import erf
 
+from verifier.graph.evaluate import evaluate as _evaluate
 from verifier.graph.ir import Graph, Node
 
 Array = np.ndarray
@@ -300,3 +302,23 @@ def minimise(
         assert result.status == 0, result.message
         values.append(result.fun)
     return np.array(values)
+
+
+def fractions(array: np.ndarray) -> np.ndarray:
+    """The same real numbers as exact ones; integers as they are."""
+    if array.dtype.kind != "f":
+        return array
+    return np.vectorize(Fraction, otypes=[object])(array) if array.size else array.astype(object)
+
+
+def exactly(graph: Graph, points: np.ndarray) -> np.ndarray:
+    """The output over the reals at points (M, n): the reference evaluator of the graph on Fraction objects."""
+    values = {graph.inputs[0]: fractions(points)}
+    for n in graph.nodes:
+        node = Node(n.op, n.inputs, n.output, {k: fractions(a) for k, a in n.params.items()}, n.attrs)
+        one = Graph(n.inputs, (n.output,), (node,), {name: graph.shapes[name] for name in (*n.inputs, n.output)})
+        found = _evaluate(one, {name: values[name] for name in n.inputs}, object)[n.output]
+        if not n.inputs:
+            found = np.repeat(found, len(points), axis=0)
+        values[n.output] = np.vectorize(Fraction, otypes=[object])(found)  # limits of a Clip are floats
+    return values[graph.outputs[0]]

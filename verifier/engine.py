@@ -21,6 +21,7 @@ from verifier.bounds.alpha_beta import Ground
 from verifier.bounds.bounder import Method, OutOfTime, sweep
 from verifier.bounds.lumped import Prepared
 from verifier.bounds.network import Network, build
+from verifier.bounds.rational import Rational
 from verifier.bounds.rounded import Twin
 from verifier.budget import Budget
 from verifier.domains import DomainBatch, join, outward, whole
@@ -43,6 +44,7 @@ from verifier.search.neurons import NeuronSplit
 from verifier.search.shallow import form as shallow_form
 from verifier.search.shallow.tree import Counts
 from verifier.search.shallow.tree import search as shallow_search
+from verifier.search.ties import hopeless, settle_ties
 
 AFFINE_INPUTS = 32
 """Up to this many free inputs per query, affine forms are carried along (their cost grows with the number)."""
@@ -52,6 +54,9 @@ FEW_QUERIES = 4
 
 KEPT_NEURONS = 8192
 """Up to this many ReLU neurons, open boxes of a neuron split carry the neurons' intervals along (16 bytes each)."""
+
+ROOT_ELEMENTS = 2_000_000
+"""Elements of the temporaries of a chunk of backward rows at the root (see `Method`): few large convolutions."""
 
 SPLIT_ELEMENTS = 800_000
 """Neurons times subproblems of a step where neurons are split: a larger step only makes the caches useless."""
@@ -263,6 +268,7 @@ class _Run:
         if witness is not None:
             return self.finish(Verdict.SAT, "found by sampling and projected gradient descent", witness=witness)
         self.split: NeuronSplit | None = None
+        self.rational = Rational.of(self.network)
         if first is None:
             first = whole(self.lower, self.upper, self.kept_neurons())
             first = zonotope.halved(first) if self.zonotope else first
@@ -276,7 +282,8 @@ class _Run:
         strategy = Strategy(
             bound=bound,
             try_points=self.try_points,
-            settle_affine=lambda boxes, bounded: settle_affine(boxes, bounded, self.try_points),
+            settle_affine=self.settle,
+            hopeless=lambda boxes, bounded: hopeless(boxes, bounded, self.table, self.try_points),
             attack=lambda boxes: self.campaign.again(boxes, work()),
             stop=self.budget.expired,
             report=self.report,
@@ -302,10 +309,15 @@ class _Run:
         if outcome.tally.stuck:
             return self.finish(
                 Verdict.UNKNOWN,
-                f"{outcome.tally.stuck} boxes cannot be split any further: rounding decides there",
+                f"a tie: {outcome.tally.stuck} boxes cannot be split any further: rounding decides there",
                 open_fraction=outcome.open_share,
             )
         return self.finish(Verdict.UNSAT, "every box is proven", open_fraction=0.0)
+
+    def settle(self, boxes: DomainBatch, bounded: Bounded) -> tuple[Tensor, object | None]:
+        """Affine boxes by linear programs, ties by fractions."""
+        keep, found = settle_affine(boxes, bounded, self.try_points)
+        return (keep & ~settle_ties(boxes, bounded, self.rational, self.table)), found
 
     def search(self, first: DomainBatch, strategy: Strategy) -> Outcome:
         """Branch and bound; a network of one hidden layer with many inputs has a search of its own."""
@@ -387,8 +399,9 @@ class _Run:
         Raises:
             OutOfTime: before the first bound.
         """
-        method = Method(affine=False, rows=True)
-        known = sweep(self.network, boxes.lower, boxes.upper, boxes.query, self.inputs, method, self.budget.expired)
+        method = Method(affine=False, rows=True, row_elements=ROOT_ELEMENTS)
+        where = boxes.lower, boxes.upper, boxes.query, self.inputs
+        known = sweep(self.network, *where, method, self.budget.expired)
         exact = Ground.of(self.network, known)
         fast = exact.cast(build(self.problem.graph, torch.float32, self.network.device))
         return NeuronSplit(exact, fast, self.table, self.budget.expired)

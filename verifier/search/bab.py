@@ -60,6 +60,7 @@ class Strategy:
     try_points: Callable[[Tensor, Tensor], object | None]
     attack: Callable[[DomainBatch], object | None]
     settle_affine: Callable[[DomainBatch, Bounded], tuple[Tensor, object | None]]
+    hopeless: Callable[[DomainBatch, Bounded], tuple[Tensor, object | None]]
     stop: Callable[[], bool]
     report: Callable[[Tally], None]
     batch: int
@@ -172,8 +173,11 @@ def _work(batch: DomainBatch, strategy: Strategy) -> _Step:
         if found is not None:
             return _Step(found, boxes, none, none)
         boxes, bounded = boxes.select(keep), bounded.select(keep)
-    children, stuck = divide(boxes, bounded, strategy)
-    return _Step(None, boxes, children, stuck, proposed)
+    lost, found = strategy.hopeless(boxes, bounded)
+    if found is not None:
+        return _Step(found, boxes, none, none)
+    children, stuck = divide(boxes.select(~lost), bounded.select(~lost), strategy)
+    return _Step(None, boxes, children, join([stuck, boxes.select(lost)]), proposed)
 
 
 def divide(boxes: DomainBatch, bounded: Bounded, strategy: Strategy) -> tuple[DomainBatch, DomainBatch]:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.oracles import exactly, fractions
 from verifier.graph.check import check_graph
 from verifier.graph.enclose import enclose
 from verifier.graph.evaluate import evaluate
@@ -25,26 +26,6 @@ NUMBERS = st.one_of(
     st.floats(-2, 2),
 )
 SEEDS = st.integers(0, 2**32 - 1)
-
-
-def fractions(array: np.ndarray) -> np.ndarray:
-    """The same real numbers as exact ones; integers as they are."""
-    if array.dtype.kind != "f":
-        return array
-    return np.vectorize(Fraction, otypes=[object])(array) if array.size else array.astype(object)
-
-
-def exactly(graph: Graph, points: np.ndarray) -> np.ndarray:
-    """The output over the reals at points (M, n)."""
-    values = {graph.inputs[0]: fractions(points)}
-    for n in graph.nodes:
-        node = Node(n.op, n.inputs, n.output, {k: fractions(a) for k, a in n.params.items()}, n.attrs)
-        one = Graph(n.inputs, (n.output,), (node,), {name: graph.shapes[name] for name in (*n.inputs, n.output)})
-        found = evaluate(one, {name: values[name] for name in n.inputs}, object)[n.output]
-        if not n.inputs:
-            found = np.repeat(found, len(points), axis=0)
-        values[n.output] = np.vectorize(Fraction, otypes=[object])(found)  # limits of a Clip are floats
-    return values[graph.outputs[0]]
 
 
 class Grown:

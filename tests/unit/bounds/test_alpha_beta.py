@@ -1,0 +1,161 @@
+"""alpha/beta-CROWN against sampling, the triangle LP, the MILP, and finite differences."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests import oracles
+from tests.strategies import build
+from tests.unit.bounds.cases import Boxes, boxes
+from verifier.bounds.alpha import tighten
+from verifier.bounds.alpha_beta import Ground, Relaxed, Task, climb, prove
+from verifier.bounds.bounder import Method, never
+from verifier.graph.ir import Graph
+
+ROOT = Method(affine=False, rows=True)
+
+
+def case_of(seed: int, n: int = 3, width: int = 5) -> tuple[Graph, Boxes, Ground]:
+    rng = np.random.default_rng(seed)
+    kinds = list(rng.choice(["dense", "relu", "residual", "concat"], int(rng.integers(1, 4))))
+    graph = build(n, 2, ["dense", "relu", *kinds, "dense", "relu"], seed, width)
+    low = rng.normal(size=(1, n))
+    case = boxes(graph, low, low + rng.random((1, n)) * 1.5)
+    return graph, case, Ground.of(case.network, case.sweep(ROOT))
+
+
+def task_of(case: Boxes, row: np.ndarray, signs: list[list[int]]) -> Task:
+    count = len(signs)
+    return Task(
+        case.lower.repeat(count, 1),
+        case.upper.repeat(count, 1),
+        torch.zeros(count, dtype=torch.int64),
+        torch.tensor(signs, dtype=torch.int64).reshape(count, -1),
+        torch.from_numpy(row)[None, None].repeat(count, 1, 1),
+        torch.zeros(count, 1, dtype=torch.float64),
+        None,
+    )
+
+
+def undecided(ground: Ground) -> list[int]:
+    """Numbers of the neurons that are unstable at the root."""
+    found = []
+    for i, first in ground.network.relus.items():
+        x = ground.pre[i][0]
+        found += (first + ((x.lower < 0) & (x.upper > 0)).flatten().nonzero()[:, 0]).tolist()
+    return found
+
+
+def arguments(graph: Graph, points: np.ndarray) -> np.ndarray:
+    """The arguments of all ReLUs, in the order of their numbers: (M, neurons)."""
+    relus = [node.inputs[0] for node in graph if node.op == "Relu"]
+    found = []
+    for point in points:
+        values = oracles.evaluate_all(graph, point)
+        found.append(np.concatenate([values[name].ravel() for name in relus]))
+    return np.stack(found)
+
+
+@given(seed=st.integers(0, 2**16))
+@settings(max_examples=25, deadline=None)
+def test_every_iterate_holds_where_the_signs_do(seed: int) -> None:
+    graph, case, ground = case_of(seed)
+    rng = np.random.default_rng(seed)
+    neurons = undecided(ground)[:4]
+    signs = [
+        [int(s) * (k + 1) for k, s in zip(neurons, rng.choice([-1, 1], len(neurons)), strict=True)] for _ in range(4)
+    ]
+    row = rng.normal(size=2)
+    task = task_of(case, row, signs)
+    best, value = climb(ground, task, None, 12, never)
+    low, coefficients, constant, empty = prove(ground, task, best)
+    points = oracles.sample(case.lower[0].numpy(), case.upper[0].numpy(), 200, rng)
+    truth, z = oracles.evaluate(graph, points) @ row, arguments(graph, points)
+    for b, decided in enumerate(signs):
+        here = np.ones(len(points), bool)
+        for entry in decided:
+            here &= np.sign(entry) * z[:, abs(entry) - 1] >= 0
+        if not here.any():
+            continue
+        assert not bool(empty[b])
+        assert float(low[b]) <= truth[here].min()
+        claim = points[here] @ coefficients[b].numpy() + float(constant[b])
+        assert (claim <= truth[here] + 1e-12 * (1 + np.abs(truth[here]))).all()
+        assert float(low[b]) == pytest.approx(float(value[b]), abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_alpha_climbs_to_the_triangle_programme_and_not_beyond(seed: int) -> None:
+    """With the same intermediate intervals:  CROWN <= alpha <= LP <= exact  (Salman et al. 2019; the LP knows besides
+    that arguments lie in their intervals); and as high as automatic differentiation climbs in twice the steps."""
+    graph, case, ground = case_of(seed)
+    row = np.random.default_rng(seed).normal(size=2)
+    task = task_of(case, row, [[]])
+    task = replace(task, rhs=task.rhs + 100)  # a bound that is positive ends the climb
+    start = Relaxed(ground, task)
+    crown = float(start.walk(start.default(), start.planes(start.default())).low) + 100
+    best, value = climb(ground, task, None, 150, never)
+    value = value + 100
+    names = [node.inputs[0] for node in graph if node.op == "Relu"]
+    pre = {
+        name: (ground.pre[i][0].lower[0].flatten().numpy(), ground.pre[i][0].upper[0].flatten().numpy())
+        for name, i in zip(names, ground.network.relus, strict=True)
+    }
+    low, high = case.lower[0].numpy(), case.upper[0].numpy()
+    relaxed = float(oracles.minimise(graph, low, high, row[None], exact=False, pre=pre)[0])
+    exact = float(oracles.minimise(graph, low, high, row[None], exact=True)[0])
+    assert crown - 1e-9 <= float(value) <= relaxed + 1e-7 <= exact + 1e-5
+    known = case.sweep(ROOT)
+    rows = torch.from_numpy(row)[None, None].reshape(1, 1, *case.network.shapes[case.network.output])
+    where = case.network, case.lower, case.upper, case.query, case.inputs
+    other = float(case.least(*tighten(*where, known, rows, rows.new_zeros(1, 1), 300)))
+    assert float(value) >= other - 0.05 * (other - crown) - 1e-6
+    assert float(prove(ground, task, best)[0]) + 100 <= float(value) + 1e-9
+
+
+def test_gradients_are_those_of_the_bound() -> None:
+    """Danskin's gradients against finite differences, for alpha, beta and the weights of a clause's rows."""
+    _, case, ground = case_of(11, width=6)
+    rng = np.random.default_rng(0)
+    neurons = undecided(ground)[:2]
+    task = task_of(case, rng.normal(size=2), [[neurons[0] + 1, -(neurons[1] + 1)]])
+    rows = torch.from_numpy(rng.normal(size=(1, 2, 2)))
+    task = replace(task, rows=rows, rhs=torch.from_numpy(rng.normal(size=(1, 2))))
+    relaxed = Relaxed(ground, task)
+    p = relaxed.default()
+    p = replace(
+        p,
+        alpha={i: torch.full_like(a, 0.4) for i, a in p.alpha.items()},
+        beta=torch.tensor([[0.3, 0.2]], dtype=torch.float64),
+        weight=torch.tensor([[0.3, 0.7]], dtype=torch.float64),
+    )
+
+    def value(q: object) -> float:
+        return float(relaxed.walk(q, relaxed.planes(q)).low)  # type: ignore[arg-type]
+
+    planes = relaxed.planes(p)
+    found = relaxed.gradients(p, planes, relaxed.walk(p, planes))
+
+    def difference(change: object, like: Tensor) -> Tensor:
+        result = torch.zeros_like(like)
+        for k in range(like.numel()):
+            step = torch.zeros_like(like)
+            step.view(-1)[k] = 1e-6
+            result.view(-1)[k] = (value(change(step)) - value(change(-step))) / 2e-6  # type: ignore[operator]
+        return result
+
+    for i, a in p.alpha.items():
+        numeric = difference(lambda t, i=i, a=a: replace(p, alpha={**p.alpha, i: a + t}), a)
+        torch.testing.assert_close(found[f"alpha{i}"], numeric, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        found["beta"], difference(lambda t: replace(p, beta=p.beta + t), p.beta), atol=1e-6, rtol=1e-5
+    )
+    numeric = difference(lambda t: replace(p, weight=p.weight + t), p.weight)
+    torch.testing.assert_close(found["weight"], numeric, atol=1e-6, rtol=1e-5)

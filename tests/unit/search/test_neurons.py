@@ -1,0 +1,97 @@
+"""Neuron splits to the end: verdicts against the mixed-integer programme, thresholds close to the exact minimum."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+import verifier
+import vnnlib
+from tests import models, oracles
+from tests.strategies import build
+from tests.unit.bounds.cases import boxes
+from tests.unit.search.tables import table
+from verifier.bounds.alpha_beta import Ground
+from verifier.bounds.bounder import Method, never
+from verifier.domains import whole
+from verifier.graph.ir import Graph
+from verifier.graph.onnx_import import load_model
+from verifier.options import AttackOptions, Options
+from verifier.passes.flatten_io import flatten_io
+from verifier.result import Verdict
+from verifier.search.bab import Strategy, search
+from verifier.search.leaf import settle_affine
+from verifier.search.neurons import NeuronSplit
+
+
+def decide(graph: Graph, low: np.ndarray, high: np.ndarray, row: int, threshold: float) -> bool | None:
+    """Whether y[row] <= threshold is impossible on the box; None where neither is shown within 4000 subproblems."""
+    case = boxes(graph, low[None], high[None])
+    known = case.sweep(Method(affine=False, rows=True))
+    ground = Ground.of(case.network, known)
+    rows = table([[[(row, threshold)]]])
+    split = NeuronSplit(ground, Ground.at(case.network, ground.pre, None), rows, never)
+
+    def try_points(points: torch.Tensor, query: torch.Tensor) -> object | None:
+        values = case.network.forward(points)[:, row]
+        return points[int(values.argmin())] if bool((values <= threshold).any()) else None
+
+    seen = [0]
+
+    def stop() -> bool:
+        seen[0] += 1
+        return seen[0] > 400
+
+    strategy = Strategy(
+        bound=split,
+        try_points=try_points,
+        settle_affine=partial(settle_affine, try_points=try_points),
+        hopeless=lambda b, _: (torch.zeros(len(b), dtype=torch.bool), None),
+        attack=lambda b: None,
+        stop=stop,
+        report=lambda t: None,
+        batch=64,
+        max_depth=200,
+        neurons=True,
+        queries=1,
+    )
+    outcome = search(split.roots(whole(case.lower, case.upper)), strategy)
+    if outcome.found is not None:
+        return False
+    return None if outcome.out_of_time or outcome.tally.stuck else True
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_the_verdict_is_the_programmes(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    kinds = list(rng.choice(["dense", "relu", "residual", "concat", "conv"], int(rng.integers(1, 4))))
+    graph = build(int(rng.integers(2, 7)), 2, ["dense", "relu", *kinds, "relu", "dense"], seed, 6)
+    low = rng.normal(size=graph.n_inputs)
+    high = low + rng.random(graph.n_inputs) * 1.2
+    exact = float(oracles.minimise(graph, low, high, np.eye(2)[:1], exact=True)[0])
+    scale = 1 + abs(exact)
+    for gap in (1e-5, 1e-3):
+        assert decide(graph, low, high, 0, exact - gap * scale) is True
+        assert decide(graph, low, high, 0, exact + gap * scale) is False
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_many_inputs_from_file_to_verdict(seed: int) -> None:
+    """A network with two hidden layers and 24 inputs through the public door."""
+    rng = np.random.default_rng(seed)
+    data = models.mlp((24, 10, 8, 1), rng)
+    model = load_model(data)
+    graph = flatten_io(model.graph)
+    low, high = np.full(24, -0.3), np.full(24, 0.3)
+    exact = float(oracles.minimise(graph, low, high, np.eye(1), exact=True)[0])
+    options = Options(timeout=60, attack=AttackOptions(restarts=0))
+    for offset, expected in ((-2e-4, Verdict.UNSAT), (2e-4, Verdict.SAT)):
+        lines = [f"(declare-const X_{i} Real)" for i in range(24)] + ["(declare-const Y_0 Real)"]
+        lines += [f"(assert (>= X_{i} -0.3))\n(assert (<= X_{i} 0.3))" for i in range(24)]
+        lines.append(f"(assert (<= Y_0 {exact + offset * (1 + abs(exact))}))")
+        result = verifier.verify(model, vnnlib.loads("\n".join(lines)), options)
+        assert result.verdict is expected, result
+        assert result.settings["split"] == "neurons"

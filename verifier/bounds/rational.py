@@ -1,0 +1,243 @@
+"""Bounds of small networks in fractions: for boxes on which a bound meets 0 exactly and rounding cannot decide.
+
+The walk is that of `bounds/backward.py` (CROWN: Zhang et al. 2018, with the adaptive lower slope), over the rationals:
+weights and boxes are the stored numbers as fractions, so nothing is rounded, a tie is a tie. The rows of a clause are
+combined before they are walked back; of rows that contradict each other (y < 1 and y >= 1) nothing is left to relax. It
+costs about a microsecond a multiply-add, so it is for small networks and few boxes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from verifier.bounds.network import Network
+from verifier.ops.kinds import LinearOp
+from verifier.ops.piecewise import Abs, LeakyRelu, Relu
+from verifier.rows import RowTable
+
+MOST_PRODUCTS = 20_000
+"""Multiply-adds of the largest network that is written down."""
+
+MOST_ROWS = 40
+"""Unstable neurons whose own bounds are walked back."""
+
+Vector = list[Fraction]
+Entries = list[list[tuple[int, Fraction]]]  # by output element: (input element, weight)
+
+
+@dataclass(frozen=True, eq=False)
+class _Linear:
+    """y = sum_s matrices[s] x_s + constant +- error."""
+
+    matrices: tuple[Entries, ...]
+    constant: Vector
+    error: Vector
+
+
+@dataclass(frozen=True, eq=False)
+class _Planes:
+    """Per element: slope and offset below, slope and offset above."""
+
+    low: list[tuple[Fraction, Fraction]]
+    high: list[tuple[Fraction, Fraction]]
+
+
+@dataclass(frozen=True, eq=False)
+class Rational:
+    """A network of linear operators, Relu, LeakyRelu and Abs in fractions."""
+
+    network: Network
+    steps: tuple[_Linear | Fraction, ...]  # a number is the slope of a hinge left of 0
+
+    @staticmethod
+    def of(network: Network) -> Rational | None:
+        """None where the network is too large or has other operators."""
+        if sum(op.multiply_adds for op in network.ops) > MOST_PRODUCTS or network.dtype != torch.float64:
+            return None
+        steps: list[_Linear | Fraction] = []
+        for op in network.ops:
+            if isinstance(op, LinearOp):
+                steps.append(_written(op))
+            elif isinstance(op, Relu):
+                steps.append(Fraction(0))
+            elif isinstance(op, Abs):
+                steps.append(Fraction(-1))
+            elif isinstance(op, LeakyRelu) and op.node.number("alpha") <= 1:
+                steps.append(Fraction(op.node.number("alpha")))
+            else:
+                return None
+        return Rational(network, tuple(steps))
+
+    def impossible(self, lower: Tensor, upper: Tensor, table: RowTable, query: int, clause: int) -> bool:
+        """Whether no point of the box (n,) satisfies all rows of the clause: a combination of them is positive
+        everywhere, or at least 0 with a strict row in it."""
+        box = [(_exact(a), _exact(b)) for a, b in zip(lower.tolist(), upper.tolist(), strict=True)]
+        places = [k for k, c in enumerate(table.clause[query].tolist()) if c == clause and _finite(table, query, k)]
+        if not places or any(a > b for a, b in box):
+            return False
+        planes = self._sweep(box)
+        for size in sorted({1, 2, len(places)} & set(range(1, len(places) + 1))):
+            for chosen in combinations(places, size):
+                least = self._least(box, planes, table, query, chosen)
+                if least > 0 or (least == 0 and any(bool(table.strict[query, k]) for k in chosen)):
+                    return True
+        return False
+
+    def _least(
+        self, box: list[tuple[Fraction, Fraction]], planes: dict[int, _Planes], table: RowTable, query: int,
+        chosen: Sequence[int],
+    ) -> Fraction:  # fmt: skip
+        """A lower bound of the sum of some rows, right-hand sides taken off."""
+        row = [Fraction(0)] * self.network.m
+        mixed = [Fraction(0)] * self.network.n
+        rhs = Fraction(0)
+        for k in chosen:
+            at = int(table.row[query, k])
+            row[at] += 1
+            rhs += _exact(float(table.rhs[query, k]))
+            if table.mixed is not None:
+                mixed = [a + _exact(b) for a, b in zip(mixed, table.mixed[at].tolist(), strict=True)]
+        coefficients, constant = self._walk(self.network.output, row, planes)
+        return _minimum([a + b for a, b in zip(coefficients, mixed, strict=True)], box) + constant - rhs
+
+    def _sweep(self, box: list[tuple[Fraction, Fraction]]) -> dict[int, _Planes]:
+        """The planes of all hinges on the box."""
+        network = self.network
+        values: dict[int, list[tuple[Fraction, Fraction]]] = {0: box}
+        planes: dict[int, _Planes] = {}
+        walked = 0
+        for i, (step, sources) in enumerate(zip(self.steps, network.sources, strict=True)):
+            if isinstance(step, _Linear):
+                values[i + 1] = _image(step, [values[s] for s in sources])
+                continue
+            bounds = values[sources[0]]
+            for j, (low, high) in enumerate(bounds):
+                if low < 0 < high and planes and walked < MOST_ROWS:
+                    walked += 1
+                    unit = [Fraction(0)] * len(bounds)
+                    unit[j] = Fraction(1)
+                    below = self._bound(sources[0], unit, planes, box)
+                    unit[j] = Fraction(-1)
+                    bounds[j] = max(low, below), min(high, -self._bound(sources[0], unit, planes, box))
+            planes[i] = _hinges(step, bounds)
+            values[i + 1] = [_hinge_image(step, low, high) for low, high in bounds]
+        return planes
+
+    def _bound(
+        self, slot: int, row: Vector, planes: dict[int, _Planes], box: list[tuple[Fraction, Fraction]]
+    ) -> Fraction:
+        coefficients, constant = self._walk(slot, row, planes)
+        return _minimum(coefficients, box) + constant
+
+    def _walk(self, slot: int, row: Vector, planes: dict[int, _Planes]) -> tuple[Vector, Fraction]:
+        """A row over the value in `slot` as a row over the input that is nowhere above it, and its constant."""
+        pending: dict[int, Vector] = {slot: row}
+        constant = Fraction(0)
+        for i in range(slot - 1, -1, -1):
+            if i + 1 not in pending:
+                continue
+            row, step = pending.pop(i + 1), self.steps[i]
+            sources = self.network.sources[i]
+            if isinstance(step, _Linear):
+                constant += sum((a * c - abs(a) * e for a, c, e in zip(row, step.constant, step.error, strict=True)), 0)
+                parts = [
+                    _back(m, row, math.prod(self.network.shapes[s]))
+                    for m, s in zip(step.matrices, sources, strict=True)
+                ]
+            else:
+                part = []
+                for a, low, high in zip(row, planes[i].low, planes[i].high, strict=True):
+                    slope, offset = low if a >= 0 else high
+                    part.append(a * slope)
+                    constant += a * offset
+                parts = [part]
+            for s, part in zip(sources, parts, strict=True):
+                pending[s] = part if s not in pending else [a + b for a, b in zip(pending[s], part, strict=True)]
+        return pending.get(0, [Fraction(0)] * self.network.n), constant
+
+
+def _exact(number: float) -> Fraction:
+    return Fraction(number)
+
+
+def _finite(table: RowTable, query: int, k: int) -> bool:
+    return math.isfinite(float(table.rhs[query, k]))
+
+
+def _written(op: LinearOp) -> _Linear:
+    """The matrices of a linear operator: every entry is one stored weight, found by unit vectors without rounding."""
+    size = math.prod(op.out_shape)
+    matrices = []
+    for which, shape in enumerate(op.in_shapes):
+        count = math.prod(shape)
+        unit = torch.eye(count, dtype=torch.float64)
+        given = [
+            unit.reshape(count, *s) if k == which else torch.zeros(count, *s, dtype=torch.float64)
+            for k, s in enumerate(op.in_shapes)
+        ]
+        columns = op.linear(*given).reshape(count, size)
+        rows: Entries = [[] for _ in range(size)]
+        for j, out in columns.nonzero().tolist():
+            rows[out].append((j, Fraction(float(columns[j, out]))))
+        matrices.append(rows)
+
+    def vector(t: Tensor | None) -> Vector:
+        if t is None:
+            return [Fraction(0)] * size
+        return [Fraction(v) for v in t.expand(op.out_shape).reshape(-1).tolist()]
+
+    return _Linear(tuple(matrices), vector(op.offset()), vector(op.inexact()))
+
+
+def _image(step: _Linear, xs: list[list[tuple[Fraction, Fraction]]]) -> list[tuple[Fraction, Fraction]]:
+    result = []
+    for j, (constant, error) in enumerate(zip(step.constant, step.error, strict=True)):
+        low, high = constant - error, constant + error
+        for matrix, x in zip(step.matrices, xs, strict=True):
+            for k, w in matrix[j]:
+                ends = w * x[k][0], w * x[k][1]
+                low, high = low + min(ends), high + max(ends)
+        result.append((low, high))
+    return result
+
+
+def _back(matrix: Entries, row: Vector, size: int) -> Vector:
+    part = [Fraction(0)] * size
+    for a, entries in zip(row, matrix, strict=True):
+        if a:
+            for k, w in entries:
+                part[k] += a * w
+    return part
+
+
+def _hinge_image(slope: Fraction, low: Fraction, high: Fraction) -> tuple[Fraction, Fraction]:
+    ends = tuple(x if x >= 0 else slope * x for x in (low, high))
+    return min(*ends, *([Fraction(0)] if low < 0 < high else [])), max(ends)
+
+
+def _hinges(slope: Fraction, bounds: list[tuple[Fraction, Fraction]]) -> _Planes:
+    """Planes of max(x, 0) + slope min(x, 0), slope <= 1: convex, so below by a tangent, above by the chord."""
+    low_planes, high_planes = [], []
+    for low, high in bounds:
+        if low >= 0:
+            below = above = Fraction(1), Fraction(0)
+        elif high <= 0:
+            below = above = slope, Fraction(0)
+        else:
+            chord = (high - slope * low) / (high - low)
+            above = chord, high - chord * high
+            below = (Fraction(1) if high >= -low else slope), Fraction(0)
+        low_planes.append(below)
+        high_planes.append(above)
+    return _Planes(low_planes, high_planes)
+
+
+def _minimum(coefficients: Vector, box: list[tuple[Fraction, Fraction]]) -> Fraction:
+    return sum((a * (low if a >= 0 else high) for a, (low, high) in zip(coefficients, box, strict=True)), Fraction(0))
