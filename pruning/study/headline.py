@@ -15,8 +15,9 @@ def sentence(analysis: Analysis) -> str:
     if found is None:
         return "Nothing can be compared yet: no two treatments share a finished image."
     arm, ratio = found.treatment
-    who = f"Networks with {ratio:.0%} of the channels removed by {arm}" if ratio is not None else arm
-    verb = "certify" if ratio is not None else "certifies"
+    who, verb = label(found.treatment), "certifies"  # a given network, or one that is not pruned
+    if ratio is not None and analysis.baseline is None:
+        who, verb = f"Networks with {ratio:.0%} of the channels removed by {arm}", "certify"
     return (
         f"{who} {verb} {_speed(found.time)} {label(found.baseline)}, {_error(found.clean_error)}; "
         f"{_coverage(found.coverage)}."

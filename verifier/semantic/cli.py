@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _save(options.out.with_name(f"{options.out.name}_instances.csv"), "".join(lines).encode())
         return 0
     except SecateurError as error:
-        print(f"secateur spec: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"secateur spec: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
 
 

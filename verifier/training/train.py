@@ -261,7 +261,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(figures["test"]))
         return 0
     except SecateurError as error:
-        print(f"secateur train: {error}", file=sys.stderr)
+        print(f"secateur train: error: {error}", file=sys.stderr)
         return 2
 
 

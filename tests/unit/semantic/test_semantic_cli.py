@@ -126,7 +126,7 @@ def test_coco_annotation(small):
 def test_errors_are_one_line(small, capsys, arguments, changes, message):
     assert spec(small, *arguments, **changes) == 2
     error = capsys.readouterr().err
-    assert error.startswith("secateur spec: ")
+    assert error.startswith("secateur spec: error: ")
     assert len(error.splitlines()) == 1
     assert message in error
 

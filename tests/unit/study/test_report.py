@@ -208,6 +208,13 @@ def test_the_sentence_calls_chance_chance(study, time, error, coverage, text):
     assert headline.sentence(found) == f"Networks with 75% of the channels removed by usn {text}"
 
 
+def test_given_networks_are_called_by_their_names(study):
+    """`small` is a file here, no criterion by which channels are removed."""
+    numbers = [Estimate(*e, 9) for e in ((1 / 5.4, 0.1, 0.3), (1.24, 1.1, 1.4), (0.05, 0.01, 0.1))]
+    found = replace(study[1], baseline="dense+ft", contrasts=(contrast(*numbers),))
+    assert headline.sentence(found).startswith("usn 75% certifies 5.4 x faster than dense+ft, at 24 % more error")
+
+
 def test_one_ratio_is_one_figure_and_several_are_curves(study, tmp_path):
     several = report._curves(study[1])
     assert [d.stem for d in several] == [m.stem for m in curves.METRICS]
