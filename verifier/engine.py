@@ -52,6 +52,9 @@ AFFINE_INPUTS = 32
 FEW_QUERIES = 4
 """Networks of one hidden layer are searched query by query for at most this many queries."""
 
+HALVINGS = 30
+"""Halvings per free input, and as many more, after which a box counts as unsplittable: 10^-9 of the width and less."""
+
 KEPT_NEURONS = 8192
 """Up to this many ReLU neurons, open boxes of a neuron split carry the neurons' intervals along (16 bytes each)."""
 
@@ -288,7 +291,9 @@ class _Run:
             stop=self.budget.expired,
             report=self.report,
             batch=self.plan.batch,
-            max_depth=self.options.search.max_depth,
+            max_depth=self.options.search.max_depth
+            if self.plan.neurons
+            else min(self.options.search.max_depth, HALVINGS * (self.plan.free_inputs + 1)),
             neurons=self.plan.neurons,
             queries=self.problem.queries,
             proven=proven,

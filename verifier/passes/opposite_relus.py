@@ -60,7 +60,7 @@ def _rewrite(new: Rewriter, first: Node, relu: Node, second: Node) -> bool:
     if coefficients is None or not _merges_exactly(readers, column, varies) or not _balanced(plus, minus):
         return False
     active = np.flatnonzero(coefficients.any(axis=0))
-    if len(active) > _WORTH_IT * len(weight) or not len(active):
+    if len(active) > _WORTH_IT * len(weight):
         return False
     constant = _constant(second, readers[:, ~varies], np.maximum(bias[~varies], 0.0))
     if constant is None:
@@ -68,6 +68,12 @@ def _rewrite(new: Rewriter, first: Node, relu: Node, second: Node) -> bool:
     lead = new.shapes[first.output][:-1]
     out = (*lead, len(readers))
     used = np.flatnonzero(minus.any(axis=0))
+    if not len(active):  # all coefficients cancel
+        if len(used):
+            return False
+        value = np.broadcast_to(constant, out).copy()
+        new.add("Constant", [], out, second, {"value": value}, output=second.output)
+        return True
     if not len(used):
         value = _neurons(new, first, weight[chosen[active]], bias[chosen[active]])
         value = new.add("Relu", [value], (*lead, len(active)), relu)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -47,6 +48,11 @@ class Outcome:
         return self.rest is not None
 
 
+def none_lost(boxes: DomainBatch, bounded: Bounded) -> tuple[Tensor, object | None]:
+    """No box is given up early."""
+    return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.query.device), None
+
+
 @dataclass(frozen=True)
 class Strategy:
     """The seams of the search: how boxes are bounded, points tested, and when to stop. `attack` gets open boxes after
@@ -60,17 +66,20 @@ class Strategy:
     try_points: Callable[[Tensor, Tensor], object | None]
     attack: Callable[[DomainBatch], object | None]
     settle_affine: Callable[[DomainBatch, Bounded], tuple[Tensor, object | None]]
-    hopeless: Callable[[DomainBatch, Bounded], tuple[Tensor, object | None]]
     stop: Callable[[], bool]
     report: Callable[[Tally], None]
     batch: int
     max_depth: int
     neurons: bool
     queries: int
+    hopeless: Callable[[DomainBatch, Bounded], tuple[Tensor, object | None]] = none_lost
     proven: Callable[[DomainBatch], None] | None = None
     device: torch.device = CPU
     memory: Memory = field(default_factory=Memory)
 
+
+AFTER_STUCK = 4
+"""Times the boxes that it took to find one that cannot be settled: so many more are looked at."""
 
 ATTACKED = 1024
 """Open boxes that one round of sampling and gradient descent looks at; whether one is due is the attack's to say."""
@@ -99,7 +108,8 @@ def search(first: DomainBatch, strategy: Strategy) -> Outcome:
     tally = Tally(open_boxes=len(first))
     stuck_share, proposed = 0.0, 0
     no_room = False
-    while len(open_set) and not no_room and not strategy.stop():
+    most = math.inf
+    while len(open_set) and not no_room and not strategy.stop() and tally.boxes < most:
         waiting = proposed + open_set.stored + (open_set.on_device if memory.shared else 0)
         size = min(strategy.batch, len(open_set), memory.boxes(waiting, open_set.on_device))
         if size == 0:
@@ -123,6 +133,9 @@ def search(first: DomainBatch, strategy: Strategy) -> Outcome:
             proposed += step.proposed.bytes
         children, stuck = step.children, step.stuck
         tally.stuck += len(stuck)
+        if tally.stuck and math.isinf(most):
+            # nothing can be proven any more; what is left may hold a counterexample, and gets a fair share of work
+            most = AFTER_STUCK * tally.boxes + ATTACKED
         stuck_share += float(stuck.share.sum())
         left = float(children.share.sum()) + float(stuck.share.sum())
         tally.settled += (float(batch.share.sum()) - left) / max(1, strategy.queries)
@@ -136,6 +149,9 @@ def search(first: DomainBatch, strategy: Strategy) -> Outcome:
             tally.deepest = max(tally.deepest, int(step.boxes.depth.max()))
         strategy.report(tally)
     rest = open_set.rest()
+    if rest is not None and tally.boxes >= most:  # given up, not out of time
+        tally.stuck += len(rest)
+        stuck_share, rest = stuck_share + float(rest.share.sum()), None
     share = stuck_share + (float(rest.share.sum()) if rest is not None else 0.0)
     return Outcome(None, share / max(1, strategy.queries), tally, rest, no_room)
 

@@ -49,7 +49,6 @@ def decide(graph: Graph, low: np.ndarray, high: np.ndarray, row: int, threshold:
         bound=split,
         try_points=try_points,
         settle_affine=partial(settle_affine, try_points=try_points),
-        hopeless=lambda b, _: (torch.zeros(len(b), dtype=torch.bool), None),
         attack=lambda b: None,
         stop=stop,
         report=lambda t: None,
