@@ -54,7 +54,7 @@ def test_a_strict_row_that_only_touches(rows: list[str], verdict: Verdict) -> No
 
 
 def test_outputs_that_are_equal_do_not_differ() -> None:
-    """y = (r, r, 2 r - r) with r = relu(x_0 - x_1): none is strictly above another. Never `sat`, and where the bounds do
+    """y = (r, r, 2 r - r) with r = relu(x_0 - x_1): none is strictly above another. Never `sat`; where the bounds do
     not see that two neurons are one, the search says so early."""
     data = two_layers([[1, -1], [1, -1]], [0, 0], [[1, 0], [0.5, 0.5], [2, -1]])
     for rows in (["(< Y_0 Y_1)"], ["(> Y_2 Y_0)"], ["(< Y_0 Y_2)", "(< Y_2 Y_0)"]):
