@@ -21,7 +21,7 @@ class DomainBatch:
     as half); `score` (B,) the best known lower bound of the property (positive would be proven), -inf before the
     first bound; `depth` (B,); `signs` (B, D) int64, the decided neurons; `known` (B, N, 2) the best interval so far
     of every ReLU neuron's argument, which children inherit (N = 0 where that is not kept). Where neurons are split by
-    alpha/beta-CROWN (`search/neurons.py`): `clause` (B,) the one clause that is asked for (-1: all), `alpha` (B, U)
+    alpha/beta-CROWN (`search/neurons.py`): `clause` (B, 1) the one clause that is asked for (else (B, 0)), `alpha` (B, U)
     uint8 and `beta` (B, D') the parent's slopes and multipliers, to start from."""
 
     lower: Tensor
@@ -91,7 +91,7 @@ class DomainBatch:
             (self.depth + 1).repeat(2),
             self.signs.repeat(2, 1),
             self.known.repeat(2, 1, 1),
-            self.clause.repeat(2),
+            self.clause.repeat(2, 1),
             self.alpha.repeat(2, 1),
             self.beta.repeat(2, 1),
         )
@@ -108,7 +108,7 @@ class DomainBatch:
             (self.depth + 1).repeat(2),
             torch.cat([self.signs.repeat(2, 1), entry], 1),
             self.known.repeat(2, 1, 1),
-            self.clause.repeat(2),
+            self.clause.repeat(2, 1),
             self.alpha.repeat(2, 1),
             self.beta.repeat(2, 1),
         )
@@ -143,7 +143,7 @@ def whole(lower: Tensor, upper: Tensor, neurons: int = 0) -> DomainBatch:
         torch.zeros(q, dtype=torch.int64, device=device),
         torch.zeros(q, 0, dtype=torch.int64, device=device),
         lower.new_tensor([-torch.inf, torch.inf]).expand(q, neurons, 2),
-        torch.full((q,), -1, dtype=torch.int64, device=device),
+        torch.zeros(q, 0, dtype=torch.int64, device=device),
         torch.zeros(q, 0, dtype=torch.uint8, device=device),
         torch.zeros(q, 0, dtype=torch.float32, device=device),
     )

@@ -64,7 +64,7 @@ class Rational:
         steps: list[_Linear | Fraction] = []
         for op in network.ops:
             if isinstance(op, LinearOp):
-                steps.append(_written(op))
+                steps.append(_written(op, network.device))
             elif isinstance(op, Relu):
                 steps.append(Fraction(0))
             elif isinstance(op, Abs):
@@ -171,18 +171,18 @@ def _finite(table: RowTable, query: int, k: int) -> bool:
     return math.isfinite(float(table.rhs[query, k]))
 
 
-def _written(op: LinearOp) -> _Linear:
+def _written(op: LinearOp, device: torch.device) -> _Linear:
     """The matrices of a linear operator: every entry is one stored weight, found by unit vectors without rounding."""
     size = math.prod(op.out_shape)
     matrices = []
     for which, shape in enumerate(op.in_shapes):
         count = math.prod(shape)
-        unit = torch.eye(count, dtype=torch.float64)
+        unit = torch.eye(count, dtype=torch.float64, device=device)
         given = [
-            unit.reshape(count, *s) if k == which else torch.zeros(count, *s, dtype=torch.float64)
+            unit.reshape(count, *s) if k == which else torch.zeros(count, *s, dtype=torch.float64, device=device)
             for k, s in enumerate(op.in_shapes)
         ]
-        columns = op.linear(*given).reshape(count, size)
+        columns = op.linear(*given).reshape(count, size).cpu()
         rows: Entries = [[] for _ in range(size)]
         for j, out in columns.nonzero().tolist():
             rows[out].append((j, Fraction(float(columns[j, out]))))

@@ -63,12 +63,12 @@ class NeuronSplit:
         number = torch.arange(len(index), device=clauses.device) - first[index]
         parts = boxes.select(index)
         alpha = torch.zeros(len(parts), self.count, dtype=torch.uint8, device=clauses.device)
-        return replace(parts, share=parts.share / clauses[index], clause=number, alpha=alpha)
+        return replace(parts, share=parts.share / clauses[index], clause=number[:, None], alpha=alpha)
 
     def task(self, batch: DomainBatch) -> Task:
         """The subproblems with their clause's rows, in float64."""
         table = self.table
-        picked = (table.clause[batch.query] == batch.clause[:, None]) & torch.isfinite(table.rhs[batch.query])
+        picked = (table.clause[batch.query] == batch.clause) & torch.isfinite(table.rhs[batch.query])
         most = max(1, int(picked.sum(1).max()))
         column = picked.to(torch.int8).sort(dim=1, descending=True, stable=True).indices[:, :most]
         used = picked.gather(1, column)
@@ -126,7 +126,7 @@ class NeuronSplit:
             low[settled, 0], coefficients[settled], constant[settled] = found
         scores = value.new_full((b, self.table.most), torch.inf)
         clause = batch.clause[alive]
-        scores.scatter_(1, clause[:, None], value[alive][:, None])
+        scores.scatter_(1, clause, value[alive][:, None])
         kept = self.pack(best)
         width = batch.upper[alive] - batch.lower[alive]
         return Bounded(
@@ -134,7 +134,7 @@ class NeuronSplit:
             value=value[alive],
             scores=scores,
             low=low,
-            clause=clause[:, None],
+            clause=clause,
             coefficients=coefficients[:, None],
             constant=constant[:, None],
             unstable=undecided,
