@@ -21,7 +21,7 @@ class DomainBatch:
     as half); `score` (B,) the best known lower bound of the property (positive would be proven), -inf before the
     first bound; `depth` (B,); `signs` (B, D) int64, the decided neurons; `known` (B, N, 2) the best interval so far
     of every ReLU neuron's argument, which children inherit (N = 0 where that is not kept). Where neurons are split by
-    alpha/beta-CROWN (`search/neurons.py`): `clause` (B, 1) the one clause that is asked for (else (B, 0)), `alpha` (B, U)
+    alpha/beta-CROWN (`search/neurons.py`): `clause` (B, 1) the one clause asked for (else (B, 0)), `alpha` (B, U)
     uint8 and `beta` (B, D') the parent's slopes and multipliers, to start from."""
 
     lower: Tensor
