@@ -176,7 +176,7 @@ def test_splits_of_neurons(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Signs of neurons, inherited intervals, rows of signs; no search for shallow networks."""
     model, radius = CASES["mlp"]
     form = _form(3, 3, radius, [[Row({}, {0: 1.0, 1: -1.0}, _worst(model, 3, radius) - 0.1)]])
-    for name, value in (("INPUT_SPLIT", 0), ("FEW_QUERIES", 0)):
+    for name, value in (("INPUT_SPLIT", 0), ("FEW_INPUTS", 0), ("FEW_QUERIES", 0)):
         monkeypatch.setattr(engine, name, value)
     plain = engine.solve(model, form, replace(BASE, dtype=dtype), Budget.of(60))
     monkeypatch.setattr(engine, "_device", lambda name: DEVICE)
@@ -191,6 +191,7 @@ def test_shallow_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     model, radius = _mlp(sizes=(3, 8, 3)), 0.6
     form = _form(3, 3, radius, [[Row({}, {0: 1.0, 1: -1.0}, _worst(model, 3, radius) - 0.1)]])
     monkeypatch.setattr(engine, "INPUT_SPLIT", 0)
+    monkeypatch.setattr(engine, "FEW_INPUTS", 0)
     searched = []
     search = engine.shallow_search
     monkeypatch.setattr(engine, "shallow_search", lambda *args: searched.append(1) or search(*args))
