@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _PROBE = 3  # points on which batched and single runs are compared before batching is trusted
 _BATCH = 1024  # points per batched run
+_NEARBY = 8  # further measurements of rounding where a network seems to differ
 
 
 class Session:
@@ -140,7 +142,8 @@ def compare(model: Model, graph: Graph, points: np.ndarray, session: Session | N
 
     The tolerance has two parts, per output element: 1e-4 of the largest output (float32 sums of thousands of terms,
     relative error about 1e-7 each, with some cancellation), and 32 times the difference between the graph evaluated in
-    float32 and in float64, which measures how strongly this network, at this point, amplifies rounding. Where the
+    float32 and in float64, which measures how strongly this network, at this point, amplifies rounding. (Where that
+    difference happens to be small and the two do not agree, it is measured again with weights an ulp away.) Where the
     model computes in float16, both grow: to 16 ulp of float16, and by 2^13, the ratio of both precisions. A point next
     to a jump of a step function (Sign, Floor) can still differ for good; with such operators, half of the points have
     to agree instead of all.
@@ -175,21 +178,25 @@ def compare_index(model: Model, points: np.ndarray, session: Session | None = No
     worst = 0.0 if exposed is None else _compare(model, graph, graph, points, exposed, session)
     index = session.run(points)
     logits = _outputs(graph, points, np.float64)
-    slack = _slack(logits, _outputs(graph, points, np.float32), logits, _grain(model))
     shape = (len(points), final.outer, final.n, final.inner)
-    logits, slack = logits.reshape(shape), slack.reshape(shape)
+    classes = logits.reshape(shape)
     chosen = np.clip(index, 0, final.n - 1).astype(np.int64).reshape(len(points), final.outer, 1, final.inner)
-    short = logits.max(axis=2, keepdims=True) - np.take_along_axis(logits, chosen, axis=2)
-    with np.errstate(invalid="ignore"):
-        wrong = (short > 2 * slack.max(axis=2, keepdims=True)).reshape(len(points), -1) | (
-            index != chosen.reshape(index.shape)
-        )
+    short = classes.max(axis=2, keepdims=True) - np.take_along_axis(classes, chosen, axis=2)
+
+    def differs(noise: np.ndarray) -> np.ndarray:
+        slack = _slack(noise, logits, _grain(model)).reshape(shape).max(axis=2, keepdims=True)
+        with np.errstate(invalid="ignore"):
+            return (short > 2 * slack).reshape(len(points), -1) | (index != chosen.reshape(index.shape))
+
+    wrong = differs(_noise(graph, points, logits))
+    if wrong.any():
+        wrong = differs(_nearby(graph, points, logits))
     bad = wrong.any(axis=1)
     if not bad.any() or (_has_steps(graph) and bad.mean() <= 0.5):
         return worst
     point = int(np.argmax(bad))
     element = int(np.argmax(wrong[point]))
-    mine = logits.argmax(axis=2).reshape(len(points), -1)[point, element]
+    mine = classes.argmax(axis=2).reshape(len(points), -1)[point, element]
     where = _first_difference(model, graph, session, points[point])
     if where == _NONE_DIFFERS:
         where = f"first at {next((node.source for node in model.graph.opaque if node.source), 'the final ArgMax')}"
@@ -214,15 +221,22 @@ def compare_problem(model: Model, problem: Problem, points: np.ndarray, session:
     points = _rounded_to_inputs(np.asarray(points, dtype=np.float64), model)
     imported = _outputs(asked.graph, points, np.float64)
     expected = (session or Session(model)).run(points) if asked.graph is model.graph else imported
-    slack = _slack(imported, _outputs(asked.graph, points, np.float32), expected, _grain(model))
     inputs = points[:, problem.kept]
-    found, rough = (_outputs(problem.graph, inputs, dtype) for dtype in (np.float64, np.float32))
+    found = _outputs(problem.graph, inputs, np.float64)
     with np.errstate(all="ignore"):
         rows = expected[:, asked.outputs] @ asked.matrix.T
-        room = slack[:, asked.outputs] @ np.abs(asked.matrix).T + 32 * np.abs(rough - found)
         difference = np.abs(found - rows)
-        agree = ~(difference > room) | ~np.isfinite(rows)  # NaN: an infinity of float32
-    agree &= np.isfinite(found) | ~np.isfinite(rows)
+
+    def agreement(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        slack = _slack(before, expected, _grain(model))
+        with np.errstate(all="ignore"):
+            room = slack[:, asked.outputs] @ np.abs(asked.matrix).T + 32 * after
+            agree = ~(difference > room) | ~np.isfinite(rows)  # NaN: an infinity of float32
+        return agree & (np.isfinite(found) | ~np.isfinite(rows))
+
+    agree = agreement(_noise(asked.graph, points, imported), _noise(problem.graph, inputs, found))
+    if not agree.all():
+        agree = agreement(_nearby(asked.graph, points, imported), _nearby(problem.graph, inputs, found))
     good = agree.all(axis=1)
     if good.all() or (_has_steps(asked.graph) and good.mean() >= 0.5):
         return float(np.max(difference[good], initial=0.0, where=np.isfinite(difference[good])))
@@ -248,9 +262,16 @@ def _compare(
 ) -> float:
     """Largest difference of `graph` from `expected`; `original` is the imported graph, in which a culprit is sought."""
     found = _outputs(graph, points, np.float64)
-    slack = _slack(found, _outputs(graph, points, np.float32), expected, _grain(model))
     difference = np.abs(found - expected)
-    agree = ((difference <= slack) | (found == expected) | (np.isnan(found) & np.isnan(expected))).all(axis=1)
+
+    def agreement(noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        slack = _slack(noise, expected, _grain(model))
+        same = (difference <= slack) | (found == expected) | (np.isnan(found) & np.isnan(expected))
+        return same.all(axis=1), slack
+
+    agree, slack = agreement(_noise(graph, points, found))
+    if not agree.all():
+        agree, slack = agreement(_nearby(graph, points, found))
     if agree.all() or (_has_steps(graph) and agree.mean() >= 0.5):
         return float(np.max(difference[agree], initial=0.0, where=np.isfinite(difference[agree])))
     worst = int(np.argmin(agree))
@@ -267,12 +288,45 @@ def _grain(model: Model) -> float:
     return float(np.finfo(np.float16).eps / np.finfo(np.float32).eps) if model.half else 1.0
 
 
-def _slack(found: np.ndarray, rough: np.ndarray, expected: np.ndarray, grain: float) -> np.ndarray:
+def _noise(graph: Graph, points: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """What float32 changes, per point and output."""
+    with np.errstate(all="ignore"):
+        return np.abs(_outputs(graph, points, np.float32) - found)
+
+
+def _nearby(graph: Graph, points: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """The largest `_noise` of the graph and of graphs whose weights have moved by up to an ulp of float32.
+
+    A rounded sum of products is the exact one of weights that have moved so. The difference at hand says little where
+    large terms cancel: one order of summation may round all of them alike, and another not. (Next to a jump an ulp may
+    change anything; networks with steps have a rule of their own.)
+    """
+    rng = np.random.default_rng(0)
+    noise = _noise(graph, points, found)
+    if _has_steps(graph):
+        return noise
+    for _ in range(_NEARBY):
+        noise = np.maximum(noise, _noise(_moved(graph, rng), points, found))
+    return noise
+
+
+def _moved(graph: Graph, rng: np.random.Generator) -> Graph:
+    """The graph with every number of its weights moved by -1, 0 or 1 times float32's relative precision."""
+    ulp = float(np.finfo(np.float32).eps)
+
+    def move(value: np.ndarray) -> np.ndarray:
+        return value * (1 + ulp * rng.integers(-1, 2, value.shape)) if value.dtype.kind == "f" else value
+
+    nodes = (replace(node, params={name: move(value) for name, value in node.params.items()}) for node in graph.nodes)
+    return replace(graph, nodes=tuple(nodes))
+
+
+def _slack(noise: np.ndarray, expected: np.ndarray, grain: float) -> np.ndarray:
     """The tolerance of `compare`, per element."""
     share = 16 * float(np.finfo(np.float16).eps) if grain > 1 else 1e-4
     size = share * np.maximum(1e-3, np.abs(expected).max(initial=0.0, where=np.isfinite(expected)))
     with np.errstate(all="ignore"):
-        slack = size + 32 * grain * np.abs(rough - found)
+        slack = size + 32 * grain * noise
     return np.where(np.isnan(slack), np.inf, slack)  # infinities in float32 say nothing about float64
 
 
@@ -322,7 +376,8 @@ def _first_difference(model: Model, graph: Graph, session: Session, point: np.nd
         mine, expected = exact[name][0], np.asarray(value, dtype=np.float64)
         if mine.shape != expected.shape:
             return f"first at {nodes[name].source or name}: shape {mine.shape}, expected {expected.shape}"
-        slack = _slack(mine, rough[name][0].astype(np.float64), expected, _grain(model))
+        with np.errstate(all="ignore"):
+            slack = _slack(np.abs(rough[name][0].astype(np.float64) - mine), expected, _grain(model))
         if not ((np.abs(mine - expected) <= slack) | (mine == expected)).all():
             return f"first at {nodes[name].source or name}"
     return _NONE_DIFFERS

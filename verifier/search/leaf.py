@@ -15,6 +15,7 @@ from torch import Tensor
 
 from verifier.domains import DomainBatch
 from verifier.search.bounding import Bounded
+from verifier.search.linear_program import minimise
 from verifier.tolerance import gamma
 
 
@@ -52,8 +53,6 @@ def _feasible(bounded: Bounded, boxes: DomainBatch, b: int, rows: Tensor) -> tup
     decided = torch.isfinite(bounded.sign_constant[b]) & torch.isfinite(bounded.sign_coefficients[b]).all(-1)
     if int(rows.sum()) < 2 and not bool(decided.any()):
         return None, False  # a single row is attained at the corner that has been tried
-    from scipy.optimize import linprog  # slow to import, and few problems come here
-
     a = bounded.coefficients[b][rows].double().cpu().numpy()
     lower, upper = boxes.lower[b].double().cpu().numpy(), boxes.upper[b].double().cpu().numpy()
     constant = bounded.constant[b][rows].double().cpu().numpy()
@@ -61,19 +60,19 @@ def _feasible(bounded: Bounded, boxes: DomainBatch, b: int, rows: Tensor) -> tup
     constant = np.concatenate([constant, bounded.sign_constant[b][decided].double().cpu().numpy()])
     slack = len(a)
     # maximise the smallest margin t: a x + constant + t <= 0
-    program = linprog(
+    solved = minimise(
         np.r_[np.zeros(len(lower)), -1.0],
-        A_ub=np.c_[a, np.ones(slack)],
-        b_ub=-constant,
-        bounds=[*zip(lower, upper, strict=True), (None, None)],
-        method="highs",
+        np.c_[a, np.ones(slack)],
+        -constant,
+        np.r_[lower, -np.inf],
+        np.r_[upper, np.inf],
     )
-    if program.status != 0:
+    if solved is None or solved.x is None:
         return None, False
-    if program.x[-1] >= 0:
-        return program.x[:-1], False
-    weights = np.maximum(-program.ineqlin.marginals, 0.0)
+    if solved.x[-1] >= 0:
+        return solved.x[:-1], False
+    weights = solved.dual
     combined, offset = weights @ a, weights @ constant
     least = np.minimum(combined * lower, combined * upper).sum() + offset
-    size = np.abs(weights) @ (np.abs(a) @ np.maximum(np.abs(lower), np.abs(upper)) + np.abs(constant))
+    size = weights @ (np.abs(a) @ np.maximum(np.abs(lower), np.abs(upper)) + np.abs(constant))
     return None, bool(least > 3 * gamma(a.shape[0] + a.shape[1], torch.float64) * size)

@@ -130,6 +130,7 @@ def test_cutting_with_rows_keeps_what_satisfies_them(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_neuron_splits_decide_like_the_exact_programme(seed: int, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("verifier.engine.INPUT_SPLIT", 0)
+    monkeypatch.setattr("verifier.engine.FEW_INPUTS", 0)
     rng = np.random.default_rng(seed)
     network = known.net(70 + seed)
     case = Case(np.full(3, -0.5), np.full(3, 0.5), [known._clause(rng, 3, 3, kind)])

@@ -206,6 +206,7 @@ def test_verdicts_are_those_of_the_exact_programme(seed: int, kind: str, method:
 def test_networks_of_one_hidden_layer(seed: int, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their own search, without an attack before it, against the tests' mixed-integer programme."""
     monkeypatch.setattr(engine, "INPUT_SPLIT", 0)
+    monkeypatch.setattr(engine, "FEW_INPUTS", 0)
     ends = []
     search = engine.shallow_search
     monkeypatch.setattr(engine, "shallow_search", lambda *args: ends.append(search(*args)) or ends[-1])
@@ -222,6 +223,7 @@ def test_networks_of_one_hidden_layer(seed: int, kind: str, monkeypatch: pytest.
 
 def test_a_deeper_network_is_not_taken_for_a_shallow_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "INPUT_SPLIT", 0)
+    monkeypatch.setattr(engine, "FEW_INPUTS", 0)
     monkeypatch.delattr(engine, "shallow_search")
     network = net(3)
     case = Case(np.full(3, -0.3), np.full(3, 0.3), [[Row({}, {0: 1.0})]])
@@ -251,6 +253,7 @@ def test_float32_searches_and_float64_proves(seed: int, neurons: bool, monkeypat
 def test_rows_over_inputs_only_belong_to_their_case(seed: int, shallow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The part of the box where x_0 - x_1 <= t: from none of it to all of it."""
     monkeypatch.setattr(engine, "INPUT_SPLIT", 0 if shallow else 20)
+    monkeypatch.setattr(engine, "FEW_INPUTS", 0 if shallow else 20)
     rng = np.random.default_rng(seed)
     network = net(10 + seed, (3, 10, 3) if shallow else (3, 6, 6, 3))
     clause = _clause(rng, 3, 3, "several")
@@ -388,6 +391,7 @@ def test_cancellation_is_no_proof(top: float, shallow: bool, monkeypatch: pytest
     """relu(x + 1e9) - 1e9 = x on [0, top], but float64 knows it to 1e-7 only: y >= top - 1e-9 is possible, and no
     rounding may say otherwise."""
     monkeypatch.setattr(engine, "INPUT_SPLIT", 0 if shallow else 20)
+    monkeypatch.setattr(engine, "FEW_INPUTS", 0 if shallow else 20)
     network = Net((np.ones((1, 1)), np.ones((1, 1))), (np.array([1e9]), np.array([-1e9])))
     spec = form([Case(np.zeros(1), np.array([top]), [[Row({}, {0: -1.0}, -(top - 1e-9))]])], 1, 1)
     result = solve(network.model(), spec, options(), Budget.of(3))

@@ -14,6 +14,7 @@ makes the tree small.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,7 +31,21 @@ PUSHES = (1.0, 1.3, 2.0, 4.0)
 
 
 @dataclass(frozen=True, eq=False)
-class Nodes:
+class Batch:
+    """Tensors with the same leading dimension."""
+
+    def select(self, index: Tensor | slice) -> Self:
+        """The entries at `index`."""
+        return type(self)(*(getattr(self, f.name)[index] for f in fields(self)))
+
+    def put(self, index: Tensor, other: Self) -> Self:
+        """The same with the entries of `other` at `index`."""
+        parts = ((getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        return type(self)(*(mine.index_copy(0, index, theirs) for mine, theirs in parts))
+
+
+@dataclass(frozen=True, eq=False)
+class Nodes(Batch):
     """B subproblems: boxes `lower`, `upper` (B, n); intervals `low`, `high` (B, N) of the neurons' arguments; decided
     `sign` (B, N) -1, 0 or 1; multipliers `weights` (B, K), `alpha`, `beta` (B, N); `share` (B,) of the tree.
     """
@@ -48,10 +63,6 @@ class Nodes:
     def __len__(self) -> int:
         return len(self.share)
 
-    def select(self, index: Tensor | slice) -> Nodes:
-        """The subproblems at `index`."""
-        return Nodes(*(getattr(self, f.name)[index] for f in fields(self)))
-
 
 def root(clause: Clause) -> Nodes:
     """The whole box, no sign decided."""
@@ -62,13 +73,17 @@ def root(clause: Clause) -> Nodes:
     return Nodes(lower, upper, low, high, zero, weights, zero + 0.5, zero, share)
 
 
-def join(parts: list[Nodes]) -> Nodes:
-    """All subproblems in one batch."""
-    return Nodes(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Nodes)))
+Kind = TypeVar("Kind", bound=Batch)
+
+
+def join(parts: list[Kind]) -> Kind:
+    """All in one batch."""
+    kind = type(parts[0])
+    return kind(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(kind)))
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class Rows(Batch):
     """Linear lower bounds `row` (B, n), `constant` (B,) of the weighted functions, the allowance for rounding taken
     off; their minima `value` (B,), and a point `x` (B, n) where each is attained."""
 
@@ -76,10 +91,6 @@ class Rows:
     constant: Tensor
     value: Tensor
     x: Tensor
-
-    def select(self, index: Tensor) -> Rows:
-        """The rows at `index`."""
-        return Rows(self.row[index], self.constant[index], self.value[index], self.x[index])
 
 
 def ascend(clause: Clause, nodes: Nodes, steps: int) -> tuple[Nodes, Rows]:
@@ -176,6 +187,16 @@ class Planes:
             weights = weights.clamp(min=1e-6)
             weights = weights / weights.sum(1, keepdim=True)
         return [weights, alpha.clamp(0, 1), torch.where(self.nodes.sign != 0, beta.clamp(min=0), 0.0)]
+
+
+def stiffness(clause: Clause, nodes: Nodes, rows: Rows) -> Tensor:
+    """How many times (B,) the variation of the steepest neuron, of those that have a multiplier, is that of the row on
+    the box."""
+    radius = (nodes.upper - nodes.lower) / 2
+    gain = (nodes.weights @ clause.gain).abs() * (radius @ clause.weight.abs().T)
+    steep = torch.where(((nodes.low < 0) & (nodes.high > 0)) | (nodes.sign != 0), gain, 0.0)
+    largest = steep.amax(1) if steep.shape[1] else steep.new_zeros(len(steep))
+    return largest / (rows.row.abs() * radius).sum(1).clamp(min=torch.finfo(torch.float64).tiny)
 
 
 def cut(clause: Clause, nodes: Nodes, rows: Rows) -> tuple[Nodes, Tensor]:

@@ -1,27 +1,50 @@
-"""Subproblems in which no loose neuron is open: convex, so a linear program decides them.
+"""Subproblems whose relaxation a linear program solves exactly.
 
-The program finds the multipliers; the bound is recomputed from them in float64, and only that counts as a proof.
+The batched ascent gets close to that optimum in a few steps where all neurons act on one scale. It does not where a
+neuron's slope is a thousand times that of the sum (a spike: three steep neurons that cancel), since multipliers of such
+neurons are needed to a precision far below their own size. There, and where no loose neuron is open any more, the
+program finds the multipliers; the bound is recomputed from them in float64, and only that counts as a proof.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from verifier.search.shallow.dual import Nodes, Planes
+from verifier.search.linear_program import minimise
+from verifier.search.shallow.dual import Nodes, Planes, Rows
 from verifier.search.shallow.form import Clause
 from verifier.tolerance import gamma
 
 
-def settle(clause: Clause, node: Nodes) -> tuple[bool, Tensor | None]:
-    """Whether the subproblem (one) is proven, and otherwise the point (n,) where the functions are smallest, if any.
+@dataclass(frozen=True, eq=False)
+class Open:
+    """A subproblem (one) with the program's multipliers, their `rows`, and the `point` (1, n) where the relaxed
+    functions are smallest."""
 
-    Variables: x (n), y (J) >= the open convex ReLUs, and the level t, which is minimised:
-    every function, with y for the open ReLUs, is <= t; decided signs hold.
+    nodes: Nodes
+    rows: Rows
+    point: Tensor
+
+
+@dataclass(frozen=True)
+class Relaxed:
+    """Whether a subproblem is `proven`; what the program found otherwise, None where there is no optimum."""
+
+    proven: bool
+    open: Open | None = None
+
+
+def relax(clause: Clause, node: Nodes) -> Relaxed:
+    """Solves the relaxation of one subproblem.
+
+    Variables: x (n), y (J) for the open ReLUs, and the level t, which is minimised:
+    every function, with y for the open ReLUs, is <= t; y is above its ReLU, and where a gain is negative below the
+    chord; decided signs hold.
     """
-    from scipy.optimize import linprog  # slow to import, and few problems come here
-
     low, high, sign, lower, upper = (
         t[0].cpu().numpy() for t in (node.low, node.high, node.sign, node.lower, node.upper)
     )
@@ -30,57 +53,58 @@ def settle(clause: Clause, node: Nodes) -> tuple[bool, Tensor | None]:
     )
     numbers = (low, high, lower, upper, linear, constant, gain, weight, bias)
     if not all(np.isfinite(t).all() for t in numbers) or (lower > upper).any():
-        return False, None
-    on, open_ = low >= 0, np.flatnonzero((low < 0) & (high > 0))
+        return Relaxed(False)
+    on, open_ = low >= 0, (low < 0) & (high > 0)
+    # an open ReLU that no function counts positively lies on its chord; the others need a variable
+    falling = open_ & (gain <= 0).all(0)
+    free = np.flatnonzero(open_ & ~falling)
+    chord = np.divide(high, high - low, out=np.zeros_like(high), where=open_)
+    slope = np.where(falling, chord, on.astype(float))
+    lift = np.where(open_, -chord * low, 0.0)
+    bounded = free[(gain[:, free] < 0).any(0)]
     decided = np.flatnonzero(sign)
-    n, j, k = len(lower), len(open_), len(constant)
-    functions = np.c_[linear + (gain * on) @ weight, gain[:, open_], -np.ones(k)]
-    epigraph = np.c_[weight[open_], -np.eye(j), np.zeros(j)]
+    n, j, k, u = len(lower), len(free), len(constant), len(bounded)
+    unit = np.eye(j)
+    functions = np.c_[linear + (gain * slope) @ weight, gain[:, free], -np.ones(k)]
+    epigraph = np.c_[weight[free], -unit, np.zeros(j)]
     sides = np.c_[-sign[decided, None] * weight[decided], np.zeros((len(decided), j + 1))]
-    right = np.concatenate([-(constant + (gain * on) @ bias), -bias[open_], sign[decided] * bias[decided]])
-    program = linprog(
+    chords = np.c_[-chord[bounded, None] * weight[bounded], unit[np.isin(free, bounded)], np.zeros(u)]
+    right = [
+        -(constant + (gain * slope) @ bias + (gain[:, falling] @ lift[falling])),
+        -bias[free],
+        sign[decided] * bias[decided],
+        chord[bounded] * bias[bounded] + lift[bounded],
+    ]
+    solved = minimise(
         np.r_[np.zeros(n + j), 1.0],
-        A_ub=np.concatenate([functions, epigraph, sides]),
-        b_ub=right,
-        bounds=[*zip(lower, upper, strict=True), *[(0, None)] * j, (None, None)],
-        method="highs",
+        np.concatenate([functions, epigraph, sides, chords]),
+        np.concatenate(right),
+        np.r_[lower, np.zeros(j), -np.inf],
+        np.r_[upper, np.full(j + 1, np.inf)],
     )
-    if program.status == 2:  # no point has these signs: a combination of them says so, but HiGHS does not hand it out
+    if solved is None:
+        return Relaxed(False)
+    by_function, by_side = solved.dual[:k], solved.dual[k + j : k + j + len(decided)]
+    if solved.x is None:
         error = clause.argument_error[decided].cpu().numpy()
-        return _no_point(sides[:, :n], right[k + j :] + error, lower, upper), None
-    if program.status != 0:
-        return False, None
-    dual = np.maximum(-program.ineqlin.marginals, 0.0)
-    weights = torch.from_numpy(dual[:k] / max(dual[:k].sum(), 1e-300)).to(node.weights)[None]
-    slope = (weights @ clause.gain)[0].cpu().numpy()[open_]
+        return Relaxed(_no_point(by_side, sides[:, :n], right[2] + error, lower, upper))
+    weights = torch.from_numpy(by_function / max(by_function.sum(), 1e-300)).to(node.weights)[None]
+    total = (weights @ clause.gain)[0].cpu().numpy()[free]
     alpha, beta = node.alpha.clone(), torch.zeros_like(node.beta)
-    ratio = np.divide(dual[k : k + j], slope, out=np.full(j, 0.5), where=slope > 0)
-    alpha[0, open_] = torch.from_numpy(np.clip(ratio, 0, 1)).to(alpha)
-    beta[0, decided] = torch.from_numpy(dual[k + j :]).to(beta)
-    if bool(Planes(clause, node).rows(weights, alpha, beta).value > 0):
-        return True, None
-    return False, torch.from_numpy(program.x[:n]).to(node.lower)
+    ratio = np.divide(solved.dual[k : k + j], total, out=np.full(j, 0.5), where=total > 0)
+    alpha[0, free] = torch.from_numpy(np.clip(ratio, 0, 1)).to(alpha)
+    beta[0, decided] = torch.from_numpy(by_side).to(beta)
+    rows = Planes(clause, node).rows(weights, alpha, beta)
+    if bool(rows.value > 0):
+        return Relaxed(True)
+    point = torch.from_numpy(solved.x[:n]).to(node.lower).clamp(node.lower[0], node.upper[0])[None]
+    return Relaxed(False, Open(replace(node, weights=weights, alpha=alpha, beta=beta), rows, point))
 
 
-def _no_point(sides: np.ndarray, right: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> bool:
-    """Whether a combination of `sides . x <= right` (D, n), (D,) with weights >= 0 is violated everywhere on the
+def _no_point(dual: np.ndarray, sides: np.ndarray, right: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> bool:
+    """Whether the combination `dual` (D,) >= 0 of `sides . x <= right` (D, n), (D,) is violated everywhere on the
     box."""
-    from scipy.optimize import linprog
-
-    d = len(right)
-    if d == 0:
-        return False
-    program = linprog(
-        np.r_[np.zeros(len(lower)), 1.0],
-        A_ub=np.c_[sides, -np.ones(d)],
-        b_ub=right,
-        bounds=[*zip(lower, upper, strict=True), (None, None)],
-        method="highs",
-    )
-    if program.status != 0:
-        return False
-    dual = np.maximum(-program.ineqlin.marginals, 0.0)
     row = dual @ sides
     least = np.minimum(row * lower, row * upper).sum() - dual @ right
     size = dual @ (np.abs(sides) @ np.maximum(np.abs(lower), np.abs(upper)) + np.abs(right))
-    return bool(least > 3 * gamma(d + len(lower), torch.float64) * size)
+    return bool(least > 3 * gamma(len(right) + len(lower), torch.float64) * size)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from verifier.search.shallow import leaf
-from verifier.search.shallow.dual import Nodes, Rows, ascend, cut, join, look_ahead, root, split
+from verifier.search.shallow.dual import Nodes, Rows, ascend, cut, join, look_ahead, root, split, stiffness
 from verifier.search.shallow.form import Clause
 
 STEPS = 10
@@ -19,6 +20,10 @@ ROUNDS = 2
 
 AHEAD = 64
 """Neurons looked at ahead per subproblem."""
+
+STIFF = 10.0
+"""`stiffness` from which a subproblem is bounded by its linear program as well. (Networks that were trained stay below
+1, random ones mostly below 2; a spike of width 1e-3 has 1e3 to 1e5.)"""
 
 ELEMENTS = 500_000
 """Elements of the largest temporary: about a core's cache."""
@@ -69,16 +74,16 @@ def search(
         counts.nodes += len(nodes)
         counts.steps += 1
         before = float(nodes.share.sum())
-        nodes, rows = _bound(clause, nodes)
-        found = _try(clause, rows.x, try_points)
+        nodes, rows, points = _bound(clause, nodes, stop)
+        found = _try(clause, points, try_points)
         if found is not None:
             return End(found, 1.0)
         neuron, _ = look_ahead(clause, nodes, rows, AHEAD)
         for i in (neuron < 0).nonzero()[:, 0].tolist():
-            proven, point = leaf.settle(clause, nodes.select(slice(i, i + 1)))
-            if proven:
+            relaxed = leaf.relax(clause, nodes.select(slice(i, i + 1)))
+            if relaxed.proven:
                 continue
-            found = None if point is None else try_points(point[None])
+            found = None if relaxed.open is None else try_points(relaxed.open.point)
             if found is not None:
                 return End(found, 1.0)
             stuck += 1
@@ -106,17 +111,42 @@ def _pop(stack: list[Nodes], count: int) -> Nodes:
     return join(parts)
 
 
-def _bound(clause: Clause, nodes: Nodes) -> tuple[Nodes, Rows]:
-    """The subproblems that stay open, cut, and their rows."""
+def _bound(clause: Clause, nodes: Nodes, stop: Callable[[], bool]) -> tuple[Nodes, Rows, Tensor]:
+    """The subproblems that stay open, cut, and their rows; and points (M, n) worth trying."""
+    points: list[Tensor] = []
     for _ in range(ROUNDS):
         nodes, rows = ascend(clause, nodes, STEPS)
         open_ = ~(rows.value > 0)  # NaN proves nothing
         nodes, rows = nodes.select(open_), rows.select(open_)
+        nodes, rows, reached = _relax(clause, nodes, rows, stop)
+        points.extend(reached)
         nodes, empty = cut(clause, nodes, rows)
         nodes, rows = nodes.select(~empty), rows.select(~empty)
         if len(nodes) == 0:
             break
-    return nodes, rows
+    return nodes, rows, torch.cat([rows.x, *points])
+
+
+def _relax(clause: Clause, nodes: Nodes, rows: Rows, stop: Callable[[], bool]) -> tuple[Nodes, Rows, list[Tensor]]:
+    """The subproblems that stay open when the stiff ones are bounded by their linear programs, their rows, and the
+    programs' points (1, n): a row's own point is a corner of the box, which no spike is at."""
+    stiff = stiffness(clause, nodes, rows) > STIFF
+    keep, points = torch.ones_like(stiff), []
+    found: dict[int, tuple[Nodes, Rows]] = {}
+    for i in stiff.nonzero()[:, 0].tolist():
+        if stop():
+            break
+        relaxed = leaf.relax(clause, nodes.select(slice(i, i + 1)))
+        keep[i] = not relaxed.proven
+        if relaxed.open is not None:
+            points.append(relaxed.open.point)
+            if bool(relaxed.open.rows.value > rows.value[i]):
+                found[i] = relaxed.open.nodes, relaxed.open.rows
+    if found:
+        index = torch.tensor(list(found), device=keep.device)
+        better, tighter = (join(list(parts)) for parts in zip(*found.values(), strict=True))
+        nodes, rows = nodes.put(index, better), rows.put(index, tighter)
+    return nodes.select(keep), rows.select(keep), points
 
 
 def _try(clause: Clause, x: Tensor, try_points: Callable[[Tensor], object | None]) -> object | None:
