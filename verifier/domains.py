@@ -7,6 +7,7 @@ subproblem are the points of the box where all of that holds.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -57,21 +58,11 @@ class DomainBatch:
 
     def select(self, index: Tensor | slice) -> DomainBatch:
         """The boxes named by a mask, an index tensor or a slice."""
-        return DomainBatch(*(t[index] for t in self._fields()))
+        return DomainBatch(*pick(self._fields(), index))
 
     def to(self, device: torch.device) -> DomainBatch:
         """The same boxes on another device."""
         return DomainBatch(*(t.to(device) for t in self._fields()))
-
-    def to_dtype(self, dtype: torch.dtype) -> DomainBatch:
-        """The same boxes in a wider arithmetic (every float32 number is a float64 number)."""
-        return replace(
-            self,
-            lower=self.lower.to(dtype),
-            upper=self.upper.to(dtype),
-            score=self.score.to(dtype),
-            known=self.known.to(dtype),
-        )
 
     def narrowed(self, lower: Tensor, upper: Tensor, share: Tensor, score: Tensor) -> DomainBatch:
         """Same boxes with other bounds, volume shares and scores."""
@@ -112,6 +103,14 @@ class DomainBatch:
             self.alpha.repeat(2, 1),
             self.beta.repeat(2, 1),
         )
+
+
+def pick(fields: Iterable[Tensor], index: Tensor | slice) -> tuple[Tensor, ...]:
+    """Rows of several tensors, named by a mask, an index tensor or a slice; a mask is read once for all of them."""
+    if isinstance(index, slice):
+        return tuple(t[index] for t in fields)
+    rows = index.nonzero()[:, 0] if index.dtype == torch.bool else index
+    return tuple(t.index_select(0, rows) for t in fields)
 
 
 def join(parts: list[DomainBatch]) -> DomainBatch:

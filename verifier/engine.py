@@ -20,11 +20,11 @@ from verifier.attack.replay import Replay
 from verifier.bounds.alpha_beta import Ground
 from verifier.bounds.bounder import Method, OutOfTime, sweep
 from verifier.bounds.lumped import Prepared
-from verifier.bounds.network import Network, build
+from verifier.bounds.network import Network, build, narrowed
 from verifier.bounds.rational import Rational
 from verifier.bounds.rounded import Twin
 from verifier.budget import Budget
-from verifier.domains import DomainBatch, join, outward, whole
+from verifier.domains import DomainBatch, outward, whole
 from verifier.errors import OptionsError
 from verifier.graph.onnx_import import Model
 from verifier.inputs import IdentityMap, InputMap
@@ -39,7 +39,7 @@ from verifier.search.bab import Outcome, Strategy, Tally, cut, search
 from verifier.search.bounding import Bounded, bound_boxes
 from verifier.search.choose import Chooser, Cost
 from verifier.search.leaf import settle_affine
-from verifier.search.memory import CPU, Memory, attempt, step_bytes
+from verifier.search.memory import Memory, attempt, step_bytes
 from verifier.search.neurons import NeuronSplit
 from verifier.search.shallow import form as shallow_form
 from verifier.search.shallow.tree import Counts
@@ -118,31 +118,7 @@ def _solve(
     else:
         compare(model, model.graph, points, session)
     compare_problem(model, problem, points, session)
-    if options.dtype == "float32":
-        return _in_single(problem, replay, options, budget, progress, start)
-    return _Run(problem, replay, options, budget, progress, start, torch.float64).solve()
-
-
-def _in_single(
-    problem: Problem,
-    replay: Replay,
-    options: Options,
-    budget: Budget,
-    progress: Callable[[Progress], None] | None,
-    start: float,
-) -> Result:
-    """Searches in float32, proves in float64.
-
-    The float32 search finds out where to split; every box that it would call proven is bounded again in float64 (and
-    split further there if need be), so that rounding in float32 can cost time and nothing else.
-    """
-    proposals: list[DomainBatch] = []
-    fast = _Run(problem, replay, options, budget, progress, start, torch.float32)
-    result = fast.solve(proven=lambda batch: proposals.append(batch.to(CPU)))
-    if result.verdict is not Verdict.UNSAT:
-        return result
-    exact = _Run(problem, replay, options, budget, progress, start, torch.float64)
-    return exact.solve(first=join(proposals).to_dtype(torch.float64))
+    return _Run(problem, replay, options, budget, progress, start).solve()
 
 
 def _sample_points(problem: Problem, replay: Replay, seed: int, count: int = 3) -> np.ndarray:
@@ -209,24 +185,22 @@ class _Run:
         budget: Budget,
         progress: Callable[[Progress], None] | None,
         start: float,
-        dtype: torch.dtype,
     ) -> None:
         self.problem, self.replay, self.options, self.budget = problem, replay, options, budget
         self.progress, self.start = progress, start
-        device = _device(options.device)
+        device, dtype = _device(options.device), torch.float64
         self.network: Network = build(problem.graph, dtype, device)
+        self.single = narrowed(self.network, problem.graph) if options.dtype == "float32" else None
         self.table = RowTable.from_rows(problem.rows, dtype, device)
         self.lower, self.upper = (t.to(device) for t in outward(problem.lower, problem.upper, dtype))
         self.inputs: InputMap = IdentityMap(torch.from_numpy(problem.free).to(device))
-        self.zonotope = (
-            options.bounds.method == "auto" and dtype == torch.float64 and zonotope.suits(self.network, self.table)
-        )
+        self.zonotope = options.bounds.method == "auto" and zonotope.suits(self.network, self.table)
         self.lumped = options.bounds.method == "lumped"
         if self.lumped and not zonotope.lumps(self.network, self.table):
             raise OptionsError(
-                f"bounds.method lumped: found {self.network.n} varying inputs, dtype {dtype},"
+                f"bounds.method lumped: found {self.network.n} varying inputs,"
                 f" rows over {'inputs too' if self.table.mixed is not None else 'outputs only'};"
-                f" expected at most {zonotope.MOST_LUMPED} inputs, dtype float64 and rows over outputs only"
+                f" expected at most {zonotope.MOST_LUMPED} inputs and rows over outputs only"
             )
         self.plan = self._choose()
         self.tally = Tally()
@@ -263,18 +237,16 @@ class _Run:
         plain = set(self.network.relaxed) == set(self.network.relus)
         return inputs > (FEW_INPUTS if plain else INPUT_SPLIT) and not self.lumped
 
-    def solve(self, first: DomainBatch | None = None, proven: Callable[[DomainBatch], None] | None = None) -> Result:
-        """Settles the boxes `first` (None: all queries); `proven` receives proposals instead of proofs (see
-        `Strategy`)."""
-        few = first is None and self.problem.queries <= MANY_QUERIES
+    def solve(self) -> Result:
+        """Settles all queries."""
+        few = self.problem.queries <= MANY_QUERIES
         witness = attempt(self.first_look)[0] if few else None
         if witness is not None:
             return self.finish(Verdict.SAT, "found by sampling and projected gradient descent", witness=witness)
         self.split: NeuronSplit | None = None
         self.rational = Rational.of(self.network)
-        if first is None:
-            first = whole(self.lower, self.upper, self.kept_neurons())
-            first = zonotope.halved(first) if self.zonotope else first
+        first = whole(self.lower, self.upper, self.kept_neurons())
+        first = zonotope.halved(first) if self.zonotope else first
         if self.plan.neurons and not shallow_form.suits(self.network) and self.network.relus:
             try:
                 self.split = self.neuron_split(first)
@@ -296,7 +268,6 @@ class _Run:
             else min(self.options.search.max_depth, HALVINGS * (self.plan.free_inputs + 1)),
             neurons=self.plan.neurons,
             queries=self.problem.queries,
-            proven=proven,
             device=self.network.device,
             memory=self.memory(),
         )
@@ -326,7 +297,7 @@ class _Run:
 
     def search(self, first: DomainBatch, strategy: Strategy) -> Outcome:
         """Branch and bound; a network of one hidden layer with many inputs has a search of its own."""
-        shallow = self.plan.neurons and strategy.proven is None and shallow_form.suits(self.network)
+        shallow = self.plan.neurons and shallow_form.suits(self.network)
         if not shallow or self.problem.queries > FEW_QUERIES:
             return search(first, strategy)
         outcome, _ = attempt(self.shallow)
@@ -371,7 +342,7 @@ class _Run:
         return Memory.of(self.network.device, self.budget.memory_bytes, per_box)
 
     def bound(self, batch: DomainBatch, method: Method) -> Bounded:
-        return bound_boxes(self.network, self.table, batch, self.inputs, method, self.budget.expired)
+        return bound_boxes(self.network, self.table, batch, self.inputs, method, self.budget.expired, self.single)
 
     def kept_neurons(self) -> int:
         """How many neurons' intervals the open boxes carry along: all, where neurons are split and there are few."""
@@ -463,7 +434,7 @@ class _Run:
         settings = {
             "method": "zonotope" if self.zonotope else "lumped" if self.lumped else self.plan.method.name,
             "batch": self.plan.batch,
-            "dtype": str(self.plan.dtype).removeprefix("torch."),
+            "dtype": "float64" if self.single is None or self.lumped or self.zonotope else "float32",
             "device": str(self.plan.device),
             "free_inputs": self.plan.free_inputs,
             "split": "neurons" if self.plan.neurons else "inputs",

@@ -11,6 +11,7 @@ each group.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from verifier.bounds.network import Network
-from verifier.bounds.rounding import Allowance
+from verifier.bounds.rounding import SPARE, Allowance, Planes, planes_of
 from verifier.ops.affine import Dense
 from verifier.ops.kinds import LinearOp, Relaxation, RelaxedOp
 from verifier.tolerance import gamma, lost, ulp
@@ -46,72 +47,70 @@ def walk_back(
         coefficients (R, K, n) and bias (R, K); a bias of NaN or +inf (overflow) is turned into -inf (nothing known).
     """
     pending: dict[int, Tensor] = {slot: rows}
-    charges: list[Tensor] = []
-    peak = bias.abs()
+    # what is known so far about the bias, and a second number that is positive where nothing is known any more
+    state = torch.stack([bias, torch.zeros_like(bias)], -1)
     for i in range(slot - 1, -1, -1):
         if i + 1 not in pending:
             continue
         rows = pending.pop(i + 1)
         op = network.ops[i]
-        if allowance is not None and (charge := allowance.charge(i + 1, rows, owner)) is not None:
-            charges.append(charge)
+        if allowance is not None:
+            state = _charged(state, rows, allowance.column(i + 1), owner)
         if isinstance(op, LinearOp):
-            parts, bias = _linear_step(op, rows, bias)
+            if (offset := op.offset_column) is not None:
+                state = state + rows.flatten(2) @ offset
+            if (error := op.error_column) is not None:
+                state = state + rows.abs().flatten(2) @ error
+            parts = tuple(p.unflatten(0, bias.shape) for p in op.adjoint(rows.flatten(0, 1)))
         else:
             assert isinstance(op, RelaxedOp)
             if trace is not None:
                 trace[i] = rows
-            planes = relaxations[i] if owner is None else of_groups(relaxations[i], owner)
-            if allowance is not None:
-                sizes = tuple(t if owner is None else t.index_select(0, owner) for t in allowance.sizes[i])
-                charges.append(allowance.relaxed_charge(i, rows, planes, sizes))
-            parts, bias = _relaxed_step(op, rows, bias, planes)
+            planes = planes_of(relaxations[i]) if allowance is None else allowance.planes(i, relaxations[i])
+            parts, state = _relaxed_step(op, rows, state, planes if owner is None else planes.of(owner))
             if i in added:
                 parts = (parts[0] + added[i], *parts[1:])
                 if allowance is not None:
-                    charges.append(allowance.added_charge(added[i], sizes[0]))
-        if allowance is not None:
-            peak = torch.maximum(peak, bias.abs())
+                    state = _charged(state, added[i], allowance.added(i, owner), None)
         for source, part in zip(network.sources[i], parts, strict=True):
             pending[source] = pending[source] + part if source in pending else part
     if 0 not in pending:
         coefficients = rows.new_zeros(*bias.shape, network.n)
     else:
-        if allowance is not None and (charge := allowance.charge(0, pending[0], owner)) is not None:
-            charges.append(charge)
+        if allowance is not None:
+            state = _charged(state, pending[0], allowance.column(0), owner)
         coefficients = pending[0].flatten(2)
+    shift, unknown = state.unbind(-1)
     if allowance is not None:
-        bias = bias - _total(allowance, charges, peak, owner)
-    return coefficients, _known_below(bias)
+        shift = shift - _rest(allowance, bias, owner)
+    # +inf is an overflow, whatever was added afterwards
+    return coefficients, _known_below(shift).masked_fill(unknown != 0, -torch.inf)
 
 
-def _total(allowance: Allowance, charges: list[Tensor], peak: Tensor, owner: Tensor | None) -> Tensor:
-    """All charges of a walk, and the rounding of the running bias: an ulp of its peak a step. The hundredth is for the
-    rounding of the charges themselves, which are sums of positive terms."""
-    steps = 4 + 2 * len(allowance.network.ops)
-    total = peak * (steps * ulp(peak.dtype))
-    for charge in charges:
-        total = total + charge
+def _rest(allowance: Allowance, bias: Tensor, owner: Tensor | None) -> Tensor:
+    """What a walk loses beside the costs of its steps: roundings of the bias it started with, (R, K), and underflow, of
+    coefficients and of products."""
+    network = allowance.network
+    elements = 2 * sum(math.prod(shape) for shape in network.shapes)
+    total = bias.detach().abs() * (allowance.steps * ulp(bias.dtype)) + lost(elements, bias.dtype)
     if allowance.floor is not None:
-        total = total + (allowance.floor if owner is None else allowance.floor[owner])[:, None]
-    return total * 1.01
+        total = total + (allowance.floor if owner is None else allowance.floor.index_select(0, owner))[:, None]
+    return total * SPARE
 
 
 def _known_below(bound: Tensor) -> Tensor:
-    """Lower bounds with -inf where they are not numbers. +inf is an overflow, whatever was added afterwards."""
+    """Lower bounds with -inf where they are not numbers."""
     return torch.nan_to_num(bound, nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
 
 
-def _linear_step(op: LinearOp, rows: Tensor, bias: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-    offset = op.offset()
-    if offset is not None:
-        flat = offset.expand(op.out_shape).reshape(-1)
-        bias = bias + rows.flatten(2) @ flat
-    error = op.inexact()
-    if error is not None:
-        bias = bias - rows.abs().flatten(2) @ error.expand(op.out_shape).reshape(-1)
-    parts = op.adjoint(rows.flatten(0, 1))
-    return tuple(p.unflatten(0, bias.shape) for p in parts), bias
+def _charged(state: Tensor, rows: Tensor, column: Tensor | None, owner: Tensor | None) -> Tensor:
+    """What is known after each unit of |coefficient| of rows (R, K, *S) has paid its `column` (B or 1, |S|, 2)."""
+    if column is None:
+        return state
+    size = rows.detach().flatten(2).abs()
+    if len(column) == 1:
+        return state + size @ column[0]
+    return state + torch.bmm(size, column if owner is None else column.index_select(0, owner))
 
 
 def of_groups(planes: Relaxation, owner: Tensor) -> Relaxation:
@@ -124,28 +123,17 @@ def of_groups(planes: Relaxation, owner: Tensor) -> Relaxation:
     )
 
 
-def _relaxed_step(op: RelaxedOp, rows: Tensor, bias: Tensor, planes: Relaxation) -> tuple[tuple[Tensor, ...], Tensor]:
+def _relaxed_step(op: RelaxedOp, rows: Tensor, state: Tensor, planes: Planes) -> tuple[tuple[Tensor, ...], Tensor]:
     """A positive coefficient takes the lower plane, a negative one the upper plane."""
-    negative = rows.clamp(max=0)
-    if bool(planes.lower_offset.any()):  # Relu's lower planes go through 0
-        bias = bias + _against(rows.clamp(min=0), planes.lower_offset)
-    bias = bias + _against(negative, planes.upper_offset)
+    positive, negative = rows.clamp(min=0), rows.clamp(max=0).neg()
+    paid = torch.bmm(positive.flatten(2), planes.columns[:, 0])
+    state = state + torch.baddbmm(paid, negative.flatten(2), planes.columns[:, 1])
     parts = []
-    for index, (low, high) in enumerate(zip(planes.lower_slopes, planes.upper_slopes, strict=True)):
-        # positive * low + negative * high, without forming the positive part
-        part = op.spread(rows, index) * low[:, None]
-        rest, step = op.spread(negative, index), (high - low)[:, None]
-        parts.append(torch.addcmul(part, rest, step) if part.requires_grad else part.addcmul_(rest, step))
-    return tuple(parts), bias
-
-
-def _against(rows: Tensor, offset: Tensor) -> Tensor:
-    """sum rows * offset over a value: (R, K, *T), (R, *T) -> (R, K); 0 * inf counts as 0 (the plane is not used)."""
-    flat, column = rows.flatten(2), offset.flatten(1)
-    total = torch.bmm(flat, column[:, :, None])[:, :, 0]
-    if torch.isnan(total).any():
-        return torch.where(flat == 0, 0.0, flat * column[:, None]).sum(2)
-    return total
+    for index, slopes in enumerate(planes.slopes):
+        low, high = slopes[:, None].unbind(2)
+        part, rest = op.spread(positive, index) * low, op.spread(negative, index)
+        parts.append(torch.addcmul(part, rest, high, value=-1))
+    return tuple(parts), state
 
 
 def concretise(coefficients: Tensor, bias: Tensor, lower: Tensor, upper: Tensor, rigorous: bool = True) -> Tensor:
@@ -166,12 +154,14 @@ def concretise(coefficients: Tensor, bias: Tensor, lower: Tensor, upper: Tensor,
 def neuron_rows(network: Network, slot: int, neurons: Tensor) -> tuple[int, Tensor, Tensor]:
     """Rows that select elements `neurons` (M,) of the value in `slot`: (start slot, rows (M, 1, *S), bias (M, 1)).
 
-    A dense producer is entered by gathering rows of its weight instead of multiplying one-hot rows by it.
+    A dense producer is entered by gathering rows of its weight instead of multiplying one-hot rows by it, unless its
+    weights or offsets have been rounded, which is what passing it charges for.
     """
     shape = network.shapes[slot]
     if slot > 0:
         op = network.ops[slot - 1]
-        if isinstance(op, Dense) and op.params["weight"].shape[0] == _size(shape) and op.inexact() is None:
+        exact = isinstance(op, LinearOp) and op.inexact() is None and not op.weights_rounded
+        if isinstance(op, Dense) and op.params["weight"].shape[0] == _size(shape) and exact:
             rows = op.params["weight"].index_select(0, neurons)
             bias = op.params.get("bias")
             start = rows.new_zeros(len(neurons)) if bias is None else bias.index_select(0, neurons)

@@ -63,7 +63,7 @@ class Sweep:
     how far each free input moves the inputs of operator i, (B, d, *S) >= 0 (empty without affine forms).
     `unstable_at[i]` is the batch's mean count of unstable neurons at operator i. `empty` (B,) marks subproblems whose
     decided signs contradict the bounds: they have no points. `allowance` is what backward rows have to pay for rounding
-    (None in float32, which proves nothing).
+    (None after a sweep in float32 alone, which proves nothing).
     """
 
     pre: dict[int, tuple[Interval, ...]]
@@ -95,40 +95,52 @@ def sweep(
     stop: Callable[[], bool] = never,
     signs: Tensor | None = None,
     tighter: Mapping[int, Interval] = MappingProxyType({}),
+    exact: Network | None = None,
 ) -> Sweep:
     """Bounds every intermediate value on the parameter boxes (B, d) of queries (B,), with decided `signs` (B, D).
 
-    `tighter[i]` are intervals of operator i's argument that are known to hold besides.
+    `tighter[i]` are intervals of operator i's argument that are known to hold besides. With `exact`, the same network
+    in float64, this one in float32 (`network.narrowed`) only computes the intervals, with every rounding allowed for;
+    planes and costs are those of `exact`, and so is the type of everything in the result.
 
     Raises:
         OutOfTime: `stop()` said so.
     """
     batch = lower.shape[0]
-    allowance = Allowance(network) if network.dtype == torch.float64 else None
+    if exact is not None:
+        lower, upper = narrow(Interval(lower, upper))
+        tighter = {i: narrow(bound) for i, bound in tighter.items()}
+    allowance = Allowance(network) if exact is not None or network.dtype == torch.float64 else None
+    precise = allowance if exact is None else Allowance(exact)
+    books = [book for book in (allowance, precise) if book is not None]
+    if allowance is precise:
+        books = books[:1]
     forms: dict[int, AffineForm] = {}
     intervals: dict[int, Interval] = {}
     if method.affine or not isinstance(inputs, IdentityMap):
         forms[0] = start = inputs.form(lower, upper, query, method.attribute)
     if method.interval or not method.affine:
         intervals[0] = Interval(lower, upper) if isinstance(inputs, IdentityMap) else start.interval()
-    if allowance is not None and network.readers(0) > 1:
-        allowance.readers(0, intervals[0] if intervals else start.interval())
+    if books and network.readers(0) > 1:
+        first = intervals[0] if intervals else start.interval()
+        for book in books:
+            book.readers(0, first)
     if not method.affine:
         forms.clear()
     pre: dict[int, tuple[Interval, ...]] = {}
     relaxations: dict[int, Relaxation] = {}
     reach: dict[int, tuple[Tensor, ...]] = {}
-    unstable_at: dict[int, float] = {}
+    counts: dict[int, Tensor] = {}
     empty = torch.zeros(batch, dtype=torch.bool, device=lower.device)
     numbers = network.relus if signs is not None and signs.shape[1] else {}
-    unstable = torch.zeros(batch, dtype=torch.int64, device=lower.device)
     for i, (op, sources) in enumerate(zip(network.ops, network.sources, strict=True)):
         if stop():
             raise OutOfTime
         out = i + 1
         if isinstance(op, LinearOp):
-            if allowance is not None:
-                allowance.linear(i, [intervals[s] if intervals else _known(forms[s], None) for s in sources])
+            given = [intervals[s] if intervals else _known(forms[s], None) for s in sources] if books else []
+            for book in books:
+                book.linear(i, given)
             if method.affine:
                 forms[out] = linear_form(op, [forms[s] for s in sources]) if sources else constant_form(op, start)
             if intervals:
@@ -151,26 +163,47 @@ def sweep(
                     empty |= contradiction
                 bounds.append(bound)
             pre[i] = tuple(bounds)
-            if allowance is not None:
-                allowance.relaxed(i, bounds)
+            for book in books:
+                book.relaxed(i, bounds)
             relaxations[i] = op.relax(*bounds)
-            count = op.unstable(*bounds).flatten(1).sum(1)
-            unstable_at[i] = float(count.double().mean())
-            unstable += count
+            counts[i] = op.unstable(*bounds).flatten(1).sum(1)
             if method.affine:
                 reach[i] = tuple(forms[s].moves() for s in sources)
                 forms[out] = relaxed_form(op, [forms[s] for s in sources], bounds, reach[i])
             if intervals:
                 intervals[out] = interval_step(op, bounds)
-        if allowance is not None and network.readers(out) > 1:
-            allowance.readers(out, intervals[out] if intervals else _known(forms[out], None))
+        if books and network.readers(out) > 1:
+            value = intervals[out] if intervals else _known(forms[out], None)
+            for book in books:
+                book.readers(out, value)
         network.release(forms, i)
         network.release(intervals, i)
     output = _known(forms.get(network.output), intervals.get(network.output))
     output = Interval(*(t.reshape(-1, network.m).expand(batch, network.m) for t in output))
-    if allowance is not None:
-        allowance.output = magnitude(output)
-    return Sweep(pre, relaxations, output, unstable, reach, unstable_at, empty, allowance)
+    every = torch.stack([torch.zeros_like(query), *counts.values()])
+    means = dict(zip(counts, every[1:].double().mean(1).tolist(), strict=True))
+    if exact is not None:
+        pre = {i: tuple(_widened(bound, exact.dtype) for bound in bounds) for i, bounds in pre.items()}
+        relaxations = {i: op.relax(*pre[i]) for i, op in enumerate(exact.ops) if isinstance(op, RelaxedOp)}
+        reach = {i: tuple(t.to(exact.dtype) for t in moves) for i, moves in reach.items()}
+        output = _widened(output, exact.dtype)
+    if precise is not None:
+        precise.output = magnitude(output)
+    return Sweep(pre, relaxations, output, every.sum(0), reach, means, empty, precise)
+
+
+def narrow(bound: Interval) -> Interval:
+    """An interval in float32, rounded outwards."""
+    lower, upper = bound.lower.float(), bound.upper.float()
+    inf = torch.full((), torch.inf, device=lower.device)
+    return Interval(
+        torch.where(lower.double() > bound.lower, torch.nextafter(lower, -inf), lower),
+        torch.where(upper.double() < bound.upper, torch.nextafter(upper, inf), upper),
+    )
+
+
+def _widened(bound: Interval, dtype: torch.dtype) -> Interval:
+    return Interval(bound.lower.to(dtype), bound.upper.to(dtype))
 
 
 def meet(a: Interval, b: Interval) -> tuple[Interval, Tensor]:
@@ -267,11 +300,11 @@ def intersect_rows(
     """
     counts = mask.sum(1)
     order = counts.argsort(descending=True)
-    open_boxes = int((counts > 0).sum())
+    sizes = [size for size in counts.index_select(0, order).tolist() if size > 0]
+    open_boxes = len(sizes)
     if open_boxes == 0:
         return bound
     low, high = bound.lower.flatten(1).clone(), bound.upper.flatten(1).clone()
-    sizes = counts[order[:open_boxes]].tolist()
     start = 0
     while start < open_boxes:
         # boxes with about equally many rows side by side; the padding repeats elements that are not in the mask

@@ -90,7 +90,7 @@ def relaxed_form(
     gap = (high - low) / 2
     middle = (high + low) / 2
     gap = gap + _rounding(op, forms, bounds, relaxation)
-    finite = torch.isfinite(gap) & torch.isfinite(middle)
+    finite = (gap + middle.abs()).isfinite()
     maps[:, 0] += torch.where(finite, middle, 0.0)
     gap = torch.where(finite, gap, torch.inf)
     if radius.shape[1] == 1:
@@ -114,7 +114,7 @@ def _blamed(radius: Tensor, gap: Tensor, moves: Tensor) -> Tensor:
     total = moves.sum(1)
     rate = gap / total
     # no input moves it, or a quotient is no usable number: equal shares (of an infinite gap, too)
-    usable = rate.isfinite() & (total >= torch.finfo(total.dtype).tiny) & total.isfinite()
+    usable = (rate + total).isfinite() & (total >= torch.finfo(total.dtype).tiny)
     # 1 + d ulp: the shares must add up to at least the whole
     whole = 1 + 4 * parts * torch.finfo(gap.dtype).eps
     rate = torch.where(usable, rate, 0.0) * whole
@@ -140,9 +140,6 @@ def blamed_moves(op: RelaxedOp, bounds: Sequence[Interval], moves: Sequence[Tens
 
 def as_interval(bound: Interval) -> Interval:
     """NaN (inf - inf, 0 * inf) means that nothing is known; so does an infinity on the wrong side, an overflow."""
-    # one cheap pass tells on a CPU that there is nothing to do; elsewhere asking would stop the device
-    if bound.lower.device.type == "cpu" and bool((bound.upper - bound.lower).sum().isfinite()):
-        return bound
     inf = torch.inf
     return Interval(
         torch.nan_to_num(bound.lower, nan=-inf, posinf=-inf, neginf=-inf),

@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from verifier.errors import ModelError
 from verifier.graph.ir import Graph, Shape
 from verifier.ops import bind
+from verifier.ops.affine import Dense
 from verifier.ops.kinds import Op, RelaxedOp
 from verifier.passes.lift_scalars import lift_scalars
+from verifier.tolerance import ulp
 
 T = TypeVar("T")
 
@@ -79,6 +82,37 @@ class Network:
         for s in self.sources[i]:
             if self.last_use[s] == i:
                 values.pop(s, None)
+
+
+def narrowed(exact: Network, graph: Graph) -> Network | None:
+    """The network of `graph` in float32, with bounds that hold for the `exact` float64 one as well.
+
+    Weights and constants that have to be rounded carry what that is off by. None where another number would have to be
+    rounded, or where a device may compute convolutions by other than plain sums (cuDNN does, in float32).
+    """
+    single = build(graph, torch.float32, exact.device)
+    for op, wide in zip(single.ops, exact.ops, strict=True):
+        if exact.device.type != "cpu" and wide.node.op.startswith("Conv"):
+            return None
+        if any(isinstance(value, float) and value != float(np.float32(value)) for value in wide.node.attrs.values()):
+            return None
+        for name, value in wide.params.items():
+            off = (op.params[name].to(value.dtype) - value).abs()
+            if name == "bias_error" or not bool((off != 0).any()):
+                continue
+            if name == "weight" and isinstance(op, Dense) and bool((off <= value.abs() * HALF).all()):
+                op.weights_rounded = True
+                continue
+            if name not in OFFSETS or not bool(off.isfinite().all()):
+                return None
+            total = off + wide.params.get("bias_error", 0.0)
+            op.params["bias_error"] = torch.nextafter(total.float(), torch.tensor(torch.inf, device=off.device))
+    return single
+
+
+HALF = ulp(torch.float32) / 2
+OFFSETS = ("bias", "offset", "value")
+"""Parameters that are nothing but a constant that is added."""
 
 
 def _numel(shape: Sequence[int]) -> int:

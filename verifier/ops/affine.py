@@ -43,11 +43,11 @@ class Dense(LinearOp):
 
     @property
     def terms(self) -> int:
-        return int(self.params["weight"].shape[1])
+        return int(self.params["weight"].shape[1]) + self.weights_rounded
 
     @property
     def adjoint_terms(self) -> int:
-        return int(self.params["weight"].shape[0])
+        return int(self.params["weight"].shape[0]) + self.weights_rounded
 
 
 @register("Scale")

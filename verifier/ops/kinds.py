@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -42,7 +43,10 @@ class Relaxation(NamedTuple):
 
 
 class Op:
-    """A node bound to a dtype and a device; `params` are its tensors there."""
+    """A node bound to a dtype and a device; `params` are its tensors there. `weights_rounded` tells that weights
+    had to be rounded to that type, each by half an ulp at most: one factor more in every product."""
+
+    weights_rounded = False
 
     def __init__(self, node: Node, shapes: Mapping[str, Shape], dtype: torch.dtype, device: torch.device) -> None:
         self.node = node
@@ -94,6 +98,23 @@ class LinearOp(Op):
         None where it is exact. Every bound of the value has to be wider by it.
         """
         return self.params.get("bias_error")
+
+    @cached_property
+    def offset_column(self) -> Tensor | None:
+        """The constant as what a unit of coefficient adds to a row's bias, (|T|, 2) with zeros beside it, or None."""
+        return self._column(self.offset())
+
+    @cached_property
+    def error_column(self) -> Tensor | None:
+        """The same for what `inexact` takes off for each unit of |coefficient|."""
+        error = self.inexact()
+        return None if error is None else self._column(-error)
+
+    def _column(self, constant: Tensor | None) -> Tensor | None:
+        if constant is None:
+            return None
+        flat = constant.expand(self.out_shape).reshape(-1)
+        return torch.stack([flat, torch.zeros_like(flat)], 1)
 
     @property
     def terms(self) -> int:

@@ -71,8 +71,8 @@ def _rewrite(new: Rewriter, first: Node, relu: Node, second: Node) -> bool:
     if not len(active):  # all coefficients cancel
         if len(used):
             return False
-        value = np.broadcast_to(constant, out).copy()
-        new.add("Constant", [], out, second, {"value": value}, output=second.output)
+        whole = np.broadcast_to(constant, out).copy()
+        new.add("Constant", [], out, second, {"value": whole}, output=second.output)
         return True
     if not len(used):
         value = _neurons(new, first, weight[chosen[active]], bias[chosen[active]])

@@ -57,9 +57,6 @@ def none_lost(boxes: DomainBatch, bounded: Bounded) -> tuple[Tensor, object | No
 class Strategy:
     """The seams of the search: how boxes are bounded, points tested, and when to stop. `attack` gets open boxes after
     every step and looks for a counterexample in them when it thinks that time has come.
-
-    With `proven` the search only proposes: it hands over every box that its bounds prove, whole, and neither clips
-    boxes nor settles affine ones, so that another search can prove the proposals in a more precise arithmetic.
     """
 
     bound: Callable[[DomainBatch], Bounded]
@@ -73,7 +70,6 @@ class Strategy:
     neurons: bool
     queries: int
     hopeless: Callable[[DomainBatch, Bounded], tuple[Tensor, object | None]] = none_lost
-    proven: Callable[[DomainBatch], None] | None = None
     device: torch.device = CPU
     memory: Memory = field(default_factory=Memory)
 
@@ -87,13 +83,12 @@ ATTACKED = 1024
 
 @dataclass(frozen=True, eq=False)
 class _Step:
-    """What one batch came to: a hit, or its children, the boxes given up (`stuck`) and those only proposed."""
+    """What one batch came to: a hit, or its children and the boxes given up (`stuck`)."""
 
     found: object | None
     boxes: DomainBatch
     children: DomainBatch
     stuck: DomainBatch
-    proposed: DomainBatch | None = None
 
 
 def search(first: DomainBatch, strategy: Strategy) -> Outcome:
@@ -106,11 +101,11 @@ def search(first: DomainBatch, strategy: Strategy) -> Outcome:
     memory = strategy.memory
     open_set = OpenSet(first, strategy.device, memory.device_share)
     tally = Tally(open_boxes=len(first))
-    stuck_share, proposed = 0.0, 0
+    stuck_share = 0.0
     no_room = False
     most = math.inf
     while len(open_set) and not no_room and not strategy.stop() and tally.boxes < most:
-        waiting = proposed + open_set.stored + (open_set.on_device if memory.shared else 0)
+        waiting = open_set.stored + (open_set.on_device if memory.shared else 0)
         size = min(strategy.batch, len(open_set), memory.boxes(waiting, open_set.on_device))
         if size == 0:
             no_room = True
@@ -128,25 +123,21 @@ def search(first: DomainBatch, strategy: Strategy) -> Outcome:
         tally.steps += 1
         if step.found is not None:
             return Outcome(step.found, 1.0, tally, None)
-        if step.proposed is not None and strategy.proven is not None:
-            strategy.proven(step.proposed)
-            proposed += step.proposed.bytes
         children, stuck = step.children, step.stuck
         tally.stuck += len(stuck)
         if tally.stuck and math.isinf(most):
             # nothing can be proven any more; what is left may hold a counterexample, and gets a fair share of work
             most = AFTER_STUCK * tally.boxes + ATTACKED
-        stuck_share += float(stuck.share.sum())
-        left = float(children.share.sum()) + float(stuck.share.sum())
-        tally.settled += (float(batch.share.sum()) - left) / max(1, strategy.queries)
+        share, left, given_up, lower, depth = _figures(batch, step)
+        stuck_share += given_up
+        tally.settled += (share - left - given_up) / max(1, strategy.queries)
         tally.open_boxes = len(open_set)
         if len(children):
             found, _ = attempt(partial(strategy.attack, children.select(slice(0, ATTACKED))))
             if found is not None:
                 return Outcome(found, 1.0, tally, None)
         if len(step.boxes):
-            tally.lower = float(step.boxes.score.min())
-            tally.deepest = max(tally.deepest, int(step.boxes.depth.max()))
+            tally.lower, tally.deepest = lower, max(tally.deepest, int(depth))
         strategy.report(tally)
     rest = open_set.rest()
     if rest is not None and tally.boxes >= most:  # given up, not out of time
@@ -154,6 +145,14 @@ def search(first: DomainBatch, strategy: Strategy) -> Outcome:
         stuck_share, rest = stuck_share + float(rest.share.sum()), None
     share = stuck_share + (float(rest.share.sum()) if rest is not None else 0.0)
     return Outcome(None, share / max(1, strategy.queries), tally, rest, no_room)
+
+
+def _figures(batch: DomainBatch, step: _Step) -> list[float]:
+    """Shares of a batch, its children and its stuck boxes, least score and greatest depth of what is open: the one
+    read-back of a step's counters."""
+    shares = [boxes.share.sum() for boxes in (batch, step.children, step.stuck)]
+    open_boxes = step.boxes if len(step.boxes) else batch
+    return torch.stack([*shares, open_boxes.score.min().double(), open_boxes.depth.max().double()]).tolist()
 
 
 def _advance(open_set: OpenSet, size: int, strategy: Strategy) -> tuple[DomainBatch, _Step]:
@@ -177,23 +176,19 @@ def _work(batch: DomainBatch, strategy: Strategy) -> _Step:
     found = strategy.try_points(*suggest(boxes, bounded))
     if found is not None:
         return _Step(found, boxes, none, none)
-    proposed = None
-    if strategy.proven is not None:
-        settled = torch.ones(len(batch), dtype=torch.bool, device=batch.query.device)
-        settled[bounded.alive] = False
-        proposed = batch.select(settled)
-        boxes = boxes.narrowed(boxes.lower, boxes.upper, boxes.share, bounded.value)
-    else:
-        boxes, bounded = clip(boxes, bounded)
-        keep, found = strategy.settle_affine(boxes, bounded)
-        if found is not None:
-            return _Step(found, boxes, none, none)
-        boxes, bounded = boxes.select(keep), bounded.select(keep)
+    boxes, bounded = clip(boxes, bounded)
+    keep, found = strategy.settle_affine(boxes, bounded)
+    if found is not None:
+        return _Step(found, boxes, none, none)
+    boxes, bounded = boxes.select(keep), bounded.select(keep)
     lost, found = strategy.hopeless(boxes, bounded)
     if found is not None:
         return _Step(found, boxes, none, none)
-    children, stuck = divide(boxes.select(~lost), bounded.select(~lost), strategy)
-    return _Step(None, boxes, children, join([stuck, boxes.select(lost)]), proposed)
+    kept = (~lost).nonzero()[:, 0]
+    if len(kept) == len(boxes):
+        return _Step(None, boxes, *divide(boxes, bounded, strategy))
+    children, stuck = divide(boxes.select(kept), bounded.select(kept), strategy)
+    return _Step(None, boxes, children, join([stuck, boxes.select(lost)]))
 
 
 def divide(boxes: DomainBatch, bounded: Bounded, strategy: Strategy) -> tuple[DomainBatch, DomainBatch]:
@@ -205,15 +200,18 @@ def divide(boxes: DomainBatch, bounded: Bounded, strategy: Strategy) -> tuple[Do
     if bounded.alpha is not None and bounded.beta is not None:
         boxes = replace(boxes, alpha=bounded.alpha, beta=bounded.beta)
     deep = boxes.depth >= strategy.max_depth
-    by_neuron = (bounded.neuron >= 0) & ~deep if strategy.neurons else torch.zeros_like(deep)
-    parts = []
-    if bool(by_neuron.any()):
-        parts.append(boxes.select(by_neuron).split_neuron(bounded.neuron[by_neuron]))
-    rest = boxes.select(~by_neuron)
-    splittable, dimension, at = cut(rest, bounded.branch[~by_neuron])
-    splittable &= ~deep[~by_neuron]
-    parts.append(rest.select(splittable).split(dimension[splittable], at[splittable]))
-    return join(parts), rest.select(~splittable)
+    parts, rest, branch = [], boxes, bounded.branch
+    if strategy.neurons:
+        by_neuron = (bounded.neuron >= 0) & ~deep
+        if bool(by_neuron.any()):
+            parts.append(boxes.select(by_neuron).split_neuron(bounded.neuron[by_neuron]))
+            rest, branch, deep = boxes.select(~by_neuron), branch[~by_neuron], deep[~by_neuron]
+    splittable, dimension, at = cut(rest, branch)
+    splittable &= ~deep
+    chosen = splittable.nonzero()[:, 0]
+    parts.append(rest.select(chosen).split(dimension.index_select(0, chosen), at.index_select(0, chosen)))
+    stuck = rest.select(slice(0, 0)) if len(chosen) == len(rest) else rest.select(~splittable)
+    return join(parts), stuck
 
 
 def suggest(boxes: DomainBatch, bounded: Bounded) -> tuple[Tensor, Tensor]:

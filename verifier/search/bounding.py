@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from verifier.bounds.alpha import tighten
 from verifier.bounds.backward import concretise, walk_back
-from verifier.bounds.bounder import Method, Sweep, meet, sweep
+from verifier.bounds.bounder import Method, Sweep, meet, narrow, sweep
 from verifier.bounds.network import Network
-from verifier.domains import DomainBatch
+from verifier.domains import DomainBatch, pick
 from verifier.inputs import InputMap
 from verifier.ops.kinds import Interval
 from verifier.rows import RowTable
@@ -61,50 +62,62 @@ class Bounded:
         """The same result for a batch of which only `alive` was bounded here; `values` are the others' scores."""
         merged = values.clone()
         merged[alive] = torch.maximum(merged[alive], self.values)
-        return replace(self, alive=alive[self.alive], values=merged)
+        places = alive[self.alive]
+        return replace(self, alive=places, value=merged[places], values=merged)
 
     def select(self, keep: Tensor) -> Bounded:
         """The open boxes named by a mask over them."""
-        return Bounded(
-            self.alive[keep],
-            self.value[keep],
-            self.scores[keep],
-            self.low[keep],
-            self.clause[keep],
-            self.coefficients[keep],
-            self.constant[keep],
-            self.unstable[keep],
-            self.branch[keep],
-            self.neuron[keep],
-            self.sign_coefficients[keep],
-            self.sign_constant[keep],
-            self.known[keep],
-            self.values,
-            self.unstable_at,
-            None if self.alpha is None else self.alpha[keep],
-            None if self.beta is None else self.beta[keep],
-        )
+        parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("values", "unstable_at")}
+        given = {name: t for name, t in parts.items() if t is not None}
+        kept: dict[str, Any] = dict(zip(given, pick(given.values(), keep), strict=True))
+        return replace(self, **kept)
 
 
 def bound_boxes(
-    network: Network, table: RowTable, batch: DomainBatch, inputs: InputMap, method: Method, stop: Callable[[], bool]
+    network: Network,
+    table: RowTable,
+    batch: DomainBatch,
+    inputs: InputMap,
+    method: Method,
+    stop: Callable[[], bool],
+    single: Network | None = None,
 ) -> Bounded:
     """Bounds the rows of every box that the forward sweep leaves open.
+
+    With `single`, the network in float32 (`network.narrowed`), the intervals of intermediate values are computed in
+    float32, all rounding allowed for, and only the rows of the property are walked back in float64.
 
     Raises:
         OutOfTime: `stop()` said so in the middle.
     """
     inherited = inherited_intervals(network, batch.known)
-    known = sweep(network, batch.lower, batch.upper, batch.query, inputs, method, stop, batch.signs, inherited)
+    if single is not None and not _fits_single(batch, inputs):
+        single = None
+    swept, exact = (network, None) if single is None else (single, network)
+    box = batch.lower, batch.upper, batch.query
+    known = sweep(swept, *box, inputs, method, stop, batch.signs, inherited, exact)
     step = _walk(network, table, batch, inputs, known, method, stop)
-    if step.open and batch.signs.shape[1]:
+    if batch.signs.shape[1] and step.open:
         halves = step.half_spaces()
         tighter = tightened(network, known, batch, step.alive, inputs, step.losses, *halves, stop)
         if inherited:
             tighter = {i: meet(bound, inherited[i])[0] for i, bound in tighter.items()}
-        known = sweep(network, batch.lower, batch.upper, batch.query, inputs, method, stop, batch.signs, tighter)
+        known = sweep(swept, *box, inputs, method, stop, batch.signs, tighter, exact)
         step = _walk(network, table, batch, inputs, known, method, stop)
     return step.result()
+
+
+FINEST = 2.0**-8
+"""How much of its width a free input of a box may gain by being rounded to float32, for bounds to be computed there."""
+
+
+def _fits_single(batch: DomainBatch, inputs: InputMap) -> bool:
+    """Whether float32 tells the ends of all boxes apart; a box too small for it is one where rounding decides."""
+    low, high = narrow(Interval(batch.lower, batch.upper))
+    width = batch.upper - batch.lower
+    grown = (high.double() - low.double()) - width > FINEST * width
+    columns = inputs.columns(batch.query)
+    return not bool((grown.gather(1, columns.clamp(min=0)) & (columns >= 0)).any())
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,26 +162,26 @@ class _Step:
 
     def result(self) -> Bounded:
         """The open boxes only."""
-        keep = ~(self.scores.amin(1) > 0)
-        return Bounded(
-            alive=self.alive[keep],
-            value=self.scores.amin(1)[keep],
-            scores=self.scores[keep],
-            low=self.low[keep],
-            clause=self.clause[keep],
-            coefficients=self.coefficients[keep],
-            constant=self.constant[keep],
-            unstable=self.known.unstable[self.alive][keep],
-            branch=self.branch[keep],
-            neuron=self.neuron[keep],
-            sign_coefficients=self.signs[keep],
-            sign_constant=self.shift[keep],
-            known=self._intervals()[self.alive][keep]
-            if self.batch.known.shape[1]
-            else self.batch.known[self.alive][keep],
+        value = self.scores.amin(1)
+        found = self.batch.known if not self.batch.known.shape[1] else self._intervals()
+        every = Bounded(
+            alive=self.alive,
+            value=value,
+            scores=self.scores,
+            low=self.low,
+            clause=self.clause,
+            coefficients=self.coefficients,
+            constant=self.constant,
+            unstable=self.known.unstable.index_select(0, self.alive),
+            branch=self.branch,
+            neuron=self.neuron,
+            sign_coefficients=self.signs,
+            sign_constant=self.shift,
+            known=found.index_select(0, self.alive),
             values=self.values,
             unstable_at=self.known.unstable_at,
         )
+        return every.select(~(value > 0))
 
 
 def _walk(
@@ -185,7 +198,7 @@ def _walk(
     alive = (~(scores.amin(1) > 0)).nonzero()[:, 0]  # NaN proves nothing
     values = scores.amin(1)
     boxes = batch.select(alive)
-    picked, row = _open_rows(table, scores[alive], boxes)
+    picked, row = _open_rows(table, scores.index_select(0, alive), boxes)
     owner = None if len(alive) == len(batch) else alive
     trace: dict[int, Tensor] = {}
     coefficients, bias = _walk_rows(network, table, row, known, owner, boxes, inputs, trace)
@@ -197,11 +210,11 @@ def _walk(
     rhs = table.rhs[boxes.query].gather(1, picked)
     walked = subtract_down(lowest, rhs).masked_fill(torch.isinf(rhs), -torch.inf)
     constant = subtract_down(bias, rhs)
-    low = low[alive].scatter_reduce(1, picked, walked, "amax")
+    low = low.index_select(0, alive).scatter_reduce(1, picked, walked, "amax")
     scores = table.clause_scores(low, boxes.query)
     clause = table.clause[boxes.query].gather(1, picked)
     scores = joint_scores(clause, scores, walked, coefficients, constant, boxes.lower, boxes.upper)
-    values[alive] = scores.amin(1)
+    values = values.index_copy(0, alive, scores.amin(1))
     branch, neuron, losses = split_scores(
         network, known, trace, boxes, inputs, alive, walked, clause, scores, coefficients
     )

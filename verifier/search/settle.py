@@ -114,23 +114,27 @@ def joint_scores(
     # a weight of 0 does not silence an infinite coefficient of another clause
     coefficients = coefficients.masked_fill(~known[:, :, None], 0.0)
     constant = constant.masked_fill(~known, 0.0)
-    centre, radius = (lower + upper) / 2, (upper - lower) / 2
-    middle = torch.einsum("bkn,bn->bk", coefficients, centre) + constant
+    centre, radius = ((lower + upper) / 2)[:, None], ((upper - lower) / 2)[:, None]
     size = (low.abs().masked_fill(~torch.isfinite(low), 0.0)).amax(1).clamp(min=torch.finfo(low.dtype).tiny)
+    rate = (4.0 / size)[:, None, None]
     rounding = (
         gamma(constant.shape[1] + lower.shape[1], low.dtype) * 3 * row_scale(coefficients, constant, lower, upper)
     )
+    n = lower.shape[1]
+    middle = torch.bmm(coefficients, centre.transpose(1, 2))[:, :, 0] + constant - rounding
+    rows = torch.cat([coefficients, middle[:, :, None]], 2)
     logits = torch.zeros(member.shape, dtype=low.dtype, device=low.device).masked_fill(~member, -torch.inf)
     best = scores
     for step in range(JOINT_STEPS):
         weight = torch.nan_to_num(torch.softmax(logits, 2), nan=0.0)
-        row = torch.einsum("bck,bkn->bcn", weight, coefficients)
-        value = torch.einsum("bck,bk->bc", weight, middle) - torch.einsum("bcn,bn->bc", row.abs(), radius)
-        value = value - torch.einsum("bck,bk->bc", weight, rounding)
+        row, value = torch.bmm(weight, rows).split([n, 1], 2)
+        value = value[:, :, 0] - (row.abs() * radius).sum(2)
         value = torch.nan_to_num(value, nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
         best = torch.where(several, torch.maximum(best, value), best)
-        least = centre[:, None] - radius[:, None] * row.sign()
-        slope = torch.einsum("bkn,bcn->bck", coefficients, least) + constant[:, None]
-        logits = logits + (4.0 / (1 + step)) * torch.nan_to_num(slope) / size[:, None, None]
+        if step + 1 == JOINT_STEPS:
+            break
+        least = torch.addcmul(centre, radius, row.sign(), value=-1)
+        slope = torch.baddbmm(constant[:, None], least, coefficients.transpose(1, 2))
+        logits = torch.addcmul(logits, torch.nan_to_num(slope), rate, value=1 / (1 + step))
         logits = logits.masked_fill(~member, -torch.inf)
     return best

@@ -44,6 +44,8 @@ def sign_rows(
 
     `alive` (B,) are the positions of the boxes in the batch that was swept.
     """
+    if not boxes.signs.shape[1]:
+        return boxes.lower.new_zeros(len(boxes), 0, boxes.lower.shape[1]), boxes.lower.new_zeros(len(boxes), 0)
     side = -boxes.signs.sign()  # z >= 0 is -z <= 0
     return _argument_rows(network, known, boxes, alive, inputs, boxes.signs.abs() - 1, side)
 

@@ -67,6 +67,7 @@ def _strategy(wave: Wave, **changes: object) -> Strategy:
         "try_points": wave.try_points,
         "attack": lambda boxes: None,
         "settle_affine": lambda boxes, bounded: (torch.ones(len(boxes), dtype=torch.bool), None),
+        "hopeless": lambda boxes, bounded: (torch.zeros(len(boxes), dtype=torch.bool), None),
         "stop": lambda: False,
         "report": lambda tally: None,
         "batch": 16,

@@ -14,6 +14,7 @@ from tests import oracles
 from tests.strategies import ALL_BLOCKS, build, graphs
 from tests.unit.bounds.cases import METHODS, Boxes, boxes, points_of, some_boxes
 from tests.unit.search.tables import domains, table
+from verifier.bounds.network import Network, narrowed
 from verifier.graph.ir import Graph
 from verifier.inputs import AffineMap, IdentityMap
 from verifier.rows import RowTable
@@ -29,14 +30,16 @@ def _values(case: Boxes, mixed: np.ndarray | None, points: np.ndarray) -> np.nda
     return y if mixed is None else y + points @ mixed.T
 
 
-def _step(case: Boxes, rows: RowTable, name: str) -> Bounded:
+def _step(case: Boxes, rows: RowTable, name: str, single: Network | None = None) -> Bounded:
     batch = domains(case.lower, case.upper, case.query)
-    return bound_boxes(case.network, rows, batch, case.inputs, METHODS[name], lambda: False)
+    return bound_boxes(case.network, rows, batch, case.inputs, METHODS[name], lambda: False, single)
 
 
-def _check(case: Boxes, queries: list[Clauses], mixed: np.ndarray | None, name: str) -> tuple[int, int]:
+def _check(
+    case: Boxes, queries: list[Clauses], mixed: np.ndarray | None, name: str, single: Network | None = None
+) -> tuple[int, int]:
     """Counts (violated boxes, dropped boxes) after checking everything a step claims."""
-    bounded = _step(case, table(queries, mixed, case.network.dtype), name)
+    bounded = _step(case, table(queries, mixed, case.network.dtype), name, single)
     alive = bounded.alive.tolist()
     violated = 0
     kept, cut_down = clip(domains(case.lower, case.upper, case.query).select(bounded.alive), bounded)
@@ -100,19 +103,21 @@ def test_only_boxes_without_a_violation_are_dropped(graph: Graph, seed: int, wit
         _check(case, queries, mixed, name)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
+@pytest.mark.parametrize("in_single", [True, False], ids=["f32", "f64"])
 @pytest.mark.parametrize("name", ["interval", "attributed", "attributed with rows"])
-def test_both_outcomes_occur(dtype: torch.dtype, name: str) -> None:
+def test_both_outcomes_occur(in_single: bool, name: str) -> None:
     """The same check over many networks, and a count that shows it sees violated and proven boxes."""
-    violated = dropped = 0
+    violated = dropped = narrow = 0
     for seed in range(12):
         rng = np.random.default_rng(seed)
         graph = build(2, 3, list(rng.choice(ALL_BLOCKS, 3)), seed)
-        low, high = (t.astype(np.float32) for t in some_boxes(2, 6, rng, widest=0.4))
-        case = boxes(graph, low, high, dtype)
-        some = _check(case, _queries(case, None, 1, rng), None, name)
-        violated, dropped = violated + some[0], dropped + some[1]
-    assert violated > 8 and dropped > 8
+        low, high = (t.astype(np.float32).astype(np.float64) for t in some_boxes(2, 6, rng, widest=0.4))
+        case = boxes(graph, low, high)
+        case = replace(case, inputs=IdentityMap(torch.arange(2)[None]))
+        single = narrowed(case.network, graph) if in_single else None
+        some = _check(case, _queries(case, None, 1, rng), None, name, single)
+        violated, dropped, narrow = violated + some[0], dropped + some[1], narrow + (single is not None)
+    assert violated > 8 and dropped > 8 and (narrow > 4) == in_single
 
 
 def test_clauses_without_rows_and_queries_without_clauses() -> None:

@@ -14,7 +14,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from tests.unit.search import test_bab
 from tests.unit.search.test_bab import LOWEST, Wave, _square, _strategy
@@ -148,21 +147,6 @@ def test_other_errors_are_not_taken_for_want_of_memory() -> None:
             search(_square(), _strategy(Narrow(0.0, most=0, fail=_raise(error))))
         with pytest.raises(type(error)):
             attempt(_raise(error))
-
-
-def test_proposals_are_handed_over_once() -> None:
-    """A step that fails after its bounds were computed proposes nothing."""
-    handed: list[DomainBatch] = []
-    wave = Wave(LOWEST - 0.05)
-    failures = iter([False] * 3 + [True] * 2 + [False] * 10**4)
-
-    def try_points(points: Tensor, query: Tensor) -> Tensor | None:
-        if next(failures):
-            raise MemoryError
-        return wave.try_points(points, query)
-
-    search(_square(), _strategy(wave, try_points=try_points, proven=handed.append))
-    assert float(join(handed).share.sum()) == pytest.approx(1.0)
 
 
 @dataclass
