@@ -31,7 +31,7 @@ from verifier.bounds.ascend import Adam
 from verifier.bounds.backward import concretise, of_groups, walk_back
 from verifier.bounds.bounder import Sweep
 from verifier.bounds.network import Network
-from verifier.bounds.rounding import Allowance
+from verifier.bounds.rounding import Allowance, Planes, planes_of
 from verifier.ops.kinds import Interval, LinearOp, Relaxation, RelaxedOp
 from verifier.tolerance import gamma
 
@@ -194,6 +194,7 @@ class Relaxed:
         self.others = {i: of_groups(planes, q) for i, planes in ground.others.items()}
         self.unstable = {i: (self.lower[i] < 0) & (self.upper[i] > 0) for i in network.relus}
         self._fixed: dict[int, Relaxation] = {}
+        self._walked: dict[int, Planes] = {}
 
     def default(self) -> Parameters:
         """CROWN's slopes (1 where u >= -l), no multipliers, equal weights."""
@@ -219,6 +220,16 @@ class Relaxed:
             result[i] = Relaxation((below,), fixed.lower_offset, fixed.upper_slopes, fixed.upper_offset)
         return result
 
+    def _used(self, planes: Mapping[int, Relaxation]) -> dict[int, Planes]:
+        """The planes as a walk uses them; of a ReLU's only the slopes change with alpha."""
+        for i, given in planes.items():
+            if i not in self._walked:
+                self._walked[i] = planes_of(given)
+        return {
+            i: Planes(self._walked[i].columns, tuple(zip(given.lower_slopes, given.upper_slopes, strict=True)))
+            for i, given in planes.items()
+        }
+
     def walk(self, p: Parameters, planes: Mapping[int, Relaxation], allowance: Allowance | None = None) -> Walked:
         """The combined row walked back."""
         network, task = self.ground.network, self.task
@@ -232,8 +243,9 @@ class Relaxed:
                 row = at.new_zeros(len(at), size + 1).scatter_add_(1, column, at)[:, :size]
                 added[i] = row.reshape(len(at), 1, *self.lower[i].shape[1:])
         bias = rows.new_zeros(len(task), 1)
+        used = self._used(planes) if allowance is None else planes
         coefficients, bias = walk_back(
-            network, network.output, rows, bias, planes, trace=trace, allowance=allowance, added=added
+            network, network.output, rows, bias, used, trace=trace, allowance=allowance, added=added
         )
         if task.mixed is not None:
             coefficients = coefficients + torch.bmm(p.weight[:, None], task.mixed)

@@ -30,7 +30,7 @@ def walk_back(
     slot: int,
     rows: Tensor,
     bias: Tensor,
-    relaxations: Mapping[int, Relaxation],
+    relaxations: Mapping[int, Relaxation] | Mapping[int, Planes],
     owner: Tensor | None = None,
     trace: dict[int, Tensor] | None = None,
     allowance: Allowance | None = None,
@@ -66,7 +66,11 @@ def walk_back(
             assert isinstance(op, RelaxedOp)
             if trace is not None:
                 trace[i] = rows
-            planes = planes_of(relaxations[i]) if allowance is None else allowance.planes(i, relaxations[i])
+            given = relaxations[i]
+            if isinstance(given, Planes):
+                planes = given
+            else:
+                planes = planes_of(given) if allowance is None else allowance.planes(i, given)
             parts, state = _relaxed_step(op, rows, state, planes if owner is None else planes.of(owner))
             if i in added:
                 parts = (parts[0] + added[i], *parts[1:])
@@ -129,10 +133,12 @@ def _relaxed_step(op: RelaxedOp, rows: Tensor, state: Tensor, planes: Planes) ->
     paid = torch.bmm(positive.flatten(2), planes.columns[:, 0])
     state = state + torch.baddbmm(paid, negative.flatten(2), planes.columns[:, 1])
     parts = []
-    for index, slopes in enumerate(planes.slopes):
-        low, high = slopes[:, None].unbind(2)
-        part, rest = op.spread(positive, index) * low, op.spread(negative, index)
-        parts.append(torch.addcmul(part, rest, high, value=-1))
+    for index, (low, high) in enumerate(planes.slopes):
+        part, rest = op.spread(positive, index) * low[:, None], op.spread(negative, index)
+        if part.requires_grad:
+            parts.append(torch.addcmul(part, rest, high[:, None], value=-1))
+        else:
+            parts.append(part.addcmul_(rest, high[:, None], value=-1))
     return tuple(parts), state
 
 

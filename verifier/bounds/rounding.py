@@ -38,14 +38,15 @@ from verifier.tolerance import gamma, lost, ulp
 
 class Planes(NamedTuple):
     """The planes of an operator as a walk uses them: `columns` (B, 2, |T|, 2) for the positive parts of the rows and
-    for the absolute values of their negative parts; per input the slopes (B, 2, *S_i), lower and upper."""
+    for the absolute values of their negative parts; per input the lower and the upper slopes, (B, *S_i) each."""
 
     columns: Tensor
-    slopes: tuple[Tensor, ...]
+    slopes: tuple[tuple[Tensor, Tensor], ...]
 
     def of(self, boxes: Tensor) -> Planes:
         """The planes of the boxes (R,) that own groups of rows."""
-        return Planes(self.columns.index_select(0, boxes), tuple(t.index_select(0, boxes) for t in self.slopes))
+        slopes = tuple((low.index_select(0, boxes), high.index_select(0, boxes)) for low, high in self.slopes)
+        return Planes(self.columns.index_select(0, boxes), slopes)
 
 
 def columns(amount: Tensor) -> Tensor:
@@ -59,8 +60,7 @@ def planes_of(planes: Relaxation, cost: Tensor | None = None) -> Planes:
     offsets = torch.stack([planes.lower_offset, -planes.upper_offset], 1)
     if cost is not None:
         offsets = offsets - cost[:, None]
-    slopes = zip(planes.lower_slopes, planes.upper_slopes, strict=True)
-    return Planes(columns(offsets.flatten(2)), tuple(torch.stack(both, 1) for both in slopes))
+    return Planes(columns(offsets.flatten(2)), tuple(zip(planes.lower_slopes, planes.upper_slopes, strict=True)))
 
 
 @dataclass(eq=False)
