@@ -25,12 +25,13 @@ from verifier.bounds.rational import Rational
 from verifier.bounds.rounded import Twin
 from verifier.budget import Budget
 from verifier.domains import DomainBatch, join, outward, whole
-from verifier.errors import OptionsError
+from verifier.errors import OptionsError, ProofError
 from verifier.graph.onnx_import import Model
 from verifier.inputs import IdentityMap, InputMap
 from verifier.options import Options
 from verifier.problem import Problem
 from verifier.progress import Progress
+from verifier.proof.writer import ProofWriter
 from verifier.result import Result, Verdict, Witness
 from verifier.rows import RowTable
 from verifier.runtime import Session, compare, compare_index, compare_problem
@@ -78,16 +79,19 @@ def solve(
     options: Options,
     budget: Budget,
     progress: Callable[[Progress], None] | None = None,
+    proof: ProofWriter | None = None,
 ) -> Result:
     """Decides the property. Where memory runs out outside the search, which helps itself, the answer is `unknown`.
+    `proof` writes the tree of the search down.
 
     Raises:
+        ProofError: a proof is asked for, and the search for this problem cannot write one.
         ProblemError: model and specification do not fit.
         ModelError, UnsupportedOperator: the network cannot be used.
         UnsoundError: the imported graph and ONNX Runtime disagree.
     """
     start = time.monotonic()
-    result, _ = attempt(partial(_solve, model, spec, options, budget, progress, start))
+    result, _ = attempt(partial(_solve, model, spec, options, budget, progress, start, proof))
     return result or _result(Verdict.UNKNOWN, "memory: not enough for the network itself", start, {}, open_fraction=1.0)
 
 
@@ -98,9 +102,14 @@ def _solve(
     budget: Budget,
     progress: Callable[[Progress], None] | None,
     start: float,
+    proof: ProofWriter | None,
 ) -> Result:
     check_fit(model, spec)
+    if proof is not None and (options.dtype == "float32" or options.bounds.method == "lumped"):
+        raise ProofError("no proof can be written with dtype float32 or bounds.method lumped; leave these at auto")
     if nothing := empty_set(model, spec):
+        if proof is not None:
+            proof.header()
         return _result(Verdict.UNSAT, nothing, start, {})
     if budget.expired():
         return _result(Verdict.TIMEOUT, "no time was given", start, {})
@@ -117,7 +126,7 @@ def _solve(
     compare_problem(model, problem, points, session)
     if options.dtype == "float32":
         return _in_single(problem, replay, options, budget, progress, start)
-    return _Run(problem, replay, options, budget, progress, start, torch.float64).solve()
+    return _Run(problem, replay, options, budget, progress, start, torch.float64, proof).solve()
 
 
 def _in_single(
@@ -207,7 +216,9 @@ class _Run:
         progress: Callable[[Progress], None] | None,
         start: float,
         dtype: torch.dtype,
+        proof: ProofWriter | None = None,
     ) -> None:
+        self.proof = proof
         self.problem, self.replay, self.options, self.budget = problem, replay, options, budget
         self.progress, self.start = progress, start
         device = _device(options.device)
@@ -269,15 +280,23 @@ class _Run:
             return self.finish(Verdict.SAT, "found by sampling and projected gradient descent", witness=witness)
         self.split: NeuronSplit | None = None
         self.rational = Rational.of(self.network)
+        whole_boxes = first is None
         if first is None:
             first = whole(self.lower, self.upper, self.kept_neurons())
-            first = zonotope.halved(first) if self.zonotope else first
-        if self.plan.neurons and not shallow_form.suits(self.network) and self.network.relus:
+        if self.plan.neurons and not self.shallow_suits() and self.network.relus:
             try:
                 self.split = self.neuron_split(first)
             except OutOfTime:
                 return self.finish(Verdict.TIMEOUT, "the time limit was reached", open_fraction=1.0)
-            first = self.split.roots(first)
+        if self.proof is not None:
+            split = self.split
+            found = None if split is None else lambda: split.last
+            self.proof.begin(self.problem, self.network, self.budget.expired, found)
+        if self.zonotope and whole_boxes:
+            first = zonotope.halved(first, self.proof)
+        if self.split is not None:
+            parts = self.split.roots(first)
+            first = parts if self.proof is None else self.proof.clauses(first, parts)
         bound, work = self.bounding()
         strategy = Strategy(
             bound=bound,
@@ -292,6 +311,7 @@ class _Run:
             neurons=self.plan.neurons,
             queries=self.problem.queries,
             proven=proven,
+            record=self.proof,
             device=self.network.device,
             memory=self.memory(),
         )
@@ -321,11 +341,15 @@ class _Run:
 
     def search(self, first: DomainBatch, strategy: Strategy) -> Outcome:
         """Branch and bound; a network of one hidden layer with many inputs has a search of its own."""
-        shallow = self.plan.neurons and strategy.proven is None and shallow_form.suits(self.network)
+        shallow = self.plan.neurons and strategy.proven is None and self.shallow_suits()
         if not shallow or self.problem.queries > FEW_QUERIES:
             return search(first, strategy)
         outcome, _ = attempt(self.shallow)
         return search(first, strategy) if outcome is None else outcome
+
+    def shallow_suits(self) -> bool:
+        """Whether the search for one hidden layer is the right one; it cannot write proofs."""
+        return self.proof is None and shallow_form.suits(self.network)
 
     def shallow(self) -> Outcome:
         """All clauses of all queries, one after the other."""

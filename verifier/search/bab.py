@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -47,13 +48,33 @@ class Outcome:
         return self.rest is not None
 
 
+class Record(Protocol):
+    """What a search tells about its tree: see `proof.writer.ProofWriter`."""
+
+    def inputs(self, boxes: DomainBatch, dimension: Tensor, at: Tensor, children: DomainBatch) -> DomainBatch:
+        """The children of input splits, numbered."""
+
+    def neurons(self, boxes: DomainBatch, neuron: Tensor, children: DomainBatch) -> DomainBatch:
+        """The children of neuron splits, numbered."""
+
+    def proven(self, batch: DomainBatch, settled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Which of the settled boxes do not hold; scores of their inputs to split them by, or a neuron (-1: none)."""
+
+    def commit(self) -> None:
+        """The step has happened."""
+
+    def rollback(self) -> None:
+        """The step has not happened."""
+
+
 @dataclass(frozen=True)
 class Strategy:
     """The seams of the search: how boxes are bounded, points tested, and when to stop. `attack` gets open boxes after
     every step and looks for a counterexample in them when it thinks that time has come.
 
     With `proven` the search only proposes: it hands over every box that its bounds prove, whole, and neither clips
-    boxes nor settles affine ones, so that another search can prove the proposals in a more precise arithmetic.
+    boxes nor settles affine ones, so that another search can prove the proposals in a more precise arithmetic. With
+    `record` every split and leaf is written to a proof, again of whole boxes; what does not hold there is split.
     """
 
     bound: Callable[[DomainBatch], Bounded]
@@ -68,6 +89,7 @@ class Strategy:
     neurons: bool
     queries: int
     proven: Callable[[DomainBatch], None] | None = None
+    record: Record | None = None
     device: torch.device = CPU
     memory: Memory = field(default_factory=Memory)
 
@@ -149,7 +171,11 @@ def _advance(open_set: OpenSet, size: int, strategy: Strategy) -> tuple[DomainBa
             open_set.push(step.children)
     except BaseException:
         open_set.put_back(batch)
+        if strategy.record is not None:
+            strategy.record.rollback()
         raise
+    if strategy.record is not None:
+        strategy.record.commit()
     return batch, step
 
 
@@ -162,10 +188,13 @@ def _work(batch: DomainBatch, strategy: Strategy) -> _Step:
     if found is not None:
         return _Step(found, boxes, none, none)
     proposed = None
-    if strategy.proven is not None:
+    if strategy.proven is not None or strategy.record is not None:
         settled = torch.ones(len(batch), dtype=torch.bool, device=batch.query.device)
         settled[bounded.alive] = False
-        proposed = batch.select(settled)
+        if strategy.record is not None:
+            again = _recorded(batch, settled, strategy, strategy.record)
+        else:
+            proposed = batch.select(settled)
         boxes = boxes.narrowed(boxes.lower, boxes.upper, boxes.share, bounded.value)
     else:
         boxes, bounded = clip(boxes, bounded)
@@ -177,7 +206,27 @@ def _work(batch: DomainBatch, strategy: Strategy) -> _Step:
     if found is not None:
         return _Step(found, boxes, none, none)
     children, stuck = divide(boxes.select(~lost), bounded.select(~lost), strategy)
-    return _Step(None, boxes, children, join([stuck, boxes.select(lost)]), proposed)
+    stuck = join([stuck, boxes.select(lost)])
+    if strategy.record is not None:
+        children, stuck = join([children, again[0]]), join([stuck, again[1]])
+    return _Step(None, boxes, children, stuck, proposed)
+
+
+def _recorded(
+    batch: DomainBatch, settled: Tensor, strategy: Strategy, record: Record
+) -> tuple[DomainBatch, DomainBatch]:
+    """Writes the leaves of a batch: children of the boxes that do not hold in the proof, and those that are stuck."""
+    failed, scores, neuron = record.proven(batch, settled)
+    boxes, neuron = batch.select(settled).select(failed), neuron[failed]
+    deep = boxes.depth >= strategy.max_depth
+    by_neuron = (neuron >= 0) & ~deep
+    chosen = boxes.select(by_neuron)
+    parts = [record.neurons(chosen, neuron[by_neuron], chosen.split_neuron(neuron[by_neuron]))] if len(chosen) else []
+    usable, dimension, at = cut(boxes, scores[failed])
+    usable &= ~deep & ~by_neuron
+    chosen = boxes.select(usable)
+    parts.append(record.inputs(chosen, dimension[usable], at[usable], chosen.split(dimension[usable], at[usable])))
+    return join(parts), boxes.select(~usable & ~by_neuron)
 
 
 def divide(boxes: DomainBatch, bounded: Bounded, strategy: Strategy) -> tuple[DomainBatch, DomainBatch]:
@@ -192,11 +241,15 @@ def divide(boxes: DomainBatch, bounded: Bounded, strategy: Strategy) -> tuple[Do
     by_neuron = (bounded.neuron >= 0) & ~deep if strategy.neurons else torch.zeros_like(deep)
     parts = []
     if bool(by_neuron.any()):
-        parts.append(boxes.select(by_neuron).split_neuron(bounded.neuron[by_neuron]))
+        chosen, neuron = boxes.select(by_neuron), bounded.neuron[by_neuron]
+        halves = chosen.split_neuron(neuron)
+        parts.append(halves if strategy.record is None else strategy.record.neurons(chosen, neuron, halves))
     rest = boxes.select(~by_neuron)
     splittable, dimension, at = cut(rest, bounded.branch[~by_neuron])
     splittable &= ~deep[~by_neuron]
-    parts.append(rest.select(splittable).split(dimension[splittable], at[splittable]))
+    chosen, dimension, at = rest.select(splittable), dimension[splittable], at[splittable]
+    halves = chosen.split(dimension, at)
+    parts.append(halves if strategy.record is None else strategy.record.inputs(chosen, dimension, at, halves))
     return join(parts), rest.select(~splittable)
 
 
