@@ -15,13 +15,14 @@ ROOT = Path(__file__).parents[1]
 # Layers of `verifier`, lowest first. A module may import its own layer and the ones below. A new module or package has
 # to be entered here; that is the moment to think about where it belongs.
 LAYERS = [
-    {"errors", "tolerance", "budget", "result", "progress", "process", "brief"},
+    {"errors", "tolerance", "budget", "result", "progress", "process", "brief", "checker"},
     {"options", "guard", "outputs", "arguments"},
     {"graph"},
     {"ops"},
     {"problem", "feed", "rows", "inputs", "forms", "domains", "passes", "assemble", "final", "runtime"},
     {"bounds", "attack"},
     {"search"},
+    {"proof"},
     {"engine"},
     {"api"},
     {"semantic", "data", "training", "study"},
@@ -35,7 +36,13 @@ LEAVES = {"errors", "tolerance", "budget", "result", "progress", "process", "bri
 # Where pruning meets the verifier from inside: bounds for its certified criteria, training and coverage for its
 # studies.
 BRIDGES = tuple(f"pruning/{name}.py" for name in ("oracles", "study/wiring", "study/making", "study/verifying"))
-ONNX_READERS = ("verifier/graph/onnx_import/", "verifier/semantic/", "verifier/training/", "pruning/")
+ONNX_READERS = (
+    "verifier/graph/onnx_import/",
+    "verifier/checker/network.py",
+    "verifier/semantic/",
+    "verifier/training/",
+    "pruning/",
+)
 
 
 def sources(package: str) -> list[Path]:
@@ -106,6 +113,18 @@ def test_vnnlib_stands_alone() -> None:
     assert not wrong
 
 
+def test_the_checker_stands_alone() -> None:
+    """Nothing that searches may be part of what checks: it shares the specification parser, and no more."""
+    allowed = {*sys.stdlib_module_names, "numpy", "onnx", "vnnlib"}
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}: {name}"
+        for path in sources("verifier/checker")
+        for name, line in imports(path)
+        if name.split(".")[0] not in allowed and not (name + ".").startswith("verifier.checker.")
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
 def test_pruning_uses_only_the_graph_the_data_sets_and_the_public_door() -> None:
     own = ("errors", "outputs", "data", "graph", "arguments", "brief")
     allowed = ("verifier", *(f"verifier.{name}" for name in own))
@@ -169,6 +188,7 @@ def modules_after(statement: str) -> set[str]:
         ("import verifier.graph, verifier.graph.ir", {"torch", "onnx", "onnxruntime"}),
         ("import verifier.graph.onnx_import", {"torch", "matplotlib", "scipy"}),
         ("import verifier.api, verifier.report, verifier.instances", {"torch", "onnx", "onnxruntime", "rich"}),
+        ("import verifier.checker.cli", {"torch", "onnxruntime", "scipy", "yaml"}),
         ("import vnnlib", {"torch", "onnx", "onnxruntime", "scipy", "verifier"}),
         ("import pruning", {"torch"}),
         ("import verifier.engine", {"matplotlib", "rich", "onnx2torch", "torchvision", "jinja2", "PIL"}),

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from verifier import process
 from verifier.budget import Budget, memory_limit
-from verifier.errors import ModelError
+from verifier.errors import ModelError, ProofError
 from verifier.options import Options
 from verifier.progress import Progress
 from verifier.result import Result, Verdict
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from verifier.graph.onnx_import import Model
+    from verifier.proof.writer import ProofWriter
     from vnnlib import Spec
 
 
@@ -57,13 +58,17 @@ def verify(
     example: Any = None,
     budget: Budget | None = None,
     progress: Callable[[Progress], None] | None = None,
+    proof: str | PathLike[str] | None = None,
 ) -> Result:
     """Decides whether an input of the specification's set makes all its assertions true.
 
     `timeout` (seconds) goes before `options.timeout`; `budget` goes before both, and its `stop()` ends the run early.
-    `progress` is called after every step of the search.
+    `progress` is called after every step of the search. `proof` is a file for a proof that `secateur check` accepts
+    (`model` and `spec` are files then); it is there after `unsat`, and after `sat` where the witness holds over the
+    reals, and is not made otherwise.
 
     Raises:
+        ProofError: the search for this problem cannot write a proof.
         vnnlib.VnnLibError: the specification cannot be used.
         SecateurError: the network cannot be used, or the two do not fit each other.
     """
@@ -72,9 +77,32 @@ def verify(
         options = replace(options, timeout=timeout)
     budget = budget or Budget.of(options.timeout, memory_limit(options.memory))
     with _without_collector():
+        files = model, spec
         spec = read_spec(spec)
         loaded = load(model, example)
-    return solve(loaded, spec, options, budget, progress)
+    if proof is None:
+        return solve(loaded, spec, options, budget, progress)
+    return _with_proof(files, proof, lambda writer: solve(loaded, spec, options, budget, progress, writer))
+
+
+def _with_proof(
+    files: tuple[object, object], proof: str | PathLike[str], run: Callable[[ProofWriter], Result]
+) -> Result:
+    """A run that writes its proof down; whatever happens, the file is complete or not there."""
+    if not all(isinstance(f, str | PathLike) for f in files):
+        raise ProofError("a proof is about files: expected the paths of model and specification")
+    from verifier.proof.writer import ProofWriter
+
+    writer = ProofWriter(proof, *files)  # type: ignore[arg-type]
+    try:
+        result = run(writer)
+        if result.verdict is Verdict.UNSAT:
+            writer.finish()
+        elif result.witness is not None and (why := writer.witness(result.witness.x)):
+            return replace(result, reason=f"{result.reason}; no proof: {why}")
+    finally:
+        writer.discard()
+    return result
 
 
 def read_spec(spec: str | PathLike[str] | Spec) -> Spec:
@@ -85,7 +113,12 @@ def read_spec(spec: str | PathLike[str] | Spec) -> Spec:
 
 
 def solve(
-    model: Model, spec: Spec, options: Options, budget: Budget, progress: Callable[[Progress], None] | None = None
+    model: Model,
+    spec: Spec,
+    options: Options,
+    budget: Budget,
+    progress: Callable[[Progress], None] | None = None,
+    proof: ProofWriter | None = None,
 ) -> Result:
     """Runs the engine on a loaded network and a parsed specification.
 
@@ -101,7 +134,7 @@ def solve(
         if budget.expired():
             return out_of_time(budget, "before the search began")
         from verifier import engine  # brings torch
-    result = engine.solve(model, form, options, budget, progress)
+    result = engine.solve(model, form, options, budget, progress, proof)
     # what was asked for, under what was chosen
     return replace(result, settings={**options.to_mapping(), **result.settings})
 

@@ -67,13 +67,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         if args.instances is not None:
-            if args.coverage is not None:
-                parser.error("--coverage belongs to a single instance")
+            if args.coverage is not None or args.proof is not None:
+                parser.error("--coverage and --proof belong to a single instance")
             return _run_list(parser, args)
         if args.model is None or args.spec is None:
             parser.error("expected two files, model and spec (or --instances LIST --results FILE)")
         if args.jobs != 1 or args.witnesses is not None:
             parser.error("--jobs and --witnesses belong to --instances")
+        if args.coverage is not None and args.proof is not None:
+            parser.error("--proof belongs to a verdict: coverage maps have no proofs yet")
         if args.coverage is not None:
             return _run_coverage(parser, args, started)
         return _run_one(args, started)
@@ -101,6 +103,9 @@ def _parser() -> Parser:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where to compute")
     parser.add_argument("--results", metavar="FILE", help="also write verdict and witness (of a list: one line each)")
     parser.add_argument("--json", metavar="FILE", help="write the whole result, with counters and settings")
+    parser.add_argument(
+        "--proof", metavar="FILE", help="write a proof that `secateur check` accepts (docs/certificates.md)"
+    )
     parser.add_argument("--options", metavar="FILE", help="YAML file of options")
     parser.add_argument("--seed", type=int, metavar="N", help="seed of the random points")
     parser.add_argument(
@@ -134,8 +139,8 @@ def _run_one(args: argparse.Namespace, started: float) -> int:
     from verifier.result import Result, Verdict
 
     options = _options(args)
-    keep_inputs((args.results, args.json), _inputs(args))
-    for path in filter(None, (args.results, args.json)):
+    keep_inputs((args.results, args.json, args.proof), _inputs(args))
+    for path in filter(None, (args.results, args.json, args.proof)):
         report.check_writable(path)
     process.keep_freed_memory()
     process.wait_without_spinning()
@@ -159,8 +164,9 @@ def _solve(args: argparse.Namespace, options: Options, budget: Budget) -> tuple[
     line = StatusLine(sys.stderr)
     line.enabled = line.enabled and not args.quiet
     spec = read_spec(args.spec)
+    asked = spec if args.proof is None else args.spec  # a proof is about the file
     try:
-        result = verify(_one_network(args.model), spec, options, budget=budget, progress=line.show)
+        result = verify(_one_network(args.model), asked, options, budget=budget, progress=line.show, proof=args.proof)
     finally:
         line.clear()
     return result, spec

@@ -25,12 +25,13 @@ from verifier.bounds.rational import Rational
 from verifier.bounds.rounded import Twin
 from verifier.budget import Budget
 from verifier.domains import DomainBatch, outward, whole
-from verifier.errors import OptionsError
+from verifier.errors import OptionsError, ProofError
 from verifier.graph.onnx_import import Model
 from verifier.inputs import IdentityMap, InputMap
 from verifier.options import Options
 from verifier.problem import Problem
 from verifier.progress import Progress
+from verifier.proof.writer import ProofWriter
 from verifier.result import Result, Verdict, Witness
 from verifier.rows import RowTable
 from verifier.runtime import Session, compare, compare_index, compare_problem
@@ -81,16 +82,19 @@ def solve(
     options: Options,
     budget: Budget,
     progress: Callable[[Progress], None] | None = None,
+    proof: ProofWriter | None = None,
 ) -> Result:
     """Decides the property. Where memory runs out outside the search, which helps itself, the answer is `unknown`.
+    `proof` writes the tree of the search down.
 
     Raises:
+        ProofError: a proof is asked for, and the search for this problem cannot write one.
         ProblemError: model and specification do not fit.
         ModelError, UnsupportedOperator: the network cannot be used.
         UnsoundError: the imported graph and ONNX Runtime disagree.
     """
     start = time.monotonic()
-    result, _ = attempt(partial(_solve, model, spec, options, budget, progress, start))
+    result, _ = attempt(partial(_solve, model, spec, options, budget, progress, start, proof))
     return result or _result(Verdict.UNKNOWN, "memory: not enough for the network itself", start, {}, open_fraction=1.0)
 
 
@@ -101,9 +105,14 @@ def _solve(
     budget: Budget,
     progress: Callable[[Progress], None] | None,
     start: float,
+    proof: ProofWriter | None,
 ) -> Result:
     check_fit(model, spec)
+    if proof is not None and (options.dtype == "float32" or options.bounds.method == "lumped"):
+        raise ProofError("no proof can be written with dtype float32 or bounds.method lumped; leave these at auto")
     if nothing := empty_set(model, spec):
+        if proof is not None:
+            proof.header()
         return _result(Verdict.UNSAT, nothing, start, {})
     if budget.expired():
         return _result(Verdict.TIMEOUT, "no time was given", start, {})
@@ -118,7 +127,7 @@ def _solve(
     else:
         compare(model, model.graph, points, session)
     compare_problem(model, problem, points, session)
-    return _Run(problem, replay, options, budget, progress, start).solve()
+    return _Run(problem, replay, options, budget, progress, start, proof).solve()
 
 
 def _sample_points(problem: Problem, replay: Replay, seed: int, count: int = 3) -> np.ndarray:
@@ -185,7 +194,9 @@ class _Run:
         budget: Budget,
         progress: Callable[[Progress], None] | None,
         start: float,
+        proof: ProofWriter | None = None,
     ) -> None:
+        self.proof = proof
         self.problem, self.replay, self.options, self.budget = problem, replay, options, budget
         self.progress, self.start = progress, start
         device, dtype = _device(options.device), torch.float64
@@ -246,13 +257,20 @@ class _Run:
         self.split: NeuronSplit | None = None
         self.rational = Rational.of(self.network)
         first = whole(self.lower, self.upper, self.kept_neurons())
-        first = zonotope.halved(first) if self.zonotope else first
-        if self.plan.neurons and not shallow_form.suits(self.network) and self.network.relus:
+        if self.plan.neurons and not self.shallow_suits() and self.network.relus:
             try:
                 self.split = self.neuron_split(first)
             except OutOfTime:
                 return self.finish(Verdict.TIMEOUT, "the time limit was reached", open_fraction=1.0)
-            first = self.split.roots(first)
+        if self.proof is not None:
+            split = self.split
+            found = None if split is None else lambda: split.last
+            self.proof.begin(self.problem, self.network, self.budget.expired, found)
+        if self.zonotope:
+            first = zonotope.halved(first, self.proof)
+        if self.split is not None:
+            parts = self.split.roots(first)
+            first = parts if self.proof is None else self.proof.clauses(first, parts)
         bound, work = self.bounding()
         strategy = Strategy(
             bound=bound,
@@ -268,6 +286,7 @@ class _Run:
             else min(self.options.search.max_depth, HALVINGS * (self.plan.free_inputs + 1)),
             neurons=self.plan.neurons,
             queries=self.problem.queries,
+            record=self.proof,
             device=self.network.device,
             memory=self.memory(),
         )
@@ -297,11 +316,15 @@ class _Run:
 
     def search(self, first: DomainBatch, strategy: Strategy) -> Outcome:
         """Branch and bound; a network of one hidden layer with many inputs has a search of its own."""
-        shallow = self.plan.neurons and shallow_form.suits(self.network)
+        shallow = self.plan.neurons and self.shallow_suits()
         if not shallow or self.problem.queries > FEW_QUERIES:
             return search(first, strategy)
         outcome, _ = attempt(self.shallow)
         return search(first, strategy) if outcome is None else outcome
+
+    def shallow_suits(self) -> bool:
+        """Whether the search for one hidden layer is the right one; it cannot write proofs."""
+        return self.proof is None and shallow_form.suits(self.network)
 
     def shallow(self) -> Outcome:
         """All clauses of all queries, one after the other."""

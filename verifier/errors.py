@@ -6,6 +6,7 @@
     |-- ProblemError          model and specification do not fit each other, or no finite box
     |-- OptionsError          an option has an unknown name or an impossible value
     |-- OutputError           a result cannot be written
+    |-- ProofError            no proof can be written for this problem or in this way
     `-- UnsoundError          an internal cross-check failed; the run stops, nothing is claimed
 
 Errors of the specification language are `vnnlib.VnnLibError` (that package stands alone). Each message says what was
@@ -41,6 +42,10 @@ class OptionsError(SecateurError):
 
 class OutputError(SecateurError):
     """A result file cannot be written."""
+
+
+class ProofError(SecateurError):
+    """A proof was asked for that cannot be written; found out before the search."""
 
 
 class UnsoundError(SecateurError):

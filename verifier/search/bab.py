@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -53,10 +54,32 @@ def none_lost(boxes: DomainBatch, bounded: Bounded) -> tuple[Tensor, object | No
     return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.query.device), None
 
 
+class Record(Protocol):
+    """What a search tells about its tree: see `proof.writer.ProofWriter`."""
+
+    def inputs(self, boxes: DomainBatch, dimension: Tensor, at: Tensor, children: DomainBatch) -> DomainBatch:
+        """The children of input splits, numbered."""
+
+    def neurons(self, boxes: DomainBatch, neuron: Tensor, children: DomainBatch) -> DomainBatch:
+        """The children of neuron splits, numbered."""
+
+    def proven(self, batch: DomainBatch, settled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Which of the settled boxes do not hold; scores of their inputs to split them by, or a neuron (-1: none)."""
+
+    def commit(self) -> None:
+        """The step has happened."""
+
+    def rollback(self) -> None:
+        """The step has not happened."""
+
+
 @dataclass(frozen=True)
 class Strategy:
     """The seams of the search: how boxes are bounded, points tested, and when to stop. `attack` gets open boxes after
     every step and looks for a counterexample in them when it thinks that time has come.
+
+    With `record` every split and leaf is written to a proof, of whole boxes: nothing is clipped, and what does not hold
+    there is split.
     """
 
     bound: Callable[[DomainBatch], Bounded]
@@ -70,6 +93,7 @@ class Strategy:
     neurons: bool
     queries: int
     hopeless: Callable[[DomainBatch, Bounded], tuple[Tensor, object | None]] = none_lost
+    record: Record | None = None
     device: torch.device = CPU
     memory: Memory = field(default_factory=Memory)
 
@@ -164,7 +188,11 @@ def _advance(open_set: OpenSet, size: int, strategy: Strategy) -> tuple[DomainBa
             open_set.push(step.children)
     except BaseException:
         open_set.put_back(batch)
+        if strategy.record is not None:
+            strategy.record.rollback()
         raise
+    if strategy.record is not None:
+        strategy.record.commit()
     return batch, step
 
 
@@ -176,19 +204,46 @@ def _work(batch: DomainBatch, strategy: Strategy) -> _Step:
     found = strategy.try_points(*suggest(boxes, bounded))
     if found is not None:
         return _Step(found, boxes, none, none)
-    boxes, bounded = clip(boxes, bounded)
-    keep, found = strategy.settle_affine(boxes, bounded)
-    if found is not None:
-        return _Step(found, boxes, none, none)
-    boxes, bounded = boxes.select(keep), bounded.select(keep)
+    if strategy.record is not None:
+        settled = torch.ones(len(batch), dtype=torch.bool, device=batch.query.device)
+        settled[bounded.alive] = False
+        again = _recorded(batch, settled, strategy, strategy.record)
+        boxes = boxes.narrowed(boxes.lower, boxes.upper, boxes.share, bounded.value)
+    else:
+        boxes, bounded = clip(boxes, bounded)
+        keep, found = strategy.settle_affine(boxes, bounded)
+        if found is not None:
+            return _Step(found, boxes, none, none)
+        boxes, bounded = boxes.select(keep), bounded.select(keep)
     lost, found = strategy.hopeless(boxes, bounded)
     if found is not None:
         return _Step(found, boxes, none, none)
     kept = (~lost).nonzero()[:, 0]
     if len(kept) == len(boxes):
-        return _Step(None, boxes, *divide(boxes, bounded, strategy))
-    children, stuck = divide(boxes.select(kept), bounded.select(kept), strategy)
-    return _Step(None, boxes, children, join([stuck, boxes.select(lost)]))
+        children, stuck = divide(boxes, bounded, strategy)
+    else:
+        children, stuck = divide(boxes.select(kept), bounded.select(kept), strategy)
+        stuck = join([stuck, boxes.select(lost)])
+    if strategy.record is not None:
+        children, stuck = join([children, again[0]]), join([stuck, again[1]])
+    return _Step(None, boxes, children, stuck)
+
+
+def _recorded(
+    batch: DomainBatch, settled: Tensor, strategy: Strategy, record: Record
+) -> tuple[DomainBatch, DomainBatch]:
+    """Writes the leaves of a batch: children of the boxes that do not hold in the proof, and those that are stuck."""
+    failed, scores, neuron = record.proven(batch, settled)
+    boxes, neuron = batch.select(settled).select(failed), neuron[failed]
+    deep = boxes.depth >= strategy.max_depth
+    by_neuron = (neuron >= 0) & ~deep
+    chosen = boxes.select(by_neuron)
+    parts = [record.neurons(chosen, neuron[by_neuron], chosen.split_neuron(neuron[by_neuron]))] if len(chosen) else []
+    usable, dimension, at = cut(boxes, scores[failed])
+    usable &= ~deep & ~by_neuron
+    chosen = boxes.select(usable)
+    parts.append(record.inputs(chosen, dimension[usable], at[usable], chosen.split(dimension[usable], at[usable])))
+    return join(parts), boxes.select(~usable & ~by_neuron)
 
 
 def divide(boxes: DomainBatch, bounded: Bounded, strategy: Strategy) -> tuple[DomainBatch, DomainBatch]:
@@ -201,16 +256,21 @@ def divide(boxes: DomainBatch, bounded: Bounded, strategy: Strategy) -> tuple[Do
         boxes = replace(boxes, alpha=bounded.alpha, beta=bounded.beta)
     deep = boxes.depth >= strategy.max_depth
     parts, rest, branch = [], boxes, bounded.branch
+    record = strategy.record
     if strategy.neurons:
         by_neuron = (bounded.neuron >= 0) & ~deep
         if bool(by_neuron.any()):
-            parts.append(boxes.select(by_neuron).split_neuron(bounded.neuron[by_neuron]))
+            chosen, neuron = boxes.select(by_neuron), bounded.neuron[by_neuron]
+            halves = chosen.split_neuron(neuron)
+            parts.append(halves if record is None else record.neurons(chosen, neuron, halves))
             rest, branch, deep = boxes.select(~by_neuron), branch[~by_neuron], deep[~by_neuron]
     splittable, dimension, at = cut(rest, branch)
     splittable &= ~deep
-    chosen = splittable.nonzero()[:, 0]
-    parts.append(rest.select(chosen).split(dimension.index_select(0, chosen), at.index_select(0, chosen)))
-    stuck = rest.select(slice(0, 0)) if len(chosen) == len(rest) else rest.select(~splittable)
+    kept = splittable.nonzero()[:, 0]
+    chosen, dimension, at = rest.select(kept), dimension.index_select(0, kept), at.index_select(0, kept)
+    halves = chosen.split(dimension, at)
+    parts.append(halves if record is None else record.inputs(chosen, dimension, at, halves))
+    stuck = rest.select(slice(0, 0)) if len(kept) == len(rest) else rest.select(~splittable)
     return join(parts), stuck
 
 

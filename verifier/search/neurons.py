@@ -7,7 +7,7 @@ can be unstable at all) and multipliers. All intermediate intervals are the root
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -44,6 +44,9 @@ class NeuronSplit:
     steps: int = STEPS
     work: float = 0.0
     """Multiply-adds so far."""
+
+    last: Parameters = field(init=False)
+    """What the last batch's bounds were proven with, for all its subproblems: a proof of them needs it."""
 
     def __post_init__(self) -> None:
         # flat positions of the neurons that are unstable for some query, by ReLU operator
@@ -93,6 +96,7 @@ class NeuronSplit:
         start = self.unpack(batch, Relaxed(self.fast, task).default())
         steps = ROOT_STEPS if first else self.steps
         best, value = climb(self.fast, task, start, steps, self.stop)
+        self.last = best
         self.work += len(batch) * self.cost * (2 * steps + 2 * CANDIDATES + 4)
         if self.stop():
             raise OutOfTime

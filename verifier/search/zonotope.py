@@ -20,6 +20,7 @@ from verifier.ops.kinds import LinearOp
 from verifier.ops.maximum import ReduceMax
 from verifier.ops.piecewise import Clip, Relu
 from verifier.rows import RowTable
+from verifier.search.bab import Record
 from verifier.search.bounding import Bounded
 
 BATCH = 8
@@ -44,8 +45,9 @@ def suits(network: Network, table: RowTable) -> bool:
     return plain and deep and network.n <= MOST_INPUTS and table.mixed is None and network.dtype == torch.float64
 
 
-def halved(boxes: DomainBatch) -> DomainBatch:
-    """The boxes halved across each input in turn until there are `START`, or no input can be halved any more."""
+def halved(boxes: DomainBatch, record: Record | None = None) -> DomainBatch:
+    """The boxes halved across each input in turn until there are `START`, or no input can be halved any more; `record`
+    writes the splits to a proof."""
     n, stuck = boxes.lower.shape[1], 0
     turn = 0
     while len(boxes) < START and stuck < n:
@@ -54,7 +56,9 @@ def halved(boxes: DomainBatch) -> DomainBatch:
         thick = (middle > low) & (middle < high)
         stuck = 0 if bool(thick.any()) else stuck + 1
         index = torch.full((int(thick.sum()),), turn, dtype=torch.int64, device=low.device)
-        boxes = join([boxes.select(~thick), boxes.select(thick).split(index, middle[thick])])
+        cut, at = boxes.select(thick), middle[thick]
+        halves = cut.split(index, at)
+        boxes = join([boxes.select(~thick), halves if record is None else record.inputs(cut, index, at, halves)])
         turn = (turn + 1) % n
     return boxes
 

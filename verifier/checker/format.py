@@ -1,0 +1,283 @@
+"""The proof file, version 1: encoding and decoding, and nothing about its meaning (docs/certificates.md).
+
+    b"SECATEUR PROOF\\n", u16 version, sha256 of the model, sha256 of the specification, text: tool,
+    u8 kind (1: tree, 2: witness), varint: number of split tensors, their names as texts, events
+
+All numbers are little endian; a varint is LEB128; a text is a varint and that many bytes of UTF-8.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+import numpy as np
+
+from verifier.checker.errors import Unreadable
+
+MAGIC = b"SECATEUR PROOF\n"
+VERSION = 1
+TREE, WITNESS = 1, 2
+INPUT, NEURON, CLAUSES, LEAF, SLOPES, END = range(1, 7)
+PICKS, WEIGHTS, BETA, USES_SLOPES = 1, 2, 4, 8
+FORMS, ROWS, ROOT = 0, 1, 2
+"""Where a leaf's intervals come from; the number stands in bits 4 and 5 of its flags."""
+
+MOST_NAME, MOST_ITEMS = 4096, 1 << 24
+
+
+@dataclass(frozen=True)
+class Header:
+    """`model`, `spec` are sha256 sums of the unpacked files; `tensors` the ONNX names whose neurons are split."""
+
+    model: bytes
+    spec: bytes
+    tool: str
+    kind: int
+    tensors: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class InputSplit:
+    """Node `node` becomes x[coordinate] <= at and x[coordinate] >= at."""
+
+    node: int
+    coordinate: int
+    at: float
+
+
+@dataclass(frozen=True)
+class NeuronSplit:
+    """Node `node` becomes z[neuron] <= 0 and z[neuron] >= 0, z the argument of the Relu that makes `tensor`."""
+
+    node: int
+    tensor: int
+    neuron: int
+
+
+@dataclass(frozen=True)
+class ClauseSplit:
+    """Node `node` becomes one node for every clause of its query."""
+
+    node: int
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """`rows[c]` are (position of the row in clause c, weight) of the node's clauses; () stands for the first row of
+    each. `beta` one multiplier for every decided neuron, `slopes` a table of `Slopes` (-1: none), `intervals` says
+    where the intervals come from: affine forms on the part, backward rows on the part as well, or backward rows on the
+    query's whole box."""
+
+    node: int
+    rows: tuple[tuple[tuple[int, float], ...], ...] = ()
+    beta: tuple[float, ...] = ()
+    slopes: int = -1
+    intervals: int = FORMS
+
+
+@dataclass(frozen=True, eq=False)
+class Slopes:
+    """Table of lower slopes: for every tensor of the header one byte per neuron, slope = byte / 255."""
+
+    tables: tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True)
+class End:
+    """The last event: how many splits and leaves stand before it."""
+
+    splits: int
+    leaves: int
+
+
+Split = InputSplit | NeuronSplit | ClauseSplit
+Event = Split | Leaf | Slopes | End
+
+
+def varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def text(value: str) -> bytes:
+    data = value.encode()
+    return varint(len(data)) + data
+
+
+def encode_header(header: Header) -> bytes:
+    names = b"".join(text(name) for name in header.tensors)
+    fixed = MAGIC + struct.pack("<H", VERSION) + header.model + header.spec
+    return fixed + text(header.tool) + bytes([header.kind]) + varint(len(header.tensors)) + names
+
+
+def encode(event: Event) -> bytes:
+    match event:
+        case InputSplit(node, coordinate, at):
+            return bytes([INPUT]) + varint(node) + varint(coordinate) + struct.pack("<d", at)
+        case NeuronSplit(node, tensor, neuron):
+            return bytes([NEURON]) + varint(node) + varint(tensor) + varint(neuron)
+        case ClauseSplit(node):
+            return bytes([CLAUSES]) + varint(node)
+        case Leaf():
+            return _encode_leaf(event)
+        case Slopes(tables):
+            packed = zlib.compress(b"".join(t.astype(np.uint8).tobytes() for t in tables), 9)
+            sizes = b"".join(varint(t.size) for t in tables)
+            return bytes([SLOPES]) + varint(len(tables)) + sizes + varint(len(packed)) + packed
+        case End(splits, leaves):
+            return bytes([END]) + varint(splits) + varint(leaves)
+
+
+def _encode_leaf(leaf: Leaf) -> bytes:
+    plain = all(len(row) == 1 and row[0][1] == 1 for row in leaf.rows)
+    first = plain and all(row[0][0] == 0 for row in leaf.rows)
+    flags = 0 if first else PICKS if plain else WEIGHTS
+    flags |= BETA * bool(leaf.beta) | USES_SLOPES * (leaf.slopes >= 0) | leaf.intervals << 4
+    out = bytes([LEAF]) + varint(leaf.node) + bytes([flags])
+    if flags & (PICKS | WEIGHTS):
+        out += varint(len(leaf.rows))
+    for row in leaf.rows if flags & (PICKS | WEIGHTS) else ():
+        if plain:
+            out += varint(row[0][0])
+        else:
+            out += varint(len(row)) + b"".join(varint(k) + struct.pack("<f", w) for k, w in row)
+    if leaf.beta:
+        out += varint(len(leaf.beta)) + struct.pack(f"<{len(leaf.beta)}f", *leaf.beta)
+    return out + (varint(leaf.slopes) if leaf.slopes >= 0 else b"")
+
+
+def encode_witness(x: np.ndarray) -> bytes:
+    return varint(len(x)) + np.asarray(x, "<f8").tobytes()
+
+
+@dataclass
+class Reader:
+    """Reads a proof event by event.
+
+    Raises (every method):
+        Unreadable: the file is damaged; the message names the byte.
+    """
+
+    stream: BinaryIO
+    name: str
+    at: int = 0
+    header: Header = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self._bytes(len(MAGIC)) != MAGIC:
+            raise Unreadable(f"{self.name}: no proof file: expected it to begin with {MAGIC!r}")
+        version = struct.unpack("<H", self._bytes(2))[0]
+        if version != VERSION:
+            raise Unreadable(
+                f"{self.name}: found version {version} of the format, this checker reads version {VERSION}"
+            )
+        model, spec = self._bytes(32), self._bytes(32)
+        tool, kind = self._text(), self._bytes(1)[0]
+        if kind not in (TREE, WITNESS):
+            self._fail(f"found kind {kind}, expected {TREE} (tree) or {WITNESS} (witness)")
+        names = tuple(self._text() for _ in range(self._count(MOST_NAME)))
+        self.header = Header(model, spec, tool, kind, names)
+
+    def events(self) -> Iterator[Event]:
+        """All events, the last one an `End` with nothing after it."""
+        while True:
+            event = self._event()
+            yield event
+            if isinstance(event, End):
+                if self.stream.read(1):
+                    self._fail("bytes after the end of the proof")
+                return
+
+    def witness(self) -> np.ndarray:
+        """The input of a `sat`."""
+        return np.frombuffer(self._bytes(8 * self._count(MOST_ITEMS)), "<f8").astype(np.float64)
+
+    def _event(self) -> Event:
+        kind = self._bytes(1)[0]
+        match kind:
+            case 1:
+                return InputSplit(self._varint(), self._varint(), struct.unpack("<d", self._bytes(8))[0])
+            case 2:
+                return NeuronSplit(self._varint(), self._varint(), self._varint())
+            case 3:
+                return ClauseSplit(self._varint())
+            case 4:
+                return self._leaf()
+            case 5:
+                sizes = [self._count(MOST_ITEMS) for _ in range(self._count(MOST_NAME))]
+                data = self._unpacked(self._bytes(self._count(MOST_ITEMS)), sum(sizes))
+                flat = np.frombuffer(data, np.uint8)
+                return Slopes(tuple(np.split(flat, np.cumsum(sizes)[:-1])))
+            case 6:
+                return End(self._varint(), self._varint())
+        self._fail(f"found event {kind}, expected one of 1 to 6")
+        raise AssertionError
+
+    def _leaf(self) -> Leaf:
+        node, flags = self._varint(), self._bytes(1)[0]
+        if flags >> 4 > ROOT or flags & 3 == 3:
+            self._fail(f"found flags {flags} of a leaf")
+        rows: list[tuple[tuple[int, float], ...]] = []
+        for _ in range(self._count(MOST_ITEMS) if flags & 3 else 0):
+            if flags & PICKS:
+                rows.append(((self._varint(), 1.0),))
+            else:
+                rows.append(tuple((self._varint(), self._floats(1)[0]) for _ in range(self._count(MOST_NAME))))
+        beta = self._floats(self._count(MOST_ITEMS)) if flags & BETA else ()
+        slopes = self._varint() if flags & USES_SLOPES else -1
+        return Leaf(node, tuple(rows), beta, slopes, flags >> 4)
+
+    def _floats(self, count: int) -> tuple[float, ...]:
+        return struct.unpack(f"<{count}f", self._bytes(4 * count))
+
+    def _unpacked(self, data: bytes, size: int) -> bytes:
+        try:
+            engine = zlib.decompressobj()
+            found = engine.decompress(data, size + 1)
+        except zlib.error as error:
+            self._fail(f"damaged table of slopes: {error}")
+        if len(found) != size or not engine.eof:
+            self._fail(f"a table of slopes with {len(found)} bytes, expected {size}")
+        return found
+
+    def _bytes(self, count: int) -> bytes:
+        data = self.stream.read(count)
+        if len(data) != count:
+            self._fail("the file ends in the middle")
+        self.at += count
+        return data
+
+    def _varint(self) -> int:
+        value, shift = 0, 0
+        while True:
+            byte = self._bytes(1)[0]
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+            if shift > 56:
+                self._fail("a number with too many bytes")
+
+    def _count(self, most: int) -> int:
+        value = self._varint()
+        if value > most:
+            self._fail(f"a count of {value}, expected at most {most}")
+        return value
+
+    def _text(self) -> str:
+        try:
+            return self._bytes(self._count(MOST_NAME)).decode()
+        except UnicodeDecodeError:
+            self._fail("a text that is no UTF-8")
+            raise AssertionError from None
+
+    def _fail(self, why: str) -> None:
+        raise Unreadable(f"{self.name}, byte {self.at}: {why}")

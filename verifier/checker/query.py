@@ -1,0 +1,80 @@
+"""What a specification asks, as the checker needs it: boxes, and clauses of rows over outputs and inputs."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import vnnlib
+from verifier.checker.errors import Unreadable
+from verifier.checker.network import Network, read_bytes
+from verifier.checker.ops import Array
+
+
+@dataclass(eq=False)
+class Queries:
+    """`lower`, `upper` (Q, n) boxes; `clauses[q][c]` row numbers. Row r holds where  outputs[r] . y + inputs[r] . x <=
+    rhs[r]  (sparse: positions, values); a violation of q is a clause whose rows all hold at a point of the box."""
+
+    lower: Array
+    upper: Array
+    clauses: list[list[list[int]]]
+    outputs: list[tuple[Array, Array]]
+    inputs: list[tuple[Array, Array]]
+    rhs: list[float]
+    form: vnnlib.NormalForm
+    digest: bytes
+
+    def __len__(self) -> int:
+        return len(self.lower)
+
+
+def read_queries(path: str | Path, network: Network) -> Queries:
+    """Reads a VNN-LIB file for this network.
+
+    The box of an input that is a float32 or float16 number holds the bounds and their nearest numbers of that type (a
+    competition compares in the type); an input of whole numbers is only asked for whole numbers.
+
+    Raises:
+        Unreadable: the specification does not fit the network, or leaves an input without bounds.
+        vnnlib.VnnLibError: it cannot be parsed.
+    """
+    data = read_bytes(path)
+    form = vnnlib.normalise(vnnlib.loads(data, name=str(path)))
+    if (form.n_inputs, form.n_outputs) != (network.inputs, network.outputs):
+        raise Unreadable(
+            f"{path}: {form.n_inputs} inputs and {form.n_outputs} outputs, the network has {network.inputs} and "
+            f"{network.outputs}"
+        )
+    if len({t.network for t in form.input_tensors}) > 1:
+        raise Unreadable(f"{path}: several networks are not known to this checker")
+    if form.unbounded or not (np.isfinite(form.lower).all() and np.isfinite(form.upper).all()):
+        raise Unreadable(f"{path}: inputs without bounds")
+    lower, upper, at = form.lower.copy(), form.upper.copy(), 0
+    for size, dtype in network.dtypes:
+        part = slice(at, at + size)
+        at += size
+        if dtype.kind in "iu":
+            lower[:, part], upper[:, part] = np.ceil(lower[:, part]), np.floor(upper[:, part])
+        elif dtype.kind == "f":
+            lower[:, part], upper[:, part] = vnnlib.float_hull(lower[:, part], upper[:, part], dtype)
+        else:
+            raise Unreadable(f"{path}: inputs of type {dtype}")
+    outputs, inputs, rhs = [], [], []
+    for r in range(form.n_rows):
+        columns, values, limit, _ = form.row(r)
+        of_output = columns >= form.n_inputs
+        outputs.append((columns[of_output] - form.n_inputs, values[of_output]))
+        inputs.append((columns[~of_output], values[~of_output]))
+        rhs.append(limit)
+    clauses: list[list[list[int]]] = []
+    for q in range(form.n_cases):
+        if (lower[q] > upper[q]).any():  # no point, so nothing to show
+            clauses.append([])
+            continue
+        shared = form.case_in_rows[form.case_in_ptr[q] : form.case_in_ptr[q + 1]].tolist()
+        clauses.append([[*form.clause(k).tolist(), *shared] for k in range(form.case_ptr[q], form.case_ptr[q + 1])])
+    return Queries(lower, upper, clauses, outputs, inputs, rhs, form, hashlib.sha256(data).digest())

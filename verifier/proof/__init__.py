@@ -1,0 +1,1 @@
+"""Writing proofs that `verifier.checker` accepts, while a search runs."""

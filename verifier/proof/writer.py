@@ -1,0 +1,306 @@
+"""The proof of a run, written while it searches: see docs/certificates.md for the file.
+
+The search says which subproblems it splits and which it takes for proven. Those are bounded again here by the
+checker's own code, so that what is written is accepted; what does not hold is split further. Events of a step reach the
+file when the step has happened (`commit`), the file gets its name when the whole proof is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from verifier.bounds.alpha_beta import Parameters
+from verifier.bounds.network import Network
+from verifier.checker import format as fmt
+from verifier.checker.bounds import MOST_FORMS
+from verifier.checker.check import check_witness
+from verifier.checker.errors import Rejected, Unreadable
+from verifier.checker.network import read_network
+from verifier.checker.ops import Piecewise
+from verifier.checker.prove import Claim, Part, Prover
+from verifier.checker.query import read_queries
+from verifier.domains import DomainBatch
+from verifier.errors import OutputError, ProofError
+from verifier.problem import Problem
+from verifier.proof.hints import Hint, suggest
+
+LEVELS = 255
+"""Slopes are bytes."""
+
+MOST_ROWS = 1000
+"""With more neurons than this, a part is split rather than bounded by backward rows for every neuron."""
+
+
+class ProofWriter:
+    """Writes one proof file.
+
+    Raises (when made):
+        ProofError: the checker does not know this network or specification.
+        OutputError: the file cannot be written.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], model: str | os.PathLike[str], spec: str | os.PathLike[str]
+    ) -> None:
+        self.path = Path(path)
+        try:
+            network = read_network(Path(model))
+            queries = read_queries(Path(spec), network)
+        except Unreadable as error:
+            raise ProofError(f"no proof can be written: {error}; run without --proof") from None
+        self.prover = Prover(network, queries)
+        self.leaves = self.splits = 0
+        self._next = len(queries)
+        self._pending: list[bytes] = []
+        self._state = (0, 0, self._next, 0)
+        self._tables = 0
+        self._relus: dict[int, tuple[int, int]] = {}
+        self._open()
+
+    def _open(self) -> None:
+        try:
+            handle, name = tempfile.mkstemp(prefix=".secateur-", dir=self.path.parent)
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot write the proof: {error.strerror}") from None
+        self._part = Path(name)
+        self._stream: IO[bytes] = os.fdopen(handle, "wb")
+
+    def begin(
+        self, problem: Problem, network: Network, stop: Callable[[], bool], found: Callable[[], Parameters] | None
+    ) -> None:
+        """Fits the proof to the problem that is searched; `found` gives the slopes and multipliers of the last batch
+        where neurons are split.
+
+        Raises:
+            ProofError: boxes or neurons of the search are not those of the files.
+        """
+        queries = self.prover.queries
+        neurons = found is not None
+        self._found, self._stop = found, stop
+        self.kept, self.root_lower, self.root_upper = problem.kept, problem.lower, problem.upper
+        asked = np.array([q for q in range(len(queries)) if queries.clauses[q]], np.int64)
+        own = queries.lower[asked][:, self.kept], queries.upper[asked][:, self.kept]
+        if len(queries) != problem.queries or not (
+            np.array_equal(own[0], problem.lower[asked]) and np.array_equal(own[1], problem.upper[asked])
+        ):
+            raise ProofError("no proof can be written: the checker reads other boxes from the specification")
+        free = int((queries.form.upper[asked] > queries.form.lower[asked]).sum(1).max(initial=0))
+        if free > MOST_FORMS and not neurons:
+            raise ProofError(
+                f"no proof can be written for {free} varying inputs and a network whose neurons are not split "
+                f"(at most {MOST_FORMS} without)"
+            )
+        names = []
+        if neurons:
+            for i, first in network.relus.items():
+                name = network.ops[i].node.output
+                v = self.prover.network.tensors.get(name, -1)
+                op = self.prover.network.nodes[v] if v > 0 else None
+                size = math.prod(network.shapes[i + 1])
+                if not isinstance(op, Piecewise) or not op.is_relu or math.prod(op.shape) != size:
+                    raise ProofError(f"no proof can be written: the Relu '{name}' of the search is not one of the file")
+                self._relus[i] = (v, first)
+                names.append(name)
+        self.header(tuple(names))
+
+    def header(self, tensors: tuple[str, ...] = ()) -> None:
+        """The beginning of a tree; `tensors` are the ONNX names whose neurons may be split."""
+        digests = self.prover.network.digest, self.prover.queries.digest
+        header = fmt.Header(*digests, f"secateur {_version()}", fmt.TREE, tensors)
+        self._stream.write(fmt.encode_header(header))
+
+    # what the search says
+
+    def clauses(self, boxes: DomainBatch, parts: DomainBatch) -> DomainBatch:
+        """`parts` are the clauses of `boxes`, one after the other."""
+        return self._split(parts, [fmt.ClauseSplit(n) for n in boxes.node.tolist()], torch.arange(len(parts)))
+
+    def inputs(self, boxes: DomainBatch, dimension: Tensor, at: Tensor, children: DomainBatch) -> DomainBatch:
+        """Box b is cut at `at[b]`: the children are all lower halves, then all upper halves."""
+        events = [
+            fmt.InputSplit(n, int(self.kept[j]), x)
+            for n, j, x in zip(boxes.node.tolist(), dimension.tolist(), at.tolist(), strict=True)
+        ]
+        return self._split(children, events, _alternating(len(boxes)))
+
+    def neurons(self, boxes: DomainBatch, neuron: Tensor, children: DomainBatch) -> DomainBatch:
+        """Neuron `neuron[b]` is decided: the children are all sides <= 0, then all sides >= 0."""
+        events = []
+        for n, k in zip(boxes.node.tolist(), neuron.tolist(), strict=True):
+            place, (_, first) = self._operator(k)
+            events.append(fmt.NeuronSplit(n, place, k - first))
+        return self._split(children, events, _alternating(len(boxes)))
+
+    def _operator(self, neuron: int) -> tuple[int, tuple[int, int]]:
+        """Which tensor of the header a neuron of the search belongs to, and (value, first neuron)."""
+        found = 0, (0, 0)
+        for place, (v, first) in enumerate(self._relus.values()):
+            if first <= neuron:
+                found = place, (v, first)
+        return found
+
+    def _split(self, children: DomainBatch, events: Sequence[fmt.Event], order: Tensor) -> DomainBatch:
+        """The children with their numbers: child i is number `order[i]` of those made here."""
+        self._pending += [fmt.encode(e) for e in events]
+        self.splits += len(events)
+        children = replace(children, node=order.to(children.node.device) + self._next)
+        self._next += len(children)
+        return children
+
+    def proven(self, batch: DomainBatch, settled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Writes the leaves among the `settled` boxes (B,) of a batch: a mask over these of those that do not hold, how
+        promising each input is for splitting them, and the neuron to split instead (-1: none)."""
+        boxes = batch.select(settled)
+        if not len(boxes):
+            return settled[:0], boxes.lower, boxes.node
+        found = None if self._found is None else self._found().select(settled.nonzero()[:, 0])
+        hints = self._hints([self._claim(boxes, b, found) for b in range(len(boxes))])
+        for node, hint in zip(boxes.node.tolist(), hints, strict=True):
+            if hint.holds:
+                self._leaf(node, hint.claim)
+        failed = torch.tensor([not h.holds for h in hints], dtype=torch.bool, device=boxes.lower.device)
+        worst = torch.from_numpy(np.stack([h.worst[self.kept] for h in hints])).to(boxes.lower)
+        width = boxes.upper - boxes.lower
+        first = dict(self._relus.values())
+        neuron = [
+            -1 if h.neuron is None or h.neuron[0] not in first else first[h.neuron[0]] + h.neuron[1] for h in hints
+        ]
+        return failed, worst.abs() * width + width * torch.finfo(torch.float64).tiny, boxes.node.new_tensor(neuron)
+
+    def _hints(self, claims: list[Claim]) -> list[Hint]:
+        """Hints for the claims; where the cheap intervals are not enough, the next better ones are tried."""
+        hints = suggest(self.prover, claims, self._stop)
+        small = self.prover.neurons <= MOST_ROWS
+        open_ = [i for i, h in enumerate(hints) if small and not h.holds and claims[i].intervals == fmt.FORMS]
+        again = [i for i, h in enumerate(hints) if not h.holds and claims[i].slopes]  # the default slopes may do
+        for i, hint in zip(
+            again, suggest(self.prover, [replace(claims[i], slopes={}) for i in again], self._stop), strict=True
+        ):
+            hints[i] = hint if hint.holds else hints[i]
+        better = suggest(self.prover, [replace(claims[i], intervals=fmt.ROWS) for i in open_], self._stop)
+        for i, hint in zip(open_, better, strict=True):
+            hints[i] = hint
+        return hints
+
+    def _claim(self, boxes: DomainBatch, b: int, found: Parameters | None) -> Claim:
+        query = int(boxes.query[b])
+        lower, upper = boxes.lower[b].cpu().numpy(), boxes.upper[b].cpu().numpy()
+        moved = np.flatnonzero((lower != self.root_lower[query]) | (upper != self.root_upper[query]))
+        cuts = tuple((int(self.kept[j]), float(lower[j]), float(upper[j])) for j in moved)
+        entries = [e for e in boxes.signs[b].tolist() if e]
+        signs = []
+        for e in entries:
+            _, (v, first) = self._operator(abs(e) - 1)
+            signs.append((v, abs(e) - 1 - first, 1 if e > 0 else -1))
+        part = Part(query, int(boxes.clause[b]), cuts, tuple(signs))
+        if found is None:
+            return Claim(part, (), (), {}, fmt.FORMS)
+        columns = [d for d, e in enumerate(boxes.signs[b].tolist()) if e]
+        beta = tuple(max(0.0, float(np.float32(found.beta[b, d].item()))) for d in columns)
+        shapes = self.prover.network.shapes
+        slopes = {
+            self._relus[i][0]: (np.rint(a[b].cpu().numpy().astype(np.float64) * LEVELS) / LEVELS).reshape(
+                shapes[self._relus[i][0]]
+            )
+            for i, a in found.alpha.items()
+        }
+        weights = [float(np.float32(w)) for w in found.weight[b].tolist()][: len(self.prover.clauses(part)[0])]
+        picked = tuple((k, w) for k, w in enumerate(weights) if w > 0)
+        return Claim(part, (picked,) if picked else (), beta, slopes, fmt.ROOT)
+
+    def _leaf(self, node: int, claim: Claim) -> None:
+        slopes = -1
+        if claim.slopes:
+            tables = tuple(np.rint(claim.slopes[v] * LEVELS).astype(np.uint8) for v, _ in self._relus.values())
+            slopes = self._tables
+            self._tables += 1
+            self._pending.append(fmt.encode(fmt.Slopes(tables)))
+        self._pending.append(fmt.encode(fmt.Leaf(node, claim.rows, claim.beta, slopes, claim.intervals)))
+        self.leaves += 1
+
+    # how it ends
+
+    def commit(self) -> None:
+        """The step has happened.
+
+        Raises:
+            OutputError: the disk is full, say.
+        """
+        try:
+            self._stream.writelines(self._pending)
+        except OSError as error:
+            self.discard()
+            raise OutputError(f"{self.path}: cannot write the proof: {error.strerror}") from None
+        self._pending.clear()
+        self._state = self.leaves, self.splits, self._next, self._tables
+
+    def rollback(self) -> None:
+        """The step has not happened: its boxes will be looked at again."""
+        self._pending.clear()
+        self.leaves, self.splits, self._next, self._tables = self._state
+
+    def finish(self) -> None:
+        """The proof of an `unsat` is complete."""
+        self._pending.append(fmt.encode(fmt.End(self.splits, self.leaves)))
+        self.commit()
+        self._close()
+
+    def witness(self, x: np.ndarray) -> str:
+        """The proof of a `sat` is its witness. Says why where the checker would not accept it: no file then."""
+        network, queries = self.prover.network, self.prover.queries
+        try:
+            check_witness(network, queries, x)
+        except Rejected as error:
+            self.discard()
+            return str(error)
+        header = fmt.Header(network.digest, queries.digest, f"secateur {_version()}", fmt.WITNESS, ())
+        self._stream.seek(0)
+        self._stream.truncate()
+        self._pending = [fmt.encode_header(header), fmt.encode_witness(x)]
+        self.commit()
+        self._close()
+        return ""
+
+    def discard(self) -> None:
+        """Leaves nothing behind."""
+        self._stream.close()
+        with contextlib.suppress(FileNotFoundError):
+            self._part.unlink()
+
+    def _close(self) -> None:
+        try:
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+            self._stream.close()
+            mask = os.umask(0)
+            os.umask(mask)
+            self._part.chmod(0o666 & ~mask)
+            os.replace(self._part, self.path)
+        except OSError as error:
+            self.discard()
+            raise OutputError(f"{self.path}: cannot write the proof: {error.strerror}") from None
+
+
+def _alternating(count: int) -> Tensor:
+    """Numbers of 2 B children that stand as B first ones, then B second ones: 0, 2, 4, .., 1, 3, 5, .."""
+    first = torch.arange(count) * 2
+    return torch.cat([first, first + 1])
+
+
+def _version() -> str:
+    try:
+        return version("secateur")
+    except PackageNotFoundError:
+        return "(source tree)"
