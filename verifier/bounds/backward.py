@@ -171,7 +171,7 @@ def neuron_rows(network: Network, slot: int, neurons: Tensor) -> tuple[int, Tens
     shape = network.shapes[slot]
     if slot > 0:
         op = network.ops[slot - 1]
-        if isinstance(op, Dense) and op.params["weight"].shape[0] == _size(shape) and op.inexact() is None:
+        if isinstance(op, Dense) and op.params["weight"].shape[0] == _size(shape) and op.exact:
             rows = op.params["weight"].index_select(0, neurons)
             bias = op.params.get("bias")
             start = rows.new_zeros(len(neurons)) if bias is None else bias.index_select(0, neurons)

@@ -15,14 +15,17 @@ import numpy as np
 
 from verifier.graph.evaluate import apply
 from verifier.graph.exact import is_exact
-from verifier.graph.ir import Graph, Node, Shape
+from verifier.graph.ir import ROUNDINGS, Graph, Node, Shape
 
 _UNIT = 2.0**-52  # twice u: leaves room for the rounding of the bounds themselves
-_FLOOR = 1e-300  # far above what underflow can lose in a sum of 10**20 terms
+FLOOR = 1e-300  # far above what underflow can lose in a sum of 10**20 terms
+_ONE = 2.0**-53 * (1 + 2.0**-40)  # one correct rounding, relative to the rounded result
+_ONCE = frozenset({"Scale", "Shift", "Add", "Sub"})  # linear operators that round an element once
 _LINEAR = frozenset({"Dense", "Conv", "ConvTranspose", "Scale", "Shift", "ReduceSum", "Add", "Sub"})
 _MOVES = frozenset({"Reshape", "Transpose", "Slice", "Take", "Expand", "Pad", "Concat"})
 _GENTLE = frozenset({"Sigmoid", "Tanh", "Sin", "Cos"})  # slopes and values within [-1, 1]
-_FUNCTION = 16 * 2.0**-52  # absolute error of numpy's versions of these, four times what its documentation promises
+FUNCTION = 16 * 2.0**-52  # error of numpy's functions, relative to 1 here; four times what its documentation promises
+_MONOTONE = frozenset({"Exp", "Sqrt", "Log", "Reciprocal", "Softplus", "Erf", "Atan"})  # where they are defined
 _SHORT = frozenset({"Relu", "Abs", "Clip"})  # no further apart than their arguments, and never rounded
 
 
@@ -85,19 +88,40 @@ def _error(
     if node.op in _LINEAR:
         if moved:
             total = total + apply(_absolute(node, False), [x.error for x in xs], shape)
-        if rounded:
-            total = total + (terms + 4) * _UNIT * apply(_absolute(node, True), [np.abs(v) for v in values], shape)
+        if rounded and node.op in _ONCE:
+            total = total + (_ONE + float(node.params.get("roundings", 0.0)) * _ONE) * np.abs(value)
+        elif rounded:
+            total = total + (terms + 4 + ROUNDINGS) * _UNIT * apply(
+                _absolute(node, True), [np.abs(v) for v in values], shape
+            )
     elif node.op == "Mul":
         (x, y), (a, b) = values, (one.error for one in xs)
-        total = total + np.abs(x) * b + np.abs(y) * a + a * b + _UNIT * np.abs(value)
+        total = total + np.abs(x) * b + np.abs(y) * a + a * b + _ONE * np.abs(value)
     elif node.op in ("LeakyRelu", "PRelu"):
         slope = np.abs(node.params["slope"] if node.op == "PRelu" else np.array(node.number("alpha")))
         total = total + np.maximum(slope, 1.0) * xs[0].error + _UNIT * np.abs(value)
     elif node.op in _GENTLE:
-        total = total + xs[0].error + _FUNCTION
+        total = total + xs[0].error + FUNCTION
+    elif node.op in _MONOTONE:
+        x, e = values[0], np.nextafter(xs[0].error, np.inf) + _UNIT * np.abs(values[0]) if moved else 0.0
+        if node.op == "Reciprocal" and (np.abs(x) <= e).any():
+            return None
+        ends = [apply(node, [x + side * e], shape) for side in (-1, 1)]  # not finite outside the domain
+        apart = np.maximum(*(np.abs(end - value) for end in ends)) if moved else 0.0
+        own_error = _ONE if node.op in ("Sqrt", "Reciprocal") else FUNCTION
+        total = total + apart + own_error * np.maximum(np.abs(value), np.maximum(*map(np.abs, ends)))
+    elif node.op == "Pow":
+        size, n = np.abs(values[0]), node.integer("exponent")
+        large = (size + xs[0].error) ** n
+        total = total + (large - size**n) + (FUNCTION + n * _UNIT) * large
+    elif node.op == "LogSumExp":
+        axis = node.integer("axis") + 1
+        top = np.abs(values[0]).max(axis)
+        rounding = (values[0].shape[axis] + 32) * _UNIT * (2 + top + np.abs(value))
+        total = total + xs[0].error.max(axis) + rounding
     else:
         return None
-    return total * (1 + (terms + 8) * _UNIT) + _FLOOR
+    return total * (1 + (terms + 8 + ROUNDINGS) * _UNIT) + FLOOR
 
 
 def _terms(node: Node, values: list[np.ndarray]) -> int:
