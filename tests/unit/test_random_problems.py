@@ -25,6 +25,7 @@ NAMES = (
 )  # fmt: skip
 TYPES = {np.float32: TensorProto.FLOAT, np.float64: TensorProto.DOUBLE, np.float16: TensorProto.FLOAT16,
          np.int64: TensorProto.INT64, np.int32: TensorProto.INT32}  # fmt: skip
+DIVIDE, NORMALISE = "divide", "normalise"
 QUICK = Options(search=SearchOptions(batch=16, max_depth=5), attack=AttackOptions(restarts=4, steps=4))
 
 
@@ -106,12 +107,12 @@ class RandomProblem:
         if style == "divide":
             divisor = self.numbers(n)
             divisor[divisor == 0] = 3
-            self.layers.append(("divide", divisor))
+            self.layers.append((DIVIDE, divisor))
             return self.node("Div", [value, self.weight(divisor)])
         if style == "normalise":
             scale, bias, mean, variance = (self.numbers(n) for _ in range(4))
             parts = scale, bias, mean, np.abs(variance)
-            self.layers.append(("normalise", *parts))
+            self.layers.append((NORMALISE, *parts))
             return self.node("BatchNormalization", [value, *map(self.weight, parts)], epsilon=1e-3)
         return value
 
@@ -175,10 +176,10 @@ class RandomProblem:
             if layer == "relu":
                 value = [max(v, Fraction(0)) for v in value]
                 continue
-            if layer[0] == "divide":
+            if layer[0] is DIVIDE:
                 value = [v / Fraction(float(d)) for v, d in zip(value, layer[1], strict=True)]
                 continue
-            if layer[0] == "normalise":
+            if layer[0] is NORMALISE:
                 value = [normalised(v, *map(float, each)) for v, *each in zip(value, *layer[1:], strict=True)]
                 continue
             weight, bias, *offsets = layer
