@@ -14,13 +14,15 @@ from typing import NamedTuple
 import numpy as np
 
 from verifier.graph.evaluate import apply
-from verifier.graph.exact import is_exact
+from verifier.graph.exact import is_exact, rounded_once
 from verifier.graph.ir import ROUNDINGS, Graph, Node, Shape
 
 _UNIT = 2.0**-52  # twice u: leaves room for the rounding of the bounds themselves
 FLOOR = 1e-300  # far above what underflow can lose in a sum of 10**20 terms
 _ONE = 2.0**-53 * (1 + 2.0**-40)  # one correct rounding, relative to the rounded result
 _ONCE = frozenset({"Scale", "Shift", "Add", "Sub"})  # linear operators that round an element once
+_SMALLEST = 1e-130  # a product of two numbers above, times an error, is far from underflow
+_PLAIN = frozenset({"Sin", "Cos", "Tanh", "Sigmoid", "Exp", "Erf", "Atan", "Log"})
 _LINEAR = frozenset({"Dense", "Conv", "ConvTranspose", "Scale", "Shift", "ReduceSum", "Add", "Sub"})
 _MOVES = frozenset({"Reshape", "Transpose", "Slice", "Take", "Expand", "Pad", "Concat"})
 _GENTLE = frozenset({"Sigmoid", "Tanh", "Sin", "Cos"})  # slopes and values within [-1, 1]
@@ -63,12 +65,26 @@ def enclose_node(node: Node, xs: Sequence[Enclosure], shape: Shape) -> Enclosure
         return None
     values = [x.value for x in xs]
     value = apply(node, values, shape)
+    if node.op == "Dense" and not xs[0].error.any() and node.exact and not is_exact(node, values, value):
+        careful = _dense(node, values[0], shape)
+        if careful is not None and careful.finite:
+            return careful
     with np.errstate(all="ignore"):
         error = _error(node, xs, values, value, shape)
     if error is None:
         return None
     result = Enclosure(value, np.broadcast_to(error, value.shape))
     return result if result.finite else None
+
+
+def _dense(node: Node, x: np.ndarray, shape: Shape) -> Enclosure | None:
+    """A Dense of exact numbers, each sum rounded once: computed weights (a Gram matrix) lose as little as can be."""
+    product = rounded_once(x.reshape(-1, x.shape[-1]), node.params["weight"].T)
+    if product is None:
+        return None
+    value = product + node.params.get("bias", np.zeros(()))
+    error = _ONE * (np.abs(product) + (np.abs(value) if "bias" in node.params else 0.0)) * (1 + _UNIT)
+    return Enclosure(value.reshape(len(x), *shape), error.reshape(len(x), *shape))
 
 
 def _error(
@@ -101,7 +117,7 @@ def _error(
         slope = np.abs(node.params["slope"] if node.op == "PRelu" else np.array(node.number("alpha")))
         total = total + np.maximum(slope, 1.0) * xs[0].error + _UNIT * np.abs(value)
     elif node.op in _GENTLE:
-        total = total + xs[0].error + FUNCTION
+        total = total + np.where(_plain(node, xs[0]), 0.0, xs[0].error + FUNCTION)
     elif node.op in _MONOTONE:
         x, e = values[0], np.nextafter(xs[0].error, np.inf) + _UNIT * np.abs(values[0]) if moved else 0.0
         if node.op == "Reciprocal" and (np.abs(x) <= e).any():
@@ -109,7 +125,8 @@ def _error(
         ends = [apply(node, [x + side * e], shape) for side in (-1, 1)]  # not finite outside the domain
         apart = np.maximum(*(np.abs(end - value) for end in ends)) if moved else 0.0
         own_error = _ONE if node.op in ("Sqrt", "Reciprocal") else FUNCTION
-        total = total + apart + own_error * np.maximum(np.abs(value), np.maximum(*map(np.abs, ends)))
+        size = np.maximum(np.abs(value), np.maximum(*map(np.abs, ends)))
+        total = total + np.where(_plain(node, xs[0]), 0.0, apart + own_error * size)
     elif node.op == "Pow":
         size, n = np.abs(values[0]), node.integer("exponent")
         large = (size + xs[0].error) ** n
@@ -121,7 +138,18 @@ def _error(
         total = total + xs[0].error.max(axis) + rounding
     else:
         return None
-    return total * (1 + (terms + 8 + ROUNDINGS) * _UNIT) + FLOOR
+    return total * (1 + (terms + 8 + ROUNDINGS) * _UNIT) + (FLOOR if _tiny(node, xs, value) else 0.0)
+
+
+def _plain(node: Node, x: Enclosure) -> np.ndarray:
+    """Where the function is known without error: sin 0, cos 0, exp 0, log 1 and the like."""
+    return (x.value == (1.0 if node.op == "Log" else 0.0)) & (x.error == 0) & (node.op in _PLAIN)
+
+
+def _tiny(node: Node, xs: Sequence[Enclosure], value: np.ndarray) -> bool:
+    """Whether a product of two of the numbers, or a function's value, may underflow."""
+    arrays = [part for x in xs for part in x] + [*node.params.values(), value]
+    return any(bool(((array != 0) & (np.abs(array) < _SMALLEST)).any()) for array in arrays if array.dtype.kind == "f")
 
 
 def _terms(node: Node, values: list[np.ndarray]) -> int:

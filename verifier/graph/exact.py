@@ -71,6 +71,21 @@ def matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
     return value if np.isfinite(value).all() else None
 
 
+def rounded_once(a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
+    """a @ b for matrices (n, k) and (k, m), every element rounded correctly; None where that is long, or out of range.
+
+    The products are known without error, and `fsum` rounds their sum once (Shewchuk 1997).
+    """
+    if len(a) * a.shape[1] * b.shape[1] > _TERMS:
+        return None
+    with np.errstate(all="ignore"):
+        products, errors = _two_product(a[:, :, None], b[None])
+    terms = np.concatenate([products, errors], 1)
+    if not np.isfinite(terms).all() or np.abs(terms).max(initial=0.0) > _LARGE:
+        return None
+    return np.array([[math.fsum(row[:, j].tolist()) for j in range(b.shape[1])] for row in terms]).reshape(len(a), -1)
+
+
 def _exact_sum(a: np.ndarray, b: np.ndarray) -> float | None:
     """The sum of the products of two vectors, or None where it is no float64 number."""
     with np.errstate(all="ignore"):
