@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ import torch
 from verifier.bounds.bounder import Method, sweep
 from verifier.bounds.lumped import Prepared, Source, sweep_lumped
 from verifier.bounds.network import build
+from verifier.bounds.rational import Rational
 from verifier.bounds.rounded import Twin, start, sweep_rounded
 from verifier.graph.check import check_graph
 from verifier.graph.ir import Graph, Node
@@ -73,6 +76,49 @@ def test_backward_rows_lose_the_error() -> None:
         assert float(coefficients) == 3 * sign and float(bias) == sign * 1.0 - 0.75
 
 
+@pytest.mark.parametrize("way", ["zonotope", "lumped"])
+@pytest.mark.parametrize("seed", range(20))
+def test_zonotopes_allow_for_rounded_weights(way: str, seed: int) -> None:
+    """Weights that are 3 ulp from the stored ones, on a box so thin that nothing else fills the radius."""
+    rng = np.random.default_rng(seed)
+    first, last = rng.normal(size=(4, 2)) * 1e8, rng.normal(size=(1, 4))
+    factor = np.array([3.3])
+    off = {"roundings": np.array(6.0)}
+    nodes = (
+        Node("Dense", ("x",), "d", {"weight": first, **off}),
+        Node("Relu", ("d",), "r"),
+        Node("Scale", ("r",), "s", {"factor": factor, **off}),
+        Node("Dense", ("s",), "y", {"weight": last, **off}),
+    )
+    graph = Graph(("x",), ("y",), nodes, {"x": (2,), "d": (4,), "r": (4,), "s": (4,), "y": (1,)})
+    check_graph(graph)
+    x = rng.uniform(1, 2, 2)
+    up, down = (lambda a, to=to: np.nextafter(np.nextafter(np.nextafter(a, to), to), to) for to in (np.inf, -np.inf))
+    ends = []
+    for outward in (1, -1):  # all products of the true network as large, or as small, as they can be
+        hidden = [max(Fraction(0), sum(Fraction(float((up if outward > 0 else down)(w))) * Fraction(float(v))
+                                       for w, v in zip(row, x, strict=True))) for row in first]  # fmt: skip
+        ends.append(
+            sum(h * Fraction(float(up(factor)[0])) * Fraction(float(w)) for h, w in zip(hidden, last[0], strict=True))
+        )
+    twin, eye = Twin.of(graph, CPU), torch.eye(2, dtype=torch.float64)[None]
+    centre = torch.from_numpy(x)[None]
+    radius = torch.full_like(centre, 1e-30)
+    if way == "zonotope":
+        bound = sweep_rounded(twin, start(torch.zeros_like(centre), eye, centre, radius, twin.fast.dtype))[0].interval()
+    else:
+        source = Source.of(torch.zeros_like(eye[:, 0]), eye, twin.fast.dtype)
+        query = torch.zeros(1, dtype=torch.int64)
+        bound = sweep_lumped(Prepared.of(twin), source, centre, radius, query).interval()
+    for end in ends:
+        assert Fraction(float(bound.lower)) <= end <= Fraction(float(bound.upper))
+
+
 def test_the_search_of_shallow_networks_leaves_them_alone() -> None:
     assert shallow.suits(build(network({}), torch.float64, CPU))
     assert not shallow.suits(build(network({"shift": 0.5}), torch.float64, CPU))
+    off = network({})
+    first = Node("Dense", ("x",), "d", {**off.nodes[0].params, "roundings": np.array(1.0)})
+    inexact = Graph(off.inputs, off.outputs, (first, *off.nodes[1:]), off.shapes)
+    assert not shallow.suits(build(inexact, torch.float64, CPU))
+    assert Rational.of(build(inexact, torch.float64, CPU)) is None and Rational.of(build(off, torch.float64, CPU))
