@@ -16,6 +16,7 @@ from verifier.bounds.rounded import Twin, start, sweep_rounded
 from verifier.graph.check import check_graph
 from verifier.graph.ir import Graph, Node
 from verifier.inputs import IdentityMap
+from verifier.ops.kinds import Interval
 from verifier.search.shallow import form as shallow
 
 CPU = torch.device("cpu")
@@ -81,27 +82,29 @@ def test_backward_rows_lose_the_error() -> None:
 def test_zonotopes_allow_for_rounded_weights(way: str, seed: int) -> None:
     """Weights that are 3 ulp from the stored ones, on a box so thin that nothing else fills the radius."""
     rng = np.random.default_rng(seed)
-    first, last = rng.normal(size=(4, 2)) * 1e8, rng.normal(size=(1, 4))
+    first, last = rng.normal(size=(1, 1)) * 1e8, rng.normal(size=(1, 1))
     factor = np.array([3.3])
     off = {"roundings": np.array(6.0)}
     nodes = (
         Node("Dense", ("x",), "d", {"weight": first, **off}),
-        Node("Relu", ("d",), "r"),
-        Node("Scale", ("r",), "s", {"factor": factor, **off}),
+        Node("Scale", ("d",), "s", {"factor": factor, **off}),
         Node("Dense", ("s",), "y", {"weight": last, **off}),
     )
-    graph = Graph(("x",), ("y",), nodes, {"x": (2,), "d": (4,), "r": (4,), "s": (4,), "y": (1,)})
+    graph = Graph(("x",), ("y",), nodes, dict.fromkeys("xdsy", (1,)))
     check_graph(graph)
-    x = rng.uniform(1, 2, 2)
+    x = rng.uniform(1, 2, 1)
     up, down = (lambda a, to=to: np.nextafter(np.nextafter(np.nextafter(a, to), to), to) for to in (np.inf, -np.inf))
     ends = []
-    for outward in (1, -1):  # all products of the true network as large, or as small, as they can be
-        hidden = [max(Fraction(0), sum(Fraction(float((up if outward > 0 else down)(w))) * Fraction(float(v))
-                                       for w, v in zip(row, x, strict=True))) for row in first]  # fmt: skip
-        ends.append(
-            sum(h * Fraction(float(up(factor)[0])) * Fraction(float(w)) for h, w in zip(hidden, last[0], strict=True))
-        )
-    twin, eye = Twin.of(graph, CPU), torch.eye(2, dtype=torch.float64)[None]
+    for outward in (1, -1):  # a true network: every weight off in the direction that moves the result furthest
+        total = Fraction(0)
+        for w, row in zip(last[0], first, strict=True):
+            for v, entry in zip(x, row, strict=True):
+                larger = (w * entry > 0) == (outward > 0)  # in magnitude
+                parts = (w, factor[0], entry)
+                moved = [float(up(a) if (a > 0) == larger else down(a)) for a in parts]
+                total += Fraction(moved[0]) * Fraction(moved[1]) * Fraction(moved[2]) * Fraction(float(v))
+        ends.append(total)
+    twin, eye = Twin.of(graph, CPU), torch.eye(1, dtype=torch.float64)[None]
     centre = torch.from_numpy(x)[None]
     radius = torch.full_like(centre, 1e-30)
     if way == "zonotope":
@@ -112,6 +115,20 @@ def test_zonotopes_allow_for_rounded_weights(way: str, seed: int) -> None:
         bound = sweep_lumped(Prepared.of(twin), source, centre, radius, query).interval()
     for end in ends:
         assert Fraction(float(bound.lower)) <= end <= Fraction(float(bound.upper))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_interval_of_a_rounded_factor(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    factor, x = 10.0 ** rng.uniform(-3, 3), rng.normal()
+    node = Node("Scale", ("x",), "y", {"factor": np.array(factor), "roundings": np.array(6.0)})
+    graph = Graph(("x",), ("y",), (node,), {"x": (1,), "y": (1,)})
+    point = torch.tensor([[x]], dtype=torch.float64)
+    (op,) = build(graph, torch.float64, CPU).ops
+    bound = op.interval(Interval(point, point))
+    for side in (-1, 1):
+        true = Fraction(factor) * (1 + side * Fraction(6, 2**53)) * Fraction(x)
+        assert Fraction(float(bound.lower)) <= true <= Fraction(float(bound.upper))
 
 
 def test_the_search_of_shallow_networks_leaves_them_alone() -> None:
