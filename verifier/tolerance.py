@@ -15,6 +15,9 @@ import torch
 # sigmoid adds two roundings to exp. The contract suite compares float32 with float64.
 FUNCTION_ULPS = 4.0
 
+# Terms that `gamma` counts beyond those of a sum; 8 of them for weights that are off themselves.
+SPARE = 16
+
 # Error of a derivative put together from two such functions and a product, in ulp.
 SLOPE_ULPS = 12.0
 
@@ -43,12 +46,13 @@ def gamma(terms: float, dtype: torch.dtype) -> float:
     """Relative error of a sum of `terms` products: |computed - true| <= gamma * sum of |products|.
 
     For any order of summation, with or without fused multiply-adds: n u / (1 - n u), u half an ulp (Higham 2002,
-    section 3.1, lemma 3.1). 8 terms more than there are pay for the few operations around a sum: halving an interval,
-    adding a constant, taking the allowance off, and rounding in computing the allowance itself. +inf where the sum is
-    so long that nothing is known. (Convolutions by FFT or Winograd's method are not sums of that kind; PyTorch uses
-    neither for float64.)
+    section 3.1, lemma 3.1). SPARE terms more than there are pay for the few operations around a sum (halving an
+    interval, adding a constant, taking the allowance off, rounding in computing the allowance itself; 8 of them) and
+    for weights that had to be rounded (a reciprocal, a BatchNormalization's factor: `roundings` in `graph.ir`, at most
+    6; 8 of them). +inf where the sum is so long that nothing is known. (Convolutions by FFT or Winograd's method are
+    not sums of that kind; PyTorch uses neither for float64.)
     """
-    nu = (terms + 8) * ulp(dtype) / 2
+    nu = (terms + SPARE) * ulp(dtype) / 2
     return nu / (1 - nu) if nu < 1 else float("inf")
 
 

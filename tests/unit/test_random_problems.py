@@ -25,6 +25,7 @@ NAMES = (
 )  # fmt: skip
 TYPES = {np.float32: TensorProto.FLOAT, np.float64: TensorProto.DOUBLE, np.float16: TensorProto.FLOAT16,
          np.int64: TensorProto.INT64, np.int32: TensorProto.INT32}  # fmt: skip
+DIVIDE, NORMALISE = "divide", "normalise"
 QUICK = Options(search=SearchOptions(batch=16, max_depth=5), attack=AttackOptions(restarts=4, steps=4))
 
 
@@ -94,10 +95,26 @@ class RandomProblem:
                     offset = self.numbers(n)
                     value = self.node("Sub", [value, self.weight(offset)])
                     self.layers[-1] += (offset,)
+        value = self._stretched(value, n)
         if last:
             return value
         self.layers.append("relu")
         return self.node("Relu", [value])
+
+    def _stretched(self, value: str, n: int) -> str:
+        """A division by constants, a BatchNormalization, or nothing: factors that float64 does not hold."""
+        style = self.pick(["none", "none", "divide", "normalise"])
+        if style == "divide":
+            divisor = self.numbers(n)
+            divisor[divisor == 0] = 3
+            self.layers.append((DIVIDE, divisor))
+            return self.node("Div", [value, self.weight(divisor)])
+        if style == "normalise":
+            scale, bias, mean, variance = (self.numbers(n) for _ in range(4))
+            parts = scale, bias, mean, np.abs(variance)
+            self.layers.append((NORMALISE, *parts))
+            return self.node("BatchNormalization", [value, *map(self.weight, parts)], epsilon=1e-3)
+        return value
 
     def _box(self) -> tuple[np.ndarray, np.ndarray]:
         low, high = [], []
@@ -159,6 +176,12 @@ class RandomProblem:
             if layer == "relu":
                 value = [max(v, Fraction(0)) for v in value]
                 continue
+            if layer[0] is DIVIDE:
+                value = [v / Fraction(float(d)) for v, d in zip(value, layer[1], strict=True)]
+                continue
+            if layer[0] is NORMALISE:
+                value = [normalised(v, *map(float, each)) for v, *each in zip(value, *layer[1:], strict=True)]
+                continue
             weight, bias, *offsets = layer
             value = [
                 sum((v * Fraction(float(w)) for v, w in zip(value, column, strict=True)), Fraction(float(b)))
@@ -184,6 +207,14 @@ class RandomProblem:
             feeds[name], start = part.astype(kind)[None], start + size
         session = onnxruntime.InferenceSession(self.model(), providers=["CPUExecutionProvider"])
         return np.asarray(session.run(None, feeds)[0], np.float64).reshape(-1)
+
+
+def normalised(x: Fraction, scale: float, bias: float, mean: float, variance: float) -> Fraction:
+    """BatchNormalization over the reals, its root to 300 bits (no root that is rational is rounded by that)."""
+    spread = Fraction(variance) + Fraction(float(np.float32(1e-3)))
+    shift = 600
+    root = Fraction(math.isqrt((spread.numerator << 2 * shift) // spread.denominator), 1 << shift)
+    return (x - Fraction(mean)) * Fraction(scale) / root + Fraction(bias)
 
 
 def check(problem: RandomProblem) -> str:

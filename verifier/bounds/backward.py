@@ -166,7 +166,7 @@ def neuron_rows(network: Network, slot: int, neurons: Tensor) -> tuple[int, Tens
     shape = network.shapes[slot]
     if slot > 0:
         op = network.ops[slot - 1]
-        exact = isinstance(op, LinearOp) and op.inexact() is None and not op.weights_rounded
+        exact = isinstance(op, LinearOp) and op.exact and not op.weights_rounded
         if isinstance(op, Dense) and op.params["weight"].shape[0] == _size(shape) and exact:
             rows = op.params["weight"].index_select(0, neurons)
             bias = op.params.get("bias")

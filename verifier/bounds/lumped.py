@@ -34,7 +34,7 @@ from verifier.ops.conv import Conv, ConvTranspose
 from verifier.ops.kinds import Interval, LinearOp, RelaxedOp
 from verifier.ops.layout import Reshape
 from verifier.ops.piecewise import Clip, Relu
-from verifier.tolerance import ulp
+from verifier.tolerance import SPARE, ulp
 
 CHUNK_ELEMENTS = 600_000
 """Elements of the widest value in one chunk of boxes: larger chunks leave the cache, smaller ones wait for torch."""
@@ -135,8 +135,8 @@ def _owned(network: Network, i: int) -> bool:
 
 
 def gamma(terms: int, dtype: torch.dtype) -> float:
-    """At least the relative error of a sum of `terms` products whose weights were rounded to the type."""
-    return (terms + 16) * ulp(dtype) / 2
+    """At least the relative error of a sum of `terms` products whose weights were rounded at import and to the type."""
+    return (terms + 8 + SPARE) * ulp(dtype) / 2
 
 
 @dataclass(frozen=True, eq=False)

@@ -58,11 +58,13 @@ class Rational:
 
     @staticmethod
     def of(network: Network) -> Rational | None:
-        """None where the network is too large or has other operators."""
+        """None where the network is too large, has other operators, or weights that had to be rounded."""
         if sum(op.multiply_adds for op in network.ops) > MOST_PRODUCTS or network.dtype != torch.float64:
             return None
         steps: list[_Linear | Fraction] = []
         for op in network.ops:
+            if "roundings" in op.params:
+                return None
             if isinstance(op, LinearOp):
                 steps.append(_written(op, network.device))
             elif isinstance(op, Relu):

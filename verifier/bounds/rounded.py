@@ -37,7 +37,7 @@ from verifier.ops.conv import Conv, ConvTranspose
 from verifier.ops.kinds import Interval, LinearOp, RelaxedOp
 from verifier.ops.layout import Reshape
 from verifier.ops.piecewise import Clip, Relu
-from verifier.tolerance import ulp
+from verifier.tolerance import SPARE, ulp
 
 FLOOR = 1e-25
 """Absolute margin of a proof: far above what underflow can lose in a sum of 10^9 terms, far below any real margin."""
@@ -298,9 +298,10 @@ def _with_rounding(form: Zonotope, terms: int) -> Tensor:
     """The radius with room for the rounding of a sum of `terms` products.
 
     r + gamma (sum |maps| + r) + gamma' (|c| + sum |inputs|): the part gamma r is for the rounding of |W| r itself. The
-    terms beyond n are for weights rounded to the fast type, the roundings of this line, and gamma_n's denominator.
+    terms beyond n are for weights rounded at import and to the fast type, the roundings of this line, and gamma_n's
+    denominator.
     """
-    gamma, exact = (terms + 8) * ulp(form.radius.dtype) / 2, (terms + 8) * EXACT
+    gamma, exact = (terms + SPARE) * ulp(form.radius.dtype) / 2, (terms + SPARE) * EXACT
     noise = torch.add(form.radius, form.lumped(), alpha=gamma)
     for i in range(form.core.shape[1]):
         noise.add_(form.core[:, i].abs(), alpha=exact)

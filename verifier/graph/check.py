@@ -8,18 +8,19 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from verifier.errors import ModelError
-from verifier.graph.ir import Graph, Node, Shape
+from verifier.graph.ir import ROUNDINGS, Graph, Node, Shape
 
 _ELEMENTWISE = {
     "Relu", "Abs", "Sign", "Floor", "Sigmoid", "Tanh", "Sin", "Cos", "Exp", "Log", "Sqrt", "Reciprocal", "LeakyRelu",
     "Softplus", "Erf", "Atan", "PRelu", "Clip", "Pow", "Scale", "Shift",
 }  # fmt: skip
+_ERRORS = ("bias_error", "roundings")
 # operator -> (parameters that must be there, that may be there, attributes); inputs are counted in `_arity`
 _SIGNATURES: dict[str, tuple[set[str], set[str], set[str]]] = {
-    "Dense": ({"weight"}, {"bias", "bias_error"}, set()),
-    "Conv": ({"weight"}, {"bias"}, {"stride", "padding", "dilation", "groups"}),
-    "ConvTranspose": ({"weight"}, {"bias"}, {"stride", "padding", "dilation", "groups", "output_padding"}),
-    "Scale": ({"factor"}, set(), set()),
+    "Dense": ({"weight"}, {"bias", *_ERRORS}, set()),
+    "Conv": ({"weight"}, {"bias", *_ERRORS}, {"stride", "padding", "dilation", "groups"}),
+    "ConvTranspose": ({"weight"}, {"bias", *_ERRORS}, {"stride", "padding", "dilation", "groups", "output_padding"}),
+    "Scale": ({"factor"}, {"roundings"}, set()),
     "Shift": ({"offset"}, {"bias_error"}, set()),
     "Reshape": (set(), set(), set()),
     "Transpose": (set(), set(), {"perm"}),
@@ -95,6 +96,10 @@ def _check_node(node: Node, shapes: Mapping[str, Shape]) -> None:
         shape = shapes[node.output]
         if (error < 0).any() or np.broadcast_shapes(error.shape, shape) != shape:
             raise ModelError(f"{node}: bias_error is negative or enlarges the value")
+    if "roundings" in node.params:
+        count = node.params["roundings"]
+        if count.shape != () or not 0 < count <= ROUNDINGS:
+            raise ModelError(f"{node}: roundings is {count}, expected one number above 0, at most {ROUNDINGS}")
     if node.op == "Opaque":
         return
     if not _arity(node):

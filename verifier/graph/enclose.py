@@ -14,15 +14,20 @@ from typing import NamedTuple
 import numpy as np
 
 from verifier.graph.evaluate import apply
-from verifier.graph.exact import is_exact
-from verifier.graph.ir import Graph, Node, Shape
+from verifier.graph.exact import is_exact, rounded_once
+from verifier.graph.ir import ROUNDINGS, Graph, Node, Shape
 
 _UNIT = 2.0**-52  # twice u: leaves room for the rounding of the bounds themselves
-_FLOOR = 1e-300  # far above what underflow can lose in a sum of 10**20 terms
+FLOOR = 1e-300  # far above what underflow can lose in a sum of 10**20 terms
+_ONE = 2.0**-53 * (1 + 2.0**-40)  # one correct rounding, relative to the rounded result
+_ONCE = frozenset({"Scale", "Shift", "Add", "Sub"})  # linear operators that round an element once
+_SMALLEST = 1e-130  # a product of two numbers above, times an error, is far from underflow
+_PLAIN = frozenset({"Sin", "Cos", "Tanh", "Sigmoid", "Exp", "Erf", "Atan", "Log"})
 _LINEAR = frozenset({"Dense", "Conv", "ConvTranspose", "Scale", "Shift", "ReduceSum", "Add", "Sub"})
 _MOVES = frozenset({"Reshape", "Transpose", "Slice", "Take", "Expand", "Pad", "Concat"})
 _GENTLE = frozenset({"Sigmoid", "Tanh", "Sin", "Cos"})  # slopes and values within [-1, 1]
-_FUNCTION = 16 * 2.0**-52  # absolute error of numpy's versions of these, four times what its documentation promises
+FUNCTION = 16 * 2.0**-52  # error of numpy's functions, relative to 1 here; four times what its documentation promises
+_MONOTONE = frozenset({"Exp", "Sqrt", "Log", "Reciprocal", "Softplus", "Erf", "Atan"})  # where they are defined
 _SHORT = frozenset({"Relu", "Abs", "Clip"})  # no further apart than their arguments, and never rounded
 
 
@@ -60,12 +65,26 @@ def enclose_node(node: Node, xs: Sequence[Enclosure], shape: Shape) -> Enclosure
         return None
     values = [x.value for x in xs]
     value = apply(node, values, shape)
+    if node.op == "Dense" and not xs[0].error.any() and node.exact and not is_exact(node, values, value):
+        careful = _dense(node, values[0], shape)
+        if careful is not None and careful.finite:
+            return careful
     with np.errstate(all="ignore"):
         error = _error(node, xs, values, value, shape)
     if error is None:
         return None
     result = Enclosure(value, np.broadcast_to(error, value.shape))
     return result if result.finite else None
+
+
+def _dense(node: Node, x: np.ndarray, shape: Shape) -> Enclosure | None:
+    """A Dense of exact numbers, each sum rounded once: computed weights (a Gram matrix) lose as little as can be."""
+    product = rounded_once(x.reshape(-1, x.shape[-1]), node.params["weight"].T)
+    if product is None:
+        return None
+    value = product + node.params.get("bias", np.zeros(()))
+    error = _ONE * (np.abs(product) + (np.abs(value) if "bias" in node.params else 0.0)) * (1 + _UNIT)
+    return Enclosure(value.reshape(len(x), *shape), error.reshape(len(x), *shape))
 
 
 def _error(
@@ -85,19 +104,52 @@ def _error(
     if node.op in _LINEAR:
         if moved:
             total = total + apply(_absolute(node, False), [x.error for x in xs], shape)
-        if rounded:
-            total = total + (terms + 4) * _UNIT * apply(_absolute(node, True), [np.abs(v) for v in values], shape)
+        if rounded and node.op in _ONCE:
+            total = total + (_ONE + float(node.params.get("roundings", 0.0)) * _ONE) * np.abs(value)
+        elif rounded:
+            total = total + (terms + 4 + ROUNDINGS) * _UNIT * apply(
+                _absolute(node, True), [np.abs(v) for v in values], shape
+            )
     elif node.op == "Mul":
         (x, y), (a, b) = values, (one.error for one in xs)
-        total = total + np.abs(x) * b + np.abs(y) * a + a * b + _UNIT * np.abs(value)
+        total = total + np.abs(x) * b + np.abs(y) * a + a * b + _ONE * np.abs(value)
     elif node.op in ("LeakyRelu", "PRelu"):
         slope = np.abs(node.params["slope"] if node.op == "PRelu" else np.array(node.number("alpha")))
         total = total + np.maximum(slope, 1.0) * xs[0].error + _UNIT * np.abs(value)
     elif node.op in _GENTLE:
-        total = total + xs[0].error + _FUNCTION
+        total = total + np.where(_plain(node, xs[0]), 0.0, xs[0].error + FUNCTION)
+    elif node.op in _MONOTONE:
+        x, e = values[0], np.nextafter(xs[0].error, np.inf) + _UNIT * np.abs(values[0]) if moved else 0.0
+        if node.op == "Reciprocal" and (np.abs(x) <= e).any():
+            return None
+        ends = [apply(node, [x + side * e], shape) for side in (-1, 1)]  # not finite outside the domain
+        apart = np.maximum(*(np.abs(end - value) for end in ends)) if moved else 0.0
+        own_error = _ONE if node.op in ("Sqrt", "Reciprocal") else FUNCTION
+        size = np.maximum(np.abs(value), np.maximum(*map(np.abs, ends)))
+        total = total + np.where(_plain(node, xs[0]), 0.0, apart + own_error * size)
+    elif node.op == "Pow":
+        size, n = np.abs(values[0]), node.integer("exponent")
+        large = (size + xs[0].error) ** n
+        total = total + (large - size**n) + (FUNCTION + n * _UNIT) * large
+    elif node.op == "LogSumExp":
+        axis = node.integer("axis") + 1
+        top = np.abs(values[0]).max(axis)
+        rounding = (values[0].shape[axis] + 32) * _UNIT * (2 + top + np.abs(value))
+        total = total + xs[0].error.max(axis) + rounding
     else:
         return None
-    return total * (1 + (terms + 8) * _UNIT) + _FLOOR
+    return total * (1 + (terms + 8 + ROUNDINGS) * _UNIT) + (FLOOR if _tiny(node, xs, value) else 0.0)
+
+
+def _plain(node: Node, x: Enclosure) -> np.ndarray:
+    """Where the function is known without error: sin 0, cos 0, exp 0, log 1 and the like."""
+    return (x.value == (1.0 if node.op == "Log" else 0.0)) & (x.error == 0) & (node.op in _PLAIN)
+
+
+def _tiny(node: Node, xs: Sequence[Enclosure], value: np.ndarray) -> bool:
+    """Whether a product of two of the numbers, or a function's value, may underflow."""
+    arrays = [part for x in xs for part in x] + [*node.params.values(), value]
+    return any(bool(((array != 0) & (np.abs(array) < _SMALLEST)).any()) for array in arrays if array.dtype.kind == "f")
 
 
 def _terms(node: Node, values: list[np.ndarray]) -> int:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from verifier.graph.evaluate import apply
-from verifier.graph.ir import Node
+from verifier.graph.ir import ROUNDINGS, Node
 
 _DIGITS = 53
 _SPLIT = 134217729.0  # 2**27 + 1
@@ -71,6 +71,21 @@ def matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
     return value if np.isfinite(value).all() else None
 
 
+def rounded_once(a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
+    """a @ b for matrices (n, k) and (k, m), every element rounded correctly; None where that is long, or out of range.
+
+    The products are known without error, and `fsum` rounds their sum once (Shewchuk 1997).
+    """
+    if len(a) * a.shape[1] * b.shape[1] > _TERMS:
+        return None
+    with np.errstate(all="ignore"):
+        products, errors = _two_product(a[:, :, None], b[None])
+    terms = np.concatenate([products, errors], 1)
+    if not np.isfinite(terms).all() or np.abs(terms).max(initial=0.0) > _LARGE:
+        return None
+    return np.array([[math.fsum(row[:, j].tolist()) for j in range(b.shape[1])] for row in terms]).reshape(len(a), -1)
+
+
 def _exact_sum(a: np.ndarray, b: np.ndarray) -> float | None:
     """The sum of the products of two vectors, or None where it is no float64 number."""
     with np.errstate(all="ignore"):
@@ -119,6 +134,8 @@ def summed_exactly(array: np.ndarray, axis: int | tuple[int, ...]) -> bool:
 
 def is_exact(node: Node, xs: Sequence[np.ndarray], y: np.ndarray) -> bool:
     """Whether y (M, *T) is exactly what `node` makes of the inputs (M, *S) each; False where that is not known."""
+    if "roundings" in node.params:
+        return False
     if node.op in _MOVES or node.op in _PICKS:
         return True
     match node.op:
@@ -138,6 +155,10 @@ def is_exact(node: Node, xs: Sequence[np.ndarray], y: np.ndarray) -> bool:
             return multiplied(np.minimum(xs[0], 0.0), node.params["slope"]) is not None
         case "Pow":
             return node.integer("exponent") == 2 and multiplied(xs[0], xs[0]) is not None
+        case "Sqrt":
+            return _same(multiplied(y, y), xs[0])
+        case "Reciprocal":
+            return _same(multiplied(y, xs[0]), np.ones(()))
         case "ReduceSum":
             return summed_exactly(xs[0], tuple(axis + 1 for axis in node.integers("axes")))
         case "Dense":
@@ -145,6 +166,39 @@ def is_exact(node: Node, xs: Sequence[np.ndarray], y: np.ndarray) -> bool:
         case "Conv" | "ConvTranspose":
             return _convolution(node, xs[0], y)
     return False
+
+
+def _same(found: np.ndarray | None, wanted: np.ndarray) -> bool:
+    return found is not None and bool((found == wanted).all())
+
+
+def quotient(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
+    """(x / y, roundings) with broadcasting, y without zeros: 0 where every quotient is exact, else 1.
+
+    Raises:
+        OverflowError: a quotient is too large or too small for a relative error of one rounding.
+    """
+    with np.errstate(all="ignore"):
+        result = np.asarray(np.asarray(x, np.float64) / np.asarray(y, np.float64))
+        exact = _same(multiplied(result, np.asarray(y)), np.asarray(x))
+    size = np.abs(result[np.broadcast_to(x, result.shape) != 0])
+    if not exact and size.size and not (size.min() > _SMALL and size.max() < _LARGE):
+        raise OverflowError(f"a quotient of {float(np.max(np.abs(x)))} and numbers up to {float(np.max(np.abs(y)))}")
+    return result, 0.0 if exact else 1.0
+
+
+def roundings(value: np.ndarray, error: np.ndarray) -> float | None:
+    """By how many roundings of 2**-53 the elements of `value` may be off, relatively, if by `error` absolutely; None
+    where that is more than weights may be.
+    """
+    if not error.any():
+        return 0.0
+    value, error = np.broadcast_arrays(np.abs(value), error)
+    moved = error > 0
+    if not (value[moved] > _SMALL).all():
+        return None
+    most = float((error[moved] / value[moved]).max()) * 2.0**53 * (1 + 2.0**-40)
+    return most if most <= ROUNDINGS else None
 
 
 def _dense(node: Node, x: np.ndarray, y: np.ndarray) -> bool:

@@ -39,8 +39,11 @@ no bound rule
                    counterexamples can be found, nothing can be proven.
 
 All floating-point parameters are float64 arrays holding exactly the values stored in the model, or sums and products of
-them that are float64 numbers. What a pass had to round is a constant part: Dense, Shift and Constant may have a param
-bias_error >= 0, broadcastable to T, and then mean every value within bias_error of the one they compute.
+them that are float64 numbers. What had to be rounded says so. A constant part: Dense, Conv, ConvTranspose, Shift and
+Constant may have a param bias_error >= 0, broadcastable to T, and then mean every value within bias_error of the one
+they compute. A factor or weight: Scale, Dense, Conv and ConvTranspose may have a param roundings, one number in
+(0, ROUNDINGS], and then mean every weight that is off by at most roundings * 2**-53, relatively. Bounds allow for that
+(`verifier.tolerance.gamma`); a pass that computes with such numbers as if they were exact would not.
 """
 
 from __future__ import annotations
@@ -53,6 +56,9 @@ from typing import Any
 import numpy as np
 
 from verifier.brief import brief, counted
+
+ROUNDINGS = 6
+"""By how many roundings of 2**-53 a weight may be off, relatively."""
 
 Shape = tuple[int, ...]
 Attribute = int | float | str | tuple[int, ...]
@@ -82,6 +88,11 @@ class Node:
     params: Mapping[str, np.ndarray] = field(default_factory=lambda: _EMPTY)
     attrs: Mapping[str, Attribute] = field(default_factory=lambda: _EMPTY)
     source: str = ""
+
+    @property
+    def exact(self) -> bool:
+        """Whether the parameters are the real numbers: none of them had to be rounded."""
+        return "bias_error" not in self.params and "roundings" not in self.params
 
     def integer(self, name: str) -> int:
         """The attribute `name`, an int."""

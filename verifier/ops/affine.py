@@ -10,7 +10,7 @@ from torch import Tensor
 
 from verifier.ops.kinds import Interval, LinearOp
 from verifier.ops.registry import register
-from verifier.tolerance import subtract_down
+from verifier.tolerance import subtract_down, ulp
 
 
 @register("Dense")
@@ -66,6 +66,8 @@ class Scale(LinearOp):
     @cached_property
     def terms(self) -> int:
         # a power of two rounds nothing (but where it underflows, which is allowed for on the whole walk)
+        if not self.exact:
+            return 1
         mantissa, _ = torch.frexp(self.params["factor"])
         return int(bool(((mantissa.abs() != 0.5) & (mantissa != 0)).any()))
 
@@ -78,6 +80,8 @@ class Scale(LinearOp):
         factor = self.params["factor"]
         ends = x.lower * factor, x.upper * factor
         lower, upper = torch.minimum(*ends), torch.maximum(*ends)
+        if not self.exact:  # ROUNDINGS half ulp of the factor, and what follows
+            lower, upper = (end + sign * 8 * ulp(end.dtype) * end.abs() for end, sign in ((lower, -1), (upper, 1)))
         if self.terms or bool((factor.abs() < 1).any()):
             inf = torch.full_like(lower, torch.inf)
             zero = factor == 0

@@ -117,6 +117,11 @@ class LinearOp(Op):
         return torch.stack([flat, torch.zeros_like(flat)], 1)
 
     @property
+    def exact(self) -> bool:
+        """Whether the stored numbers are the operator: no weight and no constant had to be rounded."""
+        return self.inexact() is None and "roundings" not in self.params
+
+    @property
     def terms(self) -> int:
         """Most products that one element of `linear` adds up; 0 where elements only move, without any rounding."""
         return sum(math.prod(shape) for shape in self.in_shapes)

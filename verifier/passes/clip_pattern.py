@@ -33,7 +33,7 @@ def _affine(new: Rewriter, name: str) -> tuple[str, Fraction, Fraction]:
     while True:
         name = new.find(name)
         node = new.maker.get(name)
-        if node is None or "bias_error" in node.params:
+        if node is None or not node.exact:
             return name, scale, offset
         if node.op == "Scale" and (factor := uniform(node.params["factor"])) is not None:
             scale *= Fraction(factor)

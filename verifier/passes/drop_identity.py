@@ -59,9 +59,9 @@ def _is_identity(node: Node, shapes: dict[str, Shape]) -> bool:
         case "Take":
             return bool((node.params["indices"] == np.arange(before[node.integer("axis")])).all())
         case "Scale":
-            return uniform(node.params["factor"]) == 1
+            return uniform(node.params["factor"]) == 1 and node.exact
         case "Shift":
-            return uniform(node.params["offset"]) == 0 and "bias_error" not in node.params
+            return uniform(node.params["offset"]) == 0 and node.exact
         case "Clip":
             return node.number("min") == -math.inf and node.number("max") == math.inf
         case "LeakyRelu":

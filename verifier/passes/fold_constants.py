@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from verifier.graph.enclose import Enclosure, enclose_node
+from verifier.graph.exact import roundings
 from verifier.graph.ir import Graph, Node
 from verifier.passes.rewrite import Rewriter, uniform
 
@@ -74,11 +75,13 @@ def _one_sided(new: Rewriter, node: Node, constants: list[Node | None]) -> None:
     value, error = _compact(front.params["value"]), front.params.get("bias_error")
     other = node.inputs[1 if left is not None else 0]
     shape = new.shapes[node.output]
-    if node.op == "Mul" and error is not None:
-        new.keep(node)  # a factor that is not known exactly is a matter for the bounds of products
-        return
     if node.op == "Mul":
-        new.add("Scale", [other], shape, node, {"factor": value}, output=node.output)
+        off = 0.0 if error is None else roundings(value, error)
+        if off is None:
+            new.keep(node)  # a factor that is hardly known is a matter for the bounds of products
+            return
+        params = {"factor": value, "roundings": np.array(off)} if off else {"factor": value}
+        new.add("Scale", [other], shape, node, params, output=node.output)
         return
     if node.op == "Sub" and left is not None:
         other = new.add("Scale", [other], shape, node, {"factor": np.array(-1.0)})

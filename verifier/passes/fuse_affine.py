@@ -66,7 +66,7 @@ def fuse_affine(graph: Graph) -> Graph:
                 break
             node = makers[name]
             front = node.inputs[0] if len(node.inputs) == 1 and node.op in ("Scale", "Shift", "Reshape") else None
-            name = front if front in makers and makers[front].op in LINEAR else None
+            name = front if front in makers and _multiplies_out(makers[front]) else None
     new = Rewriter(graph)
     for node in graph.nodes:
         if node.output in found:
@@ -78,8 +78,13 @@ def fuse_affine(graph: Graph) -> Graph:
 
 def _ends(graph: Graph, makers: dict[str, Node]) -> list[str]:
     """Values made by an affine node and read by another kind of node, or by nobody in the graph."""
-    read = {name for node in graph.nodes if node.op not in LINEAR for name in node.inputs}.union(graph.outputs)
-    return [name for name, node in makers.items() if name in read and node.op in LINEAR - {"Constant"}]
+    read = {name for node in graph.nodes if not _multiplies_out(node) for name in node.inputs}.union(graph.outputs)
+    return [name for name, node in makers.items() if name in read and _multiplies_out(node) and node.op != "Constant"]
+
+
+def _multiplies_out(node: Node) -> bool:
+    """Whether the node is affine with weights that are the real numbers: sums of rounded ones may cancel."""
+    return node.op in LINEAR and "roundings" not in node.params
 
 
 def _region(makers: Mapping[str, Node], order: Mapping[str, int], end: str) -> _Region | None:
@@ -94,7 +99,7 @@ def _region(makers: Mapping[str, Node], order: Mapping[str, int], end: str) -> _
             continue
         seen.add(name)
         node = makers.get(name)
-        if node is None or node.op not in LINEAR:
+        if node is None or not _multiplies_out(node):
             sources.add(name)
             if len(sources) > 1:
                 return None

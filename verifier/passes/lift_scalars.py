@@ -27,7 +27,7 @@ def lift_scalars(graph: Graph) -> Graph:
 
 def _lifted(new: Rewriter, node: Node) -> Node:
     if node.op == "Constant":
-        return replace(node, params={"value": node.params["value"].reshape(ONE)})
+        return replace(node, params={name: array.reshape(ONE) for name, array in node.params.items()})
     if node.op in _MOVES or (node.op == "ReduceSum" and not node.integers("axes")):
         return Node("Reshape", node.inputs, node.output, source=node.source)
     if node.op in ("ReduceSum", "ReduceMax", "LogSumExp"):  # all axes go: one row of all elements, reduced along it

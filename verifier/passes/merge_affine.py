@@ -37,7 +37,7 @@ def merge_affine(graph: Graph) -> Graph:
 
 
 def _mergeable(node: Node) -> bool:
-    return node.op != "Constant" and "bias_error" not in node.params
+    return node.op != "Constant" and node.exact
 
 
 def _kind(node: Node) -> str:
@@ -80,7 +80,7 @@ def _both(front: Node, node: Node) -> str:
     return ", ".join(dict.fromkeys(one.source for one in (front, node) if one.source))
 
 
-def _row(array: np.ndarray, width: int) -> np.ndarray | None:
+def per_column(array: np.ndarray, width: int) -> np.ndarray | None:
     """`array` as a row along the last axis, where it varies along no other."""
     if array.size == 1:
         return np.full(width, float(array.reshape(())))
@@ -89,7 +89,7 @@ def _row(array: np.ndarray, width: int) -> np.ndarray | None:
     return None
 
 
-def _channel(array: np.ndarray, rank: int, channels: int) -> np.ndarray | None:
+def per_channel(array: np.ndarray, rank: int, channels: int) -> np.ndarray | None:
     """`array` as one number per channel (axis 1 of `rank`), where it varies along no other."""
     if array.size == 1:
         return np.full(channels, float(array.reshape(())))
@@ -119,7 +119,7 @@ def _through(weight: np.ndarray, offset: np.ndarray, bias: np.ndarray) -> np.nda
 
 def _affine_dense(front: Node, node: Node, shape: Shape) -> Node | None:
     weight = node.params["weight"]
-    factor, offset = (_row(part, weight.shape[1]) for part in _parts(front))
+    factor, offset = (per_column(part, weight.shape[1]) for part in _parts(front))
     if factor is None or offset is None:
         return None
     bias = _through(weight, offset, _bias(node, len(weight)))
@@ -128,7 +128,7 @@ def _affine_dense(front: Node, node: Node, shape: Shape) -> Node | None:
 
 def _dense_affine(front: Node, node: Node, shape: Shape) -> Node | None:
     weight = front.params["weight"]
-    factor, offset = (_row(part, len(weight)) for part in _parts(node))
+    factor, offset = (per_column(part, len(weight)) for part in _parts(node))
     if factor is None or offset is None:
         return None
     bias = _scaled_plus(_bias(front, len(weight)), factor, offset)
@@ -147,7 +147,7 @@ def _dense_dense(front: Node, node: Node, shape: Shape) -> Node | None:
 def _affine_conv(front: Node, node: Node, shape: Shape) -> Node | None:
     """A factor per input channel always; an offset only where no zeros are padded around it."""
     weight, groups = node.params["weight"], node.integer("groups")
-    factor, offset = (_channel(part, len(shape), shape[1]) for part in _parts(front))
+    factor, offset = (per_channel(part, len(shape), shape[1]) for part in _parts(front))
     if factor is None or offset is None or (offset.any() and any(node.integers("padding"))):
         return None
     out = len(weight)
@@ -165,7 +165,7 @@ def _affine_conv(front: Node, node: Node, shape: Shape) -> Node | None:
 
 def _conv_affine(front: Node, node: Node, shape: Shape) -> Node | None:
     weight = front.params["weight"]
-    factor, offset = (_channel(part, weight.ndim, len(weight)) for part in _parts(node))
+    factor, offset = (per_channel(part, weight.ndim, len(weight)) for part in _parts(node))
     if factor is None or offset is None:
         return None
     bias = _scaled_plus(_bias(front, len(weight)), factor, offset)
@@ -177,7 +177,7 @@ def _scale_transposed(front: Node, node: Node, shape: Shape) -> Node | None:
     """A factor per input channel into a ConvTranspose; an offset would reach every output differently."""
     weight = node.params["weight"]
     factor, offset = _parts(front)
-    row = _channel(factor, len(shape), shape[1])
+    row = per_channel(factor, len(shape), shape[1])
     if row is None or offset.any():
         return None
     out = weight.shape[1] * node.integer("groups")
@@ -188,7 +188,7 @@ def _scale_transposed(front: Node, node: Node, shape: Shape) -> Node | None:
 def _transposed_affine(front: Node, node: Node, shape: Shape) -> Node | None:
     weight, groups = front.params["weight"], front.integer("groups")
     out = weight.shape[1] * groups
-    factor, offset = (_channel(part, weight.ndim, out) for part in _parts(node))
+    factor, offset = (per_channel(part, weight.ndim, out) for part in _parts(node))
     if factor is None or offset is None:
         return None
     per_input = np.repeat(factor.reshape(groups, -1), weight.shape[0] // groups, axis=0)

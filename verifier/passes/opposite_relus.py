@@ -34,13 +34,13 @@ def opposite_relus(graph: Graph) -> Graph:
 
 def _layer(new: Rewriter, node: Node, counts: dict[str, int]) -> tuple[Node, Node] | None:
     """(first Dense, Relu) in front of the Dense `node`, where nothing else reads them."""
-    if node.op != "Dense" or "bias_error" in node.params:
+    if node.op != "Dense" or not node.exact:
         return None
     relu = new.maker.get(new.find(node.inputs[0]))
     if relu is None or relu.op != "Relu" or counts.get(relu.output) != 1:
         return None
     first = new.maker.get(new.find(relu.inputs[0]))
-    if first is None or first.op != "Dense" or counts.get(first.output) != 1 or "bias_error" in first.params:
+    if first is None or first.op != "Dense" or counts.get(first.output) != 1 or not first.exact:
         return None
     return first, relu
 

@@ -128,7 +128,7 @@ class _Selector:
         rows = np.unique(positions % shape[-1])
         if len(rows) == shape[-1]:
             return self._take(node.output, positions)
-        params = {name: array[rows] for name, array in node.params.items()}
+        params = {name: array[rows] if array.ndim else array for name, array in node.params.items()}
         value = self.new.add("Dense", node.inputs, (*shape[:-1], len(rows)), node, params)
         return self._take(value, positions // shape[-1] * len(rows) + np.searchsorted(rows, positions % shape[-1]))
 
@@ -139,7 +139,7 @@ class _Selector:
         channels = np.unique(index[1])
         if len(channels) == shape[1]:
             return self._take(node.output, positions)
-        params = {name: array[channels] for name, array in node.params.items()}
+        params = {name: array[channels] if array.ndim else array for name, array in node.params.items()}
         small = (shape[0], len(channels), *shape[2:])
         value = self.new.add("Conv", node.inputs, small, node, params, node.attrs)
         index[1] = np.searchsorted(channels, index[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from verifier.graph.ir import Graph
+from verifier.passes.absorb_factors import absorb_factors
 from verifier.passes.clip_pattern import clip_pattern
 from verifier.passes.drop_identity import drop_identity
 from verifier.passes.fold_constants import fold_constants
@@ -31,7 +32,7 @@ def _simplified(graph: Graph) -> Graph:
             graph = rewrite(graph)
         if _fingerprint(graph) == before:
             break
-    return drop_identity(sparse_dense(graph))
+    return drop_identity(absorb_factors(sparse_dense(graph)))
 
 
 def _fingerprint(graph: Graph) -> list[tuple[object, ...]]:

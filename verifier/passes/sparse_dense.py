@@ -22,7 +22,7 @@ def sparse_dense(graph: Graph) -> Graph:
     """
     new = Rewriter(graph)
     for node in graph.nodes:
-        if node.op == "Dense" and "bias_error" not in node.params and _is_sparse(node.params["weight"]):
+        if node.op == "Dense" and node.exact and _is_sparse(node.params["weight"]):
             _emit(new, node)
         else:
             new.keep(node)

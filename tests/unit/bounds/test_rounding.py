@@ -14,6 +14,7 @@ from tests import oracles
 from tests.strategies import RELU_BLOCKS, build
 from tests.unit.bounds.cases import METHODS, ROWS, Boxes, boxes, matrix_for
 from verifier.bounds.rational import Rational
+from verifier.graph.check import check_graph
 from verifier.graph.ir import Graph, Node
 from verifier.tolerance import gamma, subtract_down
 
@@ -51,13 +52,37 @@ def exact_points(case: Boxes, b: int, rng: np.random.Generator) -> np.ndarray:
     return np.concatenate([oracles.corners(low, high)[:4], inside])
 
 
+def rounded_weights(graph: Graph, rng: np.random.Generator) -> tuple[Graph, Graph]:
+    """The graph with weights that may be off by 6 roundings, and one of the graphs it stands for: 3 ulp off at most."""
+    stored, true = [], []
+    for node in graph.nodes:
+        params = dict(node.params)
+        if node.op in ("Scale", "Dense", "Conv", "ConvTranspose"):
+            name = "factor" if node.op == "Scale" else "weight"
+            array, steps = params[name], rng.integers(-3, 4, params[name].shape)
+            for k in range(3):
+                toward = np.where(steps > k, np.inf, np.where(steps < -k, -np.inf, array))
+                array = np.where(array == 0, 0.0, np.nextafter(array, toward))
+            true.append(Node(node.op, node.inputs, node.output, {**params, name: array}, node.attrs, node.source))
+            params["roundings"] = np.array(6.0)
+        else:
+            true.append(node)
+        stored.append(Node(node.op, node.inputs, node.output, params, node.attrs, node.source))
+    made = [Graph(graph.inputs, graph.outputs, tuple(nodes), graph.shapes) for nodes in (stored, true)]
+    check_graph(made[0])
+    return made[0], made[1]
+
+
+@pytest.mark.parametrize("exact", [True, False])
 @given(seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=60, deadline=None)
-def test_intervals_and_rows_hold_in_fractions(seed: int) -> None:
+def test_intervals_and_rows_hold_in_fractions(seed: int, exact: bool) -> None:
     rng = np.random.default_rng(seed)
     kinds = list(rng.choice(RELU_BLOCKS, int(rng.integers(1, 5))))
     n, m = int(rng.integers(1, 4)), int(rng.integers(1, 3))
-    graph = wild(build(n, m, kinds, int(rng.integers(2**16)), 3), rng)
+    graph = true = wild(build(n, m, kinds, int(rng.integers(2**16)), 3), rng)
+    if not exact:
+        graph, true = rounded_weights(graph, rng)
     case = boxes(graph, *wild_boxes(n, rng))
     matrix = matrix_for(graph)
     name = str(rng.choice(list(METHODS)))
@@ -67,7 +92,7 @@ def test_intervals_and_rows_hold_in_fractions(seed: int) -> None:
     least = case.least(coefficients, bias)
     for b in range(3):
         points = exact_points(case, b, rng)
-        truth = oracles.exactly(graph, points).reshape(len(points), -1)
+        truth = oracles.exactly(true, points).reshape(len(points), -1)
         _inside(truth, known.output.lower[b].numpy(), known.output.upper[b].numpy())
         for k, row in enumerate(matrix.numpy()):
             for x, y in zip(points, truth, strict=True):

@@ -211,10 +211,13 @@ def test_affine_chain_on_a_small_input_becomes_one_dense() -> None:
     assert 0 < first.params["bias_error"].max() < 1e-13
 
 
-def test_a_batch_normalisation_is_not_rounded_into_the_convolution() -> None:
-    """Its factor has 53 bits, so that the product with a weight would be rounded."""
+def test_a_batch_normalisation_goes_into_the_convolution_and_says_what_was_rounded() -> None:
+    """Its factor is off by up to 3 roundings, the product with a weight by one more, and the bias carries an error."""
     graph = simplify(flatten_io(load_model(convnet(np.random.default_rng(0))).graph))
-    assert [op for op in ops(graph) if op != "Reshape"][:3] == ["Conv", "Scale", "Shift"]
+    assert [op for op in ops(graph) if op != "Reshape"][:2] == ["Conv", "Relu"]
+    conv = next(node for node in graph.nodes if node.op == "Conv")
+    assert conv.params["roundings"] == 4
+    assert (conv.params["bias_error"] > 0).all() and conv.params["bias_error"].max() < 1e-13
 
 
 @pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from verifier.graph.exact import added
 from verifier.graph.onnx_import.arithmetic import bound_by
 from verifier.graph.onnx_import.context import Context, Value, Var
 from verifier.graph.onnx_import.registry import lowers
@@ -85,17 +86,17 @@ def clip(c: Context) -> Value:
 @lowers("HardSigmoid", since=6)
 def hard_sigmoid(c: Context) -> Value:
     """clip(alpha * x + beta, 0, 1)."""
-    return _hard_sigmoid(c, c.x(), float(c.attr("alpha", 0.2)), float(c.attr("beta", 0.5)))
+    return _hard_sigmoid(c, c.x(), float(c.attr("alpha", 0.2)), beta=float(c.attr("beta", 0.5)))
 
 
 @lowers("HardSwish", since=14)
 def hard_swish(c: Context) -> Value:
     """x * clip(x / 6 + 0.5, 0, 1)."""
-    return c.binary("Mul", c.x(), _hard_sigmoid(c, c.x(), 1.0 / 6.0, 0.5))
+    return c.binary("Mul", c.x(), _hard_sigmoid(c, c.x(), *c.quotient(1.0, 6.0), beta=0.5))
 
 
-def _hard_sigmoid(c: Context, x: Var, alpha: float, beta: float) -> Var:
-    return c.clip(c.shift(c.scale(x, alpha), beta), 0.0, 1.0)
+def _hard_sigmoid(c: Context, x: Var, alpha: float | np.ndarray, roundings: float = 0.0, *, beta: float) -> Var:
+    return c.clip(c.shift(c.scale(x, alpha, roundings), beta), 0.0, 1.0)
 
 
 @lowers("Softsign")
@@ -108,7 +109,7 @@ def softsign(c: Context) -> Value:
 @lowers("Elu", since=6)
 def elu(c: Context) -> Value:
     """relu(x) + alpha * (exp(-relu(-x)) - 1): the two parts never act at once."""
-    return _elu(c, c.x(), float(c.attr("alpha", 1.0)), 1.0)
+    return _elu(c, c.x(), float(c.attr("alpha", 1.0)))
 
 
 @lowers("Celu", since=12)
@@ -117,18 +118,18 @@ def celu(c: Context) -> Value:
     alpha = float(c.attr("alpha", 1.0))
     if alpha == 0:
         raise c.wrong("alpha = 0")
-    return _elu(c, c.x(), alpha, 1.0 / alpha)
+    return _elu(c, c.x(), alpha, *c.quotient(-1.0, alpha))
 
 
 @lowers("Selu", since=6)
 def selu(c: Context) -> Value:
     """gamma * elu(x)."""
     alpha, gamma = c.attr("alpha", 1.6732632423543772), c.attr("gamma", 1.0507009873554805)
-    return c.scale(_elu(c, c.x(), float(alpha), 1.0), float(gamma))
+    return c.scale(_elu(c, c.x(), float(alpha)), float(gamma))
 
 
-def _elu(c: Context, x: Var, alpha: float, inner: float) -> Var:
-    below = c.scale(c.unary("Relu", c.scale(x, -1.0)), -inner)
+def _elu(c: Context, x: Var, alpha: float, inner: float | np.ndarray = -1.0, roundings: float = 0.0) -> Var:
+    below = c.scale(c.unary("Relu", c.scale(x, -1.0)), inner, roundings)
     curve = c.shift(c.scale(c.unary("Exp", below), alpha), -alpha)
     return c.binary("Add", c.unary("Relu", x), curve)
 
@@ -145,10 +146,10 @@ def gelu(c: Context) -> Value:
     """x / 2 * (1 + erf(x / sqrt(2))), or with tanh(sqrt(2 / pi) (x + 0.044715 x^3)) in place of erf."""
     x = c.x()
     if c.attr("approximate", "none") == "tanh":
-        inner = c.binary("Add", x, c.scale(c.unary("Pow", x, exponent=3), 0.044715))
-        share = c.unary("Tanh", c.scale(inner, math.sqrt(2 / math.pi)))
+        inner = c.binary("Add", x, c.scale(c.unary("Pow", x, exponent=3), 0.044715, 1.0))
+        share = c.unary("Tanh", c.scale(inner, math.sqrt(2 / math.pi), 3.0))
     else:
-        share = c.unary("Erf", c.scale(x, math.sqrt(0.5)))
+        share = c.unary("Erf", c.scale(x, math.sqrt(0.5), 1.0))
     return c.binary("Mul", c.scale(x, 0.5), c.shift(share, 1.0))
 
 
@@ -167,7 +168,8 @@ def shrink(c: Context) -> Value:
     sides = []
     for side in (1.0, -1.0):
         beyond = c.unary("Relu", c.shift(c.scale(x, side), -limit))
-        sides.append(c.binary("Add", beyond, c.scale(c.unary("Sign", beyond), limit - bias)))
+        rounded = added(np.array(limit), np.array(-bias)) is None
+        sides.append(c.binary("Add", beyond, c.scale(c.unary("Sign", beyond), limit - bias, float(rounded))))
     if limit < 0:
         raise c.refuse(f"a negative lambd ({limit})")
     return c.binary("Sub", *sides)

@@ -28,7 +28,7 @@ def sum_(c: Context) -> Value:
 def mean(c: Context) -> Value:
     """Mean of any number of inputs."""
     total = functools.reduce(lambda x, y: _add(c, x, y), [c.value(i) for i in range(len(c.inputs))])
-    return c.scale(total, 1.0 / len(c.inputs)) if isinstance(total, Var) else np.asarray(total / len(c.inputs))
+    return c.scale(_var(c, total), *c.quotient(1.0, float(len(c.inputs))))
 
 
 @lowers("Sub", since=7)
@@ -56,7 +56,7 @@ def div(c: Context) -> Value:
         return _mul(c, x, c.unary("Reciprocal", y))
     if (y == 0).any():
         raise c.wrong("division by a constant 0")
-    return c.scale(c.x(0), 1.0 / y)
+    return c.scale(c.x(0), *c.quotient(1.0, y))
 
 
 @lowers("Pow", since=7)
@@ -67,7 +67,7 @@ def power(c: Context) -> Value:
         base = c.const(0, "base or exponent")
         if (base <= 0).any():
             raise c.refuse("a variable exponent of a base that is not positive")
-        return c.unary("Exp", c.scale(n, np.log(base)))
+        return c.unary("Exp", c.binary("Mul", n, c.unary("Log", c.constant(base))))
     if n.size == 0 or (n != n.flat[0]).any():
         raise c.refuse("exponents that differ between elements")
     y = _power(c, c.x(0), float(n.flat[0]))
@@ -135,20 +135,20 @@ def where(c: Context) -> Value:
 
 
 def _add(c: Context, x: Value, y: Value) -> Value:
-    if isinstance(x, np.ndarray) and isinstance(y, np.ndarray):
-        return np.asarray(x + y)
     if isinstance(x, np.ndarray):
         x, y = y, x
-    assert isinstance(x, Var)
-    return c.shift(x, y) if isinstance(y, np.ndarray) else c.binary("Add", x, y)
+    x = _var(c, x)
+    return c.shift(x, y) if isinstance(y, np.ndarray) else c.plus(x, y)
 
 
 def _mul(c: Context, x: Value, y: Value) -> Value:
-    if isinstance(x, np.ndarray) and isinstance(y, np.ndarray):
-        return np.asarray(x * y)
     if isinstance(x, np.ndarray):
         x, y = y, x
-    assert isinstance(x, Var)
+    x = _var(c, x)
     if isinstance(y, np.ndarray):
         return c.scale(x, y)
     return c.unary("Pow", x, exponent=2) if x.name == y.name else c.product(x, y)
+
+
+def _var(c: Context, value: Value) -> Var:
+    return value if isinstance(value, Var) else c.constant(value)

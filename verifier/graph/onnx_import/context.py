@@ -1,6 +1,7 @@
 """What a lowering function sees: one ONNX node with its inputs resolved, and a builder to emit IR nodes with.
 
-A value is either a numpy array (a constant; floats always float64) or a `Var` (depends on the network's inputs).
+A value is either a numpy array (a constant, known exactly; floats always float64) or a `Var`: it depends on the
+network's inputs, or it is a constant that had to be rounded, a Constant node with its `bias_error` (`Builder.inexact`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 
 from verifier.errors import ModelError, UnsupportedOperator
 from verifier.graph.check import all_finite
+from verifier.graph.exact import quotient, roundings
 from verifier.graph.ir import Attribute, Node, Shape
 from verifier.graph.onnx_import.model import Limits
 
@@ -71,6 +73,11 @@ def elements(shape: Iterable[int]) -> int:
     return total
 
 
+def rounding_params(roundings: float) -> dict[str, np.ndarray]:
+    """The parameter that says by how many roundings weights are off; none where they are exact."""
+    return {"roundings": np.array(float(roundings))} if roundings else {}
+
+
 class Builder:
     """Collects the IR nodes of a graph; every helper returns the Var of its result and skips what changes nothing."""
 
@@ -80,6 +87,7 @@ class Builder:
         self.shapes: dict[str, Shape] = {}
         self.source = ""
         self.base = ""
+        self.inexact: dict[str, Node] = {}  # constants that had to be rounded, by name
         self.half = False  # whether some value is float16
         self._start = 0
 
@@ -146,6 +154,9 @@ class Builder:
                         inputs = tuple(name if one == var.name else one for one in self.nodes[later].inputs)
                         self.nodes[later] = replace(self.nodes[later], inputs=inputs)
                 self.shapes[name] = self.shapes.pop(var.name)
+                if var.name in self.inexact:
+                    del self.inexact[var.name]
+                    self.inexact[name] = self.nodes[index]
                 return replace(var, name=name)
         return var
 
@@ -233,21 +244,39 @@ class Builder:
         """A Constant node."""
         return self.emit("Constant", [], np.shape(value), {"value": np.asarray(value, dtype=np.float64)})
 
-    def scale(self, x: Var, factor: np.ndarray | float) -> Var:
-        """x * factor; x is enlarged where the factor is larger."""
+    def rounded(self, value: np.ndarray, error: np.ndarray) -> Var:
+        """A constant known to within `error` >= 0 (of its shape)."""
+        y = self.emit("Constant", [], value.shape, {"value": np.array(value), "bias_error": np.array(error)})
+        self.inexact[y.name] = self.nodes[-1]
+        return y
+
+    def quotient(self, x: np.ndarray | float, y: np.ndarray | float) -> tuple[np.ndarray, float]:
+        """x / y and by how many roundings it may be off, as `scale` takes them."""
+        try:
+            return quotient(np.asarray(x), np.asarray(y))
+        except OverflowError as error:
+            raise ModelError(f"{self.source}: {error}, beyond what float64 holds") from None
+
+    def scale(self, x: Var, factor: np.ndarray | float, roundings: float = 0.0) -> Var:
+        """x * factor; x is enlarged where the factor is larger. `roundings`: see `graph.ir`."""
         factor = np.asarray(factor, dtype=np.float64)
         x = self.broadcast(x, np.broadcast_shapes(x.shape, factor.shape))
-        return x if (factor == 1).all() else self.emit("Scale", [x], x.shape, {"factor": factor})
+        if (factor == 1).all() and not roundings:
+            return x
+        return self.emit("Scale", [x], x.shape, {"factor": factor, **rounding_params(roundings)})
 
-    def shift(self, x: Var, offset: np.ndarray | float) -> Var:
-        """x + offset; x is enlarged where the offset is larger."""
+    def shift(self, x: Var, offset: np.ndarray | float, error: np.ndarray | None = None) -> Var:
+        """x + offset; x is enlarged where the offset is larger. `error`: how far the offset may be off."""
         offset = np.asarray(offset, dtype=np.float64)
         x = self.broadcast(x, np.broadcast_shapes(x.shape, offset.shape))
+        if error is not None and error.any():
+            return self.emit("Shift", [x], x.shape, {"offset": offset, "bias_error": error})
         return x if (offset == 0).all() else self.emit("Shift", [x], x.shape, {"offset": offset})
 
-    def dense(self, x: Var, weight: np.ndarray, bias: np.ndarray | None = None) -> Var:
-        """x @ weight.T + bias on the last axis."""
+    def dense(self, x: Var, weight: np.ndarray, bias: np.ndarray | None = None, roundings: float = 0.0) -> Var:
+        """x @ weight.T + bias on the last axis. `roundings`: see `graph.ir`."""
         params = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+        params |= rounding_params(roundings)
         return self.emit("Dense", [x], (*x.shape[:-1], weight.shape[0]), params)
 
     def reduce_sum(self, x: Var, axes: Sequence[int]) -> Var:
@@ -360,7 +389,8 @@ class Context(Builder):
         return self._attributes
 
     def attr(self, name: str, default: Any = None) -> Any:
-        """The attribute `name`, strings decoded, or `default`."""
+        """The attribute `name`, strings decoded, or `default`: a float32 number, as attributes are."""
+        default = float(np.float32(default)) if isinstance(default, float) else default
         return self._attributes.get(name, default)
 
     def has(self, index: int) -> bool:
@@ -384,8 +414,32 @@ class Context(Builder):
         """Input `index`, which has to be constant; `what` names it in the error."""
         value = self.value(index)
         if isinstance(value, Var):
+            if value.name in self.inexact:
+                raise self.refuse(f"its {what} is computed from constants and had to be rounded")
             raise self.refuse(f"its {what} must be constant, but depends on the network's input")
         return value
+
+    def weight(self, index: int, what: str) -> tuple[np.ndarray, float]:
+        """Input `index` as `const`, also where it is off by a few roundings, and by how many."""
+        found = self.known(self.value(index))
+        return found if found is not None else (self.const(index, what), 0.0)
+
+    def plus(self, x: Var, y: Var) -> Var:
+        """x + y, also where one of them is a constant that had to be rounded."""
+        if x.name in self.inexact:
+            x, y = y, x
+        node = self.inexact.get(y.name)
+        if node is None or x.name in self.inexact:
+            return self.binary("Add", x, y)
+        return self.shift(x, node.params["value"], node.params["bias_error"])
+
+    def known(self, value: Value) -> tuple[np.ndarray, float] | None:
+        """A constant and by how many roundings it is off; None where that is too many, or it depends on an input."""
+        if isinstance(value, np.ndarray):
+            return value, 0.0
+        node = self.inexact.get(value.name)
+        off = None if node is None else roundings(node.params["value"], node.params["bias_error"])
+        return None if node is None or off is None else (node.params["value"], off)
 
     def ints(self, index: int, name: str) -> list[int] | None:
         """A list of integers given as input `index` or as attribute `name`; None where absent."""

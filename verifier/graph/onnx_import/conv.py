@@ -7,21 +7,24 @@ from collections.abc import Sequence
 import numpy as np
 
 from verifier.graph.ir import Attribute
-from verifier.graph.onnx_import.context import Context, Value, Var
+from verifier.graph.onnx_import.context import Context, Value, Var, rounding_params
 from verifier.graph.onnx_import.registry import lowers
 
 
 @lowers("Conv")
 def conv(c: Context) -> Value:
     """Convolution; uneven padding becomes a Pad node."""
-    x, weight, bias = _operands(c)
+    x, weight, bias, off = _operands(c)
     kernel = weight.shape[2:]
     group = int(c.attr("group", 1))
     if group < 1 or x.shape[1] != weight.shape[1] * group or weight.shape[0] % group:
         raise c.wrong(f"weight {weight.shape} and group {group} do not fit {x.shape[1]} channels")
     stride, dilation = spatial(c, "strides", kernel), spatial(c, "dilations", kernel)
     before, after = pads(c, x.shape[2:], kernel, stride, dilation)
-    return convolve(c, x, weight, bias, stride, dilation, group, before, after)
+    if bias is None or isinstance(bias, np.ndarray):
+        return convolve(c, x, weight, bias, stride, dilation, group, before, after, off)
+    y = convolve(c, x, weight, None, stride, dilation, group, before, after, off)
+    return c.plus(y, c.reshape(bias, (-1, *[1] * len(kernel))))
 
 
 def convolve(
@@ -34,8 +37,9 @@ def convolve(
     groups: int,
     before: Sequence[int],
     after: Sequence[int],
+    roundings: float = 0.0,
 ) -> Var:
-    """Emit a Conv with any (also negative) padding."""
+    """Emit a Conv with any (also negative) padding. `roundings`: see `graph.ir`."""
     if tuple(before) != tuple(after) or min(before) < 0:
         x = c.pad(x, (0, 0, *before), (0, 0, *after))
         before = (0,) * len(before)
@@ -53,13 +57,16 @@ def convolve(
         "groups": groups,
     }
     params = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+    params |= rounding_params(roundings)
     return c.emit("Conv", [x], (x.shape[0], weight.shape[0], *out), params, attrs)
 
 
 @lowers("ConvTranspose")
 def conv_transpose(c: Context) -> Value:
     """Transposed convolution; what the IR's symmetric padding cannot say becomes Slice and Pad of the full result."""
-    x, weight, bias = _operands(c)
+    x, weight, bias, off = _operands(c)
+    if isinstance(bias, Var):
+        raise c.refuse("its bias is computed from constants and had to be rounded")
     kernel = weight.shape[2:]
     group = int(c.attr("group", 1))
     if group < 1 or x.shape[1] != weight.shape[0] or weight.shape[0] % group:
@@ -73,6 +80,7 @@ def conv_transpose(c: Context) -> Value:
     extra = [max(0, b - e) for b, e in zip(begin, end, strict=True)]
     channels = weight.shape[1] * group
     params = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+    params |= rounding_params(off)
     attrs: dict[str, Attribute] = {"stride": stride, "dilation": dilation, "groups": group}
     fits = all(
         b >= 0 and e <= b and x_ < max(s, d) for b, e, x_, s, d in zip(begin, end, extra, stride, dilation, strict=True)
@@ -81,7 +89,7 @@ def conv_transpose(c: Context) -> Value:
         attrs |= {"padding": tuple(begin), "output_padding": tuple(extra)}
         return c.emit("ConvTranspose", [x], (x.shape[0], channels, *out), params, attrs)
     attrs |= {"padding": (0,) * len(full), "output_padding": (0,) * len(full)}
-    y = c.emit("ConvTranspose", [x], (x.shape[0], channels, *full), {"weight": weight}, attrs)
+    y = c.emit("ConvTranspose", [x], (x.shape[0], channels, *full), {"weight": weight, **rounding_params(off)}, attrs)
     y = c.pad(y, (0, 0, *(-b for b in begin)), (0, 0, *(-e for e in end)))
     return y if bias is None else c.shift(y, bias.reshape(-1, *[1] * len(full)))
 
@@ -157,9 +165,12 @@ def _per_axis(c: Context, name: str, count: int, default: int) -> list[int]:
     return [int(value) for value in values]
 
 
-def _operands(c: Context) -> tuple[Var, np.ndarray, np.ndarray | None]:
-    x, weight = c.x(0), c.const(1, "weight")
-    bias = c.const(2, "bias") if c.has(2) else None
+def _operands(c: Context) -> tuple[Var, np.ndarray, Value | None, float]:
+    """Input, weight, bias (a Var where it had to be rounded), and by how many roundings the weight is off."""
+    x, (weight, off) = c.x(0), c.weight(1, "weight")
+    bias = c.value(2) if c.has(2) else None
+    if isinstance(bias, Var) and bias.name not in c.inexact:
+        c.const(2, "bias")  # refuses it
     if x.rank < 3 or x.rank > 5:
         raise c.refuse(f"{x.rank - 2} spatial axes, supported are 1 to 3")
     if weight.ndim != x.rank:
@@ -167,4 +178,4 @@ def _operands(c: Context) -> tuple[Var, np.ndarray, np.ndarray | None]:
     declared = c.attr("kernel_shape")
     if declared is not None and tuple(declared) != weight.shape[2:]:
         raise c.wrong(f"kernel_shape {tuple(declared)} differs from the weight's {weight.shape[2:]}")
-    return x, weight, bias
+    return x, weight, bias, off

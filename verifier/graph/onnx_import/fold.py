@@ -1,7 +1,7 @@
 """Constant folding: the operators that exporters use to compute shapes and indices, on numpy arrays.
 
-Floats are float64 throughout (constants are real numbers); integers keep their type. An operator that is not here is
-folded by lowering it and evaluating the result.
+Floats are float64 throughout (constants are real numbers); integers keep their type. What is folded here is exact. An
+operator that is not here, or would have to round, is folded by lowering it and enclosing the result.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from verifier.graph.enclose import FLOOR, FUNCTION
+from verifier.graph.exact import added, multiplied, summed_exactly
 from verifier.graph.onnx_import.context import Context, elements
 
-Fold = Callable[[Context, list[np.ndarray]], np.ndarray]
+Fold = Callable[[Context, list[np.ndarray]], "np.ndarray | None"]
 _TABLE: dict[str, Fold] = {}
 
 
@@ -38,11 +40,100 @@ def fold(c: Context) -> np.ndarray | None:
         return None
     try:
         with np.errstate(all="ignore"):
-            result = normal(np.asarray(function(c, arrays)))
+            found = function(c, arrays)
+            if found is None:
+                return None
+            result = normal(np.asarray(found))
     except (ValueError, IndexError, OverflowError, TypeError, ZeroDivisionError) as error:
         raise c.wrong(f"cannot be computed from its constant inputs: {error}") from None
     c.guard(result.shape)
-    return result
+    return result if result.dtype.kind != "f" or _is_exact(c.op, arrays, result) else None
+
+
+def _is_exact(op: str, xs: list[np.ndarray], y: np.ndarray) -> bool:
+    """Whether the floats `y` are the real numbers that the table's function makes of `xs`."""
+    check = _CHECKS.get(op)
+    if check is None:
+        return True
+    finite = np.isfinite(y)  # an infinite element is refused where it is used, and rounds nothing
+    if not finite.all():
+        with np.errstate(all="ignore"):
+            parts = [np.broadcast_to(x, y.shape) for x in xs] if op in _ELEMENTWISE or op == "Sum" else xs
+        if any(part.shape != y.shape for part in parts):
+            return False
+        xs, y = [np.asarray(part[finite]) for part in parts], y[finite]
+    return check([np.asarray(x, np.float64) for x in xs], y)
+
+
+def _adds(xs: list[np.ndarray], y: np.ndarray) -> bool:
+    total: np.ndarray | None = xs[0]
+    for x in xs[1:]:
+        total = None if total is None else added(total, x)
+    return total is not None
+
+
+def _progresses(xs: list[np.ndarray], y: np.ndarray) -> bool:
+    steps = multiplied(np.arange(len(y), dtype=np.float64), xs[2].reshape(()))
+    return steps is not None and added(steps, xs[0].reshape(())) is not None
+
+
+def _powers(xs: list[np.ndarray], y: np.ndarray) -> bool:
+    x, n = xs
+    return bool(np.isin(n, (0, 1)).all()) or (bool((n == 2).all()) and multiplied(x, x) is not None)
+
+
+def _is(found: np.ndarray | None, wanted: np.ndarray | float) -> bool:
+    return found is not None and bool((found == wanted).all())
+
+
+_CHECKS: dict[str, Callable[[list[np.ndarray], np.ndarray], bool]] = {
+    "Add": _adds, "Sum": _adds, "Range": _progresses, "Pow": _powers,
+    "Sub": lambda xs, y: added(xs[0], -xs[1]) is not None,
+    "Mul": lambda xs, y: multiplied(xs[0], xs[1]) is not None,
+    "Div": lambda xs, y: _is(multiplied(y, xs[1]), xs[0]),
+    "Sqrt": lambda xs, y: _is(multiplied(y, y), xs[0]),
+    "Reciprocal": lambda xs, y: _is(multiplied(y, xs[0]), 1.0),
+    "Exp": lambda xs, y: not xs[0].any(),
+    "Log": lambda xs, y: bool((xs[0] == 1).all()),
+}  # fmt: skip
+"""What may round, and how to see that it did not."""
+
+_FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {
+    "Asin": np.arcsin, "Acos": np.arccos, "Asinh": np.arcsinh, "Acosh": np.arccosh, "Atanh": np.arctanh,
+    "Pow": np.power,
+}  # fmt: skip
+
+
+def approximate(c: Context) -> tuple[np.ndarray, np.ndarray] | None:
+    """(value, error) of an elementary function without a rule of its own, or of a running sum, where all inputs are
+    exact constants.
+    """
+    function = _FUNCTIONS.get(c.op)
+    arrays = [np.asarray(one, np.float64) for one in c.inputs if isinstance(one, np.ndarray)]
+    if c.op == "CumSum" and len(arrays) == 2:
+        return _running_sum(c, arrays[0])
+    if function is None or len(arrays) != len(c.inputs):
+        return None
+    c.guard(np.broadcast_shapes(*(x.shape for x in arrays)))
+    with np.errstate(all="ignore"):
+        value = np.asarray(function(*arrays))
+    return (value, FUNCTION * np.abs(value) + FLOOR) if np.isfinite(value).all() else None
+
+
+def _running_sum(c: Context, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    axis = c.axis(int(c.const(1, "axis").reshape(())), x.ndim)
+
+    def total(array: np.ndarray) -> np.ndarray:
+        array = np.flip(array, axis) if c.attr("reverse", 0) else array
+        result = np.cumsum(array, axis)
+        if c.attr("exclusive", 0):
+            before = [(1, 0) if a == axis else (0, 0) for a in range(array.ndim)]
+            result = np.take(np.pad(result, before), np.arange(array.shape[axis]), axis)
+        return np.flip(result, axis) if c.attr("reverse", 0) else result
+
+    if summed_exactly(x, axis):
+        return total(x), np.zeros(x.shape)
+    return total(x), total(np.abs(x)) * ((x.shape[axis] + 8) * 2.0**-52) + FLOOR
 
 
 def _enter(op: str) -> Callable[[Fold], Fold]:
@@ -107,7 +198,23 @@ _enter("Sum")(_many(np.add))
 def _cast(c: Context, xs: list[np.ndarray]) -> np.ndarray:
     import onnx
 
-    return xs[0].astype(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(int(c.attr("to", 1)))))
+    to = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(int(c.attr("to", 1))))
+    return normal(xs[0]) if to.kind == "f" else xs[0].astype(to)  # between floats the real number stays
+
+
+@_enter("DequantizeLinear")
+def _dequantize(c: Context, xs: list[np.ndarray]) -> np.ndarray | None:
+    """(x - zero point) * scale, per tensor or along one axis, where that is exact; ONNX Runtime rounds to float32."""
+    x, scale = xs[0].astype(np.float64), xs[1]
+    if scale.size > 1:
+        axis = c.axis(int(c.attr("axis", 1)), x.ndim)
+        if scale.shape != (x.shape[axis],) or c.attr("block_size", 0):
+            return None
+    else:
+        axis = 0
+    shape = [-1 if a == axis else 1 for a in range(x.ndim)]
+    zero = xs[2].astype(np.float64).reshape(shape) if len(xs) > 2 else 0.0
+    return multiplied(x - zero, scale.reshape(shape))
 
 
 @_enter("ConstantOfShape")

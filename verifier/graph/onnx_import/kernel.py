@@ -74,13 +74,24 @@ def _plain(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def of_constants(c: Context) -> tuple[np.ndarray, ...]:
-    """The current node's outputs for constant inputs: in float64 where there is a kernel, else in float32.
+_ROUNDS_NOTHING = frozenset({
+    "CastLike", "Compress", "ConstantOfShape", "EyeLike", "GatherElements", "GatherND", "Hardmax", "MaxPool", "Mod",
+    "OneHot", "Pad", "ReverseSequence", "Round", "Scatter", "ScatterElements", "ScatterND", "TopK", "Trilu", "Unique",
+    "Where",
+})  # fmt: skip
+"""Operators whose results are elements of their inputs, or whole numbers, or (Mod) exact anyway."""
+
+
+def of_constants(c: Context) -> tuple[np.ndarray, ...] | None:
+    """The current node's outputs for constant inputs: in float64 where there is a kernel, else in float32. None where
+    an input is not exact, or a number of the outputs may be rounded.
 
     Raises:
         ModelError: an output would be too large.
         UnsupportedOperator: ONNX Runtime cannot compute it.
     """
+    if any(isinstance(one, Var) for one in c.inputs):
+        return None
     arrays = [None if one is None else np.asarray(one) for one in c.inputs]
     if c.op == "OneHot" and c.has(1):  # the one operator of this kind whose result grows with a value
         c.guard((*c.value(0).shape, max(0, int(c.const(1, "depth").reshape(-1)[0]))))
@@ -88,10 +99,13 @@ def of_constants(c: Context) -> tuple[np.ndarray, ...]:
         results = Kernel(c, arrays, c.attributes)(*arrays)
     except UnsupportedOperator:
         single = [_single(array) for array in arrays]
+        if any(a is not None and b is not None and (a != b).any() for a, b in zip(arrays, single, strict=True)):
+            return None
         results = Kernel(c, single, c.attributes)(*single)
     for one in results:
         c.guard(one.shape)
-    return tuple(results)
+    moved = c.op in _ROUNDS_NOTHING and c.attr("reduction", "none") == "none"
+    return tuple(results) if moved or all(one.dtype.kind in "biu" for one in results) else None
 
 
 def output_shapes(c: Context) -> list[tuple[int, ...]] | None:

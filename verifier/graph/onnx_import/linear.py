@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from verifier.graph.enclose import FLOOR
+from verifier.graph.exact import multiplied
 from verifier.graph.onnx_import.context import Context, Value, Var, elements
 from verifier.graph.onnx_import.registry import lowers
 
@@ -14,11 +16,22 @@ def matmul(c: Context) -> Value:
     a, b = c.value(0), c.value(1)
     if 0 in (len(a.shape), len(b.shape)):
         raise c.wrong("MatMul of a scalar")
-    if isinstance(b, np.ndarray):
-        return _times_constant(c, c.x(0), b)
-    if isinstance(a, np.ndarray):
-        return _constant_times(c, a, b)
-    return product(c, a, b)
+    return _matrix_product(c, a, b)
+
+
+def _matrix_product(c: Context, a: Value, b: Value) -> Var:
+    """a @ b; a constant side becomes the weight of a Dense, also where it had to be rounded a few times."""
+    (left, left_off), (right, right_off) = _weight(c, a), _weight(c, b)
+    if right is not None:
+        return _times_constant(c, _var(c, a), right, right_off)
+    if left is not None:
+        return _constant_times(c, left, _var(c, b), left_off)
+    return product(c, _var(c, a), _var(c, b))
+
+
+def _weight(c: Context, value: Value) -> tuple[np.ndarray | None, float]:
+    found = c.known(value)
+    return found if found is not None else (None, 0.0)
 
 
 @lowers("Gemm")
@@ -36,18 +49,14 @@ def gemm(c: Context) -> Value:
         if row is not None:
             _check_inner(c, a.shape[-1], b.shape[0])
             return c.dense(_var(c, a), b.T, row)
-    if isinstance(b, np.ndarray):
-        y = _times_constant(c, _var(c, a), b)
-    elif isinstance(a, np.ndarray):
-        y = _constant_times(c, a, b)
-    else:
-        y = product(c, a, b)
-    y = c.scale(y, alpha)
+    y = c.scale(_matrix_product(c, a, b), alpha)
     if bias is None:
         return y
     if isinstance(bias, np.ndarray):
-        return c.shift(y, beta * bias)
-    return c.binary("Add", y, c.scale(bias, beta))
+        scaled = beta * bias
+        rounded = multiplied(np.array(beta), bias) is None
+        return c.shift(y, scaled, np.abs(scaled) * 2.0**-52 + FLOOR if rounded else None)
+    return c.plus(y, c.scale(bias, beta))
 
 
 @lowers("BatchNormalization", since=7)
@@ -62,12 +71,20 @@ def batch_normalization(c: Context) -> Value:
     spread = var + float(c.attr("epsilon", 1e-5))
     if (spread <= 0).any():
         raise c.wrong("variance plus epsilon is not positive")
-    factor = scale / np.sqrt(spread)
+    # |relative error| <= 2.5 roundings and what is of second order: half of the sum's, the root's, the quotient's
+    factor, off = scale / np.sqrt(spread), 3.0
+    size = np.abs(factor[scale != 0])
+    if size.size and not 1e-290 < size.min() <= size.max() < 1e290:
+        raise c.refuse(f"factors from {size.min()} to {size.max()}, beyond what float64 holds")
+    moved = mean * factor
+    offset = bias - moved
+    error = np.where(moved == 0, 0.0, 6 * 2.0**-53 * np.abs(moved) + 2.0**-52 * np.abs(offset) + FLOOR)
     channels = x.shape[1] if x.rank > 1 else 1
     shape = (channels,) + (1,) * max(0, x.rank - 2)
     if any(one.shape != (channels,) for one in (scale, bias, mean, var)):
         raise c.wrong(f"parameters of BatchNormalization must have shape ({channels},)")
-    return c.shift(c.scale(x, factor.reshape(shape)), (bias - mean * factor).reshape(shape))
+    y = c.scale(x, factor.reshape(shape), off)
+    return c.shift(y, offset.reshape(shape), error.reshape(shape))
 
 
 def product(c: Context, a: Var, b: Var) -> Var:
@@ -148,34 +165,31 @@ def _letters(c: Context) -> tuple[list[str], str]:
     return terms, result
 
 
-def _times_constant(c: Context, a: Var, b: np.ndarray) -> Var:
+def _times_constant(c: Context, a: Var, b: np.ndarray, off: float = 0.0) -> Var:
     _check_inner(c, a.shape[-1], b.shape[-2] if b.ndim > 1 else b.shape[0])
     if b.ndim == 1:
-        y = c.dense(a, b[None, :])
+        y = c.dense(a, b[None, :], roundings=off)
         return c.reshape(y, a.shape[:-1])
     if all(size == 1 for size in b.shape[:-2]):
-        y = c.dense(a, b.reshape(b.shape[-2:]).T)
+        y = c.dense(a, b.reshape(b.shape[-2:]).T, roundings=off)
         rank = max(y.rank, b.ndim - (a.rank == 1))
         return c.reshape(y, (1,) * (rank - y.rank) + y.shape)
     drop_row = a.rank == 1
     a = c.reshape(a, (1, *a.shape)) if drop_row else a
-    y = c.scale(c.reshape(a, (*a.shape, 1)), b[..., None, :, :])
+    y = c.scale(c.reshape(a, (*a.shape, 1)), b[..., None, :, :], off)
     return _drop(c, c.reduce_sum(y, [y.rank - 2]), drop_row, False)
 
 
-def _constant_times(c: Context, a: np.ndarray, b: Var) -> Var:
+def _constant_times(c: Context, a: np.ndarray, b: Var, off: float = 0.0) -> Var:
     """a @ b as (b' @ a')'."""
     _check_inner(c, a.shape[-1], b.shape[-2] if b.rank > 1 else b.shape[0])
     if b.rank == 1:
-        if a.ndim <= 2:
-            y = c.dense(b, a.reshape(-1, a.shape[-1]))
-        else:
-            y = c.dense(b, a.reshape(-1, a.shape[-1]))
+        y = c.dense(b, a.reshape(-1, a.shape[-1]), roundings=off)
         return c.reshape(y, a.shape[:-1])
     drop_row = a.ndim == 1
     a = a[None, :] if drop_row else a
     swapped = c.transpose(b, (*range(b.rank - 2), b.rank - 1, b.rank - 2))
-    y = _times_constant(c, swapped, np.swapaxes(a, -1, -2))
+    y = _times_constant(c, swapped, np.swapaxes(a, -1, -2), off)
     y = c.transpose(y, (*range(y.rank - 2), y.rank - 1, y.rank - 2))
     return _drop(c, y, drop_row, False)
 

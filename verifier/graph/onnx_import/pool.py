@@ -56,10 +56,11 @@ def average_pool(c: Context) -> Value:
         raise c.wrong("a pooling window lies entirely in the padding")
     channels = x.shape[1]
     uniform = (counts == counts.flat[0]).all()
-    weight = np.full((channels, 1, *kernel), 1.0 / counts.flat[0] if uniform else 1.0)
-    y = convolve(c, x, weight, None, stride, dilation, channels, before, after)
+    share, off = c.quotient(1.0, counts.flat[:1] if uniform else counts)
+    weight = np.full((channels, 1, *kernel), share.flat[0] if uniform else 1.0)
+    y = convolve(c, x, weight, None, stride, dilation, channels, before, after, off if uniform else 0.0)
     y = c.slice_to(y, (*x.shape[:2], *out))
-    return y if uniform else c.scale(y, 1.0 / counts)
+    return y if uniform else c.scale(y, share, off)
 
 
 @lowers("GlobalAveragePool")
@@ -67,7 +68,7 @@ def global_average_pool(c: Context) -> Value:
     """Mean over the spatial axes, which stay as 1."""
     x = c.x()
     y = c.reduce_sum(x, range(2, x.rank))
-    y = c.scale(y, 1.0 / float(np.prod(x.shape[2:])))
+    y = c.scale(y, *c.quotient(1.0, float(np.prod(x.shape[2:]))))
     return c.reshape(y, (*x.shape[:2], *[1] * (x.rank - 2)))
 
 

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from verifier.errors import ModelError, UnsupportedOperator
 from verifier.graph.check import all_finite, check_graph
-from verifier.graph.evaluate import evaluate_nodes
+from verifier.graph.enclose import Enclosure, enclose_node
 from verifier.graph.ir import Graph, Node, Shape
 from verifier.graph.onnx_import import (  # noqa: F401 (the imports fill the registry)
     activation,
@@ -30,7 +30,7 @@ from verifier.graph.onnx_import import (  # noqa: F401 (the imports fill the reg
 )
 from verifier.graph.onnx_import.context import Context, Value, Var
 from verifier.graph.onnx_import.final import find_final
-from verifier.graph.onnx_import.fold import fold, foldable, normal
+from verifier.graph.onnx_import.fold import approximate, fold, foldable, normal
 from verifier.graph.onnx_import.model import Limits, Model, TensorInfo
 from verifier.graph.onnx_import.registry import lookup
 from verifier.graph.onnx_import.source import plain, printable, read_model
@@ -281,7 +281,7 @@ class _Import:
         folded = fold(context)
         if folded is not None:
             return (folded,)
-        variables = [value for value in context.inputs if isinstance(value, Var)]
+        variables = [v for v in context.inputs if isinstance(v, Var) and v.name not in context.inexact]
         lowering = lookup(node.op_type, self.opset)
         if lowering is None:
             raise context.refuse("its inputs must be constant, but depend on the network's input")
@@ -302,15 +302,21 @@ class _Import:
         except UnsupportedOperator:
             # conversion to whole numbers, indices or shapes that depend on data, rare forms: it can still be run
             chosen_by_data = any(isinstance(value, Var) for value in self.context.inputs[1:])
-            if self.context.op in _RUN_ANYWAY or (self.context.op in _INDEXED and chosen_by_data):
+            rounded = any(isinstance(one, Var) and one.name in self.context.inexact for one in self.context.inputs)
+            if rounded or self.context.op in _RUN_ANYWAY or (self.context.op in _INDEXED and chosen_by_data):
                 return opaque.opaque(self.context)
             raise
 
     def _fold_constants(self, lowering: Any) -> tuple[Value, ...]:
-        """Constants alone: lower, evaluate, and forget the nodes; where that does not work, ask ONNX Runtime."""
+        """Constants alone: lower, enclose the values, and forget the nodes; where that does not work, ask ONNX
+        Runtime. What had to be rounded becomes a Constant node that says by how much.
+        """
         context = self.context
+        near = approximate(context)
+        if near is not None:
+            return (context.rounded(*near) if near[1].any() else near[0],)
         if lowering is opaque.opaque:
-            return tuple(normal(one) for one in kernel.of_constants(context))
+            return self._run_constants()
         start = len(context.nodes)
         try:
             results = self._call(lowering)
@@ -319,15 +325,33 @@ class _Import:
         results = results if isinstance(results, tuple) or results is None else (results,)
         nodes: list[Node] = context.nodes[start:]
         del context.nodes[start:]
-        values = None
-        if results is not None and not any(node.op == "Opaque" for node in nodes):
-            with np.errstate(all="ignore"):
-                values = evaluate_nodes(nodes, context.shapes)
+        known = {name: _enclosure(node) for name, node in context.inexact.items()}
+        for node in nodes:
+            if all(name in known for name in node.inputs):
+                found = enclose_node(node, [known[name] for name in node.inputs], context.shapes[node.output])
+                if found is not None:
+                    known[node.output] = found
         for node in nodes:
             del context.shapes[node.output]
-        if values is None:
-            return tuple(normal(one) for one in kernel.of_constants(context))
-        return tuple(np.asarray(values[one.name]) if isinstance(one, Var) else one for one in results)
+            context.inexact.pop(node.output, None)
+        if results is None or any(isinstance(one, Var) and one.name not in known for one in results):
+            return self._run_constants()
+        made: list[Value] = []
+        for one in results:
+            if isinstance(one, np.ndarray) or one.name in context.inexact:
+                made.append(one)
+                continue
+            value, error = (part[0] for part in known[one.name])
+            made.append(context.rounded(value, error) if error.any() else np.array(value))
+        return tuple(made)
+
+    def _run_constants(self) -> tuple[Value, ...]:
+        """Constants alone, by ONNX Runtime, where it rounds nothing; otherwise a network that is run, not bounded."""
+        found = kernel.of_constants(self.context)
+        if found is not None:
+            return tuple(normal(one) for one in found)
+        made = opaque.opaque(self.context)
+        return made if isinstance(made, tuple) else (made,)
 
     def _constant(self, node: onnx.NodeProto) -> np.ndarray:
         for attribute in node.attribute:
@@ -375,6 +399,10 @@ class _Import:
         info = _tensor_info(declared)
         dtype = info.dtype if info is not None else np.dtype(np.float32)
         return TensorInfo(declared.name, size, dtype, info.symbolic if info is not None else ())
+
+
+def _enclosure(node: Node) -> Enclosure:
+    return Enclosure(node.params["value"][None], node.params["bias_error"][None])
 
 
 def _tensor_info(info: onnx.ValueInfoProto) -> TensorInfo | None:

@@ -27,7 +27,7 @@ def reduce_mean(c: Context) -> Value:
     """Mean over axes."""
 
     def mean(x: Var, axes: Sequence[int]) -> Var:
-        return c.scale(c.reduce_sum(x, axes), 1.0 / math.prod(x.shape[axis] for axis in axes))
+        return c.scale(c.reduce_sum(x, axes), *c.quotient(1.0, float(math.prod(x.shape[axis] for axis in axes))))
 
     return _reduce(c, mean)
 
@@ -245,9 +245,10 @@ def _normalised(
     epsilon = float(c.attr("epsilon", 1e-5)) if epsilon is None else epsilon
     count = math.prod(x.shape[axis] for axis in axes)
     kept = [1 if axis in axes else size for axis, size in enumerate(x.shape)]
-    mean = c.reshape(c.scale(c.reduce_sum(x, axes), 1.0 / count), kept)
+    share = c.quotient(1.0, float(count))
+    mean = c.reshape(c.scale(c.reduce_sum(x, axes), *share), kept)
     centred = c.binary("Sub", x, mean)
     square = c.reduce_sum(c.unary("Pow", centred, exponent=2), axes)
-    spread = c.unary("Sqrt", c.shift(c.scale(square, 1.0 / count), epsilon))
+    spread = c.unary("Sqrt", c.shift(c.scale(square, *share), epsilon))
     spread = spread if outside is None else c.shift(spread, outside)
     return c.binary("Mul", centred, c.reshape(c.unary("Reciprocal", spread), kept))

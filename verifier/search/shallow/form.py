@@ -76,8 +76,8 @@ def suits(network: Network) -> bool:
     """Whether every non-linear operator is a ReLU of a linear function of the input, and the matrices fit."""
     if set(network.relaxed) != set(network.relus) or not network.relus:
         return False
-    if any(isinstance(op, LinearOp) and op.inexact() is not None for op in network.ops):
-        return False  # offsets known to within an error: there is no place for it here
+    if any(isinstance(op, LinearOp) and not op.exact for op in network.ops):
+        return False  # weights and offsets known to within an error: there is no place for it here
     bent = {0: False}  # by slot: whether a ReLU lies before it
     for i, (op, sources) in enumerate(zip(network.ops, network.sources, strict=True)):
         if not isinstance(op, LinearOp) and bent[sources[0]]:
