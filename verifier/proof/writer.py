@@ -204,7 +204,8 @@ class ProofWriter:
         for e in entries:
             _, (v, first) = self._operator(abs(e) - 1)
             signs.append((v, abs(e) - 1 - first, 1 if e > 0 else -1))
-        part = Part(query, int(boxes.clause[b]), cuts, tuple(signs))
+        clause = int(boxes.clause[b, 0]) if boxes.clause.shape[1] else -1
+        part = Part(query, clause, cuts, tuple(signs))
         if found is None:
             return Claim(part, (), (), {}, fmt.FORMS)
         columns = [d for d, e in enumerate(boxes.signs[b].tolist()) if e]
