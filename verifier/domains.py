@@ -23,8 +23,8 @@ class DomainBatch:
     first bound; `depth` (B,); `signs` (B, D) int64, the decided neurons; `known` (B, N, 2) the best interval so far
     of every ReLU neuron's argument, which children inherit (N = 0 where that is not kept). Where neurons are split by
     alpha/beta-CROWN (`search/neurons.py`): `clause` (B, 1) the one clause asked for (else (B, 0)), `alpha` (B, U)
-    uint8 and `beta` (B, D') the parent's slopes and multipliers, to start from. `node` (B,) is the number of the
-    subproblem in a proof's tree, where one is written (see `proof/`)."""
+    uint8 and `beta` (B, D') the parent's slopes and multipliers, to start from. `node` (B, 1) is the number
+    of the subproblem in a proof's tree, where one is written (see `proof/`; else (B, 0))."""
 
     lower: Tensor
     upper: Tensor
@@ -87,7 +87,7 @@ class DomainBatch:
             self.clause.repeat(2, 1),
             self.alpha.repeat(2, 1),
             self.beta.repeat(2, 1),
-            self.node.repeat(2),
+            self.node.repeat(2, 1),
         )
 
     def split_neuron(self, neuron: Tensor) -> DomainBatch:
@@ -105,7 +105,7 @@ class DomainBatch:
             self.clause.repeat(2, 1),
             self.alpha.repeat(2, 1),
             self.beta.repeat(2, 1),
-            self.node.repeat(2),
+            self.node.repeat(2, 1),
         )
 
 
@@ -149,7 +149,7 @@ def whole(lower: Tensor, upper: Tensor, neurons: int = 0) -> DomainBatch:
         torch.zeros(q, 0, dtype=torch.int64, device=device),
         torch.zeros(q, 0, dtype=torch.uint8, device=device),
         torch.zeros(q, 0, dtype=torch.float32, device=device),
-        torch.arange(q, device=device),
+        torch.zeros(q, 0, dtype=torch.int64, device=device),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -265,6 +265,7 @@ class _Run:
         if self.proof is not None:
             split = self.split
             found = None if split is None else lambda: split.last
+            first = replace(first, node=torch.arange(len(first), device=first.query.device)[:, None])
             self.proof.begin(self.problem, self.network, self.budget.expired, found)
         if self.zonotope:
             first = zonotope.halved(first, self.proof)

@@ -13,7 +13,7 @@ from verifier.arguments import unknown, version
 
 COMMANDS = {
     "verify": ("verifier.cli", "decide whether a network satisfies a specification"),
-    "check": ("verifier.checker.cli", "check a proof that `verify --proof` wrote"),
+    "check": ("verifier.proof.cli", "check a proof that `verify --proof` wrote"),
     "prune": ("pruning.cli", "make a network smaller: ONNX in, ONNX out"),
     "spec": (
         "verifier.semantic.cli",

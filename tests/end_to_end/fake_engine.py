@@ -18,7 +18,9 @@ from verifier.progress import Progress
 from verifier.result import Result, Verdict
 
 
-def solve(model: object, form: object, options: object, budget: Budget, progress: object) -> Result:
+def solve(
+    model: object, form: object, options: object, budget: Budget, progress: object, proof: object = None
+) -> Result:
     """Says that it has begun, by a file in the current folder, then behaves."""
     Path("begun").touch()
     match BEHAVIOUR:

@@ -15,7 +15,7 @@ from verifier.umbrella import COMMANDS
 
 MISSPELT = {
     "verify": "--timout", "prune": "--rato", "spec": "--imge", "coverage": "--toleranse", "compare": "--imags",
-    "train": "--epoch5",
+    "train": "--epoch5", "check": "--versoin",
 }  # fmt: skip
 
 

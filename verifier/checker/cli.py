@@ -26,9 +26,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("model", help="network, as the proof was made for: .onnx or .onnx.gz")
     parser.add_argument("spec", help="specification, VNN-LIB 1.0 or 2.0")
     args = parser.parse_args(argv)
+    return run(args.proof, args.model, args.spec)
+
+
+def run(proof: str, model: str, spec: str) -> int:
+    """Checks and says so; the exit code."""
     started = time.monotonic()
     try:
-        found = check(args.proof, args.model, args.spec)
+        found = check(proof, model, spec)
     except Rejected as error:
         print("rejected")
         print(f"secateur check: {error}", file=sys.stderr)

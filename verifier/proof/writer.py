@@ -125,20 +125,20 @@ class ProofWriter:
 
     def clauses(self, boxes: DomainBatch, parts: DomainBatch) -> DomainBatch:
         """`parts` are the clauses of `boxes`, one after the other."""
-        return self._split(parts, [fmt.ClauseSplit(n) for n in boxes.node.tolist()], torch.arange(len(parts)))
+        return self._split(parts, [fmt.ClauseSplit(n) for n in boxes.node[:, 0].tolist()], torch.arange(len(parts)))
 
     def inputs(self, boxes: DomainBatch, dimension: Tensor, at: Tensor, children: DomainBatch) -> DomainBatch:
         """Box b is cut at `at[b]`: the children are all lower halves, then all upper halves."""
         events = [
             fmt.InputSplit(n, int(self.kept[j]), x)
-            for n, j, x in zip(boxes.node.tolist(), dimension.tolist(), at.tolist(), strict=True)
+            for n, j, x in zip(boxes.node[:, 0].tolist(), dimension.tolist(), at.tolist(), strict=True)
         ]
         return self._split(children, events, _alternating(len(boxes)))
 
     def neurons(self, boxes: DomainBatch, neuron: Tensor, children: DomainBatch) -> DomainBatch:
         """Neuron `neuron[b]` is decided: the children are all sides <= 0, then all sides >= 0."""
         events = []
-        for n, k in zip(boxes.node.tolist(), neuron.tolist(), strict=True):
+        for n, k in zip(boxes.node[:, 0].tolist(), neuron.tolist(), strict=True):
             place, (_, first) = self._operator(k)
             events.append(fmt.NeuronSplit(n, place, k - first))
         return self._split(children, events, _alternating(len(boxes)))
@@ -155,7 +155,7 @@ class ProofWriter:
         """The children with their numbers: child i is number `order[i]` of those made here."""
         self._pending += [fmt.encode(e) for e in events]
         self.splits += len(events)
-        children = replace(children, node=order.to(children.node.device) + self._next)
+        children = replace(children, node=(order.to(children.node.device) + self._next)[:, None])
         self._next += len(children)
         return children
 
@@ -164,10 +164,10 @@ class ProofWriter:
         promising each input is for splitting them, and the neuron to split instead (-1: none)."""
         boxes = batch.select(settled)
         if not len(boxes):
-            return settled[:0], boxes.lower, boxes.node
+            return settled[:0], boxes.lower, boxes.node[:, 0]
         found = None if self._found is None else self._found().select(settled.nonzero()[:, 0])
         hints = self._hints([self._claim(boxes, b, found) for b in range(len(boxes))])
-        for node, hint in zip(boxes.node.tolist(), hints, strict=True):
+        for node, hint in zip(boxes.node[:, 0].tolist(), hints, strict=True):
             if hint.holds:
                 self._leaf(node, hint.claim)
         failed = torch.tensor([not h.holds for h in hints], dtype=torch.bool, device=boxes.lower.device)

@@ -59,7 +59,9 @@ def test_the_score_of_a_centred_product_is_what_its_inputs_cost(seed: int, n: in
                               lambda: False)  # fmt: skip
         moves_left, moves_right = np.abs(left) * radius, np.abs(right) * radius
         r, s = moves_left.sum(1, keepdims=True), moves_right.sum(1, keepdims=True)
-        np.testing.assert_allclose(bounded.branch[0].numpy(), (moves_left * s + moves_right * r).sum(0), rtol=1e-9)
+        np.testing.assert_allclose(
+            bounded.branch[0].numpy(), (moves_left * s + moves_right * r).sum(0), rtol=1e-9, atol=1e-300
+        )
 
 
 @given(seed=st.integers(0, 2**16), shift=st.floats(-2.0, 2.0))
