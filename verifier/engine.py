@@ -62,7 +62,7 @@ KEPT_NEURONS = 8192
 ROOT_ELEMENTS = 2_000_000
 """Elements of the temporaries of a chunk of backward rows at the root (see `Method`): few large convolutions."""
 
-SPLIT_ELEMENTS = 800_000
+SPLIT_ELEMENTS = 400_000
 """Neurons times subproblems of a step where neurons are split: a larger step only makes the caches useless."""
 
 MANY_QUERIES = 256

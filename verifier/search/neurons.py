@@ -107,6 +107,8 @@ class NeuronSplit:
             low, _, _, _ = prove(self.exact, exact_task.select(hopeful), best.select(hopeful))
             proven[hopeful] = low > 0
             value[hopeful] = low
+        if self.stop():
+            raise OutOfTime
         alive = (~proven).nonzero()[:, 0]
         return self._open(batch, alive, exact_task, task.select(alive), best.select(alive), value)
 
