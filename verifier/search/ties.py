@@ -29,14 +29,19 @@ POINTS = 32
 """Points of a box that violates throughout that are tried before it is given up."""
 
 
-def settle_ties(boxes: DomainBatch, bounded: Bounded, rational: Rational | None, table: RowTable) -> Tensor:
+def settle_ties(
+    boxes: DomainBatch, bounded: Bounded, fractions: Callable[[], Rational | None], table: RowTable
+) -> Tensor:
     """Which boxes (B,) fractions prove: every clause that the bounds leave possible is impossible."""
     proven = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.lower.device)
-    if rational is None or not len(boxes) or boxes.signs.shape[1]:
+    if not len(boxes) or boxes.signs.shape[1]:
         return proven
     scale = row_scale(bounded.coefficients, bounded.constant, boxes.lower, boxes.upper)
     worst = torch.where(torch.isfinite(bounded.low), scale, 0.0).amax(1)
     close = (bounded.value > -CLOSE * worst).nonzero()[:, 0].tolist()
+    rational = fractions() if close else None
+    if rational is None:
+        return proven
     for b in close[:MOST]:
         open_ = (~(bounded.scores[b] > 0)).nonzero()[:, 0].tolist()
         query = int(boxes.query[b])
