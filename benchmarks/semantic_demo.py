@@ -45,7 +45,8 @@ def main() -> int:
     if verdicts != ["unsat", "sat"] or "refuted 0.25" not in shown:
         print(f"error: found {verdicts} and '{shown.strip()}', expected unsat, sat and 25 % refuted", file=sys.stderr)
         return 1
-    print(f"\nNo key point moves more than {LOOSE:g} px in the whole range; for {TIGHT:g} px look at {picture}.")
+    claim = f"No visible key point is more than {LOOSE:g} px off the ground truth in x or y, anywhere in the range"
+    print(f"\n{claim}; for {TIGHT:g} px look at {picture}.")
     return 0
 
 
