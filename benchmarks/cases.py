@@ -50,7 +50,7 @@ def right(name: str) -> tuple[str, ...] | None:
 def run(model: Path, spec: Path, timeout: float) -> tuple[str, float]:
     """The first word that `verify` says, `refused` for exit code 2, and seconds."""
     start = time.monotonic()
-    command = [sys.executable, "-m", "verifier.cli", str(model), str(spec), "--timeout", str(timeout), "-q"]
+    command = [sys.executable, "-m", "verifier.command.verify", str(model), str(spec), "--timeout", str(timeout), "-q"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout + 60)
     seconds = time.monotonic() - start
     if done.returncode == 2:

@@ -92,7 +92,7 @@ def write_network(path: Path) -> None:
 
 def run(model: Path, spec: Path) -> tuple[str, list[str]]:
     """Runs `verify` as a user would; returns the verdict and the lines of the witness."""
-    command = [sys.executable, "-m", "verifier.cli", str(model), str(spec), "--timeout", "60"]
+    command = [sys.executable, "-m", "verifier.command.verify", str(model), str(spec), "--timeout", "60"]
     print(f"\n$ verify {model} {spec} --timeout 60", flush=True)
     started = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True)

@@ -72,7 +72,7 @@ def one(folder: Path, model: str, spec: str, ratio: float, timeout: float) -> di
         command = [
             sys.executable,
             "-m",
-            "verifier.cli",
+            "verifier.command.verify",
             str(onnx_file),
             str(spec_file),
             "--timeout",

@@ -111,8 +111,8 @@ def run_alone(instance: Instance, options: list[str], cap: float) -> Run:
     timeout = min(instance.timeout, cap)
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.txt"
-        command = [sys.executable, "-m", "verifier.cli", str(instance.model), str(instance.spec), "--timeout",
-                   f"{timeout:g}", "--results", str(result), *options]  # fmt: skip
+        command = [sys.executable, "-m", "verifier.command.verify", str(instance.model), str(instance.spec),
+                   "--timeout", f"{timeout:g}", "--results", str(result), *options]  # fmt: skip
         with open(Path(folder) / "stderr", "w+") as errors:
             started = time.monotonic()
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
@@ -138,9 +138,9 @@ def run_together(instances: list[Instance], options: list[str], cap: float, jobs
         numbered = {(str(i.model.absolute()), str(i.spec.absolute())): i for i in instances}
         with open(folder / "instances.csv", "w", newline="") as stream:
             csv.writer(stream).writerows([*key, min(i.timeout, cap)] for key, i in numbered.items())
-        command = [sys.executable, "-m", "verifier.cli", "--instances", str(folder / "instances.csv"), "--results",
-                   str(folder / "results.csv"), "--witnesses", str(folder / "witnesses"), "--jobs", str(jobs),
-                   *options]  # fmt: skip
+        command = [sys.executable, "-m", "verifier.command.verify", "--instances", str(folder / "instances.csv"),
+                   "--results", str(folder / "results.csv"), "--witnesses", str(folder / "witnesses"),
+                   "--jobs", str(jobs), *options]  # fmt: skip
         subprocess.run(command, stdout=subprocess.DEVNULL)
         with open(folder / "results.csv", newline="") as stream:
             rows = {(row[1], row[2]): (row[4], float(row[5])) for row in csv.reader(stream)}

@@ -24,12 +24,12 @@ import torch
 
 from benchmarks.demo import NEAR_AND_FAST, write_network
 from benchmarks.semantic_soundness import LEVELS, check
-from verifier import process
+from verifier.bounds.inputs import centre_radius
 from verifier.bounds.lumped import Prepared, Source, sweep_lumped
 from verifier.bounds.rounded import EXACT
 from verifier.budget import Budget
+from verifier.console import process
 from verifier.data import networks
-from verifier.inputs import centre_radius
 from verifier.ops.kinds import Interval
 from verifier.semantic import Coordinates, Perturbation, Range, Study, network, prepare, sources
 from verifier.semantic.coverage_search import CERTIFIED, OPEN, Limits, cover
@@ -182,7 +182,7 @@ def pair(images: Images, factor: float = 1.2, rounds: int = 3) -> dict[str, obje
 
 
 def _process(model: Path, spec: Path) -> dict[str, Any]:
-    command = [sys.executable, "-m", "verifier.cli", str(model), str(spec), "--timeout", "60"]
+    command = [sys.executable, "-m", "verifier.command.verify", str(model), str(spec), "--timeout", "60"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, check=True)

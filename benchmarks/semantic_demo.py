@@ -17,9 +17,11 @@ LOOSE, TIGHT = 3.0, 2.2  # pixels: the first holds in the whole range, the secon
 
 def command(*words: str) -> str:
     """Runs a command of the tool as a user would; what it printed."""
-    module = {"spec": "verifier.semantic.cli", "verify": "verifier.cli", "coverage": "verifier.semantic.coverage"}[
-        words[0]
-    ]
+    module = {
+        "spec": "verifier.semantic.cli",
+        "verify": "verifier.command.verify",
+        "coverage": "verifier.semantic.coverage",
+    }[words[0]]
     shown = words[0] if words[0] == "verify" else f"secateur {words[0]}"
     print(f"\n$ {shown} {' '.join(words[1:])}", flush=True)
     start = time.monotonic()

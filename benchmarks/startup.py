@@ -33,8 +33,8 @@ def medians(model: Path, spec: Path, rounds: int) -> dict[str, tuple[float, floa
     commands = {
         "python -c pass": [sys.executable, "-c", "pass"],
         "python -c 'import torch'": [sys.executable, "-c", "import torch"],
-        "verify --help": [sys.executable, "-m", "verifier.cli", "--help"],
-        "verify model spec": [sys.executable, "-m", "verifier.cli", str(model), str(spec)],
+        "verify --help": [sys.executable, "-m", "verifier.command.verify", "--help"],
+        "verify model spec": [sys.executable, "-m", "verifier.command.verify", str(model), str(spec)],
     }
     found: dict[str, list[tuple[float, float]]] = {label: [] for label in commands}
     for _ in range(rounds + 1):

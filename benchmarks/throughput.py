@@ -27,15 +27,15 @@ from torch.profiler import ProfilerActivity, profile
 from verifier.bounds.alpha import tighten
 from verifier.bounds.backward import walk_back
 from verifier.bounds.bounder import Method, sweep
+from verifier.bounds.inputs import AffineMap, IdentityMap, InputMap, centre_radius
 from verifier.bounds.lumped import Prepared, Source, sweep_lumped
 from verifier.bounds.network import Network, build
 from verifier.bounds.rounded import Twin
+from verifier.console.process import keep_freed_memory
 from verifier.graph.ir import Graph, Node
 from verifier.graph.onnx_import import load_model
-from verifier.inputs import AffineMap, IdentityMap, InputMap, centre_radius
 from verifier.passes.flatten_io import flatten_io
 from verifier.passes.simplify import simplify
-from verifier.process import keep_freed_memory
 
 ALPHA_STEPS = 10
 

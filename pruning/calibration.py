@@ -14,8 +14,8 @@ import numpy as np
 from pruning import onnx_io, runtime, sobol
 from pruning.errors import CriterionError, DataError
 from pruning.net import Net
-from verifier.arguments import spans, unknown
 from verifier.brief import brief
+from verifier.console.arguments import spans, unknown
 from verifier.data.frame import check_unit
 from verifier.errors import OptionsError
 
@@ -40,7 +40,7 @@ class Semantic:
 
     @classmethod
     def parse(cls, text: str) -> Semantic:
-        """Read `brightness=-0.1:0.1,contrast=0.8:1.2` (see `verifier.arguments.spans`)."""
+        """Read `brightness=-0.1:0.1,contrast=0.8:1.2` (see `verifier.console.arguments.spans`)."""
         try:
             ranges = spans(text)
         except OptionsError as error:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from verifier.arguments import NamedSpan, Parser
+from verifier.console.arguments import NamedSpan, Parser
 from verifier.data import options as shared
 from verifier.errors import SecateurError
 
@@ -201,10 +201,10 @@ def _target(arguments: argparse.Namespace, ratio: float) -> Path:
 def _keep_inputs(arguments: argparse.Namespace) -> None:
     """Refuse outputs that are read, and a model that would take the place of its own record."""
     from pruning.errors import WriteError
+    from verifier.console.outputs import keep_inputs
     from verifier.data import networks
     from verifier.data.source import files_read
     from verifier.graph.onnx_import.source import files_of
-    from verifier.outputs import keep_inputs
 
     written: list[Path] = []
     if arguments.output is not None and not arguments.dry_run:

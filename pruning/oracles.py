@@ -38,8 +38,8 @@ def interval_oracle(
     """
     import torch
 
+    from verifier.bounds.inputs import centre_radius
     from verifier.bounds.rounded import Twin, start, sweep_rounded
-    from verifier.inputs import centre_radius
 
     wanted = list(dict.fromkeys(names))
     twin = Twin.of(_graph(net, wanted, clip), torch.device("cpu"))
@@ -77,8 +77,8 @@ def slope_oracle(
 
     from verifier.bounds.backward import walk_back
     from verifier.bounds.bounder import Method, sweep
+    from verifier.bounds.inputs import AffineMap
     from verifier.bounds.network import build
-    from verifier.inputs import AffineMap
 
     network = build(_graph(net, list(net.outputs), clip), torch.float64, torch.device("cpu"))
     readers = {network.ops[i].node.inputs[0]: i for i in network.relaxed}

@@ -16,8 +16,8 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from verifier import process
 from verifier.budget import Budget, memory_limit
+from verifier.console import process
 from verifier.errors import ModelError, ProofError
 from verifier.options import Options
 from verifier.progress import Progress
@@ -126,7 +126,7 @@ def solve(
         ProblemError: the two do not fit each other; found out before torch is imported.
     """
     import vnnlib
-    from verifier.assemble import check_fit
+    from verifier.problem.assemble import check_fit
 
     with _without_collector():
         form = vnnlib.normalise(spec)

@@ -13,32 +13,32 @@ import torch
 from torch import Tensor
 
 import vnnlib
-from verifier.assemble import assemble, check_fit, empty_set
 from verifier.attack.campaign import Campaign
 from verifier.attack.pgd import clause_loss, row_values
 from verifier.attack.replay import Replay
 from verifier.bounds.alpha_beta import Ground
 from verifier.bounds.bounder import Method, OutOfTime, sweep
+from verifier.bounds.inputs import IdentityMap, InputMap
 from verifier.bounds.lumped import Prepared
 from verifier.bounds.network import Network, build, narrowed
 from verifier.bounds.rational import Rational
 from verifier.bounds.rounded import Twin
 from verifier.budget import Budget
-from verifier.domains import DomainBatch, outward, whole
 from verifier.errors import OptionsError, ProofError
 from verifier.graph.onnx_import import Model
-from verifier.inputs import IdentityMap, InputMap
 from verifier.options import Options
-from verifier.problem import Problem
+from verifier.problem.assemble import assemble, check_fit, empty_set
+from verifier.problem.problem import Problem
+from verifier.problem.rows import RowTable
+from verifier.problem.runtime import Session, compare, compare_index, compare_problem
 from verifier.progress import Progress
 from verifier.proof.writer import ProofWriter
 from verifier.result import Result, Verdict, Witness
-from verifier.rows import RowTable
-from verifier.runtime import Session, compare, compare_index, compare_problem
 from verifier.search import zonotope
 from verifier.search.bab import Outcome, Strategy, Tally, cut, search
 from verifier.search.bounding import Bounded, bound_boxes
 from verifier.search.choose import Chooser, Cost
+from verifier.search.domains import DomainBatch, outward, whole
 from verifier.search.leaf import settle_affine
 from verifier.search.memory import Memory, attempt, step_bytes
 from verifier.search.neurons import NeuronSplit

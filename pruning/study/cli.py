@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from pruning.study.errors import StudyFileError
 from pruning.study.spec import CLOCKS, PROPERTIES, RECTANGLES, Spec, Task
-from verifier.arguments import SHARE, NamedSpan, Parser, share, tolerance
+from verifier.console.arguments import SHARE, NamedSpan, Parser, share, tolerance
+from verifier.console.outputs import keep_inputs
 from verifier.data import networks
 from verifier.data import options as shared
 from verifier.errors import SecateurError
-from verifier.outputs import keep_inputs
 
 if TYPE_CHECKING:
     from rich.console import Console

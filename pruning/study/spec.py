@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.study.errors import StudyFileError
-from verifier.arguments import SHARE, tolerance
+from verifier.console.arguments import SHARE, tolerance
 from verifier.data.options import CROP
 
 UNPRUNED = ("dense", "dense+ft")

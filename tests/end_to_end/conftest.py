@@ -24,7 +24,7 @@ def verify(tmp_path: Path) -> Verify:
     """Runs the real command in the test's folder."""
 
     def run(*arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "verifier.cli", *map(str, arguments)]
+        command = [sys.executable, "-m", "verifier.command.verify", *map(str, arguments)]
         return subprocess.run(
             command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=timeout, check=False
         )

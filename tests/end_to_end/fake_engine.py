@@ -11,8 +11,8 @@ import types
 from pathlib import Path
 
 import verifier
-from verifier import cli
 from verifier.budget import Budget
+from verifier.command import verify as cli
 from verifier.errors import UnsoundError
 from verifier.progress import Progress
 from verifier.result import Result, Verdict

@@ -19,8 +19,8 @@ from pathlib import Path
 from unittest import mock
 
 from pruning import cli as prune
-from verifier import cli as verify
-from verifier import umbrella
+from verifier.command import umbrella
+from verifier.command import verify as verify
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -129,7 +129,7 @@ class Walk:
                     code = int(error.code or 0)
             return out.getvalue(), err.getvalue(), code
         python = shlex.quote(sys.executable)
-        words = {"python": python, "verify": f"{python} -m verifier.cli"}
+        words = {"python": python, "verify": f"{python} -m verifier.command.verify"}
         done = subprocess.run(
             ["bash", "-c", words.get(name, name) + line.removeprefix(name)],
             capture_output=True, text=True, cwd=self.folder, timeout=LIMIT, env={**os.environ, **environment},

@@ -18,7 +18,7 @@ MARKS_OF_A_TRACEBACK = ("Traceback", 'File "')
 # The command with a limit on networks that a test reaches quickly (that on specifications is 512 MB, its own).
 SMALL_LIMIT = """
 from functools import partial
-from verifier import cli
+from verifier.command import verify as cli
 from verifier.graph.onnx_import import reader
 reader.Limits = partial(reader.Limits, unpacked=1 << 26)
 cli.run()

@@ -14,9 +14,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from verifier.command.umbrella import main
+from verifier.console.outputs import keep_inputs
 from verifier.errors import OutputError
-from verifier.outputs import keep_inputs
-from verifier.umbrella import main
 
 
 def network(path: Path, external: bool = False) -> None:

@@ -109,7 +109,7 @@ def test_the_options_file(walk: Walk) -> None:
 
 
 def test_a_shipped_name_is_found_and_told_apart_from_a_pair(walk: Walk, monkeypatch, capsys) -> None:
-    from verifier import cli
+    from verifier.command import verify as cli
 
     monkeypatch.chdir(walk.to(PICTURES).folder)
     assert cli.main(["cnn7_w8", "pair.vnnlib"]) == 2  # the specification speaks about two inputs

@@ -20,7 +20,8 @@ from tests.end_to_end.conftest import ROOT, Verify, environment
 # the command, leaving a file behind when the search begins
 MARKED = """
 from pathlib import Path
-from verifier import cli, engine
+from verifier import engine
+from verifier.command import verify as cli
 search = engine.search
 engine.search = lambda *arguments: (Path("begun").touch(), search(*arguments))[1]
 cli.run()
@@ -78,7 +79,7 @@ def test_a_killed_list_goes_on_where_it_ended(verify: Verify, tmp_path: Path) ->
     arguments = ["--instances", "instances.csv", "--results", "r.csv", "--witnesses", "w"]
     results = tmp_path / "r.csv"
     process = subprocess.Popen(
-        [sys.executable, "-m", "verifier.cli", *arguments],
+        [sys.executable, "-m", "verifier.command.verify", *arguments],
         cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     wait_until(lambda: results.exists() and results.read_bytes().count(b"\n") >= 3, process)
@@ -98,7 +99,7 @@ def test_a_killed_list_goes_on_where_it_ended(verify: Verify, tmp_path: Path) ->
 
 def test_the_competition_scripts(tmp_path: Path) -> None:
     tool = tmp_path / "verify"
-    tool.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m verifier.cli "$@"\n')
+    tool.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m verifier.command.verify "$@"\n')
     tool.chmod(0o755)
     net = nets.absolute(tmp_path / "net.onnx")
     model, hard = nets.hard(tmp_path)

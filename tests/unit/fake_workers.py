@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from verifier.command.worker import Job, Outcome
 from verifier.errors import ModelError
-from verifier.worker import Job, Outcome
 
 
 @dataclass

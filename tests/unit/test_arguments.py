@@ -8,10 +8,10 @@ import importlib
 import pytest
 
 from pruning.calibration import Semantic
-from verifier import arguments
-from verifier.arguments import PIXELS, SHARE, NamedSpan, Parser, Spans, Tolerance, span, spans, tolerance
+from verifier.command.umbrella import COMMANDS
+from verifier.console import arguments
+from verifier.console.arguments import PIXELS, SHARE, NamedSpan, Parser, Spans, Tolerance, span, spans, tolerance
 from verifier.errors import OptionsError
-from verifier.umbrella import COMMANDS
 
 MISSPELT = {
     "verify": "--timout", "prune": "--rato", "spec": "--imge", "coverage": "--toleranse", "compare": "--imags",

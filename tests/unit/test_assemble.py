@@ -10,11 +10,11 @@ from onnx import helper
 import vnnlib
 from tests import models
 from tests.unit.search.test_solve import form, net
-from verifier.assemble import assemble, check_fit
 from verifier.bounds.network import build
 from verifier.errors import ProblemError
 from verifier.graph.onnx_import import load_model
-from verifier.problem import Problem
+from verifier.problem.assemble import assemble, check_fit
+from verifier.problem.problem import Problem
 from vnnlib import Case, Row
 
 
@@ -116,7 +116,7 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 def test_too_many_rows_are_refused_before_they_are_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("verifier.problem.MAX_ROW_ELEMENTS", 5)
+    monkeypatch.setattr("verifier.problem.problem.MAX_ROW_ELEMENTS", 5)
     cases = [Case(np.zeros(3), np.ones(3), [[Row({}, {0: 1.0, 1: 2.0})], [Row({}, {2: 1.0, 1: 1.0})]])]
     with pytest.raises(ProblemError, match="split the specification"):
         assemble(net(0).model(), form(cases, 3, 3))

@@ -13,9 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 import pruning
 import verifier
 import vnnlib
-from verifier.assemble import assemble
 from verifier.brief import brief, item
 from verifier.data import networks
+from verifier.problem.assemble import assemble
 from verifier.semantic import Coordinates, Perturbation, Range, coverage_report, family, network, prepare, sources
 from verifier.semantic.coverage_search import Limits, cover
 

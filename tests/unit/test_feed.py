@@ -9,8 +9,8 @@ from onnx import TensorProto, helper
 import vnnlib
 from tests.models import build
 from verifier.api import verify
-from verifier.feed import Feed
 from verifier.graph.onnx_import import TensorInfo, load_model
+from verifier.problem.feed import Feed
 from verifier.result import Verdict
 
 

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from verifier.errors import ProblemError
-from verifier.final import through_argmax, through_softmax
 from verifier.graph.onnx_import import Final
-from verifier.problem import Condition
+from verifier.problem.final import through_argmax, through_softmax
+from verifier.problem.problem import Condition
 
 Clauses = list[list[list[int]]]
 

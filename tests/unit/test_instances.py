@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.unit.fake_workers import BrokenWorker, FakeWorker, jobs
-from verifier import instances
+from verifier.command import instances
+from verifier.command.instances import run_list, witness_names
+from verifier.command.ledger import Ledger
+from verifier.command.worker import Job
 from verifier.errors import OutputError
-from verifier.instances import run_list, witness_names
-from verifier.ledger import Ledger
-from verifier.worker import Job
 
 
 def results(path: Path) -> dict[str, str]:
@@ -84,7 +84,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from tests.unit.fake_workers import FakeWorker, jobs
-from verifier.instances import run_list
+from verifier.command.instances import run_list
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     outcome = run_list(jobs(*["ok"] * 12), folder / "r.csv", 2, FakeWorker(folder / "log", 0.15))

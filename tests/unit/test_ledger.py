@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from verifier.command.ledger import Ledger, Row
 from verifier.errors import OutputError
-from verifier.ledger import Ledger, Row
 
 ONE = Row("acas", "a.onnx", "p.vnnlib", "unsat", 1.25)
 TWO = Row("acas", "[('f', 'a,b.onnx')]", "q.vnnlib", "sat", 0.5)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import vnnlib
-from verifier import report
+from verifier.command import report
 from verifier.errors import OutputError
 from verifier.result import Result, Verdict, Witness
 

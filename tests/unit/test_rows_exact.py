@@ -14,14 +14,14 @@ from onnx import helper
 import vnnlib
 from tests.models import build
 from verifier.api import verify
-from verifier.assemble import assemble
 from verifier.errors import UnsoundError
 from verifier.graph.check import check_graph
 from verifier.graph.ir import Graph, Node
 from verifier.graph.onnx_import import Model, load_model
-from verifier.problem import append_rows, remaining
+from verifier.problem.assemble import assemble
+from verifier.problem.problem import append_rows, remaining
+from verifier.problem.runtime import compare_problem
 from verifier.result import Verdict
-from verifier.runtime import compare_problem
 
 NUMBERS = st.floats(-1e20, 1e20)
 

@@ -3,7 +3,7 @@ import types
 
 import pytest
 
-from verifier import umbrella
+from verifier.command import umbrella
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from verifier.attack.pgd import pgd, sample
+from verifier.bounds.inputs import InputMap
 from verifier.bounds.network import Network
-from verifier.domains import DomainBatch
-from verifier.inputs import InputMap
+from verifier.problem.rows import RowTable
 from verifier.result import Witness
-from verifier.rows import RowTable
+from verifier.search.domains import DomainBatch
 
 CALL = 100_000
 """What starting one operator on a batch costs, in multiply-adds: for small networks more than the numbers do. Each

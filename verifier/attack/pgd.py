@@ -11,9 +11,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from verifier.bounds.inputs import InputMap
 from verifier.bounds.network import Network
-from verifier.inputs import InputMap
-from verifier.rows import RowTable
+from verifier.problem.rows import RowTable
 
 FIRST_STEP, LAST_STEP = 0.25, 1e-4
 """Sizes of the first and the last step, in units of the box's widths."""

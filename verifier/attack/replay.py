@@ -11,11 +11,11 @@ from dataclasses import replace
 import numpy as np
 
 import vnnlib
-from verifier.feed import Feed
 from verifier.graph.onnx_import import Model
-from verifier.problem import Problem
+from verifier.problem.feed import Feed
+from verifier.problem.problem import Problem
+from verifier.problem.runtime import Session
 from verifier.result import Witness
-from verifier.runtime import Session
 
 
 class Replay:

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from verifier.bounds.backward import concretise, walk_back
 from verifier.bounds.bounder import Sweep, never
+from verifier.bounds.inputs import InputMap
 from verifier.bounds.network import Network
 from verifier.bounds.rounding import Allowance
-from verifier.inputs import InputMap
 from verifier.ops.kinds import Interval, Relaxation, RelaxedOp
 
 RATE, DECAY = 0.25, 0.98

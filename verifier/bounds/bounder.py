@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from verifier.bounds.backward import concretise, neuron_rows, walk_back
+from verifier.bounds.forms import AffineForm
 from verifier.bounds.forward import (
     as_interval,
     constant_form,
@@ -23,10 +24,9 @@ from verifier.bounds.forward import (
     linear_form,
     relaxed_form,
 )
+from verifier.bounds.inputs import IdentityMap, InputMap
 from verifier.bounds.network import Network
 from verifier.bounds.rounding import Allowance
-from verifier.forms import AffineForm
-from verifier.inputs import IdentityMap, InputMap
 from verifier.ops.elementwise import magnitude
 from verifier.ops.kinds import Interval, LinearOp, Relaxation, RelaxedOp
 

@@ -1,6 +1,6 @@
 """Forward bounds: intervals, and affine forms over the free inputs.
 
-The affine form itself is described in `verifier.forms`.
+The affine form itself is described in `verifier.bounds.forms`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from verifier.bounds.forms import AffineForm
 from verifier.bounds.rounding import times
-from verifier.forms import AffineForm
 from verifier.ops.elementwise import magnitude
 from verifier.ops.kinds import Interval, LinearOp, Op, Relaxation, RelaxedOp
 from verifier.tolerance import gamma, lost, ulp

@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 
 from verifier.bounds.cores import on_cores
+from verifier.bounds.forms import AffineForm
 from verifier.bounds.forward import as_interval, relaxed_form
 from verifier.bounds.network import Network
 from verifier.bounds.rounded import EXACT, FLOOR, Twin, terms_of
-from verifier.forms import AffineForm
 from verifier.ops.affine import Dense
 from verifier.ops.conv import Conv, ConvTranspose
 from verifier.ops.kinds import Interval, LinearOp, RelaxedOp

@@ -20,7 +20,7 @@ from torch import Tensor
 from verifier.bounds.network import Network
 from verifier.ops.kinds import LinearOp
 from verifier.ops.piecewise import Abs, LeakyRelu, Relu
-from verifier.rows import RowTable
+from verifier.problem.rows import RowTable
 
 MOST_PRODUCTS = 20_000
 """Multiply-adds of the largest network that is written down."""

@@ -28,9 +28,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from verifier.bounds.forms import AffineForm
 from verifier.bounds.forward import as_interval, relaxed_form
 from verifier.bounds.network import Network, build
-from verifier.forms import AffineForm
 from verifier.graph.ir import Graph
 from verifier.ops.affine import Add, Constant, Dense, Scale, Shift, Sub
 from verifier.ops.conv import Conv, ConvTranspose

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from verifier.arguments import numbers
+from verifier.console.arguments import numbers
 from verifier.errors import OptionsError
 
 CROPS = ("box", "none", "whole")

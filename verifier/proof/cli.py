@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from verifier.arguments import Parser
 from verifier.checker.cli import run
+from verifier.console.arguments import Parser
 
 EPILOG = """exit codes: 0 accepted, 1 rejected (stderr says where), 2 a file cannot be read or holds what the checker
 does not know; docs/certificates.md says what an acceptance means

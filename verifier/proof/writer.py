@@ -31,10 +31,10 @@ from verifier.checker.network import read_network
 from verifier.checker.ops import Piecewise
 from verifier.checker.prove import Claim, Part, Prover
 from verifier.checker.query import read_queries
-from verifier.domains import DomainBatch
 from verifier.errors import OutputError, ProofError
-from verifier.problem import Problem
+from verifier.problem.problem import Problem
 from verifier.proof.hints import Hint, suggest
+from verifier.search.domains import DomainBatch
 
 LEVELS = 255
 """Slopes are bytes."""

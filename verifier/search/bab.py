@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from verifier.bounds.bounder import OutOfTime
-from verifier.domains import DomainBatch, join
 from verifier.search.bounding import Bounded
+from verifier.search.domains import DomainBatch, join
 from verifier.search.memory import CPU, Memory, attempt
 from verifier.search.queue import OpenSet
 from verifier.search.settle import shrink, shrink_all

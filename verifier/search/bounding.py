@@ -13,12 +13,12 @@ from torch import Tensor
 from verifier.bounds.alpha import tighten
 from verifier.bounds.backward import concretise, walk_back
 from verifier.bounds.bounder import Method, Sweep, meet, narrow, sweep
+from verifier.bounds.inputs import InputMap
 from verifier.bounds.network import Network
-from verifier.domains import DomainBatch, pick
-from verifier.inputs import InputMap
 from verifier.ops.kinds import Interval
-from verifier.rows import RowTable
+from verifier.problem.rows import RowTable
 from verifier.search.branch import split_scores
+from verifier.search.domains import DomainBatch, pick
 from verifier.search.settle import joint_scores
 from verifier.search.signs import sign_rows, tightened, with_signs
 from verifier.tolerance import subtract_down

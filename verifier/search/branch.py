@@ -22,10 +22,10 @@ from torch import Tensor
 
 from verifier.bounds.bounder import Sweep
 from verifier.bounds.forward import blamed_moves
+from verifier.bounds.inputs import InputMap
 from verifier.bounds.network import Network
-from verifier.domains import DomainBatch
-from verifier.inputs import InputMap
 from verifier.ops.kinds import Interval, Relaxation, RelaxedOp
+from verifier.search.domains import DomainBatch
 
 
 def split_scores(

@@ -17,8 +17,8 @@ import torch
 
 from verifier.bounds.bounder import Method
 from verifier.bounds.network import Network
-from verifier.domains import DomainBatch
 from verifier.search.bounding import Bounded
+from verifier.search.domains import DomainBatch
 
 SAMPLE = 24
 """Boxes that are bounded in every way to compare them."""

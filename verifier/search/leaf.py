@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from verifier.domains import DomainBatch
 from verifier.search.bounding import Bounded
+from verifier.search.domains import DomainBatch
 from verifier.search.linear_program import minimise
 from verifier.tolerance import gamma
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from verifier.bounds.alpha_beta import Ground, Parameters, Relaxed, Task, Walked, climb, prove
 from verifier.bounds.backward import neuron_rows, of_groups, walk_back
 from verifier.bounds.bounder import OutOfTime
-from verifier.domains import DomainBatch
-from verifier.rows import RowTable
+from verifier.problem.rows import RowTable
 from verifier.search.bounding import Bounded
+from verifier.search.domains import DomainBatch
 
 ROOT_STEPS = 30
 STEPS = 10

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from verifier.domains import DomainBatch, join
+from verifier.search.domains import DomainBatch, join
 
 
 class OpenSet:

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from verifier.bounds.backward import concretise, neuron_rows, walk_back
 from verifier.bounds.bounder import OutOfTime, Sweep
+from verifier.bounds.inputs import InputMap
 from verifier.bounds.network import Network
-from verifier.domains import DomainBatch
-from verifier.inputs import InputMap
 from verifier.ops.kinds import Interval
+from verifier.search.domains import DomainBatch
 from verifier.search.settle import row_scale
 from verifier.tolerance import gamma
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from verifier.bounds.rational import Rational
-from verifier.domains import DomainBatch
-from verifier.rows import RowTable
+from verifier.problem.rows import RowTable
 from verifier.search.bounding import Bounded
+from verifier.search.domains import DomainBatch
 from verifier.search.settle import row_scale
 
 CLOSE = 1e-9

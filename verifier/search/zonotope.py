@@ -10,18 +10,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from verifier.bounds.inputs import centre_radius
 from verifier.bounds.lumped import Prepared, Source, sweep_lumped
 from verifier.bounds.network import Network
 from verifier.bounds.rounded import EXACT, FLOOR, Twin, start, sweep_rounded
-from verifier.domains import DomainBatch, join
-from verifier.inputs import centre_radius
 from verifier.ops.conv import Conv
 from verifier.ops.kinds import LinearOp
 from verifier.ops.maximum import ReduceMax
 from verifier.ops.piecewise import Clip, Relu
-from verifier.rows import RowTable
+from verifier.problem.rows import RowTable
 from verifier.search.bab import Record
 from verifier.search.bounding import Bounded
+from verifier.search.domains import DomainBatch, join
 
 BATCH = 8
 """Boxes per step: each brings a hundred maps of its own, and the large first ones a thousand."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from verifier.arguments import Spans, numbers, span, tolerance, tolerances
+from verifier.console.arguments import Spans, numbers, span, tolerance, tolerances
 from verifier.data import options as shared
 from verifier.data import source, truth
 from verifier.data.frame import PIXELS, Head

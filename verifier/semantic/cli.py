@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from verifier.arguments import Parser, numbers
+from verifier.console.arguments import Parser, numbers
+from verifier.console.outputs import keep_inputs
 from verifier.data import networks, unchanged
 from verifier.data import options as shared
 from verifier.errors import OptionsError, OutputError, SecateurError
 from verifier.graph.onnx_import.source import files_of
-from verifier.outputs import keep_inputs
 from verifier.semantic import arguments, draw, network, pose
 from verifier.semantic.perturbation import IDENTITY
 from verifier.semantic.properties import Pose, Property

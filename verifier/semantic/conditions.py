@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from verifier.bounds.rounded import EXACT, FLOOR, Symbols, Zonotope
-from verifier.rows import RowTable
+from verifier.problem.rows import RowTable
 from verifier.search.settle import shrink
 
 

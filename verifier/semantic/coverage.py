@@ -15,12 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from verifier import process
-from verifier.arguments import Parser
+from verifier.console import process
+from verifier.console.arguments import Parser
+from verifier.console.outputs import keep_inputs
 from verifier.data import networks, source, unchanged
 from verifier.data import options as shared
 from verifier.errors import OptionsError, SecateurError, UnsoundError
-from verifier.outputs import keep_inputs
 from verifier.semantic import arguments, network, study
 from verifier.semantic.properties import Budget, Coordinates, Property
 

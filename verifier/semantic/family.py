@@ -15,20 +15,20 @@ import torch
 from torch import Tensor
 
 import vnnlib
-from verifier.assemble import assemble
 from verifier.attack.replay import Replay
+from verifier.bounds.inputs import centre_radius
 from verifier.bounds.rounded import MAX_INPUTS, Twin, start, sweep_rounded
 from verifier.brief import brief
 from verifier.errors import ProblemError
 from verifier.graph.ir import Graph
 from verifier.graph.onnx_import import Model, load_model
-from verifier.inputs import centre_radius
 from verifier.passes.flatten_io import flatten_io
 from verifier.passes.simplify import simplify
-from verifier.problem import Condition, Rows, append_rows, stack_rows
+from verifier.problem.assemble import assemble
+from verifier.problem.problem import Condition, Rows, append_rows, stack_rows
+from verifier.problem.rows import RowTable
+from verifier.problem.runtime import Session, compare
 from verifier.result import Witness
-from verifier.rows import RowTable
-from verifier.runtime import Session, compare
 from verifier.semantic import notes
 from verifier.semantic.batch import Query, batch
 from verifier.semantic.conditions import CellBounds, Conditions, LinearRows

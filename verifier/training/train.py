@@ -19,7 +19,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from verifier.arguments import Parser
+from verifier.console.arguments import Parser
 from verifier.data import aircraft23
 from verifier.errors import OptionsError, OutputError, SecateurError
 from verifier.training import augment, measure

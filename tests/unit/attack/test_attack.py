@@ -14,12 +14,12 @@ from tests import models, oracles
 from tests.strategies import build
 from tests.unit.bounds.cases import Boxes, boxes
 from tests.unit.search.tables import table
-from verifier.assemble import assemble
 from verifier.attack.pgd import clause_loss, pgd, row_values, sample
 from verifier.attack.replay import Replay
+from verifier.bounds.inputs import AffineMap
 from verifier.graph.onnx_import import load_model
-from verifier.inputs import AffineMap
-from verifier.runtime import Session
+from verifier.problem.assemble import assemble
+from verifier.problem.runtime import Session
 from vnnlib import Case, Row
 
 

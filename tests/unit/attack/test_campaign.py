@@ -21,11 +21,11 @@ from verifier import engine
 from verifier.attack import campaign
 from verifier.attack.campaign import Campaign
 from verifier.budget import Budget
-from verifier.domains import DomainBatch
 from verifier.engine import solve
 from verifier.graph.onnx_import import Model, load_model
 from verifier.options import Options
 from verifier.result import Verdict, Witness
+from verifier.search.domains import DomainBatch
 from vnnlib import Case, NormalForm, Row
 
 HIT = Witness(np.zeros(1), np.zeros(1))

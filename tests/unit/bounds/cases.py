@@ -13,9 +13,9 @@ from tests import oracles
 from verifier.bounds.alpha import tighten
 from verifier.bounds.backward import concretise, walk_back
 from verifier.bounds.bounder import Method, Sweep, sweep
+from verifier.bounds.inputs import IdentityMap, InputMap
 from verifier.bounds.network import Network, build
 from verifier.graph.ir import Graph
-from verifier.inputs import IdentityMap, InputMap
 
 METHODS = {
     "interval": Method(affine=False),

@@ -14,9 +14,9 @@ from tests.strategies import ALL_BLOCKS, GraphBuilder, build, graphs
 from tests.unit.bounds.cases import METHODS, ROWS, Boxes, boxes, matrix_for, some_boxes
 from tests.unit.bounds.test_sound import check_rows, check_sweep
 from verifier.bounds.bounder import OutOfTime, Sweep, sweep
+from verifier.bounds.inputs import AffineMap, IdentityMap
 from verifier.bounds.network import build as bind
 from verifier.graph.ir import Graph, Node
-from verifier.inputs import AffineMap, IdentityMap
 
 
 def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-9) -> None:

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from verifier.bounds.bounder import Method, sweep
+from verifier.bounds.inputs import IdentityMap
 from verifier.bounds.lumped import Prepared, Source, sweep_lumped
 from verifier.bounds.network import build
 from verifier.bounds.rational import Rational
 from verifier.bounds.rounded import Twin, start, sweep_rounded
 from verifier.graph.check import check_graph
 from verifier.graph.ir import Graph, Node
-from verifier.inputs import IdentityMap
 from verifier.ops.kinds import Interval
 from verifier.search.shallow import form as shallow
 

@@ -13,10 +13,10 @@ from tests import oracles
 from tests.strategies import ALL_BLOCKS, GraphBuilder, build, graphs, relu_graphs
 from tests.unit.bounds.cases import METHODS, Boxes, boxes, matrix_for, points_of, some_boxes
 from verifier.bounds import lumped
+from verifier.bounds.inputs import centre_radius
 from verifier.bounds.lumped import Lumped, Prepared, Source, sweep_lumped
 from verifier.bounds.rounded import Twin
 from verifier.graph.ir import Graph, Node
-from verifier.inputs import centre_radius
 
 CPU = torch.device("cpu")
 ORACLE = 1e-13

@@ -15,8 +15,8 @@ from verifier.bounds.backward import concretise
 from verifier.bounds.forward import as_interval
 from verifier.graph.ir import Graph
 from verifier.ops.kinds import Interval
-from verifier.problem import Rows
-from verifier.rows import RowTable
+from verifier.problem.problem import Rows
+from verifier.problem.rows import RowTable
 from verifier.search.bounding import bound_boxes
 
 both = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])

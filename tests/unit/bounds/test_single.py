@@ -14,9 +14,9 @@ import torch
 
 from verifier.bounds.backward import concretise, walk_back
 from verifier.bounds.bounder import Method, Sweep, narrow, sweep
+from verifier.bounds.inputs import IdentityMap
 from verifier.bounds.network import Network, build, narrowed
 from verifier.graph.ir import Graph, Node
-from verifier.inputs import IdentityMap
 from verifier.ops.kinds import Interval
 
 CPU = torch.device("cpu")

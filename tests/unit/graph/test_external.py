@@ -15,12 +15,12 @@ from onnx import TensorProto, helper, numpy_helper
 import pruning
 from pruning import cli as prune
 from pruning import runtime as pruning_runtime
+from verifier.command.umbrella import main as secateur
 from verifier.errors import ModelError
 from verifier.graph.onnx_import import Limits, load_model
 from verifier.graph.onnx_import.source import files_of, read_model
-from verifier.runtime import Session, compare
+from verifier.problem.runtime import Session, compare
 from verifier.semantic import network
-from verifier.umbrella import main as secateur
 
 POINTS = np.random.default_rng(0).uniform(0, 1, (5, 64))
 

@@ -420,7 +420,7 @@ def test_registering_twice_is_an_error() -> None:
 def test_graph_packages_import_neither_torch_nor_onnxruntime() -> None:
     code = (
         "import sys, verifier.graph.onnx_import, verifier.passes.simplify, verifier.passes.prune_outputs,"
-        " verifier.passes.fold_fixed_inputs, verifier.runtime; "
+        " verifier.passes.fold_fixed_inputs, verifier.problem.runtime; "
         "print([m for m in ('torch', 'onnxruntime', 'onnx.reference', 'onnx.shape_inference') if m in sys.modules][:2])"
     )
     root = Path(__file__).parents[3]

@@ -11,13 +11,13 @@ import pytest
 from onnx import helper, numpy_helper
 
 from tests.models import build, convnet, mlp
-from verifier import runtime
 from verifier.errors import ModelError, UnsoundError
 from verifier.graph.ir import Graph, Node
 from verifier.graph.onnx_import import Model, load_model
 from verifier.passes.flatten_io import flatten_io
 from verifier.passes.simplify import simplify
-from verifier.runtime import Session, compare, compare_index
+from verifier.problem import runtime
+from verifier.problem.runtime import Session, compare, compare_index
 
 RNG = np.random.default_rng(5)
 node = helper.make_node

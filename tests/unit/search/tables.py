@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from verifier.domains import DomainBatch, whole
-from verifier.problem import Rows
-from verifier.rows import RowTable
+from verifier.problem.problem import Rows
+from verifier.problem.rows import RowTable
 from verifier.search.bounding import Bounded
+from verifier.search.domains import DomainBatch, whole
 from verifier.tolerance import gamma
 
 CPU = torch.device("cpu")

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from tests.unit.search.tables import CPU, domains
-from verifier.domains import DomainBatch, join, whole
 from verifier.search.bab import Outcome, Strategy, Tally, cut, search
 from verifier.search.bounding import Bounded
+from verifier.search.domains import DomainBatch, join, whole
 from verifier.search.queue import OpenSet
 
 

@@ -14,10 +14,10 @@ from tests import oracles
 from tests.strategies import ALL_BLOCKS, build, graphs
 from tests.unit.bounds.cases import METHODS, Boxes, boxes, points_of, some_boxes
 from tests.unit.search.tables import domains, table
+from verifier.bounds.inputs import AffineMap, IdentityMap
 from verifier.bounds.network import Network, narrowed
 from verifier.graph.ir import Graph
-from verifier.inputs import AffineMap, IdentityMap
-from verifier.rows import RowTable
+from verifier.problem.rows import RowTable
 from verifier.search.bab import clip, suggest
 from verifier.search.bounding import Bounded, bound_boxes
 

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from tests.unit.search import test_bab
 from tests.unit.search.test_bab import LOWEST, Wave, _square, _strategy
-from verifier.domains import DomainBatch, join
 from verifier.search.bab import search
 from verifier.search.bounding import Bounded
+from verifier.search.domains import DomainBatch, join
 from verifier.search.memory import CPU, HostMeter, Memory, attempt, is_out_of_memory
 from verifier.search.queue import OpenSet
 

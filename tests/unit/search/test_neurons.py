@@ -16,13 +16,13 @@ from tests.unit.bounds.cases import boxes
 from tests.unit.search.tables import table
 from verifier.bounds.alpha_beta import Ground
 from verifier.bounds.bounder import Method, never
-from verifier.domains import whole
 from verifier.graph.ir import Graph
 from verifier.graph.onnx_import import load_model
 from verifier.options import AttackOptions, Options
 from verifier.passes.flatten_io import flatten_io
 from verifier.result import Verdict
 from verifier.search.bab import Strategy, search
+from verifier.search.domains import whole
 from verifier.search.leaf import settle_affine
 from verifier.search.neurons import NeuronSplit
 

@@ -13,10 +13,10 @@ from tests.strategies import build, relu_graphs
 from tests.unit.bounds.cases import METHODS, Boxes, boxes, some_boxes
 from tests.unit.search import test_solve as known
 from tests.unit.search.tables import domains, table
-from verifier.domains import join
 from verifier.graph.ir import Graph
 from verifier.search.bab import clip
 from verifier.search.bounding import bound_boxes
+from verifier.search.domains import join
 from verifier.search.settle import shrink_all
 from vnnlib import Case
 

@@ -17,13 +17,13 @@ from tests import models, oracles
 from verifier import engine
 from verifier.attack import campaign
 from verifier.budget import Budget
-from verifier.domains import DomainBatch
 from verifier.engine import solve
 from verifier.errors import OptionsError
 from verifier.graph.ir import Graph, Node, Shape
 from verifier.graph.onnx_import import Model, load_model
 from verifier.options import AttackOptions, BoundOptions, Options
 from verifier.result import Result, Verdict
+from verifier.search.domains import DomainBatch
 from vnnlib import Case, NormalForm, Row
 
 GAP = 2e-3  # distance of every property from its true minimum; far above rounding, small against the outputs

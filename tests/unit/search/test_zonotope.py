@@ -11,12 +11,12 @@ from onnx import helper, numpy_helper
 import vnnlib
 from tests import models
 from verifier.budget import Budget
-from verifier.domains import whole
 from verifier.engine import solve
 from verifier.graph.onnx_import import load_model
 from verifier.options import Options
 from verifier.result import Verdict
 from verifier.search import zonotope
+from verifier.search.domains import whole
 from vnnlib import Case, Row
 
 

@@ -9,8 +9,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import vnnlib
 from tests.unit.semantic.test_coverage import image_study
-from verifier import cli
 from verifier.budget import Budget
+from verifier.command import verify as cli
 from verifier.graph.onnx_import import load_model
 from verifier.semantic import coverage
 from verifier.semantic.coverage_search import CERTIFIED, REFUTED, Limits, audit, cover

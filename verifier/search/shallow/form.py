@@ -13,7 +13,7 @@ from torch import Tensor
 
 from verifier.bounds.network import Network
 from verifier.ops.kinds import LinearOp
-from verifier.rows import RowTable
+from verifier.problem.rows import RowTable
 from verifier.tolerance import gamma
 
 MOST_ELEMENTS = 20_000_000

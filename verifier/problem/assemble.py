@@ -8,15 +8,15 @@ import numpy as np
 
 import vnnlib
 from verifier.errors import ProblemError
-from verifier.feed import Feed
-from verifier.final import through_argmax, through_softmax
 from verifier.graph.ir import Graph
 from verifier.graph.onnx_import import Model
 from verifier.passes.flatten_io import flatten_io
 from verifier.passes.fold_fixed_inputs import fold_fixed_inputs
 from verifier.passes.prune_outputs import prune_outputs
 from verifier.passes.simplify import simplify
-from verifier.problem import Asked, Condition, Problem, append_rows, free_inputs, stack_rows, varying
+from verifier.problem.feed import Feed
+from verifier.problem.final import through_argmax, through_softmax
+from verifier.problem.problem import Asked, Condition, Problem, append_rows, free_inputs, stack_rows, varying
 
 
 def check_fit(model: Model, spec: vnnlib.NormalForm) -> None:

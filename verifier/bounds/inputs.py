@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from verifier.forms import AffineForm
+from verifier.bounds.forms import AffineForm
 from verifier.tolerance import gamma, ulp
 
 

@@ -13,7 +13,7 @@ from verifier.graph.evaluate import evaluate
 from verifier.graph.ir import Graph
 from verifier.graph.onnx_import import Model, TensorInfo
 from verifier.graph.onnx_import.expose import with_ir_version, with_outputs
-from verifier.problem import Problem
+from verifier.problem.problem import Problem
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -21,11 +21,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from verifier.command.ledger import Ledger, Row
+from verifier.command.report import write_text
+from verifier.command.worker import READY, Job, Outcome, Worker, serve
 from verifier.errors import OutputError, ProblemError
-from verifier.ledger import Ledger, Row
 from verifier.progress import StatusLine
-from verifier.report import write_text
-from verifier.worker import READY, Job, Outcome, Worker, serve
 
 KILL_AFTER = 10.0
 """Seconds after its time limit at which a worker that has not answered is killed."""

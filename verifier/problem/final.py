@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from verifier.errors import ProblemError
 from verifier.graph.onnx_import import Final
-from verifier.problem import Condition, remaining
+from verifier.problem.problem import Condition, remaining
 
 
 def through_softmax(conditions: list[Condition], final: Final) -> bool:

@@ -8,11 +8,11 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import NoReturn
 
-from verifier import process
-from verifier.arguments import unknown, version
+from verifier.console import process
+from verifier.console.arguments import unknown, version
 
 COMMANDS = {
-    "verify": ("verifier.cli", "decide whether a network satisfies a specification"),
+    "verify": ("verifier.command.verify", "decide whether a network satisfies a specification"),
     "check": ("verifier.proof.cli", "check a proof that `verify --proof` wrote"),
     "prune": ("pruning.cli", "make a network smaller: ONNX in, ONNX out"),
     "spec": (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from verifier.problem import Rows
+from verifier.problem.problem import Rows
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,16 +11,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from verifier import process
-from verifier.arguments import Parser
+from verifier.console import process
+from verifier.console.arguments import Parser
+from verifier.console.outputs import keep_inputs
 from verifier.errors import ProblemError, SecateurError
 from verifier.options import Options
-from verifier.outputs import keep_inputs
 
 if TYPE_CHECKING:
     from verifier.budget import Budget
+    from verifier.command.worker import Job
     from verifier.result import Result
-    from verifier.worker import Job
     from vnnlib import Spec
 
 EXIT_VERDICT, EXIT_INTERNAL, EXIT_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -133,9 +133,9 @@ def _options(args: argparse.Namespace) -> Options:
 
 
 def _run_one(args: argparse.Namespace, started: float) -> int:
-    from verifier import report
     from verifier.budget import Budget, memory_limit
-    from verifier.guard import Guard
+    from verifier.command import report
+    from verifier.console.guard import Guard
     from verifier.result import Result, Verdict
 
     options = _options(args)
@@ -211,7 +211,7 @@ def _list_inputs(args: argparse.Namespace, jobs: Sequence[Job]) -> Iterator[str 
 
 
 def _witness_files(args: argparse.Namespace, jobs: Sequence[Job]) -> list[Path]:
-    from verifier.instances import witness_names
+    from verifier.command.instances import witness_names
 
     return [] if args.witnesses is None else [Path(args.witnesses) / name for name in witness_names(jobs).values()]
 
@@ -236,7 +236,7 @@ def _deliver(args: argparse.Namespace, result: Result, spec: Spec | None) -> int
     Raises:
         OutputError: a file could not be written.
     """
-    from verifier import report
+    from verifier.command import report
     from verifier.errors import OutputError
 
     text = report.result_text(result, spec)
@@ -270,7 +270,7 @@ def _run_list(parser: Parser, args: argparse.Namespace) -> int:
         parser.error("--json belongs to a single instance")
     if args.jobs < 1:
         parser.error(f"--jobs: found {args.jobs}, expected a number >= 1")
-    from verifier import instances, worker
+    from verifier.command import instances, worker
 
     options = _options(args)
     jobs = instances.read_list(args.instances, cap=options.timeout)

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from verifier import process
+from verifier.console import process
 from verifier.errors import ProblemError, SecateurError
 from verifier.options import Options
 from vnnlib import VnnLibError
@@ -77,9 +77,9 @@ class EngineWorker:
 
     def solve(self, job: Job) -> Outcome:
         """Loads (or reuses) the network, parses the specification and runs the engine."""
-        from verifier import report
         from verifier.api import read_spec, solve
         from verifier.budget import Budget, memory_limit
+        from verifier.command import report
 
         if job.model is None:
             raise ProblemError(f"found several networks, expected 1: {job.onnx[:200]}")

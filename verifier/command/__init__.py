@@ -1,0 +1,1 @@
+"""What only commands need: the `verify` and `secateur` commands, lists of instances in worker processes, reports."""

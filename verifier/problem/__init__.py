@@ -1,0 +1,1 @@
+"""Model + specification -> the problem that is solved, its queries as tensors, and ONNX Runtime as its judge."""
