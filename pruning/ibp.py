@@ -13,21 +13,8 @@ from pruning import losses
 from pruning.errors import CriterionError
 from pruning.net import Op
 from pruning.torch_bridge import TorchNet
+from verifier.graph.operators import traits
 
-_RISING = {
-    "Relu",
-    "LeakyRelu",
-    "Sigmoid",
-    "Tanh",
-    "Clip",
-    "Identity",
-    "Dropout",
-    "Elu",
-    "Softplus",
-    "Flatten",
-    "Reshape",
-}
-_RISING |= {"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Squeeze", "Unsqueeze", "Transpose"}
 Pair = tuple[Any, Any]
 
 
@@ -68,7 +55,7 @@ def rising(node: Op) -> bool:
     """True if the outputs of this node do not fall when its input rises (weights of an interpolation included)."""
     if node.type in ("Resize", "Upsample"):
         return node.attrs.get("mode", b"nearest") in (b"nearest", b"linear")
-    return node.type in _RISING and float(node.attrs.get("alpha", 0.0)) >= 0
+    return len(node.outputs) == 1 and traits(node.type).rises(node.attrs)
 
 
 def step(model: TorchNet, node: Op, values: dict[str, Pair]) -> Pair:

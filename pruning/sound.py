@@ -21,12 +21,10 @@ from pruning.groups import Groups
 from pruning.net import Net, Op
 from pruning.scores.base import Options
 from pruning.scores.certified import cells, oracle_bounds
+from verifier.graph.operators import traits
 
 Intervals = Mapping[tuple[str, int], tuple[np.ndarray, np.ndarray]]
 _SLACK = 1 + 1e-9  # float64 sums of non-negative terms are off by less than this factor per layer
-_SAME = {"Relu", "Identity", "Dropout", "Tanh", "Clip", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose"}
-_SAME |= {"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Concat", "Split", "Slice", "Gather"}
-_SAME |= {"Abs", "Neg", "Sin", "Cos"}
 
 
 def intervals(groups: Groups, removed: np.ndarray, calibration: Calibration, options: Options) -> Intervals:
@@ -106,8 +104,8 @@ def _step(net: Net, node: Op, errors: Mapping[str, np.ndarray]) -> list[np.ndarr
     found = onnx_io.run_node64(
         net, absolute, feeds, {k: np.abs(v) for k, v in net.weights.items() if v.dtype.kind == "f"}
     )
-    factor = {"Sigmoid": 0.25, "LeakyRelu": max(1.0, abs(float(node.attrs.get("alpha", 0.01))))}.get(node.type, 1.0)
-    return [np.asarray(value, np.float64) * factor for value in found]
+    factor = traits(node.type).steepness(node.attrs)
+    return [np.asarray(value, np.float64) * (1.0 if factor is None else factor) for value in found]
 
 
 def _absolute(net: Net, node: Op) -> Op:
@@ -115,7 +113,9 @@ def _absolute(net: Net, node: Op) -> Op:
     from dataclasses import replace
 
     data = [name for name in node.inputs if name and name not in net.weights]
-    if node.type in ("Relu", "Sigmoid", "Tanh", "LeakyRelu", "Clip", "Abs", "Neg", "Sin", "Cos"):
+    row = traits(node.type)
+    known = row.steepness(node.attrs) is not None
+    if row.elementwise and known:
         return Op("Identity", node.inputs[:1], node.outputs)
     if node.type in ("Conv", "ConvTranspose", "Gemm"):
         attrs = {k: (abs(v) if k in ("alpha", "beta") else v) for k, v in node.attrs.items()}
@@ -131,7 +131,7 @@ def _absolute(net: Net, node: Op) -> Op:
     if node.type == "BatchNormalization":
         zero = [f"{node.outputs[0]}_zero", f"{node.outputs[0]}_zero"]
         return replace(node, inputs=(node.inputs[0], node.inputs[1], *zero, node.inputs[4]))
-    if node.type in _SAME and len(data) >= 1:
+    if known and len(data) >= 1:
         return node
     raise CriterionError(f"fold 'sound': node '{node.label}' ({node.type}) has no error rule")
 

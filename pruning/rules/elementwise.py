@@ -5,68 +5,14 @@ from __future__ import annotations
 from pruning.labels import Walk
 from pruning.net import Op
 from pruning.rules.table import rule
+from verifier.graph.operators import known
 
 # Operators that bend their input: where a channel enters one of these, its value is the pre-activation of section 1.1.
-NON_LINEAR = frozenset(
-    [
-        "Relu",
-        "LeakyRelu",
-        "PRelu",
-        "Sigmoid",
-        "Tanh",
-        "Clip",
-        "Elu",
-        "Selu",
-        "Celu",
-        "Softplus",
-        "Softsign",
-        "HardSigmoid",
-        "HardSwish",
-        "Gelu",
-        "Mish",
-        "Swish",
-        "Sign",
-        "Abs",
-        "ThresholdedRelu",
-        "Erf",
-        "Exp",
-        "Sin",
-        "Cos",
-        "Sqrt",
-        "Log",
-        "Reciprocal",
-        "Floor",
-        "Ceil",
-        "Round",
-        "Pow",
-    ]
-)
-_UNARY = NON_LINEAR - {"PRelu", "Pow", "Clip"} | {"Identity", "Dropout", "Cast", "Neg", "Not", "IsNaN", "IsInf"}
-_BROADCAST = [
-    "PRelu",
-    "Pow",
-    "Add",
-    "Sub",
-    "Mul",
-    "Div",
-    "Sum",
-    "Mean",
-    "Max",
-    "Min",
-    "Where",
-    "Mod",
-    "Equal",
-    "Less",
-    "Greater",
-    "LessOrEqual",
-    "GreaterOrEqual",
-    "And",
-    "Or",
-    "Xor",
-]
+NON_LINEAR = frozenset(name for name, row in known().items() if row.bends)
+_SEVERAL = {"PRelu", "Pow"}  # in ONNX they have a second input that broadcasts
 
 
-@rule(*sorted(_UNARY), "Clip")
+@rule(*(name for name, row in known().items() if row.elementwise and name not in _SEVERAL))
 def unary(walk: Walk, index: int, node: Op) -> None:
     """Axes keep their labels (limits of Clip and the ratio of Dropout are scalars)."""
     for axis, labels in walk.axes(node.input(0)).items():
@@ -75,7 +21,7 @@ def unary(walk: Walk, index: int, node: Op) -> None:
         walk.freeze_value(name, f"{node.type} '{node.label}' reads it as a parameter")
 
 
-@rule(*_BROADCAST)
+@rule(*(name for name, row in known().items() if row.broadcasts or name in _SEVERAL))
 def broadcast(walk: Walk, index: int, node: Op) -> None:
     """Axes of full length are united or sliced together, axes of length one are left alone."""
     shape = walk.shape(node.outputs[0])

@@ -16,19 +16,13 @@ import numpy as np
 from verifier.graph.evaluate import apply
 from verifier.graph.exact import is_exact, rounded_once
 from verifier.graph.ir import ROUNDINGS, Graph, Node, Shape
+from verifier.graph.operators import OPERATORS
 
 _UNIT = 2.0**-52  # twice u: leaves room for the rounding of the bounds themselves
 FLOOR = 1e-300  # far above what underflow can lose in a sum of 10**20 terms
 _ONE = 2.0**-53 * (1 + 2.0**-40)  # one correct rounding, relative to the rounded result
-_ONCE = frozenset({"Scale", "Shift", "Add", "Sub"})  # linear operators that round an element once
 _SMALLEST = 1e-130  # a product of two numbers above, times an error, is far from underflow
-_PLAIN = frozenset({"Sin", "Cos", "Tanh", "Sigmoid", "Exp", "Erf", "Atan", "Log"})
-_LINEAR = frozenset({"Dense", "Conv", "ConvTranspose", "Scale", "Shift", "ReduceSum", "Add", "Sub"})
-_MOVES = frozenset({"Reshape", "Transpose", "Slice", "Take", "Expand", "Pad", "Concat"})
-_GENTLE = frozenset({"Sigmoid", "Tanh", "Sin", "Cos"})  # slopes and values within [-1, 1]
 FUNCTION = 16 * 2.0**-52  # error of numpy's functions, relative to 1 here; four times what its documentation promises
-_MONOTONE = frozenset({"Exp", "Sqrt", "Log", "Reciprocal", "Softplus", "Erf", "Atan"})  # where they are defined
-_SHORT = frozenset({"Relu", "Abs", "Clip"})  # no further apart than their arguments, and never rounded
 
 
 class Enclosure(NamedTuple):
@@ -95,16 +89,16 @@ def _error(
     rounded = not is_exact(node, values, value)
     if not moved and not rounded:
         return np.zeros(value.shape) if own is None else own + np.zeros(value.shape)
-    if node.op in _SHORT:
-        return xs[0].error
-    if node.op == "ReduceMax" or node.op in _MOVES:
-        return apply(node, [x.error for x in xs], shape)
+    row = OPERATORS[node.op]
+    steepness = row.steepness(node.attrs)
+    if (row.moves or row.picks) and steepness == 1:  # no further apart than their arguments, and never rounded
+        return xs[0].error if row.elementwise else apply(node, [x.error for x in xs], shape)
     terms = _terms(node, values)
     total = np.zeros(value.shape) if own is None else own + np.zeros(value.shape)
-    if node.op in _LINEAR:
+    if row.linear:
         if moved:
             total = total + apply(_absolute(node, False), [x.error for x in xs], shape)
-        if rounded and node.op in _ONCE:
+        if rounded and (row.elementwise or row.broadcasts):
             total = total + (_ONE + float(node.params.get("roundings", 0.0)) * _ONE) * np.abs(value)
         elif rounded:
             total = total + (terms + 4 + ROUNDINGS) * _UNIT * apply(
@@ -116,15 +110,15 @@ def _error(
     elif node.op in ("LeakyRelu", "PRelu"):
         slope = np.abs(node.params["slope"] if node.op == "PRelu" else np.array(node.number("alpha")))
         total = total + np.maximum(slope, 1.0) * xs[0].error + _UNIT * np.abs(value)
-    elif node.op in _GENTLE:
+    elif row.within_one and steepness is not None and steepness <= 1:
         total = total + np.where(_plain(node, xs[0]), 0.0, xs[0].error + FUNCTION)
-    elif node.op in _MONOTONE:
+    elif row.monotone:
         x, e = values[0], np.nextafter(xs[0].error, np.inf) + _UNIT * np.abs(values[0]) if moved else 0.0
         if node.op == "Reciprocal" and (np.abs(x) <= e).any():
             return None
         ends = [apply(node, [x + side * e], shape) for side in (-1, 1)]  # not finite outside the domain
         apart = np.maximum(*(np.abs(end - value) for end in ends)) if moved else 0.0
-        own_error = _ONE if node.op in ("Sqrt", "Reciprocal") else FUNCTION
+        own_error = _ONE if row.once else FUNCTION
         size = np.maximum(np.abs(value), np.maximum(*map(np.abs, ends)))
         total = total + np.where(_plain(node, xs[0]), 0.0, apart + own_error * size)
     elif node.op == "Pow":
@@ -143,7 +137,8 @@ def _error(
 
 def _plain(node: Node, x: Enclosure) -> np.ndarray:
     """Where the function is known without error: sin 0, cos 0, exp 0, log 1 and the like."""
-    return (x.value == (1.0 if node.op == "Log" else 0.0)) & (x.error == 0) & (node.op in _PLAIN)
+    plain = OPERATORS[node.op].plain
+    return (x.value == (np.nan if plain is None else plain)) & (x.error == 0)
 
 
 def _tiny(node: Node, xs: Sequence[Enclosure], value: np.ndarray) -> bool:

@@ -18,15 +18,13 @@ import numpy as np
 
 from verifier.graph.evaluate import apply
 from verifier.graph.ir import ROUNDINGS, Node
+from verifier.graph.operators import OPERATORS
 
 _DIGITS = 53
 _SPLIT = 134217729.0  # 2**27 + 1
 _LARGE, _SMALL = 2.0**900, 2.0**-900  # products and factors in between neither overflow nor underflow when split
 _NO_BIT = 4096  # the lowest bit of 0: beyond every exponent
 _TERMS = 200_000  # of products that are added up one by one in exact arithmetic, at most
-
-_MOVES = frozenset({"Reshape", "Transpose", "Slice", "Take", "Expand", "Pad", "Concat", "Constant"})
-_PICKS = frozenset({"Relu", "Abs", "Sign", "Floor", "Clip", "ReduceMax"})  # the result is 0, an input or a limit
 
 
 def added(a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
@@ -136,7 +134,7 @@ def is_exact(node: Node, xs: Sequence[np.ndarray], y: np.ndarray) -> bool:
     """Whether y (M, *T) is exactly what `node` makes of the inputs (M, *S) each; False where that is not known."""
     if "roundings" in node.params:
         return False
-    if node.op in _MOVES or node.op in _PICKS:
+    if OPERATORS[node.op].moves or OPERATORS[node.op].picks:
         return True
     match node.op:
         case "Add":

@@ -3,40 +3,10 @@
 Shapes are the ONNX shapes in full (a batch dimension of 1 included; symbolic dimensions become 1). The engine puts one
 more dimension in front, so an operator never has to know whether axis 0 is a batch.
 
-Operators (`Node.op`). S is the shape of the first input, T of the output.
-
-linear, one input
-    Dense          params weight (n, k), bias (n,)?         T = S[:-1] + (n,);  y = x @ weight.T + bias, last axis
-    Conv           params weight (O, C/g, *K), bias (O,)?   attrs stride, padding, dilation (one int per spatial axis,
-                   padding symmetric), groups; S = (N, C, *spatial), 1 to 3 spatial axes
-    ConvTranspose  params weight (C, O/g, *K), bias (O,)?   attrs as Conv, and output_padding
-    Scale          params factor, broadcastable to S without enlarging it
-    Shift          params offset, likewise
-    Reshape        to T (same number of elements, row-major)
-    Transpose      attrs perm
-    Slice          attrs axis, start, stop, step            0 <= start < stop <= S[axis], step >= 1
-    Take           params indices (int64, 1-D)              attrs axis; T[axis] = len(indices), repeats allowed
-    Expand         to T: same rank, axes of size 1 repeated
-    Pad            attrs before, after (one int per axis, >= 0); zeros
-    ReduceSum      attrs axes (tuple, non-negative); the axes are dropped
-linear, several inputs
-    Add, Sub       two inputs of shape T
-    Concat         attrs axis
-no input
-    Constant       params value (shape T)
-non-linear, element-wise (T = S)
-    Relu  Abs  Sign  Floor  Sigmoid  Tanh  Erf  Atan  Sin  Cos  Exp  Softplus  Log  Sqrt  Reciprocal
-    LeakyRelu      attrs alpha (any float >= 0)
-    PRelu          params slope, broadcastable to S
-    Clip           attrs min, max (floats, may be infinite, min <= max)
-    Pow            attrs exponent (int >= 2)
-non-linear, others
-    Mul            two inputs of shape T, element-wise product
-    ReduceMax      attrs axis; the axis is dropped
-    LogSumExp      attrs axis; the axis is dropped
-no bound rule
-    Opaque         attrs op_type, opset; inputs as in ONNX. The network can be run (by ONNX Runtime) but not bounded:
-                   counterexamples can be found, nothing can be proven.
+Which operators there are, with shapes, parameters, attributes and values, is the table `graph.operators`; what they
+mean in words is in the README's. Pads are symmetric in Conv and ConvTranspose; indices and axes are non-negative;
+reductions drop their axes. `Opaque` (attrs op_type, opset; inputs as in ONNX) has no row: the network can be run, by
+ONNX Runtime, but not bounded, so that counterexamples can be found and nothing proven.
 
 All floating-point parameters are float64 arrays holding exactly the values stored in the model, or sums and products of
 them that are float64 numbers. What had to be rounded says so. A constant part: Dense, Conv, ConvTranspose, Shift and

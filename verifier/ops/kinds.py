@@ -192,3 +192,19 @@ class RelaxedOp(Op):
     def collect(self, terms: Tensor, lead: int = 1) -> Tensor:
         """Sum of per-input-element terms, (*lead axes, *S_i) -> (*lead axes, *T); element-wise by default."""
         return terms
+
+
+class AlongAxis(RelaxedOp):
+    """A function of all elements along attrs axis, which is dropped."""
+
+    @property
+    def _axis(self) -> int:
+        """The axis counted from the end, so that leading axes do not matter."""
+        return self.node.integer("axis") - len(self.in_shapes[0])
+
+    def spread(self, rows: Tensor, index: int) -> Tensor:
+        lead = rows.shape[: rows.dim() - len(self.out_shape)]
+        return rows.unsqueeze(self._axis).expand(*lead, *self.in_shapes[0])
+
+    def collect(self, terms: Tensor, lead: int = 1) -> Tensor:
+        return terms.sum(self._axis)

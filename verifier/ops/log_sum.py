@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from verifier.ops.elementwise import magnitude
-from verifier.ops.kinds import Interval, Relaxation, RelaxedOp
+from verifier.ops.kinds import AlongAxis, Interval, Relaxation
 from verifier.ops.registry import register
 from verifier.tolerance import function_error, tiny, ulp
 
@@ -19,7 +19,7 @@ STEEPEST = 60.0
 
 
 @register("LogSumExp")
-class LogSumExp(RelaxedOp):
+class LogSumExp(AlongAxis):
     """y = log sum_i exp(x_i), convex. With t(x) for the value and w = softmax(p) for the slopes at a point p:
 
     lower  y >= t(p) + w (x - p), the tangent at p = l + alpha (u - l), by default in the middle
@@ -31,11 +31,6 @@ class LogSumExp(RelaxedOp):
     """
 
     adjustable = True
-
-    @property
-    def _axis(self) -> int:
-        """The axis counted from the end, so that leading axes do not matter."""
-        return self.node.integer("axis") - len(self.in_shapes[0])
 
     @property
     def _count(self) -> int:
@@ -84,14 +79,6 @@ class LogSumExp(RelaxedOp):
         (x,) = xs
         width = x.upper - x.lower
         return ((width > 4 * ulp(width.dtype) * magnitude(x)) | ~width.isfinite()).any(self._axis)
-
-    def spread(self, rows: Tensor, index: int) -> Tensor:
-        shape = list(rows.shape)
-        full = rows.unsqueeze(self._axis)
-        return full.expand(*shape[: len(shape) - len(self.out_shape)], *self.in_shapes[0])
-
-    def collect(self, terms: Tensor, lead: int = 1) -> Tensor:
-        return terms.sum(self._axis)
 
     def _error(self, value: Tensor) -> Tensor:
         """Of one evaluation: x - max and its power (together below 2 ulp of a sum that is at least 1), the sum, the

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from verifier.ops.elementwise import magnitude
-from verifier.ops.kinds import Interval, Relaxation, RelaxedOp
+from verifier.ops.kinds import AlongAxis, Interval, Relaxation
 from verifier.ops.registry import register
 from verifier.tolerance import tiny, ulp
 
 
 @register("ReduceMax")
-class ReduceMax(RelaxedOp):
+class ReduceMax(AlongAxis):
     """y = max_i x_i. With L = max_i l_i, reached first at i*:
 
     lower  y >= x_i*
@@ -24,11 +24,6 @@ class ReduceMax(RelaxedOp):
     """
 
     adjustable = True
-
-    @property
-    def _axis(self) -> int:
-        """The axis counted from the end, so that leading axes do not matter."""
-        return self.node.integer("axis") - len(self.in_shapes[0])
 
     def forward(self, *xs: Tensor) -> Tensor:
         return xs[0].amax(self._axis)
@@ -77,14 +72,6 @@ class ReduceMax(RelaxedOp):
         level = x.lower.amax(self._axis, keepdim=True)
         others = torch.where(self._first(x) > 0, -torch.inf, x.upper)
         return (~(others <= level)).any(self._axis)
-
-    def spread(self, rows: Tensor, index: int) -> Tensor:
-        shape = list(rows.shape)
-        full = rows.unsqueeze(self._axis)
-        return full.expand(*shape[: len(shape) - len(self.out_shape)], *self.in_shapes[0])
-
-    def collect(self, terms: Tensor, lead: int = 1) -> Tensor:
-        return terms.sum(self._axis)
 
     def _inner(self, x: Interval) -> tuple[Interval, Tensor, Interval]:
         """The image, where the whole group is finite, and the group with zeros elsewhere."""

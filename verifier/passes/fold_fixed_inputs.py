@@ -7,6 +7,7 @@ import numpy as np
 from verifier.graph.enclose import enclose
 from verifier.graph.evaluate import evaluate
 from verifier.graph.ir import Graph, Node
+from verifier.graph.operators import OPERATORS
 from verifier.passes.flatten_io import X
 from verifier.passes.fold_constants import constant_params
 from verifier.passes.rewrite import Rewriter, alive
@@ -88,16 +89,15 @@ def _shadow(node: Node) -> Node:
             return Node(node.op, node.inputs, node.output, {"weight": _structure(node.params["weight"])}, node.attrs)
         case "Scale":
             return Node("Scale", node.inputs, node.output, {"factor": _structure(node.params["factor"])})
-        case "Add" | "Sub" | "Mul":
-            return Node("Add", node.inputs, node.output)
         case "Constant":
             return Node("Constant", (), node.output, {"value": np.zeros(node.params["value"].shape)})
-        case "LogSumExp":
-            return Node("ReduceMax", node.inputs, node.output, attrs=node.attrs)
-        case "ReduceMax" | "ReduceSum" | "Reshape" | "Transpose" | "Slice" | "Take" | "Expand" | "Pad" | "Concat":
-            return node
-        case _:
-            return Node("Sign", node.inputs, node.output)  # element-wise: what depends stays, scaled back to 1
+    row = OPERATORS[node.op]
+    if row.moves or node.op == "ReduceSum":
+        return node
+    if row.drops_axis:
+        return Node("ReduceMax", node.inputs, node.output, attrs=node.attrs)
+    # element-wise: what depends stays, a function's value scaled back to 1
+    return Node("Add" if row.broadcasts else "Sign", node.inputs, node.output)
 
 
 def _structure(array: np.ndarray) -> np.ndarray:

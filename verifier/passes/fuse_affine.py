@@ -13,15 +13,13 @@ from verifier.graph.enclose import enclose
 from verifier.graph.evaluate import evaluate
 from verifier.graph.exact import is_exact
 from verifier.graph.ir import Graph, Node, Shape
+from verifier.graph.operators import OPERATORS
 from verifier.passes.fold_constants import constant_params
 from verifier.passes.rewrite import Rewriter
 
-LINEAR = frozenset({
-    "Dense", "Conv", "ConvTranspose", "Scale", "Shift", "Reshape", "Transpose", "Slice", "Take", "Expand", "Pad",
-    "ReduceSum", "Add", "Sub", "Concat", "Constant",
-})  # fmt: skip
-_MIXES = frozenset({"Dense", "Conv", "ConvTranspose", "ReduceSum", "Add", "Sub"})  # combine several elements into one
-_COMPUTES = _MIXES | {"Scale", "Shift"}
+LINEAR = frozenset(name for name, row in OPERATORS.items() if row.linear)
+_COMPUTES = frozenset(name for name in LINEAR if not OPERATORS[name].moves) - {"Constant"}
+_MIXES = frozenset(name for name in _COMPUTES if not OPERATORS[name].elementwise)  # combine several elements into one
 # A region with this few inputs becomes one Dense even where that costs more multiplications: with d inputs it is d
 # columns, and everything downstream (forward forms, LP rows) sees one exact affine map instead of a chain of roundings.
 _FEW_INPUTS = 64

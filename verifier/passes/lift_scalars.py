@@ -6,11 +6,10 @@ import math
 from dataclasses import replace
 
 from verifier.graph.ir import Graph, Node
+from verifier.graph.operators import OPERATORS
 from verifier.passes.rewrite import Rewriter
 
 ONE = (1,)
-_MOVES = ("Transpose", "Pad", "Expand", "Reshape")
-"""On one element they change nothing but the shape."""
 
 
 def lift_scalars(graph: Graph) -> Graph:
@@ -28,10 +27,13 @@ def lift_scalars(graph: Graph) -> Graph:
 def _lifted(new: Rewriter, node: Node) -> Node:
     if node.op == "Constant":
         return replace(node, params={name: array.reshape(ONE) for name, array in node.params.items()})
-    if node.op in _MOVES or (node.op == "ReduceSum" and not node.integers("axes")):
+    row = OPERATORS.get(node.op)
+    if row is None:
+        return node
+    if row.moves or (node.op == "ReduceSum" and not node.integers("axes")):  # one element: only its shape changes
         return Node("Reshape", node.inputs, node.output, source=node.source)
-    if node.op in ("ReduceSum", "ReduceMax", "LogSumExp"):  # all axes go: one row of all elements, reduced along it
-        row = new.reshape(node.inputs[0], (1, math.prod(new.shapes[node.inputs[0]])), node)
+    if node.op == "ReduceSum" or row.drops_axis:  # all axes go: one row of all elements, reduced along it
+        flat = new.reshape(node.inputs[0], (1, math.prod(new.shapes[node.inputs[0]])), node)
         attrs = {"axes": (1,)} if node.op == "ReduceSum" else {"axis": 1}
-        return Node(node.op, (row,), node.output, attrs=attrs, source=node.source)
+        return Node(node.op, (flat,), node.output, attrs=attrs, source=node.source)
     return node  # element-wise: the parameters of rank 0 broadcast to one element as well

@@ -8,16 +8,12 @@ import numpy as np
 
 from verifier.graph.evaluate import evaluate
 from verifier.graph.ir import Graph, Node, Shape
+from verifier.graph.operators import OPERATORS
 from verifier.passes.drop_identity import pick
 from verifier.passes.flatten_io import Y
 from verifier.passes.rewrite import Rewriter, use_counts
 
 _DEEPEST = 100  # operators that a selection is pushed through; the rest of a deeper chain is computed whole
-_MOVES = frozenset({"Reshape", "Transpose", "Slice", "Take", "Expand"})
-_ELEMENTWISE = frozenset({
-    "Relu", "Abs", "Sign", "Floor", "Sigmoid", "Tanh", "Sin", "Cos", "Exp", "Log", "Sqrt", "Reciprocal", "LeakyRelu",
-    "Clip", "Pow", "PRelu", "Scale", "Shift",
-})  # fmt: skip
 
 
 def prune_outputs(graph: Graph, keep: np.ndarray) -> Graph:
@@ -69,15 +65,13 @@ class _Selector:
     def _push(self, name: str, positions: np.ndarray) -> str:
         node = self.makers.get(name)
         if node is not None and self.counts[name] == 1:
-            if node.op in _MOVES:
-                return self.select(node.inputs[0], _source(node, self.new.shapes)[positions])
-            if node.op in _ELEMENTWISE:
+            row = OPERATORS.get(node.op)
+            if row is not None and (row.elementwise or row.broadcasts):
                 return self._elementwise(node, positions)
-            if node.op in ("Add", "Sub", "Mul"):
-                parts = [self.select(one, positions) for one in node.inputs]
-                return self.new.add(node.op, parts, (len(positions),), node)
             if node.op == "Concat":
                 return self._concat(node, positions)
+            if row is not None and row.moves and node.op != "Pad":  # zeros around it come from nowhere
+                return self.select(node.inputs[0], _source(node, self.new.shapes)[positions])
             if node.op == "Dense":
                 return self._dense(node, positions)
             if node.op == "Conv" and node.integer("groups") == 1:
@@ -96,13 +90,13 @@ class _Selector:
 
     def _elementwise(self, node: Node, positions: np.ndarray) -> str:
         shape = self.new.shapes[node.output]
-        value = self.select(node.inputs[0], positions)
+        values = [self.select(one, positions) for one in node.inputs]
         params = {
             name: array if array.size == 1 else np.broadcast_to(array, shape).reshape(-1)[positions]
             for name, array in node.params.items()
         }
         params = {name: array.reshape(()) if array.size == 1 else array for name, array in params.items()}
-        return self.new.add(node.op, [value], (len(positions),), node, params, node.attrs)
+        return self.new.add(node.op, values, (len(positions),), node, params, node.attrs)
 
     def _concat(self, node: Node, positions: np.ndarray) -> str:
         """Select from each part what is wanted, join, and restore the order."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 
@@ -11,21 +10,13 @@ from verifier.graph.exact import added
 from verifier.graph.onnx_import.arithmetic import bound_by
 from verifier.graph.onnx_import.context import Context, Value, Var
 from verifier.graph.onnx_import.registry import lowers
+from verifier.graph.operators import OPERATORS
 
 
-def _same(op: str) -> Callable[[Context], Value]:
-    def lower(c: Context) -> Value:
-        return c.unary(op, c.x())
-
-    lower.__doc__ = f"{op} as it is."
-    return lower
-
-
-for _op in (
-    "Relu", "Abs", "Sign", "Floor", "Sigmoid", "Tanh", "Erf", "Atan", "Sin", "Cos", "Exp", "Softplus", "Log", "Sqrt",
-    "Reciprocal",
-):  # fmt: skip
-    lowers(_op)(_same(_op))
+@lowers(*(name for name, row in OPERATORS.items() if row.as_is))
+def as_it_is(c: Context) -> Value:
+    """The operator of the IR of the same name."""
+    return c.unary(c.op, c.x())
 
 
 @lowers("Neg")

@@ -17,6 +17,7 @@ from verifier.graph.check import all_finite
 from verifier.graph.exact import quotient, roundings
 from verifier.graph.ir import Attribute, Node, Shape
 from verifier.graph.onnx_import.model import Limits
+from verifier.graph.operators import OPERATORS
 
 
 @dataclass(frozen=True)
@@ -47,22 +48,8 @@ class Var:
 Value = np.ndarray | Var
 
 
-_REARRANGES = ("Reshape", "Transpose", "Slice", "Take", "Expand")
+_REARRANGES = frozenset(name for name, row in OPERATORS.items() if row.moves and row.inputs == 1) - {"Pad"}
 _TRACED = 2**20  # elements of a value whose origin is looked for
-
-
-def _rearranged(node: Node, at: np.ndarray, shape: Shape) -> np.ndarray:
-    match node.op:
-        case "Reshape":
-            return at.reshape(shape)
-        case "Transpose":
-            return at.transpose(node.integers("perm"))
-        case "Expand":
-            return np.broadcast_to(at, shape)
-        case "Take":
-            return np.take(at, node.params["indices"], axis=node.integer("axis"))
-    axis, start, stop, step = (node.integer(name) for name in ("axis", "start", "stop", "step"))
-    return at[(slice(None),) * axis + (slice(start, stop, step),)]
 
 
 def elements(shape: Iterable[int]) -> int:
@@ -330,7 +317,7 @@ class Builder:
             return x, np.arange(elements(x.shape)).reshape(x.shape)
         at = np.arange(elements(shape)).reshape(shape)
         for node in reversed(chain):
-            at = _rearranged(node, at, self.shapes[node.output])
+            at = OPERATORS[node.op].value(node, node.params, (1, *self.shapes[node.output]), at[None])[0]
         return replace(x, name=name, shape=shape), at
 
     def unary(self, op: str, x: Var, **attrs: Attribute) -> Var:

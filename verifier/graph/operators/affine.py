@@ -1,0 +1,142 @@
+"""Affine operators: Dense, convolutions, Scale, Shift, Add, Sub, ReduceSum."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from verifier.graph.ir import Node, Shape
+from verifier.graph.operators.row import declare, need
+
+
+def _dense_shape(node: Node, shape: Shape) -> Shape:
+    rows, columns = node.params["weight"].shape
+    need(len(shape) > 0 and columns == shape[-1], f"{columns} columns")
+    if "bias" in node.params:
+        need(node.params["bias"].shape == (rows,), "bias differs in length")
+    return (*shape[:-1], rows)
+
+
+def _convolution(node: Node, shape: Shape) -> tuple[list[tuple[int, ...]], np.ndarray, int, int]:
+    weight, groups = node.params["weight"], node.integer("groups")
+    spatial = len(shape) - 2
+    need(1 <= spatial <= 3 and weight.ndim == len(shape), "1 to 3 spatial axes")
+    need(groups >= 1, "groups is not a positive int")
+    names = [name for name in ("stride", "padding", "dilation", "output_padding") if name in node.attrs]
+    for name in names:
+        values = node.integers(name)
+        low = 0 if "padding" in name else 1
+        need(
+            len(values) == spatial and all(type(v) is int and v >= low for v in values),
+            name,
+        )
+    return [node.integers(name) for name in names], weight, int(groups), spatial
+
+
+def _conv_shape(node: Node, shape: Shape) -> Shape:
+    (stride, padding, dilation), weight, groups, _ = _convolution(node, shape)
+    need(shape[1] == weight.shape[1] * groups and weight.shape[0] % groups == 0, "channels")
+    if "bias" in node.params:
+        need(node.params["bias"].shape == (weight.shape[0],), "bias differs in length")
+    sizes = zip(shape[2:], padding, dilation, weight.shape[2:], stride, strict=True)
+    return (shape[0], weight.shape[0], *((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in sizes))
+
+
+def _conv_transpose_shape(node: Node, shape: Shape) -> Shape:
+    (stride, padding, dilation, extra), weight, groups, _ = _convolution(node, shape)
+    need(shape[1] == weight.shape[0] and weight.shape[0] % groups == 0, "channels")
+    need(all(e < max(s, d) for e, s, d in zip(extra, stride, dilation, strict=True)), "output_padding is too large")
+    channels = weight.shape[1] * groups
+    if "bias" in node.params:
+        need(node.params["bias"].shape == (channels,), "bias differs in length")
+    sizes = zip(shape[2:], stride, padding, dilation, weight.shape[2:], extra, strict=True)
+    return (shape[0], channels, *((n - 1) * s - 2 * p + d * (k - 1) + e + 1 for n, s, p, d, k, e in sizes))
+
+
+def _reduce_sum_shape(node: Node, shape: Shape) -> Shape:
+    axes = node.integers("axes")
+    need(len(set(axes)) == len(axes) and all(0 <= a < len(shape) for a in axes), "axes")
+    return tuple(size for axis, size in enumerate(shape) if axis not in axes)
+
+
+def _dense(node: Node, params: Mapping[str, np.ndarray], shape: Shape, x: np.ndarray) -> np.ndarray:
+    y = x @ params["weight"].T
+    return y + params["bias"] if "bias" in params else y
+
+
+def _last(*index: Any) -> Any:
+    """An index of the last axes."""
+    return (Ellipsis, *index)
+
+
+def _patches(x: np.ndarray, kernel: Shape, stride: Shape, dilation: Shape) -> np.ndarray:
+    """(.., *spatial) -> (.., *out, *kernel): every window of every position."""
+    rank = len(kernel)
+    reach = tuple(d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True))
+    windows = np.lib.stride_tricks.sliding_window_view(x, reach, axis=tuple(range(-rank, 0)))
+    steps = tuple(slice(None, None, s) for s in stride) + tuple(slice(None, None, d) for d in dilation)
+    return windows[_last(*steps)]
+
+
+def _conv(node: Node, params: Mapping[str, np.ndarray], shape: Shape, x: np.ndarray) -> np.ndarray:
+    weight, groups = params["weight"], node.integer("groups")
+    kernel = weight.shape[2:]
+    rank = len(kernel)
+    padding = node.integers("padding")
+    x = np.pad(x, [(0, 0)] * (x.ndim - rank) + [(p, p) for p in padding])
+    lead = x.shape[:2]
+    x = x.reshape(math.prod(lead), *x.shape[2:])
+    windows = _patches(x, kernel, node.integers("stride"), node.integers("dilation"))
+    out = windows.shape[2 : 2 + rank]
+    windows = np.moveaxis(windows, 1, 1 + rank)  # (B, *out, C, *kernel)
+    windows = windows.reshape(len(x), math.prod(out), groups, math.prod(weight.shape[1:]))
+    rows = weight.reshape(groups, -1, math.prod(weight.shape[1:]))
+    y = np.matmul(windows.transpose(2, 0, 1, 3), rows.transpose(0, 2, 1)[:, None])  # (g, B, P, O/g)
+    y = y.transpose(1, 0, 3, 2).reshape(*lead, weight.shape[0], *out)
+    return y + params["bias"].reshape(-1, *[1] * rank) if "bias" in params else y
+
+
+def _conv_transpose(node: Node, params: Mapping[str, np.ndarray], shape: Shape, x: np.ndarray) -> np.ndarray:
+    """Every input element paints its kernel into the output."""
+    weight, groups = params["weight"], node.integer("groups")
+    stride, dilation, padding = (node.integers(name) for name in ("stride", "dilation", "padding"))
+    kernel, rank = weight.shape[2:], weight.ndim - 2
+    size = x.shape[3:]
+    grouped = x.reshape(*x.shape[:2], groups, -1, *size)
+    kernels = weight.reshape(groups, -1, *weight.shape[1:])
+    channels = weight.shape[1] * groups
+    room = [(n - 1) * s + d * (k - 1) + 1 for n, s, d, k in zip(size, stride, dilation, kernel, strict=True)]
+    room = [max(r, o + p) for r, o, p in zip(room, shape[3:], padding, strict=True)]
+    full = np.zeros((*x.shape[:2], channels, *room), dtype=x.dtype)
+    for offset in np.ndindex(*kernel):
+        part = np.einsum("mngi...,gio->mngo...", grouped, kernels[_last(*offset)])
+        part = part.reshape(*x.shape[:2], channels, *size)
+        at = tuple(
+            slice(d * o, d * o + (n - 1) * s + 1, s) for d, o, n, s in zip(dilation, offset, size, stride, strict=True)
+        )
+        full[_last(*at)] += part
+    window = [slice(p, p + n) for p, n in zip(padding, shape[3:], strict=True)]
+    y = full[_last(*window)]
+    return y + params["bias"].reshape(-1, *[1] * rank) if "bias" in params else y
+
+
+def _sum(node: Node, params: Mapping[str, np.ndarray], shape: Shape, x: np.ndarray) -> np.ndarray:
+    return x.sum(axis=tuple(axis + 1 for axis in node.integers("axes")))
+
+
+_linear = partial(declare, linear=True)
+_layer = partial(_linear, needs=("weight",), may=("bias", "bias_error", "roundings"))
+_WINDOW = ("stride", "padding", "dilation", "groups")
+_layer("Dense", _dense, shape=_dense_shape, inner=True)
+_layer("Conv", _conv, shape=_conv_shape, attrs=_WINDOW)
+_layer("ConvTranspose", _conv_transpose, shape=_conv_transpose_shape, attrs=(*_WINDOW, "output_padding"))
+_each = partial(_linear, elementwise=True, inner=True)
+_each("Scale", lambda node, params, shape, x: x * params["factor"], needs=("factor",), may=("roundings",))
+_each("Shift", lambda node, params, shape, x: x + params["offset"], needs=("offset",), may=("bias_error",))
+_linear("Add", lambda node, params, shape, x, y: x + y, inputs=2, broadcasts=True)
+_linear("Sub", lambda node, params, shape, x, y: x - y, inputs=2, broadcasts=True)
+_linear("ReduceSum", _sum, shape=_reduce_sum_shape, attrs=("axes",))
