@@ -15,7 +15,7 @@ import numpy as np
 import pruning
 from benchmarks import replay
 from pruning import onnx_io, runtime
-from pruning.errors import PruneError
+from verifier.errors import SecateurError
 
 SINGLE, DOUBLE = 1e-5, 1e-10
 
@@ -31,7 +31,7 @@ def run(folder: Path, ratio: float, largest: int, each: int) -> list[dict]:
         try:
             data = replay.read(path)
             row |= {"left out": f"{len(data)} bytes"} if len(data) > largest else compare(data, ratio)
-        except PruneError as refusal:
+        except SecateurError as refusal:
             row["why not"] = " ".join(str(refusal).split())[:200]
         rows.append(row)
         print(json.dumps(row), flush=True)
@@ -39,7 +39,7 @@ def run(folder: Path, ratio: float, largest: int, each: int) -> list[dict]:
 
 
 def compare(data: bytes, ratio: float) -> dict:
-    """Differences of the two networks on random inputs; raises PruneError for a network that cannot be pruned."""
+    """Differences of the two networks on random inputs; raises SecateurError for a network that cannot be pruned."""
     net = onnx_io.from_bytes(data)
     plan = pruning.plan(net, pruning.score(net, None, "l2"), ratio)
     made = pruning.apply(net, plan, "zero")

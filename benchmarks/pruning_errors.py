@@ -22,8 +22,9 @@ from pruning import Calibration, Floor, Net, Options, Plan, Semantic, TrainOptio
 from pruning.blocks import drop_blocks
 from pruning.calibration import Activations
 from pruning.correction import corrected
-from pruning.errors import NothingToPrune, PruneError
+from pruning.errors import NothingToPrune
 from pruning.training import fine_tune
+from verifier.errors import SecateurError
 
 CRITERIA = ("usn", "anti-usn", "random", "random-matched", "l1", "l2", "refill", "snip", "taylor", "sensnorm", "hydra",
             "rs", "nrs", "usn-cert", "looseness", "slim", "layer")  # fmt: skip
@@ -110,7 +111,7 @@ class _Bench:
         start = time.process_time()
         try:
             cut, woken = self.pruned(arm, ratio, draw) if ratio else (self.net, self.net)
-        except PruneError as refusal:
+        except SecateurError as refusal:
             return {**row, "refused": str(refusal)}
         row["pruning_s"] = round(time.process_time() - start, 2)
         start = time.process_time()

@@ -22,7 +22,7 @@ import pruning
 from benchmarks import evidence, replay
 from pruning import Calibration, Semantic, onnx_io
 from pruning.correction import corrected
-from pruning.errors import PruneError
+from verifier.errors import SecateurError
 
 POINTS = 100_000
 
@@ -62,7 +62,7 @@ def one(folder: Path, model: str, spec: str, ratio: float, timeout: float) -> di
         net = onnx_io.from_bytes(replay.read(folder / model), model)
         cases = evidence.linear_cases(text.decode())
         small, share = prune(net, cases, ratio)
-    except (PruneError, ValueError) as refusal:
+    except (SecateurError, ValueError) as refusal:
         return {"verdict": "not pruned", "why": " ".join(str(refusal).split())[:160]}
     with tempfile.TemporaryDirectory() as place:
         onnx_file, spec_file = Path(place) / "small.onnx", Path(place) / "spec.vnnlib"

@@ -18,8 +18,8 @@ _WHERE = {
     "Groups": "groups", "find_groups": "groups",
     "Net": "net", "Cost": "cost",
     "train": "training", "TrainOptions": "training",
-    "PruneError": "errors", "ModelFileError": "errors", "NothingToPrune": "errors", "RatioError": "errors",
-    "DataError": "errors", "CriterionError": "errors", "WriteError": "errors", "WrongNetwork": "errors",
+    "PruneError": "errors", "NothingToPrune": "errors", "RatioError": "errors",
+    "DataError": "errors", "CriterionError": "errors", "WrongNetwork": "errors",
 }  # fmt: skip
 __all__ = sorted(_WHERE)  # noqa: PLE0605
 

@@ -15,6 +15,7 @@ import numpy as np
 from pruning import onnx_io, runtime
 from pruning.errors import WrongNetwork
 from pruning.net import Net
+from verifier.errors import ModelError
 
 POINTS = 16
 TOLERANCE = {"float16": 5e-2, "float32": 1e-5}
@@ -75,7 +76,7 @@ def agreement(pruned: Net, masked: Net) -> Agreement:
             worst = max(worst, difference)
             if not fine and not doubtful:
                 doubtful.append(feeds)
-    except runtime.RunError as error:
+    except ModelError as error:
         raise WrongNetwork(f"the pruned network cannot be checked, nothing is written: {error}") from error
     for feeds in doubtful[:AGAIN]:
         if not _agree_in_double(pruned, masked, feeds):
@@ -110,7 +111,7 @@ def _batch(
     feeds = {name: np.concatenate([point[name] for point in points[:3]]) for name in masked.inputs}
     try:
         return feeds, run(feeds)
-    except runtime.RunError:
+    except ModelError:
         return None  # a symbolic batch axis that means nothing
 
 

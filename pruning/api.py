@@ -16,7 +16,7 @@ from pruning import onnx_io
 from pruning.agreement import agreement
 from pruning.calibration import Calibration, channel_means
 from pruning.cost import Cost, cost
-from pruning.errors import CriterionError, DataError, WriteError
+from pruning.errors import CriterionError, DataError
 from pruning.fold import Constants, fold, readers
 from pruning.groups import Groups, find_groups
 from pruning.names import BORDERS, FOLDS, RESCALES
@@ -27,6 +27,8 @@ from pruning.rescale import restored
 from pruning.scores import Options, Scores, score_groups
 from pruning.surgery import mask, remove
 from verifier.brief import brief
+from verifier.errors import OutputError
+from verifier.files.whole import write
 
 VERSION = "0.1.0"
 
@@ -163,10 +165,10 @@ def save(model: PrunedModel | Net, path: str | os.PathLike[str]) -> Path | None:
     beside = Path(path).with_suffix(".json")
     text = json.dumps(dict(model.sidecar), indent=1, allow_nan=False, default=_plain)
     data = onnx_io.to_bytes(given(model.net), check=True)  # whatever can fail does so before anything is written
-    onnx_io.write_whole(text.encode(), beside)
+    write(beside, text, "the record")
     try:
-        onnx_io.write_whole(data, path)
-    except WriteError:
+        write(path, data, "the network")
+    except OutputError:
         beside.unlink(missing_ok=True)
         raise
     return beside

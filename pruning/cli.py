@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from verifier.console.arguments import NamedSpan, Parser
 from verifier.data import options as shared
-from verifier.errors import SecateurError
+from verifier.errors import OutputError, SecateurError
 
 if TYPE_CHECKING:
     from pruning.api import PrunedModel
@@ -142,12 +142,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     from pruning import runs
-    from pruning.errors import CriterionError, WriteError
+    from pruning.errors import CriterionError
 
     if arguments.output is None and not arguments.dry_run:
         raise CriterionError("no output file; give -o small.onnx, or --dry-run to see the plan only")
     if arguments.output is not None and not arguments.output.parent.is_dir():
-        raise WriteError(f"{arguments.output}: the folder '{arguments.output.parent}' does not exist")
+        raise OutputError(f"{arguments.output}: the folder '{arguments.output.parent}' does not exist")
     _keep_inputs(arguments)
     settings = runs.settings(arguments)
     net = runs.network(arguments)
@@ -200,7 +200,6 @@ def _target(arguments: argparse.Namespace, ratio: float) -> Path:
 
 def _keep_inputs(arguments: argparse.Namespace) -> None:
     """Refuse outputs that are read, and a model that would take the place of its own record."""
-    from pruning.errors import WriteError
     from verifier.console.outputs import keep_inputs
     from verifier.data import networks
     from verifier.data.source import files_read
@@ -209,7 +208,7 @@ def _keep_inputs(arguments: argparse.Namespace) -> None:
     written: list[Path] = []
     if arguments.output is not None and not arguments.dry_run:
         if arguments.output.suffix == ".json":
-            raise WriteError(f"{arguments.output}: ends in .json, the name of the record; expected small.onnx")
+            raise OutputError(f"{arguments.output}: ends in .json, the name of the record; expected small.onnx")
         for ratio in arguments.sweep or [arguments.ratio]:
             target = _target(arguments, ratio)
             written += [target, target.with_suffix(".json")]

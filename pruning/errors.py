@@ -2,13 +2,14 @@
 
 SecateurError (verifier.errors)
 `-- PruneError
-    |-- ModelFileError      the .onnx file: unreadable, invalid, more than 2 GB, or its external weights are
     |-- NothingToPrune      no channel may be removed (the message lists what froze them)
     |-- RatioError          a ratio is out of range or would empty a layer
     |-- DataError           calibration data: unreadable, wrong shape, labels missing
     |-- CriterionError      unknown criterion, or one that cannot run here (missing package, missing oracle)
-    |-- WrongNetwork        the pruned network does not compute what the masked one does; it is not written
-    `-- WriteError          a result cannot be written
+    `-- WrongNetwork        the pruned network does not compute what the masked one does, or is no valid ONNX; it is not
+                            written
+
+A model file that cannot be read is a ModelError, a file that cannot be written an OutputError (verifier.errors).
 """
 
 from __future__ import annotations
@@ -18,10 +19,6 @@ from verifier.errors import SecateurError
 
 class PruneError(SecateurError):
     """Base of every error the pruning package raises on purpose."""
-
-
-class ModelFileError(PruneError):
-    """The model file cannot be used."""
 
 
 class NothingToPrune(PruneError):
@@ -42,7 +39,3 @@ class CriterionError(PruneError):
 
 class WrongNetwork(PruneError):
     """Pruned and masked network differ: a fault of this package, caught before anything is written."""
-
-
-class WriteError(PruneError):
-    """A result file cannot be written."""

@@ -11,9 +11,9 @@ from types import MappingProxyType
 
 import numpy as np
 
-from pruning.errors import ModelFileError
 from pruning.net import Net, Op
 from verifier.data.frame import Frame
+from verifier.errors import ModelError
 
 NAMES = ("secateur_mean", "secateur_std", "secateur_centred", "secateur_normalised")
 
@@ -25,7 +25,7 @@ def normalised(net: Net, frame: Frame, mean: tuple[float, ...] | None, std: tupl
         return net
     taken = set(NAMES) & {*net.weights, *net.producer, *net.inputs, *net.shapes}
     if taken:
-        raise ModelFileError(f"the network has values named {', '.join(sorted(taken))}; rename them")
+        raise ModelError(f"the network has values named {', '.join(sorted(taken))}; rename them")
     source = net.inputs[0]
     weights = {NAMES[i]: frame.per_channel(v).astype(np.float32) for i, v in enumerate((values[0], values[1]))}
     nodes = (
@@ -49,7 +49,7 @@ def given(net: Net) -> Net:
 
 def _renamed(node: Op, old: str, new: str) -> Op:
     if old in node.captures:
-        raise ModelFileError(f"node '{node.label}' reads the input inside a subgraph; --mean and --std do not reach it")
+        raise ModelError(f"node '{node.label}' reads the input inside a subgraph; --mean and --std do not reach it")
     if old not in node.inputs:
         return node
     return replace(node, inputs=tuple(new if name == old else name for name in node.inputs))

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
 from onnx import helper, numpy_helper, shape_inference
 
-from pruning.errors import ModelFileError, WriteError
+from pruning import runtime
+from pruning.errors import WrongNetwork
 from pruning.net import Net, Op, Shape
 from verifier.errors import ModelError
-from verifier.graph.onnx_import.external import external_tensors
-from verifier.graph.onnx_import.source import read_model
+from verifier.files.whole import write
+from verifier.graph.onnx_import.build import Builder, checked, first_line
+from verifier.graph.onnx_import.source import Source, parse, read_model
 
-MAX_BYTES = 2**31 - 1  # protobuf cannot hold more in one message
 FOLD_LIMIT = 1 << 24  # elements; constants larger than this are not computed while loading
 _AXES_AS_INPUT = {
     f"Reduce{kind}" for kind in ["L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare"]
@@ -30,34 +28,22 @@ _NOT_FOLDED = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUnifo
 
 
 def load(path: str | os.PathLike[str]) -> Net:
-    """Read an ONNX file, with weights that lie beside it. Raises ModelFileError for anything that is not one valid
-    model of at most 2 GB.
+    """Read an ONNX file, with weights that lie beside it. Raises ModelError for anything that is not one valid model of
+    at most 2 GB.
     """
-    try:
-        read = read_model(path)
-    except ModelError as error:
-        raise ModelFileError(str(error)) from None
-    return from_bytes(read.data, read.path)
+    return _read(read_model(path))
 
 
 def from_bytes(data: bytes, where: str = "model") -> Net:
     """The network of a serialised model; `where` is what messages call it."""
-    model = onnx.ModelProto()
-    try:
-        model.ParseFromString(data)
-    except DecodeError as error:
-        raise ModelFileError(f"{where}: not an ONNX model (the protobuf message cannot be decoded)") from error
+    return _read(Source(data, where))
+
+
+def _read(read: Source) -> Net:
+    model = parse(read, check=True)
     if not model.graph.node:
-        raise ModelFileError(f"{where}: the graph has no nodes; is this an ONNX model?")
-    for tensor in external_tensors(model):
-        raise ModelFileError(
-            f"{where}: weight '{tensor.name}' is stored in another file (external data); load the model by its path"
-        )
-    try:
-        onnx.checker.check_model(model)
-    except onnx.checker.ValidationError as error:
-        raise ModelFileError(f"{where}: invalid ONNX model: {_first_line(error)}") from error
-    return _net(model, where)
+        raise ModelError(f"{read.path}: the graph has no nodes; is this an ONNX model?")
+    return _net(model, read.path)
 
 
 def to_bytes(net: Net, extra_outputs: Sequence[str] = (), check: bool = False) -> bytes:
@@ -65,14 +51,12 @@ def to_bytes(net: Net, extra_outputs: Sequence[str] = (), check: bool = False) -
     model = _proto(net)
     known = {output.name for output in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in extra_outputs if name not in known)
-    if model.ByteSize() > MAX_BYTES:
-        raise WriteError("the model would exceed 2 GB, the limit of one ONNX file")
     if check:
         try:
             model = shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
-            onnx.checker.check_model(model, full_check=True)
-        except (onnx.checker.ValidationError, shape_inference.InferenceError) as error:
-            raise WriteError(f"the pruned model fails onnx.checker: {_first_line(error)}") from error
+            checked(model, "the pruned model")
+        except (ModelError, shape_inference.InferenceError) as error:
+            raise WrongNetwork(f"the pruned model fails onnx.checker: {first_line(error)}") from error
     return model.SerializeToString(deterministic=True)
 
 
@@ -106,22 +90,7 @@ def model_for_conversion(net: Net) -> onnx.ModelProto:
 
 def save(net: Net, path: str | os.PathLike[str]) -> None:
     """Check and write a model; the file appears whole or not at all."""
-    write_whole(to_bytes(net, check=True), path)
-
-
-def write_whole(data: bytes, path: str | os.PathLike[str]) -> None:
-    """Write through a temporary file in the same folder and rename it, so that no half-written file can remain."""
-    path = Path(path)
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(data)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError, UnboundLocalError):
-            temporary.unlink(missing_ok=True)
-        raise WriteError(f"{path}: cannot be written ({error.strerror or error})") from error
+    write(path, to_bytes(net, check=True), "the network")
 
 
 def evaluate64(net: Net, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] = ()) -> dict[str, np.ndarray]:
@@ -160,24 +129,13 @@ def run_node64(
         if name and name not in feeds:
             value = weights.get(name, net.weights.get(name, np.zeros(net.weights[node.inputs[1]].shape)))
             stored[name] = value.astype(np.float64) if value.dtype.kind == "f" else value
-    kinds = {name: helper.np_dtype_to_tensor_dtype(np.asarray(value).dtype) for name, value in feeds.items()}
-    graph = helper.make_graph(
-        [_node_proto(node, net.weights)],
-        "node",
-        [helper.make_tensor_value_info(name, kinds[name], np.shape(value)) for name, value in feeds.items()],
-        [onnx.ValueInfoProto(name=name) for name in node.outputs],
-        [numpy_helper.from_array(np.asarray(value, order="C"), name) for name, value in stored.items()],
-    )
-    proto = helper.make_model(graph, opset_imports=model.opset_import, ir_version=max(model.ir_version, 4))
+    builder = Builder()
+    builder.nodes.append(_node_proto(node, net.weights))
+    for name, value in stored.items():
+        builder.constant(name, value)
+    given = {name: (np.asarray(value).dtype, np.shape(value)) for name, value in feeds.items()}
+    proto = builder.model(given, node.outputs, model.opset_import, max(model.ir_version, 4))
     return [np.asarray(value) for value in ReferenceEvaluator(proto).run(list(node.outputs), dict(feeds))]
-
-
-def check(data: bytes) -> None:
-    """Run the full ONNX check over a serialised model; raises WriteError."""
-    try:
-        onnx.checker.check_model(onnx.load_model_from_string(data), full_check=True)
-    except onnx.checker.ValidationError as error:
-        raise WriteError(f"the model fails onnx.checker: {_first_line(error)}") from error
 
 
 # ---------------------------------------------------------------------------------------------------------- reading
@@ -214,11 +172,11 @@ def _check_inputs(inputs: list[Any], where: str) -> bool:
     for value in inputs:
         kind = value.type.tensor_type
         if not value.type.HasField("tensor_type") or not kind.HasField("shape"):
-            raise ModelFileError(f"{where}: input '{value.name}' has no tensor shape; expected fixed dimensions")
+            raise ModelError(f"{where}: input '{value.name}' has no tensor shape; expected fixed dimensions")
         for axis, dim in enumerate(kind.shape.dim):
             if not dim.HasField("dim_value") or dim.dim_value <= 0:
                 if axis > 0:
-                    raise ModelFileError(
+                    raise ModelError(
                         f"{where}: input '{value.name}' leaves dimension {axis} open; only the batch axis 0 may be "
                         "symbolic (fix the others when exporting)"
                     )
@@ -297,8 +255,6 @@ def _shapes(model: onnx.ModelProto, inputs: list[str]) -> dict[str, Shape]:
 
 
 def _shapes_by_running(fixed: onnx.ModelProto, inputs: list[str], shapes: dict[str, Shape]) -> dict[str, Shape]:
-    from pruning import runtime
-
     names = [name for node in fixed.graph.node for name in node.output if name]
     known = {output.name for output in fixed.graph.output}
     fixed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
@@ -306,7 +262,7 @@ def _shapes_by_running(fixed: onnx.ModelProto, inputs: list[str], shapes: dict[s
     feeds = {name: np.full(shapes[name], 0.5).astype(helper.tensor_dtype_to_np_dtype(types[name])) for name in inputs}
     try:
         results = runtime.run_once(fixed.SerializeToString(), feeds, names)
-    except runtime.RunError:
+    except ModelError:
         return {}  # values without a shape freeze what depends on them
     return {name: np.shape(value) for name, value in results.items()}
 
@@ -315,8 +271,6 @@ def _fold_constants(
     model: onnx.ModelProto, nodes: tuple[Op, ...], weights: dict[str, np.ndarray], shapes: Mapping[str, Shape]
 ) -> tuple[Op, ...]:
     """Compute nodes that only read constants (Identity or Transpose of a weight, shape arithmetic) into weights."""
-    from pruning import runtime
-
     kept, outputs = [], {value.name for value in model.graph.output}
     for node in nodes:
         foldable = (
@@ -334,23 +288,19 @@ def _fold_constants(
             try:
                 weights.update(runtime.run_once(_single(node, weights, model), {}, list(node.outputs)))
                 continue
-            except runtime.RunError:
+            except ModelError:
                 pass  # stays in the graph as it is
         kept.append(node)
     return tuple(kept)
 
 
 def _single(node: Op, weights: Mapping[str, np.ndarray], model: onnx.ModelProto) -> bytes:
-    graph = helper.make_graph(
-        [_node_proto(node, weights)],
-        "fold",
-        [],
-        [onnx.ValueInfoProto(name=name) for name in node.outputs],
-        [numpy_helper.from_array(weights[name], name) for name in dict.fromkeys(node.inputs) if name],
-    )
-    return helper.make_model(
-        graph, opset_imports=model.opset_import, ir_version=max(model.ir_version, 4)
-    ).SerializeToString()
+    builder = Builder()
+    builder.nodes.append(_node_proto(node, weights))
+    for name in dict.fromkeys(node.inputs):
+        if name:
+            builder.constant(name, weights[name])
+    return builder.model({}, node.outputs, model.opset_import, max(model.ir_version, 4)).SerializeToString()
 
 
 # ---------------------------------------------------------------------------------------------------------- writing
@@ -429,7 +379,3 @@ def _double_constants(node: Any) -> None:
             attribute.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(attribute.t).astype(np.float64)))
         if node.op_type == "Cast" and attribute.name == "to" and attribute.i == onnx.TensorProto.FLOAT:
             attribute.i = onnx.TensorProto.DOUBLE
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]

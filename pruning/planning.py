@@ -54,10 +54,6 @@ class Plan:
     notes: tuple[str, ...] = ()
     floor: Floor = Floor()
 
-    def removed_of(self, group: Group) -> np.ndarray:
-        """Positions, within the group, of its removed channels."""
-        return np.flatnonzero(self.removed[group.channels])
-
     @property
     def counts(self) -> Mapping[int, int]:
         """Number of removed channels per group index."""

@@ -11,12 +11,11 @@ import numpy as np
 
 from pruning.api import PrunedModel
 from pruning.calibration import Activations, Calibration
-from pruning.errors import WriteError
-from pruning.onnx_io import write_whole
 from pruning.planning import Plan
 from pruning.study import page, words
 from pruning.study.figures import channels, style
 from pruning.study.page import Table
+from verifier.files.whole import make_folder, write
 
 MOST = 256
 """Images on which error and output change are measured."""
@@ -24,10 +23,7 @@ MOST = 256
 
 def write_report(folder: Path, results: Sequence[PrunedModel], data: Calibration | None, title: str = "") -> Path:
     """Write `report.html`, `report.json` and the figures into `folder`; returns the page."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WriteError(f"{folder}: cannot be created ({error.strerror or error})") from error
+    make_folder(folder)
     numbers = [_numbers(result, data) for result in results]
     sections = [_section(index, result, folder) for index, result in enumerate(results)]
     text = page.render(
@@ -40,8 +36,8 @@ def write_report(folder: Path, results: Sequence[PrunedModel], data: Calibration
         sections=sections,
     )
     target = folder / "report.html"
-    write_whole(json.dumps(numbers, indent=1, default=str).encode(), folder / "report.json")
-    write_whole(text.encode(), target)
+    write(folder / "report.json", json.dumps(numbers, indent=1, default=str), "the report")
+    write(target, text, "the report")
     return target
 
 

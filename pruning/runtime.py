@@ -1,4 +1,4 @@
-"""Runs models in ONNX Runtime; the only module of this package that imports onnxruntime."""
+"""Runs models in ONNX Runtime, by the names of their inputs and outputs."""
 
 from __future__ import annotations
 
@@ -7,31 +7,18 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pruning.errors import PruneError
-
-
-class RunError(PruneError):
-    """ONNX Runtime refuses the model or fails while running it."""
+from verifier.graph.onnx_import.session import open_session, run_session
 
 
 class Runner:
     """A model ready to run; float inputs are converted to the type the model wants.
 
-    `optimise` off keeps ONNX Runtime from fusing nodes, which equality tests rely on.
+    `optimise` off keeps ONNX Runtime from fusing nodes, which equality tests rely on. Making and calling it raise
+    ModelError where ONNX Runtime refuses the model or fails.
     """
 
     def __init__(self, model: bytes, optimise: bool = True, threads: int = 0) -> None:
-        import onnxruntime as ort
-
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        options.intra_op_num_threads = threads or int(os.environ.get("OMP_NUM_THREADS", "0") or 0)
-        level = ort.GraphOptimizationLevel
-        options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
-        try:
-            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise RunError(f"ONNX Runtime cannot load the model: {_line(error)}") from error
+        self._session = open_session(model, threads or int(os.environ.get("OMP_NUM_THREADS", "0") or 0), optimise)
         self.inputs = {item.name: _DTYPES.get(item.type, np.float32) for item in self._session.get_inputs()}
         self.outputs = tuple(item.name for item in self._session.get_outputs())
 
@@ -39,14 +26,11 @@ class Runner:
         """Values of `outputs` (default: all), by name."""
         names = list(self.outputs if outputs is None else outputs)
         feeds = {name: np.asarray(value, self.inputs[name], order="C") for name, value in feeds.items()}
-        try:
-            return dict(zip(names, self._session.run(names, feeds), strict=True))
-        except Exception as error:
-            raise RunError(f"ONNX Runtime failed: {_line(error)}") from error
+        return dict(zip(names, run_session(self._session, names, feeds), strict=True))
 
 
 def run_once(model: bytes, feeds: Mapping[str, np.ndarray], outputs: Sequence[str]) -> dict[str, np.ndarray]:
-    """Load, run, forget. Raises RunError."""
+    """Load, run, forget. Raises ModelError."""
     return Runner(model, optimise=False, threads=1)(feeds, outputs)
 
 
@@ -60,7 +44,3 @@ _DTYPES: dict[str, type] = {
     "tensor(int8)": np.int8,
     "tensor(bool)": np.bool_,
 }
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

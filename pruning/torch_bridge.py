@@ -143,10 +143,6 @@ class TorchNet:
 
         return torch.as_tensor(array, device=self.device)
 
-    def train_mode(self, on: bool) -> None:
-        """Switch Dropout and BatchNormalization (whose running statistics then follow the batches)."""
-        self._module.train(on)
-
     def exported(self) -> Net:
         """The ONNX network with the present values of the weights; structure and names unchanged."""
         values = {

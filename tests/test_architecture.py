@@ -117,7 +117,7 @@ def test_the_checker_stands_alone() -> None:
 
 
 def test_pruning_uses_only_the_graph_the_data_sets_and_the_public_door() -> None:
-    own = ("errors", "data", "graph", "brief", "console.outputs", "console.arguments")
+    own = ("errors", "data", "graph", "brief", "progress", "console.outputs", "console.arguments")
     allowed = ("verifier", *(f"verifier.{name}" for name in own))
     wrong = [
         f"{path.relative_to(ROOT)}:{line}: {name}"
@@ -125,7 +125,7 @@ def test_pruning_uses_only_the_graph_the_data_sets_and_the_public_door() -> None
         if path.relative_to(ROOT).as_posix() not in BRIDGES
         for name, line in imports(path)
         if name.startswith("verifier")
-        if not (name in allowed or name.startswith(("verifier.graph.", "verifier.data.")))
+        if not (name in allowed or name.startswith(("verifier.graph.", "verifier.data.", "verifier.files.")))
         if name.removeprefix("verifier.") not in public_names()
     ]
     assert not wrong, "\n".join(wrong)
@@ -147,6 +147,28 @@ def test_few_files_read_onnx() -> None:
         if name.split(".")[0] == "onnx"
     ]
     assert not wrong, wrong
+
+
+@pytest.mark.parametrize(
+    ("text", "homes"),
+    [
+        ("os.replace(", {"verifier/files/whole.py"}),
+        ("mkstemp(", {"verifier/files/whole.py"}),
+        ("fcntl", {"verifier/files/ledger.py"}),
+        ("InferenceSession(", {"verifier/graph/onnx_import/session.py"}),
+        ("ParseFromString(read", {"verifier/graph/onnx_import/source.py"}),
+        ("make_model(", {"verifier/graph/onnx_import/build.py"}),
+    ],
+)
+def test_each_way_to_a_file_is_written_down_once(text: str, homes: set[str]) -> None:
+    """One atomic write, one ledger, one maker of sessions, one reader and one composer of ONNX models."""
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for package in ("verifier", "pruning", "vnnlib")
+        for path in sources(package)
+        if text in path.read_text(encoding="utf-8")
+    }
+    assert found == homes
 
 
 def test_public_names_are_these_and_all_exist() -> None:

@@ -46,22 +46,35 @@ class Progress:
 
 
 class StatusLine:
-    """One line of a terminal that is written over; at most `rate` times a second, and silent elsewhere."""
+    """One line of a terminal that is written over, at most `rate` times a second.
 
-    def __init__(self, stream: TextIO, rate: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
-        self._stream, self._pause, self._clock = stream, 1.0 / rate, clock
+    On a stream that is no terminal it is silent, or with `elsewhere` a line of its own every so many seconds.
+    """
+
+    def __init__(
+        self,
+        stream: TextIO,
+        rate: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+        elsewhere: float | None = None,
+    ) -> None:
+        self._stream, self._clock, self._terminal = stream, clock, stream.isatty()
+        self._pause = 1.0 / rate if self._terminal or elsewhere is None else elsewhere
         self._next = -math.inf
         self._shown = False
-        self.enabled = stream.isatty()
+        self.enabled = self._terminal or elsewhere is not None
 
-    def show(self, text: object) -> None:
-        """Replaces the line by `str(text)`, cut to the width of the terminal; skipped if the last one is too recent."""
+    def show(self, text: object, last: bool = False) -> None:
+        """Replaces the line by `str(text)`, cut to the width of the terminal; skipped if the one before is too recent,
+        unless it is the `last`, which stays.
+        """
         now = self._clock()
-        if not self.enabled or now < self._next:
+        if not self.enabled or (now < self._next and not last):
             return
-        self._next, self._shown = now + self._pause, True
+        self._next, self._shown = now + self._pause, self._terminal and not last
         width = shutil.get_terminal_size().columns - 1
-        self._stream.write(_ERASE_LINE + str(text)[:width])
+        end = "\n" if last or not self._terminal else ""
+        self._stream.write((_ERASE_LINE + str(text)[:width] if self._terminal else str(text)) + end)
         self._stream.flush()
 
     def print(self, text: str) -> None:

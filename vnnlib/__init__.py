@@ -20,19 +20,9 @@ from vnnlib.spec import NetworkDecl, Spec, TensorDecl
 
 if TYPE_CHECKING:
     from vnnlib.builder import Case, Row, build
-    from vnnlib.results import (
-        InstanceRow,
-        ResultFile,
-        ResultRow,
-        map_result,
-        parse_networks,
-        read_instances,
-        read_result,
-        read_results,
-        write_result,
-    )
+    from vnnlib.instances import InstanceRow, parse_networks, read_instances
     from vnnlib.witness import format_witness_v1, format_witness_v2, parse_witness
-    from vnnlib.writer import dump, dumps
+    from vnnlib.writer import dumps
 
 __all__ = [
     "Case",
@@ -40,8 +30,6 @@ __all__ = [
     "Limits",
     "NetworkDecl",
     "NormalForm",
-    "ResultFile",
-    "ResultRow",
     "Row",
     "Spec",
     "TensorDecl",
@@ -52,7 +40,6 @@ __all__ = [
     "VnnLibUnsupported",
     "build",
     "classify",
-    "dump",
     "dumps",
     "float32_hull",
     "float32_inside",
@@ -62,30 +49,23 @@ __all__ = [
     "format_witness_v2",
     "load",
     "loads",
-    "map_result",
     "normalise",
     "parse_networks",
     "parse_witness",
     "read_instances",
-    "read_result",
-    "read_results",
-    "write_result",
 ]
 
 _LAZY = {
     "vnnlib.builder": ("Case", "Row", "build"),
-    "vnnlib.results": (
-        "InstanceRow", "ResultFile", "ResultRow", "map_result", "parse_networks", "read_instances", "read_result",
-        "read_results", "write_result",
-    ),
+    "vnnlib.instances": ("InstanceRow", "parse_networks", "read_instances"),
     "vnnlib.witness": ("format_witness_v1", "format_witness_v2", "parse_witness"),
-    "vnnlib.writer": ("dump", "dumps"),
+    "vnnlib.writer": ("dumps",),
 }  # fmt: skip
 _HOME = {name: module for module, names in _LAZY.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """Import writers and result files on first use; reading a specification does not need them."""
+    """Import writers and lists on first use; reading a specification does not need them."""
     if name not in _HOME:
         raise AttributeError(f"module 'vnnlib' has no attribute '{name}'")
     value = getattr(importlib.import_module(_HOME[name]), name)

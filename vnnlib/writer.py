@@ -6,29 +6,20 @@ cannot read denormal numbers, so bounds and right sides below the smallest norma
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from math import prod
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from vnnlib.errors import VnnLibError, VnnLibUnsupported
 from vnnlib.form import NormalForm
 from vnnlib.normalise import normalise
+from vnnlib.rows import slices
 from vnnlib.spec import FLOAT_TYPES, RELATIONS, NetworkDecl, Node, Num, Op, Spec, TensorDecl, Var, postorder
 
 _TINY = float(np.finfo(np.float64).tiny)
-
-
-def dump(spec: Spec, path: str | os.PathLike[str], **options: Any) -> None:
-    """Write `dumps(spec, **options)` to a file, replacing it atomically."""
-    from vnnlib.results import write_atomically
-
-    write_atomically(Path(path), dumps(spec, **options))
 
 
 def dumps(
@@ -86,8 +77,6 @@ def _redeclare(
     changed = replace(spec, networks=(replace(network, inputs=(tensors[0],), outputs=(tensors[1],)),))
     if spec.form is None:
         return changed
-    from vnnlib.rows import slices
-
     inputs, outputs = slices(changed)
     return replace(changed, form=replace(spec.form, input_tensors=inputs, output_tensors=outputs))
 
@@ -189,7 +178,7 @@ class _Style2:
 
 def positional(value: float) -> str:
     """Return the shortest decimal without exponent that reads back as `value`, with a point."""
-    return np.format_float_positional(float(value), unique=True, trim="0")
+    return np.format_float_positional(float(value) + 0.0, unique=True, trim="0")
 
 
 def _elements(tensor: TensorDecl) -> list[str]:

@@ -9,13 +9,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pruning.study import goals, ledger, limits, row, stats, summary
+from pruning.study import goals, limits, row, stats, summary
 from pruning.study.errors import ResultsError
 from pruning.study.goals import Check
 from pruning.study.limits import Rates
 from pruning.study.row import Row
 from pruning.study.summary import Contrast, Summary
 from verifier.brief import brief
+from verifier.files.whole import write
 
 FOCUS = "usn"
 
@@ -45,7 +46,7 @@ class Analysis:
 
 def of_folder(folder: Path, replicates: int = stats.REPLICATES) -> Analysis:
     """Analyse what a study's folder holds."""
-    rows = ledger.read(folder / "results.jsonl", row.decode, lambda r: r.key)
+    rows = row.LINES.read(folder / "results.jsonl")
     if not rows:
         raise ResultsError(f"{folder / 'results.jsonl'}: no results yet")
     record = _record(folder / "study.json")
@@ -85,8 +86,6 @@ def analyse(
 
 def save(analysis: Analysis, path: Path) -> None:
     """Every figure with its interval as JSON."""
-    from verifier.errors import OutputError
-
     value = {
         "title": analysis.title,
         "summaries": [asdict(s) for s in analysis.summaries],
@@ -96,10 +95,7 @@ def save(analysis: Analysis, path: Path) -> None:
         "goals": _checks(analysis.goals),
         "notes": analysis.notes,
     }
-    try:
-        path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{path}: cannot write: {error.strerror or error}") from None
+    write(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def _checks(checks: Sequence[Check]) -> dict[str, Any]:

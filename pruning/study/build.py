@@ -8,7 +8,6 @@ trained network for a seed (`dense`), it is copied instead of trained.
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -17,10 +16,11 @@ from typing import Any
 
 from pruning.study.errors import ResultsError, StudyFileError
 from pruning.study.hands import FineTune, Hands, Prune, Size, Train
-from pruning.study.ledger import Ledger, sync_folder
+from pruning.study.ledger import json_lines, opened
 from pruning.study.plan import Job, stage_ratios
 from pruning.study.spec import Spec
 from pruning.study.words import duration
+from verifier.files.whole import make_folder, move
 from verifier.graph.onnx_import.source import files_of, read_model
 
 Say = Callable[[str], None]
@@ -49,8 +49,9 @@ class Model:
 
 def build(spec: Spec, jobs: list[Job], folder: Path, hands: Hands, say: Say) -> list[Model]:
     """All networks of the plan; those already made are checked against their hash and kept."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with Ledger(folder / "networks.jsonl", _encode, lambda v: _decode(v, folder), lambda m: m.name) as ledger:
+    make_folder(folder)
+    lines = json_lines(_encode, lambda v: _decode(v, folder), lambda m: m.name)
+    with opened(folder / "networks.jsonl", lines) as ledger:
         done = {model.name: model for model in ledger.rows}
         for number, job in enumerate(jobs, 1):
             if job.name in done:
@@ -91,7 +92,7 @@ def whole(path: Path) -> bytes:
 
 def _make(spec: Spec, job: Job, folder: Path, hands: Hands) -> Model:
     work = folder / "work" / job.name
-    work.mkdir(parents=True, exist_ok=True)
+    make_folder(work)
     out, fresh = folder / f"{job.name}.onnx", work / "finished.onnx"
     started = time.monotonic()
     source = _source(spec, job)
@@ -113,10 +114,7 @@ def _make(spec: Spec, job: Job, folder: Path, hands: Hands) -> Model:
         _prune(spec, job, folder, hands, work, fresh)
     if not fresh.is_file():
         raise ResultsError(f"{job.name}: the step that should make it ended without writing {fresh}")
-    with open(fresh, "rb") as stream:
-        os.fsync(stream.fileno())
-    os.replace(fresh, out)
-    sync_folder(folder)
+    move(fresh, out)
     size, seconds = hands.measure(out), round(time.monotonic() - started, 3)
     return Model(
         job.name, out, digest(out), job.arm, job.criterion, job.ratio, job.seed, job.draw, size, seconds, source

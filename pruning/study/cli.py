@@ -139,7 +139,7 @@ def _inputs(options: argparse.Namespace) -> Iterator[Path | str | None]:
 
 def _run_study(options: argparse.Namespace, folder: Path, factory: Factory | None) -> None:
     from pruning.study import runner, spec
-    from pruning.study.terminal import ProgressLine
+    from pruning.study.terminal import progress_told
 
     study = spec.load(options.study)
     if options.images is not None:
@@ -147,16 +147,13 @@ def _run_study(options: argparse.Namespace, folder: Path, factory: Factory | Non
             raise StudyFileError(f"--images {options.images}; a study takes N, the first N of its images")
         study = spec.with_images(study, int(options.images))
     hands = (factory or _own())(study.task, study)
-    line = ProgressLine(sys.stderr)
-    try:
-        runner.run(study, folder, hands, line, lambda text: print(text, file=sys.stderr, flush=True))
-    finally:
-        line.close()
+    with progress_told(sys.stderr) as tell:
+        runner.run(study, folder, hands, tell, lambda text: print(text, file=sys.stderr, flush=True))
 
 
 def _run_models(options: argparse.Namespace, folder: Path, factory: Factory | None) -> None:
     from pruning.study import runner
-    from pruning.study.terminal import ProgressLine
+    from pruning.study.terminal import progress_told
 
     if not options.data:
         raise StudyFileError("no images named; add --data aircraft23, or a folder, FILE.npz or COCO.json of yours")
@@ -174,11 +171,8 @@ def _run_models(options: argparse.Namespace, folder: Path, factory: Factory | No
             raise StudyFileError(f"{model}: no such file; expected an ONNX network")
     for text in hands.describe(models, chosen) if hands.describe is not None else ():
         print(text, file=sys.stderr)
-    line = ProgressLine(sys.stderr)
-    try:
-        runner.compare(models, chosen, task, folder, hands, line)
-    finally:
-        line.close()
+    with progress_told(sys.stderr) as tell:
+        runner.compare(models, chosen, task, folder, hands, tell)
 
 
 def _tau(options: argparse.Namespace, models: Sequence[Path]) -> float:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +10,7 @@ from zipfile import BadZipFile
 from pruning.study.errors import ResultsError
 from pruning.study.hands import Outcome, Witness
 from verifier.brief import brief
+from verifier.files.whole import Whole, make_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,12 +50,9 @@ def save(folder: Path, name: str, image: int, outcome: Outcome) -> None:
     if not arrays:
         return
     target = path(folder, name, image)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    packed = io.BytesIO()
-    np.savez_compressed(packed, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the flag for an array
-    fresh = target.with_suffix(".tmp")
-    fresh.write_bytes(packed.getvalue())
-    os.replace(fresh, target)
+    make_folder(target.parent)
+    with Whole(target) as stream:
+        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the flag for an array
 
 
 def load(folder: Path, name: str, image: int) -> Details | None:

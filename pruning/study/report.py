@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from pruning.study import analysis as analyses
@@ -12,7 +11,7 @@ from pruning.study.figures import cactus, curves, maps, style
 from pruning.study.figures.style import Drawn
 from pruning.study.page import Table
 from pruning.study.summary import label, penalised
-from verifier.errors import OutputError
+from verifier.files.whole import write as write_file
 
 
 def write(analysis: Analysis, folder: Path) -> Path:
@@ -27,12 +26,8 @@ def write(analysis: Analysis, folder: Path) -> Path:
         for figure in figures:
             style.save(figure, folder / "figures")
     analyses.save(analysis, folder / "summary.json")
-    target, fresh = folder / "report.html", folder / "report.tmp"
-    try:
-        fresh.write_text(render(analysis, drawn), encoding="utf-8")
-        os.replace(fresh, target)
-    except OSError as error:
-        raise OutputError(f"{target}: cannot write: {error.strerror or error}") from None
+    target = folder / "report.html"
+    write_file(target, render(analysis, drawn), "the report")
     return target
 
 

@@ -9,6 +9,7 @@ from functools import cache
 from types import UnionType
 from typing import Any, get_args, get_type_hints
 
+from pruning.study.ledger import json_lines
 from verifier.errors import UnsoundError
 
 VERDICTS = ("certified", "refuted", "open")
@@ -106,6 +107,10 @@ def check(row: Row) -> None:
         raise UnsoundError(f"{where}: called certified with refuted area {row.refuted:g} and open area {row.open:g}")
     if row.verified and row.sampled is not None and row.sampled < 1:
         raise UnsoundError(f"{where}: called certified, but only {row.sampled:.4%} of the samples are within tau")
+
+
+LINES = json_lines(encode, decode, lambda row: row.key)
+"""The lines of `results.jsonl`."""
 
 
 @cache

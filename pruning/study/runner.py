@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,12 +14,13 @@ from pruning.study import details, row
 from pruning.study.build import Model, build, given
 from pruning.study.errors import ResultsError
 from pruning.study.hands import Hands, Outcome
-from pruning.study.ledger import Ledger, sync_folder
+from pruning.study.ledger import Ledger, opened
 from pruning.study.machine import machine, versions
 from pruning.study.plan import jobs, schedule
 from pruning.study.row import Row
 from pruning.study.spec import Spec, Task
 from verifier.errors import SecateurError
+from verifier.files.whole import make_folder, write
 
 RESULTS = "results.jsonl"
 
@@ -45,7 +45,7 @@ def run(spec: Spec, folder: Path, hands: Hands, tell: Tell = lambda _: None, say
     Raises ResultsError if the folder holds another study. An error of a callable passes through; the
     rows before it stay.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     _same_study(folder / "study.json", spec.fixed(), asdict(spec))
     models = build(spec, jobs(spec), folder / "networks", hands, say)
     return verify(models, spec.images, spec.task, folder, hands, spec.shuffle, tell)
@@ -60,7 +60,7 @@ def compare(
     title = f"{models[0].name} and {others}" if len(models) > 1 else models[0].name
     whole = {"name": title, "files": [str(p) for p in paths], "baseline": models[0].name}
     with _nothing_left_of_a_false_start(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         _same_study(folder / "study.json", {"task": task.record()}, whole)
         return verify(models, images, task, folder, hands, 0, tell)
 
@@ -94,7 +94,7 @@ def verify(
 ) -> list[Row]:
     """Verify every image with every network, interleaved; answers that are already in the file are not asked again."""
     by_name = {model.name: model for model in models}
-    with Ledger(folder / RESULTS, row.encode, row.decode, lambda r: r.key) as ledger:
+    with opened(folder / RESULTS, row.LINES) as ledger:
         _same_networks(ledger, by_name, task)
         pairs = list(schedule(list(by_name), images, shuffle))
         left = [pair for pair in pairs if pair not in ledger]
@@ -161,7 +161,4 @@ def _same_study(path: Path, fixed: dict[str, Any], whole: dict[str, Any]) -> Non
                     f"{path.parent}: holds a study with {key} = {held.get(key)}, this one has {fixed.get(key)}; choose "
                     "another folder with --out"
                 )
-    fresh = path.with_suffix(".tmp")
-    fresh.write_text(json.dumps({"fixed": fixed, "whole": whole}, indent=1, default=str) + "\n", encoding="utf-8")
-    os.replace(fresh, path)
-    sync_folder(path.parent)
+    write(path, json.dumps({"fixed": fixed, "whole": whole}, indent=1, default=str) + "\n")

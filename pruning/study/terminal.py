@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import IO, TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TextIO
 
 from pruning.study import goals, headline, words
 from pruning.study.analysis import Analysis
-from pruning.study.runner import Progress
+from pruning.study.runner import Progress, Tell
 from pruning.study.summary import label
 from pruning.study.tools.scoring import Comparison, Standing
+from verifier.progress import StatusLine
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -85,36 +87,23 @@ def print_comparison(comparison: Comparison, console: Console, per_category: boo
         console.print(f"note: {note}", markup=False, highlight=False)
 
 
-class ProgressLine:
+@contextmanager
+def progress_told(stream: TextIO) -> Iterator[Tell]:
     """Tells how far a study is: a line rewritten in place on a terminal, a line every 30 seconds elsewhere."""
+    line = StatusLine(stream, elsewhere=30.0)
+    try:
+        yield lambda progress: line.show(_progress(progress), last=progress.done == progress.total)
+    finally:
+        line.clear()
 
-    def __init__(self, stream: IO[str]) -> None:
-        import time
 
-        self._stream, self._clock, self._last, self._open = stream, time.monotonic, float("-inf"), False
-        self._terminal = stream.isatty()
-
-    def __call__(self, progress: Progress) -> None:
-        """Show the state after an answer."""
-        now, finished = self._clock(), progress.done == progress.total
-        if not finished and now - self._last < (0.1 if self._terminal else 30):
-            return
-        self._last = now
-        parts = [f"{progress.done} of {progress.total} results"]
-        if progress.row is not None:
-            parts.append(f"image {progress.row.image}, {progress.row.name}: {progress.row.verdict}")
-        if progress.seconds_left is not None and not finished:
-            parts.append(f"{words.duration(progress.seconds_left)} left")
-        text = ", ".join(parts)
-        self._stream.write(f"\r\x1b[2K{text[:160]}" if self._terminal else f"{text}\n")
-        self._stream.flush()
-        self._open = self._terminal
-
-    def close(self) -> None:
-        """End the line."""
-        if self._open:
-            self._stream.write("\n")
-            self._open = False
+def _progress(progress: Progress) -> str:
+    parts = [f"{progress.done} of {progress.total} results"]
+    if progress.row is not None:
+        parts.append(f"image {progress.row.image}, {progress.row.name}: {progress.row.verdict}")
+    if progress.seconds_left is not None and progress.done < progress.total:
+        parts.append(f"{words.duration(progress.seconds_left)} left")
+    return ", ".join(parts)
 
 
 def _standings(console: Console, title: str, standings: Sequence[Standing], score: str) -> None:

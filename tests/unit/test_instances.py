@@ -11,13 +11,13 @@ import pytest
 from tests.unit.fake_workers import BrokenWorker, FakeWorker, jobs
 from verifier.command import instances
 from verifier.command.instances import run_list, witness_names
-from verifier.command.ledger import Ledger
+from verifier.command.ledger import open_results
 from verifier.command.worker import Job
 from verifier.errors import OutputError
 
 
 def results(path: Path) -> dict[str, str]:
-    ledger = Ledger(path)
+    ledger = open_results(path)
     ledger.close()
     return {row.vnnlib: row.result for row in ledger.rows}
 

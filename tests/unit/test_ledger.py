@@ -2,22 +2,22 @@ from pathlib import Path
 
 import pytest
 
-from verifier.command.ledger import Ledger, Row
+from verifier.command.ledger import Finished, open_results
 from verifier.errors import OutputError
 
-ONE = Row("acas", "a.onnx", "p.vnnlib", "unsat", 1.25)
-TWO = Row("acas", "[('f', 'a,b.onnx')]", "q.vnnlib", "sat", 0.5)
+ONE = Finished("acas", "a.onnx", "p.vnnlib", "unsat", 1.25)
+TWO = Finished("acas", "[('f', 'a,b.onnx')]", "q.vnnlib", "sat", 0.5)
 
 
-def fill(path: Path, *rows: Row) -> None:
-    ledger = Ledger(path)
+def fill(path: Path, *rows: Finished) -> None:
+    ledger = open_results(path)
     for row in rows:
         ledger.append(row)
     ledger.close()
 
 
-def read(path: Path) -> list[Row]:
-    ledger = Ledger(path)
+def read(path: Path) -> list[Finished]:
+    ledger = open_results(path)
     ledger.close()
     return ledger.rows
 
@@ -48,29 +48,29 @@ def test_another_kind_of_file_is_left_alone(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     before = path.read_bytes()
     with pytest.raises(OutputError):
-        Ledger(path)
+        open_results(path)
     assert path.read_bytes() == before
 
 
 def test_a_second_run_on_the_same_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "results.csv"
-    first = Ledger(path)
+    first = open_results(path)
     with pytest.raises(OutputError, match="another run"):
-        Ledger(path)
+        open_results(path)
     first.close()
-    Ledger(path).close()
+    open_results(path).close()
 
 
 def test_a_name_with_a_line_break_cannot_tear_the_file(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "r.csv")
+    ledger = open_results(tmp_path / "r.csv")
     with pytest.raises(OutputError, match="line break"):
-        ledger.append(Row("c", "a\nb", "s", "sat", 1.0))
+        ledger.append(Finished("c", "a\nb", "s", "sat", 1.0))
     ledger.close()
     assert read(tmp_path / "r.csv") == []
 
 
 def test_unwritable_places_are_named(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="no_such"):
-        Ledger(tmp_path / "no_such" / "r.csv")
+        open_results(tmp_path / "no_such" / "r.csv")
     with pytest.raises(OutputError):
-        Ledger(tmp_path)
+        open_results(tmp_path)

@@ -1,14 +1,10 @@
 import json
-import os
-import stat
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import vnnlib
 from verifier.command import report
-from verifier.errors import OutputError
 from verifier.result import Result, Verdict, Witness
 
 X = np.array([np.float64(np.float32(0.1)), -1.5e-30, 3.0])
@@ -85,48 +81,6 @@ def test_summary_says_everything_once() -> None:
     assert report.summary(late) == "timeout after 6.00 s: the time limit was reached"
     assert report.summary(Result(Verdict.UNKNOWN)) == f"unknown after 0.00 s: {Verdict.UNKNOWN.sentence}"
     assert Verdict.SAT.sentence in report.summary(sat())
-
-
-def test_files_are_replaced_in_one_step(tmp_path: Path) -> None:
-    path = tmp_path / "result.txt"
-    path.write_text("old")
-    report.check_writable(path)
-    assert path.read_text() == "old"
-    report.write_text(path, "new\n")
-    assert path.read_text() == "new\n" and os.listdir(tmp_path) == ["result.txt"]
-    mask = os.umask(0)
-    os.umask(mask)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask
-
-
-def test_checking_creates_nothing(tmp_path: Path) -> None:
-    report.check_writable(tmp_path / "result.txt")
-    assert os.listdir(tmp_path) == []
-
-
-@pytest.mark.parametrize("name", ["no_such_folder/result.txt", ".", "file/result.txt"])
-def test_impossible_places_are_refused_before_and_after(tmp_path: Path, name: str) -> None:
-    (tmp_path / "file").write_text("")
-    for action in (report.check_writable, lambda path: report.write_text(path, "x")):
-        with pytest.raises(OutputError, match="cannot write the result"):
-            action(tmp_path / name)
-    assert sorted(os.listdir(tmp_path)) == ["file"]
-
-
-def test_a_failed_write_leaves_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*args: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OutputError, match="No space left"):
-        report.write_text(tmp_path / "r.txt", "text")
-    assert os.listdir(tmp_path) == []
-
-
-def test_special_files_are_written_to_not_replaced() -> None:
-    report.check_writable("/dev/null")
-    report.write_text("/dev/null", "text")
-    assert not Path("/dev/null").is_file()
 
 
 SETTINGS = {"method": "crown", "split": "inputs", "neurons": 1200, "free_inputs": 5}

@@ -21,10 +21,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from verifier.command.ledger import Ledger, Row
-from verifier.command.report import write_text
+from verifier.command.ledger import Finished, open_results
 from verifier.command.worker import READY, Job, Outcome, Worker, serve
-from verifier.errors import OutputError, ProblemError
+from verifier.errors import ProblemError
+from verifier.files.ledger import Ledger
+from verifier.files.whole import make_folder, write
 from verifier.progress import StatusLine
 
 KILL_AFTER = 10.0
@@ -38,7 +39,7 @@ _WORDS = ("sat", "unsat", "unknown", "timeout", "error")
 class Outcomes:
     """What a run of a list did: rows of this run, lines that were there before, and whether a signal ended it."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[Finished, ...]
     skipped: int
     seconds: float
     stopped: bool = False
@@ -149,7 +150,7 @@ class _Slot:
 class _Run:
     """The state of a running list; `run_list` explains it."""
 
-    ledger: Ledger
+    ledger: Ledger[Finished]
     worker: Worker
     pending: deque[Job]
     slots: list[_Slot]
@@ -159,7 +160,7 @@ class _Run:
     line: StatusLine
     total: int
     started: float = field(default_factory=time.monotonic)
-    rows: list[Row] = field(default_factory=list)
+    rows: list[Finished] = field(default_factory=list)
     stopped: bool = False
 
     def step(self) -> None:
@@ -203,8 +204,8 @@ class _Run:
         if job is None:
             return
         if outcome.witness and self.witnesses is not None:  # before its line: a line promises the file
-            write_text(self.witnesses / self.witness_names[job.onnx, job.vnnlib], outcome.witness)
-        row = Row(job.category, job.onnx, job.vnnlib, outcome.result, outcome.seconds)
+            write(self.witnesses / self.witness_names[job.onnx, job.vnnlib], outcome.witness, "the witness")
+        row = Finished(job.category, job.onnx, job.vnnlib, outcome.result, outcome.seconds)
         self.ledger.append(row)
         self.rows.append(row)
         if self.talk > 1 or (self.talk and outcome.result == "error"):
@@ -241,13 +242,9 @@ def run_list(
         OutputError: a results or witness file cannot be written.
     """
     folder = None if witnesses is None else Path(witnesses)
-    ledger = Ledger(results)
-    try:
+    with open_results(results) as ledger:
         if folder is not None:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise OutputError(f"{folder}: cannot make the folder for witnesses: {error.strerror}") from None
+            make_folder(folder, what="the folder for witnesses")
         pending = _still_to_do(jobs, ledger)
         slots = [_Slot() for _ in range(min(processes, len(pending)))]
         line = StatusLine(sys.stderr)
@@ -263,8 +260,6 @@ def run_list(
                 for slot in slots:
                     slot.kill()
         return Outcomes(tuple(run.rows), skipped, time.monotonic() - run.started, run.stopped)
-    finally:
-        ledger.close()
 
 
 def witness_names(jobs: Sequence[Job]) -> dict[tuple[str, str], str]:
@@ -284,9 +279,9 @@ def witness_names(jobs: Sequence[Job]) -> dict[tuple[str, str], str]:
     return names
 
 
-def _still_to_do(jobs: Sequence[Job], ledger: Ledger) -> deque[Job]:
+def _still_to_do(jobs: Sequence[Job], ledger: Ledger[Finished]) -> deque[Job]:
     """The jobs without a line; a job that stands twice in the list needs two lines."""
-    done = ledger.done
+    done = Counter(row.key for row in ledger.rows)
     pending: deque[Job] = deque()
     for job in jobs:
         key = (job.category, job.onnx, job.vnnlib)

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import stat
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from verifier.errors import OutputError
 from verifier.result import Result, Verdict, Witness
 
 if TYPE_CHECKING:
@@ -165,63 +160,3 @@ def _flat(mapping: dict[str, Any], prefix: str = "") -> dict[str, object]:
     for name, value in mapping.items():
         flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value})
     return flat
-
-
-def check_writable(path: str | os.PathLike[str]) -> None:
-    """Makes sure, before the work, that `write_text` will be able to write to `path`; creates nothing that stays.
-
-    Raises:
-        OutputError: it will not.
-    """
-    target = Path(path)
-    try:
-        if target.exists():
-            if target.is_dir():
-                raise OutputError(f"{target}: cannot write the result: this is a folder, expected the name of a file")
-            with target.open("ab"):
-                pass
-        if not _is_special(target):
-            descriptor, name = tempfile.mkstemp(prefix=".secateur-", dir=target.parent)
-            os.close(descriptor)
-            os.unlink(name)
-    except OSError as error:
-        raise OutputError(f"{target}: cannot write the result: {error.strerror or error}") from None
-
-
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Writes a file in one step: a reader, or a crash, finds the old content or all of the new one, never a part.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    target = Path(path)
-    try:
-        if _is_special(target):  # /dev/stdout, a pipe: there is nothing to replace
-            target.write_text(text)
-            return
-        descriptor, name = tempfile.mkstemp(prefix=".secateur-", dir=target.parent)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-                stream.write(text)
-            os.chmod(name, 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
-            os.replace(name, target)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise OutputError(f"{target}: cannot write the result: {error.strerror or error}") from None
-
-
-def _is_special(path: Path) -> bool:
-    """Whether `path` exists and is neither a plain file nor a folder; follows links."""
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask

@@ -15,6 +15,7 @@ from verifier.console import process
 from verifier.console.arguments import Parser
 from verifier.console.outputs import keep_inputs
 from verifier.errors import ProblemError, SecateurError
+from verifier.files.whole import check_writable, write
 from verifier.options import Options
 
 if TYPE_CHECKING:
@@ -134,14 +135,13 @@ def _options(args: argparse.Namespace) -> Options:
 
 def _run_one(args: argparse.Namespace, started: float) -> int:
     from verifier.budget import Budget, memory_limit
-    from verifier.command import report
     from verifier.console.guard import Guard
     from verifier.result import Result, Verdict
 
     options = _options(args)
     keep_inputs((args.results, args.json, args.proof), _inputs(args))
     for path in filter(None, (args.results, args.json, args.proof)):
-        report.check_writable(path)
+        check_writable(path, "the result")
     process.keep_freed_memory()
     process.wait_without_spinning()
     process.keep_imports()
@@ -243,9 +243,9 @@ def _deliver(args: argparse.Namespace, result: Result, spec: Spec | None) -> int
     failed: OutputError | None = None
     try:
         if args.results:
-            report.write_text(args.results, text)
+            write(args.results, text, "the result")
         if args.json:
-            report.write_text(args.json, report.result_json(result, args.model, args.spec))
+            write(args.json, report.result_json(result, args.model, args.spec), "the result")
     except OutputError as error:
         failed = error
     sys.stdout.write(text)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 import zipfile
 from pathlib import Path
 
 import numpy as np
+
+from verifier.errors import OutputError
+from verifier.files.whole import Whole, make_folder
 
 Arrays = dict[str, np.ndarray]
 
@@ -34,13 +36,7 @@ def read(path: Path, expected: dict[str, tuple[tuple[int, ...], str]]) -> Arrays
 
 def write(path: Path, arrays: Arrays) -> None:
     """Store atomically. A full or read-only disk costs time later, not the result now, so it is not an error."""
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]
-            os.replace(name, path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name)
+    with contextlib.suppress(OutputError):
+        make_folder(path.parent)
+        with Whole(path) as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]

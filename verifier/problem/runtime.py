@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -12,12 +12,14 @@ from verifier.errors import ModelError, UnsoundError
 from verifier.graph.evaluate import evaluate
 from verifier.graph.ir import Graph
 from verifier.graph.onnx_import import Model, TensorInfo
-from verifier.graph.onnx_import.expose import with_ir_version, with_outputs
+from verifier.graph.onnx_import.expose import with_outputs
+from verifier.graph.onnx_import.session import open_session, run_session
 from verifier.problem.problem import Problem
 
 if TYPE_CHECKING:
     import onnxruntime
 
+T = TypeVar("T")
 _PROBE = 3  # points on which batched and single runs are compared before batching is trusted
 _BATCH = 1024  # points per batched run
 _NEARBY = 8  # further measurements of rounding where a network seems to differ
@@ -87,24 +89,7 @@ class Session:
         return self._session
 
     def _open(self, data: bytes) -> onnxruntime.InferenceSession:
-        import onnxruntime
-
-        onnxruntime.set_default_logger_severity(3)  # remarks on deprecated attributes bypass the session's level
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-
-        def make(content: bytes) -> onnxruntime.InferenceSession:
-            return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-        try:
-            return make(data)
-        except Exception as error:
-            if "IR version" not in str(error):
-                raise ModelError(f"{self.model.path}: ONNX Runtime cannot load the model: {_line(error)}") from None
-        # a newer file format with operators that are known: the version number is all that is in the way
-        return self._guard("load", lambda: make(with_ir_version(data, 8)))
+        return self._located(lambda: open_session(data, self.threads))
 
     def _feed(
         self, session: onnxruntime.InferenceSession, names: list[str] | None, points: np.ndarray, batch: bool
@@ -114,13 +99,13 @@ class Session:
             part = points[:, start : start + info.size]
             feeds[info.name] = _as_input(part, info, batch)
             start += info.size
-        return self._guard("run", lambda: session.run(names, feeds))
+        return self._located(lambda: run_session(session, names, feeds))
 
-    def _guard(self, what: str, call: Callable[[], Any]) -> Any:
+    def _located(self, call: Callable[[], T]) -> T:
         try:
             return call()
-        except Exception as error:  # ONNX Runtime's exceptions share no base class
-            raise ModelError(f"{self.model.path}: ONNX Runtime cannot {what} the model: {_line(error)}") from None
+        except ModelError as error:
+            raise ModelError(f"{self.model.path}: {error}") from None
 
 
 def _as_input(part: np.ndarray, info: TensorInfo, batch: bool) -> np.ndarray:
@@ -129,10 +114,6 @@ def _as_input(part: np.ndarray, info: TensorInfo, batch: bool) -> np.ndarray:
         part = np.rint(part)
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(part.reshape(shape), dtype=info.dtype)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def compare(model: Model, graph: Graph, points: np.ndarray, session: Session | None = None) -> float:

@@ -7,15 +7,12 @@ file when the step has happened (`commit`), the file gets its name when the whol
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
@@ -32,6 +29,7 @@ from verifier.checker.ops import Piecewise
 from verifier.checker.prove import Claim, Part, Prover
 from verifier.checker.query import read_queries
 from verifier.errors import OutputError, ProofError
+from verifier.files.whole import Whole
 from verifier.problem.problem import Problem
 from verifier.proof.hints import Hint, suggest
 from verifier.search.domains import DomainBatch
@@ -67,15 +65,8 @@ class ProofWriter:
         self._state = (0, 0, self._next, 0)
         self._tables = 0
         self._relus: dict[int, tuple[int, int]] = {}
-        self._open()
-
-    def _open(self) -> None:
-        try:
-            handle, name = tempfile.mkstemp(prefix=".secateur-", dir=self.path.parent)
-        except OSError as error:
-            raise OutputError(f"{self.path}: cannot write the proof: {error.strerror}") from None
-        self._part = Path(name)
-        self._stream: IO[bytes] = os.fdopen(handle, "wb")
+        self._file = Whole(self.path, "the proof")
+        self._stream = self._file.stream
 
     def begin(
         self, problem: Problem, network: Network, stop: Callable[[], bool], found: Callable[[], Parameters] | None
@@ -256,7 +247,7 @@ class ProofWriter:
         """The proof of an `unsat` is complete."""
         self._pending.append(fmt.encode(fmt.End(self.splits, self.leaves)))
         self.commit()
-        self._close()
+        self._file.keep()
 
     def witness(self, x: np.ndarray) -> str:
         """The proof of a `sat` is its witness. Says why where the checker would not accept it: no file then."""
@@ -271,27 +262,12 @@ class ProofWriter:
         self._stream.truncate()
         self._pending = [fmt.encode_header(header), fmt.encode_witness(x)]
         self.commit()
-        self._close()
+        self._file.keep()
         return ""
 
     def discard(self) -> None:
         """Leaves nothing behind."""
-        self._stream.close()
-        with contextlib.suppress(FileNotFoundError):
-            self._part.unlink()
-
-    def _close(self) -> None:
-        try:
-            self._stream.flush()
-            os.fsync(self._stream.fileno())
-            self._stream.close()
-            mask = os.umask(0)
-            os.umask(mask)
-            self._part.chmod(0o666 & ~mask)
-            os.replace(self._part, self.path)
-        except OSError as error:
-            self.discard()
-            raise OutputError(f"{self.path}: cannot write the proof: {error.strerror}") from None
+        self._file.discard()
 
 
 def _alternating(count: int) -> Tensor:

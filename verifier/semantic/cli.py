@@ -14,7 +14,8 @@ from verifier.console.arguments import Parser, numbers
 from verifier.console.outputs import keep_inputs
 from verifier.data import networks, unchanged
 from verifier.data import options as shared
-from verifier.errors import OptionsError, OutputError, SecateurError
+from verifier.errors import OptionsError, SecateurError
+from verifier.files.whole import write
 from verifier.graph.onnx_import.source import files_of
 from verifier.semantic import arguments, draw, network, pose
 from verifier.semantic.perturbation import IDENTITY
@@ -67,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             names.append(prefix.name)
         if len(examples) > 1:
             lines = [f"{name}.onnx,{name}.vnnlib,{options.timeout:g}\n" for name in names]
-            _save(options.out.with_name(f"{options.out.name}_instances.csv"), "".join(lines).encode())
+            write(options.out.with_name(f"{options.out.name}_instances.csv"), "".join(lines))
         return 0
     except SecateurError as error:
         print(f"secateur spec: error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -99,14 +100,14 @@ def _write(
     at = study.perturbation.identity if options.at is None else np.array(options.at)
     if at.shape != study.perturbation.identity.shape:  # before anything is written
         raise OptionsError(f"--at needs {len(study.perturbation.ranges)} values, found {len(at)}")
-    _save(prefix.with_name(f"{prefix.name}.onnx"), study.model().SerializeToString())
-    _save(prefix.with_name(f"{prefix.name}.vnnlib"), study.spec(options.vnnlib).encode())
+    write(prefix.with_name(f"{prefix.name}.onnx"), study.model().SerializeToString())
+    write(prefix.with_name(f"{prefix.name}.vnnlib"), study.spec(options.vnnlib))
     clean = answer(study, prop, example.target)
     notes = [*study.summary, note, unchanged.line([clean])]
     if isinstance(prop, Pose) and example.view is not None:
         notes.append(_pose_note(study, prop, example.view))
     record = _record(options, study, example, notes)
-    _save(prefix.with_name(f"{prefix.name}.json"), (json.dumps(record, indent=1) + "\n").encode())
+    write(prefix.with_name(f"{prefix.name}.json"), json.dumps(record, indent=1) + "\n")
     for line in [f"{prefix}.onnx {prefix}.vnnlib", *notes]:
         print(line)
     for line in unchanged.warnings([clean]):
@@ -145,13 +146,6 @@ def _record(options: argparse.Namespace, study: Study, example: Example, notes: 
         "label": target.label,
         "excess_of_unchanged_image": float(study.compiled.excess(clean)),
     }
-
-
-def _save(path: Path, content: bytes) -> None:
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error}") from error
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import compose, helper, numpy_helper
+from onnx import compose
 
-from verifier.errors import ModelError, OptionsError
+from verifier.errors import OptionsError
+from verifier.graph.onnx_import.build import Builder, checked
 from verifier.semantic.network import Network, graph_inputs
 from verifier.semantic.perturbation import Monomial, Polynomial
 from verifier.semantic.properties import AbsTail
@@ -81,31 +82,20 @@ def with_image(network: Network, clip: str, distance: bool, note: str = "") -> o
     return graph.close(("flat", [1, n + m]), value, [1, m], note)
 
 
-class _Composer:
+class _Composer(Builder):
     """Collects the nodes before and behind the network, which is `inner`, under prefixed names."""
 
     def __init__(self, network: Network) -> None:
+        super().__init__()
         self.network = network
         self.inner = compose.add_prefix(network.proto, PREFIX)
         self.entry = graph_inputs(self.inner)[0].name
         self.answer = self.inner.graph.output[0].name
-        self.before: list[onnx.NodeProto] = []
-        self.behind: list[onnx.NodeProto] = []
-        self.tensors: list[onnx.TensorProto] = []
-        self.fed = False
+        self.before = 0  # how many of the nodes come before the network
 
     def weight(self, name: str, value: np.ndarray) -> str:
         """Store a constant; numbers take the network's element type, indices stay int64."""
-        data = np.ascontiguousarray(value)
-        data = data if data.dtype == np.int64 else data.astype(self.network.dtype)
-        self.tensors.append(numpy_helper.from_array(data, name))
-        return name
-
-    def node(self, op: str, inputs: list[str], output: str, **attributes: object) -> str:
-        """Add a node, before the network until `feed` was called, behind it from then on."""
-        made = helper.make_node(op, inputs, [output], name=output, **attributes)  # type: ignore[arg-type]
-        (self.behind if self.fed else self.before).append(made)
-        return output
+        return self.constant(name, value if value.dtype == np.int64 else value.astype(self.network.dtype))
 
     def take(self, value: str, index: list[int], name: str) -> str:
         """Columns of a (1, m) value."""
@@ -144,8 +134,8 @@ class _Composer:
         if network.mean is not None and network.std is not None:
             value = self.node("Sub", [value, self.weight("mean", network.per_channel(network.mean))], "centred")
             self.node("Div", [value, self.weight("std", network.per_channel(network.std))], "normalised")
-        self.before[-1].output[0] = self.entry
-        self.fed = True
+        self.nodes[-1].output[0] = self.entry
+        self.before = len(self.nodes)
 
     def _clipped(self, value: str, clip: str) -> str:
         if clip not in CLIPS:
@@ -177,22 +167,11 @@ class _Composer:
 
     def close(self, given: tuple[str, list[int]], output: str, shape: list[int], note: str) -> onnx.ModelProto:
         """The finished model, checked. `given` is name and shape of its input."""
-        inner, outer = self.inner.graph, self.network.proto
-        kind = helper.np_dtype_to_tensor_dtype(self.network.dtype)
-        graph = helper.make_graph(
-            [*self.before, *inner.node, *self.behind],
-            "semantic",
-            [helper.make_tensor_value_info(given[0], kind, given[1])],
-            [helper.make_tensor_value_info(output, kind, shape)],
-            [*self.tensors, *inner.initializer],
-            doc_string=note,
-        )
-        graph.sparse_initializer.extend(inner.sparse_initializer)
-        model = helper.make_model(graph, opset_imports=list(outer.opset_import), producer_name="secateur")
-        model.ir_version = max(4, outer.ir_version)
+        inner, outer, kind = self.inner.graph, self.network.proto, self.network.dtype
+        self.nodes[self.before : self.before] = inner.node
+        self.tensors.extend(inner.initializer)
+        inputs, outputs = {given[0]: (kind, given[1])}, {output: (kind, shape)}
+        model = self.model(inputs, outputs, outer.opset_import, max(4, outer.ir_version), "semantic", note)
+        model.graph.sparse_initializer.extend(inner.sparse_initializer)
         model.functions.extend(self.inner.functions)
-        try:
-            onnx.checker.check_model(model, full_check=True)
-        except Exception as error:  # the checker raises several unrelated classes
-            raise ModelError(f"the composite network is not valid ONNX: {error}") from error
-        return model
+        return checked(model, "the composite network")

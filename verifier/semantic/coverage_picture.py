@@ -22,6 +22,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from verifier.errors import OutputError, ProblemError
+from verifier.files.whole import Whole
 from verifier.semantic.coverage_report import Coverage
 from verifier.semantic.coverage_search import CERTIFIED, OPEN, REFUTED
 from verifier.semantic.perturbation import UNITS
@@ -265,7 +266,8 @@ def _percent(share: object) -> str:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    try:
-        figure.savefig(path, dpi=DOTS)
-    except (OSError, ValueError) as error:
-        raise OutputError(f"cannot write the picture {path}: {error}") from error
+    with Whole(path, "the picture") as stream:
+        try:
+            figure.savefig(stream, dpi=DOTS, format=path.suffix.lstrip(".") or None)
+        except ValueError as error:
+            raise OutputError(f"{path}: cannot write the picture: {error}") from error

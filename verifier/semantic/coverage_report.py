@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ import numpy as np
 import torch
 
 from verifier.brief import brief
-from verifier.errors import OutputError, ProblemError
+from verifier.errors import ProblemError
+from verifier.files.whole import Whole, write
 from verifier.semantic import grid, rectangle
 from verifier.semantic.coverage_search import CERTIFIED, OPEN, REFUTED, State
 from verifier.semantic.family import Family
@@ -204,25 +204,18 @@ def save_state(path: Path, state: State, mark: str) -> None:
         OutputError: the file cannot be written.
     """
     cells = state.cells
-    partial = path.with_name(path.name + ".part")
-    try:
-        with partial.open("wb") as stream:
-            np.savez_compressed(
-                stream,
-                format=FORMAT,
-                fingerprint=mark,
-                query=cells.query,
-                level=cells.level,
-                index=cells.index,
-                status=state.status,
-                seconds=state.seconds,
-                boxes=state.boxes,
-            )
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}") from None
+    with Whole(path) as stream:
+        np.savez_compressed(
+            stream,
+            format=FORMAT,
+            fingerprint=mark,
+            query=cells.query,
+            level=cells.level,
+            index=cells.index,
+            status=state.status,
+            seconds=state.seconds,
+            boxes=state.boxes,
+        )
 
 
 def load_state(path: Path, family: Family, mark: str) -> State:
@@ -272,14 +265,6 @@ def _check(path: Path, state: State, family: Family) -> None:
         raise ProblemError(f"{path}: the cells do not tile the boxes; the file is damaged")
 
 
-def make_folder(path: Path) -> None:
-    """Makes a folder whose parent exists; OutputError if that fails."""
-    try:
-        path.mkdir(exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make the folder {path}: {error.strerror}") from None
-
-
 def write_json(path: Path, found: Sequence[Coverage], settings: dict[str, object]) -> None:
     """The figures of all members.
 
@@ -287,7 +272,4 @@ def write_json(path: Path, found: Sequence[Coverage], settings: dict[str, object
         OutputError: the file cannot be written.
     """
     content = {"format": FORMAT, **settings, "members": [c.as_dict() for c in found]}
-    try:
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}") from None
+    write(path, json.dumps(content, indent=1) + "\n")

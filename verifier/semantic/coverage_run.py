@@ -12,6 +12,7 @@ from pathlib import Path
 
 from verifier.budget import Budget
 from verifier.errors import OptionsError
+from verifier.files.whole import make_folder
 from verifier.progress import StatusLine
 from verifier.semantic import coverage_report
 from verifier.semantic.coverage_report import Coverage
@@ -147,7 +148,7 @@ def remaining(timeout: float | None, started: float) -> Budget:
 
 def _write(files: Files, found: list[Coverage], state: State, limits: Limits, mark: str) -> None:
     for path in filter(None, (files.json, files.npz, files.picture)):
-        coverage_report.make_folder(path.parent)
+        make_folder(path.parent, parents=False)
     if files.json is not None:
         settings: dict[str, object] = {
             "stopped_at_open_share": limits.open_share,

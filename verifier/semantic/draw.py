@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from verifier.errors import OutputError
+from verifier.files.whole import Whole
 from verifier.semantic.properties import Property, predict
 from verifier.semantic.study import Study
 
@@ -83,7 +84,8 @@ def side_by_side(panels: Sequence[Image.Image], gap: int = 6) -> Image.Image:
 
 def save(picture: Image.Image, path: Path) -> None:
     """Write the picture in the format of its suffix; OutputError when that fails."""
-    try:
-        picture.save(path)
-    except (OSError, ValueError) as error:
-        raise OutputError(f"cannot write the picture {path}: {error}") from error
+    with Whole(path, "the picture") as stream:
+        try:
+            picture.save(stream, format=Image.registered_extensions().get(path.suffix.lower(), path.suffix))
+        except (KeyError, ValueError) as error:
+            raise OutputError(f"{path}: cannot write the picture: no format is called {path.suffix!r}") from error

@@ -5,18 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-import onnxruntime
-from google.protobuf.message import DecodeError
 from onnx import TensorProto, shape_inference
 
 from verifier.brief import counted
 from verifier.data.frame import Frame
 from verifier.errors import ModelError
-from verifier.graph.onnx_import.external import external_tensors
-from verifier.graph.onnx_import.source import read_model
+from verifier.graph.onnx_import.session import open_session, run_session
+from verifier.graph.onnx_import.source import parse, read_model
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 MIN_OPSET = 7  # Gemm broadcasts its bias by itself from here on
 ELEMENT: dict[int, np.dtype] = {
@@ -79,13 +81,7 @@ class Network:
     @cached_property
     def session(self) -> onnxruntime.InferenceSession:
         """ONNX Runtime on the network itself."""
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 3
-        try:
-            return onnxruntime.InferenceSession(self.proto.SerializeToString(), options, ["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime raises classes of its own, all derived from Exception
-            raise ModelError(f"ONNX Runtime cannot load the network: {error}") from error
+        return open_session(self.proto.SerializeToString())
 
     def run(self, image: np.ndarray) -> np.ndarray:
         """The output for an image (C, H, W) in [0, 1], with the shape of `output`, float64."""
@@ -93,7 +89,7 @@ class Network:
         if self.mean is not None and self.std is not None:
             value = (value - self.per_channel(self.mean)) / self.per_channel(self.std)
         name = graph_inputs(self.proto)[0].name
-        result = self.session.run(None, {name: value.astype(self.dtype)})[0]
+        result = run_session(self.session, None, {name: value.astype(self.dtype)})[0]
         return np.asarray(result, dtype=np.float64).reshape(self.output)
 
     def __repr__(self) -> str:
@@ -116,7 +112,7 @@ def load(
     `channels` helps where the input shape alone does not tell (a flat input). Raises ModelError for a file that cannot
     be used and OptionsError for a layout or a normalisation that does not fit it.
     """
-    proto = _proto(model)
+    proto = model if isinstance(model, onnx.ModelProto) else parse(read_model(model), check=True)
     inputs = graph_inputs(proto)
     if len(inputs) != 1 or len(proto.graph.output) != 1:
         names = ", ".join(v.name for v in [*inputs, *proto.graph.output])
@@ -133,22 +129,6 @@ def load(
     frame = Frame.of(shape, layout, channels)
     given = frame.normalisation(mean, std)
     return Network(proto, shape, frame.layout, *frame.size, _output_shape(proto), *given)
-
-
-def _proto(model: str | Path | bytes | onnx.ModelProto) -> onnx.ModelProto:
-    if isinstance(model, onnx.ModelProto):
-        return model
-    where = "" if isinstance(model, bytes) else f"{model}: "
-    data = model if isinstance(model, bytes) else read_model(model).data
-    try:
-        proto = onnx.load_from_string(data)
-        if external_tensors(proto):  # before the checker, which would look for them in the working directory
-            raise ModelError("the network keeps its weights in other files (external data); load it by its path")
-        onnx.checker.check_model(proto)
-    except (DecodeError, onnx.checker.ValidationError, ValueError) as error:
-        what = str(error).splitlines()[0] if str(error) else error
-        raise ModelError(f"{where}not a valid ONNX model: {what}") from error
-    return proto
 
 
 def _dims(value: onnx.ValueInfoProto) -> tuple[int, ...]:

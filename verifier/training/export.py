@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from verifier.errors import ModelError
+from verifier.graph.onnx_import.build import Builder, Tensors, checked
+from verifier.graph.onnx_import.session import IR_VERSION
 from verifier.training.models import Architecture, Pixels, Residual
 
 OPSET = 13
@@ -21,43 +22,29 @@ def to_onnx(model: nn.Sequential, arch: Architecture, note: str = "", keep_norm:
     Raises ModelError for a layer without a rule.
     """
     writer = _Writer(keep_norm)
-    last = writer.sequence(model, "image")
+    writer.sequence(model, "image")
     side = arch.size // 4
     heat = arch.name == "heatmap"
     name = "heatmaps" if heat else "keypoints"
     writer.nodes[-1].output[0] = name
-    assert last  # the value just renamed
     shape: list[int | str] = ["N", arch.points, side, side] if heat else ["N", 2 * arch.points]
-    graph = helper.make_graph(
-        writer.nodes,
-        f"{arch.name}-w{arch.width}",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", arch.channels, arch.size, arch.size])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)],
-        writer.tensors,
-        doc_string=note,
-    )
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="secateur")
-    proto.ir_version = 8
-    onnx.checker.check_model(proto, full_check=True)
-    return proto
+    image: Tensors = {"image": (np.float32, ["N", arch.channels, arch.size, arch.size])}
+    proto = writer.model(image, {name: (np.float32, shape)}, OPSET, IR_VERSION, f"{arch.name}-w{arch.width}", note)
+    return checked(proto, "the trained network")
 
 
-class _Writer:
+class _Writer(Builder):
     """Collects nodes and weights; values are named after the layer that makes them."""
 
     def __init__(self, keep_norm: bool) -> None:
+        super().__init__()
         self.keep_norm = keep_norm
-        self.nodes: list[onnx.NodeProto] = []
-        self.tensors: list[onnx.TensorProto] = []
 
     def _weight(self, name: str, value: np.ndarray) -> str:
-        self.tensors.append(numpy_helper.from_array(np.ascontiguousarray(value, dtype=np.float32), name))
-        return name
+        return self.constant(name, value.astype(np.float32))
 
     def _node(self, op: str, inputs: list[str], stem: str, **attributes: object) -> str:
-        name = f"{op.lower()}_{stem}{len(self.nodes)}"
-        self.nodes.append(helper.make_node(op, inputs, [name], name=name, **attributes))  # type: ignore[arg-type]
-        return name
+        return self.node(op, inputs, f"{op.lower()}_{stem}{len(self.nodes)}", **attributes)
 
     def sequence(self, model: nn.Sequential, value: str, stem: str = "") -> str:
         """Write the layers one after the other; a layer followed by one that can be folded takes it in."""

@@ -7,7 +7,6 @@ command, the seed and the errors on the test split.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -15,13 +14,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
 from torch import Tensor, nn
 
 from verifier.console.arguments import Parser
 from verifier.data import aircraft23
-from verifier.errors import OptionsError, OutputError, SecateurError
+from verifier.errors import OptionsError, SecateurError
+from verifier.files.whole import Whole, make_folder, write
 from verifier.training import augment, measure
 from verifier.training.export import to_onnx
 from verifier.training.models import BUILDERS, Architecture, build
@@ -174,13 +173,9 @@ def _store(
         "optimiser": optimiser.state_dict(),
         "draw": draw.get_state(),
     }
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".ckpt.part")
-        torch.save(content, partial)
-        os.replace(partial, path)
-    except OSError as error:
-        raise OutputError(f"cannot write the checkpoint {path}: {error}") from error
+    make_folder(path.parent)
+    with Whole(path, "the checkpoint") as stream:
+        torch.save(content, stream)
 
 
 def _restore(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, draw: torch.Generator) -> _State:
@@ -251,13 +246,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         torch.set_num_threads(max(1, options.threads))
         model = train(arch, recipe, options.out, lambda line: print(line, flush=True), options.resume)
         figures = report(model, arch, recipe, ["secateur train", *arguments])
-        try:
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            note = f"trained by: secateur train {' '.join(arguments)}"
-            onnx.save(to_onnx(model, arch, note, options.keep_norm), f"{options.out}.onnx")
-            Path(f"{options.out}.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise OutputError(f"cannot write {options.out}: {error}") from error
+        make_folder(options.out.parent)
+        note = f"trained by: secateur train {' '.join(arguments)}"
+        write(f"{options.out}.onnx", to_onnx(model, arch, note, options.keep_norm).SerializeToString())
+        write(f"{options.out}.json", json.dumps(figures, indent=2) + "\n")
         print(json.dumps(figures["test"]))
         return 0
     except SecateurError as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import quoteattr
 
-from verifier.errors import OutputError
+from verifier.files.whole import make_folder, write
 
 if TYPE_CHECKING:
     from matplotlib.axis import Axis
@@ -125,12 +125,9 @@ def finish(figure: Figure, stem: str, title: str, caption: str, spoken: str) -> 
 
 def save(drawn: Drawn, folder: Path) -> None:
     """Write STEM.svg (on white) and STEM.pdf."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{drawn.stem}.svg").write_text(drawn.svg, encoding="utf-8")
-        (folder / f"{drawn.stem}.pdf").write_bytes(drawn.pdf)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot write the figures: {error.strerror or error}") from None
+    make_folder(folder)
+    write(folder / f"{drawn.stem}.svg", drawn.svg, "the figure")
+    write(folder / f"{drawn.stem}.pdf", drawn.pdf, "the figure")
 
 
 def style_sheet() -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pruning.study.errors import StudyFileError
 from pruning.study.tools.scoring import Comparison
-from verifier.errors import OutputError
+from verifier.files.whole import Whole, write
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
@@ -39,10 +39,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 
 def write_json(comparison: Comparison, path: Path) -> None:
     """Write `as_json` to a file."""
-    try:
-        path.write_text(json.dumps(as_json(comparison), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{path}: cannot write: {error.strerror or error}") from None
+    write(path, json.dumps(as_json(comparison), indent=1, allow_nan=False) + "\n")
 
 
 def write_cactus(comparison: Comparison, path: Path) -> None:
@@ -55,7 +52,5 @@ def write_cactus(comparison: Comparison, path: Path) -> None:
     totals = {s.tool: s.instances for s in comparison.overall}
     with style.drawing("cactus"):
         figure = cactus.figure(comparison.times, totals, "instances", share=False)
-        try:
-            figure.savefig(path, format=kind[1:], dpi=200)
-        except OSError as error:
-            raise OutputError(f"{path}: cannot write: {error.strerror or error}") from None
+        with Whole(path, "the picture") as stream:
+            figure.savefig(stream, format=kind[1:], dpi=200)

@@ -12,9 +12,10 @@ from pruning_nets import build, conv_net, images, mlp, mlp_weights, node
 import pruning
 from pruning import onnx_io, runtime
 from pruning.agreement import agreement
-from pruning.errors import ModelFileError, RatioError
+from pruning.errors import RatioError
 from pruning.groups import find_groups
 from pruning.surgery import mask, remove
+from verifier.errors import ModelError
 
 
 def run(net, x, optimise=False):
@@ -280,16 +281,16 @@ def test_a_dense_layer_reshaped_into_an_image_goes_by_channel():
 def test_files_that_are_no_models(tmp_path):
     bad = tmp_path / "bad.onnx"
     bad.write_bytes(b"not a model")
-    with pytest.raises(ModelFileError):
+    with pytest.raises(ModelError):
         pruning.load(bad)
-    with pytest.raises(ModelFileError, match="no such file"):
+    with pytest.raises(ModelError, match="no such file"):
         pruning.load(tmp_path / "absent.onnx")
     bad.write_bytes(b"")
-    with pytest.raises(ModelFileError, match="empty file"):
+    with pytest.raises(ModelError, match="empty file"):
         pruning.load(bad)
     with bad.open("wb") as file:
         file.truncate(2**31 + 10)
-    with pytest.raises(ModelFileError, match="more than the limit"):
+    with pytest.raises(ModelError, match="more than the limit"):
         pruning.load(bad)
 
 
@@ -298,14 +299,14 @@ def test_external_data_give_the_same_network(tmp_path):
     whole = onnx_io.from_bytes(model.SerializeToString())
     onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="m.bin", size_threshold=0)
     assert onnx_io.to_bytes(pruning.load(tmp_path / "m.onnx")) == onnx_io.to_bytes(whole)
-    with pytest.raises(ModelFileError, match="by its path"):
+    with pytest.raises(ModelError, match="by its path"):
         onnx_io.from_bytes((tmp_path / "m.onnx").read_bytes())
 
 
 def test_open_spatial_dimensions_are_refused():
     model = random_model(0, 13)
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "H"
-    with pytest.raises(ModelFileError, match="dimension 2 open"):
+    with pytest.raises(ModelError, match="dimension 2 open"):
         onnx_io.from_bytes(model.SerializeToString())
 
 

@@ -109,7 +109,7 @@ def test_coco_annotation(small):
         ([], {}, "needs --tolerance"),
         (["--tolerance", "1"], {"image": "none.png"}, "cannot read"),
         (["--tolerance", "1"], {"model": "none.onnx"}, "no such file"),
-        (["--tolerance", "1"], {"model": "a.png"}, "not a valid ONNX"),
+        (["--tolerance", "1"], {"model": "a.png"}, "not an ONNX model"),
         (["--tolerance", "1"], {"keypoints": "a.png"}, "not valid JSON"),
         (["--tolerance", "1"], {"keypoints": None}, "a target"),
         (["--tolerance", "1"], {"ranges": ["--contrast", "1.1,0.9"]}, "range of contrast is empty"),

@@ -17,9 +17,9 @@ from verifier.semantic import (
     Target,
     pose,
     prepare,
-    spec_text,
 )
 from verifier.semantic import network as networks
+from vnnlib.writer import positional
 
 TWO = Perturbation((Range("contrast", 0.3, 1.8), Range("brightness", -0.5, 0.5)), 0.5)
 PIXELS = Head()
@@ -274,7 +274,7 @@ def test_declarations_and_shapes_fit_the_network():
 
 def test_numbers_read_back_exactly():
     for value in [0.1, -1e-9, 1e20, 123456.789012345, 5e-324, 0.0, -0.0, 3.0]:
-        text = spec_text.number(value)
+        text = positional(value)
         assert float(text) == value
         assert "e" not in text
         assert "." in text

@@ -12,7 +12,7 @@ import yaml
 
 from pruning.study import cli
 from pruning.study.runner import Progress
-from pruning.study.terminal import ProgressLine
+from pruning.study.terminal import progress_told
 from tests.unit.study import synthetic
 
 
@@ -149,8 +149,7 @@ def test_progress_on_a_terminal_and_in_a_file():
         (Terminal(), "\r\x1b[2K1 of 2 results, 2 h 00 min left"),
         (io.StringIO(), "1 of 2 results"),
     ):
-        line = ProgressLine(stream)
-        line(Progress(1, 2, 7200.0, None))
-        line(Progress(2, 2, 0.0, None))
-        line.close()
+        with progress_told(stream) as tell:
+            tell(Progress(1, 2, 7200.0, None))
+            tell(Progress(2, 2, 0.0, None))
         assert stream.getvalue().startswith(expected) and stream.getvalue().endswith("2 of 2 results\n")

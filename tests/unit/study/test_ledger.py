@@ -23,8 +23,11 @@ def decode(value):
     return value["k"], value["v"]
 
 
+LINES = ledger.json_lines(lambda row: {"k": row[0], "v": row[1]}, decode, lambda row: row[0])
+
+
 def opened(path: Path) -> Ledger:
-    return Ledger(path, lambda row: {"k": row[0], "v": row[1]}, decode, lambda row: row[0])
+    return ledger.opened(path, LINES)
 
 
 ROWS = [("a", 1.5), ("b", "é\n\x00 ü"), ("c", None), ("d", [1, 2])]
@@ -75,7 +78,7 @@ def test_blocks_of_zeros_after_a_loss_of_power_are_a_torn_line(tmp_path):
 def test_reading_leaves_a_torn_file_as_it_is(tmp_path):
     data = write(tmp_path / "r.jsonl")[:-3]
     (tmp_path / "r.jsonl").write_bytes(data)
-    assert ledger.read(tmp_path / "r.jsonl", decode, lambda row: row[0]) == ROWS[:-1]
+    assert LINES.read(tmp_path / "r.jsonl") == ROWS[:-1]
     assert (tmp_path / "r.jsonl").read_bytes() == data
 
 
@@ -83,7 +86,7 @@ def test_reading_leaves_a_torn_file_as_it_is(tmp_path):
     ("content", "words"),
     [
         (b"hello, I am somebody's only copy", "torn"),
-        (b'{"k": 1, "v": 2}\nnot json\n{"k": 2, "v": 3}\n', ":2: found b'not json'"),
+        (b'{"k": 1, "v": 2}\nnot json\n{"k": 2, "v": 3}\n', ":2: found 'not json'"),
         (b'{"k": 1, "v": 2}\n{"k": 1, "v": 3}\n', ":2: 1 is already in line 1"),
         (b'{"k": 1}\n', ":1: no result"),
         (b"[1, 2]\n", ":1: found list"),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pruning.study import analysis, build, details, ledger, plan, row, runner
+from pruning.study import analysis, build, details, plan, row, runner
 from pruning.study.errors import ResultsError, StudyFileError
 from pruning.study.hands import Hands
 from pruning.study.spec import Task
@@ -37,7 +37,7 @@ def test_one_row_for_every_network_and_image(tmp_path):
     rows = runner.run(study, tmp_path, synthetic.hands(), seen.append)
     names = {r.name for r in rows}
     assert len(names) == 2 * 6 and len(rows) == len(names) * 4 == len({r.key for r in rows})
-    assert ledger.read(tmp_path / "results.jsonl", row.decode, lambda r: r.key) == rows
+    assert row.LINES.read(tmp_path / "results.jsonl") == rows
     assert [p.done for p in seen] == list(range(len(rows) + 1)) and {p.total for p in seen} == {len(rows)}
     assert seen[0].seconds_left is None and seen[-1].seconds_left == 0
     assert all(r.versions and r.machine and len(r.network) == 64 for r in rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -127,16 +126,13 @@ def test_builder_refuses_nonsense(case: Case) -> None:
         vnnlib.build([case], input_shape=[1], output_shape=[1])
 
 
-def test_dump_and_wrong_shapes(tmp_path: Path) -> None:
+def test_versions_and_wrong_shapes() -> None:
     spec = vnnlib.build([Case([0], [1], [[Row(y={0: 1})]])], input_shape=[1], output_shape=[1])
-    vnnlib.dump(spec, tmp_path / "a.vnnlib", version="1.0")
-    assert vnnlib.load(tmp_path / "a.vnnlib").version == "1.0" and os.listdir(tmp_path) == ["a.vnnlib"]
+    assert vnnlib.loads(vnnlib.dumps(spec, version="1.0")).version == "1.0"
     with pytest.raises(vnnlib.VnnLibError, match="elements"):
         vnnlib.dumps(spec, input_shape=[2])
     with pytest.raises(vnnlib.VnnLibUnsupported):
         vnnlib.dumps(SPEC, version="1.0")
-    with pytest.raises(vnnlib.VnnLibError, match="cannot write"):
-        vnnlib.dump(spec, tmp_path / "none" / "a.vnnlib")
 
 
 @given(st.lists(finite, min_size=1, max_size=5), st.lists(finite, min_size=1, max_size=3))
@@ -189,40 +185,6 @@ def test_witness_1_is_checked_against_the_specification() -> None:
     assert vnnlib.parse_witness("((X_0 1)(Y_0 2))", spec)["Y"].tolist() == [2.0]
     with pytest.raises(vnnlib.VnnLibError, match="Y values"):
         vnnlib.parse_witness("((X_0 1)(Y_0 2)(Y_1 2))", spec)
-
-
-def test_result_files(tmp_path: Path) -> None:
-    path = tmp_path / "r.txt"
-    vnnlib.write_result(path, "sat", vnnlib.format_witness_v1([1], [2]))
-    assert vnnlib.read_result(path) == vnnlib.ResultFile("sat", "((X_0 1.0)\n (Y_0 2.0))\n")
-    vnnlib.write_result(path, "unsat")
-    assert path.read_text() == "unsat\n" and os.listdir(tmp_path) == ["r.txt"]
-    for word, witness in (("maybe", ""), ("sat", ""), ("unsat", "((X_0 1))")):
-        with pytest.raises(vnnlib.VnnLibError):
-            vnnlib.write_result(path, word, witness)
-    for text, word in (("holds\n", "unsat"), ("violated\n((X_0 1))", "sat"), (" timed-out ", "timeout")):
-        path.write_text(text)
-        assert vnnlib.read_result(path).word == word
-    path.write_text("hm")
-    with pytest.raises(vnnlib.VnnLibError, match="unknown result"):
-        vnnlib.read_result(path)
-
-
-def test_results_csv(tmp_path: Path) -> None:
-    path = tmp_path / "results.csv"
-    words = (
-        "unsat sat timeout unknown run_instance_timeout error_exit_code_3 no_result_in_file prepare_instance_error_1"
-    )
-    words += " prepare_instance_timeout timed-out holds violated"
-    path.write_text("".join(f"acas,a.onnx,p.vnnlib,0.5,{w},1.25\n" for w in [*words.split(), ""]))
-    rows = vnnlib.read_results(path)
-    want = "unsat sat timeout unknown timeout error unknown unknown timeout timeout unsat sat unknown"
-    assert [r.verdict for r in rows] == want.split()
-    assert rows[0].prepare_seconds == 0.5 and rows[0].run_seconds == 1.25 and rows[5].result == "error_exit_code_3"
-    for line in ("a,b,c,1,unsat\n", "a,b,c,1,what,2\n", "a,b,c,x,unsat,2\n"):
-        path.write_text(line)
-        with pytest.raises(vnnlib.VnnLibError, match="results.csv:1:1"):
-            vnnlib.read_results(path)
 
 
 def test_instances_csv(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ and instead of writing a second implementation of operators that only ever meet 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,9 @@ import onnx
 from onnx import helper
 
 from verifier.errors import ModelError, UnsupportedOperator
+from verifier.graph.onnx_import.build import Builder
 from verifier.graph.onnx_import.context import Context, Var
-
-_IR_VERSION = 8  # understood by every ONNX Runtime that knows these opsets
+from verifier.graph.onnx_import.session import IR_VERSION, open_session, run_session
 
 
 class Kernel:
@@ -27,39 +28,29 @@ class Kernel:
     """
 
     def __init__(self, c: Context, arrays: Sequence[np.ndarray | None], attributes: Mapping[str, Any]) -> None:
-        import onnxruntime
-
         self._context = c
         self._names = [f"i{k}" if array is not None else "" for k, array in enumerate(arrays)]
-        inputs = [
-            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
-            for name, array in zip(self._names, arrays, strict=True)
-            if array is not None
-        ]
         outputs = [f"o{k}" for k in range(c.n_outputs)]
-        made = helper.make_node(c.op, self._names, outputs, **_plain(attributes))
-        graph = helper.make_graph([made], "node", inputs, [onnx.ValueInfoProto(name=name) for name in outputs])
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", c.opset)], ir_version=_IR_VERSION)
-        onnxruntime.set_default_logger_severity(3)  # remarks on deprecated attributes bypass the session's level
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        data = model.SerializeToString()
-        self._session = self._guard(
-            lambda: onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        )
+        builder = Builder()
+        builder.nodes.append(helper.make_node(c.op, self._names, outputs, **_plain(attributes)))
+        given = zip(self._names, arrays, strict=True)
+        inputs = {name: (array.dtype, array.shape) for name, array in given if array is not None}
+        model = builder.model(inputs, outputs, c.opset, IR_VERSION)
+        with self._refusals():
+            self._session = open_session(model.SerializeToString())
 
     def __call__(self, *arrays: np.ndarray | None) -> list[np.ndarray]:
         """The outputs for inputs of the shapes and types given at the start."""
         feeds = {name: array for name, array in zip(self._names, arrays, strict=True) if array is not None}
-        return [np.asarray(one) for one in self._guard(lambda: self._session.run(None, feeds))]
+        with self._refusals():
+            return [np.asarray(one) for one in run_session(self._session, None, feeds)]
 
-    def _guard(self, call: Any) -> Any:
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
         try:
-            return call()
-        except Exception as error:  # ONNX Runtime's exceptions share no base class
-            why = " ".join(str(error).split())[-200:]
-            raise self._context.refuse(f"ONNX Runtime refuses it, too: ...{why}") from None
+            yield
+        except ModelError as error:
+            raise self._context.refuse(f"ONNX Runtime refuses it, too: ...{str(error)[-200:]}") from None
 
 
 def _plain(attributes: Mapping[str, Any]) -> dict[str, Any]:

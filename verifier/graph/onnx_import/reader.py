@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
 from verifier.errors import ModelError, UnsupportedOperator
@@ -33,7 +32,7 @@ from verifier.graph.onnx_import.final import find_final
 from verifier.graph.onnx_import.fold import approximate, fold, foldable, normal
 from verifier.graph.onnx_import.model import Limits, Model, TensorInfo
 from verifier.graph.onnx_import.registry import lookup
-from verifier.graph.onnx_import.source import plain, printable, read_model
+from verifier.graph.onnx_import.source import parse, printable, read_model
 
 OPSETS = range(7, 23)
 _DOMAINS = ("", "ai.onnx")
@@ -72,31 +71,16 @@ def load_model(source: str | os.PathLike[str] | bytes, *, limits: Limits | None 
         UnsupportedOperator: an operator, opset or domain is outside the importer's reach.
     """
     limits = limits or Limits()
-    if isinstance(source, bytes):
-        path = "<bytes>"
-        data = plain(source, path, limits.bytes, limits.unpacked)
-    else:
-        read = read_model(source, limits)
-        data, path = read.data, read.path
+    read = read_model(source, limits)
+    path, proto = read.path, parse(read)
     try:
         with np.errstate(all="ignore"):  # what overflows is found by the checks for finite parameters
-            return _Import(_parse(data, path), data, path, limits).run()
+            return _Import(proto, read.data, path, limits).run()
     except _NONSENSE as error:
         raise ModelError(f"{path}: the model is invalid: {_describe(error)}") from error
     except ModelError as error:
         error.args = (f"{path}: {printable(str(error))}",)
         raise
-
-
-def _parse(data: bytes, path: str) -> onnx.ModelProto:
-    proto = onnx.ModelProto()
-    try:
-        proto.ParseFromString(data)
-    except DecodeError:
-        raise ModelError("not an ONNX model, or a truncated one (the protobuf message does not parse)") from None
-    if not proto.ir_version or not proto.opset_import or not proto.HasField("graph"):
-        raise ModelError("not an ONNX model, or a truncated one (ir_version, opset_import or graph is missing)")
-    return proto
 
 
 def _opset(proto: onnx.ModelProto) -> int:
@@ -204,7 +188,7 @@ class _Import:
                 self.values[tensor.name] = array
 
     def _array(self, tensor: onnx.TensorProto, name: str) -> np.ndarray:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
+        if tensor.external_data:
             raise ModelError(f"tensor '{name}' lies in another file (external data); load the model by its path")
         if any(size < 0 for size in tensor.dims):
             raise ModelError(f"tensor '{name}' has a negative dimension")

@@ -1,5 +1,5 @@
-"""From a path to the bytes of one whole ONNX model: gunzipped (decided by content), with the weights that lie in other
-files, bounded in size. Every command reads its networks through `read_model`.
+"""From a path, or bytes, to one whole ONNX model: gunzipped (decided by content), with the weights that lie in other
+files, bounded in size, parsed. Every command reads its networks through `read_model` and `parse`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from verifier.errors import ModelError
+from verifier.graph.onnx_import.build import first_line
 from verifier.graph.onnx_import.external import embed, external_tensors, locations
 from verifier.graph.onnx_import.model import Limits
 
+IN_MEMORY = "<bytes>"
 _GZIP = b"\x1f\x8b"
 _CHUNK = 1 << 24
 _NAMES_A_FILE = b"location"  # the key that external data cannot do without
@@ -29,8 +31,9 @@ class Source:
     path: str
 
 
-def read_model(path: str | os.PathLike[str], limits: Limits | None = None) -> Source:
-    """The model in `path`, or in `path`.gz where `path` does not exist, with its external weights inside.
+def read_model(path: str | os.PathLike[str] | bytes, limits: Limits | None = None) -> Source:
+    """The model in `path`, or in `path`.gz where `path` does not exist, with its external weights inside; or bytes of
+    one, gzipped or not.
 
     Nothing is checked beyond that: `data` may be no model at all.
 
@@ -39,6 +42,8 @@ def read_model(path: str | os.PathLike[str], limits: Limits | None = None) -> So
             missing, damaged or outside the folder of the model.
     """
     limits = limits or Limits()
+    if isinstance(path, bytes):
+        return Source(plain(path, IN_MEMORY, limits.bytes, limits.unpacked), IN_MEMORY)
     data, found = read_bytes(path, limits.bytes)
     data = plain(data, found, limits.bytes, limits.unpacked)
     proto = _with_external(data)
@@ -49,6 +54,36 @@ def read_model(path: str | os.PathLike[str], limits: Limits | None = None) -> So
             raise ModelError(f"{found}: {printable(str(error))}") from None
         data = proto.SerializeToString()
     return Source(data, found)
+
+
+def parse(read: Source, check: bool = False) -> onnx.ModelProto:
+    """The model of `read`; `check` adds the checker of onnx.
+
+    Raises:
+        ModelError: not an ONNX model, a truncated or (`check`) an invalid one, or one whose weights are not inside.
+    """
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(read.data)
+    except DecodeError:
+        raise ModelError(
+            f"{read.path}: not an ONNX model, or a truncated one (the protobuf message does not parse)"
+        ) from None
+    if not proto.ir_version or not proto.opset_import or not proto.HasField("graph"):
+        raise ModelError(
+            f"{read.path}: not an ONNX model, or a truncated one (ir_version, opset_import or graph is missing)"
+        )
+    for tensor in external_tensors(proto):  # before the checker, which would look for them in the working directory
+        raise ModelError(
+            f"{read.path}: tensor '{printable(tensor.name)}' lies in another file (external data); load the model by"
+            " its path"
+        )
+    if check:
+        try:
+            onnx.checker.check_model(proto)
+        except (onnx.checker.ValidationError, ValueError) as error:
+            raise ModelError(f"{read.path}: not a valid ONNX model: {printable(first_line(error))}") from error
+    return proto
 
 
 def files_of(path: str | os.PathLike[str]) -> list[Path]:
