@@ -408,7 +408,8 @@ class _Run:
         known = sweep(self.network, *where, method, self.budget.expired)
         exact = Ground.of(self.network, known)
         fast = exact.cast(build(self.problem.graph, torch.float32, self.network.device))
-        return NeuronSplit(exact, fast, self.table, self.budget.expired)
+        split = NeuronSplit(exact, fast, self.table, self.budget.expired)
+        return split if self.proof is not None else split.refined(boxes, self.plan.batch)  # a proof has none to check
 
     def halves(self, boxes: DomainBatch, bounded: Bounded) -> DomainBatch:
         """The children that the search would make of these boxes, without clipping."""

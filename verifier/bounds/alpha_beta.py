@@ -35,7 +35,7 @@ from verifier.bounds.rounding import Allowance, Planes, planes_of
 from verifier.ops.kinds import Interval, LinearOp, Relaxation, RelaxedOp
 from verifier.tolerance import gamma
 
-RATE, DECAY = 0.12, 0.95
+RATE = 0.12, 0.95
 """First step of alpha in units of its range, of beta in units of the coefficient at its neuron; and their decay."""
 
 
@@ -84,7 +84,8 @@ class Ground:
 class Task:
     """B subproblems with one clause each: box `lower`, `upper` (B, n), `query` (B,), decided neurons `signs` (B, D),
     and the clause as rows over the output, `rows` (B, J, m), `rhs` (B, J) (-inf in padding), `mixed` (B, J, n) or
-    None."""
+    None. With `slot` each clause is one row over the value there instead, that selects one element or its negative
+    (B, 1, size): no rounding of a combination of rows is allowed for."""
 
     lower: Tensor
     upper: Tensor
@@ -93,6 +94,7 @@ class Task:
     rows: Tensor
     rhs: Tensor
     mixed: Tensor | None
+    slot: int | None = None
 
     def __len__(self) -> int:
         return len(self.query)
@@ -101,7 +103,7 @@ class Task:
         """The subproblems at `index`."""
         mixed = None if self.mixed is None else self.mixed[index]
         lower, upper, query, signs = (t[index] for t in (self.lower, self.upper, self.query, self.signs))
-        return Task(lower, upper, query, signs, self.rows[index], self.rhs[index], mixed)
+        return Task(lower, upper, query, signs, self.rows[index], self.rhs[index], mixed, self.slot)
 
     def to(self, dtype: torch.dtype) -> Task:
         """The same in another precision; boxes are rounded outwards."""
@@ -113,7 +115,7 @@ class Task:
             lower = torch.where(lower.double() > self.lower, torch.nextafter(lower, -inf), lower)
             upper = torch.where(upper.double() < self.upper, torch.nextafter(upper, inf), upper)
         mixed = None if self.mixed is None else self.mixed.to(dtype)
-        return Task(lower, upper, self.query, self.signs, self.rows.to(dtype), self.rhs.to(dtype), mixed)
+        return Task(lower, upper, self.query, self.signs, self.rows.to(dtype), self.rhs.to(dtype), mixed, self.slot)
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,11 +169,13 @@ class Relaxed:
     def __init__(self, ground: Ground, task: Task) -> None:
         self.ground, self.task = ground, task
         network, q = ground.network, task.query
-        self.places = _places(network, task.signs)
+        self.slot = network.output if task.slot is None else task.slot
+        self.relus = {i: first for i, first in network.relus.items() if i < self.slot}
+        self.places = _places(network, self.relus, task.signs)
         self.lower: dict[int, Tensor] = {}
         self.upper: dict[int, Tensor] = {}
         empty = torch.zeros(len(task), dtype=torch.bool, device=q.device)
-        for i in network.relus:
+        for i in self.relus:
             x = ground.pre[i][0]
             low, high = x.lower.index_select(0, q).flatten(1), x.upper.index_select(0, q).flatten(1)
             column, side, _ = self.places[i]
@@ -191,8 +195,8 @@ class Relaxed:
                 low, high = low.masked_fill(crossed, 0.0), high.masked_fill(crossed, 0.0)
             self.lower[i], self.upper[i] = low.view(-1, *x.lower.shape[1:]), high.view(-1, *x.lower.shape[1:])
         self.empty = empty
-        self.others = {i: of_groups(planes, q) for i, planes in ground.others.items()}
-        self.unstable = {i: (self.lower[i] < 0) & (self.upper[i] > 0) for i in network.relus}
+        self.others = {i: of_groups(planes, q) for i, planes in ground.others.items() if i < self.slot}
+        self.unstable = {i: (self.lower[i] < 0) & (self.upper[i] > 0) for i in self.relus}
         self._fixed: dict[int, Relaxation] = {}
         self._walked: dict[int, Planes] = {}
 
@@ -234,7 +238,7 @@ class Relaxed:
         """The combined row walked back."""
         network, task = self.ground.network, self.task
         trace: dict[int, Tensor] = {}
-        rows = torch.bmm(p.weight[:, None], task.rows).view(len(task), 1, *network.shapes[network.output])
+        rows = torch.bmm(p.weight[:, None], task.rows).view(len(task), 1, *network.shapes[self.slot])
         added = {}
         for i, (column, side, decision) in self.places.items():
             if column.shape[1]:
@@ -245,7 +249,7 @@ class Relaxed:
         bias = rows.new_zeros(len(task), 1)
         used = self._used(planes) if allowance is None else planes
         coefficients, bias = walk_back(
-            network, network.output, rows, bias, used, trace=trace, allowance=allowance, added=added
+            network, self.slot, rows, bias, used, trace=trace, allowance=allowance, added=added
         )
         if task.mixed is not None:
             coefficients = coefficients + torch.bmm(p.weight[:, None], task.mixed)
@@ -260,7 +264,7 @@ class Relaxed:
         network = self.ground.network
         slots: dict[int, Tensor] = {0: walked.point}
         arguments: dict[int, Tensor] = {}
-        for i, (op, sources) in enumerate(zip(network.ops, network.sources, strict=True)):
+        for i, (op, sources) in enumerate(zip(network.ops[: self.slot], network.sources, strict=False)):
             xs = [slots[s] for s in sources]
             if isinstance(op, LinearOp):
                 y = op.forward(*xs)
@@ -272,7 +276,7 @@ class Relaxed:
                 y = _on_plane(op, xs, planes[i], walked.at.get(i))
             slots[i + 1] = y
             network.release(slots, i)
-        return arguments, slots[network.output].flatten(1)
+        return arguments, slots[self.slot].flatten(1)
 
     def gradients(self, p: Parameters, planes: Mapping[int, Relaxation], walked: Walked) -> dict[str, Tensor]:
         """d bound / d parameters, with 0 where a parameter plays no part."""
@@ -316,13 +320,13 @@ def _on_plane(op: RelaxedOp, xs: list[Tensor], planes: Relaxation, at: Tensor | 
     return torch.nan_to_num(mixed, nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def _places(network: Network, signs: Tensor) -> dict[int, tuple[Tensor, Tensor, Tensor]]:
+def _places(network: Network, relus: Mapping[int, int], signs: Tensor) -> dict[int, tuple[Tensor, Tensor, Tensor]]:
     """By ReLU operator, the decided neurons there: column (B, D') in the flat value (its size where there is none),
     side (B, D') 1, -1 or 0, and which decision (B, D') it is."""
     result = {}
     numbers = signs.abs() - 1
     index = torch.arange(signs.shape[1], device=signs.device).expand_as(signs)
-    for i, first in network.relus.items():
+    for i, first in relus.items():
         size = 1
         for s in network.shapes[i + 1]:
             size *= s
@@ -335,7 +339,12 @@ def _places(network: Network, signs: Tensor) -> dict[int, tuple[Tensor, Tensor, 
 
 
 def climb(
-    ground: Ground, task: Task, start: Parameters | None, steps: int, stop: Callable[[], bool]
+    ground: Ground,
+    task: Task,
+    start: Parameters | None,
+    steps: int,
+    stop: Callable[[], bool],
+    rate: tuple[float, float] = RATE,
 ) -> tuple[Parameters, Tensor]:
     """The best parameters that `steps` iterates find, and their bounds (B,): every iterate is one, none is rigorous.
 
@@ -366,7 +375,7 @@ def climb(
         if unit is None:
             unit = _unit(relaxed, walked)
         moves = adam.step(gradients)
-        now = _moved(now, moves, unit, RATE * DECAY**step)
+        now = _moved(now, moves, unit, rate[0] * rate[1] ** step)
         if count <= 0.75 * len(index):
             keep = open_.nonzero()[:, 0]
             index, task, now, unit = index[keep], task.select(keep), now.select(keep), unit[keep]
@@ -424,7 +433,9 @@ def prove(ground: Ground, task: Task, parameters: Parameters) -> tuple[Tensor, T
         size = size + (p.weight * torch.bmm(task.mixed.abs(), reach[:, :, None])[:, :, 0]).sum(1)
     out = ground.allowance.output
     assert out is not None
-    size = size + (p.weight * torch.bmm(task.rows.abs(), out.index_select(0, task.query)[:, :, None])[:, :, 0]).sum(1)
+    if task.slot is None:
+        reach = out.index_select(0, task.query)[:, :, None]
+        size = size + (p.weight * torch.bmm(task.rows.abs(), reach)[:, :, 0]).sum(1)
     constant = walked.constant - 4 * gamma(j + n, torch.float64) * size
     low = concretise(walked.coefficients[:, None], constant[:, None], task.lower, task.upper)[:, 0]
     return torch.where(relaxed.empty, torch.inf, low), walked.coefficients, constant, relaxed.empty

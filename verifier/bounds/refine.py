@@ -1,0 +1,77 @@
+"""Tighter intervals for the neurons that matter: their own rows climb, as the rows of the property do.
+
+The intervals of a sweep come from CROWN's slopes. For the neurons on which the property's rows lose most, slopes of
+their own (alpha-CROWN, Xu et al. 2021) are worth their price: operator by operator, from the input on, each chosen
+neuron's argument is bounded from both sides, by a climb in the search's precision and one rigorous walk at its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from verifier.bounds.alpha_beta import Ground, Task, climb, prove
+from verifier.bounds.forward import intersect
+from verifier.bounds.network import Network
+from verifier.ops.kinds import Interval
+
+STEPS, RATE = 5, (0.4, 0.9)
+"""Iterates, first step and decay of a climb. Root bounds of oval21's deep and sri_resnet_b's networks (worst clause):
+without -1.669 and -1.013; 5, 8, 12 iterates -1.306, -1.299, -1.295 and -0.772, -0.768, -0.767; with the search's own
+smaller steps, 5 and 15 iterates, -1.429, -1.299 and -0.849, -0.769."""
+
+
+def refine(
+    exact: Ground,
+    fast: Network,
+    lower: Tensor,
+    upper: Tensor,
+    chosen: Mapping[int, Tensor],
+    batch: int,
+    stop: Callable[[], bool],
+) -> dict[int, tuple[Interval, ...]]:
+    """The intervals of `exact`, those of ReLU operator i's arguments in `chosen[i]` (M, 2), pairs of query and
+    neuron, tightened on the queries' boxes `lower`, `upper` (Q, n), at most `batch` rows at a time.
+
+    When `stop()` says so, the rest keep the intervals that they have.
+    """
+    network = exact.network
+    pre = dict(exact.pre)
+    for i in network.relus:
+        pairs = chosen.get(i)
+        if pairs is None or not len(pairs):
+            continue
+        now = Ground.at(network, pre, exact.allowance)
+        climbing = now.cast(fast)
+        low, high = (t.flatten(1).clone() for t in pre[i][0])
+        for start in range(0, len(pairs), max(1, batch // 2)):
+            if stop():
+                break
+            query, neuron = pairs[start : start + max(1, batch // 2)].unbind(1)
+            task = _both_sides(network, network.sources[i][0], lower, upper, query, neuron)
+            best, _ = climb(climbing, task.to(fast.dtype), None, STEPS, stop, RATE)
+            found, _, _, empty = prove(now, task, best)
+            found = found.masked_fill(empty, -torch.inf)
+            half = len(query)
+            low[query, neuron] = torch.maximum(low[query, neuron], found[:half])
+            high[query, neuron] = torch.minimum(high[query, neuron], -found[half:])
+        shape = pre[i][0].lower.shape
+        pre[i] = (intersect(Interval(low.view(shape), high.view(shape)), pre[i][0]),)
+    return pre
+
+
+def _both_sides(network: Network, slot: int, lower: Tensor, upper: Tensor, query: Tensor, neuron: Tensor) -> Task:
+    """Rows z and -z over the value in `slot`, of each neuron."""
+    size = 1
+    for s in network.shapes[slot]:
+        size *= s
+    rows = torch.zeros(2, len(query), 1, size, dtype=lower.dtype, device=lower.device)
+    rows[0].scatter_(2, neuron[:, None, None], 1.0)
+    rows[1].scatter_(2, neuron[:, None, None], -1.0)
+    query = query.repeat(2)
+    signs = query.new_zeros(len(query), 0)
+    return Task(
+        lower[query], upper[query], query, signs, rows.flatten(0, 1), lower.new_zeros(len(query), 1), None, slot
+    )
