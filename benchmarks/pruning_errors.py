@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 import pruning
-from pruning import Calibration, Floor, Net, Options, Plan, Semantic, TrainOptions, oracles
+from pruning import Calibration, Floor, Net, Plan, ScoreOptions, Semantic, TrainOptions, oracles
 from pruning.blocks import drop_blocks
 from pruning.calibration import Activations
 from pruning.correction import corrected
@@ -141,7 +141,7 @@ class _Bench:
         where = (f"{name} {seed}", ratio if name in ("hydra", "refill") else 0.0)
         if where not in self.scores:
             proved = name in ("usn-cert", "looseness")
-            options = Options(
+            options = ScoreOptions(
                 seed=seed, mask_ratio=ratio, cells=2,
                 interval_oracle=oracles.interval_oracle if proved else None,
                 slope_oracle=oracles.slope_oracle if proved else None,

@@ -1,4 +1,5 @@
-"""Structured pruning of ONNX networks for certifiability: `score`, `plan`, `apply`, and `load`, `save` around them.
+"""Structured pruning of ONNX networks for certifiability: `load`, `load_data`, `prune`, `save`; the steps of
+`prune` are `score`, `plan` and `apply`.
 
 Names are imported on first use, so that `import pruning` costs nothing.
 """
@@ -10,14 +11,16 @@ from typing import Any
 
 _WHERE = {
     "load": "api", "save": "api", "score": "api", "plan": "api", "apply": "api", "matched": "api",
-    "prune_unstructured": "api", "PrunedModel": "api",
+    "PrunedModel": "api",
+    "prune": "runs",
     "Calibration": "calibration", "Semantic": "calibration",
     "load_data": "datasets",
-    "CRITERIA": "scores", "Options": "scores", "Scores": "scores",
-    "Floor": "planning", "Plan": "planning",
+    "CRITERIA": "scores", "Scores": "scores",
+    "PruneOptions": "options", "ScoreOptions": "options", "TrainOptions": "options", "Floor": "options",
+    "Plan": "planning",
     "Groups": "groups", "find_groups": "groups",
     "Net": "net", "Cost": "cost",
-    "train": "training", "TrainOptions": "training",
+    "train": "training",
     "PruneError": "errors", "NothingToPrune": "errors", "RatioError": "errors",
     "DataError": "errors", "CriterionError": "errors", "WrongNetwork": "errors",
 }  # fmt: skip

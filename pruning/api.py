@@ -19,26 +19,29 @@ from pruning.cost import Cost, cost
 from pruning.errors import CriterionError, DataError
 from pruning.fold import Constants, fold, readers
 from pruning.groups import Groups, find_groups
-from pruning.names import BORDERS, FOLDS, RESCALES
 from pruning.net import Net
-from pruning.normalised import given
-from pruning.planning import Floor, Plan, make_plan
+from pruning.normalised import given, normalised
+from pruning.options import BORDERS, FOLDS, RESCALES, Floor, ScoreOptions, one_of
+from pruning.planning import Plan, make_plan
 from pruning.rescale import restored
-from pruning.scores import Options, Scores, score_groups
+from pruning.scores import Scores, score_groups
 from pruning.surgery import mask, remove
 from verifier.brief import brief
+from verifier.data import networks
+from verifier.data.frame import Frame
 from verifier.errors import OutputError
 from verifier.files.whole import write
 
-VERSION = "0.1.0"
+TOOL = "secateur prune 0.1.0"
 
 
 @dataclass(frozen=True, eq=False)
 class PrunedModel:
     """A pruned network, the network it came from, and the record of how (`sidecar`, JSON-ready).
 
-    `masked` computes the same function with all shapes kept (None for fold `graft`, which removes nothing). `delta` is
-    the transfer bound per output element for fold `sound`.
+    `masked` computes the same function with all shapes kept (None for fold `graft`, which removes nothing). `plan` is
+    None where no single channels were chosen (whole blocks, single weights). `delta` is the transfer bound per output
+    element for fold `sound`.
     """
 
     __repr__ = brief
@@ -46,7 +49,7 @@ class PrunedModel:
     net: Net
     original: Net
     masked: Net | None
-    plan: Plan
+    plan: Plan | None
     sidecar: Mapping[str, Any] = field(repr=False)
     delta: np.ndarray | None = None
 
@@ -61,22 +64,37 @@ class PrunedModel:
         return cost(given(self.net))
 
 
-def load(path: str | os.PathLike[str]) -> Net:
-    """Read an ONNX file (see `pruning.onnx_io.load`)."""
-    return onnx_io.load(path)
+def load(
+    path: str | os.PathLike[str],
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    layout: str = "auto",
+    channels: int | None = None,
+) -> Net:
+    """Read an ONNX file (see `pruning.onnx_io.load`), or a shipped network by its name.
+
+    With `mean` and `std` (one number, or one per channel) data stay pixels in [0, 1]: the network is seen behind the
+    normalisation (x - mean) / std, and written without it. `layout` and `channels` say what image it takes, where its
+    input shape alone does not. Raises ModelError, DataError, OptionsError.
+    """
+    net = onnx_io.load(networks.find(path))
+    if mean is None and std is None:
+        return net
+    if len(net.inputs) != 1:
+        raise DataError(f"the network has {len(net.inputs)} inputs; --mean and --std need one")
+    return normalised(net, Frame.of(net.shapes[net.inputs[0]], layout, channels), mean, std)
 
 
 def score(
     model: Net | Groups,
     data: Calibration | None = None,
     criterion: str = "usn",
-    options: Options | None = None,
+    options: ScoreOptions | None = None,
     keep: Sequence[str] = (),
 ) -> Scores:
     """Score every channel of a model by a criterion of `pruning.CRITERIA`; layers named in `keep` are never pruned."""
     groups = model if isinstance(model, Groups) else find_groups(model, keep)
-    name = "random" if criterion == "random-matched" else criterion
-    return score_groups(groups, data, name, options)
+    return score_groups(groups, data, criterion, options)
 
 
 def plan(model: Net, scores: Scores, ratio: float, allocation: str = "uniform", **settings: Any) -> Plan:
@@ -99,7 +117,7 @@ def apply(
     fold: str = "mean",
     data: Calibration | None = None,
     border: str = "interior",
-    options: Options | None = None,
+    options: ScoreOptions | None = None,
     rescale: str = "none",
 ) -> PrunedModel:
     """Carry out a plan.
@@ -112,10 +130,11 @@ def apply(
     The result is checked against the masked network (see `checked`). Raises CriterionError for an unknown mode,
     DataError if a mode needs data and none is given, WrongNetwork if the check fails.
     """
-    if fold not in FOLDS or border not in BORDERS:
-        raise CriterionError(f"fold '{fold}', border '{border}'; expected one of {FOLDS} and one of {BORDERS}")
-    if rescale not in RESCALES or (rescale != "none" and fold not in ("zero", "mean")):
-        raise CriterionError(f"rescale '{rescale}' with fold '{fold}'; expected one of {RESCALES}, after zero or mean")
+    one_of("fold", fold, FOLDS)
+    one_of("border", border, BORDERS)
+    one_of("rescale", rescale, RESCALES)
+    if rescale != "none" and fold not in ("zero", "mean"):
+        raise CriterionError(f"rescale '{rescale}' with fold '{fold}'; it only goes with zero and mean")
     groups = plan.groups
     if groups.net is not model:
         raise CriterionError("this plan belongs to another network; plan for this one first")
@@ -128,7 +147,7 @@ def apply(
         raise DataError(f"rescale '{rescale}' needs calibration images; give --data, or use rescale 'none'")
     if fold == "graft":
         return _graft(model, plan, data, border)
-    constants, delta = _constants(groups, removed, fold, data, border, options or Options())
+    constants, delta = _constants(groups, removed, fold, data, border, options or ScoreOptions())
     folded = _fold(groups, removed, constants, border)
     if fold == "sound":
         delta = _delta(groups, folded, removed, delta)
@@ -174,21 +193,12 @@ def save(model: PrunedModel | Net, path: str | os.PathLike[str]) -> Path | None:
     return beside
 
 
-def prune_unstructured(
-    model: Net, criterion: str, ratio: float, data: Calibration | None = None, options: Options | None = None
-) -> Net:
-    """Set the `ratio` of weights with the lowest importance to zero (l1, random, snip), over all layers together."""
-    from pruning.unstructured import zero_weights
-
-    return zero_weights(model, criterion, ratio, data, options or Options())
-
-
 def _fold(groups: Groups, removed: np.ndarray, constants: Constants, border: str) -> Net:
     return fold(groups, removed, constants, border) if constants else groups.net
 
 
 def _constants(
-    groups: Groups, removed: np.ndarray, mode: str, data: Calibration | None, border: str, options: Options
+    groups: Groups, removed: np.ndarray, mode: str, data: Calibration | None, border: str, options: ScoreOptions
 ) -> tuple[Constants, Any]:
     places = list(dict.fromkeys((cut.data, cut.data_axis) for cut in readers(groups, removed)))
     if mode == "zero" or data is None:
@@ -238,7 +248,7 @@ def _sidecar(plan: Plan, mode: str, border: str, constants: Constants) -> Mappin
         )
     return MappingProxyType(
         {
-            "tool": f"secateur prune {VERSION}",
+            "tool": TOOL,
             "criterion": plan.criterion,
             "formula": "" if scores is None else scores.formula,
             "options": {} if scores is None else dict(scores.options),

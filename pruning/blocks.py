@@ -8,8 +8,9 @@ import numpy as np
 
 from pruning.agreement import Agreement, agreement
 from pruning.calibration import Activations, Calibration
-from pruning.errors import NothingToPrune, RatioError
+from pruning.errors import NothingToPrune
 from pruning.net import Net, Op
+from pruning.options import share
 from pruning.surgery import clean
 
 
@@ -91,8 +92,7 @@ def drop_blocks(net: Net, ratio: float, data: Calibration) -> tuple[Net, list[Bl
 
     Raises WrongNetwork if the result is not the network with the branches of these blocks at zero.
     """
-    if not 0 <= ratio < 1:
-        raise RatioError(f"ratio {ratio:g}; expected 0 <= ratio < 1")
+    share(ratio)
     blocks = find_blocks(net)
     if not blocks:
         raise NothingToPrune("nothing to prune: the network has no residual block with an identity shortcut")

@@ -5,10 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from pruning import options as choices
+from pruning.errors import CriterionError, DataError
+from pruning.options import Floor, PruneOptions, ScoreOptions, TrainOptions
 from verifier.console.arguments import NamedSpan, Parser
+from verifier.console.outputs import keep_inputs
+from verifier.data import networks
 from verifier.data import options as shared
 from verifier.errors import OutputError, SecateurError
 
@@ -16,9 +22,8 @@ if TYPE_CHECKING:
     from pruning.api import PrunedModel
     from pruning.calibration import Calibration
     from pruning.net import Net
-    from pruning.planning import Plan
 
-MODES = ("post-training", "one-shot", "progressive", "lottery")
+_PLAIN = PruneOptions()
 _EPILOG = f"""
 {shared.DATA}
 how channels are chosen
@@ -60,17 +65,13 @@ exit codes: 0 done, 2 the command or its files cannot be used (one line on stand
 
 def parser() -> Parser:
     """The command line."""
-    from pruning import names
-
     p = Parser("prune", "Remove whole channels from an ONNX network; inputs, outputs, names and opset stay.", _EPILOG)
     p.add_argument("model", help="the .onnx file to prune, or the name of a shipped network")
     p.add_argument(
         "-o", "--output", type=Path, help="where to write the pruned .onnx (its record goes beside it as .json)"
     )
-    p.add_argument("--criterion", default="usn", metavar="NAME", help="see below (default: usn)")
-    p.add_argument(
-        "--ratio", type=float, default=0.5, help="share of the channels to remove, 0 <= ratio < 1 (default: 0.5)"
-    )
+    _add(p, "criterion", "see below", metavar="NAME")
+    _add(p, "ratio", "share of the channels to remove, 0 <= ratio < 1")
     p.add_argument(
         "--sweep", type=_ratios, metavar="R,R,...", help="several ratios; writes OUTPUT with the ratio in its name"
     )
@@ -79,52 +80,73 @@ def parser() -> Parser:
     )
     for name in ("contrast", "brightness"):
         p.add_argument(f"--{name}", action=NamedSpan, dest="semantic", default="", metavar="LOW,HIGH", help="part of S")
-    p.add_argument("--mode", choices=MODES, default="post-training", help="training around pruning (default: none)")
+    _add(p, "mode", "training around pruning, if not post-training", choices=choices.MODES)
     p.add_argument("--dry-run", action="store_true", help="print the plan, write nothing")
     p.add_argument("--report", type=Path, metavar="DIR", help="write a report with histograms and pictures")
     g = p.add_argument_group("data")
     shared.add_data(g)
     shared.add_network(g)
-    g.add_argument("--images", type=int, default=256, help="calibration images used, drawn by --seed (default: 256)")
+    _add(g, "images", "calibration images used, drawn by --seed")
     g.add_argument("--samples", type=int, default=32, help="Sobol points of S per image (default: 32)")
     g = p.add_argument_group("selection")
-    g.add_argument(
-        "--allocation", choices=names.ALLOCATIONS, default="uniform", help="ratio per layer (default: uniform)"
-    )
-    g.add_argument("--mrs-form", choices=("prune", "weights"), default="prune", help="sensitivity for --allocation mrs")
-    g.add_argument("--norm", choices=names.NORMS, default="layer-median", help="makes layers comparable for global")
+    _add(g, "allocation", "ratio per layer", choices=choices.ALLOCATIONS)
+    _add(g, "mrs_form", "sensitivity for --allocation mrs", choices=choices.MRS_FORMS)
+    _add(g, "norm", "makes layers comparable for global", choices=choices.NORMS)
     g.add_argument("--stream", action="store_true", help="also prune channels joined by residual sums")
     g.add_argument("--keep", action="append", default=[], metavar="NODE", help="never prune this layer (repeatable)")
-    g.add_argument("--min-channels", type=int, default=4, help="channels every layer keeps at least (default: 4)")
-    g.add_argument("--min-fraction", type=float, default=0.25, help="share every layer keeps at least (default: 0.25)")
-    g.add_argument("--guard", type=float, default=0.0, help="protect this top share of channels by taylor (default: 0)")
-    g.add_argument("--usn-stability-exp", type=int, default=0, help="g in USN = R * T^g: 0 or 1 (default: 0)")
-    g.add_argument("--usn-bias", choices=("shift", "centred"), default="shift", help="meaning of Bias2 (ablation)")
-    g.add_argument("--agg", choices=("mean", "q90"), default="mean", help="how positions of a channel are merged")
+    _add(g, "min_channels", "channels every layer keeps at least", Floor.channels)
+    _add(g, "min_fraction", "share every layer keeps at least", Floor.fraction)
+    _add(g, "guard", "protect this top share of channels by taylor")
+    _add(g, "usn_stability_exp", "g in USN = R * T^g: 0 or 1", ScoreOptions.stability_exponent)
+    _add(g, "usn_bias", "meaning of Bias2 (ablation)", ScoreOptions.bias, choices=("shift", "centred"))
+    _add(g, "agg", "how positions of a channel are merged", ScoreOptions.aggregate, choices=("mean", "q90"))
     g.add_argument("--unstructured", action="store_true", help="zero single weights instead (l1, random, snip)")
     g = p.add_argument_group("replacement")
-    g.add_argument("--fold", choices=names.FOLDS, default=None, help="default: mean with data, else zero")
+    g.add_argument("--fold", choices=choices.FOLDS, help="default: mean with data, else zero")
+    g.add_argument("--border", choices=choices.BORDERS, help="default: exact for post-training, else interior")
     g.add_argument(
-        "--border", choices=names.BORDERS, default=None, help="default: exact for post-training, else interior"
-    )
-    g.add_argument(
-        "--rescale", choices=names.RESCALES, default=None,
+        "--rescale", choices=choices.RESCALES,
         help="give channels that stay their old mean and spread back (default: all for post-training with fold mean, "
         "silent ones before fine-tuning)",
     )  # fmt: skip
     g = p.add_argument_group("training")
     g.add_argument("--train-images", type=int, default=4096, help="images used by the training modes (default: 4096)")
-    g.add_argument("--epochs", type=int, default=10, help="fine-tuning epochs per stage (default: 10)")
-    g.add_argument("--max-drop", type=float, default=0.1, help="stop when the error rises by this share (default: 0.1)")
-    g.add_argument("--wasserstein", type=float, default=0.3, help="weight of the concentration loss (default: 0.3)")
-    g.add_argument("--stability", choices=("none", "rs", "nrs"), default="none", help="stability regulariser")
-    g.add_argument("--certified", type=float, default=0.0, help="weight of the certified loss (default: 0)")
-    g.add_argument(
-        "--certified-bounds", choices=names.CERTIFIED_BOUNDS, default="interval", help="its bounds (default: interval)"
-    )
-    g.add_argument("--device", default="cpu", help="torch device for the training modes (default: cpu)")
-    g.add_argument("--seed", type=int, default=0, help="same seed, same result (default: 0)")
+    for name, text, more in _TRAINING:
+        _add(g, name, text, getattr(TrainOptions, name), **more)
+    _add(g, "seed", "same seed, same result")
     return p
+
+
+_TRAINING: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("epochs", "fine-tuning epochs per stage", {}),
+    ("max_drop", "stop when the error rises by this share", {}),
+    ("wasserstein", "weight of the concentration loss", {}),
+    ("stability", "stability regulariser", {"choices": choices.STABILITIES}),
+    ("certified", "weight of the certified loss", {}),
+    ("certified_bounds", "its bounds", {"choices": choices.CERTIFIED_BOUNDS}),
+    ("device", "torch device for the training modes", {}),
+)
+
+
+def _add(group: Any, name: str, text: str, default: object = None, **more: Any) -> None:
+    """An option called after a field of PruneOptions, or with another default; its type is that of the default."""
+    value = getattr(_PLAIN, name) if default is None else default
+    flag = f"--{name.replace('_', '-')}"
+    group.add_argument(flag, type=type(value), default=value, help=f"{text} (default: {value})", **more)
+
+
+def _options(a: argparse.Namespace) -> PruneOptions:
+    """What the command line asks for, whatever number of ratios it names."""
+    return PruneOptions(
+        criterion=a.criterion, ratio=a.ratio, mode=a.mode, allocation=a.allocation, mrs_form=a.mrs_form, norm=a.norm,
+        stream=a.stream, keep=tuple(a.keep), floor=Floor(a.min_channels, a.min_fraction), guard=a.guard,
+        unstructured=a.unstructured, fold=a.fold, border=a.border, rescale=a.rescale, images=a.images, seed=a.seed,
+        scores=ScoreOptions(
+            stability_exponent=a.usn_stability_exp, aggregate=a.agg, bias=a.usn_bias,
+            mask_ratio=max(a.sweep or [a.ratio]),
+        ),
+        training=TrainOptions(**{name: getattr(a, name) for name, *_ in _TRAINING}),
+    )  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -141,54 +163,69 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from pruning import runs
-    from pruning.errors import CriterionError
-
     if arguments.output is None and not arguments.dry_run:
         raise CriterionError("no output file; give -o small.onnx, or --dry-run to see the plan only")
     if arguments.output is not None and not arguments.output.parent.is_dir():
         raise OutputError(f"{arguments.output}: the folder '{arguments.output.parent}' does not exist")
     _keep_inputs(arguments)
-    settings = runs.settings(arguments)
-    net = runs.network(arguments)
-    data = runs.read_data(arguments, net, print)
-    if data is not None and not data.semantic.clip:
-        low, high = float(data.images.min()), float(data.images.max())
-        print(f"data: values from {low:.4g} to {high:.4g}, used as they are: nothing is clipped to [0, 1]")
-    ratios = arguments.sweep or [arguments.ratio]
-    if arguments.criterion == "layer":
-        return _blocks(arguments, net, data)
-    if arguments.unstructured:
-        return _unstructured(arguments, net, data, settings)
-    results = []
-    for ratio in ratios:
-        plan = runs.make_plan(arguments, net, data, settings, ratio)
-        print(runs.describe(plan))
-        if arguments.dry_run:
-            small, found = runs.preview(plan)
-            _print_size(net, small)
-            print(found)
-            continue
-        results.append(_carry_out(arguments, net, plan, data, settings, ratio))
-    if arguments.report and results:
-        from pruning.report import write_report
+    each = [replace(_options(arguments), ratio=ratio) for ratio in arguments.sweep or [arguments.ratio]]
+    from pruning import api, runs  # with NumPy, ONNX and PyTorch: not for --help
+
+    runs.known(each[0])
+    net = api.load(arguments.model, arguments.mean, arguments.std, arguments.layout, arguments.channels)
+    data = _read_data(arguments, net)
+    results = [made for options in each if (made := _one(arguments, net, data, options)) is not None]
+    if arguments.report and any(result.plan is not None for result in results):
+        from pruning.report import write_report  # with Matplotlib and Jinja
 
         print(f"report: {write_report(arguments.report, results, data, Path(arguments.model).name)}")
     return 0
 
 
-def _carry_out(
-    arguments: argparse.Namespace, net: Net, plan: Plan, data: Calibration | None, settings: object, ratio: float
-) -> PrunedModel:
+def _read_data(arguments: argparse.Namespace, net: Net) -> Calibration | None:
+    """Calibration data, if the command names any."""
+    from pruning.calibration import Semantic
+    from pruning.datasets import load_data
+    from verifier.data.frame import Head
+
+    semantic, training = Semantic.parse(arguments.semantic), arguments.mode != _PLAIN.mode
+    if arguments.data is None:
+        if training:
+            raise DataError(f"--mode {arguments.mode} trains and needs labelled --data")
+        return None
+    data = load_data(
+        arguments.data, net, semantic, max(arguments.images, arguments.train_images if training else 0),
+        arguments.samples, arguments.seed, crop=arguments.crop, folder=arguments.pictures, layout=arguments.layout,
+        channels=arguments.channels, head=Head.given(arguments.output_scale, arguments.output_shift), say=print,
+    )  # fmt: skip
+    if not data.semantic.clip:
+        low, high = float(data.images.min()), float(data.images.max())
+        print(f"data: values from {low:.4g} to {high:.4g}, used as they are: nothing is clipped to [0, 1]")
+    return data
+
+
+def _one(
+    arguments: argparse.Namespace, net: Net, data: Calibration | None, options: PruneOptions
+) -> PrunedModel | None:
+    """One ratio: printed and, without --dry-run, written."""
     from pruning import api, runs
 
-    pruned = runs.carry_out(arguments, net, plan, data, settings, ratio, print)
-    target = _target(arguments, ratio)
+    if options.unstructured or options.criterion == choices.BLOCKS:
+        pruned = runs.prune(net, data, options, print)
+    else:
+        plan = runs.plan_for(net, data, options)
+        print(runs.describe(plan))
+        pruned = runs.preview(plan) if arguments.dry_run else runs.carry_out(net, plan, data, options, print)
+    if arguments.dry_run:
+        _print_size(pruned)
+        return None
+    target = _target(arguments, options.ratio)
     beside = api.save(pruned, target)
-    _print_size(net, pruned.net)
-    _print_check(pruned)
+    _print_size(pruned)
     if pruned.delta is not None:
         print(f"delta: at most {float(pruned.delta.max()):.6g} on any output, for these images and all of S")
+    if options.unstructured:
+        print(f"same shapes, {options.ratio:.0%} of the weights are zero")
     print(f"wrote {target} and {beside}")
     return pruned
 
@@ -200,8 +237,6 @@ def _target(arguments: argparse.Namespace, ratio: float) -> Path:
 
 def _keep_inputs(arguments: argparse.Namespace) -> None:
     """Refuse outputs that are read, and a model that would take the place of its own record."""
-    from verifier.console.outputs import keep_inputs
-    from verifier.data import networks
     from verifier.data.source import files_read
     from verifier.graph.onnx_import.source import files_of
 
@@ -224,59 +259,19 @@ def _keep_inputs(arguments: argparse.Namespace) -> None:
     keep_inputs(written, read())
 
 
-def _unstructured(arguments: argparse.Namespace, net: Net, data: Calibration | None, settings: object) -> int:
-    from pruning import api, runs
-    from pruning.scores import Options
-
-    if arguments.mode == "lottery":
-        result = runs.unstructured_lottery(arguments, net, data, print)
-    else:
-        assert isinstance(settings, Options)
-        result = api.prune_unstructured(net, arguments.criterion, arguments.ratio, data, settings)
-    if not arguments.dry_run:
-        api.save(result, arguments.output)
-        print(f"wrote {arguments.output} (same shapes, {arguments.ratio:.0%} of the weights are zero)")
-    return 0
-
-
-def _blocks(arguments: argparse.Namespace, net: Net, data: Calibration | None) -> int:
-    from pruning import api
-    from pruning.blocks import drop_blocks
-    from pruning.errors import DataError
-
-    if data is None:
-        raise DataError("criterion 'layer' measures output changes and needs --data")
-    result, removed, ranked, found = drop_blocks(net, arguments.ratio, data)
-    for block in ranked:
-        print(f"{'drop' if block in removed else 'keep'}  {block.name}  mean squared output change {block.cost:.6g}")
-    _print_size(net, result)
-    print(found)
-    if not arguments.dry_run:
-        api.save(result, arguments.output)
-        print(f"wrote {arguments.output}")
-    return 0
-
-
-def _print_size(before: Net, after: Net) -> None:
-    from pruning.cost import cost
-    from pruning.normalised import given
-
-    sizes = (_counts(cost(given(net))) for net in (before, after))
-    for name, old, new in zip(("parameters", "MACs", "non-linear neurons"), *sizes, strict=True):
-        change = f"{new / old - 1:+.1%}" if old else "-"
-        print(f"{name:>20}  {old:>12,} -> {new:>12,}  {change}")
-
-
-def _print_check(pruned: PrunedModel) -> None:
+def _print_size(pruned: PrunedModel) -> None:
     from pruning.agreement import Agreement
 
+    for name in ("parameters", "macs", "nonlinear"):
+        old, new = getattr(pruned.before, name), getattr(pruned.after, name)
+        change = f"{new / old - 1:+.1%}" if old else "-"
+        print(f"{_SIZES[name]:>20}  {old:>12,} -> {new:>12,}  {change}")
     found = Agreement.of(pruned.sidecar)
     if found is not None:
         print(found)
 
 
-def _counts(size: object) -> tuple[int, int, int]:
-    return size.parameters, size.macs, size.nonlinear  # type: ignore[attr-defined]
+_SIZES = {"parameters": "parameters", "macs": "MACs", "nonlinear": "non-linear neurons"}
 
 
 def _ratios(text: str) -> list[float]:

@@ -18,7 +18,7 @@ def corrected(pruned: PrunedModel, data: Calibration) -> PrunedModel:
 
     Networks whose output is not made by a Conv, Gemm or MatMul (with its Add) are returned unchanged.
     """
-    if not pruned.plan.removed.any() or pruned.masked is None:
+    if pruned.plan is None or not pruned.plan.removed.any() or pruned.masked is None:
         return pruned
     name = pruned.net.outputs[0]
     shape = pruned.original.shapes[name]

@@ -3,34 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from pruning.errors import CriterionError, NothingToPrune, RatioError
-from pruning.groups import Group, Groups
-from pruning.names import ALLOCATIONS, NORMS
+from pruning.errors import CriterionError, NothingToPrune
+from pruning.groups import Groups
+from pruning.options import ALLOCATIONS, NORMS, Floor, one_of, share
 from pruning.scores.base import Scores
 from verifier.brief import brief
-
-
-@dataclass(frozen=True)
-class Floor:
-    """What stays in every group at least: max(`channels`, `fraction` of them), never less than one."""
-
-    channels: int = 4
-    fraction: float = 0.25
-    by_name: Mapping[str, int] | None = None  # numbers that replace the rule, by group name
-
-    def __post_init__(self) -> None:
-        if self.channels < 1 or not 0 <= self.fraction <= 1:
-            raise RatioError(f"floor of {self.channels} channels and {self.fraction:g}; expected at least 1 and 0..1")
-
-    def least(self, group: Group) -> int:
-        """Channels of this group that stay."""
-        if self.by_name is not None and group.name in self.by_name:
-            return min(len(group.channels), self.by_name[group.name])
-        return min(len(group.channels), max(self.channels, int(np.ceil(self.fraction * len(group.channels) - 1e-9))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +33,7 @@ class Plan:
     chosen: tuple[int, ...]
     scores: Scores | None = None
     notes: tuple[str, ...] = ()
-    floor: Floor = Floor()
+    floor: Floor = field(default_factory=Floor)
 
     @property
     def counts(self) -> Mapping[int, int]:
@@ -79,12 +60,9 @@ def make_plan(
     NothingToPrune.
     """
     floor = floor or Floor()
-    if not 0 <= ratio < 1:
-        raise RatioError(f"ratio {ratio:g}; expected 0 <= ratio < 1 (1 would empty every layer)")
-    if allocation not in ALLOCATIONS or norm not in NORMS:
-        raise CriterionError(
-            f"allocation '{allocation}' with norm '{norm}'; expected one of {ALLOCATIONS} and one of {NORMS}"
-        )
+    share(ratio)
+    one_of("allocation", allocation, ALLOCATIONS)
+    one_of("norm", norm, NORMS)
     if allocation == "mrs" and layer_ratios is None:
         raise CriterionError("allocation 'mrs' needs measured sensitivities (layer_ratios)")
     groups = scores.groups
@@ -147,7 +125,7 @@ def _quotas(
     if counts is not None:
         return {index: counts.get(index, 0) for index in chosen}
     shares = {i: ratio if layer_ratios is None else layer_ratios.get(groups.groups[i].name, ratio) for i in chosen}
-    return {index: round(share * len(groups.groups[index].channels)) for index, share in shares.items()}
+    return {index: round(part * len(groups.groups[index].channels)) for index, part in shares.items()}
 
 
 def _ranked(scores: Scores, chosen: Sequence[int], norm: str) -> list[int]:

@@ -15,6 +15,7 @@ from pruning.planning import Plan
 from pruning.study import page, words
 from pruning.study.figures import channels, style
 from pruning.study.page import Table
+from pruning.training import error
 from verifier.files.whole import make_folder, write
 
 MOST = 256
@@ -66,8 +67,6 @@ def _changes(result: PrunedModel, data: Calibration) -> dict[str, Any]:
     """Root mean squared change of the output on the calibration images, relative to the spread of the original's; with
     labels also the error of both: root mean squared in the unit of the labels, or the share of wrong classes.
     """
-    from pruning.training import error
-
     name = result.original.outputs[0]
     some = data.fitted(result.original).part(slice(0, MOST))
     old, new = (Activations(net, [name])(some.images)[name].astype(np.float64) for net in (result.original, result.net))
@@ -120,6 +119,7 @@ def _row(name: str, entry: dict[str, Any], which: int, known: bool) -> tuple[str
 
 def _section(index: int, result: PrunedModel, folder: Path) -> dict[str, Any]:
     plan = result.plan
+    assert plan is not None
     wide = [drawn for drawn in (channels.draw_layers(plan, index), channels.draw_scores(plan, index)) if drawn]
     small = channels.draw_parts(plan, index)
     for drawn in (*wide, *small):

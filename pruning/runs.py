@@ -1,210 +1,166 @@
-"""What the command does between reading and writing: data, scores, plan, and the chosen mode."""
+"""`prune`: scores, plan and the chosen mode, for Python and the command line alike."""
 
 from __future__ import annotations
 
-import argparse
+import os
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 
-from pruning import api, oracles
-from pruning.agreement import Agreement, agreement
-from pruning.calibration import Calibration, Semantic
-from pruning.datasets import load_data
-from pruning.errors import CriterionError, DataError, RatioError
-from pruning.groups import find_groups
+from pruning import api
+from pruning.agreement import agreement
+from pruning.api import PrunedModel
+from pruning.blocks import drop_blocks, silenced
+from pruning.calibration import Calibration
+from pruning.correction import corrected
+from pruning.errors import CriterionError, DataError, NothingToPrune
+from pruning.groups import Groups, find_groups
 from pruning.net import Net
-from pruning.normalised import normalised
-from pruning.planning import Floor, Plan
-from pruning.scores import CRITERIA, Options
+from pruning.options import BLOCKS, Floor, PruneOptions, ScoreOptions, TrainOptions
+from pruning.planning import Plan, why_nothing
+from pruning.scores import CRITERIA
+from pruning.sensitivity import mrs_ratios
 from pruning.surgery import mask, remove
-from verifier.data import networks
-from verifier.data.frame import Frame, Head
+from pruning.training import lottery_weights, train
+from pruning.unstructured import zero_weights
 
-if TYPE_CHECKING:
-    from pruning.training import TrainOptions
-
-
-def settings(arguments: argparse.Namespace) -> Options:
-    """Criterion options from the command line; also checks the names that need no data."""
-    if arguments.criterion not in {*CRITERIA, "random-matched", "layer"}:
-        known = ", ".join(sorted([*CRITERIA, "random-matched", "layer"]))
-        raise CriterionError(f"unknown criterion '{arguments.criterion}'; expected one of {known}")
-    for ratio in arguments.sweep or [arguments.ratio]:
-        if not 0 <= ratio < 1:
-            raise RatioError(f"ratio {ratio:g}; expected 0 <= ratio < 1 (1 would empty every layer)")
-    proved = arguments.criterion in ("usn-cert", "looseness") or arguments.fold == "sound"
-    return Options(
-        seed=arguments.seed,
-        stability_exponent=arguments.usn_stability_exp,
-        aggregate=arguments.agg,
-        bias=arguments.usn_bias,
-        mask_ratio=max(arguments.sweep or [arguments.ratio]),
-        interval_oracle=oracles.interval_oracle if proved else None,
-        slope_oracle=oracles.slope_oracle if proved else None,
-    )
+Say = Callable[[str], None]
 
 
-def network(arguments: argparse.Namespace) -> Net:
-    """The network of the command line, behind its normalisation where one is given."""
-    net = api.load(networks.find(arguments.model))
-    if arguments.mean is None and arguments.std is None:
-        return net
-    if len(net.inputs) != 1:
-        raise DataError(f"the network has {len(net.inputs)} inputs; --mean and --std need one")
-    frame = Frame.of(net.shapes[net.inputs[0]], arguments.layout, arguments.channels)
-    return normalised(net, frame, arguments.mean, arguments.std)
+def quiet(line: str) -> None:
+    """Say nothing."""
 
 
-def read_data(
-    arguments: argparse.Namespace, net: Net, say: Callable[[str], None] = lambda line: None
-) -> Calibration | None:
-    """Calibration data, if the command names any; `say` gets what they are and what the network answers to them."""
-    semantic = Semantic.parse(arguments.semantic)
-    if arguments.data is None:
-        if arguments.mode != "post-training":
-            raise DataError(f"--mode {arguments.mode} trains and needs labelled --data")
-        return None
-    count = arguments.images if arguments.mode == "post-training" else max(arguments.images, arguments.train_images)
-    return load_data(
-        arguments.data, net, semantic, count, arguments.samples, arguments.seed,
-        crop=arguments.crop, folder=arguments.pictures, layout=arguments.layout, channels=arguments.channels,
-        head=Head.given(arguments.output_scale, arguments.output_shift), say=say,
-    )  # fmt: skip
+def prune(
+    model: Net | str | os.PathLike[str],
+    data: Calibration | None = None,
+    options: PruneOptions | None = None,
+    say: Say = quiet,
+) -> PrunedModel:
+    """Prune a network, given as a file, the name of a shipped one, or what `load` returned; `save` writes the result.
+
+    data: calibration images from `load_data`, labelled ones for training, gradients and `mrs`. say: gets a line for
+    each stage of training. Raises CriterionError, DataError, RatioError, NothingToPrune, WrongNetwork, ModelError.
+    """
+    options = options or PruneOptions()
+    net = model if isinstance(model, Net) else api.load(model)
+    known(options)
+    if options.criterion == BLOCKS:
+        return _without_blocks(net, data, options, say)
+    if options.unstructured:
+        return _without_weights(net, data, options, say)
+    return carry_out(net, plan_for(net, data, options), data, options, say)
 
 
-def calibration_part(arguments: argparse.Namespace, data: Calibration | None) -> Calibration | None:
-    """The first images of the training data, on which scores and constants are measured."""
-    if data is None or len(data.images) <= arguments.images:
-        return data
-    return data.part(slice(0, arguments.images))
+def known(options: PruneOptions) -> None:
+    """CriterionError for a criterion that does not exist."""
+    if options.criterion not in CRITERIA and options.criterion != BLOCKS:
+        names = ", ".join(sorted([*CRITERIA, BLOCKS]))
+        raise CriterionError(f"unknown criterion '{options.criterion}'; expected one of {names}")
 
 
-def make_plan(
-    arguments: argparse.Namespace,
-    net: Net,
-    data: Calibration | None,
-    options: Options,
-    ratio: float,
-    floor: Floor | None = None,
-) -> Plan:
-    """Score and plan as the command line asks."""
-    part = calibration_part(arguments, data)
-    floor = floor or Floor(arguments.min_channels, arguments.min_fraction)
-    groups = find_groups(net, arguments.keep)
-    for name in set(arguments.keep) - {n for node in net.nodes for n in (node.name, *node.outputs)}:
+def plan_for(net: Net, data: Calibration | None, options: PruneOptions) -> Plan:
+    """Score and plan. Raises as `prune`."""
+    return _plan(net, data, options, options.ratio, options.floor)
+
+
+def _plan(net: Net, data: Calibration | None, options: PruneOptions, ratio: float, floor: Floor) -> Plan:
+    part, settings = _calibration(data, options), _scores(options)
+    groups = find_groups(net, options.keep)
+    for name in set(options.keep) - {n for node in net.nodes for n in (node.name, *node.outputs)}:
         raise CriterionError(f"--keep {name}: the network has no such node")
     if not groups.prunable.any():
-        from pruning.errors import NothingToPrune
-        from pruning.planning import why_nothing
-
-        raise NothingToPrune(why_nothing(groups, arguments.stream))
-    first = "usn" if arguments.criterion == "random-matched" else arguments.criterion
-    scores = api.score(groups, part, first, options)
-    guard = _guard(arguments, groups, part, options)
+        raise NothingToPrune(why_nothing(groups, options.stream))
+    counts_of = CRITERIA[options.criterion].counts_of
+    scores = api.score(groups, part, counts_of or options.criterion, settings)
     plan = api.plan(
-        net, scores, ratio, arguments.allocation, norm=arguments.norm, stream=arguments.stream, floor=floor,
-        guard=guard, layer_ratios=_layer_ratios(arguments, groups, part, ratio),
+        net, scores, ratio, options.allocation, norm=options.norm, stream=options.stream, floor=floor,
+        guard=_guarded(groups, part, options), layer_ratios=_layer_ratios(groups, part, options, ratio),
     )  # fmt: skip
-    if arguments.criterion == "random-matched":
-        plan = api.matched(api.score(groups, part, "random", options), plan, floor)
-    return plan
+    return api.matched(api.score(groups, part, options.criterion, settings), plan, floor) if counts_of else plan
 
 
-def _guard(
-    arguments: argparse.Namespace, groups: object, data: Calibration | None, options: Options
-) -> np.ndarray | None:
-    if not arguments.guard:
+def _guarded(groups: Groups, data: Calibration | None, options: PruneOptions) -> np.ndarray | None:
+    if not options.guard:
         return None
-    if not 0 < arguments.guard < 1:
-        raise RatioError(f"--guard {arguments.guard:g}; expected a share between 0 and 1")
-    importance = api.score(groups, data, "taylor", options).values  # type: ignore[arg-type]
-    return importance >= np.quantile(importance, 1 - arguments.guard)
+    importance = api.score(groups, data, "taylor", _scores(options)).values
+    return importance >= np.quantile(importance, 1 - options.guard)
 
 
 def _layer_ratios(
-    arguments: argparse.Namespace, groups: object, data: Calibration | None, ratio: float
+    groups: Groups, data: Calibration | None, options: PruneOptions, ratio: float
 ) -> Mapping[str, float] | None:
-    if arguments.allocation != "mrs":
+    if options.allocation != "mrs":
         return None
-    from pruning.sensitivity import mrs_ratios
-
     if data is None:
         raise DataError("--allocation mrs measures losses and needs labelled --data")
-    return mrs_ratios(groups, data, ratio, arguments.mrs_form, arguments.stream)  # type: ignore[arg-type]
+    return mrs_ratios(groups, data, ratio, options.mrs_form, options.stream)
 
 
-def carry_out(
-    arguments: argparse.Namespace,
-    net: Net,
-    plan: Plan,
-    data: Calibration | None,
-    options: object,
-    ratio: float,
-    say: Callable[[str], None],
-) -> api.PrunedModel:
-    """Apply the plan, with training around it where the mode asks for it."""
-    assert isinstance(options, Options)
-    fold = arguments.fold or ("mean" if data is not None else "zero")
-    part = calibration_part(arguments, data)
-    if arguments.mode == "post-training":
-        rescale = arguments.rescale or ("all" if fold == "mean" else "none")
-        pruned = api.apply(net, plan, fold, part, arguments.border or "exact", options, rescale)
-        if part is not None and fold in ("zero", "mean"):
-            return correct_output(pruned, part)
-        return pruned
-    from pruning.training import train
+def _calibration(data: Calibration | None, options: PruneOptions) -> Calibration | None:
+    """The first images of the data, on which scores and constants are measured."""
+    if data is None or len(data.images) <= options.images:
+        return data
+    return data.part(slice(0, options.images))
 
-    assert data is not None
-    train_options = _train_options(arguments)
+
+def _scores(options: PruneOptions) -> ScoreOptions:
+    return replace(options.scores, seed=options.seed)
+
+
+def _training(options: PruneOptions) -> TrainOptions:
+    return replace(
+        options.training, mode=options.mode, calibration=options.images, rescale=options.rescale or "silent",
+        seed=options.seed,
+    )  # fmt: skip
+
+
+def carry_out(net: Net, plan: Plan, data: Calibration | None, options: PruneOptions, say: Say = quiet) -> PrunedModel:
+    """Apply a plan of `plan_for`, with training around it where the mode asks for it."""
+    fold = options.fold or ("mean" if data is not None else "zero")
+    if not options.trains:
+        part = _calibration(data, options)
+        rescale = options.rescale or ("all" if fold == "mean" else "none")
+        pruned = api.apply(net, plan, fold, part, options.border or "exact", _scores(options), rescale)
+        return corrected(pruned, part) if part is not None and fold in ("zero", "mean") else pruned
+    if data is None:
+        raise DataError(f"mode '{options.mode}' trains and needs labelled data")
 
     def replan(model: Net, share: float, floor: Floor | None) -> Plan:
-        return make_plan(arguments, model, data, options, share, floor)
+        return _plan(model, data, options, share, floor or options.floor)
 
-    return train(net, data, ratio, replan, train_options, fold, arguments.border or "interior", say)
-
-
-def _train_options(arguments: argparse.Namespace) -> TrainOptions:
-    from pruning.training import TrainOptions
-
-    return TrainOptions(
-        mode=arguments.mode,
-        epochs=arguments.epochs,
-        max_drop=arguments.max_drop,
-        wasserstein=arguments.wasserstein,
-        stability=arguments.stability,
-        certified=arguments.certified,
-        certified_bounds=arguments.certified_bounds,
-        device=arguments.device,
-        seed=arguments.seed,
-        calibration=arguments.images,
-        rescale=arguments.rescale or "silent",
-    )
+    return train(net, data, options.ratio, replan, _training(options), fold, options.border or "interior", say)
 
 
-def unstructured_lottery(
-    arguments: argparse.Namespace, net: Net, data: Calibration | None, say: Callable[[str], None]
-) -> Net:
-    """Rounds of training and masking single weights."""
-    from pruning.training import lottery_weights
-
-    if data is None or arguments.criterion != "l1":
-        raise CriterionError("the unstructured lottery ranks by l1 and needs labelled --data")
-    return lottery_weights(net, data, arguments.ratio, _train_options(arguments), say)
-
-
-def correct_output(pruned: api.PrunedModel, data: Calibration) -> api.PrunedModel:
-    """Bias correction: add to the last layer the mean difference of the outputs, original minus pruned."""
-    from pruning.correction import corrected
-
-    return corrected(pruned, data)
+def _without_blocks(net: Net, data: Calibration | None, options: PruneOptions, say: Say) -> PrunedModel:
+    if data is None:
+        raise DataError(f"criterion '{BLOCKS}' measures output changes and needs --data")
+    made, removed, ranked, found = drop_blocks(net, options.ratio, data)
+    for block in ranked:
+        say(f"{'drop' if block in removed else 'keep'}  {block.name}  mean squared output change {block.cost:.6g}")
+    blocks = {block.name: {"output_change": block.cost, "kept": block not in removed} for block in ranked}
+    record = {"tool": api.TOOL, "criterion": BLOCKS, "ratio": options.ratio, "blocks": blocks, "carries_over": False}
+    return PrunedModel(made, net, silenced(net, removed), None, MappingProxyType({**record, "check": found.record()}))
 
 
-def preview(plan: Plan) -> tuple[Net, Agreement]:
-    """The pruned network without folding, for its size, and what its check says; WrongNetwork as `api.checked`."""
-    net = remove(plan.groups, plan.removed)
-    return net, agreement(net, mask(plan.groups, plan.removed))
+def _without_weights(net: Net, data: Calibration | None, options: PruneOptions, say: Say) -> PrunedModel:
+    if options.mode == "lottery":
+        if data is None or options.criterion != "l1":
+            raise CriterionError("the unstructured lottery ranks by l1 and needs labelled --data")
+        made = lottery_weights(net, data, options.ratio, _training(options), say)
+    else:
+        made = zero_weights(net, options.criterion, options.ratio, data, _scores(options))
+    record = {"tool": api.TOOL, "criterion": options.criterion, "ratio": options.ratio, "unstructured": True}
+    return PrunedModel(made, net, None, None, MappingProxyType({**record, "carries_over": False}))
+
+
+def preview(plan: Plan) -> PrunedModel:
+    """The pruned network without folding, for its size, with its check in the record; WrongNetwork as `api.checked`."""
+    net, masked = remove(plan.groups, plan.removed), mask(plan.groups, plan.removed)
+    record = {"check": agreement(net, masked).record()}
+    return PrunedModel(net, plan.groups.net, masked, plan, MappingProxyType(record))
 
 
 def describe(plan: Plan) -> str:

@@ -19,7 +19,7 @@ from pruning.errors import CriterionError
 from pruning.fold import Constants, readers
 from pruning.groups import Groups
 from pruning.net import Net, Op
-from pruning.scores.base import Options
+from pruning.options import ScoreOptions
 from pruning.scores.certified import cells, oracle_bounds
 from verifier.graph.operators import traits
 
@@ -27,7 +27,7 @@ Intervals = Mapping[tuple[str, int], tuple[np.ndarray, np.ndarray]]
 _SLACK = 1 + 1e-9  # float64 sums of non-negative terms are off by less than this factor per layer
 
 
-def intervals(groups: Groups, removed: np.ndarray, calibration: Calibration, options: Options) -> Intervals:
+def intervals(groups: Groups, removed: np.ndarray, calibration: Calibration, options: ScoreOptions) -> Intervals:
     """Hull over images and cells of each channel entry that a reader of removed channels sees."""
     places = list(dict.fromkeys((cut.data, cut.data_axis) for cut in readers(groups, removed)))
     calibration = calibration.fitted(groups.net)

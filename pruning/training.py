@@ -10,7 +10,7 @@ Weights travel ONNX -> onnx2torch -> ONNX by name; BatchNormalization statistics
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -21,59 +21,15 @@ from pruning.api import PrunedModel, apply
 from pruning.calibration import Calibration, Semantic
 from pruning.errors import CriterionError, DataError
 from pruning.groups import Groups
-from pruning.names import CERTIFIED_BOUNDS, RESCALES
 from pruning.net import Net
-from pruning.planning import Floor, Plan
+from pruning.options import Floor, TrainOptions
+from pruning.planning import Plan
 from pruning.surgery import mask, remove
 from pruning.torch_bridge import TorchNet
 
 Replan = Callable[[Net, float, Floor | None], Plan]
 LOTTERY_SHARE = 0.11  # channels cut per round, VITA's structured schedule (12 rounds leave 24.7 %)
 LOTTERY_WEIGHTS_SHARE = 0.2  # weights per round, the unstructured schedule (16 rounds leave 2.8 %)
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """Settings of the training modes.
-
-    wasserstein: the concentration loss starts at this share of the task loss; separation and across: weights of the
-    optional terms relative to it; stability: none, rs or nrs with weight `stability_weight` (VITA's 0.01 for
-    adversarial training); consistency: weight of |f(x') - f(x)|^2; certified: weight of the task loss of
-    the bounds (certified_bounds: `interval`, or `affine` in contrast and brightness) on a random cell with `cell` times
-    the sides of S, ramped up like the concentration loss; exposure:
-    training uses S enlarged by this factor; rescale: see `pruning.apply`.
-    """
-
-    mode: str = "one-shot"
-    epochs: int = 10
-    stages: int = 4
-    batch_size: int = 64
-    rate: float = 1e-3
-    max_drop: float = 0.1
-    wasserstein: float = 0.3
-    separation: float = 0.0
-    across: float = 0.0
-    stability: str = "none"
-    stability_weight: float = 0.01
-    consistency: float = 0.0
-    certified: float = 0.0
-    certified_bounds: str = "interval"
-    cell: float = 0.25
-    exposure: float = 1.5
-    calibration: int = 256
-    rescale: str = "silent"
-    device: str = "cpu"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.mode not in ("one-shot", "progressive", "lottery") or self.stability not in ("none", "rs", "nrs"):
-            raise CriterionError(f"mode '{self.mode}' with stability '{self.stability}' is unknown")
-        if self.certified_bounds not in CERTIFIED_BOUNDS:
-            raise CriterionError(f"bounds '{self.certified_bounds}' are unknown; expected one of {CERTIFIED_BOUNDS}")
-        if self.rescale not in RESCALES:
-            raise CriterionError(f"rescale '{self.rescale}' is unknown; expected one of {', '.join(RESCALES)}")
-        if self.epochs < 1 or self.stages < 1 or self.batch_size < 1:
-            raise CriterionError("epochs, stages and batch size must be at least 1")
 
 
 def train(
@@ -94,11 +50,11 @@ def train(
     if fold not in ("zero", "mean"):
         raise CriterionError(f"the training modes fold by zero or mean, not by '{fold}'")
     fit, held_out = _split(data)
-    run = _Run(net, fit, held_out, ratio, replan, options, fold, border, say)
+    run = _Training(net, fit, held_out, ratio, replan, options, fold, border, say)
     return run.lottery() if options.mode == "lottery" else run.stages()
 
 
-class _Run:
+class _Training:
     """One training run; its methods return new networks and keep a log for the record."""
 
     def __init__(

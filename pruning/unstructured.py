@@ -7,17 +7,16 @@ from __future__ import annotations
 import numpy as np
 
 from pruning.calibration import Calibration
-from pruning.errors import CriterionError, DataError, NothingToPrune, RatioError
+from pruning.errors import CriterionError, DataError, NothingToPrune
 from pruning.groups import find_groups
 from pruning.net import Net
-from pruning.scores.base import Options
+from pruning.options import ScoreOptions, share
 from pruning.scores.weights import cut_lowest, prunable_weights
 
 
-def zero_weights(net: Net, criterion: str, ratio: float, data: Calibration | None, options: Options) -> Net:
+def zero_weights(net: Net, criterion: str, ratio: float, data: Calibration | None, options: ScoreOptions) -> Net:
     """Zero the lowest `ratio` of all kernel and matrix entries by |w|, by |g*w| or at random."""
-    if not 0 <= ratio < 1:
-        raise RatioError(f"ratio {ratio:g}; expected 0 <= ratio < 1")
+    share(ratio)
     groups = find_groups(net)
     weights = {name: net.weights[name] for name in prunable_weights(groups)}
     if not weights:

@@ -10,13 +10,13 @@ import numpy as np
 from pruning.calibration import Calibration
 from pruning.errors import CriterionError
 from pruning.groups import Groups
+from pruning.options import ScoreOptions
 from pruning.scores import certified, gradients, movement, stability, weights
-from pruning.scores.base import CRITERIA, Options, Scores, required
+from pruning.scores.base import CRITERIA, Scores, required
 from pruning.scores.weights import channel_norm
 
 __all__ = [
     "CRITERIA",
-    "Options",
     "Scores",
     "certified",
     "gradients",
@@ -27,15 +27,17 @@ __all__ = [
 ]
 
 
-def score_groups(groups: Groups, calibration: Calibration | None, name: str, options: Options | None = None) -> Scores:
+def score_groups(
+    groups: Groups, calibration: Calibration | None, name: str, options: ScoreOptions | None = None
+) -> Scores:
     """Score every channel. Raises CriterionError for an unknown criterion, DataError for data it cannot use."""
-    options = options or Options()
+    options = options or ScoreOptions()
     if name not in CRITERIA:
         raise CriterionError(f"unknown criterion '{name}'; expected one of {', '.join(sorted(CRITERIA))}")
     entry = CRITERIA[name]
     if entry.needs:
         calibration = required(calibration, name).fitted(groups.net)
-    if calibration is not None and entry.needs == "range":
+    if calibration is not None and entry.needs in ("range", "bounds"):
         calibration.need_range(f"criterion '{name}'")
     if calibration is not None and entry.needs == "labels":
         calibration.need_labels(f"criterion '{name}'")

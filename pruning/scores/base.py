@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from pruning.calibration import Calibration
-from pruning.errors import CriterionError, DataError
+from pruning.errors import DataError
 from pruning.groups import Groups
+from pruning.options import ScoreOptions
 from verifier.brief import brief
 
 
@@ -37,34 +38,6 @@ class Scores:
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
 
-@dataclass(frozen=True)
-class Options:
-    """Settings of the criteria; the formulas say which one reads which.
-
-    `mask_ratio` is the share that the inner masks of `refill` and `hydra` take; use the ratio that will be pruned.
-    """
-
-    seed: int = 0
-    stability_exponent: int = 0
-    aggregate: str = "mean"
-    join: str = "mean"
-    bias: str = "shift"
-    cells: int = 4
-    mask_ratio: float = 0.5
-    batches: int = 8
-    batch_size: int = 32
-    interval_oracle: Callable[..., Any] | None = None
-    slope_oracle: Callable[..., Any] | None = None
-
-    def __post_init__(self) -> None:
-        choices = {"aggregate": ("mean", "q90"), "join": ("mean", "min"), "bias": ("shift", "centred")}
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise CriterionError(f"{name} = {getattr(self, name)!r}; expected one of {', '.join(allowed)}")
-        if self.stability_exponent not in (0, 1):
-            raise CriterionError(f"stability exponent {self.stability_exponent}; expected 0 or 1")
-
-
 @dataclass(frozen=True, eq=False)
 class Result:
     """What a criterion's function computes; `Scores` adds what all criteria share."""
@@ -75,27 +48,32 @@ class Result:
     parts: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
-Function = Callable[[Groups, Calibration | None, Options], Result]
+Function = Callable[[Groups, Calibration | None, ScoreOptions], Result]
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """A named criterion: `needs` is '' (weights only), 'images', 'range' (images and S) or 'labels'."""
+    """A named criterion.
+
+    `needs` is '' (weights only), 'images', 'range' (images and S), 'bounds' (proved bounds over S) or 'labels'.
+    `counts_of` names the criterion that says how many channels each layer loses; this one then only says which.
+    """
 
     name: str
     needs: str
     formula: str
     function: Function
+    counts_of: str = ""
 
 
 CRITERIA: dict[str, Criterion] = {}
 
 
-def criterion(name: str, needs: str, formula: str) -> Callable[[Function], Function]:
+def criterion(name: str, needs: str, formula: str, counts_of: str = "") -> Callable[[Function], Function]:
     """Register a criterion."""
 
     def register(function: Function) -> Function:
-        CRITERIA[name] = Criterion(name, needs, formula, function)
+        CRITERIA[name] = Criterion(name, needs, formula, function, counts_of)
         return function
 
     return register

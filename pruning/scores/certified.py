@@ -1,6 +1,7 @@
 """Certified criteria: the same quantities from proved intervals instead of samples.
 
-They need an *interval oracle*, a function that bounds values inside the network soundly:
+They ask an *interval oracle* (by default `pruning.oracles`, the verifier), which bounds values inside the network
+soundly:
 
     interval_oracle(net, value_names, images, cells) -> {name: (lower, upper)}
 
@@ -19,10 +20,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from pruning import oracles
 from pruning.calibration import Activations, Calibration, Semantic
 from pruning.errors import CriterionError
 from pruning.groups import Groups
-from pruning.scores.base import Options, Result, criterion, required
+from pruning.options import ScoreOptions
+from pruning.scores.base import Result, criterion, required
 from pruning.scores.movement import LIMIT_DB, per_channel
 
 _CERT = (
@@ -41,20 +44,16 @@ def cells(semantic: Semantic, count: int) -> np.ndarray:
 
 def oracle_bounds(
     groups: Groups,
-    options: Options,
+    options: ScoreOptions,
     values: Sequence[str],
     images: np.ndarray,
     grid: np.ndarray,
     semantic: Semantic,
 ) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
     """Ask the oracle and check what comes back: shapes, order, no NaN."""
-    if options.interval_oracle is None:
-        raise CriterionError(
-            "certified scores need proved bounds, which are not available here (no interval oracle); "
-            "use 'usn', its sampled form"
-        )
+    oracle = options.interval_oracle or oracles.interval_oracle
     names = list(dict.fromkeys(values))
-    found = options.interval_oracle(groups.net, names, images, grid, **_clipping(semantic))
+    found = oracle(groups.net, names, images, grid, **_clipping(semantic))
     for name in names:
         lower, upper = (np.asarray(side, np.float64) for side in found[name])
         shape = (len(images), len(grid), *groups.net.shapes[name])
@@ -69,8 +68,8 @@ def _clipping(semantic: Semantic) -> dict[str, bool]:
     return {} if semantic.clip else {"clip": False}
 
 
-@criterion("usn-cert", "range", _CERT)
-def usn_cert(groups: Groups, calibration: Calibration | None, options: Options) -> Result:
+@criterion("usn-cert", "bounds", _CERT)
+def usn_cert(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> Result:
     """Certified USN: a proved lower bound of the sampled one (for samplings that weight cells by area)."""
     data = required(calibration, "usn-cert")
     units, grid = groups.units, cells(data.semantic, options.cells)
@@ -108,7 +107,7 @@ def stability_factor(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
 
 def _combine(
     groups: Groups,
-    options: Options,
+    options: ScoreOptions,
     moments: list[np.ndarray],
     taus: list[np.ndarray],
     highest: list[np.ndarray],
@@ -136,19 +135,18 @@ def _combine(
 
 @criterion(
     "looseness",
-    "range",
+    "bounds",
     "E sum_p |A| * (-l*u)/(u-l) over straddling positions; the LOOSEST are pruned first (ablation)",
 )
-def looseness(groups: Groups, calibration: Calibration | None, options: Options) -> Result:
+def looseness(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> Result:
     """Share of a channel in the looseness of the bound; removing large values tightens it most and ignores the task."""
     data = required(calibration, "looseness")
-    if options.slope_oracle is None:
-        raise CriterionError("looseness needs backward coefficients, which are not available here (no slope oracle)")
+    slope_oracle = options.slope_oracle or oracles.slope_oracle
     grid, total = cells(data.semantic, options.cells), np.zeros(groups.n)
     names = [unit.value for unit in groups.units]
     for image in data.images:
         bounds = oracle_bounds(groups, options, names, image[None], grid, data.semantic)
-        slopes = options.slope_oracle(groups.net, names, image[None], grid, **_clipping(data.semantic))
+        slopes = slope_oracle(groups.net, names, image[None], grid, **_clipping(data.semantic))
         for unit in groups.units:
             lower, upper = bounds[unit.value]
             straddles = (lower < 0) & (upper > 0)

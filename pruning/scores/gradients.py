@@ -8,14 +8,15 @@ import numpy as np
 
 from pruning.calibration import Calibration
 from pruning.groups import Groups
-from pruning.scores.base import Options, Result, criterion, required
+from pruning.options import ScoreOptions
+from pruning.scores.base import Result, criterion, required
 from pruning.scores.weights import reduce_slices
 
 _ROLES = ("out", "with", "in")
 
 
 @criterion("taylor", "labels", "mean over batches of (sum g*w over all slices of the channel)^2, g = dLoss/dw")
-def taylor(groups: Groups, calibration: Calibration | None, options: Options) -> Result:
+def taylor(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> Result:
     """First-order change of the loss when the channel goes, squared per channel."""
     data = required(calibration, "taylor")
     parts = [
@@ -26,14 +27,14 @@ def taylor(groups: Groups, calibration: Calibration | None, options: Options) ->
 
 
 @criterion("snip", "labels", "sum |g*w| over all slices of the channel, gradient of one batch (SNIP)")
-def snip(groups: Groups, calibration: Calibration | None, options: Options) -> Result:
+def snip(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> Result:
     """Connection sensitivity, summed over the channel."""
     (product,) = gradient_products(groups, required(calibration, "snip"), options.batch_size, 1)
     return Result(reduce_slices(groups, {k: np.abs(v) for k, v in product.items()}.get, _ROLES))
 
 
 @criterion("sensnorm", "labels", "2-norm over calibration images of the per-image sum |g*w| of the channel (our form)")
-def sensnorm(groups: Groups, calibration: Calibration | None, options: Options) -> Result:
+def sensnorm(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> Result:
     """Like SNIP, image by image."""
     total = np.zeros(groups.n)
     for product in gradient_products(
@@ -46,7 +47,7 @@ def sensnorm(groups: Groups, calibration: Calibration | None, options: Options) 
 @criterion(
     "hydra", "labels", "learned score per channel: straight-through top-k mask trained under random s, weights fixed"
 )
-def hydra(groups: Groups, calibration: Calibration | None, options: Options) -> Result:
+def hydra(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> Result:
     """Channel form of HYDRA: scores start at the L2 importance and follow the loss of the masked network."""
     import torch
 

@@ -19,7 +19,8 @@ import numpy as np
 from pruning.calibration import Activations, Calibration, perturbed
 from pruning.groups import Groups, Unit, activation_nodes
 from pruning.net import Op
-from pruning.scores.base import Options, Result, criterion, required
+from pruning.options import ScoreOptions
+from pruning.scores.base import Result, criterion, required
 
 LIMIT_DB = 60.0
 POSITIONS = 8  # a map with k times as many is read on every k-th image,
@@ -62,7 +63,9 @@ class _Sums:
     it, waits until `BLOCK` images are there and is summed in float64.
     """
 
-    def __init__(self, unit: Unit, options: Options, with_flips: bool, count: int, positions: int, step: int) -> None:
+    def __init__(
+        self, unit: Unit, options: ScoreOptions, with_flips: bool, count: int, positions: int, step: int
+    ) -> None:
         self.unit, self.per_position, self.with_flips = unit, options.aggregate == "q90", with_flips
         self.count, self.positions, self.step = count, positions, step
         self.images = self.waiting = 0
@@ -152,7 +155,7 @@ class _Sums:
         return Movement(self.unit, sig, mse, bias2, flips, mean, self.highest, self.positions, sampled)
 
 
-def measure(groups: Groups, calibration: Calibration, options: Options, with_flips: bool) -> list[Movement]:
+def measure(groups: Groups, calibration: Calibration, options: ScoreOptions, with_flips: bool) -> list[Movement]:
     """Run the calibration images under S and accumulate every unit. Costs K + 1 inference passes and a little."""
     count, shapes = calibration.samples, groups.net.shapes
     sums, sizes = [], []
@@ -226,7 +229,7 @@ def per_channel(groups: Groups, unit: Unit, entries: np.ndarray, how: str = "mea
     return np.divide(total, count, out=np.full(groups.n, np.nan), where=count > 0)
 
 
-def combine(groups: Groups, moves: list[Movement], options: Options) -> Result:
+def combine(groups: Groups, moves: list[Movement], options: ScoreOptions) -> Result:
     """Scores from measured movement."""
     shape = (len(moves), groups.n)
     sig, mse, bias2, flips, weight = (np.zeros(shape) for _ in range(5))
@@ -264,7 +267,7 @@ def _scores(
     flips: np.ndarray,
     weight: np.ndarray,
     idle: np.ndarray,
-    options: Options,
+    options: ScoreOptions,
 ) -> Result:
     present = weight > 0
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -294,14 +297,14 @@ def _scores(
 
 
 @criterion("usn", "range", _FORMULA)
-def usn(groups: Groups, calibration: Calibration | None, options: Options) -> Result:
+def usn(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> Result:
     """Sampled USN."""
     data = required(calibration, "usn")
     return combine(groups, measure(groups, data, options, with_flips=True), options)
 
 
 @criterion("anti-usn", "range", "minus our USN: the negative control, removes the best channels first")
-def anti_usn(groups: Groups, calibration: Calibration | None, options: Options) -> Result:
+def anti_usn(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> Result:
     """The reverse order of `usn`."""
     result = usn(groups, calibration, options)
     return Result(-result.values, result.free, result.decibel, result.parts)
@@ -309,6 +312,6 @@ def anti_usn(groups: Groups, calibration: Calibration | None, options: Options) 
 
 def idle_channels(groups: Groups, calibration: Calibration) -> np.ndarray:
     """Channels that are inactive or constant on the calibration images under the points of S."""
-    free = combine(groups, measure(groups, calibration, Options(), with_flips=False), Options()).free
+    free = combine(groups, measure(groups, calibration, ScoreOptions(), with_flips=False), ScoreOptions()).free
     assert free is not None
     return free

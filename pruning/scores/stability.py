@@ -15,7 +15,8 @@ from pruning.calibration import Activations, Calibration, perturbed
 from pruning.errors import CriterionError
 from pruning.groups import Groups, Unit
 from pruning.losses import gamma_of
-from pruning.scores.base import Options, Result, criterion, required
+from pruning.options import ScoreOptions
+from pruning.scores.base import Result, criterion, required
 from pruning.scores.movement import channels_first, per_channel
 
 
@@ -24,18 +25,18 @@ from pruning.scores.movement import channels_first, per_channel
     "range",
     "-mean tanh(1 + l*u) is the RS loss; score = mean of tanh(1 + l*u): low = unstable (Xiao et al. 2019)",
 )
-def rs(groups: Groups, calibration: Calibration | None, options: Options) -> Result:
+def rs(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> Result:
     """ReLU stability."""
     return _stability(groups, required(calibration, "rs"), options, normalised=False)
 
 
 @criterion("nrs", "range", "mean of tanh(1 + l*u/gamma^2), gamma = BatchNormalization scale (VITA's NRS)")
-def nrs(groups: Groups, calibration: Calibration | None, options: Options) -> Result:
+def nrs(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> Result:
     """Normalised ReLU stability."""
     return _stability(groups, required(calibration, "nrs"), options, normalised=True)
 
 
-def _stability(groups: Groups, calibration: Calibration, options: Options, normalised: bool) -> Result:
+def _stability(groups: Groups, calibration: Calibration, options: ScoreOptions, normalised: bool) -> Result:
     scales = [gamma_of(groups, unit.value) if normalised else None for unit in groups.units]
     totals = [np.zeros(len(unit.channel)) for unit in groups.units]
     bounds = ranges(groups, calibration, options)
@@ -50,7 +51,9 @@ def _stability(groups: Groups, calibration: Calibration, options: Options, norma
     return Result(_average(groups, groups.units, [total / count for total in totals]))
 
 
-def ranges(groups: Groups, calibration: Calibration, options: Options) -> Iterator[list[tuple[np.ndarray, np.ndarray]]]:
+def ranges(
+    groups: Groups, calibration: Calibration, options: ScoreOptions
+) -> Iterator[list[tuple[np.ndarray, np.ndarray]]]:
     """For each image, (lower, upper) of shape (C, P) for each unit of `groups`."""
     if options.interval_oracle is not None:
         return _oracle_ranges(groups, calibration, options)
@@ -66,7 +69,7 @@ def _sampled_ranges(groups: Groups, calibration: Calibration) -> Iterator[list[t
 
 
 def _oracle_ranges(
-    groups: Groups, calibration: Calibration, options: Options
+    groups: Groups, calibration: Calibration, options: ScoreOptions
 ) -> Iterator[list[tuple[np.ndarray, np.ndarray]]]:
     from pruning.scores.certified import cells, oracle_bounds
 

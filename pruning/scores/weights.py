@@ -9,8 +9,9 @@ import numpy as np
 from pruning.calibration import Calibration
 from pruning.errors import CriterionError
 from pruning.groups import Groups
+from pruning.options import ScoreOptions
 from pruning.rules.linear import WEIGHT_SLOTS
-from pruning.scores.base import Options, Result, criterion
+from pruning.scores.base import Result, criterion
 
 
 def reduce_slices(groups: Groups, value: Callable[[str], np.ndarray | None], roles: tuple[str, ...]) -> np.ndarray:
@@ -47,27 +48,35 @@ def channel_norm(groups: Groups, order: int) -> np.ndarray:
 
 
 @criterion("l1", "", "sum |w| over all slices of the channel (out, its own parameters, consumers' in)")
-def l1(groups: Groups, calibration: Calibration | None, options: Options) -> Result:
+def l1(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> Result:
     """Magnitude."""
     return Result(channel_norm(groups, 1))
 
 
 @criterion("l2", "", "sqrt(sum w^2) over all slices of the channel")
-def l2(groups: Groups, calibration: Calibration | None, options: Options) -> Result:
+def l2(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> Result:
     """Magnitude."""
     return Result(channel_norm(groups, 2))
 
 
 @criterion("random", "", "uniform random numbers")
-def random(groups: Groups, calibration: Calibration | None, options: Options) -> Result:
+def random(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> Result:
     """The control."""
     return Result(np.random.default_rng(options.seed).random(groups.n))
 
 
 @criterion(
+    "random-matched", "", "uniform random numbers, as many channels of every layer as usn takes", counts_of="usn"
+)
+def random_matched(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> Result:
+    """The control for the choice of channels alone."""
+    return random(groups, calibration, options)
+
+
+@criterion(
     "slim", "", "|BatchNormalization scale|, summed over the BatchNormalizations of the channel (network slimming)"
 )
-def slim(groups: Groups, calibration: Calibration | None, options: Options) -> Result:
+def slim(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> Result:
     """Channels without BatchNormalization are ranked last (they have no such score)."""
     scale = {
         (cut.node, cut.slot)
@@ -90,7 +99,7 @@ def slim(groups: Groups, calibration: Calibration | None, options: Options) -> R
 @criterion(
     "refill", "", "mean |w| of the channel's own weights after a global unstructured magnitude pass (VITA, refill)"
 )
-def refill(groups: Groups, calibration: Calibration | None, options: Options) -> Result:
+def refill(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> Result:
     """Counts what an unstructured pass at `mask_ratio` leaves of each channel."""
     masked = magnitude_masks(groups, options.mask_ratio)
     total = reduce_slices(groups, lambda name: np.abs(masked[name]) if name in masked else None, ("out",))

@@ -17,7 +17,7 @@ from typing import Any
 
 from pruning.calibration import Calibration
 from pruning.groups import Groups
-from pruning.names import ALLOCATIONS
+from pruning.options import ALLOCATIONS
 
 NAMES = (*ALLOCATIONS, "dense-first")
 

@@ -21,8 +21,9 @@ from pruning import api
 from pruning.calibration import Calibration, Semantic
 from pruning.groups import Groups, find_groups
 from pruning.net import Net
-from pruning.planning import Floor, Plan, make_plan
-from pruning.scores import Options, Scores, movement
+from pruning.options import Floor, ScoreOptions
+from pruning.planning import Plan, make_plan
+from pruning.scores import Scores, movement
 from pruning.study import allocation
 from pruning.study.errors import StudyFileError
 from pruning.study.spec import Spec
@@ -138,7 +139,9 @@ class Maker:
     def plan(self, net: Net, criterion: str, ratio: float, seed: int, counts: Mapping[int, int] | None = None) -> Plan:
         """The channels to remove; counts: how many of each group, instead of the study's allocation."""
         groups, common = find_groups(net), self.calibration("", 0)
-        scores = api.score(groups, self.calibration(criterion, seed), criterion, _options(criterion, seed, ratio))
+        scores = api.score(
+            groups, self.calibration(criterion, seed), criterion, ScoreOptions(seed=seed, mask_ratio=ratio)
+        )
         scores = _idle_first(scores, movement.idle_channels(groups, common))
         shared = allocation.settings(self.settings.allocation, groups, common, ratio, self.settings.least)
         return make_plan(scores, ratio, **shared, floor=self.floor, counts=counts)
@@ -249,16 +252,6 @@ def _schedule(done: float) -> float:
     if done < 0.03:
         return 0.05 + 0.95 * done / 0.03
     return 0.002 + 0.998 * 0.5 * (1.0 + float(np.cos(np.pi * (done - 0.03) / 0.97)))
-
-
-def _options(criterion: str, seed: int, ratio: float) -> Options:
-    from pruning.oracles import interval_oracle, slope_oracle
-
-    proved = criterion in SCORED
-    return Options(
-        seed=seed, mask_ratio=ratio, interval_oracle=interval_oracle if proved else None,
-        slope_oracle=slope_oracle if proved else None,
-    )  # fmt: skip
 
 
 def _idle_first(scores: Scores, idle: np.ndarray) -> Scores:

@@ -9,13 +9,13 @@ import pytest
 from pruning_nets import calibration, conv_net, images
 
 import pruning
-from pruning import Options, Semantic, onnx_io
+from pruning import ScoreOptions, Semantic, onnx_io
 from pruning.calibration import Activations
 from pruning.oracles import interval_oracle, slope_oracle
 from pruning.scores.certified import cells
 
 WIDE = Semantic((0.6, 1.4), (-0.3, 0.3))  # clips a good part of the pixels at both ends
-OPTIONS = Options(interval_oracle=interval_oracle, slope_oracle=slope_oracle, cells=2)
+OPTIONS = ScoreOptions(interval_oracle=interval_oracle, slope_oracle=slope_oracle, cells=2)
 
 
 def bounded(net, semantic, side, count=2):

@@ -12,7 +12,7 @@ import pytest
 from pruning_nets import conv_net, images, mlp, mlp_weights
 
 import pruning
-from pruning import cli, onnx_io
+from pruning import Floor, ScoreOptions, TrainOptions, cli, onnx_io
 from pruning.calibration import Activations
 from verifier.errors import OutputError
 
@@ -49,6 +49,48 @@ def test_prunes_by_our_usn_and_writes_the_record(place, capsys):
     first_bytes = (place / "small.onnx").read_bytes()
     prune(place, "-o", place / "small.onnx", "--data", place / "data.npz", "--semantic", S, "--seed", 3)
     assert (place / "small.onnx").read_bytes() == first_bytes
+
+
+CALLS = {
+    "plain": ((), {}),
+    "matched": (("--criterion", "random-matched", "--seed", 4), {"criterion": "random-matched", "seed": 4}),
+    "selection": (
+        ("--allocation", "global", "--norm", "none", "--keep", "conv0", "--min-channels", 2, "--min-fraction", 0.1),
+        {"allocation": "global", "norm": "none", "keep": ("conv0",), "floor": Floor(2, 0.1)},
+    ),
+    "scores": (
+        ("--agg", "q90", "--usn-bias", "centred", "--usn-stability-exp", 1, "--fold", "zero", "--rescale", "none"),
+        {"scores": ScoreOptions(0, 1, "q90", bias="centred"), "fold": "zero", "rescale": "none"},
+    ),
+    "trained": (
+        ("--mode", "one-shot", "--epochs", 1, "--wasserstein", 0, "--criterion", "l2"),
+        {"mode": "one-shot", "training": TrainOptions(epochs=1, wasserstein=0.0), "criterion": "l2"},
+    ),
+    "weights": (("--unstructured", "--criterion", "l1"), {"unstructured": True, "criterion": "l1"}),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_python_does_what_the_command_does(place, name):
+    arguments, options = CALLS[name]
+    if "--keep" in arguments:
+        options = {**options, "keep": (pruning.load(place / "net.onnx").nodes[0].name,)}
+        arguments = tuple(options["keep"][0] if a == "conv0" else a for a in arguments)
+    assert prune(place, "-o", place / "small.onnx", "--data", place / "data.npz", "--semantic", S, *arguments) == 0
+    net = pruning.load(place / "net.onnx")
+    data = pruning.load_data(str(place / "data.npz"), net, pruning.Semantic.parse(S), seed=options.get("seed", 0))
+    made = pruning.prune(place / "net.onnx", data, pruning.PruneOptions(**options))
+    assert pruning.save(made, place / "again.onnx") == place / "again.json"
+    for kind in ("onnx", "json"):
+        assert (place / f"again.{kind}").read_bytes() == (place / f"small.{kind}").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"ratio": 1.0}, {"mode": "twice"}, {"fold": "half"}, {"guard": 1.0}, {"norm": "l7"}, {"allocation": "x"}]
+)
+def test_options_are_checked_when_they_are_made(wrong):
+    with pytest.raises(pruning.PruneError, match=next(iter(wrong)).replace("_", " ")):
+        pruning.PruneOptions(**wrong)
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(place, capsys):

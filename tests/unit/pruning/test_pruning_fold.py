@@ -18,7 +18,7 @@ from pruning_nets import (
 )
 
 import pruning
-from pruning import Options, onnx_io, runtime
+from pruning import ScoreOptions, onnx_io, runtime
 from pruning.calibration import Activations
 from pruning.errors import CriterionError, DataError
 
@@ -28,7 +28,7 @@ def run(net, x):
 
 
 def random_plan(net, ratio=0.4, seed=0, **kw):
-    return pruning.plan(net, pruning.score(net, None, "random", Options(seed=seed)), ratio, **kw)
+    return pruning.plan(net, pruning.score(net, None, "random", ScoreOptions(seed=seed)), ratio, **kw)
 
 
 @pytest.mark.parametrize("kind", ["conv", "grouped", "transpose", "matmul", "left"])
@@ -124,13 +124,13 @@ def test_graft_keeps_shapes_and_straightens_the_chosen_channels():
             np.testing.assert_allclose(a, np.maximum(z, 0), atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["mlp", "conv", "conv-bn"])
+@pytest.mark.parametrize("kind", ["mlp", "conv", "conv-bn", "verifier"])
 def test_sound_fold_bounds_the_change_on_all_of_s(kind):
     net = mlp(mlp_weights(3)) if kind == "mlp" else conv_net(3, bn=kind == "conv-bn")
-    oracle = affine_oracle if kind == "mlp" else interval_oracle
+    oracle = {"mlp": affine_oracle, "verifier": None}.get(kind, interval_oracle)  # None: what users get
     data = calibration(net, count=4)
     plan = random_plan(net, 0.3)
-    sound = pruning.apply(net, plan, "sound", data, "exact", Options(interval_oracle=oracle, cells=2))
+    sound = pruning.apply(net, plan, "sound", data, "exact", ScoreOptions(interval_oracle=oracle, cells=2))
     worst = np.zeros(net.shapes[net.outputs[0]][1])
     for point in data.semantic.points(512, 5):
         x = data.semantic.apply(data.images, point)
@@ -145,10 +145,14 @@ def test_sound_fold_bounds_the_change_on_all_of_s(kind):
 def test_sound_fold_refuses_what_it_cannot_prove():
     net = conv_net()
     data = calibration(net, count=2)
-    with pytest.raises(CriterionError, match="not available"):
-        pruning.apply(net, random_plan(net), "sound", data, "exact")
+
+    def unproven(net, names, inputs, cells):
+        return {name: 2 * (np.full((len(inputs), len(cells), *net.shapes[name]), np.nan),) for name in names}
+
+    with pytest.raises(CriterionError, match="NaN"):
+        pruning.apply(net, random_plan(net), "sound", data, "exact", ScoreOptions(interval_oracle=unproven))
     with pytest.raises(CriterionError, match="exact"):
-        pruning.apply(net, random_plan(net), "sound", data, "interior", Options(interval_oracle=interval_oracle))
+        pruning.apply(net, random_plan(net), "sound", data, "interior", ScoreOptions(interval_oracle=interval_oracle))
 
 
 def test_modes_that_need_data_say_so():

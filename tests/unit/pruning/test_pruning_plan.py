@@ -11,20 +11,21 @@ from hypothesis import strategies as st
 from pruning_nets import S_SMALL, build, calibration, conv_net, mlp, mlp_weights, node
 
 import pruning
-from pruning import Floor, Options, Semantic
+from pruning import Floor, ScoreOptions, Semantic, oracles
 from pruning.errors import CriterionError, DataError, NothingToPrune, RatioError
 from pruning.planning import normalised
 from pruning.scores import CRITERIA
 from pruning.sensitivity import allocate
+from pruning.unstructured import zero_weights
 
-NEEDS_BOUNDS = {"usn-cert", "looseness"}
+NEEDS_BOUNDS = {name for name, entry in CRITERIA.items() if entry.needs == "bounds"}
 
 
 @pytest.mark.parametrize("name", sorted(set(CRITERIA) - NEEDS_BOUNDS))
 def test_every_criterion_scores_every_channel_and_repeats(name):
     net = conv_net(bn=True)
     data = calibration(net, labels=True, count=16)
-    options = Options(batches=2, batch_size=8)
+    options = ScoreOptions(batches=2, batch_size=8)
     first, second = (pruning.score(net, data, name, options) for _ in range(2))
     np.testing.assert_array_equal(first.values, second.values)
     assert first.values.shape == (first.groups.n,) and not np.isnan(first.values).any() and first.formula
@@ -35,10 +36,13 @@ def test_every_criterion_scores_every_channel_and_repeats(name):
 
 
 @pytest.mark.parametrize("name", sorted(NEEDS_BOUNDS))
-def test_certified_criteria_say_that_bounds_are_missing(name):
+def test_certified_criteria_ask_the_verifier_for_their_bounds(name):
     net = conv_net()
-    with pytest.raises(CriterionError, match="not available here"):
-        pruning.score(net, calibration(net), name)
+    data, options = calibration(net, count=1), ScoreOptions(cells=1)
+    own = dataclasses.replace(options, interval_oracle=oracles.interval_oracle, slope_oracle=oracles.slope_oracle)
+    found, want = (pruning.score(net, data, name, o).values for o in (options, own))
+    np.testing.assert_array_equal(found, want)
+    assert len(set(found.tolist())) > 2
 
 
 def test_looseness_by_hand():
@@ -54,7 +58,7 @@ def test_looseness_by_hand():
     def slopes(net, names, images, cells):
         return {n: np.full((len(images), len(cells), 1, net.shapes[n][1]), -2.0) for n in names}
 
-    options = Options(interval_oracle=bounds, slope_oracle=slopes, cells=1)
+    options = ScoreOptions(interval_oracle=bounds, slope_oracle=slopes, cells=1)
     scores = pruning.score(net, calibration(net, count=2), "looseness", options)
     np.testing.assert_allclose(scores.values[:12], -2 * 3 * -low / (3 - low))
     assert np.argmin(scores.values[:12]) == 11  # the loosest goes first
@@ -82,7 +86,7 @@ def test_gradient_criteria_against_finite_differences():
     """sum g*w over a channel is the derivative of the loss when the channel's weights are scaled together."""
     net = mlp(mlp_weights(4))
     data = calibration(net, labels=True, count=8)
-    scores = pruning.score(net, data, "taylor", Options(batch_size=8, batches=1))
+    scores = pruning.score(net, data, "taylor", ScoreOptions(batch_size=8, batches=1))
     step = 1e-3
 
     def loss(factor, channel):
@@ -115,7 +119,7 @@ def test_rs_prunes_the_most_unstable_first():
 
 def test_global_allocation_levels_layers_and_uniform_does_not():
     net = mlp(mlp_weights())
-    scores = pruning.score(net, None, "random", Options(seed=3))
+    scores = pruning.score(net, None, "random", ScoreOptions(seed=3))
     skewed = dataclasses.replace(
         scores, values=np.where(np.arange(scores.groups.n) < 12, scores.values, 100 + scores.values)
     )
@@ -169,7 +173,7 @@ def test_random_matched_copies_counts_not_identities():
     net = conv_net()
     data = calibration(net)
     plan = pruning.plan(net, pruning.score(net, data, "usn"), 0.4, "global")
-    random = pruning.score(plan.groups, data, "random", Options(seed=1))
+    random = pruning.score(plan.groups, data, "random", ScoreOptions(seed=1))
     matched = pruning.matched(random, plan)
     assert matched.counts == plan.counts and (matched.removed != plan.removed).any()
 
@@ -292,7 +296,7 @@ def test_whole_blocks():
 def test_unstructured_masks(criterion):
     net = conv_net(bn=True)
     data = calibration(net, labels=True)
-    masked = pruning.prune_unstructured(net, criterion, 0.4, data)
+    masked = zero_weights(net, criterion, 0.4, data, ScoreOptions())
     names = ["k0", "k1", "w0", "w1"]
     total = sum(net.weights[n].size for n in names)
     zeros = sum(int((masked.weights[n] == 0).sum()) for n in names)
@@ -305,7 +309,7 @@ def test_unstructured_masks(criterion):
         rest = np.concatenate([np.abs(masked.weights[n][masked.weights[n] != 0]) for n in names])
         assert magnitudes.max() <= rest.min()
     with pytest.raises(CriterionError, match="not for 'usn'"):
-        pruning.prune_unstructured(net, "usn", 0.4, data)
+        zero_weights(net, "usn", 0.4, data, ScoreOptions())
 
 
 def test_values_are_immutable():

@@ -9,14 +9,14 @@ import pytest
 from pruning_nets import S_SMALL, affine_oracle, build, calibration, conv_net, images, mlp, mlp_weights, node
 
 import pruning
-from pruning import Calibration, Options, Semantic
+from pruning import Calibration, ScoreOptions, Semantic
 from pruning.calibration import Activations
 from pruning.groups import find_groups
 from pruning.scores.certified import cells
 
 
 def usn(net, data=None, **options):
-    return pruning.score(net, data or calibration(net), "usn", Options(**options))
+    return pruning.score(net, data or calibration(net), "usn", ScoreOptions(**options))
 
 
 def hidden(scores, part="R"):
@@ -39,7 +39,7 @@ def test_2_scaling_a_relu_neuron_changes_nothing(factor):
     scale = np.ones(12, np.float32)
     scale[4] = factor
     other = {**weights, "w0": weights["w0"] * scale[:, None], "b0": weights["b0"] * scale, "w1": weights["w1"] / scale}
-    options = Options(interval_oracle=affine_oracle, cells=2)
+    options = ScoreOptions(interval_oracle=affine_oracle, cells=2)
     for criterion, parts in (("usn", ("R", "T")), ("usn-cert", ("C", "T"))):
         first, second = (
             pruning.score(net, calibration(net, count=4), criterion, options) for net in (mlp(weights), mlp(other))
@@ -83,7 +83,7 @@ def test_5_certified_is_a_lower_bound_of_sampled(count):
         net = mlp(mlp_weights(seed))
         data = calibration(net, count=8)
         r = usn(net, data).parts["R"]
-        c = pruning.score(net, data, "usn-cert", Options(interval_oracle=affine_oracle, cells=count)).parts["C"]
+        c = pruning.score(net, data, "usn-cert", ScoreOptions(interval_oracle=affine_oracle, cells=count)).parts["C"]
         live = pruning.find_groups(net).prunable & (r >= 0)
         assert (c[live] <= r[live] + 1e-9).all() and (c[live] >= 0).all() and (r[live] <= 1).all()
         if count == 4:
@@ -97,7 +97,7 @@ def test_6_shrinking_s_shrinks_the_loss_quadratically():
         semantic = Semantic((1 - 0.1 * t, 1 + 0.1 * t), (-0.05 * t, 0.05 * t))
         data = calibration(net, semantic, count=8)
         certified = pruning.score(
-            net, data, "usn-cert", Options(interval_oracle=partial(affine_oracle, slack=0), cells=1)
+            net, data, "usn-cert", ScoreOptions(interval_oracle=partial(affine_oracle, slack=0), cells=1)
         )
         losses.append((1 - usn(net, data).parts["R"][:12], 1 - certified.parts["C"][:12]))
     for wide, narrow in zip(*losses, strict=True):  # the error term carries Sig + MSE, hence the tolerance
@@ -226,7 +226,7 @@ def test_13_the_negative_control_is_worse_than_random(blob):
     moved = data.semantic.apply_each(x, points)
 
     def error(criterion, seed=0):
-        scores = pruning.score(net, data, criterion, Options(seed=seed))
+        scores = pruning.score(net, data, criterion, ScoreOptions(seed=seed))
         small = pruning.apply(net, pruning.plan(net, scores, 0.5), "mean", data).net
         return float(np.abs(Activations(small, small.outputs)(moved)[small.outputs[0]] - y).mean())
 
@@ -278,7 +278,7 @@ def test_every_row_comes_up_alike():
 
     net = conv_net(size=36)
     unit = pruning.find_groups(net).units[0]
-    sums = _Sums(unit, Options(), with_flips=True, count=1, positions=36 * 36, step=1)
+    sums = _Sums(unit, ScoreOptions(), with_flips=True, count=1, positions=36 * 36, step=1)
     rows = np.broadcast_to(np.arange(36.0)[:, None], (2, 8, 36, 36))
     seen = np.zeros(36)
     for image in range(500):
@@ -374,5 +374,5 @@ def test_oracles_leave_the_clip_out_where_the_data_are_not_clipped():
     for x, expected in ((np.full((4, 36), 0.5), True), (np.full((4, 36), 1.5), False)):
         asked.clear()
         data = Calibration(x, semantic=S_SMALL)
-        score_groups(find_groups(net), data, "usn-cert", Options(interval_oracle=oracle))
+        score_groups(find_groups(net), data, "usn-cert", ScoreOptions(interval_oracle=oracle))
         assert set(asked) == {expected}

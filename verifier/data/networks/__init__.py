@@ -23,13 +23,13 @@ def path(name: str = "cnn7_w8") -> Path:
     return FOLDER / f"{name}.onnx"
 
 
-def find(text: str | Path) -> Path:
+def find(text: str | os.PathLike[str]) -> Path:
     """The file that a command line means: a file of this name, else the shipped network of this name.
 
     A path is returned as it is: whoever reads it says that there is no such file. OptionsError for a bare name that is
     neither.
     """
-    name = str(text)
+    name = os.fspath(text)
     if Path(name).exists() or "." in name or os.sep in name:
         return Path(name)
     if name not in names():
