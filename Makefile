@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 VNNCOMP ?= $(wildcard ../shared/vnncomp)
 
-.PHONY: demo test test-real figures bench lint operators clean study study-kill render prune-oracle
+.PHONY: demo test docs test-docs layers changelog dist test-real figures bench lint operators clean study study-kill render prune-oracle
 .DEFAULT_GOAL := demo
 
 # The stamps make a second run quick; a changed pyproject.toml installs again.
@@ -36,6 +36,19 @@ lint: $(VENV)/stamp-test
 test: lint
 	$(BIN)/python -m pytest
 
+# The documentation as a site, in out/site; warnings are errors, links inside it are checked, the notebooks of examples/
+# are run, and the reference and the pictures are made from the code.
+$(VENV)/stamp-docs: $(VENV)/stamp-package pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
+
+docs: $(VENV)/stamp-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
+# Every block of every page of the documentation; `make test` runs those of README and *start here* only.
+test-docs: $(VENV)/stamp-test
+	$(BIN)/python -m pytest tests/end_to_end/docs_pages.py
+
 # Real benchmark instances, as published by VNN-COMP; not part of this repository. ARGS, for instance: --separate,
 # --jobs 2, --only acasxu_2023, --first 10, --cap 60.
 test-real: $(VNNCOMP)/instances.csv $(VENV)/stamp-package
@@ -56,9 +69,23 @@ $(VNNCOMP)/instances.csv:
 clean:
 	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-# The operator tables in the README; tests/test_architecture.py fails when they are out of date.
+# The operator tables of the documentation; tests/test_architecture.py fails when they are out of date.
 operators: $(VENV)/stamp-package
-	$(BIN)/python -m verifier.ops.table README.md
+	$(BIN)/python -m verifier.ops.table docs/reference/operators.md
+
+# The picture of the layers; tests/unit/test_contributing.py fails when it is out of date.
+layers: $(VENV)/stamp-package
+	$(BIN)/python -m docs.tools.layers
+
+# Folds the fragments of changelog/ into CHANGELOG.md, under the version of pyproject.toml, and deletes them.
+changelog: $(VENV)/stamp-package
+	$(BIN)/python -m docs.tools.changelog
+
+# Wheel and source distribution, checked, in dist/.
+dist: $(VENV)/stamp-docs
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m twine check --strict dist/*
 
 # The ready-made study: trains, prunes, verifies, writes out/small/report.html; stop it whenever you like, it goes on.
 study: $(VENV)/stamp-package

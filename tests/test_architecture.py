@@ -1,4 +1,4 @@
-"""The tree is the architecture: who may import whom, what is public, what stays light, what the README promises."""
+"""The tree is the architecture: who may import whom, what is public, what stays light, what the pages promise."""
 
 from __future__ import annotations
 
@@ -225,19 +225,20 @@ def test_vnnlib_is_ours() -> None:
     assert Path(vnnlib.__file__).is_relative_to(ROOT)
 
 
-def test_operator_tables_of_the_readme_are_current() -> None:
+def test_operator_tables_are_current() -> None:
     from verifier.ops.table import splice, tables
 
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert readme == splice(readme, tables()), "out of date: run `make operators`"
+    page = (ROOT / "docs/reference/operators.md").read_text(encoding="utf-8")
+    assert page == splice(page, tables()), "out of date: run `make operators`"
 
 
-def test_files_named_in_the_readme_exist() -> None:
+def test_files_named_in_readme_guide_and_documentation_exist() -> None:
     import re
 
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    named = re.findall(r"`((?:verifier|vnnlib|pruning|benchmarks|vnncomp_scripts)/[\w./]*)`", readme)
-    assert named and not [name for name in named if not (ROOT / name).exists()]
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")):
+        folders = "verifier|vnnlib|pruning|benchmarks|vnncomp_scripts|tests|docs|examples"
+        named = re.findall(rf"`((?:{folders})/[\w./-]*)`", page.read_text(encoding="utf-8"))
+        assert not [name for name in named if not (ROOT / name).exists()], page
 
 
 def test_every_listed_command_can_be_called() -> None:
@@ -249,7 +250,7 @@ def test_every_listed_command_can_be_called() -> None:
     assert all(callable(import_module(COMMANDS[name][0]).main) for name in available())
 
 
-def test_the_readme_explains_every_option_with_its_default() -> None:
+def test_the_documentation_explains_every_option_with_its_default() -> None:
     import re
     from dataclasses import fields, is_dataclass
 
@@ -262,8 +263,8 @@ def test_the_readme_explains_every_option_with_its_default() -> None:
             found |= flat(inner, f"{item.name}.") if is_dataclass(inner) else {prefix + item.name: inner}
         return found
 
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    rows = dict(re.findall(r"^\| `([a-z_.]+)` \| `?([^`|]*?)`? \|", readme, flags=re.MULTILINE))
+    page = (ROOT / "docs/reference/options.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `([a-z_.]+)` \| `?([^`|]*?)`? \|", page, flags=re.MULTILINE))
     defaults = flat(Options())
     assert defaults.keys() <= rows.keys()
     for name, value in defaults.items():

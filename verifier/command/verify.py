@@ -64,21 +64,21 @@ environment:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code; never raises for bad input."""
     started = time.monotonic()
-    parser = _parser()
-    args = parser.parse_args(argv)
+    line = parser()
+    args = line.parse_args(argv)
     try:
         if args.instances is not None:
             if args.coverage is not None or args.proof is not None:
-                parser.error("--coverage and --proof belong to a single instance")
-            return _run_list(parser, args)
+                line.error("--coverage and --proof belong to a single instance")
+            return _run_list(line, args)
         if args.model is None or args.spec is None:
-            parser.error("expected two files, model and spec (or --instances LIST --results FILE)")
+            line.error("expected two files, model and spec (or --instances LIST --results FILE)")
         if args.jobs != 1 or args.witnesses is not None:
-            parser.error("--jobs and --witnesses belong to --instances")
+            line.error("--jobs and --witnesses belong to --instances")
         if args.coverage is not None and args.proof is not None:
-            parser.error("--proof belongs to a verdict: coverage maps have no proofs yet")
+            line.error("--proof belongs to a verdict: coverage maps have no proofs yet")
         if args.coverage is not None:
-            return _run_coverage(parser, args, started)
+            return _run_coverage(line, args, started)
         return _run_one(args, started)
     except BrokenPipeError:
         # the reader of our output went away (`verify .. | head -1`); keep Python from complaining again at exit
@@ -95,7 +95,8 @@ def run() -> NoReturn:
     process.leave(main())
 
 
-def _parser() -> Parser:
+def parser() -> Parser:
+    """The command line."""
     parser = Parser("verify", "Decide whether a neural network satisfies a VNN-LIB specification.", _EPILOG)
     parser.add_argument("model", nargs="?", help="network: .onnx or .onnx.gz")
     parser.add_argument("spec", nargs="?", help="specification: VNN-LIB 1.0 or 2.0, .vnnlib or .vnnlib.gz")

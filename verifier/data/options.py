@@ -15,7 +15,7 @@ CROPS = ("box", "none", "whole")
 CROP = "box"
 DATA = """\
 --data is one of
-  aircraft23[:SPLIT][:FIRST-LAST][:VIEW]   rendered pictures; SPLIT is train, val, test or hard
+  aircraft23[:SPLIT[:FIRST-LAST]][:VIEW]   rendered pictures; SPLIT is train, val, test or hard
   FOLDER, LIST.txt, PICTURE                pictures (PNG, JPEG, NPY, ..), or a list of them, one a line; NAME.json
                                            beside a picture: {"keypoints": [[x, y, v], ..]} or {"label": class}
   FILE.npz                                 images (n, C, H, W); keypoints (n, K, 2 or 3) in pixels, or labels (n,)

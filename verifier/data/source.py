@@ -1,7 +1,7 @@
 """Where pictures and their truth come from: one value for `--data` that every command uses.
 
 A source has a number of pictures (or no limit) and reads any of them at the size that a network takes:
-`aircraft23[:SPLIT][:FIRST-LAST][:VIEW]`, a folder, a list or a single picture, an .npz file, or COCO key points.
+`aircraft23[:SPLIT[:FIRST-LAST]][:VIEW]`, a folder, a list or a single picture, an .npz file, or COCO key points.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The operator tables of the README, made from the registries.
+"""The operator tables of the documentation, made from the registries.
 
-`python -m verifier.ops.table README.md` rewrites them.
+`python -m verifier.ops.table docs/reference/operators.md` rewrites them.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ def tables() -> str:
     return "\n".join(lines)
 
 
-def splice(readme: str, text: str) -> str:
-    """`readme` with everything between the markers replaced by `text`.
+def splice(page: str, text: str) -> str:
+    """`page` with everything between the markers replaced by `text`.
 
     Raises:
         ValueError: the markers are not there.
     """
-    before, found, rest = readme.partition(BEGIN)
+    before, found, rest = page.partition(BEGIN)
     _, found_end, after = rest.partition(END)
     if not (found and found_end):
         raise ValueError(f"the markers {BEGIN!r} and {END!r} are not both there")

@@ -15,11 +15,16 @@ does not know; docs/certificates.md says what an acceptance means
 """
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Checks a proof; exit code 0: accepted, 1: rejected, 2: a file cannot be used."""
+def parser() -> Parser:
+    """The command line."""
     parser = Parser("secateur check", "Check a proof that `verify --proof` wrote, by a program of its own.", EPILOG)
     parser.add_argument("proof", help="the proof file")
     parser.add_argument("model", help="network, as the proof was made for: .onnx or .onnx.gz")
     parser.add_argument("spec", help="specification, VNN-LIB 1.0 or 2.0")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Checks a proof; exit code 0: accepted, 1: rejected, 2: a file cannot be used."""
+    args = parser().parse_args(argv)
     return run(args.proof, args.model, args.spec)

@@ -17,7 +17,7 @@ with fixed images c_m. Without a monomial of two parameters the map is jointly a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,33 +25,16 @@ import numpy as np
 from verifier.data.frame import check_unit
 from verifier.errors import OptionsError
 
-IDENTITY: Mapping[str, float] = {
-    "contrast": 1.0,
-    "brightness": 0.0,
-    "gain_0": 1.0,
-    "gain_1": 1.0,
-    "gain_2": 1.0,
-    "gradient_x": 0.0,
-    "gradient_y": 0.0,
-    "haze": 0.0,
-    "patch": 0.0,
-}
+IDENTITY: dict[str, float] = {}
 """Parameter names in the order in which they become inputs X_0, X_1, ..; with the value that changes nothing."""
 
-UNITS: Mapping[str, str] = {
-    "contrast": "factor",
-    "brightness": "added, 1 = white",
-    "gain_0": "factor",
-    "gain_1": "factor",
-    "gain_2": "factor",
-    "gradient_x": "added from left to right, 1 = white",
-    "gradient_y": "added from top to bottom, 1 = white",
-    "haze": "share",
-    "patch": "opacity",
-}
+UNITS: dict[str, str] = {}
 """What the numbers of a parameter mean, for axes."""
 
 MAX_PARAMETERS = 6
+SHARES = ("share", "opacity")
+"""Units of parameters that stay in [0, 1]."""
+
 Monomial = tuple[int, ...]  # strictly rising indices of parameters; () is the constant
 
 
@@ -73,7 +56,7 @@ class Range:
                 f"the range of {self.name} is empty: low {self.low} lies above high {self.high}; swap the two numbers"
             )
         check_unit(self.name, self.low, self.high)
-        if self.name in ("haze", "patch") and (self.low < 0.0 or self.high > 1.0):
+        if UNITS[self.name] in SHARES and (self.low < 0.0 or self.high > 1.0):
             raise OptionsError(f"{self.name} is a share and must stay in [0, 1], found {self.low} to {self.high}")
 
     @property
@@ -180,30 +163,11 @@ def expand(perturbation: Perturbation, image: np.ndarray) -> Polynomial:
     Raises OptionsError when a step does not fit the image (gain for a missing channel, patch outside, colours).
     """
     x = image.astype(np.float64)
-    channels, height, width = x.shape
     index = {name: i for i, name in enumerate(perturbation.names)}
     value = Polynomial({(): x})
-    if "contrast" in index:
-        anchor = float(x.mean()) if isinstance(perturbation.anchor, str) else perturbation.anchor
-        moved = Polynomial({(): x - anchor}).times(index["contrast"])
-        value = moved.plus(Polynomial({(): np.full_like(x, anchor)})) if anchor else moved
-    for c in range(3):
-        if f"gain_{c}" in index:
-            value = _gain(value, index[f"gain_{c}"], c, channels)
-    shades = {
-        "brightness": np.ones_like(x),
-        "gradient_x": np.broadcast_to(_ramp(width), x.shape),
-        "gradient_y": np.broadcast_to(_ramp(height)[:, None], x.shape),
-    }
-    for name, shade in shades.items():
+    for name, step in _STEPS.items():
         if name in index:
-            value = value.plus(Polynomial({(index[name],): np.array(shade)}))
-    if "haze" in index:
-        value = _blend(value, index["haze"], np.ones_like(x), _colour(perturbation.haze_colour, channels, "haze"))
-    if "patch" in index:
-        assert perturbation.patch is not None  # checked by Perturbation
-        mask = _mask(perturbation.patch, x.shape)
-        value = _blend(value, index["patch"], mask, _colour(perturbation.patch.colour, channels, "patch"))
+            value = step(value, index[name], perturbation, x)
     return value
 
 
@@ -213,17 +177,78 @@ def apply(perturbation: Perturbation, image: np.ndarray, values: np.ndarray, cli
     return np.clip(changed, 0.0, 1.0) if clip else changed
 
 
+Step = Callable[[Polynomial, int, Perturbation, np.ndarray], Polynomial]
+"""The image so far, the parameter's index, the constants of the steps, the unchanged image (C, H, W) -> the image."""
+
+_STEPS: dict[str, Step] = {}
+
+
+def parameter(name: str, identity: float, unit: str) -> Callable[[Step], Step]:
+    """Registers a parameter by its step, behind those that are there; `identity` is the value that changes nothing.
+
+    Commands get an option of that name. The step has to be linear in the parameter (`Polynomial.times`).
+    """
+
+    def register(step: Step) -> Step:
+        IDENTITY[name], UNITS[name], _STEPS[name] = identity, unit, step
+        return step
+
+    return register
+
+
+@parameter("contrast", 1.0, "factor")
+def _contrast(value: Polynomial, index: int, given: Perturbation, x: np.ndarray) -> Polynomial:
+    anchor = float(x.mean()) if isinstance(given.anchor, str) else given.anchor
+    if not anchor:
+        return value.times(index)
+    grey = Polynomial({(): np.full_like(x, anchor)})
+    return value.plus(grey.scaled(-1.0)).times(index).plus(grey)
+
+
+def _gain(channel: int) -> Step:
+    def step(value: Polynomial, index: int, given: Perturbation, x: np.ndarray) -> Polynomial:
+        if channel >= len(x):
+            raise OptionsError(f"gain_{channel} needs {channel + 1} channels, the image has {len(x)}")
+        mine = np.zeros((len(x), 1, 1))
+        mine[channel] = 1.0
+        return value.scaled(1.0 - mine).plus(value.times(index, mine))
+
+    return step
+
+
+for _channel in range(3):
+    parameter(f"gain_{_channel}", 1.0, "factor")(_gain(_channel))
+
+
+@parameter("brightness", 0.0, "added, 1 = white")
+def _brightness(value: Polynomial, index: int, given: Perturbation, x: np.ndarray) -> Polynomial:
+    return value.plus(Polynomial({(index,): np.ones_like(x)}))
+
+
+@parameter("gradient_x", 0.0, "added from left to right, 1 = white")
+def _gradient_x(value: Polynomial, index: int, given: Perturbation, x: np.ndarray) -> Polynomial:
+    return value.plus(Polynomial({(index,): np.array(np.broadcast_to(_ramp(x.shape[2]), x.shape))}))
+
+
+@parameter("gradient_y", 0.0, "added from top to bottom, 1 = white")
+def _gradient_y(value: Polynomial, index: int, given: Perturbation, x: np.ndarray) -> Polynomial:
+    return value.plus(Polynomial({(index,): np.array(np.broadcast_to(_ramp(x.shape[1])[:, None], x.shape))}))
+
+
+@parameter("haze", 0.0, "share")
+def _haze(value: Polynomial, index: int, given: Perturbation, x: np.ndarray) -> Polynomial:
+    return _blend(value, index, np.ones_like(x), _colour(given.haze_colour, len(x), "haze"))
+
+
+@parameter("patch", 0.0, "opacity")
+def _patch(value: Polynomial, index: int, given: Perturbation, x: np.ndarray) -> Polynomial:
+    assert given.patch is not None  # checked by Perturbation
+    return _blend(value, index, _mask(given.patch, x.shape), _colour(given.patch.colour, len(x), "patch"))
+
+
 def _ramp(n: int) -> np.ndarray:
     """Pixel centres from -1/2 to 1/2 over the frame."""
     return (np.arange(n) + 0.5) / n - 0.5
-
-
-def _gain(value: Polynomial, parameter: int, channel: int, channels: int) -> Polynomial:
-    if channel >= channels:
-        raise OptionsError(f"gain_{channel} needs {channel + 1} channels, the image has {channels}")
-    mine = np.zeros((channels, 1, 1))
-    mine[channel] = 1.0
-    return value.scaled(1.0 - mine).plus(value.times(parameter, mine))
 
 
 def _blend(value: Polynomial, parameter: int, mask: np.ndarray, colour: np.ndarray) -> Polynomial:

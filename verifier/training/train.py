@@ -214,7 +214,8 @@ def report(model: nn.Module, arch: Architecture, recipe: Recipe, command: Sequen
     }
 
 
-def _parser() -> Parser:
+def parser() -> Parser:
+    """The command line."""
     parser = Parser("secateur train", __doc__)
     parser.add_argument("--out", type=Path, required=True, help="path without suffix: .onnx, .json and .ckpt are added")
     parser.add_argument("--model", default="cnn7", choices=sorted(BUILDERS))
@@ -238,7 +239,7 @@ def _parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `secateur train`."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         arch = Architecture(options.model, options.width, options.size, 3 if options.rgb else 1)
         names = ("level", "images", "epochs", "batch", "rate", "decay", "shift", "patience", "minutes", "seed", "view")

@@ -1,0 +1,150 @@
+"""CONTRIBUTING.md names where things go; a toy of each kind is added there, and nowhere else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from docs.tools import layers
+from verifier import Options, engine, verify
+from verifier.options import BoundOptions
+from verifier.result import Result, Verdict
+from verifier.search.bounding import Bounded, bound_boxes
+
+ROOT = Path(__file__).parents[2]
+GUIDE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+KINDS = ("A bound method", "A branching rule", "A perturbation", "A pruning criterion")
+
+
+def test_each_kind_names_at_most_three_files_to_change() -> None:
+    sections = dict(re.findall(r"^## (.+)\n([^#]*)", GUIDE, flags=re.MULTILINE))
+    assert set(KINDS) <= sections.keys()
+    for kind in KINDS:
+        files = {name for name in re.findall(r"`((?:verifier|pruning)/[\w./]+)`", sections[kind])}
+        assert 1 <= len(files) <= 3, (kind, files)
+
+
+@pytest.fixture
+def question(tmp_path: Path) -> tuple[Path, Path]:
+    """Two ReLU layers on [-1, 1]^2; the output is |x_0| + |x_1| - |x_0 + x_1| >= 0, asked to be below -0.1."""
+    first = np.array([[1, -1, 0, 0, 1, -1], [0, 0, 1, -1, 1, -1]], np.float32)
+    second = np.array([[1, 1, 1, 1, -1, -1]], np.float32).T
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"]), helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("MatMul", ["b", "v"], ["y"]),
+    ]  # fmt: skip
+    graph = helper.make_graph(
+        nodes, "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 1])],
+        [numpy_helper.from_array(first, "w"), numpy_helper.from_array(second, "v")],
+    )  # fmt: skip
+    model, spec = tmp_path / "net.onnx", tmp_path / "low.vnnlib"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), model)
+    lines = [f"(declare-const X_{i} Real)(assert (>= X_{i} -1))(assert (<= X_{i} 1))" for i in range(2)]
+    spec.write_text("\n".join([*lines, "(declare-const Y_0 Real)(assert (<= Y_0 -0.1))"]))
+    return model, spec
+
+
+def solve(question: tuple[Path, Path]) -> Result:
+    return verify(*question, Options(bounds=BoundOptions(method="crown")), timeout=60)
+
+
+def test_a_bound_method(question: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Intervals alone, handed to the search in the place where it takes its bounds from."""
+    usual, seen = solve(question), []
+
+    def intervals(network, table, batch, inputs, method, *rest) -> Bounded:  # type: ignore[no-untyped-def]
+        seen.append(len(batch))
+        plain = replace(method, affine=False, rows=False, alpha_steps=0)
+        return bound_boxes(network, table, batch, inputs, plain, *rest)
+
+    monkeypatch.setattr(engine, "bound_boxes", intervals)
+    result = solve(question)
+    assert usual.verdict is result.verdict is Verdict.UNSAT
+    assert sum(seen) >= result.counters["boxes"] > 0
+
+
+def test_a_branching_rule(question: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rule that always splits the second input until it is short: more boxes, and the same verdict."""
+    usual, rules = solve(question), []
+
+    def second_first(network, table, batch, *rest) -> Bounded:  # type: ignore[no-untyped-def]
+        bounded = bound_boxes(network, table, batch, *rest)
+        width = (batch.upper - batch.lower)[bounded.alive]
+        score = width.clone()
+        score[:, 1] *= 1 + 1e3 * (width[:, 1] > 0.1)
+        rules.append(score.argmax(1) == 1)
+        return replace(bounded, branch=score)
+
+    monkeypatch.setattr(engine, "bound_boxes", second_first)
+    result = solve(question)
+    assert usual.verdict is result.verdict is Verdict.UNSAT
+    assert any(bool(first.any()) for first in rules)
+
+
+@pytest.fixture
+def inverted() -> Iterator[str]:
+    """x + p (1 - 2 x): the picture at p = 0, its negative at p = 1."""
+    from verifier.semantic import perturbation as module
+    from verifier.semantic.perturbation import Polynomial, parameter
+
+    @parameter("negative", 0.0, "share")
+    def step(value: Polynomial, index: int, given: object, x: np.ndarray) -> Polynomial:
+        return value.plus(value.scaled(-2.0).plus(Polynomial({(): np.ones_like(x)})).times(index))
+
+    yield "negative"
+    for table in (module.IDENTITY, module.UNITS, module._STEPS):
+        del table["negative"]
+
+
+def test_a_perturbation(inverted: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Registered in one place, it has an option, a composite network and a verdict."""
+    from tests.end_to_end.pages import run
+    from verifier.data import aircraft23, networks
+    from verifier.semantic import cli
+    from verifier.semantic.perturbation import Perturbation, Range, apply
+
+    image = aircraft23.load("test", 1).images[0]
+    both = Perturbation((Range("brightness", -0.1, 0.1), Range(inverted, 0.0, 0.2)))
+    changed = apply(both, image, np.array([0.05, 0.2]))
+    assert changed == pytest.approx(np.clip((image + 0.05) * 0.6 + 0.2, 0, 1), abs=1e-6)
+
+    out = tmp_path / "pair"
+    arguments = ["cnn7_w8", "--data", "aircraft23:test:0", "--negative", "0,0.2", "--tolerance", "5", "--out", str(out)]
+    assert cli.main(arguments) == 0 and "X_0 = negative in [0, 0.2]" in capsys.readouterr().out
+    at = apply(Perturbation((Range(inverted, 0.0, 0.2),)), image, np.array([0.1]))
+    direct = run(networks.path("cnn7_w8"), at[None])
+    assert run(out.with_suffix(".onnx"), np.array([[0.1]])).reshape(-1) == pytest.approx(direct.reshape(-1), abs=1e-3)
+
+
+def test_a_pruning_criterion(tmp_path: Path) -> None:
+    """The position of a channel as its score: `prune` removes the first ones."""
+    from pruning.cli import main
+    from pruning.scores.base import CRITERIA, Result, criterion
+
+    @criterion("position", "", "the number of the channel")
+    def position(groups, calibration, options) -> Result:  # type: ignore[no-untyped-def]
+        return Result(np.arange(groups.n, dtype=float))
+
+    try:
+        out = tmp_path / "small.onnx"
+        assert main(["cnn7_w8", "-o", str(out), "--criterion", "position", "--ratio", "0.25", "--fold", "zero"]) == 0
+        assert '"position"' in out.with_suffix(".json").read_text()
+    finally:
+        del CRITERIA["position"]
+
+
+def test_the_picture_of_the_architecture_is_current() -> None:
+    assert layers.PICTURE.read_text(encoding="utf-8") == layers.svg(), "out of date: run `make layers`"
+
+
+def test_the_way_from_files_to_a_verdict_names_what_is_there() -> None:
+    assert all((ROOT / where).exists() for _, where, _ in layers.FLOW)
