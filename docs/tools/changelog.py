@@ -1,6 +1,6 @@
 """Folds the fragments of `changelog/` into `CHANGELOG.md`: `make changelog`, as often as one likes.
 
-A fragment is `<issue>.<kind>.md` or `<issue>.<topic>.<kind>.md`; it becomes a paragraph under its kind in the section of
+A fragment is `<issue>.<kind>.md` or `<issue>.<topic>.<kind>.md`; it becomes an item under its kind in the section of
 the version that pyproject.toml names, behind what is there, and its file is deleted.
 """
 
@@ -38,7 +38,7 @@ def fragments(folder: Path) -> dict[Path, str]:
 
 
 def fold(changelog: str, version: str, texts: list[tuple[str, str]]) -> str:
-    """`changelog` with the texts (kind, text) in the section of `version`, which is made at the top where it is missing."""
+    """`changelog` with the texts (kind, text) in the section of `version`, made at the top where it is missing."""
     before, title, rest = changelog.partition(f"\n## {version}\n")
     if not title:
         head, _, older = changelog.partition("\n## ")

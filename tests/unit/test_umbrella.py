@@ -1,9 +1,12 @@
+import subprocess
 import sys
 import types
+from importlib.metadata import version
 
 import pytest
 
 from verifier.command import umbrella
+from verifier.console import about
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
@@ -26,7 +29,27 @@ def test_hands_over_arguments_and_exit_code(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert umbrella.main(["--version"]) == 0
-    assert capsys.readouterr().out.startswith("secateur ")
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first.startswith("secateur ")
+    assert all(f"{name} {version(name)}" in second for name in ("torch", "onnxruntime")) and "device: " in third
+
+
+def test_knows_the_commit_of_a_source_tree_and_says_when_it_was_changed(tmp_path, monkeypatch) -> None:
+    def git(*arguments: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b.example"]
+        return subprocess.run(
+            ["git", *who, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout
+
+    git("init")
+    (tmp_path / "file").write_text("1")
+    git("add", "file")
+    git("commit", "-m", "first")
+    monkeypatch.setattr(about, "__file__", str(tmp_path / "verifier/console/about.py"))
+    head = git("rev-parse", "HEAD").strip()[:12]
+    assert about.commit() == head
+    (tmp_path / "file").write_text("2")
+    assert about.commit() == f"{head}+"
 
 
 def test_lists_only_what_is_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -132,9 +132,7 @@ def _help(result: Result) -> str:
     if "memory" in reason:
         return "more --memory, or a smaller search.batch"
     if "no bound rule" in reason:
-        return (
-            "a network without that operator (bounded: docs/reference/operators.md); with it only sat is found"
-        )
+        return "a network without that operator (bounded: docs/reference/operators.md); with it only sat is found"
     if "split any further" in reason or "tie" in reason.split():
         return "a specification that does not touch the exact extreme of the network: move a limit by about 1e-6"
     if result.verdict is Verdict.UNKNOWN:

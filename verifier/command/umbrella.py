@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import NoReturn
 
 from verifier.console import process
-from verifier.console.arguments import unknown, version
+from verifier.console.arguments import unknown
 
 COMMANDS = {
     "verify": ("verifier.command.verify", "decide whether a network satisfies a specification"),
@@ -40,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_usage(commands), file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
     if arguments == ["--version"]:
-        print(f"secateur {version()}")
+        from verifier.console.about import about
+
+        print(about())
         return 0
     name, *rest = arguments
     if name not in commands:
