@@ -265,7 +265,7 @@ class _Run:
             split = self.split
             found = None if split is None else lambda: split.last
             first = replace(first, node=torch.arange(len(first), device=first.query.device)[:, None])
-            self.proof.begin(self.problem, self.network, self.budget.expired, found)
+            self.proof.begin(self.problem, self.network, self.budget.expired, found, rows=not self.zonotope)
         if self.zonotope:
             first = zonotope.halved(first, self.proof)
         if self.split is not None:

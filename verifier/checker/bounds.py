@@ -12,7 +12,7 @@ gamma |row| |W| |x|, so |row| . (gamma |W| |x| + gamma |c|) is taken off.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,8 +26,8 @@ SAFE = 1 + 2.0**-20
 MOST_FORMS = 32
 """This many inputs, the widest, have a map of their own in affine forms."""
 
-CHUNK = 1 << 22
-"""Elements of one array of rows, at most (larger ones come in parts)."""
+CHUNK = 1 << 17
+"""Elements of one array of rows, at most (larger ones come in parts); about what a core's cache holds."""
 
 Signs = Sequence[Sequence[tuple[int, int, int]]]
 """Per box: (value of the Relu, flat neuron, side); side 1 says that its argument is >= 0, -1 that it is <= 0."""
@@ -49,14 +49,13 @@ class Form:
         room = (np.abs(self.centre) + spread) * gamma(self.maps.shape[1]) + TINY
         return self.centre - spread - room, self.centre + spread + room
 
-    def least(self, rows: Array, owner: Array) -> tuple[Array, Array]:
-        """Lower bounds (P,) of rows (P, m) over a flat value, row p of box `owner[p]`, and what rounding cost."""
-        centre = np.einsum("pm,pm->p", rows, self.centre[owner])
-        spread = np.abs(np.einsum("pm,pdm->pd", rows, self.maps[owner])).sum(1)
-        size = np.abs(rows)
-        spread = spread + np.einsum("pm,pm->p", size, self.radius[owner])
-        terms = rows.shape[1] + self.maps.shape[1]
-        error = np.einsum("pm,pm->p", size, self.size()[owner]) * (2 * gamma(terms)) + TINY * terms * 8
+    def least(self, rows: Array, boxes: Array) -> tuple[Array, Array]:
+        """Lower bounds (B, K) of rows (B, K, m) over a flat value of `boxes` (B,), and what rounding cost."""
+        size, (d, m) = np.abs(rows), self.maps.shape[1:]
+        centre = np.matmul(rows, self.centre[boxes][:, :, None])[:, :, 0]
+        spread = np.abs(np.matmul(rows, self.maps[boxes].swapaxes(1, 2))).sum(2)
+        spread = spread + np.matmul(size, self.radius[boxes][:, :, None])[:, :, 0]
+        error = np.matmul(size, self.size()[boxes][:, :, None])[:, :, 0] * (2 * gamma(m + d)) + TINY * (m + d) * 8
         return centre - spread - error, error
 
 
@@ -64,12 +63,14 @@ class Form:
 class Sweep:
     """Intervals of every value over B boxes: `low[v]`, `high[v]`, (B, *S); `charge[v]` per unit of |row|; `empty` (B,)
     where the decided signs contradict the bounds, so that the part of the box has no point; `floor` (B,) what
-    underflow can take off a walk; `form` encloses the last value."""
+    underflow can take off a walk; `planes[v]` linear bounds of what is not linear: lower slope, lower offset, upper
+    slope, upper offset, or the winner and the width of a maximum, each (B, ..); `form` encloses the last value."""
 
     network: Network
     low: list[Array] = field(default_factory=list)
     high: list[Array] = field(default_factory=list)
     charge: list[Array | None] = field(default_factory=list)
+    planes: dict[int, tuple[Array, ...]] = field(default_factory=dict)
     empty: Array = field(default_factory=lambda: np.zeros(0, bool))
     floor: Array = field(default_factory=lambda: np.zeros(0))
     form: Form | None = None
@@ -78,12 +79,24 @@ class Sweep:
         """Magnitudes of value v."""
         return np.maximum(np.abs(self.low[v]), np.abs(self.high[v]))
 
+    def plane(self, v: int, alpha: Array | None = None) -> tuple[Array, ...]:
+        """`planes[v]` anew; `alpha` (B, *S) in [0, 1] are lower slopes of a Relu at neurons whose sign is open."""
+        op = self.network.nodes[v]
+        assert op is not None and not isinstance(op, Linear)
+        low, high = self.low[op.sources[0]], self.high[op.sources[0]]
+        if isinstance(op, Largest):
+            return _winner(low, high)
+        lower, upper = op.slopes(low, high)
+        if alpha is not None and isinstance(op, Piecewise) and op.is_relu:
+            lower = np.where((low < 0) & (high > 0), alpha, lower)
+        return lower, op.residual(lower, low, high)[0], upper, op.residual(upper, low, high)[1]
+
 
 def sweep(network: Network, lower: Array, upper: Array, signs: Signs = (), rows: bool = False) -> Sweep:
     """Intervals of all values over the boxes `lower`, `upper` (B, n); `signs` clamp the arguments of decided neurons,
     `rows` asks for backward rows for every argument of a non-linear operator, too."""
     b = len(lower)
-    out = Sweep(network, [lower], [upper], [None], np.zeros(b, bool), np.zeros(b))
+    out = Sweep(network, [lower], [upper], [None], empty=np.zeros(b, bool), floor=np.zeros(b))
     width = (upper - lower).max(0, initial=0.0)
     free = np.flatnonzero(width > 0)
     many = len(free) > MOST_FORMS
@@ -97,12 +110,14 @@ def sweep(network: Network, lower: Array, upper: Array, signs: Signs = (), rows:
             _linear(out, forms, op)
             continue
         source = op.sources[0]
-        if rows:
+        if rows and (out.planes or forms[source] is None):  # affine forms are exact up to the first curve
             _tighten(out, source)
         if isinstance(op, Curve):
             _clamp(out, source, v, signs)
+            out.planes[v] = out.plane(v)
             _curve(out, forms, op)
         else:
+            out.planes[v] = out.plane(v)
             _largest(out, forms, op)
     out.form = forms[-1]
     return out
@@ -233,82 +248,87 @@ def _tighten(out: Sweep, source: int) -> None:
     """Meets the interval of `source` with what backward rows say, element by element where 0 lies inside."""
     shape = out.low[source].shape
     low, high = (t[source].reshape(len(t[source]), -1).copy() for t in (out.low, out.high))
-    chunk = max(1, CHUNK // max(math.prod(s) for s in out.network.shapes))
-    planes = Planes.of(out, {}, source)
-    for side, bound in ((1.0, low), (-1.0, high)):
-        boxes, elements = np.nonzero((low < 0) & (high > 0))
-        for at in range(0, len(boxes), chunk):
-            owner, part = boxes[at : at + chunk], elements[at : at + chunk]
-            rows = np.zeros((len(part), low.shape[1]))
-            rows[np.arange(len(part)), part] = side
-            found = walk(out, planes, rows.reshape(-1, *shape[1:]), owner, source).low * side
-            met = np.maximum if side > 0 else np.minimum
+    boxes, elements = np.nonzero((low < 0) & (high > 0))
+    for of, index in packs(boxes, most_rows(out.network)):
+        b, k = np.nonzero(index >= 0)
+        owner, part = of[b], elements[index[b, k]]
+        for side, bound, met in ((1.0, low, np.maximum), (-1.0, high, np.minimum)):
+            rows = np.zeros((*index.shape, low.shape[1]))
+            rows[b, k, part] = side
+            found = walk(out, out.planes, rows.reshape(*index.shape, *shape[1:]), of, source).low[b, k] * side
             bound[owner, part] = met(bound[owner, part], found)
     out.low[source], out.high[source] = (m(low, high).reshape(shape) for m in (np.minimum, np.maximum))
 
 
-@dataclass(eq=False)
-class Planes:
-    """Linear bounds of the non-linear operators: `of[v]` = lower slope, lower offset, upper slope, upper offset, or the
-    winner and the width of a maximum; each (B, ..)."""
+def most_rows(network: Network) -> int:
+    """How many rows are walked back at a time."""
+    return max(16, CHUNK // max(math.prod(s) for s in network.shapes))
 
-    of_: dict[int, tuple[Array, ...]]
 
-    @staticmethod
-    def of(swept: Sweep, alpha: Mapping[int, Array], until: int | None = None) -> Planes:
-        """`alpha[v]` (B, *S) in [0, 1] are lower slopes of the Relu v at neurons whose sign is open; others get the
-        default ones."""
-        found: dict[int, tuple[Array, ...]] = {}
-        for v, op in enumerate(swept.network.nodes):
-            if until is not None and v > until:
-                break
-            if isinstance(op, Linear) or op is None:
-                continue
-            low, high = swept.low[op.sources[0]], swept.high[op.sources[0]]
-            if isinstance(op, Largest):
-                found[v] = _winner(low, high)
-                continue
-            lower, upper = op.slopes(low, high)
-            if v in alpha and isinstance(op, Piecewise) and op.is_relu:
-                lower = np.where((low < 0) & (high > 0), alpha[v], lower)
-            found[v] = lower, op.residual(lower, low, high)[0], upper, op.residual(upper, low, high)[1]
-        return Planes(found)
+def packs(owner: Array, most: int) -> Iterator[tuple[Array, Array]]:
+    """Rows of boxes `owner` (P,) in batches of at most `most`: boxes (B,) and the numbers of their rows (B, K), -1
+    where a box has fewer."""
+    order = np.argsort(owner, kind="stable")
+    _, first, count = np.unique(owner[order], return_index=True, return_counts=True)
+    # a box with more rows than fit comes in several parts
+    runs = [(f + at, min(most, c - at)) for f, c in zip(first, count, strict=True) for at in range(0, c, most)]
+    runs.sort(key=lambda run: -run[1])
+    while runs:
+        width = int(runs[0][1])
+        mine, runs = runs[: max(1, most // width)], runs[max(1, most // width) :]
+        start, size = (np.array([run[i] for run in mine])[:, None] for i in (0, 1))
+        place = np.arange(width)[None]
+        index = np.where(place < size, order[np.minimum(start + place, len(order) - 1)], -1)
+        yield owner[index[:, 0]], index
 
 
 @dataclass(eq=False)
 class Walked:
-    """Lower bounds `low` (P,) of P rows, what was taken off for rounding in them, `error` (P,), and `coefficients`
-    (P, n) of the linear function that it is the minimum of."""
+    """Lower bounds `low` (B, K) of K rows per box, what was taken off for rounding in them, `error` (B, K), and
+    `coefficients` (B, K, n) of the linear function that it is the minimum of; `early` are lower bounds too, from the
+    intervals of the first value that a non-linear operator makes."""
 
     low: Array
     error: Array
     coefficients: Array
+    early: Array
 
 
 def walk(
     swept: Sweep,
-    planes: Planes,
+    planes: Mapping[int, tuple[Array, ...]],
     rows: Array,
-    owner: Array,
+    boxes: Array,
     start: int,
     inputs: Array | None = None,
-    pulls: Mapping[int, Sequence[tuple[int, int, float]]] | None = None,
+    pulls: Mapping[int, Sequence[tuple[int, int, int, float]]] | None = None,
 ) -> Walked:
-    """Lower bounds of rows (P, *S) over value `start`, plus rows `inputs` (P, n) over the inputs; row p belongs to box
-    `owner[p]`. `pulls[v]` lists (p, neuron, c): c times the argument of that neuron of Relu v is added, which is <= 0
-    wherever the neuron keeps its decided sign. What rounding costs is taken off; a bound that is not finite is -inf."""
+    """Lower bounds of rows (B, K, *S) over value `start`, plus rows `inputs` (B, K, n) over the inputs, on the boxes
+    `boxes` (B,) of the sweep. `pulls[v]` lists (b, k, neuron, c): c times the argument of that neuron of Relu v is
+    added, which is <= 0 wherever the neuron keeps its decided sign. What rounding costs is taken off; a bound that is
+    not finite is -inf."""
     network = swept.network
-    count = len(rows)
-    waiting: dict[int, Array] = {start: rows}
+    count = rows.shape[:2]
+    waiting: dict[int, Array] = {start: rows.reshape(*count, -1)}
     if inputs is not None:
         waiting[0] = inputs
-    bias, error = np.zeros(count), swept.floor[owner] * 4
+    bias, error = np.zeros(count), np.repeat(swept.floor[boxes][:, None] * 4, count[1], 1)
 
     def take(per_box: Array) -> Array:
-        return per_box if len(per_box) == 1 else per_box[owner]
+        """(B or 1, size)"""
+        mine = per_box if len(per_box) == 1 else per_box[boxes]
+        return mine.reshape(len(mine), -1)
 
     def dot(a: Array, c: Array) -> Array:
-        return np.einsum("ij,ij->i", a.reshape(count, -1), np.broadcast_to(c, a.shape).reshape(count, -1))
+        return np.matmul(a, c[:, :, None])[:, :, 0]
+
+    def least(v: int, row: Array) -> tuple[Array, Array]:
+        """The least value of row and bias over the interval of value v, and what rounding costs."""
+        low = dot(np.maximum(row, 0), take(swept.low[v])) + dot(np.minimum(row, 0), take(swept.high[v]))
+        lost = error + dot(np.abs(row), take(swept.size(v))) * gamma(row.shape[2])
+        lost = lost + (np.abs(low) + np.abs(bias)) * (4 * UNIT)
+        total = low + bias - lost * SAFE
+        return np.where(np.isfinite(total), total, -np.inf), lost
 
     def add(v: int, row: Array) -> None:
         nonlocal error
@@ -317,57 +337,53 @@ def walk(
             row = waiting[v] + row
         waiting[v] = row
 
+    early = None
     for v in range(start, 0, -1):
         row = waiting.pop(v, None)
         if row is None:
             continue
         op = network.nodes[v]
         assert op is not None
+        size = np.abs(row)
         if isinstance(op, Linear):
             charge = swept.charge[v]
             assert charge is not None
-            error = error + dot(np.abs(row), take(charge))
+            error = error + dot(size, take(charge))
             if op.offset is not None:
-                bias = bias + dot(row, op.offset[None] if op.offset.ndim == len(op.shape) else op.offset)
+                bias = bias + row @ np.broadcast_to(op.offset, op.shape).reshape(-1)
                 error = error + np.abs(bias) * (2 * UNIT)
-            for source, part in zip(op.sources, op.adjoint(row), strict=True):
-                add(source, part)
+            for source, part in zip(op.sources, op.adjoint(row.reshape(-1, *op.shape)), strict=True):
+                add(source, part.reshape(*count, -1))
             continue
+        if early is None:
+            early = least(v, row)[0] if not waiting else np.full(count, -np.inf)
         source = op.sources[0]
         up, down = np.maximum(row, 0), np.minimum(row, 0)
+        terms = row.shape[2]
         if isinstance(op, Largest):
-            best, width = (take(t) for t in planes.of_[v])
+            best, width = planes[v]
             # max >= x_best; and max <= x_best + width
-            back = np.zeros((count, *network.shapes[source]))
-            np.put_along_axis(back, np.broadcast_to(best, (*row.shape, 1)), row[..., None], -1)
-            offset = down * width
+            back = np.zeros((*count, terms, network.shapes[source][-1]))
+            place = np.broadcast_to(take(best)[:, None, :, None], (*row.shape, 1))
+            np.put_along_axis(back, place, row[..., None], -1)
+            back, shift, worst = back.reshape(*count, -1), dot(down, take(width)), take(width)
         else:
-            lower, below, upper, above = (take(t) for t in planes.of_[v])
-            back = up * lower + down * upper
-            offset = up * below + down * above
-            error = error + dot(np.abs(back), take(swept.size(source))) * (2 * UNIT)
-        size = math.prod(op.shape)
-        bias = bias + offset.reshape(count, -1).sum(1)
-        error = error + np.abs(offset).reshape(count, -1).sum(1) * gamma(size) + np.abs(bias) * (2 * UNIT) + size * TINY
-        if pulls and v in pulls:
-            flat = back.reshape(count, -1)
-            sizes = take(swept.size(source)).reshape(-1, flat.shape[1])
-            for p, k, c in pulls[v]:
-                flat[p, k] += c
-                error[p] += abs(flat[p, k]) * sizes[p if len(sizes) > 1 else 0, k] * (2 * UNIT)
-            back = flat.reshape(back.shape)
+            lower, below, upper, above = (take(t) for t in planes[v])
+            shift, worst = dot(up, below) + dot(down, above), np.maximum(np.abs(below), np.abs(above))
+            slope = np.maximum(np.abs(lower), np.abs(upper))
+            error = error + dot(size, slope * take(swept.size(source)) * (2 * UNIT))
+            up *= lower[:, None]
+            down *= upper[:, None]
+            back = np.add(up, down, out=up)
+        bias = bias + shift
+        error = error + dot(size, worst) * gamma(terms) + np.abs(bias) * (2 * UNIT) + terms * TINY
+        for b, k, neuron, c in pulls.get(v, ()) if pulls else ():
+            back[b, k, neuron] += c
+            sizes = take(swept.size(source))
+            error[b, k] += abs(back[b, k, neuron]) * sizes[b if len(sizes) > 1 else 0, neuron] * (2 * UNIT)
         add(source, back)
     row = waiting.get(0)
     if row is None:
-        row = np.zeros((count, network.inputs))
-    low, high = take(swept.low[0]), take(swept.high[0])
-    least = np.einsum("ij,ij->i", np.maximum(row, 0), np.broadcast_to(low, row.shape)) + np.einsum(
-        "ij,ij->i", np.minimum(row, 0), np.broadcast_to(high, row.shape)
-    )
-    error = (
-        error
-        + dot(np.abs(row), take(swept.size(0))) * gamma(row.shape[1])
-        + (np.abs(least) + np.abs(bias)) * (4 * UNIT)
-    )
-    total = least + bias - error * SAFE
-    return Walked(np.where(np.isfinite(total), total, -np.inf), error, row)
+        row = np.zeros((*count, network.inputs))
+    low, error = least(0, row)
+    return Walked(low, error, row, low if early is None else early)

@@ -74,7 +74,7 @@ class _Tree:
         self.open = {q: Part(q) for q in range(len(queries))}
         self.next, self.splits, self.leaves = len(queries), 0, 0
         self.slopes: list[dict[int, Array]] = []
-        self.waiting: list[tuple[fmt.Leaf, Claim]] = []
+        self.waiting: list[tuple[int, Claim]] = []
 
     def run(self, reader: fmt.Reader) -> Accepted:
         done = False
@@ -82,6 +82,8 @@ class _Tree:
             match event:
                 case fmt.Leaf():
                     self._leaf(event)
+                case fmt.Clip():
+                    self._clip(event)
                 case fmt.Slopes():
                     self._slopes(event)
                 case fmt.End():
@@ -113,14 +115,10 @@ class _Tree:
             j, at = event.coordinate, event.at
             if j >= self.queries.lower.shape[1]:
                 raise Rejected(f"node {event.node}: a split of input {j}, which does not exist")
-            ends = {c: (low, high) for c, low, high in part.cuts}
-            low, high = ends.get(
-                j, (float(self.queries.lower[part.query, j]), float(self.queries.upper[part.query, j]))
-            )
+            low, high = self._ends(part, j)
             if not low <= at <= high:
                 raise Rejected(f"node {event.node}: input {j} is split at {at!r}, outside of [{low!r}, {high!r}]")
-            rest = tuple(c for c in part.cuts if c[0] != j)
-            return [replace(part, cuts=(*rest, (j, low, at))), replace(part, cuts=(*rest, (j, at, high)))]
+            return [_cut(part, j, low, at), _cut(part, j, at, high)]
         if isinstance(event, fmt.NeuronSplit):
             if event.tensor >= len(self.tensors):
                 raise Rejected(f"node {event.node}: a split of tensor {event.tensor}, which the header does not name")
@@ -131,6 +129,34 @@ class _Tree:
         if part.clause >= 0:
             raise Rejected(f"node {event.node}: its clauses were taken apart before")
         return [replace(part, clause=c) for c in range(len(self.queries.clauses[part.query]))]
+
+    def _ends(self, part: Part, j: int) -> tuple[float, float]:
+        """Where input j of a part lies."""
+        own = [(low, high) for c, low, high in part.cuts if c == j]
+        return own[0] if own else (float(self.queries.lower[part.query, j]), float(self.queries.upper[part.query, j]))
+
+    def _clip(self, event: fmt.Clip) -> None:
+        part = self._take(event.node)
+        self.splits += 1
+        clauses = self.prover.clauses(part)
+        if any(c >= len(clauses) or k >= len(clauses[c]) for c, k in event.rows) or not event.slabs:
+            raise Rejected(f"node {event.node}: rows that are not there, or no slabs")
+        rest: Part | None = part
+        for j, side, at in event.slabs:
+            if j >= self.queries.lower.shape[1]:
+                raise Rejected(f"node {event.node}: a slab of input {j}, which does not exist")
+            low, high = self._ends(part, j)
+            if not low <= at <= high:
+                raise Rejected(f"node {event.node}: a slab of input {j} from {at!r}, outside of [{low!r}, {high!r}]")
+            if rest is not None:
+                low, high = self._ends(rest, j)
+                low, high = (low, min(high, at)) if side > 0 else (max(low, at), high)
+                rest = _cut(rest, j, low, high) if low <= high else None
+        if rest is not None:
+            self.open[self.next] = rest
+            self.next += 1
+        rows = tuple((c, ((k, 1.0),)) for c, k in event.rows)
+        self._wait(event.node, Claim(part, rows, intervals=event.intervals, slabs=event.slabs))
 
     def _slopes(self, event: fmt.Slopes) -> None:
         shapes = [self.prover.network.shapes[v] for v in self.tensors]
@@ -155,7 +181,10 @@ class _Tree:
         if leaf.slopes >= len(self.slopes):
             raise Rejected(f"{name}: slopes {leaf.slopes}, which do not stand before it")
         slopes = self.slopes[leaf.slopes] if leaf.slopes >= 0 else {}
-        self.waiting.append((leaf, Claim(part, rows, leaf.beta, slopes, leaf.intervals)))
+        self._wait(leaf.node, Claim(part, tuple(enumerate(rows)), leaf.beta, slopes, leaf.intervals))
+
+    def _wait(self, node: int, claim: Claim) -> None:
+        self.waiting.append((node, claim))
         if len(self.waiting) >= BATCH:
             self._flush()
 
@@ -163,9 +192,9 @@ class _Tree:
         if not self.waiting:
             return
         margins = self.prover.prove([claim for _, claim in self.waiting])
-        for (leaf, claim), margin in zip(self.waiting, margins, strict=True):
+        for (node, claim), margin in zip(self.waiting, margins, strict=True):
             if not margin > 0:
-                raise Rejected(f"node {leaf.node}: the bound {margin:.3g} is not positive on {self._where(claim.part)}")
+                raise Rejected(f"node {node}: the bound {margin:.3g} is not positive on {self._where(claim.part)}")
         self.waiting = []
 
     def _where(self, part: Part) -> str:
@@ -173,6 +202,11 @@ class _Tree:
         signs = f", {len(part.signs)} decided neurons" if part.signs else ""
         clause = f", clause {part.clause}" if part.clause >= 0 else ""
         return f"query {part.query}{clause}: {cuts or 'the whole box'}{signs}"
+
+
+def _cut(part: Part, j: int, low: float, high: float) -> Part:
+    """The part with input j in [low, high]."""
+    return replace(part, cuts=(*(c for c in part.cuts if c[0] != j), (j, low, high)))
 
 
 def check_witness(network: Network, queries: Queries, x: Array) -> Accepted:

@@ -48,3 +48,7 @@ def run(proof: str, model: str, spec: str) -> int:
         file=sys.stderr,
     )
     return ACCEPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -21,7 +21,7 @@ from verifier.checker.errors import Unreadable
 MAGIC = b"SECATEUR PROOF\n"
 VERSION = 1
 TREE, WITNESS = 1, 2
-INPUT, NEURON, CLAUSES, LEAF, SLOPES, END = range(1, 7)
+INPUT, NEURON, CLAUSES, LEAF, SLOPES, END, CLIP = range(1, 8)
 PICKS, WEIGHTS, BETA, USES_SLOPES = 1, 2, 4, 8
 FORMS, ROWS, ROOT = 0, 1, 2
 """Where a leaf's intervals come from; the number stands in bits 4 and 5 of its flags."""
@@ -79,6 +79,18 @@ class Leaf:
     intervals: int = FORMS
 
 
+@dataclass(frozen=True)
+class Clip:
+    """Node `node` becomes one node, without its slabs: (coordinate, side, at) is what lies beyond `at`, above it for
+    side 1 and below it for side -1. `rows` are (clause, position of the row in the clause): on every slab each clause
+    has one of them that is positive, as bounded on the whole node with `intervals` (see `Leaf`)."""
+
+    node: int
+    rows: tuple[tuple[int, int], ...]
+    slabs: tuple[tuple[int, int, float], ...]
+    intervals: int = FORMS
+
+
 @dataclass(frozen=True, eq=False)
 class Slopes:
     """Table of lower slopes: for every tensor of the header one byte per neuron, slope = byte / 255."""
@@ -95,7 +107,7 @@ class End:
 
 
 Split = InputSplit | NeuronSplit | ClauseSplit
-Event = Split | Leaf | Slopes | End
+Event = Split | Leaf | Clip | Slopes | End
 
 
 def varint(value: int) -> bytes:
@@ -128,6 +140,11 @@ def encode(event: Event) -> bytes:
             return bytes([CLAUSES]) + varint(node)
         case Leaf():
             return _encode_leaf(event)
+        case Clip(node, rows, slabs, intervals):
+            picked = b"".join(varint(c) + varint(k) for c, k in rows)
+            cuts = b"".join(varint(2 * j + (side > 0)) + struct.pack("<d", at) for j, side, at in slabs)
+            head = bytes([CLIP]) + varint(node) + bytes([intervals << 4])
+            return head + varint(len(rows)) + picked + varint(len(slabs)) + cuts
         case Slopes(tables):
             packed = zlib.compress(b"".join(t.astype(np.uint8).tobytes() for t in tables), 9)
             sizes = b"".join(varint(t.size) for t in tables)
@@ -218,7 +235,9 @@ class Reader:
                 return Slopes(tuple(np.split(flat, np.cumsum(sizes)[:-1])))
             case 6:
                 return End(self._varint(), self._varint())
-        self._fail(f"found event {kind}, expected one of 1 to 6")
+            case 7:
+                return self._clip()
+        self._fail(f"found event {kind}, expected one of 1 to 7")
         raise AssertionError
 
     def _leaf(self) -> Leaf:
@@ -234,6 +253,17 @@ class Reader:
         beta = self._floats(self._count(MOST_ITEMS)) if flags & BETA else ()
         slopes = self._varint() if flags & USES_SLOPES else -1
         return Leaf(node, tuple(rows), beta, slopes, flags >> 4)
+
+    def _clip(self) -> Clip:
+        node, flags = self._varint(), self._bytes(1)[0]
+        if flags >> 4 > ROWS or flags & 15:
+            self._fail(f"found flags {flags} of a clip")
+        rows = tuple((self._varint(), self._varint()) for _ in range(self._count(MOST_ITEMS)))
+        slabs = []
+        for _ in range(self._count(MOST_ITEMS)):
+            place = self._varint()
+            slabs.append((place >> 1, 1 if place & 1 else -1, struct.unpack("<d", self._bytes(8))[0]))
+        return Clip(node, rows, tuple(slabs), flags >> 4)
 
     def _floats(self, count: int) -> tuple[float, ...]:
         return struct.unpack(f"<{count}f", self._bytes(4 * count))

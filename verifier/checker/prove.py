@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from verifier.checker.bounds import CHUNK, Planes, Sweep, Walked, sweep, walk
-from verifier.checker.format import ROOT, ROWS
+from verifier.checker.bounds import CHUNK, Sweep, most_rows, packs, sweep, walk
+from verifier.checker.format import FORMS, ROOT, ROWS
 from verifier.checker.network import Network
-from verifier.checker.ops import Array, Linear, Piecewise, gamma
+from verifier.checker.ops import TINY, UNIT, Array, Piecewise, gamma
 from verifier.checker.query import Queries
 
 Picked = tuple[tuple[int, float], ...]
-Rows = tuple[Picked, ...]
+Slab = tuple[int, int, float]
 Task = tuple[int, int, Picked]
 
 
@@ -32,15 +32,16 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Claim:
-    """A leaf: per clause of the part the rows and weights (see `format.Leaf`), a multiplier for every decided neuron,
-    slopes per Relu, (*S) in [0, 1], and where the intervals come
-    from (`format.FORMS`, ..)."""
+    """That a part holds no violation, or some `slabs` of it do not (see `format.Clip`): in each slab, every clause has
+    one of the `rows`, (clause, rows and weights), that cannot hold there. `beta` is a multiplier for every decided
+    neuron, `slopes` are per Relu, (*S) in [0, 1], and `intervals` says where those come from (`format.FORMS`, ..)."""
 
     part: Part
-    rows: Rows
-    beta: tuple[float, ...]
-    slopes: Mapping[int, Array]
-    intervals: int
+    rows: tuple[tuple[int, Picked], ...]
+    beta: tuple[float, ...] = ()
+    slopes: Mapping[int, Array] = field(default_factory=dict)
+    intervals: int = FORMS
+    slabs: tuple[Slab, ...] = ()
 
 
 class Prover:
@@ -49,8 +50,10 @@ class Prover:
     def __init__(self, network: Network, queries: Queries) -> None:
         self.network, self.queries = network, queries
         self.relus = {v: op for v, op in enumerate(network.nodes) if isinstance(op, Piecewise) and op.is_relu}
-        self.neurons = sum(math.prod(op.shape) for op in network.nodes if op is not None and not isinstance(op, Linear))
         self.largest = max(math.prod(s) for s in network.shapes)
+        self.rows = _dense(queries.outputs, network.outputs)
+        self.inputs = _dense(queries.inputs, network.inputs if any(len(p) for p, _ in queries.inputs) else 0)
+        self.rhs = np.array(queries.rhs)
         self._roots: tuple[int, Sweep] | None = None
 
     def box(self, part: Part) -> tuple[Array, Array]:
@@ -88,7 +91,10 @@ class Prover:
             crossed = flat_low > flat_high
             empty |= crossed.any(1)
             flat_low[crossed] = flat_high[crossed] = 0.0
-        return replace(whole, low=low, high=high, empty=empty, floor=np.repeat(whole.floor, len(parts)), form=None)
+        floor = np.repeat(whole.floor, len(parts))
+        found = replace(whole, low=low, high=high, empty=empty, floor=floor, planes=dict(whole.planes), form=None)
+        found.planes.update({v: found.plane(v) for p in parts for v in {at for at, _, _ in p.signs}})
+        return found
 
     def root(self, query: int) -> Sweep:
         """Intervals of a query's whole box by backward rows; kept for the last query that asked."""
@@ -103,7 +109,7 @@ class Prover:
         for i, claim in enumerate(claims):
             kind = claim.intervals, claim.part.query if claim.intervals == ROOT else -1, bool(claim.slopes)
             kinds.setdefault(kind, []).append(i)
-        most = max(1, CHUNK // (4 * self.largest))
+        most = max(1, 8 * CHUNK // self.largest)
         return [group[i : i + most] for group in kinds.values() for i in range(0, len(group), most)]
 
     def prove(self, claims: Sequence[Claim]) -> Array:
@@ -115,76 +121,133 @@ class Prover:
 
     def _group(self, claims: list[Claim]) -> Array:
         swept, planes = self.prepare(claims)
-        tasks = [
-            (b, c, rows) for b, claim in enumerate(claims) if not swept.empty[b] for c, rows in enumerate(claim.rows)
-        ]
-        margin = np.full(len(claims), math.inf)
-        for part in self.chunks(tasks):
-            found = self.walk(swept, planes, claims, part)[0]
-            np.minimum.at(margin, [b for b, _, _ in part], found)
-        return margin
+        tasks = [(b, c, rows) for b, claim in enumerate(claims) if not swept.empty[b] for c, rows in claim.rows]
+        found: list[list[tuple[int, float, Array]]] = [[] for _ in claims]
+        margin, _, coefficients = self.walk(swept, planes, claims, tasks)
+        for (b, c, _), value, row in zip(tasks, margin, coefficients, strict=True):
+            found[b].append((c, value, row))
+        least = np.full(len(claims), math.inf)
+        for b, claim in enumerate(claims):
+            if not swept.empty[b]:
+                low, high = swept.low[0][b], swept.high[0][b]
+                count = len(self.clauses(claim.part))
+                least[b] = min(_weakest(found[b], count, low, high, slab) for slab in claim.slabs or (None,))
+        return least
 
-    def prepare(self, claims: Sequence[Claim]) -> tuple[Sweep, Planes]:
+    def prepare(self, claims: Sequence[Claim]) -> tuple[Sweep, dict[int, tuple[Array, ...]]]:
         """Intervals and linear bounds for claims of one group."""
         swept = self.intervals([c.part for c in claims], claims[0].intervals)
-        slopes = {v: np.stack([c.slopes[v] for c in claims]) for v in claims[0].slopes}
-        return swept, Planes.of(swept, slopes)
-
-    def chunks(self, tasks: list[Task]) -> list[list[Task]]:
-        """The tasks in parts of a bounded size."""
-        most = max(1, CHUNK // self.largest)
-        return [tasks[at : at + most] for at in range(0, len(tasks), most)]
+        moved = {v: swept.plane(v, np.stack([c.slopes[v] for c in claims])) for v in claims[0].slopes}
+        return swept, {**swept.planes, **moved}
 
     def walk(
-        self, swept: Sweep, planes: Planes, claims: Sequence[Claim], tasks: Sequence[Task]
-    ) -> tuple[Array, Walked]:
-        """For (claim, clause, rows and weights): by how much the weighted rows exceed their limits everywhere on the
-        claim's part, rounded down with an exact sign; and the walk."""
+        self, swept: Sweep, planes: Mapping[int, tuple[Array, ...]], claims: Sequence[Claim], tasks: Sequence[Task]
+    ) -> tuple[Array, Array, Array]:
+        """For (claim, clause, rows and weights), (P,): by how much the weighted rows exceed their limits everywhere on
+        the claim's part, rounded down with an exact sign; what rounding took off; and the coefficients (P, n) of the
+        linear function whose least value that is (0 where something cheaper was enough)."""
+        margin, error = np.full(len(tasks), -np.inf), np.zeros(len(tasks))
+        coefficients = np.zeros((len(tasks), self.network.inputs))
         owner = np.array([b for b, _, _ in tasks], np.int64)
+        for boxes, index in packs(owner, most_rows(self.network)):
+            b, k = np.nonzero(index >= 0)
+            part = index[b, k]
+            bounded = self._rows(swept, planes, claims, [tasks[p] for p in part], boxes, (b, k))
+            margin[part], error[part], coefficients[part] = bounded
+        return margin, error, coefficients
+
+    def _rows(
+        self,
+        swept: Sweep,
+        planes: Mapping[int, tuple[Array, ...]],
+        claims: Sequence[Claim],
+        tasks: Sequence[Task],
+        boxes: Array,
+        place: tuple[Array, Array],
+    ) -> tuple[Array, Array, Array]:
+        """The same for tasks that stand at `place` (b, k) of a batch of `boxes`."""
+        shape = len(boxes), int(place[1].max()) + 1
+        picks = [(p, self.clauses(claims[b].part)[c][k], w) for p, (b, c, own) in enumerate(tasks) for k, w in own]
+        task, row = (np.array([pick[i] for pick in picks], np.int64) for i in (0, 1))
+        weight = np.array([pick[2] for pick in picks])
         m, n = self.network.outputs, self.network.inputs
-        rows, inputs = np.zeros((len(tasks), m)), np.zeros((len(tasks), n))
-        sizes, size_in = np.zeros((len(tasks), m)), np.zeros((len(tasks), n))
-        rhs, rhs_size, terms = np.zeros(len(tasks)), np.zeros(len(tasks)), np.zeros(len(tasks), np.int64)
-        queries = self.queries
-        pulls: dict[int, list[tuple[int, int, float]]] = {}
-        for p, (b, c, picked) in enumerate(tasks):
-            claim = claims[b]
-            clause = self.clauses(claim.part)[c]
-            for k, weight in picked:
-                r = clause[k]
-                (columns, values), (places, numbers) = queries.outputs[r], queries.inputs[r]
-                rows[p, columns] += weight * values
-                sizes[p, columns] += abs(weight) * np.abs(values)
-                inputs[p, places] += weight * numbers
-                size_in[p, places] += abs(weight) * np.abs(numbers)
-                rhs[p] += weight * queries.rhs[r]
-                rhs_size[p] += abs(weight * queries.rhs[r])
-            terms[p] = 0 if len(picked) == 1 and picked[0][1] == 1 else len(picked)
-            for (v, neuron, side), beta in zip(claim.part.signs, claim.beta, strict=False):
-                if beta:
-                    pulls.setdefault(v, []).append((p, neuron, -side * beta))
-        lost = np.zeros(len(tasks))
-        mixed = np.flatnonzero(terms)
-        if len(mixed):  # the combination of the rows was rounded, too
-            of = owner[mixed]
-            size_y, size_x = swept.size(self.network.output), swept.size(0)
-            size_y = size_y if len(size_y) == 1 else size_y[of]
-            total = (sizes[mixed] * size_y).sum(1) + (size_in[mixed] * size_x[of]).sum(1) + rhs_size[mixed]
-            lost[mixed] = total * np.array([gamma(int(t) + m + n) for t in terms[mixed]])
-        low, error, coefficients = np.full(len(tasks), -np.inf), np.zeros(len(tasks)), np.zeros_like(inputs)
-        direct = np.flatnonzero(~inputs.any(1)) if swept.form is not None else np.zeros(0, np.int64)
-        if swept.form is not None and len(direct):  # the output's own form may be enough
-            low[direct], error[direct] = swept.form.least(rows[direct], owner[direct])
-        open_ = np.flatnonzero(~(self._over(low, rhs, lost) > error))
+        at = place[0][task], place[1][task]
+
+        def combined(values: Array) -> tuple[Array, Array]:
+            """The weighted sums of the rows' `values`, and of their magnitudes."""
+            total, size = (np.zeros((*shape, *values.shape[1:])) for _ in range(2))
+            part = weight.reshape(-1, *(1,) * (values.ndim - 1)) * values[row]
+            np.add.at(total, at, part)
+            np.add.at(size, at, np.abs(part))
+            return total, size
+
+        (rows, sizes), (inputs, size_in), (rhs, rhs_size) = map(combined, (self.rows, self.inputs, self.rhs))
+        terms, plain = np.zeros(shape, np.int64), np.ones(shape, bool)
+        np.add.at(terms, at, 1)
+        np.logical_and.at(plain, at, weight == 1)
+        # the combination of the rows was rounded, too
+        size_y, size_x = (swept.size(v) for v in (self.network.output, 0))
+        size_y = size_y if len(size_y) == 1 else size_y[boxes]
+        total = np.matmul(sizes, size_y[:, :, None])[:, :, 0] + rhs_size
+        if inputs.shape[2]:
+            total = total + np.matmul(size_in, size_x[boxes][:, :, None])[:, :, 0]
+        lost = np.where(plain & (terms == 1), 0.0, total * gamma(int(terms.max(initial=0)) + m + n))
+        low, error = np.full(shape, -np.inf), np.zeros(shape)
+        coefficients = np.zeros((*shape, n))
+        if swept.form is not None:  # the output's own form may be enough
+            found, error = swept.form.least(rows, boxes)
+            low = np.where(inputs.any(2), -np.inf, found)
+        enough = np.zeros(shape, bool)
+        enough[place] = (self._over(low, rhs, lost) > error)[place]
+        missing = np.ones(shape, bool)
+        missing[place] = False
+        open_ = np.flatnonzero(~(enough | missing).all(1))
         if len(open_):
-            place = {int(p): i for i, p in enumerate(open_)}
-            moved = {v: [(place[p], k, c) for p, k, c in pull if p in place] for v, pull in pulls.items()}
-            found = walk(swept, planes, rows[open_], owner[open_], self.network.output, inputs[open_], moved)
-            low[open_], error[open_], coefficients[open_] = found.low, found.error, found.coefficients
-        return self._over(low, rhs, lost), Walked(low, error, coefficients)
+            pulls: dict[int, list[tuple[int, int, int, float]]] = {}
+            for b in range(len(open_)):
+                claim = claims[boxes[open_[b]]]
+                for (v, neuron, side), beta in zip(claim.part.signs, claim.beta, strict=False):
+                    if beta:
+                        pulls.setdefault(v, []).extend((b, k, neuron, -side * beta) for k in range(shape[1]))
+            extra = inputs[open_] if inputs.shape[2] else None
+            walked = walk(swept, planes, rows[open_], boxes[open_], self.network.output, extra, pulls)
+            early = self._over(walked.early, rhs[open_], lost[open_]) > walked.error
+            better = ~enough[open_]
+            low[open_] = np.where(better, np.where(early, walked.early, walked.low), low[open_])
+            error[open_] = np.where(better, walked.error, error[open_])
+            coefficients[open_] = np.where((better & ~early)[:, :, None], walked.coefficients, 0.0)
+        return self._over(low, rhs, lost)[place], error[place], coefficients[place]
 
     @staticmethod
     def _over(bound: Array, rhs: Array, lost: Array) -> Array:
         """low - lost - rhs, rounded down; its sign is exact where nothing was lost."""
         low = np.where(lost > 0, np.nextafter(bound - lost, -np.inf), bound)
         return np.where(low > rhs, np.maximum(low - rhs, np.nextafter(0, 1)), np.minimum(low - rhs, 0.0))
+
+
+def _dense(rows: Sequence[tuple[Array, Array]], width: int) -> Array:
+    """Sparse rows, (positions, values) each, as a matrix (R, width)."""
+    out = np.zeros((len(rows), width))
+    for r, (places, values) in enumerate(rows):
+        out[r, places] = values
+    return out
+
+
+def _weakest(
+    found: Sequence[tuple[int, float, Array]], clauses: int, low: Array, high: Array, slab: Slab | None
+) -> float:
+    """The least margin over the clauses of the best row in a slab of the box `low`, `high` (n,) (None: the box);
+    `found` lists (clause, margin on the box, coefficients of the row).
+
+    Beyond `at`, a row is larger than its minimum over the box by |coefficient| times the distance from the end where it
+    has that. Three roundings, and a margin that was rounded once.
+    """
+    best = [-math.inf] * clauses
+    for c, margin, row in found:
+        if slab is not None and not margin > 0:
+            j, side, at = slab
+            distance = (at - low[j]) if side > 0 else (high[j] - at)
+            rise = max(side * row[j], 0.0) * max(distance, 0.0) * (1 - 8 * UNIT) - TINY
+            margin = rise + margin if rise > -margin * (1 + 4 * UNIT) else min(margin, 0.0)
+        best[c] = max(best[c], margin)
+    return min(best, default=math.inf)

@@ -5,30 +5,38 @@ Nothing here has to be right: the checker bounds again whatever is proposed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from verifier.bounds.bounder import OutOfTime
-from verifier.checker.bounds import Planes, Sweep
+from verifier.checker.bounds import Sweep
 from verifier.checker.ops import Array
-from verifier.checker.prove import Claim, Picked, Prover, Task
+from verifier.checker.prove import Claim, Picked, Prover, Slab, Task
 
 STEPS = 24
 """Steps of the ascent over the weights of a clause's rows."""
+
+WORTH = 0.8
+"""A box is clipped where at most this share of its volume is left: a clip costs the checker as much as a leaf."""
+
+SPARE = 1 + 2.0**-20
+"""Slabs begin this much further out than they could."""
 
 
 @dataclass(frozen=True, eq=False)
 class Hint:
     """A claim with the rows to take; `holds` whether its bounds prove it with something to spare (so that another
     order of summation cannot change it); `worst` (n,) the coefficients of the row furthest from proven; `neuron` the
-    (value of the Relu, number) whose planes are furthest apart, None where no sign is open."""
+    (value of the Relu, number) whose planes are furthest apart, None where no sign is open; `clip` the slabs that can
+    be cut off where it does not hold, None where that is not worth it."""
 
     claim: Claim
     holds: bool
     worst: Array
     neuron: tuple[int, int] | None
+    clip: Claim | None = None
 
 
 def suggest(prover: Prover, claims: Sequence[Claim], stop: Callable[[], bool]) -> list[Hint]:
@@ -41,70 +49,123 @@ def suggest(prover: Prover, claims: Sequence[Claim], stop: Callable[[], bool]) -
     for group in prover.groups(claims):
         if stop():
             raise OutOfTime
-        for i, hint in zip(group, _group(prover, [claims[i] for i in group]), strict=True):
+        for i, hint in zip(group, _Group(prover, [claims[i] for i in group]).hints(), strict=True):
             found[i] = hint
     return [h for h in found if h is not None]
 
 
-def _group(prover: Prover, claims: list[Claim]) -> list[Hint]:
-    swept, planes = prover.prepare(claims)
-    rows: list[list[Picked]] = [[()] * len(prover.clauses(c.part)) for c in claims]
-    spare = np.full(len(claims), np.inf)
-    worst = np.zeros((len(claims), prover.network.inputs))
-    for b, claim in enumerate(claims):
-        if not all(prover.clauses(claim.part)):
-            spare[b] = -np.inf  # a clause without rows holds everywhere
+class _Group:
+    """Claims that are bounded together. `margin` are those of the rows found so far, (claim, clause) each."""
 
-    def take(b: int, c: int, picked: Picked, margin: float, coefficients: Array) -> None:
-        rows[b][c] = picked
-        if margin < spare[b]:
-            spare[b], worst[b] = margin, coefficients
+    def __init__(self, prover: Prover, claims: list[Claim]) -> None:
+        self.prover, self.claims = prover, claims
+        self.swept, self.planes = prover.prepare(claims)
+        self.rows: list[list[Picked]] = [[()] * len(prover.clauses(c.part)) for c in claims]
+        self.spare = np.full(len(claims), np.inf)
+        self.worst = np.zeros((len(claims), prover.network.inputs))
+        self.clips: dict[int, Claim] = {}
+        for b, claim in enumerate(claims):
+            if not all(prover.clauses(claim.part)):
+                self.spare[b] = -np.inf  # a clause without rows holds everywhere
 
-    own: list[Task] = [(b, c, p) for b, claim in enumerate(claims) for c, p in enumerate(claim.rows)]
-    for (b, c, picked), value in zip(own, _walk(prover, swept, planes, claims, own)[0], strict=True):
-        rows[b][c] = picked if value > 0 or swept.empty[b] else ()
-    done = {b for b, claim in enumerate(claims) if claim.rows and all(rows[b])}
-    tasks: list[Task] = [
-        (b, c, ((k, 1.0),))
-        for b, claim in enumerate(claims)
-        if b not in done
-        for c, clause in enumerate(prover.clauses(claim.part))
-        for k in range(len(clause))
-    ]
-    margin, coefficients = _walk(prover, swept, planes, claims, tasks)
-    again: list[Task] = []
-    mixed: list[tuple[int, int, slice]] = []
-    start = 0
-    while start < len(tasks):
-        b, c, _ = tasks[start]
-        size = len(prover.clauses(claims[b].part)[c])
-        part = slice(start, start + size)
-        best = start + int(margin[part].argmax())
-        start += size
-        if swept.empty[b]:
-            take(b, c, tasks[best][2], np.inf, coefficients[best])
-        elif margin[best] > 0 or size == 1:
-            take(b, c, tasks[best][2], margin[best], coefficients[best])
-        else:
-            mixed.append((b, c, part))
-    for size in {p.stop - p.start for _, _, p in mixed}:
-        same = [m for m in mixed if m[2].stop - m[2].start == size]
-        boxes = [prover.box(claims[b].part) for b, _, _ in same]
-        low, high = np.stack([x[0] for x in boxes]), np.stack([x[1] for x in boxes])
-        found = _mix(np.stack([margin[p] for *_, p in same]), np.stack([coefficients[p] for *_, p in same]), low, high)
-        again += [(b, c, picked) for (b, c, _), picked in zip(same, found, strict=True)]
-    margin, coefficients = _walk(prover, swept, planes, claims, again)
-    for (b, c, picked), value, row in zip(again, margin, coefficients, strict=True):
-        take(b, c, picked, value, row)
-    return [
-        Hint(
-            replace(claim, rows=tuple(rows[b])),
-            bool(spare[b] > 0),
-            worst[b],
-            None if spare[b] > 0 else _loosest(prover, swept, b),
+    def hints(self) -> list[Hint]:
+        done = self._own()
+        kinds: dict[tuple[int, ...], list[int]] = {}
+        for b, claim in enumerate(self.claims):
+            if b not in done:
+                kinds.setdefault(tuple(len(c) for c in self.prover.clauses(claim.part)), []).append(b)
+        for sizes, boxes in kinds.items():
+            if all(sizes):
+                self._single(sizes, np.array(boxes))
+        return [
+            Hint(
+                replace(claim, rows=tuple(enumerate(self.rows[b]))),
+                bool(self.spare[b] > 0),
+                self.worst[b],
+                None if self.spare[b] > 0 else _loosest(self.prover, self.swept, b),
+                self.clips.get(b),
+            )
+            for b, claim in enumerate(self.claims)
+        ]
+
+    def _take(self, b: int, c: int, picked: Picked, margin: float, coefficients: Array) -> None:
+        self.rows[b][c] = picked
+        if margin < self.spare[b]:
+            self.spare[b], self.worst[b] = margin, coefficients
+
+    def _own(self) -> set[int]:
+        """Tries the rows that the claims bring: which claims are done."""
+        own: list[Task] = [(b, c, p) for b, claim in enumerate(self.claims) for c, p in claim.rows]
+        for (b, c, picked), value in zip(own, self._walk(own)[0], strict=True):
+            self.rows[b][c] = picked if value > 0 or self.swept.empty[b] else ()
+        return {b for b, claim in enumerate(self.claims) if claim.rows and all(self.rows[b])}
+
+    def _single(self, sizes: tuple[int, ...], boxes: Array) -> None:
+        """Every row of every clause by itself, then combinations; `boxes` have clauses of these sizes."""
+        tasks: list[Task] = [(int(b), c, ((k, 1.0),)) for b in boxes for c, n in enumerate(sizes) for k in range(n)]
+        margin, rows = self._walk(tasks)
+        margin, rows = margin.reshape(len(boxes), -1), rows.reshape(len(boxes), sum(sizes), -1)
+        margin[self.swept.empty[boxes]] = np.inf
+        low, high = self.swept.low[0][boxes], self.swept.high[0][boxes]
+        again: list[Task] = []
+        for c, first in enumerate(np.cumsum((0, *sizes[:-1]))):
+            part = slice(first, first + sizes[c])
+            best = margin[:, part].argmax(1)
+            plain = (margin[:, part].max(1) > 0) | (sizes[c] == 1)
+            for i in np.flatnonzero(plain):
+                k = first + best[i]
+                self._take(int(boxes[i]), c, ((int(best[i]), 1.0),), margin[i, k], rows[i, k])
+            mixed = np.flatnonzero(~plain)
+            found = _mix(margin[mixed, part], rows[mixed, part], low[mixed], high[mixed])
+            again += [(int(boxes[i]), c, picked) for i, picked in zip(mixed, found, strict=True)]
+        for (b, c, picked), value, row in zip(again, *self._walk(again), strict=True):
+            self._take(b, c, picked, value, row)
+        open_ = np.flatnonzero(
+            [not self.spare[b] > 0 and not self.claims[b].beta and not self.claims[b].slopes for b in boxes]
         )
-        for b, claim in enumerate(claims)
-    ]
+        for k, slabs, used in _slabs(sizes, margin[open_], rows[open_], low[open_], high[open_]):
+            b = int(boxes[open_[k]])
+            claim = self.claims[b]
+            picks = tuple((c, ((r, 1.0),)) for c, r in used)
+            self.clips[b] = Claim(claim.part, picks, (), {}, claim.intervals, slabs)
+
+    def _walk(self, tasks: list[Task]) -> tuple[Array, Array]:
+        """Margins, less what was taken off for rounding once more, and coefficients."""
+        margin, error, coefficients = self.prover.walk(self.swept, self.planes, self.claims, tasks)
+        return margin - error, coefficients
+
+
+def _slabs(
+    sizes: tuple[int, ...], margin: Array, rows: Array, low: Array, high: Array
+) -> Iterator[tuple[int, tuple[Slab, ...], list[tuple[int, int]]]]:
+    """What can be cut off each box (B, n): its position, slabs, and the rows (clause, number) that they need.
+
+    Row k of a box has the minimum `margin` (B, K) and the coefficients `rows` (B, K, n): where that is negative, a
+    violation lies within  -margin / |coefficient|  of the end where the minimum is (domain clipping, as in the search).
+    """
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        reach = (np.maximum(-margin, 0)[:, :, None] / np.abs(rows)) * SPARE
+        reach = np.where(np.isfinite(reach), reach, np.inf)
+        top = np.where(rows > 0, np.nextafter(low[:, None] + reach, np.inf), np.inf)
+        bottom = np.where(rows < 0, np.nextafter(high[:, None] - reach, -np.inf), -np.inf)
+    never = (margin > 0)[:, :, None]
+    top, bottom = np.where(never, -np.inf, top), np.where(never, np.inf, bottom)
+    firsts = np.cumsum((0, *sizes[:-1]))
+    # per clause its best row, over all clauses the hull
+    most = np.minimum(np.minimum.reduceat(top, firsts, 1).max(1), high)
+    least = np.maximum(np.maximum.reduceat(bottom, firsts, 1).min(1), low)
+    width = high - low
+    left = np.where(width > 0, (most - least) / np.where(width > 0, width, 1), 1.0)
+    worth = (left > 0).all(1) & (left.prod(1) <= WORTH)
+    for b in np.flatnonzero(worth):
+        slabs, used = [], set()
+        for j in np.flatnonzero(left[b] < 1):
+            for side, at, end, order in ((1, most, high, top), (-1, least, low, -bottom)):
+                if at[b, j] != end[b, j]:
+                    slabs.append((int(j), side, float(at[b, j])))
+                    for c, first in enumerate(firsts):
+                        used.add((c, int(order[b, first : first + sizes[c], j].argmin())))
+        yield int(b), tuple(slabs), sorted(used)
 
 
 def _loosest(prover: Prover, swept: Sweep, b: int) -> tuple[int, int] | None:
@@ -116,16 +177,6 @@ def _loosest(prover: Prover, swept: Sweep, b: int) -> tuple[int, int] | None:
         if gap.max(initial=0.0) > most:
             found, most = (v, int(gap.argmax())), float(gap.max())
     return found
-
-
-def _walk(prover: Prover, swept: Sweep, planes: Planes, claims: list[Claim], tasks: list[Task]) -> tuple[Array, Array]:
-    """Margins, less what was taken off for rounding once more, and coefficients."""
-    margins, coefficients = [np.zeros(0)], [np.zeros((0, prover.network.inputs))]
-    for part in prover.chunks(tasks):
-        margin, walked = prover.walk(swept, planes, claims, part)
-        margins.append(margin - walked.error)
-        coefficients.append(walked.coefficients)
-    return np.concatenate(margins), np.concatenate(coefficients)
 
 
 def _mix(margin: Array, rows: Array, low: Array, high: Array) -> list[Picked]:

@@ -37,8 +37,8 @@ from verifier.search.domains import DomainBatch
 LEVELS = 255
 """Slopes are bytes."""
 
-MOST_ROWS = 1000
-"""With more neurons than this, a part is split rather than bounded by backward rows for every neuron."""
+OFTEN = 0.3
+"""Share of the settled boxes that needed backward rows from which open ones are clipped by such rows as well."""
 
 
 class ProofWriter:
@@ -65,21 +65,28 @@ class ProofWriter:
         self._state = (0, 0, self._next, 0)
         self._tables = 0
         self._relus: dict[int, tuple[int, int]] = {}
+        self._needed = 0.0
         self._file = Whole(self.path, "the proof")
         self._stream = self._file.stream
 
     def begin(
-        self, problem: Problem, network: Network, stop: Callable[[], bool], found: Callable[[], Parameters] | None
+        self,
+        problem: Problem,
+        network: Network,
+        stop: Callable[[], bool],
+        found: Callable[[], Parameters] | None,
+        rows: bool,
     ) -> None:
         """Fits the proof to the problem that is searched; `found` gives the slopes and multipliers of the last batch
-        where neurons are split.
+        where neurons are split, `rows` says whether the search bounds neurons by backward rows.
 
         Raises:
             ProofError: boxes or neurons of the search are not those of the files.
         """
         queries = self.prover.queries
         neurons = found is not None
-        self._found, self._stop = found, stop
+        self._found, self._stop, self._rows = found, stop, rows
+        self._place = {int(j): i for i, j in enumerate(problem.kept)}
         self.kept, self.root_lower, self.root_upper = problem.kept, problem.lower, problem.upper
         asked = np.array([q for q in range(len(queries)) if queries.clauses[q]], np.int64)
         own = queries.lower[asked][:, self.kept], queries.upper[asked][:, self.kept]
@@ -150,42 +157,59 @@ class ProofWriter:
         self._next += len(children)
         return children
 
-    def proven(self, batch: DomainBatch, settled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Writes the leaves among the `settled` boxes (B,) of a batch: a mask over these of those that do not hold, how
-        promising each input is for splitting them, and the neuron to split instead (-1: none)."""
-        boxes = batch.select(settled)
-        if not len(boxes):
-            return settled[:0], boxes.lower, boxes.node[:, 0]
-        found = None if self._found is None else self._found().select(settled.nonzero()[:, 0])
-        hints = self._hints([self._claim(boxes, b, found) for b in range(len(boxes))])
-        for node, hint in zip(boxes.node[:, 0].tolist(), hints, strict=True):
+    def settle(self, batch: DomainBatch, settled: Tensor) -> tuple[Tensor, DomainBatch, Tensor, Tensor]:
+        """Writes the leaves of a batch, and clips what is open where inputs are split: a mask (B,) of what is open, the
+        clipped batch, how promising each input is for splitting it, and the neuron to split instead (-1: none)."""
+        count, n = batch.lower.shape
+        neurons = self._found is not None
+        asked = settled.nonzero()[:, 0].tolist() if neurons else list(range(count))
+        open_, neuron = torch.ones(count, dtype=torch.bool), torch.full((count,), -1)
+        worst = torch.zeros(count, n, dtype=torch.float64)
+        lower, upper, node = batch.lower.double().cpu().clone(), batch.upper.double().cpu().clone(), batch.node.cpu()
+        hints = self._hints([self._claim(batch, b) for b in asked], settled[asked].tolist())
+        first, node = dict(self._relus.values()), node.clone()
+        for b, hint in zip(asked, hints, strict=True):
             if hint.holds:
-                self._leaf(node, hint.claim)
-        failed = torch.tensor([not h.holds for h in hints], dtype=torch.bool, device=boxes.lower.device)
-        worst = torch.from_numpy(np.stack([h.worst[self.kept] for h in hints])).to(boxes.lower)
-        width = boxes.upper - boxes.lower
-        first = dict(self._relus.values())
-        neuron = [
-            -1 if h.neuron is None or h.neuron[0] not in first else first[h.neuron[0]] + h.neuron[1] for h in hints
-        ]
-        return failed, worst.abs() * width + width * torch.finfo(torch.float64).tiny, boxes.node.new_tensor(neuron)
+                open_[b] = False
+                self._leaf(int(node[b, 0]), hint.claim)
+                continue
+            worst[b] = torch.from_numpy(hint.worst[self.kept])
+            if hint.neuron is not None and hint.neuron[0] in first:
+                neuron[b] = first[hint.neuron[0]] + hint.neuron[1]
+            if hint.clip is not None and not neurons:
+                self._clip(int(node[b, 0]), hint.clip)
+                node[b, 0] = self._next
+                self._next += 1
+                for j, side, at in hint.clip.slabs:
+                    (upper if side > 0 else lower)[b, self._place[j]] = at
+        lower, upper, node, open_, neuron = (t.to(batch.lower.device) for t in (lower, upper, node, open_, neuron))
+        before = batch.upper - batch.lower
+        part = torch.where(before > 0, (upper - lower) / before.clamp(min=torch.finfo(torch.float64).tiny), 1.0).prod(1)
+        clipped = replace(batch, lower=lower, upper=upper, share=batch.share * part, node=node)
+        width = upper - lower
+        scores = worst.to(width).abs() * width + width * torch.finfo(torch.float64).tiny
+        return open_, clipped, scores, neuron
 
-    def _hints(self, claims: list[Claim]) -> list[Hint]:
-        """Hints for the claims; where the cheap intervals are not enough, the next better ones are tried."""
+    def _hints(self, claims: list[Claim], settled: list[bool]) -> list[Hint]:
+        """Hints for the claims; where the cheap intervals are not enough, the next better ones are tried: for all
+        where many of the settled boxes needed them the last time."""
+        rows = self._rows and self._found is None
         hints = suggest(self.prover, claims, self._stop)
-        small = self.prover.neurons <= MOST_ROWS
-        open_ = [i for i, h in enumerate(hints) if small and not h.holds and claims[i].intervals == fmt.FORMS]
         again = [i for i, h in enumerate(hints) if not h.holds and claims[i].slopes]  # the default slopes may do
         for i, hint in zip(
             again, suggest(self.prover, [replace(claims[i], slopes={}) for i in again], self._stop), strict=True
         ):
             hints[i] = hint if hint.holds else hints[i]
+        missed = [i for i, h in enumerate(hints) if settled[i] and not h.holds]
+        if any(settled):
+            self._needed = len(missed) / sum(settled)
+        open_ = [i for i, h in enumerate(hints) if rows and not h.holds and (settled[i] or self._needed > OFTEN)]
         better = suggest(self.prover, [replace(claims[i], intervals=fmt.ROWS) for i in open_], self._stop)
         for i, hint in zip(open_, better, strict=True):
             hints[i] = hint
         return hints
 
-    def _claim(self, boxes: DomainBatch, b: int, found: Parameters | None) -> Claim:
+    def _claim(self, boxes: DomainBatch, b: int) -> Claim:
         query = int(boxes.query[b])
         lower, upper = boxes.lower[b].cpu().numpy(), boxes.upper[b].cpu().numpy()
         moved = np.flatnonzero((lower != self.root_lower[query]) | (upper != self.root_upper[query]))
@@ -197,8 +221,9 @@ class ProofWriter:
             signs.append((v, abs(e) - 1 - first, 1 if e > 0 else -1))
         clause = int(boxes.clause[b, 0]) if boxes.clause.shape[1] else -1
         part = Part(query, clause, cuts, tuple(signs))
-        if found is None:
-            return Claim(part, (), (), {}, fmt.FORMS)
+        if self._found is None:
+            return Claim(part, ())
+        found = self._found()
         columns = [d for d, e in enumerate(boxes.signs[b].tolist()) if e]
         beta = tuple(max(0.0, float(np.float32(found.beta[b, d].item()))) for d in columns)
         shapes = self.prover.network.shapes
@@ -210,7 +235,7 @@ class ProofWriter:
         }
         weights = [float(np.float32(w)) for w in found.weight[b].tolist()][: len(self.prover.clauses(part)[0])]
         picked = tuple((k, w) for k, w in enumerate(weights) if w > 0)
-        return Claim(part, (picked,) if picked else (), beta, slopes, fmt.ROOT)
+        return Claim(part, ((0, picked),) if picked else (), beta, slopes, fmt.ROOT)
 
     def _leaf(self, node: int, claim: Claim) -> None:
         slopes = -1
@@ -219,8 +244,14 @@ class ProofWriter:
             slopes = self._tables
             self._tables += 1
             self._pending.append(fmt.encode(fmt.Slopes(tables)))
-        self._pending.append(fmt.encode(fmt.Leaf(node, claim.rows, claim.beta, slopes, claim.intervals)))
+        rows = tuple(picked for _, picked in claim.rows)
+        self._pending.append(fmt.encode(fmt.Leaf(node, rows, claim.beta, slopes, claim.intervals)))
         self.leaves += 1
+
+    def _clip(self, node: int, claim: Claim) -> None:
+        rows = tuple((c, picked[0][0]) for c, picked in claim.rows)
+        self._pending.append(fmt.encode(fmt.Clip(node, rows, claim.slabs, claim.intervals)))
+        self.splits += 1
 
     # how it ends
 

@@ -63,8 +63,9 @@ class Record(Protocol):
     def neurons(self, boxes: DomainBatch, neuron: Tensor, children: DomainBatch) -> DomainBatch:
         """The children of neuron splits, numbered."""
 
-    def proven(self, batch: DomainBatch, settled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Which of the settled boxes do not hold; scores of their inputs to split them by, or a neuron (-1: none)."""
+    def settle(self, batch: DomainBatch, settled: Tensor) -> tuple[Tensor, DomainBatch, Tensor, Tensor]:
+        """Which boxes are open in the proof (only `settled` ones need be asked), the batch, clipped where that is worth
+        it, scores of its inputs to split it by, and neurons (-1: none) to split instead."""
 
     def commit(self) -> None:
         """The step has happened."""
@@ -78,8 +79,8 @@ class Strategy:
     """The seams of the search: how boxes are bounded, points tested, and when to stop. `attack` gets open boxes after
     every step and looks for a counterexample in them when it thinks that time has come.
 
-    With `record` every split and leaf is written to a proof, of whole boxes: nothing is clipped, and what does not hold
-    there is split.
+    With `record` every split, clip and leaf is written to a proof: boxes are clipped as the proof can, and what does
+    not hold there is split.
     """
 
     bound: Callable[[DomainBatch], Bounded]
@@ -207,8 +208,12 @@ def _work(batch: DomainBatch, strategy: Strategy) -> _Step:
     if strategy.record is not None:
         settled = torch.ones(len(batch), dtype=torch.bool, device=batch.query.device)
         settled[bounded.alive] = False
-        again = _recorded(batch, settled, strategy, strategy.record)
-        boxes = boxes.narrowed(boxes.lower, boxes.upper, boxes.share, bounded.value)
+        open_, cut_down, scores, neuron = strategy.record.settle(batch, settled)
+        lost = (settled & open_).nonzero()[:, 0]
+        again = _again(cut_down.select(lost), scores[lost], neuron[lost], strategy, strategy.record)
+        keep = open_[bounded.alive]
+        alive, bounded = bounded.alive[keep], bounded.select(keep)
+        boxes = replace(cut_down.select(alive), score=bounded.value)
     else:
         boxes, bounded = clip(boxes, bounded)
         keep, found = strategy.settle_affine(boxes, bounded)
@@ -229,17 +234,15 @@ def _work(batch: DomainBatch, strategy: Strategy) -> _Step:
     return _Step(None, boxes, children, stuck)
 
 
-def _recorded(
-    batch: DomainBatch, settled: Tensor, strategy: Strategy, record: Record
+def _again(
+    boxes: DomainBatch, scores: Tensor, neuron: Tensor, strategy: Strategy, record: Record
 ) -> tuple[DomainBatch, DomainBatch]:
-    """Writes the leaves of a batch: children of the boxes that do not hold in the proof, and those that are stuck."""
-    failed, scores, neuron = record.proven(batch, settled)
-    boxes, neuron = batch.select(settled).select(failed), neuron[failed]
+    """The children of settled boxes that do not hold in the proof, and those that are stuck."""
     deep = boxes.depth >= strategy.max_depth
     by_neuron = (neuron >= 0) & ~deep
     chosen = boxes.select(by_neuron)
     parts = [record.neurons(chosen, neuron[by_neuron], chosen.split_neuron(neuron[by_neuron]))] if len(chosen) else []
-    usable, dimension, at = cut(boxes, scores[failed])
+    usable, dimension, at = cut(boxes, scores)
     usable &= ~deep & ~by_neuron
     chosen = boxes.select(usable)
     parts.append(record.inputs(chosen, dimension[usable], at[usable], chosen.split(dimension[usable], at[usable])))

@@ -11,7 +11,7 @@ import pytest
 from onnx import helper
 
 from tests.models import build
-from verifier.checker.bounds import Planes, sweep, walk
+from verifier.checker.bounds import sweep, walk
 from verifier.checker.errors import Unreadable
 from verifier.checker.network import Network, read_network
 from verifier.checker.ops import Array, Piecewise, Sigmoid
@@ -82,23 +82,21 @@ def test_sampled_outputs_lie_inside(tmp_path: Path, name: str, rows: bool) -> No
         centre = rng.normal(size=(3, network.inputs))
         lower, upper = centre - width / 2, centre + width / 2
         swept = sweep(network, lower, upper, rows=rows)
-        unit = np.concatenate([np.eye(network.outputs)] * 3)
-        owner = np.repeat(np.arange(3), network.outputs)
-        planes = Planes.of(swept, {})
-        below = walk(swept, planes, unit, owner, network.output)
-        above = -walk(swept, planes, -unit, owner, network.output).low.reshape(3, -1)
+        unit = np.stack([np.eye(network.outputs)] * 3)
+        below = walk(swept, swept.planes, unit, np.arange(3), network.output)
+        above = -walk(swept, swept.planes, -unit, np.arange(3), network.output).low
         for b in range(3):
             points = [rng.uniform(lower[b], upper[b]) for _ in range(60)]
-            points += [np.where(a > 0, lower[b], upper[b]) for a in below.coefficients[owner == b]]
+            points += [np.where(a > 0, lower[b], upper[b]) for a in below.coefficients[b]]
             for x in points:
                 y = session.run(None, {"x": x.reshape(shape).astype(kind)})[0].reshape(-1)
                 room = noise * (1 + np.abs(y))  # ONNX Runtime's own rounding
                 assert (swept.low[network.output][b] <= y + room).all() and (
                     y - room <= swept.high[network.output][b]
                 ).all()
-                assert (below.low.reshape(3, -1)[b] <= y + room).all() and (y - room <= above[b]).all()
+                assert (below.low[b] <= y + room).all() and (y - room <= above[b]).all()
         if width == 0:
-            assert np.abs(above - below.low.reshape(3, -1)).max() < 1e-9  # and they are not wide for nothing
+            assert np.abs(above - below.low).max() < 1e-9  # and they are not wide for nothing
 
 
 def exact(layers: list[tuple[Array, Array]], x: Array) -> list[Fraction]:
@@ -133,12 +131,11 @@ def test_bounds_hold_exactly_where_sums_cancel(tmp_path: Path, scale: float) -> 
         network = read_network(tmp_path / "m.onnx")
         x = rng.normal(size=(4, 3))
         swept = sweep(network, x, x)
-        rows = np.concatenate([np.eye(2)] * 4)
-        planes, owner = Planes.of(swept, {}), np.repeat(np.arange(4), 2)
-        below = walk(swept, planes, rows, owner, network.output).low.reshape(4, 2)
-        above = -walk(swept, planes, -rows, owner, network.output).low.reshape(4, 2)
+        rows, boxes = np.stack([np.eye(2)] * 4), np.arange(4)
+        below = walk(swept, swept.planes, rows, boxes, network.output).low
+        above = -walk(swept, swept.planes, -rows, boxes, network.output).low
         assert swept.form is not None
-        direct = swept.form.least(rows, owner)[0].reshape(4, 2)
+        direct = swept.form.least(rows, boxes)[0]
         for b in range(4):
             for j, y in enumerate(exact(layers, x[b])):
                 assert Fraction(float(below[b, j])) <= y <= Fraction(float(above[b, j]))

@@ -110,7 +110,7 @@ def parts(path: Path) -> tuple[fmt.Header, list[fmt.Event]]:
 def write(path: Path, header: fmt.Header, events: Iterable[fmt.Event]) -> Path:
     body = [e for e in events if not isinstance(e, fmt.End)]
     leaves = sum(isinstance(e, fmt.Leaf) for e in body)
-    splits = sum(isinstance(e, fmt.InputSplit | fmt.NeuronSplit | fmt.ClauseSplit) for e in body)
+    splits = sum(not isinstance(e, fmt.Leaf | fmt.Slopes) for e in body)
     path.write_bytes(fmt.encode_header(header) + b"".join(map(fmt.encode, [*body, fmt.End(splits, leaves)])))
     return path
 
@@ -127,7 +127,7 @@ def test_proofs_of_random_networks_are_accepted(tmp_path: Path, inputs: int, see
 
 
 def test_the_cases_split_what_they_are_for(by_inputs: Case, by_neurons: Case) -> None:
-    assert any(isinstance(e, fmt.InputSplit) for e in parts(by_inputs.proof)[1])
+    assert {fmt.InputSplit, fmt.Clip} <= {type(e) for e in parts(by_inputs.proof)[1]}
     _, events = parts(by_neurons.proof)
     assert any(isinstance(e, fmt.NeuronSplit) for e in events)
     assert any(isinstance(e, fmt.Leaf) and any(e.beta) and e.slopes >= 0 for e in events)
@@ -181,10 +181,22 @@ NEURONS = {
 }
 
 
-@pytest.mark.parametrize("kind", [*ALWAYS, *INPUTS, *NEURONS])
+CLIPS = {
+    "slab outside of the box": change(fmt.Clip, lambda e: [replace(e, slabs=((0, 1, 9.0),))]),  # type: ignore[type-var]
+    "slab at NaN": change(fmt.Clip, lambda e: [replace(e, slabs=((0, 1, float("nan")),))]),  # type: ignore[type-var]
+    "slab of an input that is not there": change(fmt.Clip, lambda e: [replace(e, slabs=((99, 1, 0.0),))]),  # type: ignore[type-var]
+    "slab of everything": change(fmt.Clip, lambda e: [replace(e, slabs=((0, 1, -1.0), (0, -1, 1.0)))]),  # type: ignore[type-var]
+    "no rows": change(fmt.Clip, lambda e: [replace(e, rows=())]),  # type: ignore[type-var]
+    "rows of one clause": change(fmt.Clip, lambda e: [replace(e, rows=e.rows[:1])]),  # type: ignore[type-var, union-attr]
+    "row that is not there in a clip": change(fmt.Clip, lambda e: [replace(e, rows=(*e.rows, (0, 7)))]),  # type: ignore[type-var, union-attr]
+    "dropped clip": change(fmt.Clip, lambda e: []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [*ALWAYS, *INPUTS, *NEURONS, *CLIPS])
 @pytest.mark.parametrize("i", range(4))
 def test_broken_proofs_are_rejected(kind: str, i: int, tmp_path: Path, by_inputs: Case, by_neurons: Case) -> None:
-    for own, made in ((INPUTS, by_inputs), (NEURONS, by_neurons)):
+    for own, made in (({**INPUTS, **CLIPS}, by_inputs), (NEURONS, by_neurons)):
         edit = {**ALWAYS, **own}.get(kind)
         if edit is not None:
             header, events = parts(made.proof)
@@ -193,6 +205,13 @@ def test_broken_proofs_are_rejected(kind: str, i: int, tmp_path: Path, by_inputs
 
 
 PERHAPS = {
+    "slab position": change(
+        fmt.Clip, lambda e: [replace(e, slabs=tuple((j, s, at - s * 0.1) for j, s, at in e.slabs))]  # type: ignore[type-var, union-attr]
+    ),
+    "slab coordinate": change(
+        fmt.Clip, lambda e: [replace(e, slabs=tuple(((j + 1) % 3, s, at) for j, s, at in e.slabs))]  # type: ignore[type-var, union-attr]
+    ),
+    "slab side": change(fmt.Clip, lambda e: [replace(e, slabs=tuple((j, -s, at) for j, s, at in e.slabs))]),  # type: ignore[type-var, union-attr]
     "split position": change(fmt.InputSplit, lambda e: [replace(e, at=e.at * 0.7 + 0.05)]),  # type: ignore[type-var, union-attr]
     "split coordinate": change(fmt.InputSplit, lambda e: [replace(e, coordinate=(e.coordinate + 1) % 3)]),  # type: ignore[type-var, union-attr]
     "neuron": change(fmt.NeuronSplit, lambda e: [replace(e, neuron=(e.neuron + 1) % 12)]),  # type: ignore[type-var, union-attr]
