@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 VNNCOMP ?= $(wildcard ../shared/vnncomp)
 
-.PHONY: demo test docs test-docs layers changelog dist test-real figures bench lint operators clean study study-kill render prune-oracle
+.PHONY: demo test docs test-docs layers changelog dist test-real figures bench lint operators clean study study-kill render prune-oracle fuzz adversarial
 .DEFAULT_GOAL := demo
 
 # The stamps make a second run quick; a changed pyproject.toml installs again.
@@ -62,6 +62,17 @@ figures: $(VNNCOMP)/instances.csv $(VENV)/stamp-package
 bench: $(VENV)/stamp-package
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.throughput
+
+# Random files through every reader and random problems through the verifier, for SECONDS; a failure is a folder under
+# out/fuzz. ONLY="specification problems" chooses.
+SECONDS ?= 300
+SEED ?= 0
+fuzz: $(VENV)/stamp-test
+	$(BIN)/python -m benchmarks.fuzz --seconds $(SECONDS) --seed $(SEED) $(if $(ONLY),--only $(ONLY))
+
+# Networks whose verdicts are known by construction, in both precisions, by every method; minutes.
+adversarial: $(VENV)/stamp-test
+	$(BIN)/python -m benchmarks.adversarial $(ARGS)
 
 $(VNNCOMP)/instances.csv:
 	@echo "error: no benchmark instances found; expected VNNCOMP=FOLDER with an instances.csv in it" >&2; exit 2

@@ -6,9 +6,10 @@ import ast
 import csv
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from vnnlib.errors import VnnLibError
+
+MAX_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,11 @@ def parse_networks(text: str) -> tuple[tuple[str, str], ...]:
 def _cells(name: str) -> list[tuple[int, list[str]]]:
     """Return (line number, stripped cells) of each line of a CSV file that is not blank."""
     try:
-        text = Path(name).read_text(encoding="utf-8-sig")
+        with open(name, "rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise VnnLibError(f"more than {MAX_BYTES} bytes; is this a list of instances?", path=name)
+        text = data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise VnnLibError(f"cannot read: {error}", path=name) from None
     reader = csv.reader(text.splitlines())

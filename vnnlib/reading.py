@@ -41,9 +41,11 @@ def _parse(data: bytearray, name: str, strict: bool, limits: Limits, general: bo
     clean(data, name, limits)
     header = leading_comments(data)
     version = detect_version(data, name)
+    # the fast path blanks comments, which moves columns behind other characters, and takes ';' in a string for one
+    kept = data if general or (data.isascii() and b'"' not in data) else bytearray(data)
     spec = None if general else fast.parse(data, version, name, strict, limits)
     if spec is None:
-        spec = (v1 if version == 1 else v2).parse(data, name, strict, limits)
+        spec = (v1 if version == 1 else v2).parse(kept, name, strict, limits)
     return replace(spec, header=header)
 
 

@@ -74,3 +74,21 @@ def test_unwritable_places_are_named(tmp_path: Path) -> None:
         open_results(tmp_path / "no_such" / "r.csv")
     with pytest.raises(OutputError):
         open_results(tmp_path)
+
+
+@pytest.mark.parametrize("end", ['"1.250\n', "1.2\r50\n", "1.250\x00\n", "1.25" + "0" * 200_000 + "\n"])
+def test_lines_that_csv_cannot_read_are_named(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "results.csv"
+    path.write_bytes(f"acas,a.onnx,p.vnnlib,0.000,unsat,{end}".encode())
+    before = path.read_bytes()
+    with pytest.raises(OutputError, match=":1: found"):
+        open_results(path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("odd", ["\x0b", "\x0c", "\x1e", "\u2028", "\x85", '"', ","])
+def test_any_name_reads_back(tmp_path: Path, odd: str) -> None:
+    path = tmp_path / "results.csv"
+    row = Finished("acas", f"a{odd}.onnx", "p.vnnlib", "unsat", 1.25)
+    fill(path, row, ONE)
+    assert read(path) == [row, ONE]

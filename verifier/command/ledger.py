@@ -45,9 +45,8 @@ def _encode(row: Finished) -> str:
 
 
 def _decode(line: str) -> Finished:
-    fields = next(csv.reader([line]), [])
     try:
-        category, onnx, vnnlib, prepare, result, seconds = fields
+        category, onnx, vnnlib, prepare, result, seconds = next(csv.reader([line], strict=True), [])
         return Finished(category, onnx, vnnlib, result, float(seconds), float(prepare))
-    except ValueError:
+    except (ValueError, csv.Error):
         raise ValueError(f"found {line[:80]!r}, expected {_FIELDS}; is this another kind of file?") from None

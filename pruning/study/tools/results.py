@@ -100,6 +100,7 @@ def read(path: Path, name: str) -> Tool:
     """One results file. Raises ResultsError with the line and what was expected."""
     entries: dict[Key, Entry] = {}
     strange: set[str] = set()
+    before: Counter[tuple[str, str, str]] = Counter()
     for number, fields in _lines(path):
         if number == 1 and len(fields) == 6 and not _is_number(fields[3]) and not _is_number(fields[5]):
             continue  # a header, which VNN-COMP does not write but spreadsheets add
@@ -108,7 +109,9 @@ def read(path: Path, name: str) -> Tool:
         meaning = answer(fields[4])
         if meaning is None:
             strange.add(fields[4].strip()[:40])
-        entries[_key(entries, *fields[:3])] = Entry(meaning or Answer.UNKNOWN, float(fields[5]), fields[4].strip())
+        base = instance(*fields[:3])
+        entries[(*base, before[base])] = Entry(meaning or Answer.UNKNOWN, float(fields[5]), fields[4].strip())
+        before[base] += 1
     if not entries:
         raise ResultsError(f"{path}: no results in it; expected lines {FIELDS}")
     return Tool(name, entries, tuple(sorted(strange)))
@@ -121,14 +124,6 @@ def instance(category: str, network: str, specification: str) -> tuple[str, str,
         _below(category.strip(), network, "onnx"),
         _below(category.strip(), specification, "vnnlib"),
     )
-
-
-def _key(entries: dict[Key, Entry], category: str, network: str, specification: str) -> Key:
-    base = instance(category, network, specification)
-    count = 0
-    while (*base, count) in entries:
-        count += 1
-    return *base, count
 
 
 def _below(category: str, name: str, kind: str) -> str:

@@ -432,3 +432,38 @@ def test_passes_and_ir_work_without_onnx() -> None:
     code = "import sys; sys.modules['onnx'] = None; import verifier.passes.simplify, verifier.graph.check"
     root = Path(__file__).parents[3]
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=root).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        ("variadic", "input 3 .* is missing"),
+        ("dead", "input 2 .* is missing"),
+        ("attribute", "attribute 'to' is missing"),
+        ("count", "1 inputs, expected at least 2"),
+    ],
+)
+def test_what_a_node_has_to_have(damage: str, why: str) -> None:
+    """ONNX Runtime crashes where a variadic input is left out, in nodes that no output needs too."""
+    nodes = {
+        "variadic": [node("Min", ["x", "x", ""], ["y"])],
+        "dead": [node("Max", ["x", ""], ["unused"]), node("Relu", ["x"], ["y"])],
+        "attribute": [node("Cast", ["x"], ["y"])],
+        "count": [node("MatMul", ["x"], ["y"])],
+    }[damage]
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(nodes, "g", [value("x", 1, [1, 2])], [value("y", 1, [1, 2])])
+    data = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)]).SerializeToString()
+    with pytest.raises(ModelError, match=why):
+        load_model(data)
+
+
+def test_complex_weights_are_refused() -> None:
+    tensor = helper.make_tensor("w", TensorProto.COMPLEX64, [2], [1 + 2j, 3 - 1j])
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [node("Add", ["x", "w"], ["y"])], "g", [value("x", 1, [2])], [value("y", 1, [2])], [tensor]
+    )
+    data = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)]).SerializeToString()
+    with pytest.raises(ModelError, match="complex"):
+        load_model(data)

@@ -32,6 +32,7 @@ from verifier.graph.onnx_import.final import find_final
 from verifier.graph.onnx_import.fold import approximate, fold, foldable, normal
 from verifier.graph.onnx_import.model import Limits, Model, TensorInfo
 from verifier.graph.onnx_import.registry import lookup
+from verifier.graph.onnx_import.schema import missing
 from verifier.graph.onnx_import.source import parse, printable, read_model
 
 OPSETS = range(7, 23)
@@ -170,6 +171,9 @@ class _Import:
             others = sorted({one for _, one, _ in found[1:]})
             more = f"; and {len(found) - 1} more such nodes ({', '.join(others)})" if others else ""
             raise UnsupportedOperator(name, op, self.opset, why + more)
+        for position, node in enumerate(self.graph.node):  # also what no output needs: ONNX Runtime runs it
+            if node.domain in _DOMAINS and (lacks := missing(node, self.opset)):
+                raise ModelError(f"node '{_label(node, position)}' ({node.op_type}) is invalid: {lacks}")
 
     def _read_initializers(self, nodes: Iterable[tuple[int, onnx.NodeProto]]) -> None:
         if self.graph.sparse_initializer:
@@ -196,6 +200,8 @@ class _Import:
         self.context.guard(tensor.dims)
         if tensor.data_type in (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED):
             raise ModelError(f"tensor '{name}' holds strings or nothing; expected numbers")
+        if tensor.data_type in (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128):
+            raise ModelError(f"tensor '{name}' holds complex numbers; expected real ones")
         try:
             array = normal(numpy_helper.to_array(tensor))
         except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -28,7 +28,7 @@ def open_session(data: bytes, threads: int = 1, optimise: bool = True) -> onnxru
     """
     import onnxruntime  # a tenth of a second that a command pays when it runs a network, not when it starts
 
-    onnxruntime.set_default_logger_severity(3)  # remarks on deprecated attributes bypass the session's level
+    onnxruntime.set_default_logger_severity(4)  # some remarks bypass the level of the session
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 4  # what it would log it also raises
@@ -36,7 +36,8 @@ def open_session(data: bytes, threads: int = 1, optimise: bool = True) -> onnxru
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
 
     def make(content: bytes) -> onnxruntime.InferenceSession:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        # without the second try that onnxruntime announces on stdout
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"], enable_fallback=0)
 
     try:
         return make(data)
