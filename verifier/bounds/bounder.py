@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from verifier.bounds.backward import concretise, neuron_rows, walk_back
+from verifier.bounds.centred import Centred
 from verifier.bounds.forms import AffineForm
 from verifier.bounds.forward import (
     as_interval,
@@ -96,12 +97,14 @@ def sweep(
     signs: Tensor | None = None,
     tighter: Mapping[int, Interval] = MappingProxyType({}),
     exact: Network | None = None,
+    centred: Centred | None = None,
 ) -> Sweep:
     """Bounds every intermediate value on the parameter boxes (B, d) of queries (B,), with decided `signs` (B, D).
 
     `tighter[i]` are intervals of operator i's argument that are known to hold besides. With `exact`, the same network
     in float64, this one in float32 (`network.narrowed`) only computes the intervals, with every rounding allowed for;
-    planes and costs are those of `exact`, and so is the type of everything in the result.
+    planes and costs are those of `exact`, and so is the type of everything in the result. With `centred` (of these
+    boxes, whose parameters are the inputs) the rows of intermediate values are its.
 
     Raises:
         OutOfTime: `stop()` said so.
@@ -112,9 +115,9 @@ def sweep(
         tighter = {i: narrow(bound) for i, bound in tighter.items()}
     allowance = Allowance(network) if exact is not None or network.dtype == torch.float64 else None
     precise = allowance if exact is None else Allowance(exact)
-    books = [book for book in (allowance, precise) if book is not None]
-    if allowance is precise:
-        books = books[:1]
+    books: list[Allowance | Centred] = [book for book in (allowance, precise, centred) if book is not None]
+    if allowance is precise and allowance is not None:
+        books = books[1:]
     forms: dict[int, AffineForm] = {}
     intervals: dict[int, Interval] = {}
     if method.affine or not isinstance(inputs, IdentityMap):
@@ -152,7 +155,16 @@ def sweep(
                 bound = _known(forms.get(s), intervals.get(s))
                 if method.rows:
                     bound = _refine(
-                        network, i, s, bound, relaxations, (lower, upper, query, inputs), method, stop, allowance
+                        network,
+                        i,
+                        s,
+                        bound,
+                        relaxations,
+                        (lower, upper, query, inputs),
+                        method,
+                        stop,
+                        allowance,
+                        centred,
                     )
                 if i in tighter:
                     bound, contradiction = meet(bound, tighter[i])
@@ -166,6 +178,8 @@ def sweep(
             for book in books:
                 book.relaxed(i, bounds)
             relaxations[i] = op.relax(*bounds)
+            if centred is not None:
+                centred.relax(i, relaxations[i])
             counts[i] = op.unstable(*bounds).flatten(1).sum(1)
             if method.affine:
                 reach[i] = tuple(forms[s].moves() for s in sources)
@@ -253,6 +267,7 @@ def _refine(
     method: Method,
     stop: Callable[[], bool],
     allowance: Allowance | None,
+    centred: Centred | None,
 ) -> Interval:
     """Backward rows for the elements of `slot` on which operator i is not affine; sparse over (box, neuron) pairs."""
     if not relaxations:
@@ -266,6 +281,10 @@ def _refine(
     mask = open_elements(network, i, slot, bound)
     elements = method.row_elements or ROW_ELEMENTS.get(lower.device.type, ROW_ELEMENTS["cpu"])
     chunk = max(1, elements // (4 * network.widest))
+    if centred is not None:
+        known, box = centred.deviation(slot, bound), (centred.box.lower, centred.box.upper)
+        found = intersect_rows(centred.network, slot, known, mask, box, chunk, stop, centred.walk)
+        return intersect(centred.restored(slot, found), bound)
     return intersect_rows(network, slot, bound, mask, (lower, upper), chunk, stop, walk)
 
 

@@ -66,8 +66,8 @@ class Scale(LinearOp):
     @cached_property
     def terms(self) -> int:
         # a power of two rounds nothing (but where it underflows, which is allowed for on the whole walk)
-        if not self.exact:
-            return 1
+        if not self.exact or self.weights_rounded:
+            return 1 + self.weights_rounded
         mantissa, _ = torch.frexp(self.params["factor"])
         return int(bool(((mantissa.abs() != 0.5) & (mantissa != 0)).any()))
 

@@ -70,11 +70,11 @@ class Conv(_Convolution):
 
     @property
     def terms(self) -> int:
-        return self.params["weight"][0].numel()
+        return self.params["weight"][0].numel() + self.weights_rounded
 
     @property
     def adjoint_terms(self) -> int:
-        return self.params["weight"][:, 0].numel() // self._groups
+        return self.params["weight"][:, 0].numel() // self._groups + self.weights_rounded
 
     def _up(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         y = _CONV[self._spatial](
@@ -116,11 +116,11 @@ class ConvTranspose(_Convolution):
 
     @property
     def terms(self) -> int:
-        return self.params["weight"][:, 0].numel() // self._groups
+        return self.params["weight"][:, 0].numel() // self._groups + self.weights_rounded
 
     @property
     def adjoint_terms(self) -> int:
-        return self.params["weight"][0].numel()
+        return self.params["weight"][0].numel() + self.weights_rounded
 
     def _up(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         y = _CONV_TRANSPOSE[self._spatial](

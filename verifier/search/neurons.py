@@ -29,7 +29,7 @@ CANDIDATES = 4
 """Neurons per subproblem that the look-ahead compares; each costs two walks, an iterate costs two as well."""
 
 REFINED = 1e12
-"""Multiply-adds that tighter intervals may cost at the root: 10 to 20 s on a core."""
+"""Multiply-adds that tighter intervals may cost at the root: 10 to 20 s on a core, and more for large activations."""
 
 LEVELS = 255
 """Slopes are kept in bytes: a rounded slope is as sound as any other."""
@@ -73,18 +73,19 @@ class NeuronSplit:
         alpha = torch.zeros(len(parts), self.count, dtype=torch.uint8, device=clauses.device)
         return replace(parts, share=parts.share / clauses[index], clause=number[:, None], alpha=alpha)
 
-    def refined(self, boxes: DomainBatch, batch: int) -> NeuronSplit:
+    def refined(self, boxes: DomainBatch, batch: int, stop: Callable[[], bool]) -> NeuronSplit:
         """The same with tighter intervals for the neurons that matter to the clauses that the roots leave open, those
-        that cost them most first; `batch` subproblems at a time."""
+        that cost them most first; `batch` subproblems at a time, until
+        `stop()` says so."""
         network = self.exact.network
         roots = self.roots(boxes)
         losses: dict[int, Tensor] = {}
         for start in range(0, len(roots), batch):
-            if self.stop():
+            if stop():
                 return self
             part = roots.select(slice(start, start + batch))
             task = self.task(part).to(self.fast.network.dtype)
-            best, value = climb(self.fast, task, None, ROOT_STEPS, self.stop)
+            best, value = climb(self.fast, task, None, ROOT_STEPS, stop)
             open_ = (~(value > 0)).nonzero()[:, 0]
             relaxed = Relaxed(self.fast, task.select(open_))
             best = best.select(open_)
@@ -101,7 +102,7 @@ class NeuronSplit:
         if not chosen:
             return self
         lower, upper = boxes.lower.double(), boxes.upper.double()
-        pre = refine(self.exact, self.fast.network, lower, upper, chosen, batch, self.stop)
+        pre = refine(self.exact, self.fast.network, lower, upper, chosen, batch, stop)
         exact = Ground.at(network, pre, self.exact.allowance)
         return replace(self, exact=exact, fast=exact.cast(self.fast.network))
 
