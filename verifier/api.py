@@ -82,10 +82,10 @@ def verify(
         loaded = load(model, example)
     if proof is None:
         return solve(loaded, spec, options, budget, progress)
-    return _with_proof(files, proof, lambda writer: solve(loaded, spec, options, budget, progress, writer))
+    return with_proof(files, proof, lambda writer: solve(loaded, spec, options, budget, progress, writer))
 
 
-def _with_proof(
+def with_proof(
     files: tuple[object, object], proof: str | PathLike[str], run: Callable[[ProofWriter], Result]
 ) -> Result:
     """A run that writes its proof down; whatever happens, the file is complete or not there."""

@@ -10,6 +10,7 @@ import pytest
 
 from tests.end_to_end import nets
 from tests.end_to_end.conftest import Verify
+from verifier.checker.check import check
 
 
 @pytest.fixture
@@ -45,7 +46,18 @@ def test_a_list_with_everything_in_it(verify: Verify, tmp_path: Path, bench: Pat
         "onnx/none.onnx,vnnlib/high.vnnlib,60"
     )
     (bench / "instances.csv").write_text(text, newline="")
-    arguments = ("--instances", "bench/instances.csv", "--results", "r.csv", "--jobs", 2, "--witnesses", "w")
+    arguments = (
+        "--instances",
+        "bench/instances.csv",
+        "--results",
+        "r.csv",
+        "--jobs",
+        2,
+        "--witnesses",
+        "w",
+        "--proof",
+        "p",
+    )
     done = verify(*arguments)
     assert done.returncode == 1 and done.stdout == "", done.stderr
     assert rows(tmp_path / "r.csv") == {
@@ -60,6 +72,12 @@ def test_a_list_with_everything_in_it(verify: Verify, tmp_path: Path, bench: Pat
         "one_low.counterexample",
         "two_high.counterexample",
     }
+    proofs = {"one_high.proof": "unsat", "one_low.proof": "sat", "two_high.proof": "sat"}
+    assert {path.name for path in (tmp_path / "p").iterdir()} == set(proofs)
+    for name, verdict in proofs.items():
+        onnx, spec = name.removesuffix(".proof").split("_")
+        files = bench / "onnx" / f"{onnx}.onnx", bench / "vnnlib" / f"{spec}.vnnlib"
+        assert check(tmp_path / "p" / name, *files).verdict == verdict
     assert (tmp_path / "w" / "one_low.counterexample").read_text().startswith("((X_0 ")
     assert "broken.vnnlib:1" in done.stderr and "none.onnx" in done.stderr and "Traceback" not in done.stderr
     assert "several networks" in done.stderr

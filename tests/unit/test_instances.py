@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.fake_workers import BrokenWorker, FakeWorker, jobs
 from verifier.command import instances
-from verifier.command.instances import run_list, witness_names
+from verifier.command.instances import file_names, run_list
 from verifier.command.ledger import open_results
 from verifier.command.worker import Job
 from verifier.errors import OutputError
@@ -72,7 +72,9 @@ def test_the_witness_folder_must_be_possible(tmp_path: Path) -> None:
 
 def test_witnesses_of_files_with_one_name_in_several_folders_do_not_overwrite_each_other() -> None:
     pairs = [("onnx/n.onnx.gz", "a/s.vnnlib"), ("onnx/n.onnx.gz", "./b/s.vnnlib.gz"), ("onnx/n.onnx.gz", "t.vnnlib")]
-    names = witness_names([Job("cat", onnx, spec, Path(onnx), Path(spec), 1.0) for onnx, spec in [*pairs, pairs[0]]])
+    names = file_names(
+        [Job("cat", onnx, spec, Path(onnx), Path(spec), 1.0) for onnx, spec in [*pairs, pairs[0]]], "counterexample"
+    )
     assert names == {
         pairs[0]: "onnx_n_a_s.counterexample",
         pairs[1]: "onnx_n_b_s.counterexample",

@@ -41,6 +41,13 @@ class Form:
     maps: Array
     radius: Array
 
+    def padded(self, count: int) -> Form:
+        """The same over more e_j: later ones do not occur in it."""
+        b, d, *shape = self.maps.shape
+        if d == count:
+            return self
+        return Form(self.centre, np.concatenate([self.maps, np.zeros((b, count - d, *shape))], 1), self.radius)
+
     def size(self) -> Array:
         return np.abs(self.centre) + np.abs(self.maps).sum(1) + self.radius
 
@@ -64,7 +71,7 @@ class Sweep:
     """Intervals of every value over B boxes: `low[v]`, `high[v]`, (B, *S); `charge[v]` per unit of |row|; `empty` (B,)
     where the decided signs contradict the bounds, so that the part of the box has no point; `floor` (B,) what
     underflow can take off a walk; `planes[v]` linear bounds of what is not linear: lower slope, lower offset, upper
-    slope, upper offset, or the winner and the width of a maximum, each (B, ..); `form` encloses the last value."""
+    slope, upper offset, or the winner and the width of a maximum, each (B, ..); `form` encloses the output."""
 
     network: Network
     low: list[Array] = field(default_factory=list)
@@ -92,9 +99,12 @@ class Sweep:
         return lower, op.residual(lower, low, high)[0], upper, op.residual(upper, low, high)[1]
 
 
-def sweep(network: Network, lower: Array, upper: Array, signs: Signs = (), rows: bool = False) -> Sweep:
+def sweep(
+    network: Network, lower: Array, upper: Array, signs: Signs = (), rows: bool = False, symbols: bool = False
+) -> Sweep:
     """Intervals of all values over the boxes `lower`, `upper` (B, n); `signs` clamp the arguments of decided neurons,
-    `rows` asks for backward rows for every argument of a non-linear operator, too."""
+    `rows` asks for backward rows for every argument of a non-linear operator, too, `symbols` for an e_j of its own for
+    every neuron that is not linear, instead of a part of the radius (one box only)."""
     b = len(lower)
     out = Sweep(network, [lower], [upper], [None], empty=np.zeros(b, bool), floor=np.zeros(b))
     width = (upper - lower).max(0, initial=0.0)
@@ -115,11 +125,11 @@ def sweep(network: Network, lower: Array, upper: Array, signs: Signs = (), rows:
         if isinstance(op, Curve):
             _clamp(out, source, v, signs)
             out.planes[v] = out.plane(v)
-            _curve(out, forms, op)
+            _curve(out, forms, op, symbols)
         else:
             out.planes[v] = out.plane(v)
             _largest(out, forms, op)
-    out.form = forms[-1]
+    out.form = forms[network.output]
     return out
 
 
@@ -149,6 +159,8 @@ def _linear(out: Sweep, forms: list[Form | None], op: Linear) -> None:
     form = None
     known = [f for f in parts if f is not None]
     with_forms = len(known) == len(parts)
+    most = max((f.maps.shape[1] for f in known), default=0)
+    known = [f.padded(most) for f in known]
     sizes = [np.maximum(np.abs(a), np.abs(c)) for a, c in zip(lows, highs, strict=True)]
     if with_forms:
         sizes = [np.maximum(f.size(), s) for f, s in zip(known, sizes, strict=True)]
@@ -195,7 +207,7 @@ def _clamp(out: Sweep, source: int, v: int, signs: Signs) -> None:
     out.low[source], out.high[source] = low, high
 
 
-def _curve(out: Sweep, forms: list[Form | None], op: Curve) -> None:
+def _curve(out: Sweep, forms: list[Form | None], op: Curve, symbols: bool) -> None:
     source = op.sources[0]
     low, high = out.low[source], out.high[source]
     form = forms[source]
@@ -208,8 +220,15 @@ def _curve(out: Sweep, forms: list[Form | None], op: Curve) -> None:
         room = (np.abs(slope) * size + np.abs(shift) + noise) * (8 * UNIT) + TINY * (4 + form.maps.shape[1])
         exact = (slope == 1) & (least == 0) & (most == 0)
         zero = (slope == 0) & (least == 0) & (most == 0)
+        maps, known = slope[:, None] * form.maps, max((f.maps.shape[1] for f in forms if f is not None), default=0)
+        if symbols:
+            new = np.flatnonzero(np.isfinite(noise) & (noise > 0) & ~exact & ~zero)
+            more = np.zeros((1, known - maps.shape[1] + len(new), noise.size))
+            more[0, known - maps.shape[1] + np.arange(len(new)), new] = noise.reshape(-1)[new]
+            maps = np.concatenate([maps, more.reshape(1, -1, *op.shape)], 1)
+            noise = np.where(np.isfinite(noise), 0.0, noise)
         radius = np.where(zero, 0.0, np.abs(slope) * form.radius + np.where(exact, 0.0, noise + room))
-        form = Form(slope * form.centre + shift, slope[:, None] * form.maps, radius)
+        form = Form(slope * form.centre + shift, maps, radius)
     forms.append(form)
     _put(out, form, *op.range(low, high), None)
     # rows: two products a coefficient

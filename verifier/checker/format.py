@@ -23,7 +23,7 @@ VERSION = 1
 TREE, WITNESS = 1, 2
 INPUT, NEURON, CLAUSES, LEAF, SLOPES, END, CLIP = range(1, 8)
 PICKS, WEIGHTS, BETA, USES_SLOPES = 1, 2, 4, 8
-FORMS, ROWS, ROOT = 0, 1, 2
+FORMS, ROWS, ROOT, SYMBOLS = range(4)
 """Where a leaf's intervals come from; the number stands in bits 4 and 5 of its flags."""
 
 MOST_NAME, MOST_ITEMS = 4096, 1 << 24
@@ -69,8 +69,8 @@ class ClauseSplit:
 class Leaf:
     """`rows[c]` are (position of the row in clause c, weight) of the node's clauses; () stands for the first row of
     each. `beta` one multiplier for every decided neuron, `slopes` a table of `Slopes` (-1: none), `intervals` says
-    where the intervals come from: affine forms on the part, backward rows on the part as well, or backward rows on the
-    query's whole box."""
+    where the intervals come from: affine forms on the part, backward rows on the part as well, backward rows on the
+    query's whole box, or affine forms with a symbol for every neuron that is not linear on the part."""
 
     node: int
     rows: tuple[tuple[tuple[int, float], ...], ...] = ()
@@ -242,7 +242,7 @@ class Reader:
 
     def _leaf(self) -> Leaf:
         node, flags = self._varint(), self._bytes(1)[0]
-        if flags >> 4 > ROOT or flags & 3 == 3:
+        if flags >> 4 > SYMBOLS or flags & 3 == 3:
             self._fail(f"found flags {flags} of a leaf")
         rows: list[tuple[tuple[int, float], ...]] = []
         for _ in range(self._count(MOST_ITEMS) if flags & 3 else 0):

@@ -181,14 +181,12 @@ class Conv(Linear):
         o, c, h, w = self.weight.shape
         self.terms, self.size = max(o // self.groups, c) * h * w + 1 + self.inexact, np.abs(self.weight)
 
-    def _windows(self) -> list[tuple[int, int, slice, slice]]:
-        _, _, height, width = self.shape
+    def _windows(self, padded: Array) -> Array:
+        """What lies under each window: a view (B, C, h, w, H', W') of pictures (B, C, height, width)."""
         (sh, sw), (dh, dw) = self.strides, self.dilations
-        return [
-            (i, j, slice(i * dh, i * dh + (height - 1) * sh + 1, sh), slice(j * dw, j * dw + (width - 1) * sw + 1, sw))
-            for i in range(self.weight.shape[2])
-            for j in range(self.weight.shape[3])
-        ]
+        b, c, sy, sx = padded.strides
+        shape = *padded.shape[:2], *self.weight.shape[2:], *self.shape[2:]
+        return np.lib.stride_tricks.as_strided(padded, shape, (b, c, sy * dh, sx * dw, sy * sh, sx * sw))
 
     def _padded(self) -> tuple[int, int]:
         top, left, bottom, right = self.pads
@@ -198,14 +196,9 @@ class Conv(Linear):
         b, (_, c, height, width), (top, left, _, _) = len(x), self.source_shape, self.pads
         padded = np.zeros((b, c, *self._padded()))
         padded[:, :, top : top + height, left : left + width] = x.reshape(b, c, height, width)
-        _, o, oh, ow = self.shape
-        g = self.groups
-        out = np.zeros((b, g, o // g, oh * ow))
-        kernel = weight.reshape(g, o // g, c // g, *weight.shape[2:])
-        for i, j, rows, columns in self._windows():
-            part = np.ascontiguousarray(padded[:, :, rows, columns]).reshape(b, g, c // g, oh * ow)
-            out += kernel[None, :, :, :, i, j] @ part
-        return out.reshape(b, *self.shape)
+        o, g = self.shape[1], self.groups
+        columns = self._windows(padded).reshape(b, g, weight[0].size, -1)
+        return (weight.reshape(1, g, o // g, -1) @ columns).reshape(b, *self.shape)
 
     def forward(self, xs: Sequence[Array]) -> Array:
         return self._run(xs[0], self.weight)
@@ -217,12 +210,12 @@ class Conv(Linear):
         b, (_, c, height, width), (top, left, _, _) = len(row), self.source_shape, self.pads
         _, o, oh, ow = self.shape
         g = self.groups
-        flat = row.reshape(b, g, o // g, oh * ow)
-        kernel = self.weight.reshape(g, o // g, c // g, *self.weight.shape[2:])
+        kernel = self.weight.reshape(1, g, o // g, -1).swapaxes(2, 3)
+        columns = (kernel @ row.reshape(b, g, o // g, oh * ow)).reshape(b, c, *self.weight.shape[2:], oh, ow)
         padded = np.zeros((b, c, *self._padded()))
-        for i, j, rows, columns in self._windows():
-            part = kernel[None, :, :, :, i, j].swapaxes(2, 3) @ flat
-            padded[:, :, rows, columns] += part.reshape(b, c, oh, ow)
+        windows = self._windows(padded)
+        for i, j in np.ndindex(*self.weight.shape[2:]):
+            windows[:, :, i, j] += columns[:, :, i, j]
         return [padded[:, :, top : top + height, left : left + width].reshape(b, *self.source_shape)]
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from verifier.checker.bounds import CHUNK, Sweep, most_rows, packs, sweep, walk
-from verifier.checker.format import FORMS, ROOT, ROWS
+from verifier.checker.format import FORMS, ROOT, ROWS, SYMBOLS
 from verifier.checker.network import Network
 from verifier.checker.ops import TINY, UNIT, Array, Piecewise, gamma
 from verifier.checker.query import Queries
@@ -73,7 +73,7 @@ class Prover:
         boxes = [self.box(p) for p in parts]
         lower, upper = np.stack([b[0] for b in boxes]), np.stack([b[1] for b in boxes])
         if kind != ROOT:
-            return sweep(self.network, lower, upper, [p.signs for p in parts], rows=kind == ROWS)
+            return sweep(self.network, lower, upper, [p.signs for p in parts], kind == ROWS, kind == SYMBOLS)
         whole = self.root(parts[0].query)
         low, high = list(whole.low), list(whole.high)
         low[0], high[0] = lower, upper
@@ -110,7 +110,8 @@ class Prover:
             kind = claim.intervals, claim.part.query if claim.intervals == ROOT else -1, bool(claim.slopes)
             kinds.setdefault(kind, []).append(i)
         most = max(1, 8 * CHUNK // self.largest)
-        return [group[i : i + most] for group in kinds.values() for i in range(0, len(group), most)]
+        sizes = {kind: 1 if kind[0] == SYMBOLS else most for kind in kinds}
+        return [group[i : i + sizes[k]] for k, group in kinds.items() for i in range(0, len(group), sizes[k])]
 
     def prove(self, claims: Sequence[Claim]) -> Array:
         """How far every leaf is from a violation, rigorously: positive is proven, and so is +inf (no point there)."""

@@ -15,7 +15,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import connection, get_context
 from pathlib import Path
 from types import FrameType
@@ -229,14 +229,15 @@ def run_list(
     worker: Worker,
     *,
     witnesses: str | os.PathLike[str] | None = None,
+    proofs: str | os.PathLike[str] | None = None,
     talk: int = 0,
 ) -> Outcomes:
     """Runs `jobs` in `processes` workers and appends a line to `results` for each.
 
     A worker that dies gives its instance `error`, one that does not answer `KILL_AFTER` seconds after the time limit is
     killed and gives it `timeout`; both are replaced. SIGINT and SIGTERM end the run; what was running has no line and
-    is run again next time. `witnesses` is the folder for counterexample files. `talk`: 0 nothing, 1 progress bar and
-    errors, 2 also a line for every instance.
+    is run again next time. `witnesses` is the folder for counterexample files, `proofs` that for proofs. `talk`: 0
+    nothing, 1 progress bar and errors, 2 also a line for every instance.
 
     Raises:
         OutputError: a results or witness file cannot be written.
@@ -245,11 +246,18 @@ def run_list(
     with open_results(results) as ledger:
         if folder is not None:
             make_folder(folder, what="the folder for witnesses")
+        if proofs is not None:
+            make_folder(Path(proofs), what="the folder for proofs")
+            names = file_names(jobs, "proof")
+            jobs = [
+                replace(job, proof=Path(proofs) / names[job.onnx, job.vnnlib]) if job.model is not None else job
+                for job in jobs
+            ]
         pending = _still_to_do(jobs, ledger)
         slots = [_Slot() for _ in range(min(processes, len(pending)))]
         line = StatusLine(sys.stderr)
         line.enabled = line.enabled and talk > 0
-        run = _Run(ledger, worker, pending, slots, folder, witness_names(jobs), talk, line, len(pending))
+        run = _Run(ledger, worker, pending, slots, folder, file_names(jobs, "counterexample"), talk, line, len(pending))
         skipped = len(jobs) - len(pending)
         with _threads_shared(processes), _stop_on_signal(run):
             try:
@@ -262,11 +270,11 @@ def run_list(
         return Outcomes(tuple(run.rows), skipped, time.monotonic() - run.started, run.stopped)
 
 
-def witness_names(jobs: Sequence[Job]) -> dict[tuple[str, str], str]:
-    """File names of counterexamples by (onnx, vnnlib), as VNN-COMP forms them from the two file names.
+def file_names(jobs: Sequence[Job], suffix: str) -> dict[tuple[str, str], str]:
+    """File names of counterexamples, or proofs, by (onnx, vnnlib), as VNN-COMP forms them from the two file names.
 
     Where these are the same for several instances (files of one name in several folders), the folders are part of the
-    name, so that no witness takes the place of another.
+    name, so that no file takes the place of another.
     """
     pairs = dict.fromkeys((job.onnx, job.vnnlib) for job in jobs if job.model is not None)
     short = Counter((_stem(onnx), _stem(vnnlib)) for onnx, vnnlib in pairs)
@@ -275,7 +283,7 @@ def witness_names(jobs: Sequence[Job]) -> dict[tuple[str, str], str]:
         parts = _stem(onnx), _stem(vnnlib)
         if short[parts] > 1:
             parts = _flat_stem(onnx), _flat_stem(vnnlib)
-        names[onnx, vnnlib] = f"{parts[0]}_{parts[1]}.counterexample"
+        names[onnx, vnnlib] = f"{parts[0]}_{parts[1]}.{suffix}"
     return names
 
 

@@ -68,8 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = line.parse_args(argv)
     try:
         if args.instances is not None:
-            if args.coverage is not None or args.proof is not None:
-                line.error("--coverage and --proof belong to a single instance")
+            if args.coverage is not None:
+                line.error("--coverage belongs to a single instance")
             return _run_list(line, args)
         if args.model is None or args.spec is None:
             line.error("expected two files, model and spec (or --instances LIST --results FILE)")
@@ -106,7 +106,9 @@ def parser() -> Parser:
     parser.add_argument("--results", metavar="FILE", help="also write verdict and witness (of a list: one line each)")
     parser.add_argument("--json", metavar="FILE", help="write the whole result, with counters and settings")
     parser.add_argument(
-        "--proof", metavar="FILE", help="write a proof that `secateur check` accepts (docs/certificates.md)"
+        "--proof",
+        metavar="FILE",
+        help="write a proof that `secateur check` accepts (docs/certificates.md); of a list: a folder, a file for each",
     )
     parser.add_argument("--options", metavar="FILE", help="YAML file of options")
     parser.add_argument("--seed", type=int, metavar="N", help="seed of the random points")
@@ -211,10 +213,17 @@ def _list_inputs(args: argparse.Namespace, jobs: Sequence[Job]) -> Iterator[str 
         yield from (job.model, job.spec)
 
 
-def _witness_files(args: argparse.Namespace, jobs: Sequence[Job]) -> list[Path]:
-    from verifier.command.instances import witness_names
+def _files_of_list(args: argparse.Namespace, jobs: Sequence[Job]) -> list[Path]:
+    """The witness and proof files that a list may write."""
+    from verifier.command.instances import file_names
 
-    return [] if args.witnesses is None else [Path(args.witnesses) / name for name in witness_names(jobs).values()]
+    folders = (args.witnesses, "counterexample"), (args.proof, "proof")
+    return [
+        Path(folder) / name
+        for folder, suffix in folders
+        if folder is not None
+        for name in file_names(jobs, suffix).values()
+    ]
 
 
 def _one_network(text: str) -> str:
@@ -275,10 +284,16 @@ def _run_list(parser: Parser, args: argparse.Namespace) -> int:
 
     options = _options(args)
     jobs = instances.read_list(args.instances, cap=options.timeout)
-    keep_inputs([args.results, *_witness_files(args, jobs)], _list_inputs(args, jobs))
+    keep_inputs([args.results, *_files_of_list(args, jobs)], _list_inputs(args, jobs))
     talk = 0 if args.quiet else 2 if args.verbose else 1
     outcome = instances.run_list(
-        jobs, args.results, args.jobs, worker.EngineWorker(options, args.jobs), witnesses=args.witnesses, talk=talk
+        jobs,
+        args.results,
+        args.jobs,
+        worker.EngineWorker(options, args.jobs),
+        witnesses=args.witnesses,
+        proofs=args.proof,
+        talk=talk,
     )
     if not args.quiet:
         print(outcome.table(), file=sys.stderr)

@@ -28,7 +28,7 @@ READY = "ready"
 class Job:
     """One line of a list: the names as they stand there, the files they mean, and the time limit in seconds.
 
-    `model` is None where the line names several networks.
+    `model` is None where the line names several networks; `proof` is where its proof goes, if one is asked for.
     """
 
     category: str
@@ -37,6 +37,7 @@ class Job:
     model: Path | None
     spec: Path
     timeout: float | None
+    proof: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class EngineWorker:
 
     def solve(self, job: Job) -> Outcome:
         """Loads (or reuses) the network, parses the specification and runs the engine."""
-        from verifier.api import read_spec, solve
+        from verifier.api import read_spec, solve, with_proof
         from verifier.budget import Budget, memory_limit
         from verifier.command import report
 
@@ -86,7 +87,12 @@ class EngineWorker:
         started = time.monotonic()
         budget = Budget.of(job.timeout, memory_limit(self._options.memory, self._processes))
         spec = read_spec(job.spec)
-        result = solve(self._load(job.model), spec, self._options, budget)
+        model = self._load(job.model)
+        if job.proof is None:
+            result = solve(model, spec, self._options, budget)
+        else:
+            files = job.model, job.spec
+            result = with_proof(files, job.proof, lambda proof: solve(model, spec, self._options, budget, proof=proof))
         witness = report.witness_text(result.witness, spec) if result.witness else ""
         return Outcome(result.verdict.value, time.monotonic() - started, result.reason, witness)
 

@@ -78,7 +78,8 @@ class ProofWriter:
         rows: bool,
     ) -> None:
         """Fits the proof to the problem that is searched; `found` gives the slopes and multipliers of the last batch
-        where neurons are split, `rows` says whether the search bounds neurons by backward rows.
+        where neurons are split, `rows` says whether the search bounds neurons by backward rows (otherwise
+        by zonotopes).
 
         Raises:
             ProofError: boxes or neurons of the search are not those of the files.
@@ -162,7 +163,7 @@ class ProofWriter:
         clipped batch, how promising each input is for splitting it, and the neuron to split instead (-1: none)."""
         count, n = batch.lower.shape
         neurons = self._found is not None
-        asked = settled.nonzero()[:, 0].tolist() if neurons else list(range(count))
+        asked = settled.nonzero()[:, 0].tolist() if neurons or not self._rows else list(range(count))
         open_, neuron = torch.ones(count, dtype=torch.bool), torch.full((count,), -1)
         worst = torch.zeros(count, n, dtype=torch.float64)
         lower, upper, node = batch.lower.double().cpu().clone(), batch.upper.double().cpu().clone(), batch.node.cpu()
@@ -194,6 +195,8 @@ class ProofWriter:
         """Hints for the claims; where the cheap intervals are not enough, the next better ones are tried: for all
         where many of the settled boxes needed them the last time."""
         rows = self._rows and self._found is None
+        if not rows and self._found is None:
+            return suggest(self.prover, [replace(c, intervals=fmt.SYMBOLS) for c in claims], self._stop)
         hints = suggest(self.prover, claims, self._stop)
         again = [i for i, h in enumerate(hints) if not h.holds and claims[i].slopes]  # the default slopes may do
         for i, hint in zip(
@@ -281,17 +284,26 @@ class ProofWriter:
         self._file.keep()
 
     def witness(self, x: np.ndarray) -> str:
-        """The proof of a `sat` is its witness. Says why where the checker would not accept it: no file then."""
+        """The proof of a `sat` is its witness, or the point of the exact box that is nearest to it (a float32 number
+        next to a bound may lie outside of it). Says why where the checker would not accept that: no file then."""
         network, queries = self.prover.network, self.prover.queries
-        try:
-            check_witness(network, queries, x)
-        except Rejected as error:
+        form, why = queries.form, ""
+        inside = np.clip(x, form.lower, form.upper)
+        nearest = inside[int(np.abs(inside - x).max(1).argmin())]
+        for point in (x, nearest):
+            try:
+                check_witness(network, queries, point)
+            except Rejected as error:
+                why = why or str(error)
+            else:
+                break
+        else:
             self.discard()
-            return str(error)
+            return why
         header = fmt.Header(network.digest, queries.digest, f"secateur {_version()}", fmt.WITNESS, ())
         self._stream.seek(0)
         self._stream.truncate()
-        self._pending = [fmt.encode_header(header), fmt.encode_witness(x)]
+        self._pending = [fmt.encode_header(header), fmt.encode_witness(point)]
         self.commit()
         self._file.keep()
         return ""

@@ -35,6 +35,8 @@ CASES: dict[str, tuple[dict, list, dict]] = {
     "residual": (VECTOR, [node("MatMul", ["x", "w"], "h"), node("Relu", ["h"], "r"), node("Add", ["r", "x"], "s"),
                  node("Sub", ["s", "h"], "d"), node("Sub", ["c", "d"], "e"), node("Relu", ["e"], "y")],
                  {"w": normal(4, 4), "c": normal(4)}),
+    "twice": (VECTOR, [node("MatMul", ["x", "w"], "h"), node("Relu", ["h"], "r"), node("MatMul", ["r", "v"], "a"),
+              node("Relu", ["a"], "b"), node("Sub", ["b", "a"], "y")], {"w": normal(4, 4), "v": normal(4, 3)}),
     "leaky": (VECTOR, [node("MatMul", ["x", "w"], "h"), node("LeakyRelu", ["h"], "r", alpha=0.2),
               node("Mul", ["r", "c"], "m"), node("Div", ["m", "d"], "y")],
               {"w": normal(4, 4), "c": normal(4), "d": 0.5 + RNG.random(4)}),
@@ -97,6 +99,26 @@ def test_sampled_outputs_lie_inside(tmp_path: Path, name: str, rows: bool) -> No
                 assert (below.low[b] <= y + room).all() and (y - room <= above[b]).all()
         if width == 0:
             assert np.abs(above - below.low).max() < 1e-9  # and they are not wide for nothing
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_symbols_of_their_own_hold_and_cancel(tmp_path: Path, name: str) -> None:
+    network, session, shape = made(tmp_path, name)
+    rng, kind = np.random.default_rng(4), DTYPE.get(name, np.float64)
+    unit, gained = np.eye(network.outputs)[None], 0.0
+    for width in (1.0, 0.2):
+        centre = rng.normal(size=(1, network.inputs))
+        lower, upper = centre - width / 2, centre + width / 2
+        plain, fine = (sweep(network, lower, upper, symbols=symbols) for symbols in (False, True))
+        assert plain.form is not None and fine.form is not None
+        low = fine.form.least(unit, np.array([0]))[0][0]
+        high = -fine.form.least(-unit, np.array([0]))[0][0]
+        gained = max(gained, float((low - plain.form.least(unit, np.array([0]))[0][0]).max()))
+        for x in [rng.uniform(lower[0], upper[0]) for _ in range(100)]:
+            y = session.run(None, {"x": x.reshape(shape).astype(kind)})[0].reshape(-1)
+            room = (1e-9 if kind == np.float64 else 3e-5) * (1 + np.abs(y))
+            assert (low <= y + room).all() and (y - room <= high).all()
+    assert gained > 1e-3 or name != "twice"  # where one error comes along two ways
 
 
 def exact(layers: list[tuple[Array, Array]], x: Array) -> list[Fraction]:

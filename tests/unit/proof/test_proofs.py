@@ -65,11 +65,11 @@ def violated(y: np.ndarray, limit: float) -> np.ndarray:
     return (y.max(1) <= limit) | (y[:, 0] <= limit - 1)
 
 
-def sampled(model: bytes, inputs: int, count: int = 20000, side: float = 1.0) -> np.ndarray:
+def sampled(model: bytes, inputs: int, count: int = 20000, side: float = 1.0, kind: type = np.float64) -> np.ndarray:
     x = np.random.default_rng(9).uniform(-1, side, (count, inputs))
     x[:500] = np.sign(x[:500])
     session = onnxruntime.InferenceSession(model)
-    return np.concatenate([session.run(None, {"x": row[None]})[0] for row in x[:4000]])
+    return np.concatenate([session.run(None, {"x": row[None].astype(kind)})[0] for row in x[:4000]])
 
 
 def case(folder: Path, inputs: int, seed: int, width: int = 6, slack: float = 0.25) -> Case:
@@ -124,6 +124,37 @@ def test_proofs_of_random_networks_are_accepted(tmp_path: Path, inputs: int, see
     # a proof does not depend on its writer: written again from its events it is the same file
     assert write(tmp_path / "q", *parts(made.proof)).read_bytes() == made.proof.read_bytes()
     assert made.proof.stat().st_size < 200 + 200 * found.leaves
+
+
+def test_convolutions_of_few_inputs_are_proven_with_symbols(tmp_path: Path) -> None:
+    """Two factors make a picture: the search takes zonotopes there, and so does the proof."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "m": rng.normal(size=(2, 64)), "o": rng.normal(size=64), "s": np.array([1, 1, 8, 8]),
+        "k": rng.normal(size=(4, 1, 3, 3)) / 3, "l": rng.normal(size=(4, 4, 3, 3)) / 6, "f": np.array([1, -1]),
+        "v": rng.normal(size=(64, 2)) / 8,
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("MatMul", ["x", "m"], ["a"]), helper.make_node("Add", ["a", "o"], ["b"]),
+        helper.make_node("Reshape", ["b", "s"], ["c"]), helper.make_node("Conv", ["c", "k"], ["d"]),
+        helper.make_node("Relu", ["d"], ["e"]), helper.make_node("Conv", ["e", "l"], ["g"]),
+        helper.make_node("Relu", ["g"], ["h"]), helper.make_node("Reshape", ["h", "f"], ["i"]),
+        helper.make_node("MatMul", ["i", "v"], ["y"]),
+    ]  # fmt: skip
+    paths = [tmp_path / name for name in ("m.onnx", "s.vnnlib", "p.proof")]
+    paths[0].write_bytes(build(nodes, {"x": (1, 2)}, ["y"], weights))
+    y = sampled(paths[0].read_bytes(), 2, kind=np.float32).astype(np.float64)
+    least = min(y.max(1).min(), y[:, 0].min() + 1)
+    paths[1].write_text(spec_of(2, float(least - 0.1)))
+    result = verify(*paths[:2], timeout=60, proof=paths[2])
+    assert result.verdict is Verdict.UNSAT and result.settings["method"] == "zonotope"
+    assert check(paths[2], *paths[:2]).verdict == "unsat"
+    header, events = parts(paths[2])
+    assert any(isinstance(e, fmt.Leaf) and e.intervals == fmt.SYMBOLS for e in events)
+    paths[1].write_text(spec_of(2, float(least + 0.05)))
+    forged = replace(header, spec=read_queries(paths[1], read_network(paths[0])).digest)
+    with pytest.raises(Rejected, match="is not positive"):
+        check(write(tmp_path / "q", forged, events), *paths[:2])
 
 
 def test_the_cases_split_what_they_are_for(by_inputs: Case, by_neurons: Case) -> None:
