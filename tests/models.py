@@ -82,6 +82,7 @@ def run_onnx(data: bytes, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     types = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(int64)": np.int64}
     feeds = {one.name: np.asarray(inputs[one.name]).astype(types[one.type]) for one in session.get_inputs()}

@@ -81,6 +81,14 @@ def _pad(x: Array, node: Node) -> Array:
     return np.pad(x, counts) if counts else x
 
 
+def _place(x: Array, node: Node) -> Array:
+    axis = node.attrs["axis"]
+    largest = x == x.max(axis=axis, keepdims=True)
+    places = np.arange(x.shape[axis]).reshape(-1, *[1] * (x.ndim - 1 - axis))
+    found: Array = np.where(largest, places, np.nan)
+    return np.nanmax(found, axis=axis) if node.attrs["last"] else np.nanmin(found, axis=axis)
+
+
 Function = Callable[..., Array]
 # op -> function(inputs.., node, output shape) on one point of the IR's own shape, in the dtype of the inputs
 FUNCTIONS: dict[str, Function] = {
@@ -107,6 +115,9 @@ FUNCTIONS: dict[str, Function] = {
     "Abs": lambda x, node, shape: np.abs(x),
     "Sign": lambda x, node, shape: np.sign(x),
     "Floor": lambda x, node, shape: np.floor(x),
+    "Round": lambda x, node, shape: np.rint(x),
+    "Within": lambda x, node, shape: np.where((x < node.attrs["min"]) | (x > node.attrs["max"]), np.nan, x),
+    "ArgMax": lambda x, node, shape: _place(x, node),
     "Sigmoid": lambda x, node, shape: 1 / (1 + np.exp(-x)),
     "Tanh": lambda x, node, shape: np.tanh(x),
     "Sin": lambda x, node, shape: np.sin(x),

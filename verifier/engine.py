@@ -126,7 +126,7 @@ def _solve(
     if problem.graph.opaque:
         return _only_attack(problem, replay, budget, options, start)
     points = _sample_points(problem, replay, options.seed)
-    if model.graph.opaque:  # a final ArgMax is: its graph up to the logits is what is bounded
+    if model.final is not None and model.final.kind == "argmax":  # the graph up to the logits is what is bounded
         compare_index(model, points, session)
     else:
         compare(model, model.graph, points, session)

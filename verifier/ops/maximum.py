@@ -107,3 +107,59 @@ class ReduceMax(AlongAxis):
             (torch.where(group, above, 0.0),),
             torch.where(usable, offset, image.upper),
         )
+
+
+@register("ArgMax")
+class ArgMax(AlongAxis):
+    """y = place of the largest element along attrs axis, the first of several, or with attrs last the last.
+
+    The hull of the places where it can be: where the upper bound reaches the largest lower bound, and is not reached by
+    that of an element that goes before it in a tie.
+    """
+
+    adjustable = True
+
+    @property
+    def _count(self) -> int:
+        return self.in_shapes[0][self._axis]
+
+    def _ordered(self, x: Tensor) -> Tensor:
+        """The elements in the order in which they win a tie."""
+        return x.flip(self._axis) if self.node.integer("last") else x
+
+    def _place(self, index: Tensor, dtype: torch.dtype) -> Tensor:
+        return (self._count - 1 - index if self.node.integer("last") else index).to(dtype)
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        return self._place(self._ordered(xs[0]).argmax(self._axis), xs[0].dtype)
+
+    def interval(self, *xs: Interval) -> Interval:
+        lower, upper = (self._ordered(bound) for bound in xs[0])
+        info = torch.finfo(lower.dtype)
+        lower = lower.nan_to_num(nan=-torch.inf, posinf=info.max, neginf=-torch.inf)
+        upper = upper.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=info.min)
+        before = lower.cummax(self._axis).values.roll(1, self._axis)
+        before.select(self._axis, 0).fill_(-torch.inf)
+        top = lower.amax(self._axis, keepdim=True)
+        possible = (upper >= top) & (upper > before)
+        first = possible.to(lower.dtype).argmax(self._axis)
+        last = self._count - 1 - possible.to(lower.dtype).flip(self._axis).argmax(self._axis)
+        ends = self._place(first, lower.dtype), self._place(last, lower.dtype)
+        return Interval(torch.minimum(*ends), torch.maximum(*ends))
+
+    def relax(self, *xs: Interval, parallel: bool = False) -> Relaxation:
+        flat = torch.zeros_like(xs[0].lower)
+        return self.relax_at(*xs, alpha_lower=flat, alpha_upper=flat)
+
+    def relax_at(self, *xs: Interval, alpha_lower: Tensor, alpha_upper: Tensor) -> Relaxation:
+        image = self.interval(*xs)
+        flat = torch.zeros_like(xs[0].lower)  # times alpha: autograd has to find it
+        return Relaxation((flat * alpha_lower,), image.lower, (flat * alpha_upper,), image.upper)
+
+    def default_alpha(self, *xs: Interval) -> tuple[Tensor, Tensor]:
+        flat = torch.zeros_like(xs[0].lower)
+        return flat, flat
+
+    def unstable(self, *xs: Interval) -> Tensor:
+        image = self.interval(*xs)
+        return image.lower != image.upper

@@ -254,3 +254,35 @@ class Clip(Elementwise):
         (x,) = xs
         low, high = self._limits()
         return ~(((x.lower >= low) | (x.upper <= low)) & ((x.lower >= high) | (x.upper <= high)))
+
+
+@register("Within")
+class Within(Elementwise):
+    """y = x where min <= x <= max. An interval that leaves this range gives nothing at all."""
+
+    exact = True
+
+    def value(self, x: Tensor) -> Tensor:
+        return torch.where(self._inside(Interval(x, x)), x, torch.nan)
+
+    def _inside(self, x: Interval) -> Tensor:
+        return (x.lower >= self.node.number("min")) & (x.upper <= self.node.number("max"))
+
+    def image(self, x: Interval) -> Interval:
+        inside = self._inside(x)
+        return Interval(torch.where(inside, x.lower, -torch.inf), torch.where(inside, x.upper, torch.inf))
+
+    def default(self, x: Interval, frame: None) -> tuple[Tensor, Tensor]:
+        one = torch.ones_like(x.lower)
+        return one, one
+
+    def planes(self, x: Interval, frame: None, alpha_lower: Tensor, alpha_upper: Tensor) -> Planes:
+        one, zero = torch.ones_like(x.lower), torch.zeros_like(x.lower)
+        return Planes(one + 0 * alpha_lower, zero, one + 0 * alpha_upper, zero)  # autograd has to find alpha
+
+    def equal_slopes(self, x: Interval, frame: None) -> Planes:
+        one, zero = torch.ones_like(x.lower), torch.zeros_like(x.lower)
+        return Planes(one, zero, one, zero)
+
+    def unstable(self, *xs: Interval) -> Tensor:
+        return ~self._inside(xs[0])

@@ -1,4 +1,4 @@
-"""Step functions: Sign and Floor. Both are non-decreasing; between steps they are constant, and exact there."""
+"""Step functions: Sign, Floor and Round. All are non-decreasing; between steps they are constant, and exact there."""
 
 from __future__ import annotations
 
@@ -68,50 +68,48 @@ class Sign(Elementwise):
         return ~(x.lower.sign() == x.upper.sign()) | x.lower.isnan() | x.upper.isnan()
 
 
-class _FloorFrame(NamedTuple):
-    first: Tensor  # floor(l)
-    last: Tensor  # floor(u)
-    below: Tensor  # steepest useful slope of the lower plane; 0 where floor is constant
+class _Frame(NamedTuple):
+    first: Tensor  # f(l)
+    last: Tensor  # f(u)
+    below: Tensor  # steepest useful slope of the lower plane; 0 where f is constant
     above: Tensor  # and of the upper plane
 
 
-@register("Floor")
-class Floor(Elementwise):
-    """y = largest integer <= x.
+class Staircase(Elementwise):
+    """Whole numbers: f jumps from n - 1 to n at n - `early`, and takes one of the two values there.
 
-    The upper plane goes through the last step (n, n), n = floor(u), and the lower one through the open end of the
-    first, (m + 1, m), m = floor(l). Slopes up to 1 leave all other steps between the planes. With one step only (n =
-    m + 1) useful slopes go on to those of the lines to (l, m) and to (u, n).
+    The upper plane goes through the last jump's upper end, (n - early, n), n = f(u), and the lower one through the
+    first jump's lower end, (m + 1 - early, m), m = f(l). Slopes up to 1 leave all other steps between the planes. With
+    one jump only (n = m + 1) useful slopes go on to those of the lines to (l, m) and to (u, n).
     """
 
     exact = True
+    early = 0.0
 
-    def value(self, x: Tensor) -> Tensor:
-        return x.floor()
-
-    def frame(self, x: Interval) -> _FloorFrame:
-        first, last = x.lower.floor(), x.upper.floor()
-        least = tiny(first.dtype) ** 0.5
-        above, below = (torch.where(w > least, 1 / w.clamp_min(least), 0.0) for w in (last - x.lower, x.upper - last))
+    def frame(self, x: Interval) -> _Frame:
+        first, last = self.value(x.lower), self.value(x.upper)
+        least, jump = tiny(first.dtype) ** 0.5, last - self.early
+        above, below = (torch.where(w > least, 1 / w.clamp_min(least), 0.0) for w in (jump - x.lower, x.upper - jump))
         several, none = last - first > 1, first == last
         above, below = (torch.where(none, 0.0, torch.where(several, 1.0, steep)) for steep in (above, below))
-        return _FloorFrame(first, last, below, above)
+        return _Frame(first, last, below, above)
 
-    def default(self, x: Interval, frame: _FloorFrame) -> tuple[Tensor, Tensor]:
+    def default(self, x: Interval, frame: _Frame) -> tuple[Tensor, Tensor]:
         centre = x.lower / 2 + x.upper / 2
-        return (centre >= frame.first + 1).to(centre.dtype), (centre <= frame.last).to(centre.dtype)
+        below, above = centre >= frame.first + (1 - self.early), centre <= frame.last - self.early
+        return below.to(centre.dtype), above.to(centre.dtype)
 
-    def planes(self, x: Interval, frame: _FloorFrame, alpha_lower: Tensor, alpha_upper: Tensor) -> Planes:
+    def planes(self, x: Interval, frame: _Frame, alpha_lower: Tensor, alpha_upper: Tensor) -> Planes:
         return self._planes(x, frame, frame.below * alpha_lower, frame.above * alpha_upper)
 
-    def equal_slopes(self, x: Interval, frame: _FloorFrame) -> Planes:
+    def equal_slopes(self, x: Interval, frame: _Frame) -> Planes:
         # gap: (last - first) (1 - s) + s for s <= 1, and no gain beyond
         slope = (frame.last - frame.first > 1).to(x.lower.dtype)
         return self._planes(x, frame, slope, slope)
 
-    def _planes(self, x: Interval, frame: _FloorFrame, below: Tensor, above: Tensor) -> Planes:
-        low = torch.minimum(frame.first - below * (frame.first + 1), frame.last - below * x.upper)
-        high = torch.maximum(frame.last - above * frame.last, frame.first - above * x.lower)
+    def _planes(self, x: Interval, frame: _Frame, below: Tensor, above: Tensor) -> Planes:
+        low = torch.minimum(frame.first - below * (frame.first + (1 - self.early)), frame.last - below * x.upper)
+        high = torch.maximum(frame.last - above * (frame.last - self.early), frame.first - above * x.lower)
         # up to three roundings of numbers no larger than these
         size = magnitude(x) + 1
         error = 2 * ulp(size.dtype)
@@ -120,4 +118,22 @@ class Floor(Elementwise):
 
     def unstable(self, *xs: Interval) -> Tensor:
         (x,) = xs
-        return ~(x.lower.floor() == x.upper.floor())
+        return ~(self.value(x.lower) == self.value(x.upper)) | x.lower.isnan() | x.upper.isnan()
+
+
+@register("Floor")
+class Floor(Staircase):
+    """y = largest integer <= x."""
+
+    def value(self, x: Tensor) -> Tensor:
+        return x.floor()
+
+
+@register("Round")
+class Round(Staircase):
+    """y = nearest integer; of two the even one."""
+
+    early = 0.5
+
+    def value(self, x: Tensor) -> Tensor:
+        return x.round()

@@ -16,7 +16,6 @@ import verifier.ops
 from verifier.ops.kinds import LinearOp, Op, RelaxedOp
 from verifier.ops.registry import operators
 
-NEWEST_OPSET = 22
 BEGIN, END = "<!-- operators: begin (make operators) -->", "<!-- operators: end -->"
 
 
@@ -24,15 +23,16 @@ def tables() -> str:
     """Markdown: which ONNX operators are read, and which operators of the IR have bound rules, with their files."""
     from verifier.graph.onnx_import import operators as onnx_operators
     from verifier.graph.onnx_import.opaque import opaque
+    from verifier.graph.onnx_import.reader import OPSETS
     from verifier.graph.onnx_import.registry import lookup
 
     for module in pkgutil.iter_modules(verifier.ops.__path__):
         if module.name != "table":
             import_module(f"verifier.ops.{module.name}")
     names = list(onnx_operators())
-    run_only = [name for name in names if lookup(name, NEWEST_OPSET) is opaque]
+    run_only = [name for name in names if lookup(name, OPSETS[-1]) is opaque]
     lines = [
-        f"Read from ONNX, opsets 7 to {NEWEST_OPSET}: {', '.join(name for name in names if name not in run_only)}.",
+        f"Read from ONNX, opsets {OPSETS[0]} to {OPSETS[-1]}: {', '.join(x for x in names if x not in run_only)}.",
         "",
         f"Run but not bounded, unless constant (counterexamples can be found, nothing proven): {', '.join(run_only)}.",
         "",

@@ -34,6 +34,6 @@ def _lifted(new: Rewriter, node: Node) -> Node:
         return Node("Reshape", node.inputs, node.output, source=node.source)
     if node.op == "ReduceSum" or row.drops_axis:  # all axes go: one row of all elements, reduced along it
         flat = new.reshape(node.inputs[0], (1, math.prod(new.shapes[node.inputs[0]])), node)
-        attrs = {"axes": (1,)} if node.op == "ReduceSum" else {"axis": 1}
+        attrs = {"axes": (1,)} if node.op == "ReduceSum" else {**node.attrs, "axis": 1}
         return Node(node.op, (flat,), node.output, attrs=attrs, source=node.source)
     return node  # element-wise: the parameters of rank 0 broadcast to one element as well

@@ -14,6 +14,7 @@ from verifier.graph.ir import Graph
 from verifier.graph.onnx_import import Model, TensorInfo
 from verifier.graph.onnx_import.expose import with_outputs
 from verifier.graph.onnx_import.session import open_session, run_session
+from verifier.graph.operators import OPERATORS
 from verifier.problem.problem import Problem
 
 if TYPE_CHECKING:
@@ -180,7 +181,8 @@ def compare_index(model: Model, points: np.ndarray, session: Session | None = No
     mine = classes.argmax(axis=2).reshape(len(points), -1)[point, element]
     where = _first_difference(model, graph, session, points[point])
     if where == _NONE_DIFFERS:
-        where = f"first at {next((node.source for node in model.graph.opaque if node.source), 'the final ArgMax')}"
+        behind = (node.source for node in model.graph.nodes if node.output not in model.graph_logits.shapes)
+        where = f"first at {next(filter(None, behind), 'the final ArgMax')}"
     raise UnsoundError(
         f"{model.path}: the imported network differs from ONNX Runtime: class {element} is {mine},"
         f" expected {index[point, element]:g}; {where}"
@@ -312,7 +314,7 @@ def _slack(noise: np.ndarray, expected: np.ndarray, grain: float) -> np.ndarray:
 
 
 def _has_steps(graph: Graph) -> bool:
-    return any(node.op in ("Sign", "Floor") for node in graph.nodes)
+    return any(node.op in OPERATORS and OPERATORS[node.op].steps for node in graph.nodes)
 
 
 def _rounded_to_inputs(points: np.ndarray, model: Model) -> np.ndarray:

@@ -10,12 +10,12 @@ from verifier.graph.ir import Graph
 from verifier.graph.onnx_import.context import Builder, Var
 from verifier.graph.onnx_import.model import Limits
 
-_UNARY = ("Relu", "Abs", "Sign", "Floor", "Sigmoid", "Tanh", "Erf", "Atan", "Softplus", "Sin", "Cos")
+_UNARY = ("Relu", "Abs", "Sign", "Floor", "Round", "Sigmoid", "Tanh", "Erf", "Atan", "Softplus", "Sin", "Cos")
 _KINDS = (
     "unary", "relu", "relu", "leaky", "prelu", "clip", "pow", "positive", "scale", "scale", "shift", "shift", "dense",
     "dense", "conv", "transposed", "reshape", "transpose", "slice", "take", "expand", "pad", "sum", "max", "add", "sub",
     "mul", "concat", "constant", "saturate", "difference", "difference", "noop", "onesided", "onesided", "sandwich",
-    "sandwich", "mirrored",
+    "sandwich", "mirrored", "within", "place",
 )  # fmt: skip
 
 
@@ -76,6 +76,16 @@ class RandomGraph:
         low, high = np.sort(self.rng.normal(size=2))
         low, high = (-np.inf if self.rng.random() < 0.2 else low), (np.inf if self.rng.random() < 0.2 else high)
         return self.b.unary("Clip", x, min=float(low), max=float(high))
+
+    def _within(self, x: Var) -> Var:
+        return self.b.unary("Within", self.b.unary("Sin", x), min=-1.0, max=1.0)
+
+    def _place(self, x: Var) -> Var | None:
+        if not x.shape:
+            return None
+        axis = int(self.rng.integers(x.rank))
+        shape = [size for a, size in enumerate(x.shape) if a != axis]
+        return self.b.emit("ArgMax", [x], shape, attrs={"axis": axis, "last": int(self.rng.integers(2))})
 
     def _pow(self, x: Var) -> Var:
         bounded = self.b.unary("Tanh", x)

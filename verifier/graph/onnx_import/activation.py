@@ -132,6 +132,13 @@ def mish(c: Context) -> Value:
     return c.binary("Mul", x, c.unary("Tanh", c.unary("Softplus", x)))
 
 
+@lowers("Swish", since=24)
+def swish(c: Context) -> Value:
+    """x * sigmoid(alpha x)."""
+    x = c.x()
+    return c.binary("Mul", x, c.unary("Sigmoid", c.scale(x, float(c.attr("alpha", 1.0)))))
+
+
 @lowers("Gelu", since=20)
 def gelu(c: Context) -> Value:
     """x / 2 * (1 + erf(x / sqrt(2))), or with tanh(sqrt(2 / pi) (x + 0.044715 x^3)) in place of erf."""

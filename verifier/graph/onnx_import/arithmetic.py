@@ -14,20 +14,20 @@ from verifier.graph.onnx_import.registry import lowers
 @lowers("Add", since=7)
 def add(c: Context) -> Value:
     """x + y."""
-    return _add(c, c.value(0), c.value(1))
+    return summed(c, c.value(0), c.value(1))
 
 
 @lowers("Sum", since=8)
 def sum_(c: Context) -> Value:
     """Sum of any number of inputs."""
     values = [c.value(i) for i in range(len(c.inputs))]
-    return functools.reduce(lambda x, y: _add(c, x, y), values)
+    return functools.reduce(lambda x, y: summed(c, x, y), values)
 
 
 @lowers("Mean", since=8)
 def mean(c: Context) -> Value:
     """Mean of any number of inputs."""
-    total = functools.reduce(lambda x, y: _add(c, x, y), [c.value(i) for i in range(len(c.inputs))])
+    total = functools.reduce(lambda x, y: summed(c, x, y), [c.value(i) for i in range(len(c.inputs))])
     return c.scale(_var(c, total), *c.quotient(1.0, float(len(c.inputs))))
 
 
@@ -36,7 +36,7 @@ def sub(c: Context) -> Value:
     """x - y."""
     x, y = c.value(0), c.value(1)
     if isinstance(y, np.ndarray):
-        return _add(c, x, np.negative(y, out=np.empty_like(y)))
+        return summed(c, x, np.negative(y, out=np.empty_like(y)))
     if isinstance(x, np.ndarray):
         return c.shift(c.scale(y, -1.0), x)
     return c.binary("Sub", x, y)
@@ -81,8 +81,10 @@ def _power(c: Context, x: Var, n: float) -> Var:
         return c.unary("Reciprocal", _power(c, x, -n))
     if n == 0.5:
         return c.unary("Sqrt", x)
-    if n != int(n) or n > 64:
-        raise c.refuse(f"exponent {n}; supported are integers up to 64, and 0.5")
+    if n != int(n):
+        return c.unary("Exp", c.scale(c.unary("Log", x), n))
+    if n > 64:
+        raise c.refuse(f"exponent {n}; supported are integers up to 64, and fractions")
     return x if n == 1 else c.unary("Pow", x, exponent=int(n))
 
 
@@ -120,21 +122,8 @@ def bound_by(c: Context, x: Var, limit: np.ndarray, above: bool) -> Var:
     return c.shift(part, limit)
 
 
-@lowers("Where", since=9)
-def where(c: Context) -> Value:
-    """Selection with a constant condition."""
-    mask = c.const(0, "condition").astype(bool)
-    parts: list[Value] = []
-    for index, chosen in ((1, mask), (2, ~mask)):
-        value = c.value(index)
-        if isinstance(value, np.ndarray):
-            parts.append(np.where(chosen, value, 0.0))  # an infinite value that is never chosen does no harm
-        else:
-            parts.append(c.scale(value, chosen.astype(np.float64)))
-    return _add(c, *parts)
-
-
-def _add(c: Context, x: Value, y: Value) -> Value:
+def summed(c: Context, x: Value, y: Value) -> Value:
+    """x + y."""
     if isinstance(x, np.ndarray):
         x, y = y, x
     x = _var(c, x)

@@ -16,10 +16,10 @@ def matmul(c: Context) -> Value:
     a, b = c.value(0), c.value(1)
     if 0 in (len(a.shape), len(b.shape)):
         raise c.wrong("MatMul of a scalar")
-    return _matrix_product(c, a, b)
+    return times(c, a, b)
 
 
-def _matrix_product(c: Context, a: Value, b: Value) -> Var:
+def times(c: Context, a: Value, b: Value) -> Var:
     """a @ b; a constant side becomes the weight of a Dense, also where it had to be rounded a few times."""
     (left, left_off), (right, right_off) = _weight(c, a), _weight(c, b)
     if right is not None:
@@ -49,7 +49,7 @@ def gemm(c: Context) -> Value:
         if row is not None:
             _check_inner(c, a.shape[-1], b.shape[0])
             return c.dense(_var(c, a), b.T, row)
-    y = c.scale(_matrix_product(c, a, b), alpha)
+    y = c.scale(times(c, a, b), alpha)
     if bias is None:
         return y
     if isinstance(bias, np.ndarray):

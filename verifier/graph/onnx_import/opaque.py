@@ -10,20 +10,19 @@ from verifier.graph.onnx_import.kernel import output_shapes
 from verifier.graph.onnx_import.registry import lowers
 
 _LOGICAL = ("Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual", "And", "Or", "Xor", "Not", "IsNaN", "IsInf")
+_INDEX = ("ArgMax", "ArgMin", "NonZero")
 _OTHER = (
-    "ArgMin", "CumSum", "Hardmax", "Mod", "NonMaxSuppression", "NonZero", "OneHot", "Range", "Round",
-    "TopK", "Unique", "ConstantOfShape", "EyeLike", "BitShift", "Compress", "Det", "GRU", "LRN",
-    "LSTM", "LpPool", "RNN", "ReverseSequence", "GridSample", "QuantizeLinear",
-    "DequantizeLinear", "DynamicQuantizeLinear",
-    "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "Asin", "Acos", "Asinh", "Acosh", "Atanh",
+    "Hardmax", "Mod", "NonMaxSuppression", "NonZero", "OneHot", "Range", "Unique", "ConstantOfShape", "EyeLike",
+    "BitShift", "Compress", "Det", "GRU", "LRN", "LSTM", "LpPool", "RNN", "ReverseSequence", "GridSample",
+    "DynamicQuantizeLinear", "Asin", "Acos", "Asinh", "Acosh", "Atanh", "IsNaN", "IsInf",
 )  # fmt: skip
 
 
-@lowers("ArgMax", *_LOGICAL, *_OTHER)
+@lowers(*_OTHER)
 def opaque(c: Context) -> Value | tuple[Value, ...]:
     """An Opaque node per output, with the best guess at its shape."""
     variables = [c.x(i) for i in range(len(c.inputs)) if isinstance(c.inputs[i], Var)]
-    dtype = np.dtype(bool) if c.op in _LOGICAL else np.dtype(np.int64) if c.op == "ArgMax" else None
+    dtype = np.dtype(bool) if c.op in _LOGICAL else np.dtype(np.int64) if c.op in _INDEX else None
     attrs: dict[str, Attribute] = {"op_type": c.op, "opset": c.opset}
     shapes = output_shapes(c) or [_guess(c)] * c.n_outputs
     if c.declared is not None:

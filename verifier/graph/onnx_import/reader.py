@@ -21,8 +21,10 @@ from verifier.graph.onnx_import import (  # noqa: F401 (the imports fill the reg
     index,
     kernel,
     linear,
+    logic,
     opaque,
     pool,
+    quantised,
     reduce,
     resize,
     shape,
@@ -35,7 +37,7 @@ from verifier.graph.onnx_import.registry import lookup
 from verifier.graph.onnx_import.schema import missing
 from verifier.graph.onnx_import.source import parse, printable, read_model
 
-OPSETS = range(7, 23)
+OPSETS = range(7, 29)
 _DOMAINS = ("", "ai.onnx")
 _CONTROL_FLOW = ("If", "Loop", "Scan", "SequenceMap")
 _MAY_BE_INFINITE = (
@@ -277,8 +279,10 @@ class _Import:
             raise context.refuse("its inputs must be constant, but depend on the network's input")
         depends = any(value.opaque for value in variables)
         whole = any(not value.real for value in variables) and node.op_type not in _MOVES
-        if depends or whole:
+        if depends:
             lowering = opaque.opaque
+        elif whole:
+            lowering = logic.on_whole(node.op_type, lowering)
         if not variables:
             return self._fold_constants(lowering)
         results = self._call(lowering)

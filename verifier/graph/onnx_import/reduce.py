@@ -196,6 +196,14 @@ def layer_normalization(c: Context) -> Value:
     return c.shift(y, c.const(2, "bias")) if c.has(2) else y
 
 
+@lowers("RMSNormalization", since=23)
+def rms_normalization(c: Context) -> Value:
+    """x / sqrt(mean of squares + epsilon) * scale over the axes from `axis` on."""
+    x = c.x()
+    y = _normalised(c, x, tuple(range(c.axis(int(c.attr("axis", -1)), x.rank), x.rank)), centre=False)
+    return c.scale(y, c.const(1, "scale"))
+
+
 @lowers("InstanceNormalization")
 def instance_normalization(c: Context) -> Value:
     """As LayerNormalization over the axes of space, with scale and bias per channel."""
@@ -239,15 +247,20 @@ def lp_normalization(c: Context) -> Value:
 
 
 def _normalised(
-    c: Context, x: Var, axes: Sequence[int], epsilon: float | None = None, outside: float | None = None
+    c: Context,
+    x: Var,
+    axes: Sequence[int],
+    epsilon: float | None = None,
+    outside: float | None = None,
+    centre: bool = True,
 ) -> Var:
-    """(x - mean) / sqrt(variance + epsilon) over `axes`, or / (sqrt(variance) + outside)."""
+    """(x - mean) / sqrt(variance + epsilon) over `axes`, or / (sqrt(variance) + outside); mean 0 without `centre`."""
     epsilon = float(c.attr("epsilon", 1e-5)) if epsilon is None else epsilon
     count = math.prod(x.shape[axis] for axis in axes)
     kept = [1 if axis in axes else size for axis, size in enumerate(x.shape)]
     share = c.quotient(1.0, float(count))
-    mean = c.reshape(c.scale(c.reduce_sum(x, axes), *share), kept)
-    centred = c.binary("Sub", x, mean)
+    mean = c.reshape(c.scale(c.reduce_sum(x, axes), *share), kept) if centre else None
+    centred = x if mean is None else c.binary("Sub", x, mean)
     square = c.reduce_sum(c.unary("Pow", centred, exponent=2), axes)
     spread = c.unary("Sqrt", c.shift(c.scale(square, *share), epsilon))
     spread = spread if outside is None else c.shift(spread, outside)

@@ -33,6 +33,8 @@ def open_session(data: bytes, threads: int = 1, optimise: bool = True) -> onnxru
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 4  # what it would log it also raises
     level = onnxruntime.GraphOptimizationLevel
+    # by default a matrix of whole numbers is multiplied with activations that are rounded to 8 bits
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
 
     def make(content: bytes) -> onnxruntime.InferenceSession:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 
 from verifier.graph.onnx_import.context import Context, Value, Var, elements
+from verifier.graph.onnx_import.logic import converted
 from verifier.graph.onnx_import.registry import lowers
 
 
@@ -28,14 +28,14 @@ def dropout(c: Context) -> Value | tuple[Value, ...]:
 
 @lowers("Cast", "CastLike")
 def cast(c: Context) -> Value:
-    """Between floating-point types: the real number stays. Whole numbers are real numbers too."""
+    """To a floating-point type the real number stays; to whole numbers it is rounded towards 0."""
     import onnx
 
     x = c.x()
     target = onnx.helper.tensor_dtype_to_np_dtype(int(c.attr("to", 1))) if c.op == "Cast" else c.value(1).dtype
-    if np.dtype(target).kind != "f" and np.dtype(target) != x.dtype:
+    if np.dtype(target).kind not in "fiub":
         raise c.refuse(f"conversion of a value to {np.dtype(target)}")
-    return replace(x, dtype=np.dtype(target))
+    return converted(c, x, np.dtype(target))
 
 
 @lowers("Reshape", since=5)
@@ -151,7 +151,8 @@ def space_to_depth(c: Context) -> Value:
     if block < 1 or height % block or width % block:
         raise c.wrong(f"blocksize {block} for an image of {height} x {width}")
     y = c.reshape(x, (batch, channels, height // block, block, width // block, block))
-    y = c.transpose(y, (0, 3, 5, 1, 2, 4))
+    deep = c.attr("mode", "DCR") == "DCR"
+    y = c.transpose(y, (0, 3, 5, 1, 2, 4) if deep else (0, 1, 3, 5, 2, 4))
     return c.reshape(y, (batch, channels * block**2, height // block, width // block))
 
 

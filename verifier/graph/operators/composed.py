@@ -15,7 +15,7 @@ _LINEAR = Traits(linear=True)
 
 COMPOSED: dict[str, Traits] = {
     "Elu": Traits(elementwise=True, increasing=lambda attrs: float(attrs.get("alpha", 1.0)) >= 0),
-    **dict.fromkeys(("Ceil", "Round", "Selu", "Softsign", "ThresholdedRelu", "Sinh", "Asin", "Asinh", "Atanh"), _RISES),
+    **dict.fromkeys(("Ceil", "Selu", "Softsign", "ThresholdedRelu", "Sinh", "Asin", "Asinh", "Atanh"), _RISES),
     "HardSigmoid": Traits(elementwise=True, increasing=lambda attrs: float(attrs.get("alpha", 0.2)) >= 0),
     "Celu": Traits(elementwise=True, increasing=lambda attrs: float(attrs.get("alpha", 1.0)) >= 0),
     **dict.fromkeys(("HardSwish", "Gelu", "Mish", "Swish", "Shrink", "Cosh", "Tan", "Acos", "Acosh"), _CURVE),

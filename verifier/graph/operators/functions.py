@@ -27,8 +27,10 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 _rises = partial(unary, increasing=True, monotone=True)
 unary("Relu", lambda x: np.maximum(x, 0), picks=True, increasing=True, lipschitz=1.0)
 unary("Abs", np.abs, picks=True, lipschitz=1.0)
-unary("Sign", np.sign, picks=True, increasing=True)
-unary("Floor", np.floor, picks=True, increasing=True)
+_steps = partial(unary, picks=True, increasing=True, steps=True)
+_steps("Sign", np.sign)
+_steps("Floor", np.floor)
+_steps("Round", np.round)
 _rises("Sigmoid", sigmoid, lipschitz=0.25, within_one=True, plain=0.0)
 _rises("Tanh", np.tanh, lipschitz=1.0, within_one=True, plain=0.0)
 _rises("Erf", np.vectorize(math.erf, otypes=[np.float64]), plain=0.0)
@@ -64,6 +66,10 @@ def _clip(node: Node, params: Mapping[str, np.ndarray], shape: Shape, x: np.ndar
     return np.clip(x, node.number("min"), node.number("max"))
 
 
+def _within(node: Node, params: Mapping[str, np.ndarray], shape: Shape, x: np.ndarray) -> np.ndarray:
+    return np.where((x >= node.number("min")) & (x <= node.number("max")), x, np.nan)
+
+
 def _pow_shape(node: Node, shape: Shape) -> Shape:
     exponent = node.attrs["exponent"]
     need(isinstance(exponent, int) and exponent >= 2, "exponent is not an integer above 1")
@@ -85,6 +91,13 @@ def _largest(node: Node, params: Mapping[str, np.ndarray], shape: Shape, x: np.n
     return x.max(axis=node.integer("axis") + 1)
 
 
+def _place_of_largest(node: Node, params: Mapping[str, np.ndarray], shape: Shape, x: np.ndarray) -> np.ndarray:
+    axis = node.integer("axis") + 1
+    if not node.integer("last"):
+        return x.argmax(axis).astype(x.dtype)
+    return (x.shape[axis] - 1 - np.flip(x, axis).argmax(axis)).astype(x.dtype)
+
+
 def _rises_if_positive(attrs: Mapping[str, Any]) -> bool:
     return float(attrs.get("alpha", 0.01)) >= 0
 
@@ -99,8 +112,12 @@ _function(
 )
 _function("PRelu", _prelu, needs=("slope",))
 _function("Clip", _clip, shape=_clip_shape, attrs=("min", "max"), picks=True, increasing=True, lipschitz=1.0)
+_function("Within", _within, shape=_clip_shape, attrs=("min", "max"), picks=True, inner=True)
 _function("Pow", _power, shape=_pow_shape, attrs=("exponent",))
 declare("Mul", lambda node, params, shape, x, y: x * y, inputs=2, broadcasts=True)
-_along = partial(declare, shape=without_axis, attrs=("axis",), drops_axis=True, increasing=True)
-_along("ReduceMax", _largest, picks=True, lipschitz=1.0)
-_along("LogSumExp", _log_sum_exp, inner=True)
+_along = partial(declare, shape=without_axis, attrs=("axis",), drops_axis=True)
+_along("ReduceMax", _largest, picks=True, increasing=True, lipschitz=1.0)
+_along("LogSumExp", _log_sum_exp, increasing=True, inner=True)
+declare(
+    "ArgMax", _place_of_largest, shape=without_axis, attrs=("axis", "last"), drops_axis=True, picks=True, steps=True
+)

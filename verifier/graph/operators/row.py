@@ -73,7 +73,7 @@ class Operator(Traits):
     trusted to `enclose.FUNCTION`. `within_one`: |f| <= 1. `plain`: an argument at which the value is known exactly.
     `as_is`: ONNX has it under the same name, without attributes.
     `inner`: ONNX has no operator of that name. `monotone`: rising, or falling, on intervals where it is defined.
-    `drops_axis`: a reduction along attrs axis.
+    `drops_axis`: a reduction along attrs axis. `steps`: constant but for jumps.
     """
 
     name: str
@@ -90,6 +90,7 @@ class Operator(Traits):
     plain: float | None = None
     monotone: bool = False
     drops_axis: bool = False
+    steps: bool = False
     as_is: bool = False
     inner: bool = False
 
