@@ -97,3 +97,43 @@ def test_gelu_is_bounded(tmp_path: Path, attributes: dict[str, str], opset: int)
     data = build(nodes, {"x": (2,)}, ["y"], opset=opset)
     assert _verdict(tmp_path, data, [(-2, 2)] * 2, 1, "(<= Y_0 -0.36)") == "unsat"  # the minimum is -0.17 each
     assert _verdict(tmp_path, data, [(-2, 2)] * 2, 1, "(<= Y_0 -0.32)") == "sat"
+
+
+def test_an_index_inside_the_network(tmp_path: Path) -> None:
+    """ArgMax of three classes, compared with one of them, times a score: decided by bounds once boxes are small."""
+    nodes = [
+        node("MatMul", ["x", "w"], ["z0"]),
+        node("Add", ["z0", "b"], ["z"]),
+        node("ArgMax", ["z"], ["k"], axis=1, keepdims=1),
+        node("Equal", ["k", "one"], ["is"]),
+        node("Cast", ["is"], ["f"], to=1),
+        node("ReduceSum", ["x"], ["s"], keepdims=1),
+        node("Mul", ["f", "s"], ["y"]),
+    ]
+    # classes -x, x - 0.5 and 0: the second wins only beyond x = 0.5
+    weights = {"w": np.array([[-1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]), "b": np.array([0.0, -0.5, 0.0]), "one": np.array(1)}
+    data = build(nodes, {"x": (1, 2)}, ["y"], weights)
+    assert _verdict(tmp_path, data, [(-1, 1), (0, 0.25)], 1, "(<= Y_0 -0.001)") == "unsat"
+    assert _verdict(tmp_path, data, [(-1, 1), (0, 0.25)], 1, "(>= Y_0 1.251)") == "unsat"
+    assert _verdict(tmp_path, data, [(-1, 1), (0, 0.25)], 1, "(>= Y_0 1.2)") == "sat"
+
+
+def test_a_condition_chooses_between_two_values(tmp_path: Path) -> None:
+    nodes = [
+        node("Greater", ["x", "c"], ["p"]), node("Abs", ["x"], ["a"]), node("Where", ["p", "a", "x"], ["v"]),
+        node("ReduceSum", ["v"], ["y"], keepdims=0),
+    ]  # fmt: skip
+    data = build(nodes, {"x": (2,)}, ["y"], {"c": np.array(-0.5)})  # |x| above -0.5, x below
+    assert _verdict(tmp_path, data, [(-1, 1)] * 2, 1, "(<= Y_0 -2.01)") == "unsat"
+    assert _verdict(tmp_path, data, [(-0.4, 1)] * 2, 1, "(<= Y_0 -0.01)") == "unsat"
+    assert _verdict(tmp_path, data, [(-1, 1)] * 2, 1, "(<= Y_0 -1.9)") == "sat"
+
+
+def test_a_quantised_network(tmp_path: Path) -> None:
+    nodes = [
+        node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        node("ReduceSum", ["d"], ["y"], keepdims=0),
+    ]  # fmt: skip
+    data = build(nodes, {"x": (2,)}, ["y"], {"s": np.array(0.25), "z": np.array(128, np.uint8)})
+    assert _verdict(tmp_path, data, [(0, 0.3)] * 2, 1, "(>= Y_0 0.51)") == "unsat"  # each rounds to 0 or 0.25
+    assert _verdict(tmp_path, data, [(0, 0.3)] * 2, 1, "(>= Y_0 0.49)") == "sat"

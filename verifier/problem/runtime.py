@@ -181,7 +181,7 @@ def compare_index(model: Model, points: np.ndarray, session: Session | None = No
     mine = classes.argmax(axis=2).reshape(len(points), -1)[point, element]
     where = _first_difference(model, graph, session, points[point])
     if where == _NONE_DIFFERS:
-        behind = (node.source for node in model.graph.nodes if node.output not in model.graph_logits.shapes)
+        behind = (node.source for node in model.graph.nodes if node.output not in graph.shapes)
         where = f"first at {next(filter(None, behind), 'the final ArgMax')}"
     raise UnsoundError(
         f"{model.path}: the imported network differs from ONNX Runtime: class {element} is {mine},"

@@ -16,6 +16,7 @@ from verifier.graph.onnx_import.context import Context, Value, Var
 from verifier.graph.onnx_import.opaque import opaque
 from verifier.graph.onnx_import.registry import lowers
 
+Lowering = Callable[[Context], "Value | tuple[Value, ...]"]
 TRUTH = np.dtype(bool)
 _LARGEST = 2.0**53
 """Whole numbers up to this are float64 numbers, so that arithmetic on them is exact in every bound."""
@@ -27,12 +28,12 @@ _ON_WHOLE = frozenset({
 """Operators whose lowering is right for whole numbers too."""
 
 
-def on_whole(op: str, lowering: Callable[[Context], Value | tuple[Value, ...]]) -> Callable[..., object]:
+def on_whole(op: str, lowering: Lowering) -> Lowering:
     """The lowering of an operator that reads whole numbers or truth values: within their type, or opaque."""
     if op not in _ON_WHOLE:
         return opaque
 
-    def lower(c: Context) -> tuple[Value, ...]:
+    def lower(c: Context) -> Value | tuple[Value, ...]:
         results = lowering(c)
         results = results if isinstance(results, tuple) else (results,)
         return tuple(_kept(c, one) for one in results)
