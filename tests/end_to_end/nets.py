@@ -46,9 +46,9 @@ def sum_and_difference(path: Path) -> Path:
     return path
 
 
-def rounded(path: Path) -> Path:
-    """y = round(x), an operator that can be run but has no bound rule."""
-    return save(path, [helper.make_node("Round", ["x"], ["y"])], {}, 2, 2)
+def one_hot(path: Path) -> Path:
+    """y = hardmax(x), an operator that can be run but has no bound rule."""
+    return save(path, [helper.make_node("Hardmax", ["x"], ["y"])], {}, 2, 2)
 
 
 def unsupported(path: Path) -> Path:
