@@ -228,11 +228,8 @@ class Relaxed:
         """The planes as a walk uses them; of a ReLU's only the slopes change with alpha."""
         for i, given in planes.items():
             if i not in self._walked:
-                self._walked[i] = planes_of(given)
-        return {
-            i: Planes(self._walked[i].columns, tuple(zip(given.lower_slopes, given.upper_slopes, strict=True)))
-            for i, given in planes.items()
-        }
+                self._walked[i] = planes_of(given, not self.ground.network.finite)
+        return {i: self._walked[i].at(given) for i, given in planes.items()}
 
     def walk(self, p: Parameters, planes: Mapping[int, Relaxation], allowance: Allowance | None = None) -> Walked:
         """The combined row walked back."""

@@ -11,9 +11,9 @@ each group.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from torch import Tensor
 from verifier.bounds.network import Network
 from verifier.bounds.rounding import SPARE, Allowance, Planes, planes_of
 from verifier.ops.affine import Dense
-from verifier.ops.kinds import LinearOp, Relaxation, RelaxedOp
+from verifier.ops.kinds import LinearOp, Op, Relaxation, RelaxedOp
 from verifier.tolerance import gamma, lost, ulp
 
 
@@ -47,20 +47,17 @@ def walk_back(
         coefficients (R, K, n) and bias (R, K); a bias of NaN or +inf (overflow) is turned into -inf (nothing known).
     """
     pending: dict[int, Tensor] = {slot: rows}
-    # what is known so far about the bias, and a second number that is positive where nothing is known any more
-    state = torch.stack([bias, torch.zeros_like(bias)], -1)
+    marked = not network.finite
+    state = torch.stack([bias, torch.zeros_like(bias)]) if marked else bias[None]
+    paid: set[int] = set()  # slots whose charges and constants are part of the columns of the operator that reads them
     for i in range(slot - 1, -1, -1):
         if i + 1 not in pending:
             continue
         rows = pending.pop(i + 1)
         op = network.ops[i]
-        if allowance is not None:
-            state = _charged(state, rows, allowance.column(i + 1), owner)
+        if i + 1 not in paid:
+            state = _passed(op, rows, state, None if allowance is None else allowance.column(i + 1), owner)
         if isinstance(op, LinearOp):
-            if (offset := op.offset_column) is not None:
-                state = state + rows.flatten(2) @ offset
-            if (error := op.error_column) is not None:
-                state = state + rows.abs().flatten(2) @ error
             parts = tuple(p.unflatten(0, bias.shape) for p in op.adjoint(rows.flatten(0, 1)))
         else:
             assert isinstance(op, RelaxedOp)
@@ -70,36 +67,43 @@ def walk_back(
             if isinstance(given, Planes):
                 planes = given
             else:
-                planes = planes_of(given) if allowance is None else allowance.planes(i, given)
-            parts, state = _relaxed_step(op, rows, state, planes if owner is None else planes.of(owner))
+                planes = planes_of(given, marked) if allowance is None else allowance.planes(i, given)
+            if owner is not None:
+                planes = planes.of(owner)
+            parts, owed = _relaxed_step(op, rows, planes)
+            state = state + owed
+            source = network.sources[i][0]
+            if planes.folded:
+                paid.add(source)
             if i in added:
                 parts = (parts[0] + added[i], *parts[1:])
                 if allowance is not None:
-                    state = _charged(state, added[i], allowance.added(i, owner), None)
+                    state = _charged(state, added[i].abs(), allowance.added(i), owner)
+                if planes.folded:
+                    column = None if allowance is None else allowance.column(source)
+                    state = _passed(network.ops[source - 1], added[i], state, column, owner)
         for source, part in zip(network.sources[i], parts, strict=True):
             pending[source] = pending[source] + part if source in pending else part
     if 0 not in pending:
         coefficients = rows.new_zeros(*bias.shape, network.n)
     else:
-        if allowance is not None:
-            state = _charged(state, pending[0], allowance.column(0), owner)
+        if allowance is not None and (column := allowance.column(0)) is not None:
+            state = _charged(state, pending[0].abs(), column, owner)
         coefficients = pending[0].flatten(2)
-    shift, unknown = state.unbind(-1)
+    shift = state[0]
     if allowance is not None:
         shift = shift - _rest(allowance, bias, owner)
     # +inf is an overflow, whatever was added afterwards
-    return coefficients, _known_below(shift).masked_fill(unknown != 0, -torch.inf)
+    shift = _known_below(shift)
+    return coefficients, shift.masked_fill(state[1] != 0, -torch.inf) if marked else shift
 
 
 def _rest(allowance: Allowance, bias: Tensor, owner: Tensor | None) -> Tensor:
     """What a walk loses beside the costs of its steps: roundings of the bias it started with, (R, K), and underflow, of
     coefficients and of products."""
-    network = allowance.network
-    elements = 2 * sum(math.prod(shape) for shape in network.shapes)
-    total = bias.detach().abs() * (allowance.steps * ulp(bias.dtype)) + lost(elements, bias.dtype)
-    if allowance.floor is not None:
-        total = total + (allowance.floor if owner is None else allowance.floor.index_select(0, owner))[:, None]
-    return total * SPARE
+    total = bias.detach().abs() * (SPARE * allowance.steps * ulp(bias.dtype))
+    floor = allowance.floor
+    return total + (floor if owner is None or len(floor) == 1 else floor.index_select(0, owner))[:, None]
 
 
 def _known_below(bound: Tensor) -> Tensor:
@@ -107,14 +111,21 @@ def _known_below(bound: Tensor) -> Tensor:
     return torch.nan_to_num(bound, nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
 
 
-def _charged(state: Tensor, rows: Tensor, column: Tensor | None, owner: Tensor | None) -> Tensor:
-    """What is known after each unit of |coefficient| of rows (R, K, *S) has paid its `column` (B or 1, |S|, 2)."""
-    if column is None:
-        return state
-    size = rows.detach().flatten(2).abs()
-    if len(column) == 1:
-        return state + size @ column[0]
-    return state + torch.bmm(size, column if owner is None else column.index_select(0, owner))
+def _charged(state: Tensor, size: Tensor, column: Tensor, owner: Tensor | None) -> Tensor:
+    """What is known after rows of magnitudes `size` (R, K, *S) have paid `column` (c, B or 1, |S|) for each unit."""
+    if owner is not None and column.shape[1] > 1:
+        column = column.index_select(1, owner)
+    return state + (size.detach().flatten(2) * column[:, :, None]).sum(-1)
+
+
+def _passed(op: Op, rows: Tensor, state: Tensor, column: Tensor | None, owner: Tensor | None) -> Tensor:
+    """What is known after rows (R, K, *T) over the operator's value have taken its constant, and paid its `column`."""
+    constant, error = (op.offset_column, op.error_column) if isinstance(op, LinearOp) else (None, None)
+    if constant is not None:
+        state = torch.cat([state[:1] + rows.flatten(2) @ constant, state[1:]])
+    if error is not None:
+        state = torch.cat([state[:1] + rows.abs().flatten(2) @ error, state[1:]])
+    return state if column is None else _charged(state, rows.abs(), column, owner)
 
 
 def of_groups(planes: Relaxation, owner: Tensor) -> Relaxation:
@@ -127,34 +138,61 @@ def of_groups(planes: Relaxation, owner: Tensor) -> Relaxation:
     )
 
 
-def _relaxed_step(op: RelaxedOp, rows: Tensor, state: Tensor, planes: Planes) -> tuple[tuple[Tensor, ...], Tensor]:
-    """A positive coefficient takes the lower plane, a negative one the upper plane."""
-    positive, negative = rows.clamp(min=0), rows.clamp(max=0).neg()
-    paid = torch.bmm(positive.flatten(2), planes.columns[:, 0])
-    state = state + torch.baddbmm(paid, negative.flatten(2), planes.columns[:, 1])
-    parts = []
-    for index, (low, high) in enumerate(planes.slopes):
-        part, rest = op.spread(positive, index) * low[:, None], op.spread(negative, index)
-        if part.requires_grad:
-            parts.append(torch.addcmul(part, rest, high[:, None], value=-1))
-        else:
-            parts.append(part.addcmul_(rest, high[:, None], value=-1))
-    return tuple(parts), state
+def _relaxed_step(op: RelaxedOp, rows: Tensor, planes: Planes) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Rows over the output, (R, K, *T), as rows over the inputs, and what that adds to the bias, (c, R, K).
+
+    A positive coefficient takes the lower plane, a negative one the upper plane: with p the positive part of a row,
+    upper . row + (lower - upper) . p.
+    """
+    positive = rows.clamp(min=0)
+    every, more = planes.columns[0][:, :, None], planes.columns[1][:, :, None]
+    owed = (rows.flatten(2) * every).addcmul_(positive.flatten(2), more)
+    parts = tuple(
+        (op.spread(rows, index) * upper[:, None]).addcmul_(op.spread(positive, index), change[:, None])
+        for index, (upper, change) in enumerate(planes.slopes)
+    )
+    return parts, owed.sum(-1)
+
+
+class Region(NamedTuple):
+    """Boxes (R, n) as centres and radii, and radii that what rounding adds to a minimum over them is part of."""
+
+    centre: Tensor
+    radius: Tensor
+    wide: Tensor
+
+    @staticmethod
+    def of(lower: Tensor, upper: Tensor) -> Region:
+        """From the ends (R, n)."""
+        centre, radius = (lower + upper) / 2, (upper - lower) / 2
+        unit = 3 * gamma(lower.shape[1], lower.dtype)
+        return Region(centre, radius, torch.maximum(lower.abs(), upper.abs()).mul_(unit).add_(radius))
+
+    def select(self, index: Tensor) -> Region:
+        """The boxes at `index`."""
+        return Region(*(t.index_select(0, index) for t in self))
+
+    def part(self, start: int, end: int) -> Region:
+        """The boxes from `start` to `end`."""
+        return Region(*(t[start:end] for t in self))
+
+    def least(self, coefficients: Tensor, bias: Tensor, rigorous: bool = True) -> Tensor:
+        """Minimum of rows (R, K, n), (R, K) over the boxes: (R, K); -inf where it is not a finite number.
+
+        `rigorous` takes off what rounding may have added: gamma_n (|a| . |x| + |bias|), n the inputs.
+        """
+        low = torch.baddbmm(bias[:, :, None], coefficients, self.centre[:, :, None])
+        low = torch.baddbmm(low, coefficients.abs(), (self.wide if rigorous else self.radius)[:, :, None], alpha=-1)
+        low = low[:, :, 0]
+        if rigorous:
+            n, dtype = self.centre.shape[1], bias.dtype
+            low = low - (bias.abs() * gamma(2 * n, dtype)).add_(lost(2 * n, dtype))
+        return _known_below(low)
 
 
 def concretise(coefficients: Tensor, bias: Tensor, lower: Tensor, upper: Tensor, rigorous: bool = True) -> Tensor:
-    """Minimum of rows (R, K, n) over boxes (R, n): (R, K); -inf where it is not a finite number.
-
-    `rigorous` takes off what rounding may have added: gamma_n (|a| . |x| + |bias|), n the inputs.
-    """
-    centre, radius = (lower + upper) / 2, (upper - lower) / 2
-    size = coefficients.abs()
-    if rigorous:
-        n = lower.shape[1]
-        radius = radius + 3 * gamma(n, lower.dtype) * torch.maximum(lower.abs(), upper.abs())
-        bias = bias - (gamma(1, lower.dtype) * bias.abs() + lost(2 * n, lower.dtype))
-    low = torch.bmm(coefficients, centre[:, :, None]) - torch.bmm(size, radius[:, :, None])
-    return _known_below(low[:, :, 0] + bias)
+    """Minimum of rows (R, K, n) over boxes (R, n): (R, K); see `Region.least`."""
+    return Region.of(lower, upper).least(coefficients, bias, rigorous)
 
 
 def neuron_rows(network: Network, slot: int, neurons: Tensor) -> tuple[int, Tensor, Tensor]:

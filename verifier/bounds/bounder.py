@@ -14,7 +14,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from verifier.bounds.backward import concretise, neuron_rows, walk_back
+from verifier.bounds.backward import Region, neuron_rows, walk_back
 from verifier.bounds.centred import Centred
 from verifier.bounds.forms import AffineForm
 from verifier.bounds.forward import (
@@ -113,6 +113,7 @@ def sweep(
     if exact is not None:
         lower, upper = narrow(Interval(lower, upper))
         tighter = {i: narrow(bound) for i, bound in tighter.items()}
+    region = Region.of(lower, upper)
     allowance = Allowance(network) if exact is not None or network.dtype == torch.float64 else None
     precise = allowance if exact is None else Allowance(exact)
     books: list[Allowance | Centred] = [book for book in (allowance, precise, centred) if book is not None]
@@ -154,18 +155,8 @@ def sweep(
             for s in sources:
                 bound = _known(forms.get(s), intervals.get(s))
                 if method.rows:
-                    bound = _refine(
-                        network,
-                        i,
-                        s,
-                        bound,
-                        relaxations,
-                        (lower, upper, query, inputs),
-                        method,
-                        stop,
-                        allowance,
-                        centred,
-                    )
+                    where = region, query, inputs
+                    bound = _refine(network, i, s, bound, relaxations, where, method, stop, allowance, centred)
                 if i in tighter:
                     bound, contradiction = meet(bound, tighter[i])
                     empty |= contradiction
@@ -263,7 +254,7 @@ def _refine(
     slot: int,
     bound: Interval,
     relaxations: dict[int, Relaxation],
-    where: tuple[Tensor, Tensor, Tensor, InputMap],
+    where: tuple[Region, Tensor, InputMap],
     method: Method,
     stop: Callable[[], bool],
     allowance: Allowance | None,
@@ -272,20 +263,20 @@ def _refine(
     """Backward rows for the elements of `slot` on which operator i is not affine; sparse over (box, neuron) pairs."""
     if not relaxations:
         return bound  # only linear operators so far: the forward bounds are exact
-    lower, upper, query, inputs = where
+    region, query, inputs = where
 
     def walk(first: int, rows: Tensor, bias: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
         at_input = walk_back(network, first, rows, bias, relaxations, owner, allowance=allowance)
         return inputs.pull(*at_input, query[owner])
 
     mask = open_elements(network, i, slot, bound)
-    elements = method.row_elements or ROW_ELEMENTS.get(lower.device.type, ROW_ELEMENTS["cpu"])
+    elements = method.row_elements or ROW_ELEMENTS.get(query.device.type, ROW_ELEMENTS["cpu"])
     chunk = max(1, elements // (4 * network.widest))
     if centred is not None:
-        known, box = centred.deviation(slot, bound), (centred.box.lower, centred.box.upper)
+        known, box = centred.deviation(slot, bound), Region.of(*centred.box)
         found = intersect_rows(centred.network, slot, known, mask, box, chunk, stop, centred.walk)
         return intersect(centred.restored(slot, found), bound)
-    return intersect_rows(network, slot, bound, mask, (lower, upper), chunk, stop, walk)
+    return intersect_rows(network, slot, bound, mask, region, chunk, stop, walk)
 
 
 def open_elements(network: Network, i: int, slot: int, bound: Interval) -> Tensor:
@@ -305,7 +296,7 @@ def intersect_rows(
     slot: int,
     bound: Interval,
     mask: Tensor,
-    box: tuple[Tensor, Tensor],
+    region: Region,
     chunk: int,
     stop: Callable[[], bool],
     walk: Walk,
@@ -320,38 +311,38 @@ def intersect_rows(
     counts = mask.sum(1)
     order = counts.argsort(descending=True)
     sizes = [size for size in counts.index_select(0, order).tolist() if size > 0]
-    open_boxes = len(sizes)
-    if open_boxes == 0:
+    if not sizes:
         return bound
-    low, high = bound.lower.flatten(1).clone(), bound.upper.flatten(1).clone()
+    # boxes with about equally many rows side by side; the padding repeats elements that are not in the mask
+    order = order[: len(sizes)]
+    wanted = mask.index_select(0, order).to(torch.int8).sort(dim=1, descending=True, stable=True)
+    low, high = (t.flatten(1).index_select(0, order) for t in bound)
+    regions = region.select(order)
     start = 0
-    while start < open_boxes:
-        # boxes with about equally many rows side by side; the padding repeats elements that are not in the mask
-        owner = order[start : min(open_boxes, start + max(1, chunk // sizes[start]))]
-        wanted = mask[owner].to(torch.int8).sort(dim=1, descending=True, stable=True)
+    while start < len(sizes):
+        end = min(len(sizes), start + max(1, chunk // sizes[start]))
         for first in range(0, sizes[start], chunk):
             if stop():
                 raise OutOfTime
-            columns = slice(first, min(first + chunk, sizes[start]))
-            picked, valid = wanted.indices[:, columns], wanted.values[:, columns] > 0
-            value = _bound_elements(network, slot, owner, picked, box, walk)
-            lower, upper = low[owner].gather(1, picked), high[owner].gather(1, picked)
-            rows = owner[:, None]
-            low[rows, picked] = torch.where(valid, torch.maximum(lower, value.lower), lower)
-            high[rows, picked] = torch.where(valid, torch.minimum(upper, value.upper), upper)
-        start += len(owner)
+            part = slice(start, end), slice(first, min(first + chunk, sizes[start]))
+            picked, spare = wanted.indices[part], wanted.values[part] == 0
+            found = _bound_elements(network, slot, order[start:end], picked, regions.part(start, end), walk)
+            low[start:end].scatter_reduce_(1, picked, found.lower.masked_fill(spare, -torch.inf), "amax")
+            high[start:end].scatter_reduce_(1, picked, found.upper.masked_fill(spare, torch.inf), "amin")
+        start = end
     shape = bound.lower.shape
-    return intersect(Interval(low.view(shape), high.view(shape)), bound)
-
-
-def _bound_elements(
-    network: Network, slot: int, owner: Tensor, picked: Tensor, box: tuple[Tensor, Tensor], walk: Walk
-) -> Interval:
-    """Backward bounds of elements `picked` (R, K) of the value in `slot` on the boxes `owner` (R,): (R, K) each."""
-    first, rows, bias = neuron_rows(network, slot, picked.flatten())
-    rows, bias = rows.reshape(*picked.shape, *rows.shape[2:]), bias.view(picked.shape)
-    value = concretise(
-        *walk(first, torch.cat([rows, -rows], 1), torch.cat([bias, -bias], 1), owner), box[0][owner], box[1][owner]
+    lower, upper = (
+        t.flatten(1).index_copy(0, order, new).view(shape) for t, new in zip(bound, (low, high), strict=True)
     )
-    lower, upper = value.split(picked.shape[1], 1)
-    return Interval(lower, -upper)
+    return intersect(Interval(lower, upper), bound)
+
+
+def _bound_elements(network: Network, slot: int, owner: Tensor, picked: Tensor, region: Region, walk: Walk) -> Interval:
+    """Backward bounds of elements `picked` (R, K) of the value in `slot` on the boxes `owner` (R,): (R, K) each."""
+    count = picked.shape[1]
+    first, rows, bias = neuron_rows(network, slot, torch.cat([picked, picked], 1).flatten())
+    rows, bias = rows.reshape(len(owner), 2 * count, *rows.shape[2:]), bias.view(len(owner), 2 * count)
+    rows[:, count:].neg_()
+    bias[:, count:].neg_()
+    lower, upper = region.least(*walk(first, rows, bias, owner)).split(count, 1)
+    return Interval(lower, upper.neg())

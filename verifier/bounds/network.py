@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -14,7 +15,7 @@ from verifier.errors import ModelError
 from verifier.graph.ir import Graph, Shape
 from verifier.ops import bind
 from verifier.ops.affine import Dense
-from verifier.ops.kinds import Op, RelaxedOp
+from verifier.ops.kinds import LinearOp, Op, RelaxedOp
 from verifier.passes.lift_scalars import lift_scalars
 from verifier.tolerance import ulp
 
@@ -39,7 +40,7 @@ class Network:
     dtype: torch.dtype
     device: torch.device
 
-    @property
+    @cached_property
     def relaxed(self) -> tuple[int, ...]:
         """Indices of the non-linear operators."""
         return tuple(i for i, op in enumerate(self.ops) if isinstance(op, RelaxedOp))
@@ -49,7 +50,7 @@ class Network:
         """Elements that enter non-linear operators."""
         return sum(_numel(self.shapes[s]) for i in self.relaxed for s in self.sources[i])
 
-    @property
+    @cached_property
     def relus(self) -> dict[int, int]:
         """Number of the first neuron of each ReLU operator, by operator index; neurons are numbered through."""
         first, result = 0, {}
@@ -59,7 +60,20 @@ class Network:
                 first += _numel(self.shapes[i + 1])
         return result
 
-    @property
+    @cached_property
+    def finite(self) -> bool:
+        """Whether all bounds are finite on finite boxes (but for overflow, which then makes a row useless)."""
+        return all(op.finite for op in self.ops if isinstance(op, RelaxedOp))
+
+    def producer(self, i: int) -> LinearOp | None:
+        """The linear operator that makes the argument of the element-wise operator i and of no other, if there is."""
+        op, (slot, *others) = self.ops[i], self.sources[i]
+        if others or not isinstance(op, RelaxedOp) or not op.elementwise or slot == 0 or self.readers(slot) > 1:
+            return None
+        made_by = self.ops[slot - 1]
+        return made_by if isinstance(made_by, LinearOp) and made_by.inexact() is None else None
+
+    @cached_property
     def widest(self) -> int:
         """Elements of the largest value."""
         return max(_numel(shape) for shape in self.shapes)
@@ -75,7 +89,14 @@ class Network:
 
     def readers(self, slot: int) -> int:
         """How often a slot is read; the network's result counts as read once more."""
-        return sum(read.count(slot) for read in self.sources) + (slot == self.output)
+        return self._readers[slot]
+
+    @cached_property
+    def _readers(self) -> tuple[int, ...]:
+        counts = [0] * len(self.shapes)
+        for slot in (self.output, *(s for read in self.sources for s in read)):
+            counts[slot] += 1
+        return tuple(counts)
 
     def release(self, values: dict[int, T], i: int) -> None:
         """Drops from `values` what no operator after `ops[i]` reads."""

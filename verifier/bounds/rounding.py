@@ -15,9 +15,11 @@ same kind (`Allowance.planes`), and where several operators read a value, the su
 reader. (Running error analysis: Higham 2002, section 3.3; for DeepPoly by intervals instead: Singh et al. 2019, section
 4.) What underflow can lose does not scale with |a|; `floor` is one number per box for a whole walk.
 
-All that a step back does to a row's bias is a product with its coefficients, so costs and constants travel together as
-*columns*: pairs of what a unit of coefficient adds to the bias, and whether it leaves the row without a bound (1) or
-not (0). The second half spares asking after every product whether 0 * inf has come up, for which a device would stop.
+All that a step back does to a row's bias is a product with its coefficients and their positive parts, so costs and
+constants travel together as *columns*: what a unit of coefficient adds to the bias. Where a linear operator's value is
+read by one element-wise operator alone, its cost and its constant are part of that operator's columns: computed once
+per box instead of once per row. Where planes may be infinite (`Network.finite` says not), a second column marks what
+leaves a row without a bound (1) or not (0), which spares asking after every product whether 0 * inf has come up.
 """
 
 from __future__ import annotations
@@ -37,30 +39,49 @@ from verifier.tolerance import gamma, lost, ulp
 
 
 class Planes(NamedTuple):
-    """The planes of an operator as a walk uses them: `columns` (B, 2, |T|, 2) for the positive parts of the rows and
-    for the absolute values of their negative parts; per input the lower and the upper slopes, (B, *S_i) each."""
+    """The planes of an operator as a walk uses them: `columns` (2, c, B, |T|) for rows and for their positive parts,
+    c = 1 or 2 (with marks); per input the upper slope and what the lower one has more, (B, *S_i) each. `folded`: the
+    columns hold the charges and the constant of the operator that makes the argument as well."""
 
     columns: Tensor
     slopes: tuple[tuple[Tensor, Tensor], ...]
+    folded: bool = False
 
     def of(self, boxes: Tensor) -> Planes:
         """The planes of the boxes (R,) that own groups of rows."""
-        slopes = tuple((low.index_select(0, boxes), high.index_select(0, boxes)) for low, high in self.slopes)
-        return Planes(self.columns.index_select(0, boxes), slopes)
+        slopes = tuple((upper.index_select(0, boxes), more.index_select(0, boxes)) for upper, more in self.slopes)
+        return Planes(self.columns.index_select(2, boxes), slopes, self.folded)
+
+    def at(self, planes: Relaxation) -> Planes:
+        """The same with other slopes."""
+        return Planes(self.columns, _slopes(planes), self.folded)
 
 
-def columns(amount: Tensor) -> Tensor:
-    """Pairs (*, 2) of amounts (*): those that are numbers, and a mark where they are not."""
+def columns(amount: Tensor, marked: bool) -> Tensor:
+    """Columns (c, *) of amounts (*): with marks, those that are numbers, and 1 where they are not."""
+    if not marked:
+        return amount[None]
     clean = torch.nan_to_num(amount, nan=0.0, posinf=0.0, neginf=0.0)
-    return torch.stack([clean, (amount != clean).to(amount.dtype)], -1)
+    return torch.stack([clean, (amount != clean).to(amount.dtype)])
 
 
-def planes_of(planes: Relaxation, cost: Tensor | None = None) -> Planes:
-    """Planes as a walk uses them; `cost` (B, *T) is taken off whatever the sign of the coefficient."""
-    offsets = torch.stack([planes.lower_offset, -planes.upper_offset], 1)
-    if cost is not None:
-        offsets = offsets - cost[:, None]
-    return Planes(columns(offsets.flatten(2)), tuple(zip(planes.lower_slopes, planes.upper_slopes, strict=True)))
+def planes_of(planes: Relaxation, marked: bool) -> Planes:
+    """Planes as a walk uses them, without any charge."""
+    return Planes(_columns(planes.lower_offset, planes.upper_offset, marked), _slopes(planes))
+
+
+def _columns(lower: Tensor, upper: Tensor, marked: bool) -> Tensor:
+    """Columns (2, c, B, |T|) from what a unit of positive coefficient adds, and what one of negative coefficient takes:
+    lower . p - upper . n  with the positive part p and the negative part n = p - row of a row."""
+    up = columns(upper.flatten(1), marked)
+    low = columns(lower.flatten(1), marked)
+    if marked:  # a mark counts whatever the sign
+        up[1].neg_()
+    return torch.stack([up, low - up])
+
+
+def _slopes(planes: Relaxation) -> tuple[tuple[Tensor, Tensor], ...]:
+    return tuple((upper, lower - upper) for lower, upper in zip(planes.lower_slopes, planes.upper_slopes, strict=True))
 
 
 @dataclass(eq=False)
@@ -75,21 +96,29 @@ class Allowance:
     sizes: dict[int, tuple[Tensor, ...]] = field(default_factory=dict)
     output: Tensor | None = None
     _read: list[tuple[int, Tensor]] = field(default_factory=list)
-    _floor: tuple[int, Tensor | None] = (0, None)
+    _floor: tuple[int, Tensor] | None = None
     _columns: dict[int, Tensor] = field(default_factory=dict)
     _planes: dict[int, tuple[Relaxation, Planes]] = field(default_factory=dict)
 
     @property
-    def floor(self) -> Tensor | None:
-        """What underflow may lose on a walk from anywhere: (B,), None before anything has been noted."""
-        done, total = self._floor
+    def floor(self) -> Tensor:
+        """What underflow may lose on a walk from anywhere, of coefficients and of products: (B,), or (1,) before
+        anything has been noted."""
+        done, total = self._floor or (0, self._own)
         if done < len(self._read):
             terms = max(terms for terms, _ in self._read[done:])
             every = torch.cat([size for _, size in self._read[done:]], 1)
             # an element without bounds has a coefficient of exactly 0, or its charge is infinite anyway
-            few = torch.nan_to_num(every, nan=0.0, posinf=0.0).sum(1) * lost(terms, every.dtype)
-            self._floor = len(self._read), few if total is None else total + few
-        return self._floor[1]
+            few = torch.nan_to_num(every, nan=0.0, posinf=0.0).sum(1)
+            total = total + few.mul_(SPARE * lost(terms, every.dtype))
+        self._floor = len(self._read), total
+        return total
+
+    @property
+    def _own(self) -> Tensor:
+        network = self.network
+        elements = 2 * sum(math.prod(shape) for shape in network.shapes)
+        return torch.full((1,), SPARE * lost(elements, network.dtype), dtype=network.dtype, device=network.device)
 
     @property
     def steps(self) -> int:
@@ -119,9 +148,10 @@ class Allowance:
         return (constant.abs().expand(op.out_shape) * self._sum(op.out_shape))[None]
 
     def _sum(self, shape: Shape) -> float:
-        """Relative error of the product of a row over a value with a constant, and of its being part of the bias in
-        up to `steps` additions, each of which may be off by half an ulp of all that has come together."""
-        return gamma(2 * math.prod(shape) + 2 * self.steps, self.network.dtype)
+        """Relative error of the products of a row and of its positive part with constants (16 half ulp of the larger
+        one), of their sum, and of its being part of the bias in up to `steps` additions, each of which may be off by
+        half an ulp of all that has come together."""
+        return gamma(math.prod(shape) + 16 + 2 * self.steps, self.network.dtype)
 
     def relaxed(self, i: int, xs: list[Interval]) -> None:
         """Notes the magnitudes of the arguments of the non-linear operator i."""
@@ -143,34 +173,52 @@ class Allowance:
             {slot: cost if len(cost) == 1 else cost.index_select(0, boxes) for slot, cost in self.costs.items()},
             {i: tuple(t.index_select(0, boxes) for t in sizes) for i, sizes in self.sizes.items()},
             None if self.output is None else self.output.index_select(0, boxes),
-            _floor=(0, None if floor is None else floor.index_select(0, boxes)),
+            _floor=(0, floor if len(floor) == 1 else floor.index_select(0, boxes)),
         )
 
     def column(self, slot: int) -> Tensor | None:
-        """What the operator that makes `slot` takes off a row, per unit of |coefficient|: (B or 1, |S|, 2), or None."""
+        """What the operator that makes `slot` takes off a row, per unit of |coefficient|: (c, B or 1, |S|), or None."""
         cost = self.costs.get(slot)
         if cost is None:
             return None
         if slot not in self._columns:
-            self._columns[slot] = columns(cost.flatten(1) * -(SPARE + self._sum(self.network.shapes[slot])))
+            self._columns[slot] = columns(self._charge(slot, cost).flatten(1).neg_(), not self.network.finite)
         return self._columns[slot]
+
+    def _charge(self, slot: int, cost: Tensor) -> Tensor:
+        return cost * (SPARE + self._sum(self.network.shapes[slot]))
 
     def planes(self, i: int, planes: Relaxation) -> Planes:
         """The planes of operator i, with what they cost; kept for the next walk with the same planes."""
         known = self._planes.get(i)
         if known is None or known[0] is not planes:
-            op = self.network.ops[i]
-            assert isinstance(op, RelaxedOp)
-            cost = torch.maximum(planes.lower_offset.abs(), planes.upper_offset.abs()) * self._sum(op.out_shape)
-            for low, high, size in zip(planes.lower_slopes, planes.upper_slopes, self.sizes[i], strict=True):
-                cost = cost + op.collect(times(low.abs() + high.abs(), size)) * (8 * ulp(self.network.dtype))
-            known = self._planes[i] = planes, planes_of(planes, cost.detach() * (SPARE + self._sum(op.out_shape)))
+            known = self._planes[i] = planes, self._charged(i, planes)
         return known[1]
 
-    def added(self, i: int, boxes: Tensor | None) -> Tensor:
-        """What adding a row over the argument of operator i costs per unit of |coefficient|: (R, |S|, 2)."""
-        size = self.sizes[i][0] if boxes is None else self.sizes[i][0].index_select(0, boxes)
-        return columns(size.flatten(1) * (-2 * SPARE * ulp(size.dtype)))
+    def _charged(self, i: int, planes: Relaxation) -> Planes:
+        op = self.network.ops[i]
+        assert isinstance(op, RelaxedOp)
+        lower, upper = planes.lower_offset, planes.upper_offset
+        cost = torch.maximum(lower.abs(), upper.abs()).mul(self._sum(op.out_shape))
+        for low, high, size in zip(planes.lower_slopes, planes.upper_slopes, self.sizes[i], strict=True):
+            cost = cost + op.collect(times(low.abs() + high.abs(), size)) * (8 * ulp(self.network.dtype))
+        cost = cost.detach() * (SPARE + self._sum(op.out_shape))
+        producer = self.network.producer(i)
+        if producer is not None:  # |row over the argument| <= |row| max |slope|
+            low, high = planes.lower_slopes[0], planes.upper_slopes[0]
+            own = self.costs.get(self.network.sources[i][0])
+            if own is not None:
+                most = torch.maximum(low.detach().abs(), high.detach().abs())
+                cost = cost + times(most, self._charge(self.network.sources[i][0], own))
+            if (constant := producer.offset()) is not None:
+                lower, upper = lower + low * constant, upper + high * constant
+        marked = not self.network.finite
+        return Planes(_columns(lower - cost, upper + cost, marked), _slopes(planes), producer is not None)
+
+    def added(self, i: int) -> Tensor:
+        """What adding a row over the argument of operator i costs per unit of |coefficient|: (c, B, |S|)."""
+        size = self.sizes[i][0]
+        return columns(size.flatten(1) * (-2 * SPARE * ulp(size.dtype)), not self.network.finite)
 
 
 SPARE = 1.01

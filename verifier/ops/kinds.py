@@ -101,7 +101,7 @@ class LinearOp(Op):
 
     @cached_property
     def offset_column(self) -> Tensor | None:
-        """The constant as what a unit of coefficient adds to a row's bias, (|T|, 2) with zeros beside it, or None."""
+        """The constant as what a unit of coefficient adds to a row's bias, (|T|,), or None."""
         return self._column(self.offset())
 
     @cached_property
@@ -111,10 +111,7 @@ class LinearOp(Op):
         return None if error is None else self._column(-error)
 
     def _column(self, constant: Tensor | None) -> Tensor | None:
-        if constant is None:
-            return None
-        flat = constant.expand(self.out_shape).reshape(-1)
-        return torch.stack([flat, torch.zeros_like(flat)], 1)
+        return None if constant is None else constant.expand(self.out_shape).reshape(-1)
 
     @property
     def exact(self) -> bool:
@@ -158,6 +155,13 @@ class RelaxedOp(Op):
     """
 
     adjustable: bool = False
+    finite: bool = False
+    """Whether interval and planes are finite wherever the argument's interval is (and nothing overflows)."""
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether every output element depends on the input element at its place alone."""
+        return len(self.in_shapes) == 1 and type(self).spread is RelaxedOp.spread
 
     def relax(self, *xs: Interval, parallel: bool = False) -> Relaxation:
         """Enclosing planes on the box `xs`; sound for every point of it, for any lower <= upper.

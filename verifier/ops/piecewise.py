@@ -30,6 +30,7 @@ class Relu(RelaxedOp):
     that are infinite or NaN leave y >= 0 and no upper plane.
     """
 
+    finite = True
     adjustable = True
 
     def forward(self, *xs: Tensor) -> Tensor:
@@ -90,6 +91,7 @@ class Hinge(Elementwise):
     The side of the kink takes any line through (0, 0) with a slope between a and 1; the other side the chord.
     """
 
+    finite = True
     exact = True
 
     def left(self, like: Tensor) -> Tensor:
@@ -195,6 +197,7 @@ class Clip(Elementwise):
     mirrors it.
     """
 
+    finite = True
     exact = True
 
     def _limits(self) -> tuple[float, float]:

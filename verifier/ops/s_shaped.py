@@ -42,6 +42,7 @@ class _Frame(NamedTuple):
 class SShaped(Elementwise):
     """g = sign * f is convex for x <= 0, concave for x >= 0, and g(-x) = 2 g(0) - g(x); f increases."""
 
+    finite = True
     sign: int = 1
     middle: float = 0.0  # f(0)
 
