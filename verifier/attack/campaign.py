@@ -24,7 +24,7 @@ CALL = 100_000
 """What starting one operator on a batch costs, in multiply-adds: for small networks more than the numbers do. Each
 point of the batch adds a hundredth of that to its products: numbers are drawn, rows picked, losses sorted."""
 
-FIRST = 1_000_000_000
+FIRST = 250_000_000
 """Multiply-adds of the first round."""
 
 SOLID = 500

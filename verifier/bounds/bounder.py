@@ -22,7 +22,7 @@ from verifier.bounds.forward import (
     constant_form,
     intersect,
     interval_step,
-    linear_form,
+    linear_step,
     relaxed_form,
 )
 from verifier.bounds.inputs import IdentityMap, InputMap
@@ -123,10 +123,11 @@ def sweep(
     intervals: dict[int, Interval] = {}
     if method.affine or not isinstance(inputs, IdentityMap):
         forms[0] = start = inputs.form(lower, upper, query, method.attribute)
-    if method.interval or not method.affine:
+    plain = method.interval or not method.affine
+    if plain:
         intervals[0] = Interval(lower, upper) if isinstance(inputs, IdentityMap) else start.interval()
     if books and network.readers(0) > 1:
-        first = intervals[0] if intervals else start.interval()
+        first = intervals[0] if plain else start.interval()
         for book in books:
             book.readers(0, first)
     if not method.affine:
@@ -142,18 +143,22 @@ def sweep(
             raise OutOfTime
         out = i + 1
         if isinstance(op, LinearOp):
-            given = [intervals[s] if intervals else _known(forms[s], None) for s in sources] if books else []
+            given = [intervals[s] for s in sources] if plain else []
+            image = linear_step(op, [forms[s] for s in sources] if method.affine else [], given)
+            if books and not given and sources:
+                given = [_known(forms[s], None) for s in sources]
             for book in books:
-                book.linear(i, given)
+                book.linear(i, given, *([image.size] if book is allowance else []))
             if method.affine:
-                forms[out] = linear_form(op, [forms[s] for s in sources]) if sources else constant_form(op, start)
-            if intervals:
-                intervals[out] = interval_step(op, [intervals[s] for s in sources])
+                forms[out] = image.form if image.form is not None else constant_form(op, start)
+            if plain:
+                intervals[out] = image.interval or interval_step(op, [])
         else:
             assert isinstance(op, RelaxedOp)
             bounds = []
-            for s in sources:
-                bound = _known(forms.get(s), intervals.get(s))
+            moves = tuple(forms[s].moves() for s in sources) if method.affine else ()
+            for k, s in enumerate(sources):
+                bound = _known(forms.get(s), intervals.get(s), moves[k] if moves else None)
                 if method.rows:
                     where = region, query, inputs
                     bound = _refine(network, i, s, bound, relaxations, where, method, stop, allowance, centred)
@@ -168,17 +173,19 @@ def sweep(
             pre[i] = tuple(bounds)
             for book in books:
                 book.relaxed(i, bounds)
-            relaxations[i] = op.relax(*bounds)
-            if centred is not None:
-                centred.relax(i, relaxations[i])
             counts[i] = op.unstable(*bounds).flatten(1).sum(1)
             if method.affine:
-                reach[i] = tuple(forms[s].moves() for s in sources)
-                forms[out] = relaxed_form(op, [forms[s] for s in sources], bounds, reach[i])
-            if intervals:
+                reach[i] = moves
+                relaxations[i], parallel = op.relax_both(*bounds)
+                forms[out] = relaxed_form(op, [forms[s] for s in sources], bounds, moves, parallel, network.finite)
+            else:
+                relaxations[i] = op.relax(*bounds)
+            if centred is not None:
+                centred.relax(i, relaxations[i])
+            if plain:
                 intervals[out] = interval_step(op, bounds)
         if books and network.readers(out) > 1:
-            value = intervals[out] if intervals else _known(forms[out], None)
+            value = intervals[out] if plain else _known(forms[out], None)
             for book in books:
                 book.readers(out, value)
         network.release(forms, i)
@@ -240,11 +247,11 @@ def apply_signs(bound: Interval, signs: Tensor, first: int) -> tuple[Interval, T
     return Interval(low2.view_as(bound.lower), high2.view_as(bound.upper)), empty
 
 
-def _known(form: AffineForm | None, interval: Interval | None) -> Interval:
+def _known(form: AffineForm | None, interval: Interval | None, moves: Tensor | None = None) -> Interval:
     if form is None:
         assert interval is not None
         return interval
-    known = as_interval(form.interval())
+    known = as_interval(form.interval(moves))
     return known if interval is None else intersect(known, interval)
 
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from verifier.ops.kinds import Interval
@@ -32,18 +31,23 @@ class AffineForm(NamedTuple):
     maps: Tensor
     radius: Tensor
 
-    def interval(self) -> Interval:
-        """An interval around the form, the rounding of its own sums included."""
-        centre, spread = self.maps[:, 0], self.spread()
+    def interval(self, moves: Tensor | None = None) -> Interval:
+        """An interval around the form, the rounding of its own sums included; `moves` as `moves()` has it."""
+        centre, spread = self.maps[:, 0], self.spread(moves)
         # a value that nothing moves keeps its exact bounds
-        spread = spread + 4 * ulp(spread.dtype) * torch.where(spread == 0, 0.0, spread + centre.abs())
+        rounding = centre.abs().add_(spread).mul_(spread.sign())
+        spread.add_(rounding, alpha=4 * ulp(spread.dtype))
         return Interval(centre - spread, centre + spread)
 
-    def spread(self) -> Tensor:
+    def spread(self, moves: Tensor | None = None) -> Tensor:
         """At least how far the value can be from the centre: (B, *S)."""
         parts = self.maps.shape[1] + self.radius.shape[1]
-        return self.maps[:, 1:].abs().sum(1).add_(self.radius.sum(1)).mul_(1 + parts * ulp(self.maps.dtype))
+        total = (self.moves() if moves is None else moves).sum(1)
+        if self.radius.shape[1] == 1:
+            total.add_(self.radius[:, 0])
+        return total.mul_(1 + parts * ulp(self.maps.dtype))
 
     def moves(self) -> Tensor:
         """How far each input moves the value, linearly or by the noise it is to blame for: (B, d, *S)."""
-        return self.maps[:, 1:].abs() + (self.radius if self.radius.shape[1] > 1 else 0)
+        moves = self.maps[:, 1:].abs()
+        return moves.add_(self.radius) if self.radius.shape[1] > 1 else moves

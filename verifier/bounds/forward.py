@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from verifier.bounds.forms import AffineForm
 from verifier.bounds.rounding import times
 from verifier.ops.elementwise import magnitude
 from verifier.ops.kinds import Interval, LinearOp, Op, Relaxation, RelaxedOp
-from verifier.tolerance import gamma, lost, ulp
+from verifier.tolerance import gamma, lost, tiny, ulp
 
 
 def constant_form(op: LinearOp, like: AffineForm) -> AffineForm:
@@ -31,12 +32,74 @@ def constant_form(op: LinearOp, like: AffineForm) -> AffineForm:
     return AffineForm(maps, radius)
 
 
-def linear_form(op: LinearOp, forms: list[AffineForm]) -> AffineForm:
-    """Image of affine forms under a linear operator, with all rounding in the radius.
+class Image(NamedTuple):
+    """A value as an affine form and as an interval, one of which may be missing; `size` (B, *T) is at least |W| |x|
+    for a linear operator that sums (None otherwise)."""
+
+    form: AffineForm | None
+    interval: Interval | None
+    size: Tensor | None
+
+
+def linear_step(op: LinearOp, forms: list[AffineForm], intervals: list[Interval]) -> Image:
+    """Image of affine forms, of intervals or of both under a linear operator, with all rounding in the radii."""
+    if op.terms and type(op).interval is LinearOp.interval:
+        return _summed(op, forms, intervals)
+    return Image(_linear_form(op, forms) if forms else None, interval_step(op, intervals) if intervals else None, None)
+
+
+def _summed(op: LinearOp, forms: list[AffineForm], intervals: list[Interval]) -> Image:
+    """All centres and generators in one product with W, all radii and magnitudes in one with |W|.
 
     A sum of n products is off by at most gamma_n |W| |maps|: that much goes into the radius before |W| is applied,
-    3 gamma_n (|centre| + spread) with what rounding does to |W| applied to the radius itself.
+    3 gamma_n (|centre| + spread) with what rounding does to |W| applied to the radius itself; for an interval
+    3 gamma_n |x| (`LinearOp.interval`).
     """
+    signed, noise = [], []
+    dtype = (forms[0].maps if forms else intervals[0].lower).dtype
+    unit, parts, width = gamma(op.terms, dtype), 0, 0
+    for k in range(max(len(forms), len(intervals))):
+        maps, radii = [], []
+        if forms:
+            form = forms[k]
+            width, parts = form.maps.shape[1], form.radius.shape[1]
+            maps.append(form.maps)
+            radii.append(form.radius)
+        if intervals:
+            x, size = intervals[k], magnitude(intervals[k])
+        else:
+            size = form.maps[:, 0].abs().add_(form.spread())
+        if intervals:
+            maps.append((x.lower + x.upper).div_(2)[:, None])
+            radii.append((x.upper - x.lower).div_(2).add_(size, alpha=3 * unit)[:, None])
+        radii.append(size[:, None])
+        rough = torch.cat(radii, 1)
+        if forms:
+            rough[:, 0].add_(form.maps[:, 0].abs().add_(form.spread()) if intervals else size, alpha=3 * unit)
+        signed.append(torch.cat(maps, 1) if len(maps) > 1 else maps[0])
+        noise.append(rough)
+    lead, spare = signed[0].shape[:2], noise[0].shape[:2]
+    y = op.linear(*(t.flatten(0, 1) for t in signed)).unflatten(0, lead)
+    if y.data_ptr() == signed[0].data_ptr():
+        y = y.clone()
+    z = op.absolute(*(t.flatten(0, 1) for t in noise)).unflatten(0, spare)
+    offset, error = op.offset(), op.inexact()
+    centres = y[:, :: max(1, width)]  # of the form, of the interval
+    if offset is not None:
+        centres += offset
+    radii_of = z[:, : parts + len(intervals[:1]) : max(1, parts)]
+    radii_of.add_(centres.abs().mul_(unit).add_(3 * lost(op.terms, dtype)))
+    if error is not None:
+        radii_of += error
+    interval = None
+    if intervals:
+        centre, radius = y[:, width], z[:, parts] * (1 + 4 * ulp(dtype))
+        interval = as_interval(Interval(centre - radius, centre + radius))
+    return Image(AffineForm(y[:, :width], z[:, :parts]) if forms else None, interval, z[:, -1])
+
+
+def _linear_form(op: LinearOp, forms: list[AffineForm]) -> AffineForm:
+    """Image of affine forms under any linear operator."""
     lead = forms[0].maps.shape[:2]
     maps = op.linear(*(form.maps.flatten(0, 1) for form in forms)).unflatten(0, lead)
     offset, dtype = op.offset(), maps.dtype
@@ -63,15 +126,22 @@ def _plus(radius: Tensor, more: Tensor) -> Tensor:
 
 
 def relaxed_form(
-    op: RelaxedOp, forms: list[AffineForm], bounds: list[Interval], moves: tuple[Tensor, ...]
+    op: RelaxedOp,
+    forms: list[AffineForm],
+    bounds: list[Interval],
+    moves: tuple[Tensor, ...],
+    relaxation: Relaxation,
+    finite: bool = False,
 ) -> AffineForm:
-    """Image under a non-linear operator: one slope per input, the gap between the two planes goes into the radius, and
-    so does all rounding.
+    """Image under a non-linear operator: one slope per input, the gap between the two planes of `relaxation` (its
+    parallel ones) goes into the radius, and so does all rounding.
 
     Planes with unequal slopes are first made parallel: with the mean slope s, the residual (slope - s) x is bounded on
-    [l, u] at its ends. `moves` are the forms' own (`AffineForm.moves`).
+    [l, u] at its ends. `moves` are the forms' own (`AffineForm.moves`). `finite` says that no bound is infinite, but by
+    overflow.
     """
-    relaxation = op.relax(*bounds, parallel=True)
+    if finite and op.elementwise and relaxation.lower_slopes[0] is relaxation.upper_slopes[0]:
+        return _scaled(forms[0], relaxation, moves)
     low, high = relaxation.lower_offset, relaxation.upper_offset
     maps: Tensor | None = None
     radius: Tensor | None = None
@@ -90,12 +160,30 @@ def relaxed_form(
     gap = (high - low) / 2
     middle = (high + low) / 2
     gap = gap + _rounding(op, forms, bounds, relaxation)
-    finite = (gap + middle.abs()).isfinite()
-    maps[:, 0] += torch.where(finite, middle, 0.0)
-    gap = torch.where(finite, gap, torch.inf)
+    usable = (gap + middle.abs()).isfinite()
+    maps[:, 0] += torch.where(usable, middle, 0.0)
+    gap = torch.where(usable, gap, torch.inf)
     if radius.shape[1] == 1:
         return AffineForm(maps, radius + gap[:, None])
     return AffineForm(maps, _blamed(radius, gap, blamed_moves(op, bounds, moves)))
+
+
+def _scaled(form: AffineForm, planes: Relaxation, moves: tuple[Tensor, ...]) -> AffineForm:
+    """The form times a slope, between two offsets, as `relaxed_form` has it."""
+    (slope,), low, _, high = planes
+    size, dtype, parts = slope.abs(), form.maps.dtype, form.radius.shape[1]
+    spread = form.spread(moves[0] if moves else None)
+    rounding = (spread + form.maps[:, 0].abs()).mul_(size).mul_(2).add_(low.abs()).add_(high.abs())
+    gap = (high - low).div_(2).add_(rounding, alpha=4 * gamma(1 + parts, dtype)).add_(lost(1, dtype))
+    maps = form.maps * slope[:, None]
+    maps[:, 0] += (high + low).div_(2)
+    radius = form.radius * size[:, None]
+    if parts == 1:
+        return AffineForm(maps, radius.add_(gap[:, None]))
+    # each part its share of the gap, and the same of what nothing moves
+    least = math.sqrt(tiny(dtype))
+    rate = gap.mul_(1 + 16 * (parts + 1) * ulp(dtype)).div_(spread.add_(parts * least))
+    return AffineForm(maps, radius.addcmul_(moves[0] + least, rate[:, None]))
 
 
 def _rounding(op: RelaxedOp, forms: list[AffineForm], bounds: list[Interval], planes: Relaxation) -> Tensor:

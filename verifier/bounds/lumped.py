@@ -395,7 +395,7 @@ def _generic(op: RelaxedOp, read: list[Lumped], unstable: Tensor | None) -> Lump
         )
         for f in read
     ]
-    result = relaxed_form(op, forms, bounds, ())
+    result = relaxed_form(op, forms, bounds, (), planes)
     size = planes.lower_offset.abs() + planes.upper_offset.abs()
     for bound, a, b in zip(bounds, planes.lower_slopes, planes.upper_slopes, strict=True):
         size = size + op.collect((a.abs() + b.abs()) * torch.maximum(bound.lower.abs(), bound.upper.abs()))

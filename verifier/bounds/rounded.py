@@ -420,7 +420,7 @@ def _generic(op: RelaxedOp, given: list[Zonotope], unstable: Tensor) -> Zonotope
     bounds = [as_interval(form.interval()) for form in given]
     unstable += op.unstable(*bounds).flatten(1).sum(1)
     planes = op.relax(*bounds, parallel=True)
-    result = relaxed_form(op, [AffineForm(f.core, f.lumped().double()[:, None]) for f in given], bounds, ())
+    result = relaxed_form(op, [AffineForm(f.core, f.lumped().double()[:, None]) for f in given], bounds, (), planes)
     total = planes.lower_offset.abs() + planes.upper_offset.abs()
     for bound, low, high in zip(bounds, planes.lower_slopes, planes.upper_slopes, strict=True):
         total = total + op.collect((low.abs() + high.abs()) * torch.maximum(bound.lower.abs(), bound.upper.abs()))

@@ -125,14 +125,17 @@ class Allowance:
         """Additions to the bias of a row on a walk, at most."""
         return 4 + 3 * len(self.network.ops)
 
-    def linear(self, i: int, xs: list[Interval]) -> None:
-        """Notes what a step back through the linear operator i costs, with its inputs in `xs`."""
+    def linear(self, i: int, xs: list[Interval], size: Tensor | None = None) -> None:
+        """Notes what a step back through the linear operator i costs, with its inputs in `xs`; `size` is |W| |x|, if
+        that is known."""
         op = self.network.ops[i]
         assert isinstance(op, LinearOp)
         cost = None
         if op.adjoint_terms and xs:
             sizes = [self._magnitude(x) for x in xs]
-            cost = op.absolute(*sizes) * gamma(op.adjoint_terms + op.terms, self.network.dtype)
+            cost = (op.absolute(*sizes) if size is None else size) * gamma(
+                op.adjoint_terms + op.terms, self.network.dtype
+            )
             self._read += [(op.adjoint_terms, size.flatten(1)) for size in sizes]
         for constant in (op.offset(), op.inexact()):
             if constant is not None:
@@ -227,4 +230,4 @@ SPARE = 1.01
 
 def times(slope: Tensor, size: Tensor) -> Tensor:
     """slope * size; a slope of 0 takes nothing of an unbounded value."""
-    return torch.where(slope == 0, 0.0, slope * size)
+    return (slope * size).masked_fill_(slope == 0, 0.0)

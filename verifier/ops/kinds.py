@@ -170,6 +170,10 @@ class RelaxedOp(Op):
         """
         raise NotImplementedError(self.node.op)
 
+    def relax_both(self, *xs: Interval) -> tuple[Relaxation, Relaxation]:
+        """The planes, and the parallel ones."""
+        return self.relax(*xs), self.relax(*xs, parallel=True)
+
     def relax_at(self, *xs: Interval, alpha_lower: Tensor, alpha_upper: Tensor) -> Relaxation:
         """The planes at the given parameters, (..., B, *S) each; leading axes of alpha appear in the result."""
         raise NotImplementedError(self.node.op)

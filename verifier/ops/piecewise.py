@@ -43,11 +43,14 @@ class Relu(RelaxedOp):
         return Interval(lower, x.upper.clamp_min(0).nan_to_num_(nan=inf, posinf=inf))
 
     def relax(self, *xs: Interval, parallel: bool = False) -> Relaxation:
+        return self.relax_both(*xs)[parallel]
+
+    def relax_both(self, *xs: Interval) -> tuple[Relaxation, Relaxation]:
         (x,) = xs
         lower, upper = x.lower.clamp_max(0), x.upper.clamp_min(0)
         slope, offset = _triangle(lower, upper)
-        below = slope if parallel else (upper >= -lower).to(slope.dtype)
-        return Relaxation((below,), torch.zeros_like(offset), (slope,), offset)
+        below, zero = (upper >= -lower).to(slope.dtype), torch.zeros_like(offset)
+        return Relaxation((below,), zero, (slope,), offset), Relaxation((slope,), zero, (slope,), offset)
 
     def relax_at(self, *xs: Interval, alpha_lower: Tensor, alpha_upper: Tensor) -> Relaxation:
         (x,) = xs

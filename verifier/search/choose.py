@@ -21,7 +21,7 @@ from verifier.search.bounding import Bounded
 from verifier.search.domains import DomainBatch
 
 SAMPLE = 24
-"""Boxes that are bounded in every way to compare them."""
+"""Boxes that are bounded in every way to compare them. Halves are as many again, in calls about the same price."""
 
 HOPELESS = 4000.0
 """Predicted cost ratio of rows to cheap bounds above which the rows are not even tried."""
@@ -93,42 +93,47 @@ class Chooser:
         first = self._bounds(batch, cheap)
         if len(first.alive) == 0:
             return first
+        tight = None
         if measuring:
             self.cheap_first = len(first.alive) < WORTHWHILE * len(batch)
-            self._measure(batch, first, cheap)
-        if not self.rows_pay:
-            return first
-        second = self._bounds(batch.select(first.alive), self.method)
-        return second.renumbered(first.alive, first.values)
+            tight = self._measure(batch, first, cheap)
+        if tight is None:
+            if not self.rows_pay:
+                return first
+            tight = self._bounds(batch.select(first.alive), self.method)
+        return tight.renumbered(first.alive, first.values)
 
     def _bounds(self, batch: DomainBatch, method: Method) -> Bounded:
         bounded = self.bound(batch, method)
         self.work += self.cost.of(method, len(batch), bounded)
         return bounded
 
-    def _measure(self, batch: DomainBatch, first: Bounded, cheap: Method) -> None:
-        chosen = torch.linspace(0, len(first.alive) - 1, min(SAMPLE, len(first.alive))).long().to(first.alive.device)
-        sample = batch.select(first.alive[chosen])
+    def _measure(self, batch: DomainBatch, first: Bounded, cheap: Method) -> Bounded | None:
+        """Decides whether rows pay; returns the bounds with rows where the sample is all that `first` left open."""
         if self.cost.ratio(first.unstable_at) > HOPELESS:
             self.rows_pay = False
-            return
-        start = self.clock()
-        base = self._bounds(sample, cheap)
-        cheap_time = self.clock() - start
-        children = self.cut(sample.select(base.alive), base)
-        if len(children) == 0:  # proven meanwhile, or points: nothing else than rows can help those
+            return None
+        count = min(SAMPLE, len(first.alive))
+        chosen = torch.linspace(0, len(first.alive) - 1, count).long().to(first.alive.device)
+        base = first.select(chosen)
+        sample = batch.select(base.alive)
+        children = self.cut(sample, base)
+        if len(children) == 0:  # points: nothing else than rows can help those
             self.rows_pay = True
-            return
+            return None
+        start = self.clock()
         halves = self._bounds(children, cheap)
+        cheap_time = self.clock() - start
         start = self.clock()
         tight = self._bounds(sample, self.method)
         rows_time = self.clock() - start
         half = len(children) // 2
         least = torch.minimum(halves.values[:half], halves.values[half:])
-        gain = _typical(_missing(base.values)) - _typical(_missing(least))
-        rise = _typical(_missing(base.values)) - _typical(_missing(tight.values))
+        gain = _typical(_missing(base.value)) - _typical(_missing(least))
+        rise = _typical(_missing(base.value)) - _typical(_missing(tight.values))
         levels = rise / gain if gain > 0 else float("inf") if rise > 0 else 0.0
         self.rows_pay = min(levels, 60.0) * math.log(2) > math.log(max(1.0, rows_time / max(cheap_time, 1e-9)))
+        return tight if count == len(first.alive) else None
 
 
 def _missing(values: torch.Tensor) -> torch.Tensor:
