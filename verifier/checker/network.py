@@ -19,7 +19,7 @@ import onnx
 from onnx import numpy_helper
 
 from verifier.checker.errors import Unreadable
-from verifier.checker.ops import Affine, Concat, Conv, Dense, Largest, Node, Piecewise, Sigmoid, Take, Total
+from verifier.checker.ops import Affine, Concat, Conv, Dense, Largest, Node, Piecewise, Sigmoid, Square, Take, Total
 
 MOST_BYTES = 1 << 30
 MOST_ELEMENTS = 1 << 26
@@ -286,9 +286,24 @@ class _Reader:
 
     def op_mul(self, name: str, xs: list, a: dict) -> _Value:
         x, y = xs if isinstance(xs[0], int) else xs[::-1]
-        if not isinstance(y, np.ndarray):
-            raise Unreadable("a product of two values is not known to this checker")
+        if isinstance(x, int) and isinstance(y, int):
+            return self.product(name, x, y)
         return self.scaled(name, _value(x), _numbers(y), 1)
+
+    def product(self, name: str, x: int, y: int) -> int:
+        """x y = ((x + y)^2 - (x - y)^2) / 4, over the reals."""
+        if x == y:
+            return self.add(Square((x,), self.shapes[x], name))
+        shape = np.broadcast_shapes(self.shapes[x], self.shapes[y])
+        sources = self.spread_to(x, shape, name), self.spread_to(y, shape, name)
+        sides = [self.add(Total(sources, shape, name, (1.0, sign))) for sign in (1.0, -1.0)]
+        squares = tuple(self.add(Square((side,), shape, name)) for side in sides)
+        return self.scaled(name, self.add(Total(squares, shape, name, (1.0, -1.0))), np.array(0.25), 1)
+
+    def op_pow(self, name: str, xs: list, a: dict) -> _Value:
+        if _constant(xs[1]).size != 1 or _constant(xs[1]).reshape(()) != 2:
+            raise Unreadable("a power other than 2 is not known to this checker")
+        return self.product(name, _value(xs[0]), _value(xs[0]))
 
     def op_div(self, name: str, xs: list, a: dict) -> _Value:
         if isinstance(xs[1], int):

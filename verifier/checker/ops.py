@@ -144,6 +144,29 @@ class Concat(Linear):
         return np.split(row, np.cumsum(self.lengths)[:-1], self.axis + 1)
 
 
+FEW = 32
+"""A matrix with at most one nonzero number in so many, in every column, is multiplied by gathering these."""
+
+
+class _Product:
+    """x @ matrix."""
+
+    def __init__(self, matrix: Array) -> None:
+        self.matrix, count = matrix, int((matrix != 0).sum(0).max(initial=0))
+        self.few: list[tuple[Array, Array]] | None = None
+        if count * FEW <= len(matrix):  # nonzero numbers first
+            index = np.argsort(matrix == 0, 0, kind="stable")[:count]
+            self.few = list(zip(index, np.take_along_axis(matrix, index, 0), strict=True))
+
+    def __call__(self, x: Array) -> Array:
+        if self.few is None:
+            return x @ self.matrix
+        out = np.zeros((*x.shape[:-1], self.matrix.shape[1]))
+        for index, values in self.few:
+            out += x[..., index] * values
+        return out
+
+
 @dataclass
 class Dense(Linear):
     """y = x @ weight + offset over the last axis; weight (k, n)."""
@@ -152,16 +175,19 @@ class Dense(Linear):
     offset: Array | None = None
 
     def __post_init__(self) -> None:
-        self.terms, self.size = max(self.weight.shape) + 1, np.abs(self.weight)
+        self.terms = max(self.weight.shape) + 1
+        self._forward, self._spread, self._back = (
+            _Product(m) for m in (self.weight, np.abs(self.weight), np.ascontiguousarray(self.weight.T))
+        )
 
     def forward(self, xs: Sequence[Array]) -> Array:
-        return xs[0] @ self.weight
+        return self._forward(xs[0])
 
     def spread(self, xs: Sequence[Array]) -> Array:
-        return xs[0] @ self.size
+        return self._spread(xs[0])
 
     def adjoint(self, row: Array) -> list[Array]:
-        return [row @ self.weight.T]
+        return [self._back(row)]
 
 
 @dataclass
@@ -220,7 +246,7 @@ class Conv(Linear):
 
 
 class Curve(Op):
-    """An elementwise increasing function of one value."""
+    """An elementwise function of one value."""
 
     def value(self, x: Array) -> tuple[Array, Array]:
         """f(x) and a bound of its error."""
@@ -235,7 +261,7 @@ class Curve(Op):
         raise NotImplementedError
 
     def range(self, low: Array, high: Array) -> tuple[Array, Array]:
-        """A rigorous range of f over [low, high]."""
+        """A rigorous range of f over [low, high]: of an increasing function."""
         (below, e), (above, d) = self.value(low), self.value(high)
         return below - e, above + d
 
@@ -346,6 +372,27 @@ class Sigmoid(Curve):
         lower = np.where(high <= 0, d_mid, np.where(low >= 0, chord, least))
         upper = np.where(low >= 0, d_mid, np.where(high <= 0, chord, least))
         return lower, upper
+
+
+@dataclass
+class Square(Curve):
+    """x^2. (x y = ((x + y)^2 - (x - y)^2) / 4.)"""
+
+    def value(self, x: Array) -> tuple[Array, Array]:
+        y = x * x
+        return y, y * (2 * UNIT) + TINY
+
+    def range(self, low: Array, high: Array) -> tuple[Array, Array]:
+        (a, e), (b, d) = self.value(low), self.value(high)
+        least = np.maximum(np.minimum(a - e, b - d), 0.0)
+        return np.where((low <= 0) & (high >= 0), 0.0, least), np.maximum(a + e, b + d)
+
+    def residual(self, s: Array, low: Array, high: Array) -> tuple[Array, Array]:
+        # x^2 - s x is largest at an end and least at s / 2, as near as that lies
+        return self._at([np.clip(s / 2, low, high)], s)[0], self._at([low, high], s)[1]
+
+    def slopes(self, low: Array, high: Array) -> tuple[Array, Array]:
+        return low + high, low + high
 
 
 @dataclass

@@ -14,7 +14,7 @@ from tests.models import build
 from verifier.checker.bounds import sweep, walk
 from verifier.checker.errors import Unreadable
 from verifier.checker.network import Network, read_network
-from verifier.checker.ops import Array, Piecewise, Sigmoid
+from verifier.checker.ops import Array, Piecewise, Sigmoid, Square
 
 RNG = np.random.default_rng(0)
 
@@ -37,6 +37,9 @@ CASES: dict[str, tuple[dict, list, dict]] = {
                  {"w": normal(4, 4), "c": normal(4)}),
     "twice": (VECTOR, [node("MatMul", ["x", "w"], "h"), node("Relu", ["h"], "r"), node("MatMul", ["r", "v"], "a"),
               node("Relu", ["a"], "b"), node("Sub", ["b", "a"], "y")], {"w": normal(4, 4), "v": normal(4, 3)}),
+    "product": (VECTOR, [node("MatMul", ["x", "w"], "h"), node("MatMul", ["x", "v"], "g"), node("Mul", ["h", "g"], "p"),
+                node("Pow", ["p", "two"], "q"), node("Mul", ["p", "p"], "r"), node("Sub", ["q", "h"], "s"),
+                node("Add", ["s", "r"], "y")], {"w": normal(4, 3), "v": normal(4, 1), "two": np.array(2.0)}),
     "leaky": (VECTOR, [node("MatMul", ["x", "w"], "h"), node("LeakyRelu", ["h"], "r", alpha=0.2),
               node("Mul", ["r", "c"], "m"), node("Div", ["m", "d"], "y")],
               {"w": normal(4, 4), "c": normal(4), "d": 0.5 + RNG.random(4)}),
@@ -167,9 +170,9 @@ def test_bounds_hold_exactly_where_sums_cancel(tmp_path: Path, scale: float) -> 
 
 @pytest.mark.parametrize(
     "curve", [Piecewise((0,), (1,), "", floor=-0.5, ceiling=0.75), Piecewise((0,), (1,), ""),
-              Piecewise((0,), (1,), "", leak=0.1), Sigmoid((0,), (1,), "")]
+              Piecewise((0,), (1,), "", leak=0.1), Sigmoid((0,), (1,), ""), Square((0,), (1,), "")]
 )  # fmt: skip
-def test_residuals_hold_for_every_slope(curve: Piecewise | Sigmoid) -> None:
+def test_residuals_hold_for_every_slope(curve: Piecewise | Sigmoid | Square) -> None:
     rng = np.random.default_rng(2)
     low = rng.normal(size=(4000, 1)) * 3
     high = low + np.where(rng.random((4000, 1)) < 0.1, 0.0, rng.random((4000, 1)) * 5)
@@ -185,7 +188,7 @@ def test_residuals_hold_for_every_slope(curve: Piecewise | Sigmoid) -> None:
 
 @pytest.mark.parametrize(
     ("op", "inputs", "message"),
-    [("Softmax", ["x"], "does not know operator Softmax"), ("Mul", ["x", "x"], "product of two values")],
+    [("Softmax", ["x"], "does not know operator Softmax"), ("Pow", ["x", "x"], "a constant is expected")],
 )
 def test_what_the_checker_does_not_know_is_named(tmp_path: Path, op: str, inputs: list[str], message: str) -> None:
     (tmp_path / "m.onnx").write_bytes(build([node(op, inputs, "y")], VECTOR, ["y"]))

@@ -1,0 +1,98 @@
+"""Every operator that the checker knows has a proof that it accepts, and that no longer holds for a false claim."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import helper
+
+from tests.models import build
+from verifier import Verdict, verify
+from verifier.checker import format as fmt
+from verifier.checker.check import check
+from verifier.checker.errors import Rejected
+from verifier.checker.network import read_network
+from verifier.checker.query import read_queries
+
+RNG = np.random.default_rng(5)
+VECTOR, PICTURE = (1, 4), (1, 1, 6, 6)
+
+
+def normal(*shape: int) -> np.ndarray:
+    return RNG.normal(size=shape) / np.sqrt(shape[0])
+
+
+def node(op: str, inputs: list[str], output: str, **attributes: object) -> object:
+    return helper.make_node(op, inputs, [output], **attributes)
+
+
+DENSE = {"w": normal(4, 6), "v": normal(6, 2)}
+KERNEL = {"k": normal(2, 1, 3, 3), "b": normal(2), "f": np.array([1, -1])}
+
+
+def curve(*nodes: object) -> tuple[tuple[int, ...], list, dict]:
+    """A function "h" -> "r" between two matrices."""
+    return VECTOR, [node("MatMul", ["x", "w"], "h"), *nodes, node("MatMul", ["r", "v"], "y")], DENSE
+
+
+def pooled(*nodes: object, size: int) -> tuple[tuple[int, ...], list, dict]:
+    """A function "c" -> "p" after a convolution, (1, 2, 4, 4) to `size` values."""
+    last = [node("Reshape", ["p", "f"], "q"), node("MatMul", ["q", "v"], "y")]
+    return PICTURE, [node("Conv", ["x", "k", "b"], "c"), *nodes, *last], {**KERNEL, "v": normal(size, 2)}
+
+
+CASES = {
+    "Relu": curve(node("Relu", ["h"], "r")),
+    "LeakyRelu": curve(node("LeakyRelu", ["h"], "r", alpha=0.1)),
+    "Clip": (VECTOR, [node("MatMul", ["x", "w"], "h"), node("Clip", ["h", "lo", "hi"], "r"),
+             node("MatMul", ["r", "v"], "y")], {**DENSE, "lo": np.array(-0.2), "hi": np.array(0.4)}),
+    "Sigmoid": curve(node("Sigmoid", ["h"], "r")),
+    "Tanh": curve(node("Tanh", ["h"], "r")),
+    "product": curve(node("Relu", ["h"], "a"), node("Mul", ["a", "h"], "r")),
+    "residual": curve(node("Relu", ["h"], "a"), node("Add", ["a", "h"], "r")),
+    "convolution": pooled(node("Relu", ["c"], "p"), size=32),
+    "MaxPool": pooled(node("MaxPool", ["c"], "p", kernel_shape=[2, 2], strides=[2, 2]), size=8),
+    "AveragePool": pooled(node("Relu", ["c"], "r"),
+                          node("AveragePool", ["r"], "p", kernel_shape=[2, 2], strides=[2, 2]), size=8),
+}  # fmt: skip
+
+
+def claim(path: Path, size: int, low: float) -> None:
+    """Four inputs vary, the others are 0.5: is an output at most `low`?"""
+    lines = [f"(declare-const X_{i} Real)" for i in range(size)]
+    lines += ["(declare-const Y_0 Real)", "(declare-const Y_1 Real)"]
+    varying = range(0, size, max(1, size // 4))
+    for i in range(size):
+        ends = (-1.0, 1.0) if i in varying else (0.5, 0.5)
+        lines += [f"(assert (>= X_{i} {ends[0]}))", f"(assert (<= X_{i} {ends[1]}))"]
+    lines.append(f"(assert (or (and (<= Y_0 {low!r})) (and (<= Y_1 {low!r}))))")
+    path.write_text("\n".join(lines))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_its_proof_is_accepted(tmp_path: Path, name: str) -> None:
+    shape, nodes, weights = CASES[name]
+    model, spec, proof = (tmp_path / part for part in ("m.onnx", "s.vnnlib", "p.proof"))
+    model.write_bytes(build(nodes, {"x": shape}, ["y"], weights, opset=14))
+    size = int(np.prod(shape))
+    x = np.full((500, size), 0.5, np.float32)
+    varying = list(range(0, size, max(1, size // 4)))
+    x[:, varying] = np.random.default_rng(0).uniform(-1, 1, (500, len(varying)))
+    session = onnxruntime.InferenceSession(model.read_bytes())
+    least = min(float(session.run(None, {"x": row.reshape(shape)})[0].min()) for row in x)
+    claim(spec, size, least - (2.0 if name == "product" else 0.4))  # a product reaches further than samples do
+    result = verify(model, spec, timeout=60, proof=proof)
+    assert result.verdict is Verdict.UNSAT, result.reason
+    assert check(proof, model, spec).verdict == "unsat"
+    reader = fmt.Reader(io.BytesIO(proof.read_bytes()), "p")
+    events = b"".join(map(fmt.encode, reader.events()))
+    claim(spec, size, least + 0.01)  # a sampled point violates this
+    header = replace(reader.header, spec=read_queries(spec, read_network(model)).digest)
+    proof.write_bytes(fmt.encode_header(header) + events)
+    with pytest.raises(Rejected, match="is not positive"):
+        check(proof, model, spec)
