@@ -95,7 +95,7 @@ changelog: $(VENV)/stamp-package
 # Wheel and source distribution, checked, in dist/.
 dist: $(VENV)/stamp-docs
 	rm -rf dist
-	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m build --no-isolation --outdir dist .
 	$(BIN)/python -m twine check --strict dist/*
 
 # The ready-made study: trains, prunes, verifies, writes out/small/report.html; stop it whenever you like, it goes on.

@@ -11,7 +11,7 @@ fi
 onnx="$3" vnnlib="$4"
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-left="${SECATEUR_PID_FILE:-$here/out/vnncomp.pid}"
+left="${SECATEUR_PID_FILE:-$here/.venv/vnncomp.pid}"
 if [ -f "$left" ]; then
   pid="$(cat "$left")"
   # only if that process still is ours: numbers are used again

@@ -12,7 +12,7 @@ onnx="$3" vnnlib="$4" result="$5" timeout="${6//[[:space:]]/}"
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 verify="${SECATEUR_VERIFY:-$here/.venv/bin/verify}"
-left="${SECATEUR_PID_FILE:-$here/out/vnncomp.pid}"
+left="${SECATEUR_PID_FILE:-$here/.venv/vnncomp.pid}"
 rm -f -- "$result"
 mkdir -p "$(dirname "$left")"
 

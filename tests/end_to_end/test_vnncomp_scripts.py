@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -114,6 +115,25 @@ def test_prepare_checks_the_files_and_ends_what_an_earlier_run_left(tool: Path, 
     assert stranger.poll() is None
     stranger.kill()
     stranger.wait()
+
+
+def test_nothing_is_written_but_the_result(tmp_path: Path) -> None:
+    home, work = tmp_path / "tool", tmp_path / "work"
+    shutil.copytree(SCRIPTS, home / "vnncomp_scripts")
+    (home / ".venv/bin").mkdir(parents=True)
+    work.mkdir()
+    program = home / ".venv/bin/verify"
+    program.write_text('#!/bin/sh\nwhile [ "$1" != --results ]; do shift; done\necho unsat > "$2"\n')
+    program.chmod(0o755)
+    for name in ("n.onnx", "s.vnnlib"):
+        (work / name).write_bytes(b"")
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("SECATEUR_")}
+    before = set(tmp_path.rglob("*"))
+    for script, rest in (("prepare_instance.sh", []), ("run_instance.sh", ["result.txt", "9"])):
+        command = [home / "vnncomp_scripts" / script, "v1", "cat", "n.onnx", "s.vnnlib", *rest]
+        subprocess.run(command, cwd=work, env=outside, check=True, timeout=20)
+    assert set(tmp_path.rglob("*")) - before == {work / "result.txt"}
+    assert (work / "result.txt").read_text() == "unsat\n"
 
 
 def wait_for(path: Path) -> None:

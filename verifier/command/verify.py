@@ -61,9 +61,10 @@ environment:
 """
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit code; never raises for bad input."""
-    started = time.monotonic()
+def main(argv: Sequence[str] | None = None, started: float | None = None) -> int:
+    """Runs the command and returns its exit code; never raises for bad input. `started`: from when its seconds count,
+    on the monotonic clock; from now by default."""
+    started = time.monotonic() if started is None else started
     line = parser()
     args = line.parse_args(argv)
     try:
@@ -91,8 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run() -> NoReturn:
-    """The console script: `main`, then out."""
-    process.leave(main())
+    """The console script: `main`, then out. Its seconds count from the start of the process."""
+    process.leave(main(started=process.began()))
 
 
 def parser() -> Parser:

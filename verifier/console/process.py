@@ -6,6 +6,8 @@ import contextlib
 import gc
 import os
 import sys
+import time
+from pathlib import Path
 from typing import NoReturn
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
@@ -75,3 +77,15 @@ def leave(code: int) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)
+
+
+def began() -> float:
+    """When this process began, on the monotonic clock, to a hundredth of a second; now, where that is not to be had."""
+    now = time.monotonic()
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        ticks = float(fields[19])  # field 22 of proc(5), starttime: ticks since boot
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, AttributeError):  # no Linux
+        return now
+    return now - max(0.0, age)
