@@ -11,7 +11,8 @@ from onnx import TensorProto, helper
 
 
 def _frozen(code: str) -> int:
-    program = f"import gc\nfrom verifier import api\nfrom verifier.console import process\n{code}\nprint(gc.get_freeze_count())"
+    imports = "import gc\nfrom verifier import api\nfrom verifier.console import process"
+    program = f"{imports}\n{code}\nprint(gc.get_freeze_count())"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return int(done.stdout)
 
