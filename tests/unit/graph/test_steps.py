@@ -183,6 +183,20 @@ def test_whole_numbers_that_may_leave_their_type_are_unknown() -> None:
     ("nodes", "weights", "why"),
     [
         ([node("TopK", ["x", "k"], ["y", "i"], axis=1)], {"k": np.array([2])}, "TopK"),
+        (
+            [
+                node("Slice", ["x", "zero", "one", "zero"], ["part"]),
+                node("ReduceMax", ["part"], ["m"], keepdims=0),
+                node("Cast", ["m"], ["n"], to=7),
+                node("Unsqueeze", ["n", "zero"], ["start"]),
+                node("Add", ["start", "one"], ["stop"]),
+                node("Slice", ["table", "start", "start"], ["none"]),
+                node("Slice", ["table", "start", "stop"], ["row"]),
+                node("Concat", ["none", "row"], ["y"], axis=0),
+            ],
+            {"zero": np.array([0]), "one": np.array([1]), "table": np.arange(6.0).reshape(3, 2)},
+            "Slice",
+        ),
         ([node("Cast", ["x"], ["n"], to=6), node("Mod", ["n", "k"], ["m"]), to_float("m")], {"k": np.int32(3)}, "Mod"),
     ],
 )

@@ -27,6 +27,8 @@ def opaque(c: Context) -> Value | tuple[Value, ...]:
     shapes = output_shapes(c) or [_guess(c)] * c.n_outputs
     if c.declared is not None:
         shapes[0] = c.declared
+    # what is empty for one guess at the inputs (a slice from 1 to 1) need not be for others
+    shapes = [tuple(max(1, size) for size in shape) for shape in shapes]
     return tuple(c.emit("Opaque", variables, shape, attrs=attrs, dtype=dtype) for shape in shapes)
 
 
