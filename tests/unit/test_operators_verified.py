@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.models import build
+from tests.models import build, run_onnx
 from verifier import Options, load, verify
 
 node = helper.make_node
@@ -19,7 +19,13 @@ METHODS = ("auto", "forward", "crown", "alpha", "lumped")
 
 
 def _verdict(
-    path: Path, data: bytes, box: Sequence[tuple[float, float]], outputs: int, claim: str, method: str = "auto"
+    path: Path,
+    data: bytes,
+    box: Sequence[tuple[float, float]],
+    outputs: int,
+    claim: str,
+    method: str = "auto",
+    seconds: float = 60,
 ) -> str:
     """The verdict on: the inputs are in the box, and `claim` holds."""
     text = [f"(declare-const X_{k} Real)" for k in range(len(box))]
@@ -29,7 +35,7 @@ def _verdict(
     (path / "claim.vnnlib").write_text("\n".join([*text, f"(assert {claim})"]))
     (path / "net.onnx").write_bytes(data)
     options = Options.from_mapping({"bounds": {"method": method}})
-    result = verify(load(path / "net.onnx"), path / "claim.vnnlib", options, timeout=60)
+    result = verify(load(path / "net.onnx"), path / "claim.vnnlib", options, timeout=seconds)
     return str(result.verdict.value)
 
 
@@ -137,3 +143,36 @@ def test_a_quantised_network(tmp_path: Path) -> None:
     data = build(nodes, {"x": (2,)}, ["y"], {"s": np.array(0.25), "z": np.array(128, np.uint8)})
     assert _verdict(tmp_path, data, [(0, 0.3)] * 2, 1, "(>= Y_0 0.51)") == "unsat"  # each rounds to 0 or 0.25
     assert _verdict(tmp_path, data, [(0, 0.3)] * 2, 1, "(>= Y_0 0.49)") == "sat"
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_sample_contradicts_a_verdict_on_a_network_with_steps(tmp_path: Path, seed: int) -> None:
+    """A ReLU network behind which an index, a comparison or a quantised layer is read."""
+    rng = np.random.default_rng(seed)
+    size = 20 if seed % 4 == 3 else 2
+    weights = {
+        "w": rng.normal(size=(size, 6)) / np.sqrt(size), "b": rng.normal(size=6) / 2, "v": rng.normal(size=(6, 4)),
+        "c": np.array(0.1), "one": np.array(1), "sc": np.array(0.2), "zp": np.array(9, np.uint8),
+    }  # fmt: skip
+    tails = [
+        [node("ArgMax", ["z"], ["k"], axis=1, keepdims=1), node("Equal", ["k", "one"], ["e"]),
+         node("Cast", ["e"], ["f"], to=1), node("Mul", ["f", "h"], ["m"])],
+        [node("Greater", ["z", "c"], ["p"]), node("Where", ["p", "z", "c"], ["m"])],
+        [node("QuantizeLinear", ["h", "sc", "zp"], ["q"]), node("DequantizeLinear", ["q", "sc", "zp"], ["m"])],
+        [node("Round", ["z"], ["q"]), node("Less", ["q", "z"], ["p"]), node("Cast", ["p"], ["m"], to=1)],
+    ]  # fmt: skip
+    nodes = [
+        node("Gemm", ["x", "w", "b"], ["g"]), node("Relu", ["g"], ["h"]), node("MatMul", ["h", "v"], ["z"]),
+        *tails[seed % 4], node("ReduceSum", ["m"], ["s"], keepdims=0), node("Reshape", ["s", "one"], ["y"]),
+    ]  # fmt: skip
+    weights["one"] = np.array([1])
+    data = build(nodes, {"x": (1, size)}, ["y"], weights)
+    points = rng.uniform(-1, 1, (300, 1, size)).astype(np.float32)
+    values = [float(run_onnx(data, {"x": x})[0][0]) for x in points[:100]]
+    margin = (-0.001, 0.3)[seed // 4]
+    claim = f"(>= Y_0 {max(values) + margin:.9f})"
+    verdict = _verdict(tmp_path, data, [(-1, 1)] * size, 1, claim, seconds=2)
+    assert verdict in (("sat", "timeout") if margin < 0 else ("sat", "unsat", "timeout"))
+    if verdict == "unsat":
+        found = [float(run_onnx(data, {"x": x})[0][0]) for x in (*points, *np.sign(points))]
+        assert max(found) < max(values) + margin + 1e-4
