@@ -184,6 +184,11 @@ def test_whole_numbers_that_may_leave_their_type_are_unknown() -> None:
     [
         ([node("TopK", ["x", "k"], ["y", "i"], axis=1)], {"k": np.array([2])}, "TopK"),
         (
+            [node("Greater", ["x", "k"], ["p"]), node("Where", ["p", "x", "no"], ["y"])],
+            {"k": np.float32(0.5), "no": np.float32(-np.inf)},
+            "Where",
+        ),
+        (
             [
                 node("Slice", ["x", "zero", "one", "zero"], ["part"]),
                 node("ReduceMax", ["part"], ["m"], keepdims=0),

@@ -115,9 +115,11 @@ def connected(c: Context) -> Value:
     return replace(result, dtype=TRUTH)
 
 
-def _chosen(c: Context) -> Value:
+def _chosen(c: Context) -> Value | tuple[Value, ...]:
     """Where, with a condition that depends on the input: b + condition (a - b), exact once the condition is known."""
     condition, a, b = c.x(0), c.value(1), c.value(2)
+    if any(isinstance(one, np.ndarray) and not np.isfinite(one).all() for one in (a, b)):
+        return opaque(c)  # 0 times infinity: no product says which of the two it is
     kinds = [one.dtype for one in (a, b) if isinstance(one, Var)] or [np.result_type(a, b)]
     shape = np.broadcast_shapes(condition.shape, a.shape, b.shape)
     condition = c.broadcast(condition, shape)
@@ -130,7 +132,7 @@ def _chosen(c: Context) -> Value:
 
 
 @lowers("Where", since=9)
-def where(c: Context) -> Value:
+def where(c: Context) -> Value | tuple[Value, ...]:
     """Selection; with a constant condition by constant masks."""
     if isinstance(c.value(0), Var):
         return _chosen(c)
