@@ -18,7 +18,6 @@ LEAVES = {"errors", "tolerance", "budget", "result", "progress", "brief"}  # the
 TOP = {
     "__init__",
     "api",
-    "engine",
     "options",
     *LEAVES,
 }  # the modules that lie at the top of `verifier`; all else is in a layer

@@ -12,7 +12,7 @@ import math
 import reprlib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -123,6 +123,28 @@ class Options(_Checked):
             return cls.from_mapping(data)
         except OptionsError as error:
             raise OptionsError(f"{path}: {error}") from None
+
+
+def refuse_unused(options: Options, used: Collection[str], what: str) -> None:
+    """What cannot be honoured is not ignored.
+
+    Raises:
+        OptionsError: an option that `what` does not use (its name is not in `used`) is not at its default.
+    """
+    given, default = dotted(options.to_mapping()), dotted(Options().to_mapping())
+    for name, value in given.items():
+        if name not in used and value != default[name]:
+            raise OptionsError(
+                f"option {name}: found {_show(value)}, but {what} does not use it; leave it at {default[name]}"
+            )
+
+
+def dotted(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+    """Nested options by dotted names."""
+    found: dict[str, object] = {}
+    for name, value in mapping.items():
+        found.update(dotted(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value})
+    return found
 
 
 def _read_yaml(path: Path) -> object:

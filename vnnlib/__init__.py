@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from vnnlib.errors import VnnLibError, VnnLibSemanticError, VnnLibSyntaxError, VnnLibUnsupported
-from vnnlib.form import NormalForm, TensorSlice
+from vnnlib.form import NormalForm, TensorSlice, joined
 from vnnlib.limits import Limits
 from vnnlib.normalise import classify, normalise
 from vnnlib.reading import load, loads
@@ -47,6 +47,7 @@ __all__ = [
     "float_inside",
     "format_witness_v1",
     "format_witness_v2",
+    "joined",
     "load",
     "loads",
     "normalise",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
@@ -152,3 +153,53 @@ class NormalForm:
     def __repr__(self) -> str:
         counts = f"{self.n_inputs} inputs, {self.n_outputs} outputs, {len(self.lower)} boxes"
         return f"NormalForm({counts}, {len(self.row_rhs)} rows, {len(self.clause_ptr) - 1} clauses)"
+
+
+def joined(forms: Sequence[NormalForm]) -> NormalForm:
+    """The cases of several forms over the same inputs and outputs, one after the other: sat if one of them is.
+
+    Rows of different forms may be equal. Tensors, logic and unbounded inputs are those of the first.
+    """
+    rows = np.cumsum([0, *(f.n_rows for f in forms)])
+
+    def after(name: str) -> np.ndarray:
+        return np.concatenate([getattr(f, name) for f in forms])
+
+    def shifted(name: str) -> np.ndarray:
+        return np.concatenate([getattr(f, name) + first for f, first in zip(forms, rows, strict=False)])
+
+    def strict(name: str) -> np.ndarray | None:
+        given = [getattr(f, name) for f in forms]
+        if all(part is None for part in given):
+            return None
+        parts = (np.zeros_like(f.lower, bool) if p is None else p for p, f in zip(given, forms, strict=True))
+        return np.concatenate(list(parts))
+
+    def pointers(name: str) -> np.ndarray:
+        return _pointers([getattr(f, name) for f in forms])
+
+    sources = [f.clause_source for f in forms]
+    return replace(
+        forms[0],
+        lower=after("lower"),
+        upper=after("upper"),
+        row_ptr=pointers("row_ptr"),
+        row_col=after("row_col"),
+        row_val=after("row_val"),
+        row_rhs=after("row_rhs"),
+        row_strict=after("row_strict"),
+        clause_ptr=pointers("clause_ptr"),
+        clause_rows=shifted("clause_rows"),
+        case_ptr=pointers("case_ptr"),
+        case_in_ptr=pointers("case_in_ptr"),
+        case_in_rows=shifted("case_in_rows"),
+        strict_lower=strict("strict_lower"),
+        strict_upper=strict("strict_upper"),
+        clause_source=ClauseSource(_pointers([s.ptr for s in sources]), np.concatenate([s.lines for s in sources])),
+    )
+
+
+def _pointers(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Starts of the entries of several lists in the list of all of them."""
+    ends = np.cumsum([0, *(int(p[-1]) for p in parts)])
+    return np.concatenate([parts[0][:1], *(p[1:] + first for p, first in zip(parts, ends, strict=False))])

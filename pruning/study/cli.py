@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,6 +83,10 @@ def parser() -> Parser:
         )
     images.add_argument("--timeout", type=float, default=None, metavar="S", help="seconds per image (default: 60)")
     images.add_argument("--clock", choices=CLOCKS, default="wall", help="count wall or processor time (default: wall)")
+    images.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="cpu", help="where to search (default: cpu)"
+    )
+    images.add_argument("--memory", type=float, metavar="GB", help="host memory that a search may take")
     more = p.add_argument_group("output")
     more.add_argument("--truth", type=Path, metavar="FILE.csv", help="with --results: list with a column 'expected'")
     more.add_argument("--json", type=Path, metavar="FILE", help="with --results: write everything as JSON")
@@ -110,6 +115,7 @@ def _dispatch(options: argparse.Namespace, factory: Factory | None) -> int:
     if bool(options.models) == bool(chosen):
         found = f"both networks and --{chosen[0]}" if chosen else "nothing to compare"
         raise StudyFileError(f"{found}; give networks, or one of --study, --report, --results (see --help)")
+    _refuse_unused(options, chosen[0] if chosen else "models")
     if options.results:
         return _results(options)
     if options.report:
@@ -121,6 +127,26 @@ def _dispatch(options: argparse.Namespace, factory: Factory | None) -> int:
     else:
         _run_models(options, folder, factory)
     return _show(options, folder)
+
+
+_USED = {
+    "study": {"images", "device", "memory", "out", "no_report", "check"},
+    "report": {"no_report", "check"},
+    "results": {"timeout", "truth", "json", "cactus", "overall"},
+}
+
+
+def _refuse_unused(options: argparse.Namespace, what: str) -> None:
+    """What a kind of comparison cannot honour is not ignored.
+
+    Raises:
+        StudyFileError: such an option is given.
+    """
+    plain, given = vars(parser().parse_args([])), vars(options)
+    for name in (name for name in given if given[name] != plain[name]):
+        if (name in _USED["results"] - {"timeout"}) if what == "models" else name not in {what, *_USED[what]}:
+            told = "networks" if what == "models" else f"--{what}"
+            raise StudyFileError(f"--{name.replace('_', '-')} has no meaning with {told}; leave it out")
 
 
 def _inputs(options: argparse.Namespace) -> Iterator[Path | str | None]:
@@ -146,6 +172,7 @@ def _run_study(options: argparse.Namespace, folder: Path, factory: Factory | Non
         if not options.images.isdecimal() or int(options.images) < 1:
             raise StudyFileError(f"--images {options.images}; a study takes N, the first N of its images")
         study = spec.with_images(study, int(options.images))
+    study = replace(study, task=replace(study.task, device=options.device, memory=options.memory))
     hands = (factory or _own())(study.task, study)
     with progress_told(sys.stderr) as tell:
         runner.run(study, folder, hands, tell, lambda text: print(text, file=sys.stderr, flush=True))
@@ -162,7 +189,7 @@ def _run_models(options: argparse.Namespace, folder: Path, factory: Factory | No
     task = Task(
         options.data, _tau(options, models), options.rectangle, limit, options.clock, options.crop,
         str(options.pictures or ""), options.layout, options.channels, options.mean, options.std, options.output_scale,
-        options.output_shift, options.reference, options.property or "",
+        options.output_shift, options.reference, options.property or "", options.device, options.memory,
     )  # fmt: skip
     hands = (factory or _own())(task, None)
     chosen = shared.chosen(options.images, hands.count(), 100)

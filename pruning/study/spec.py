@@ -48,7 +48,8 @@ class Task:
 
     clock: `wall`, or `processor`: seconds that this process computed (on all its threads), for a machine that others
     use at the same time. The limit and the times of the results go by it. The rest says how pictures enter the network,
-    what its outputs mean, and against what they are held, as the options of `secateur compare` do.
+    what its outputs mean, and against what they are held, as the options of `secateur compare` do; `device` and
+    `memory` (GB, None: no limit) are those of the machine at hand, and not recorded.
     """
 
     data: str
@@ -66,16 +67,20 @@ class Task:
     output_shift: float | None = None
     reference: str = "gt"
     property: str = ""
+    device: str = "cpu"
+    memory: float | None = None
 
     def record(self) -> dict[str, Any]:
         """As JSON, without what is as it has always been: older folders of results can be gone on with."""
         given = asdict(self)
-        return {f.name: given[f.name] for f in fields(self) if f.name in _TASK_KEYS or given[f.name] != f.default}
+        asked = [f for f in fields(self) if f.name not in ("device", "memory")]
+        return {f.name: given[f.name] for f in asked if f.name in _TASK_KEYS or given[f.name] != f.default}
 
     def __post_init__(self) -> None:
         _require(self.clock in CLOCKS, f"clock '{self.clock}'; expected one of {', '.join(CLOCKS)}")
         _require(0 < self.tau < 1, f"tau {self.tau}; expected a share of the image side between 0 and 1")
         _require(0 < self.timeout < math.inf, f"timeout {self.timeout}; expected seconds above 0")
+        _require(self.memory is None or self.memory > 0, f"memory {self.memory}; expected GB above 0")
         _require(bool(self.data), "no data set named; expected data: aircraft23, or other pictures")
         _require(bool(self.rectangle), f"no rectangle named; expected one of {', '.join(RECTANGLES)} or ranges")
 

@@ -18,11 +18,12 @@ import torch
 from pruning.calibration import Semantic
 from pruning.study.hands import Outcome, Witness
 from pruning.study.spec import Task
-from verifier.budget import Budget
+from verifier.budget import Budget, memory_limit
 from verifier.data import source, unchanged
 from verifier.data.frame import PIXELS, Frame, Head
 from verifier.data.source import Source
 from verifier.data.unchanged import Answer
+from verifier.engine.on_device import device_of
 from verifier.errors import UnsoundError
 from verifier.semantic import (
     Coordinates,
@@ -63,8 +64,6 @@ DESCRIBED = 100
 """Pictures whose unchanged answer is told before a comparison."""
 
 CLOCKS = {"wall": time.monotonic, "processor": time.process_time}
-
-CPU = torch.device("cpu")
 
 
 @dataclass
@@ -134,8 +133,8 @@ def verify(model: Path, images: Images, index: int, task: Task, semantic: Semant
     study = _study(net, example, task, semantic)
     clock = CLOCKS[task.clock]
     began = clock()
-    budget = Budget.of(task.timeout, clock=clock)
-    family = from_studies([study], CPU)
+    budget = Budget.of(task.timeout, None if task.memory is None else memory_limit(task.memory), clock)
+    family = from_studies([study], device_of(task.device))
     state = cover(family, Limits(OPEN_SHARE), budget)
     witness = None
     if state.shares(CERTIFIED)[0] < 1:
@@ -193,8 +192,11 @@ def _grid(family: Family, side: int) -> np.ndarray:
 def _margins(family: Family, points: np.ndarray) -> np.ndarray:
     """Pixels left until the property is violated, at parameter points (P, d); negative beyond."""
     with torch.no_grad():
-        parts = [family.margins(p, torch.zeros(len(p), dtype=torch.int64)) for p in torch.from_numpy(points).split(256)]
-    return torch.cat(parts).numpy()
+        parts = [
+            family.margins(p, torch.zeros(len(p), dtype=torch.int64, device=family.device))
+            for p in torch.from_numpy(points).to(family.device).split(256)
+        ]
+    return torch.cat(parts).cpu().numpy()
 
 
 def _violation(family: Family, study: Study, state: State, points: np.ndarray) -> np.ndarray | None:
@@ -204,7 +206,7 @@ def _violation(family: Family, study: Study, state: State, points: np.ndarray) -
     """
     cells = state.of(REFUTED)
     if len(cells):
-        low, high = cells.corners(family.lower.numpy(), family.upper.numpy())
+        low, high = cells.corners(family.lower.cpu().numpy(), family.upper.cpu().numpy())
         points = np.concatenate([points, ((low + high) / 2)[np.argsort(cells.depth, kind="stable")[:8]]])
     margins = _margins(family, points)
     order = np.argsort(margins)[:8]
@@ -217,7 +219,7 @@ def _violation(family: Family, study: Study, state: State, points: np.ndarray) -
 
 def _no_violation_in_certified_cells(family: Family, state: State, bad: np.ndarray, index: int) -> None:
     cells = state.of(CERTIFIED)
-    low, high = cells.corners(family.lower.numpy(), family.upper.numpy())
+    low, high = cells.corners(family.lower.cpu().numpy(), family.upper.cpu().numpy())
     for point in bad:
         if ((low <= point) & (point <= high)).all(1).any():
             raise UnsoundError(f"image {index}: the property is violated at {point.tolist()}, inside a certified cell")
@@ -242,7 +244,7 @@ def _outcome(
     family: Family, study: Study, example: Example, task: Task, state: State, verdict: str, seconds: float,
     sampled: float, point: np.ndarray | None,
 ) -> Outcome:  # fmt: skip
-    low, high = state.cells.corners(family.lower.numpy(), family.upper.numpy())
+    low, high = state.cells.corners(family.lower.cpu().numpy(), family.upper.cpu().numpy())
     signs = np.zeros(len(state.status), np.int8)
     signs[state.status == CERTIFIED], signs[state.status == REFUTED] = 1, -1
     certified, refuted, undecided = (float(state.shares(s)[0]) for s in (CERTIFIED, REFUTED, OPEN))
@@ -272,11 +274,12 @@ def _unstable(family: Family) -> tuple[float, int]:
     """
     network = family.twin.exact
     clips = [i for i in network.relaxed if network.ops[i].node.op == "Clip"]
-    ends = [torch.linspace(0, 1, 5, dtype=torch.float64)[:, None] * (family.upper - family.lower) + family.lower]
+    side = torch.linspace(0, 1, 5, dtype=torch.float64, device=family.device)[:, None]
+    ends = [side * (family.upper - family.lower) + family.lower]
     rows, columns = (ends[0][:, i] for i in (0, 1))
     low = torch.cartesian_prod(rows[:-1], columns[:-1])
     high = torch.cartesian_prod(rows[1:], columns[1:])
-    zero = torch.zeros(len(low), dtype=torch.int64)
+    zero = torch.zeros(len(low), dtype=torch.int64, device=family.device)
     with torch.no_grad():
         total = bound_cells(family, low, high, zero).unstable.double()
     if not clips:

@@ -3,15 +3,16 @@
 import os
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from verifier.command.worker import Job, Outcome
+from verifier.command.worker import Job, Outcome, Tell, Worker
 from verifier.errors import ModelError
 
 
 @dataclass
-class FakeWorker:
+class FakeWorker(Worker):
     """`log` collects a line per started process and job, `pause` makes every job take that long."""
 
     log: Path
@@ -46,7 +47,32 @@ class FakeWorker:
 
 
 @dataclass
-class BrokenWorker:
+class TogetherWorker(FakeWorker):
+    """Takes four jobs of a network at once, and tells of the first before it does what `then` says."""
+
+    then: str = "crash"
+
+    @property
+    def together(self) -> int:
+        return 4
+
+    def solve_together(self, jobs: Sequence[Job], tell: Tell) -> None:
+        self._note(f"together {len(jobs)}")
+        tell(jobs[0], Outcome("sat", 0.1, "found", "((X_0 1.0)\n (Y_0 2.0))\n"))
+        match self.then:
+            case "crash":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            case "hang":
+                time.sleep(3600)
+            case "raise":
+                raise MemoryError
+            case "all":
+                for job in jobs[1:]:
+                    tell(job, Outcome("unsat", 0.1))
+
+
+@dataclass
+class BrokenWorker(Worker):
     """Dies before it is ready."""
 
     def prepare(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.fake_workers import BrokenWorker, FakeWorker, jobs
+from tests.unit.fake_workers import BrokenWorker, FakeWorker, TogetherWorker, jobs
 from verifier.command import instances
 from verifier.command.instances import file_names, run_list
 from verifier.command.ledger import open_results
@@ -38,6 +38,27 @@ def test_a_list_ends_whatever_its_instances_do(tmp_path: Path) -> None:
 def test_one_process_serves_many_instances(tmp_path: Path) -> None:
     run_list(jobs(*["ok"] * 6), tmp_path / "r.csv", 1, FakeWorker(tmp_path / "log"))
     assert (tmp_path / "log").read_text().split() == ["process", *(f"p{i}.vnnlib" for i in range(6))]
+
+
+@pytest.mark.parametrize(("then", "processes"), [("all", 1), ("raise", 1), ("crash", 2), ("hang", 2)])
+def test_jobs_of_one_network_are_searched_together(
+    then: str, processes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is settled before something goes wrong has its line; the others are tried again one by one."""
+    monkeypatch.setattr(instances, "KILL_AFTER", 0.3)
+    todo, log = jobs(*["ok"] * 4, "other", "ok", timeout=0.5 if then == "hang" else 60), tmp_path / "log"
+    outcome = run_list(todo, tmp_path / "r.csv", 1, TogetherWorker(log, then=then), witnesses=tmp_path / "w")
+    assert results(tmp_path / "r.csv") == {"p0.vnnlib": "sat", **{f"p{i}.vnnlib": "unsat" for i in range(1, 6)}}
+    assert outcome.errors == 0 and (tmp_path / "w" / "ok_p0.counterexample").exists()
+    told = log.read_text().splitlines()
+    alone = ["p4.vnnlib", "p5.vnnlib"] if then == "all" else [f"p{i}.vnnlib" for i in range(1, 6)]
+    assert [line for line in told if line.endswith("vnnlib")] == alone
+    assert told.count("together 4") == 1 and told.count("process") == processes
+
+
+def test_every_process_has_work_before_jobs_are_searched_together(tmp_path: Path) -> None:
+    run_list(jobs(*["ok"] * 4), tmp_path / "r.csv", 4, TogetherWorker(tmp_path / "log", then="all"))
+    assert "together" not in (tmp_path / "log").read_text()
 
 
 def test_a_worker_that_does_not_answer_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,8 +21,11 @@ from verifier.result import Witness
 class Replay:
     """Snaps candidate points to numbers the model can be fed, strictly inside the box, and replays them."""
 
-    def __init__(self, model: Model, spec: vnnlib.NormalForm, problem: Problem, session: Session) -> None:
-        self._spec, self._problem, self._session = spec, problem, session
+    def __init__(
+        self, model: Model, spec: vnnlib.NormalForm, problem: Problem, session: Session, first: int = 0
+    ) -> None:
+        """`first`: the query of the problem that is case 0 of `spec`, where a problem has several specifications."""
+        self._spec, self._problem, self._session, self._first = spec, problem, session, first
         self._feed = Feed.of(model.input_infos)
         low, high = self._feed.hull(spec.lower, spec.upper)
         self._judge = replace(spec, lower=low, upper=high)
@@ -32,7 +35,8 @@ class Replay:
         """Points (M, n) of queries (M,) as full inputs (M, n_full) that lie inside the original real bounds; see
         `Feed.snap`.
         """
-        return self._feed.snap(self._problem.full(p), self._spec.lower[query], self._spec.upper[query])
+        case = query - self._first
+        return self._feed.snap(self._problem.full(p), self._spec.lower[case], self._spec.upper[case])
 
     def __call__(self, p: np.ndarray, query: np.ndarray) -> Witness | None:
         """The first of the points (M, n) that violates the property, or None."""

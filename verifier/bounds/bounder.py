@@ -7,9 +7,8 @@ unstable. The planes chosen there serve all later backward rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -62,9 +61,8 @@ class Sweep:
     `pre[i]` intervals of the inputs of the non-linear operator i, `relaxations[i]` its planes, `output` the interval
     of the network's output (B, m), `unstable` (B,) how many neurons are not affine on the box. `reach[i]` tells
     how far each free input moves the inputs of operator i, (B, d, *S) >= 0 (empty without affine forms).
-    `unstable_at[i]` is the batch's mean count of unstable neurons at operator i. `empty` (B,) marks subproblems whose
-    decided signs contradict the bounds: they have no points. `allowance` is what backward rows have to pay for rounding
-    (None after a sweep in float32 alone, which proves nothing).
+    `unstable_at[i]` is the batch's mean count of unstable neurons at operator i. `allowance` is what backward rows have
+    to pay for rounding (None after a sweep in float32 alone, which proves nothing).
     """
 
     pre: dict[int, tuple[Interval, ...]]
@@ -73,7 +71,6 @@ class Sweep:
     unstable: Tensor
     reach: dict[int, tuple[Tensor, ...]]
     unstable_at: dict[int, float]
-    empty: Tensor
     allowance: Allowance | None
 
 
@@ -94,17 +91,14 @@ def sweep(
     inputs: InputMap,
     method: Method,
     stop: Callable[[], bool] = never,
-    signs: Tensor | None = None,
-    tighter: Mapping[int, Interval] = MappingProxyType({}),
     exact: Network | None = None,
     centred: Centred | None = None,
 ) -> Sweep:
-    """Bounds every intermediate value on the parameter boxes (B, d) of queries (B,), with decided `signs` (B, D).
+    """Bounds every intermediate value on the parameter boxes (B, d) of queries (B,).
 
-    `tighter[i]` are intervals of operator i's argument that are known to hold besides. With `exact`, the same network
-    in float64, this one in float32 (`network.narrowed`) only computes the intervals, with every rounding allowed for;
-    planes and costs are those of `exact`, and so is the type of everything in the result. With `centred` (of these
-    boxes, whose parameters are the inputs) the rows of intermediate values are its.
+    With `exact`, the same network in float64, this one in float32 (`network.narrowed`) only computes the intervals,
+    with every rounding allowed for; planes and costs are those of `exact`, and so is the type of everything in the
+    result. With `centred` (of these boxes, whose parameters are the inputs) the rows of intermediate values are its.
 
     Raises:
         OutOfTime: `stop()` said so.
@@ -112,7 +106,6 @@ def sweep(
     batch = lower.shape[0]
     if exact is not None:
         lower, upper = narrow(Interval(lower, upper))
-        tighter = {i: narrow(bound) for i, bound in tighter.items()}
     region = Region.of(lower, upper)
     allowance = Allowance(network) if exact is not None or network.dtype == torch.float64 else None
     precise = allowance if exact is None else Allowance(exact)
@@ -136,8 +129,6 @@ def sweep(
     relaxations: dict[int, Relaxation] = {}
     reach: dict[int, tuple[Tensor, ...]] = {}
     counts: dict[int, Tensor] = {}
-    empty = torch.zeros(batch, dtype=torch.bool, device=lower.device)
-    numbers = network.relus if signs is not None and signs.shape[1] else {}
     for i, (op, sources) in enumerate(zip(network.ops, network.sources, strict=True)):
         if stop():
             raise OutOfTime
@@ -162,13 +153,6 @@ def sweep(
                 if method.rows:
                     where = region, query, inputs
                     bound = _refine(network, i, s, bound, relaxations, where, method, stop, allowance, centred)
-                if i in tighter:
-                    bound, contradiction = meet(bound, tighter[i])
-                    empty |= contradiction
-                if i in numbers:
-                    assert signs is not None
-                    bound, contradiction = apply_signs(bound, signs, numbers[i])
-                    empty |= contradiction
                 bounds.append(bound)
             pre[i] = tuple(bounds)
             for book in books:
@@ -201,7 +185,7 @@ def sweep(
         output = _widened(output, exact.dtype)
     if precise is not None:
         precise.output = magnitude(output)
-    return Sweep(pre, relaxations, output, every.sum(0), reach, means, empty, precise)
+    return Sweep(pre, relaxations, output, every.sum(0), reach, means, precise)
 
 
 def narrow(bound: Interval) -> Interval:
@@ -216,35 +200,6 @@ def narrow(bound: Interval) -> Interval:
 
 def _widened(bound: Interval, dtype: torch.dtype) -> Interval:
     return Interval(bound.lower.to(dtype), bound.upper.to(dtype))
-
-
-def meet(a: Interval, b: Interval) -> tuple[Interval, Tensor]:
-    """Both hold; and which boxes (B,) are empty because they contradict each other."""
-    low, high = torch.maximum(a.lower, b.lower), torch.minimum(a.upper, b.upper)
-    return intersect(a, b), (low > high).flatten(1).any(1)
-
-
-def apply_signs(bound: Interval, signs: Tensor, first: int) -> tuple[Interval, Tensor]:
-    """The interval of a ReLU's argument (B, *S) where the decided neurons keep their side, and which boxes (B,) that
-    empties. `first` is the number of the operator's first neuron."""
-    low, high = bound.lower.flatten(1), bound.upper.flatten(1)
-    size = low.shape[1]
-    index = signs.abs() - 1 - first
-    inside = (signs != 0) & (index >= 0) & (index < size)
-    spare = torch.where(inside, index, size)
-    zero = torch.zeros((), dtype=low.dtype, device=low.device)
-    at_least = torch.where(inside & (signs > 0), zero, -torch.inf)
-    at_most = torch.where(inside & (signs < 0), zero, torch.inf)
-    pad = low.new_full((len(low), 1), 0.0)
-    low2 = torch.cat([low, pad], 1).scatter_reduce(1, spare, at_least, "amax")[:, :size]
-    high2 = torch.cat([high, pad], 1).scatter_reduce(1, spare, at_most, "amin")[:, :size]
-    crossed = low2 > high2
-    empty = crossed.any(1)
-    low2, high2 = (
-        torch.where(crossed, torch.zeros_like(low2), low2),
-        torch.where(crossed, torch.zeros_like(high2), high2),
-    )
-    return Interval(low2.view_as(bound.lower), high2.view_as(bound.upper)), empty
 
 
 def _known(form: AffineForm | None, interval: Interval | None, moves: Tensor | None = None) -> Interval:

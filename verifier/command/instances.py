@@ -106,11 +106,12 @@ def _locate(folder: Path, name: str) -> Path:
 
 @dataclass
 class _Slot:
-    """One worker process and what it is doing."""
+    """One worker process and the jobs that it has not answered; `together` while it searches several at once."""
 
     process: Any = None
     channel: Any = None
-    job: Job | None = None
+    jobs: list[Job] = field(default_factory=list)
+    together: bool = False
     ready: bool = False
     sent: float = 0.0
     kill_at: float = math.inf
@@ -123,20 +124,22 @@ class _Slot:
         theirs.close()  # so that the death of the worker is the end of the channel
         self.ready, self.kill_at = False, time.monotonic() + START_LIMIT
 
-    def assign(self, job: Job) -> None:
-        self.job, self.sent = job, time.monotonic()
+    def assign(self, jobs: list[Job]) -> None:
+        self.jobs, self.together = list(jobs), len(jobs) > 1
         if self.ready:
-            self._arm()
+            self.began(jobs)
         with suppress(OSError):  # it died while idle: the end of the channel says so in the next step
-            self.channel.send(job)
+            self.channel.send(list(jobs))
 
     def became_ready(self) -> None:
-        self.ready, self.sent = True, time.monotonic()
-        self._arm()
+        self.ready = True
+        self.began(self.jobs)
 
-    def _arm(self) -> None:
-        limit = None if self.job is None else self.job.timeout
-        self.kill_at = math.inf if limit is None else time.monotonic() + limit + KILL_AFTER
+    def began(self, jobs: Sequence[Job]) -> None:
+        """The clock of these jobs starts."""
+        self.sent = time.monotonic()
+        limit = sum(math.inf if job.timeout is None else job.timeout for job in jobs)
+        self.kill_at = self.sent + limit + KILL_AFTER
 
     def kill(self) -> None:
         if self.process is not None:
@@ -162,25 +165,39 @@ class _Run:
     started: float = field(default_factory=time.monotonic)
     rows: list[Finished] = field(default_factory=list)
     stopped: bool = False
+    alone: set[Job] = field(default_factory=set)
 
     def step(self) -> None:
         """Hands out jobs, waits a moment, collects what has come."""
         for slot in self.slots:
-            if slot.job is None and self.pending:
+            if not slot.jobs and self.pending:
                 if slot.process is None:
                     slot.start(self.worker)
-                slot.assign(self.pending.popleft())
-        busy = {slot.channel: slot for slot in self.slots if slot.job is not None}
+                slot.assign(self._next())
+        busy = {slot.channel: slot for slot in self.slots if slot.jobs}
         for channel in connection.wait(list(busy), timeout=0.2):
             self._collect(busy[channel])
         now = time.monotonic()
         for slot in busy.values():
-            if slot.job is not None and now > slot.kill_at:
+            if slot.jobs and now > slot.kill_at:
                 word = "timeout" if slot.ready else "error"
                 self._end(
                     slot, word, "killed: no answer after the time limit" if slot.ready else "imports took too long"
                 )
         self.line.show(self._bar())
+
+    def _next(self) -> list[Job]:
+        """The next job, and others of its network as far as the worker takes them and no process goes without work."""
+        first = self.pending.popleft()
+        most = min(self.worker.together, -(-(len(self.pending) + 1) // len(self.slots)))
+        if first in self.alone or first.model is None or first.proof is not None:
+            return [first]  # a proof is about one pair of files
+        jobs = [first]
+        for job in list(self.pending):
+            if len(jobs) < most and job.model == first.model and job not in self.alone and job not in jobs:
+                jobs.append(job)
+                self.pending.remove(job)
+        return jobs
 
     def _collect(self, slot: _Slot) -> None:
         try:
@@ -191,18 +208,29 @@ class _Run:
             return
         if message == READY:
             slot.became_ready()
+        elif isinstance(message, Job):
+            slot.together = False
+            slot.began([message])
         else:
-            self._record(slot, message)
+            self._record(slot, *message)
 
     def _end(self, slot: _Slot, word: str, why: str) -> None:
-        """The worker is dead or has to be; its job gets `word`, and the next job a new process."""
+        """The worker is dead or has to be; its job gets `word`, and the next job a new process. Jobs that were searched
+        together are tried again one by one, and so are those that waited behind the one."""
         slot.kill()
-        self._record(slot, Outcome(word, time.monotonic() - slot.sent, why))
+        first, *waiting = slot.jobs
+        if slot.together:
+            waiting = slot.jobs
+        self.alone.update(waiting)
+        self.pending.extendleft(reversed(waiting))
+        slot.jobs = [] if slot.together else [first]
+        if slot.jobs:
+            self._record(slot, first, Outcome(word, time.monotonic() - slot.sent, why))
 
-    def _record(self, slot: _Slot, outcome: Outcome) -> None:
-        job, slot.job, slot.kill_at = slot.job, None, math.inf
-        if job is None:
-            return
+    def _record(self, slot: _Slot, job: Job, outcome: Outcome) -> None:
+        slot.jobs.remove(job)
+        if not slot.jobs:
+            slot.kill_at = math.inf
         if outcome.witness and self.witnesses is not None:  # before its line: a line promises the file
             write(self.witnesses / self.witness_names[job.onnx, job.vnnlib], outcome.witness, "the witness")
         row = Finished(job.category, job.onnx, job.vnnlib, outcome.result, outcome.seconds)
@@ -212,7 +240,7 @@ class _Run:
             self.line.print(f"{outcome.result:8}{outcome.seconds:8.2f} s  {job.onnx} {job.vnnlib}  {outcome.message}")
 
     def _bar(self) -> str:
-        done, width = self.total - len(self.pending) - sum(slot.job is not None for slot in self.slots), 24
+        done, width = self.total - len(self.pending) - sum(len(slot.jobs) for slot in self.slots), 24
         filled = width * done // max(1, self.total)
         counts = Counter(row.result for row in self.rows)
         words = "  ".join(f"{word} {counts[word]}" for word in _WORDS if counts[word])
@@ -261,7 +289,7 @@ def run_list(
         skipped = len(jobs) - len(pending)
         with _threads_shared(processes), _stop_on_signal(run):
             try:
-                while not run.stopped and (run.pending or any(slot.job is not None for slot in slots)):
+                while not run.stopped and (run.pending or any(slot.jobs for slot in slots)):
                     run.step()
             finally:
                 line.clear()

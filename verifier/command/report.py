@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from verifier.options import dotted
 from verifier.result import Result, Verdict, Witness
 
 if TYPE_CHECKING:
@@ -151,12 +152,5 @@ def _help(result: Result) -> str:
 def details(result: Result) -> list[str]:
     """Lines for `-v`: every counter and every setting in force."""
     counters = [f"  {name} = {value:,}" for name, value in result.counters.items()]
-    settings = [f"  {name} = {value}" for name, value in _flat(dict(result.settings)).items()]
+    settings = [f"  {name} = {value}" for name, value in dotted(dict(result.settings)).items()]
     return ["counters", *counters, "settings", *settings]
-
-
-def _flat(mapping: dict[str, Any], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for name, value in mapping.items():
-        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value})
-    return flat

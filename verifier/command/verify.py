@@ -181,10 +181,14 @@ def _run_coverage(parser: Parser, args: argparse.Namespace, started: float) -> i
         parser.error("--results and --json belong to a verdict; --coverage FOLDER or FILE says where its files go")
     import vnnlib
     from verifier.api import load, read_spec
-    from verifier.semantic import coverage_run, family, many
+    from verifier.budget import memory_limit
+    from verifier.engine.on_device import device_of
+    from verifier.options import refuse_unused
+    from verifier.semantic import coverage_run, family
     from verifier.semantic.coverage_search import Limits
 
     options = _options(args)
+    refuse_unused(options, ("device", "seed", "timeout", "memory", "search.batch"), "--coverage")
     files = coverage_run.Files.named(args.coverage)
     keep_inputs(files.all, _inputs(args))
     files.check(folder=True)
@@ -192,12 +196,12 @@ def _run_coverage(parser: Parser, args: argparse.Namespace, started: float) -> i
     process.wait_without_spinning()
     spec = read_spec(args.spec)
     form = vnnlib.normalise(spec)
-    device = many.device_of(options.device)
+    device = device_of(options.device)
     found = family.from_files(load(_one_network(args.model)), form, device, options.seed, MOST_COVERED, spec.header)
     if found.inputs != 2 and Path(args.coverage).suffix.lower() not in coverage_run.PICTURES:
         files = dataclasses.replace(files, picture=None)
-    budget = coverage_run.remaining(options.timeout, started)
-    return coverage_run.run(found, files, Limits(), budget, quiet=args.quiet)
+    budget = coverage_run.remaining(options.timeout, started, memory_limit(options.memory))
+    return coverage_run.run(found, files, Limits(), budget, batch=options.search.batch, quiet=args.quiet)
 
 
 def _inputs(args: argparse.Namespace) -> Iterator[str | Path | None]:

@@ -7,6 +7,8 @@ import signal
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection, parent_process
 from multiprocessing.connection import Connection
@@ -20,8 +22,12 @@ from vnnlib import VnnLibError
 
 if TYPE_CHECKING:
     from verifier.graph.onnx_import import Model
+    from verifier.result import Result
 
 READY = "ready"
+
+Tell = Callable[["Job", "Outcome"], None]
+"""Hears what became of a job."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +65,20 @@ class Worker(Protocol):
     def solve(self, job: Job) -> Outcome:
         """One job; an exception counts as `error`."""
 
+    @property
+    def together(self) -> int:
+        """Most jobs of one network that `solve_together` takes at once."""
+        return 1
 
-class EngineWorker:
+    def solve_together(self, jobs: Sequence[Job], tell: Tell) -> None:
+        """Jobs of one network; those that are not told of, or all of them after an exception, are solved one by one."""
+
+
+class EngineWorker(Worker):
     """Solves jobs with the real engine. `processes` workers share the memory of the machine."""
 
     CACHED_BYTES = 512 << 20
+    TOGETHER = 16
 
     def __init__(self, options: Options, processes: int = 1) -> None:
         self._options, self._processes = options, processes
@@ -96,6 +111,34 @@ class EngineWorker:
         witness = report.witness_text(result.witness, spec) if result.witness else ""
         return Outcome(result.verdict.value, time.monotonic() - started, result.reason, witness)
 
+    @property
+    def together(self) -> int:
+        """See `Worker`."""
+        return self.TOGETHER
+
+    def solve_together(self, jobs: Sequence[Job], tell: Tell) -> None:
+        """One search for all of them; a job's seconds are its own and its part of the common steps."""
+        import vnnlib
+        from verifier.api import read_spec
+        from verifier.budget import Budget, memory_limit
+        from verifier.command import report
+        from verifier.engine.together import Question, solve_together
+
+        assert jobs[0].model is not None
+        started = time.monotonic()
+        specs = [read_spec(job.spec) for job in jobs]
+        model = self._load(jobs[0].model)
+        before = (time.monotonic() - started) / len(jobs)
+        left = [None if job.timeout is None else job.timeout - before for job in jobs]
+        questions = [Question(vnnlib.normalise(s), seconds) for s, seconds in zip(specs, left, strict=True)]
+
+        def settled(i: int, result: Result) -> None:
+            witness = report.witness_text(result.witness, specs[i]) if result.witness else ""
+            tell(jobs[i], Outcome(result.verdict.value, before + result.seconds, result.reason, witness))
+
+        budget = Budget.of(None, memory_limit(self._options.memory, self._processes))
+        solve_together(model, questions, self._options, budget, settled)
+
     def _load(self, path: Path) -> Model:
         """The network of a file, from the cache if it is there; the least recently used ones make room."""
         from verifier.api import load
@@ -109,7 +152,9 @@ class EngineWorker:
 
 
 def serve(channel: Connection, worker: Worker) -> None:
-    """Main function of the process: answers each `Job` on `channel` with an `Outcome`, until the channel closes."""
+    """Main function of the process: answers each list of jobs on `channel` with a (job, outcome) for every one, the
+    moment it is there, until the channel closes. The name of a job alone says that it is solved by itself from now on.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides what it means
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_die_with_parent, daemon=True).start()
@@ -117,10 +162,23 @@ def serve(channel: Connection, worker: Worker) -> None:
     channel.send(READY)
     while True:
         try:
-            job = channel.recv()
+            jobs = channel.recv()
         except EOFError:
             return
-        channel.send(_attempt(worker, job))
+        _answer(channel, worker, jobs)
+
+
+def _answer(channel: Connection, worker: Worker, left: list[Job]) -> None:
+    def tell(job: Job, outcome: Outcome) -> None:
+        left.remove(job)
+        channel.send((job, outcome))
+
+    if len(left) > 1:
+        with suppress(Exception):  # whatever it was: each is asked alone, and says what is wrong with it
+            worker.solve_together(list(left), tell)
+    for job in list(left):
+        channel.send(job)
+        tell(job, _attempt(worker, job))
 
 
 def _attempt(worker: Worker, job: Job) -> Outcome:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from verifier.bounds.alpha import tighten
 from verifier.bounds.backward import concretise, walk_back
-from verifier.bounds.bounder import Method, Sweep, meet, narrow, sweep
+from verifier.bounds.bounder import Method, Sweep, narrow, sweep
 from verifier.bounds.inputs import InputMap
 from verifier.bounds.network import Network
 from verifier.ops.kinds import Interval
@@ -20,7 +19,6 @@ from verifier.problem.rows import RowTable
 from verifier.search.branch import split_scores
 from verifier.search.domains import DomainBatch, pick
 from verifier.search.settle import joint_scores
-from verifier.search.signs import sign_rows, tightened, with_signs
 from verifier.tolerance import subtract_down
 
 
@@ -31,13 +29,13 @@ class Bounded:
     `alive` (B,) their positions in the batch; `value` (B,) the least clause score; `scores` (B, C) all clause scores
     (positive: impossible). For the K' rows per box that were walked back: `low` (B, K') lower bounds of  row - rhs
     (over the reals: rounding is allowed for), `clause` (B, K'), and `coefficients` (B, K', n) and `constant` (B, K') of
-    the linear function that is such a bound. With decided signs all of them may hold only where a
-    violation is possible, which is all that is left to look at (see `_Step.half_spaces`).
-    `unstable` (B,) counts neurons that are not affine; `branch` (B, n) says how much a split of each input promises,
-    `neuron` (B,) is the ReLU neuron whose split promises most (-1: none is left). `sign_coefficients` (B, D, n) and
-    `sign_constant` (B, D) are rows that are <= 0 on the subproblem because of its decided neurons.
+    the linear function that is such a bound.
+    `unstable` (B,) counts neurons that are not affine; `branch` (B, n) says how much a split of each input promises.
     `values` (batch,) are the least clause scores of all boxes, proven ones included; `unstable_at[i]` is the mean
-    number of unstable neurons at operator i. `alpha`, `beta` are what children start from (see `DomainBatch`).
+    number of unstable neurons at operator i. Where neurons are split: `neuron` (B,) is the one to split (-1: none is
+    left), `sign_coefficients` (B, D, n) and `sign_constant` (B, D) are rows that are <= 0 on the subproblem because of
+    its decided neurons, `alpha`, `beta` are what children start from (see `DomainBatch`). `lost` (B,) marks boxes that
+    nothing can settle (see `ties.hopeless`).
     """
 
     alive: Tensor
@@ -49,14 +47,14 @@ class Bounded:
     constant: Tensor
     unstable: Tensor
     branch: Tensor
-    neuron: Tensor
-    sign_coefficients: Tensor
-    sign_constant: Tensor
-    known: Tensor
     values: Tensor
     unstable_at: dict[int, float]
+    neuron: Tensor | None = None
+    sign_coefficients: Tensor | None = None
+    sign_constant: Tensor | None = None
     alpha: Tensor | None = None
     beta: Tensor | None = None
+    lost: Tensor | None = None
 
     def renumbered(self, alive: Tensor, values: Tensor) -> Bounded:
         """The same result for a batch of which only `alive` was bounded here; `values` are the others' scores."""
@@ -90,21 +88,11 @@ def bound_boxes(
     Raises:
         OutOfTime: `stop()` said so in the middle.
     """
-    inherited = inherited_intervals(network, batch.known)
     if single is not None and not _fits_single(batch, inputs):
         single = None
     swept, exact = (network, None) if single is None else (single, network)
-    box = batch.lower, batch.upper, batch.query
-    known = sweep(swept, *box, inputs, method, stop, batch.signs, inherited, exact)
-    step = _walk(network, table, batch, inputs, known, method, stop)
-    if batch.signs.shape[1] and step.open:
-        halves = step.half_spaces()
-        tighter = tightened(network, known, batch, step.alive, inputs, step.losses, *halves, stop)
-        if inherited:
-            tighter = {i: meet(bound, inherited[i])[0] for i, bound in tighter.items()}
-        known = sweep(swept, *box, inputs, method, stop, batch.signs, tighter, exact)
-        step = _walk(network, table, batch, inputs, known, method, stop)
-    return step.result()
+    known = sweep(swept, batch.lower, batch.upper, batch.query, inputs, method, stop, exact)
+    return _walk(network, table, batch, inputs, known, method, stop)
 
 
 FINEST = 2.0**-8
@@ -120,70 +108,6 @@ def _fits_single(batch: DomainBatch, inputs: InputMap) -> bool:
     return not bool((grown.gather(1, columns.clamp(min=0)) & (columns >= 0)).any())
 
 
-@dataclass(frozen=True, eq=False)
-class _Step:
-    """Backward rows of the boxes that a sweep left open: what `Bounded` needs, before proven boxes are dropped."""
-
-    batch: DomainBatch
-    alive: Tensor
-    values: Tensor
-    scores: Tensor
-    low: Tensor
-    clause: Tensor
-    coefficients: Tensor
-    constant: Tensor
-    branch: Tensor
-    neuron: Tensor
-    signs: Tensor
-    shift: Tensor
-    losses: dict[int, Tensor]
-    known: Sweep
-    network: Network
-
-    @property
-    def open(self) -> bool:
-        """Whether anything is left to prove."""
-        return bool((~(self.scores.amin(1) > 0)).any()) if len(self.alive) else False
-
-    def half_spaces(self) -> tuple[Tensor, Tensor]:
-        """Rows (A, D + K', n), (A, D + K') that are <= 0 wherever a violation can be: the decided signs, and where only
-        one clause is left, its own rows (Clip-and-Verify, Zhou et al. 2025); 0 and -inf in padding."""
-        possible = ~(self.scores > 0)
-        left = (possible.sum(1) == 1)[:, None] & (self.clause == possible.int().argmax(1)[:, None])
-        left &= torch.isfinite(self.low)
-        rows = torch.where(left[:, :, None], self.coefficients, 0.0)
-        constants = torch.where(left, self.constant, -torch.inf)
-        return torch.cat([self.signs, rows], 1), torch.cat([self.shift, constants], 1)
-
-    def _intervals(self) -> Tensor:
-        """Intervals of all ReLU arguments (batch, N, 2), as the sweep ended up with them."""
-        parts = [self.known.pre[i][0] for i in self.network.relus]
-        return torch.cat([torch.stack([p.lower.flatten(1), p.upper.flatten(1)], 2) for p in parts], 1)
-
-    def result(self) -> Bounded:
-        """The open boxes only."""
-        value = self.scores.amin(1)
-        found = self.batch.known if not self.batch.known.shape[1] else self._intervals()
-        every = Bounded(
-            alive=self.alive,
-            value=value,
-            scores=self.scores,
-            low=self.low,
-            clause=self.clause,
-            coefficients=self.coefficients,
-            constant=self.constant,
-            unstable=self.known.unstable.index_select(0, self.alive),
-            branch=self.branch,
-            neuron=self.neuron,
-            sign_coefficients=self.signs,
-            sign_constant=self.shift,
-            known=found.index_select(0, self.alive),
-            values=self.values,
-            unstable_at=self.known.unstable_at,
-        )
-        return every.select(~(value > 0))
-
-
 def _walk(
     network: Network,
     table: RowTable,
@@ -192,9 +116,9 @@ def _walk(
     known: Sweep,
     method: Method,
     stop: Callable[[], bool],
-) -> _Step:
+) -> Bounded:
     low = _forward_rows(table, known, batch)
-    scores = table.clause_scores(low, batch.query).masked_fill(known.empty[:, None], torch.inf)
+    scores = table.clause_scores(low, batch.query)
     alive = (~(scores.amin(1) > 0)).nonzero()[:, 0]  # NaN proves nothing
     values = scores.amin(1)
     boxes = batch.select(alive)
@@ -204,8 +128,6 @@ def _walk(
     coefficients, bias = _walk_rows(network, table, row, known, owner, boxes, inputs, trace)
     if method.alpha_steps and len(alive):
         coefficients, bias = _climb(network, table, row, known, alive, boxes, inputs, method, stop)
-    signs, shift = sign_rows(network, known, boxes, alive, inputs)
-    coefficients, bias = with_signs(coefficients, bias, signs, shift, boxes.lower, boxes.upper, stop)
     lowest = concretise(coefficients, bias, boxes.lower, boxes.upper)
     rhs = table.rhs[boxes.query].gather(1, picked)
     walked = subtract_down(lowest, rhs).masked_fill(torch.isinf(rhs), -torch.inf)
@@ -214,37 +136,22 @@ def _walk(
     scores = table.clause_scores(low, boxes.query)
     clause = table.clause[boxes.query].gather(1, picked)
     scores = joint_scores(clause, scores, walked, coefficients, constant, boxes.lower, boxes.upper)
-    values = values.index_copy(0, alive, scores.amin(1))
-    branch, neuron, losses = split_scores(
-        network, known, trace, boxes, inputs, alive, walked, clause, scores, coefficients
+    value = scores.amin(1)
+    branch = split_scores(network, known, trace, boxes, inputs, alive, walked, clause, scores, coefficients)
+    every = Bounded(
+        alive=alive,
+        value=value,
+        scores=scores,
+        low=walked,
+        clause=clause,
+        coefficients=coefficients,
+        constant=constant,
+        unstable=known.unstable.index_select(0, alive),
+        branch=branch,
+        values=values.index_copy(0, alive, value),
+        unstable_at=known.unstable_at,
     )
-    return _Step(
-        batch,
-        alive,
-        values,
-        scores,
-        walked,
-        clause,
-        coefficients,
-        constant,
-        branch,
-        neuron,
-        signs,
-        shift,
-        losses,
-        known,
-        network,
-    )
-
-
-def inherited_intervals(network: Network, known: Tensor) -> dict[int, Interval]:
-    """The kept intervals (B, N, 2) by ReLU operator; empty where none are kept."""
-    result = {}
-    for i, first in network.relus.items() if known.shape[1] else ():
-        shape = network.shapes[i + 1]
-        part = known[:, first : first + math.prod(shape)]
-        result[i] = Interval(part[:, :, 0].reshape(-1, *shape), part[:, :, 1].reshape(-1, *shape))
-    return result
+    return every.select(~(value > 0))
 
 
 def _forward_rows(table: RowTable, known: Sweep, batch: DomainBatch) -> Tensor:

@@ -9,10 +9,6 @@ difference on deep networks: every neuron that is not affine on the box costs th
 and the affine form of the neuron's input says which share of its interval each input causes. (A slope-times-width score
 alone needs 30 times the boxes on ACAS Xu property 1, network 3_8; trying every input and keeping the best split
 needs as many boxes as this score, at the price of bounding all candidates.)
-
-The neuron that costs most by the same formula is the one to split where there are many inputs and few neurons (a
-relative of
-BaBSR, Bunel et al. 2020).
 """
 
 from __future__ import annotations
@@ -39,21 +35,18 @@ def split_scores(
     clause: Tensor,
     scores: Tensor,
     coefficients: Tensor,
-) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
-    """Score (B, n) of splitting each input of the boxes, 0 for inputs without width; the ReLU neuron (B,) that costs
-    the bound most, -1 where none is undecided; and what each neuron costs."""
+) -> Tensor:
+    """Score (B, n) of splitting each input of the boxes, 0 for inputs without width."""
     picked = _critical_row(low, clause, scores)
     width = boxes.upper - boxes.lower
     row = coefficients.gather(1, picked[:, None, None].expand(-1, 1, coefficients.shape[2]))[:, 0]
     score = row.abs() * width
-    losses = _losses(network, known, trace, alive, picked)
     if known.reach:
-        blame = _blame(network, known, losses, alive)
+        blame = _blame(network, known, _losses(network, known, trace, alive, picked), alive)
         columns = inputs.columns(boxes.query)
         score = score.scatter_add(1, columns.clamp(min=0), blame * (columns >= 0))
     score = torch.nan_to_num(score, nan=0.0, posinf=torch.finfo(score.dtype).max)
-    score = torch.where(width > 0, score, 0.0)
-    return score, _worst_neuron(network, losses, score), losses
+    return torch.where(width > 0, score, 0.0)
 
 
 def _critical_row(low: Tensor, clause: Tensor, scores: Tensor) -> Tensor:
@@ -91,18 +84,6 @@ def _blame(network: Network, known: Sweep, losses: dict[int, Tensor], alive: Ten
         share = loss / moves.sum(1).clamp(min=torch.finfo(loss.dtype).tiny)
         total += torch.bmm(moves, torch.nan_to_num(share, nan=0.0, posinf=0.0)[:, :, None])[:, :, 0]
     return total
-
-
-def _worst_neuron(network: Network, losses: dict[int, Tensor], like: Tensor) -> Tensor:
-    """Number of the undecided ReLU neuron with the largest loss: (B,), -1 where all losses are 0."""
-    best = like.new_zeros(len(like))
-    neuron = torch.full((len(like),), -1, dtype=torch.int64, device=like.device)
-    for i, first in network.relus.items():
-        if i in losses:
-            value, index = losses[i].max(1)
-            better = value > best
-            best, neuron = torch.where(better, value, best), torch.where(better, first + index, neuron)
-    return neuron
 
 
 def _gap(op: RelaxedOp, planes: Relaxation, pre: tuple[Interval, ...]) -> Tensor:

@@ -8,7 +8,7 @@ subproblem are the points of the box where all of that holds.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -20,11 +20,12 @@ from torch import Tensor
 class DomainBatch:
     """`lower`, `upper` (B, n); `query` (B,) int64; `share` (B,) the part of its query's volume (a neuron split counts
     as half); `score` (B,) the best known lower bound of the property (positive would be proven), -inf before the
-    first bound; `depth` (B,); `signs` (B, D) int64, the decided neurons; `known` (B, N, 2) the best interval so far
-    of every ReLU neuron's argument, which children inherit (N = 0 where that is not kept). Where neurons are split by
-    alpha/beta-CROWN (`search/neurons.py`): `clause` (B, 1) the one clause asked for (else (B, 0)), `alpha` (B, U)
-    uint8 and `beta` (B, D') the parent's slopes and multipliers, to start from. `node` (B, 1) is the number
-    of the subproblem in a proof's tree, where one is written (see `proof/`; else (B, 0))."""
+    first bound; `depth` (B,); `signs` (B, D) int64, the decided neurons. What not every search needs is (B, 0)
+    elsewhere: where neurons are split (`search/neurons.py`), `clause` (B, 1) is the one clause asked for, `alpha`
+    (B, U) uint8 and `beta` (B, D') are the parent's slopes and multipliers, to start from; `state` (B, S) float64 is
+    what children inherit in networks of one hidden layer (`search/shallow`); `cell` (B, 2 n) are the dyadic levels and
+    indices of a cell whose area is to be exact (`semantic/grid`); `node` (B, 1) is the number of the subproblem in a
+    proof's tree, where one is written (see `proof/`)."""
 
     lower: Tensor
     upper: Tensor
@@ -33,18 +34,18 @@ class DomainBatch:
     score: Tensor
     depth: Tensor
     signs: Tensor
-    known: Tensor
     clause: Tensor
     alpha: Tensor
     beta: Tensor
     node: Tensor
+    state: Tensor
+    cell: Tensor
 
     def __len__(self) -> int:
         return len(self.query)
 
     def _fields(self) -> tuple[Tensor, ...]:
-        boxes = self.lower, self.upper, self.query, self.share, self.score, self.depth
-        return *boxes, self.signs, self.known, self.clause, self.alpha, self.beta, self.node
+        return tuple(getattr(self, f.name) for f in fields(self))
 
     @property
     def bytes(self) -> int:
@@ -66,47 +67,27 @@ class DomainBatch:
         """The same boxes on another device."""
         return DomainBatch(*(t.to(device) for t in self._fields()))
 
-    def narrowed(self, lower: Tensor, upper: Tensor, share: Tensor, score: Tensor) -> DomainBatch:
-        """Same boxes with other bounds, volume shares and scores."""
-        return replace(self, lower=lower, upper=upper, share=share, score=score)
-
     def split(self, dimension: Tensor, at: Tensor) -> DomainBatch:
         """Two children each, (2 B): box b is cut at `at[b]` in coordinate `dimension[b]`, lower halves first."""
         index = dimension[:, None]
         low, high = self.lower.gather(1, index)[:, 0], self.upper.gather(1, index)[:, 0]
         part = ((at - low) / (high - low)).clamp(0, 1)
-        return DomainBatch(
-            torch.cat([self.lower, self.lower.scatter(1, index, at[:, None])]),
-            torch.cat([self.upper.scatter(1, index, at[:, None]), self.upper]),
-            self.query.repeat(2),
-            torch.cat([self.share * part, self.share * (1 - part)]),
-            self.score.repeat(2),
-            (self.depth + 1).repeat(2),
-            self.signs.repeat(2, 1),
-            self.known.repeat(2, 1, 1),
-            self.clause.repeat(2, 1),
-            self.alpha.repeat(2, 1),
-            self.beta.repeat(2, 1),
-            self.node.repeat(2, 1),
+        return replace(
+            self._twice(),
+            lower=torch.cat([self.lower, self.lower.scatter(1, index, at[:, None])]),
+            upper=torch.cat([self.upper.scatter(1, index, at[:, None]), self.upper]),
+            share=torch.cat([self.share * part, self.share * (1 - part)]),
         )
 
     def split_neuron(self, neuron: Tensor) -> DomainBatch:
         """Two children each, (2 B): neuron `neuron[b]` decided to be <= 0 in the first half, >= 0 in the second."""
-        entry = torch.cat([-(neuron + 1), neuron + 1])[:, None]
-        return DomainBatch(
-            self.lower.repeat(2, 1),
-            self.upper.repeat(2, 1),
-            self.query.repeat(2),
-            self.share.repeat(2) / 2,
-            self.score.repeat(2),
-            (self.depth + 1).repeat(2),
-            torch.cat([self.signs.repeat(2, 1), entry], 1),
-            self.known.repeat(2, 1, 1),
-            self.clause.repeat(2, 1),
-            self.alpha.repeat(2, 1),
-            self.beta.repeat(2, 1),
-            self.node.repeat(2, 1),
-        )
+        both, entry = self._twice(), torch.cat([-(neuron + 1), neuron + 1])[:, None]
+        return replace(both, share=both.share / 2, signs=torch.cat([both.signs, entry], 1))
+
+    def _twice(self) -> DomainBatch:
+        """Two of each, one level deeper: all first ones, then all second ones."""
+        both = join([self, self])
+        return replace(both, depth=both.depth + 1)
 
 
 def pick(fields: Iterable[Tensor], index: Tensor | slice) -> tuple[Tensor, ...]:
@@ -114,42 +95,53 @@ def pick(fields: Iterable[Tensor], index: Tensor | slice) -> tuple[Tensor, ...]:
     if isinstance(index, slice):
         return tuple(t[index] for t in fields)
     rows = index.nonzero()[:, 0] if index.dtype == torch.bool else index
-    return tuple(t.index_select(0, rows) for t in fields)
+    return tuple(t.new_empty(len(rows), 0) if _empty(t) else t.index_select(0, rows) for t in fields)
+
+
+def _empty(t: Tensor) -> bool:
+    """Whether a field is one that this search does not use: nothing is to be copied then."""
+    return t.dim() == 2 and t.shape[1] == 0
 
 
 def join(parts: list[DomainBatch]) -> DomainBatch:
-    """Batches one after the other."""
+    """Batches one after the other; lists of signs and multipliers are padded with 0 to the longest."""
     if len(parts) == 1:
         return parts[0]
-    most = max(p.signs.shape[1] for p in parts)
-    betas = max(p.beta.shape[1] for p in parts)
-    padded = [
-        replace(
-            p,
-            signs=F.pad(p.signs, (0, most - p.signs.shape[1])),
-            beta=F.pad(p.beta, (0, betas - p.beta.shape[1])),
-        )
-        for p in parts
-    ]
-    return DomainBatch(*(torch.cat(fields) for fields in zip(*(p._fields() for p in padded), strict=True)))
-
-
-def whole(lower: Tensor, upper: Tensor, neurons: int = 0) -> DomainBatch:
-    """One undivided box per query: `lower`, `upper` (Q, n); intervals of `neurons` neurons are kept."""
-    q, device = len(lower), lower.device
+    count = sum(map(len, parts))
     return DomainBatch(
-        lower,
-        upper,
-        torch.arange(q, device=device),
-        torch.ones(q, dtype=torch.float64, device=device),
-        torch.full((q,), -torch.inf, dtype=lower.dtype, device=device),
-        torch.zeros(q, dtype=torch.int64, device=device),
-        torch.zeros(q, 0, dtype=torch.int64, device=device),
-        lower.new_tensor([-torch.inf, torch.inf]).expand(q, neurons, 2),
-        torch.zeros(q, 0, dtype=torch.int64, device=device),
-        torch.zeros(q, 0, dtype=torch.uint8, device=device),
-        torch.zeros(q, 0, dtype=torch.float32, device=device),
-        torch.zeros(q, 0, dtype=torch.int64, device=device),
+        *(
+            same[0].new_empty(count, 0) if all(map(_empty, same)) else torch.cat(padded(list(same)))
+            for same in zip(*(p._fields() for p in parts), strict=True)
+        )
+    )
+
+
+def padded(parts: list[Tensor]) -> list[Tensor]:
+    """Tensors (B,) or (B, D) with the same D."""
+    if parts[0].dim() == 1 or len({p.shape[1] for p in parts}) == 1:
+        return parts
+    most = max(p.shape[1] for p in parts)
+    return [F.pad(p, (0, most - p.shape[1])) for p in parts]
+
+
+def whole(lower: Tensor, upper: Tensor) -> DomainBatch:
+    """One undivided box per query: `lower`, `upper` (Q, n)."""
+    q, device = len(lower), lower.device
+    none = torch.zeros(q, 0, dtype=torch.int64, device=device)
+    return DomainBatch(
+        lower=lower,
+        upper=upper,
+        query=torch.arange(q, device=device),
+        share=torch.ones(q, dtype=torch.float64, device=device),
+        score=torch.full((q,), -torch.inf, dtype=lower.dtype, device=device),
+        depth=torch.zeros(q, dtype=torch.int64, device=device),
+        signs=none,
+        clause=none,
+        alpha=none.to(torch.uint8),
+        beta=none.float(),
+        node=none,
+        state=none.double(),
+        cell=none,
     )
 
 

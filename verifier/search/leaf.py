@@ -50,14 +50,14 @@ def settle_affine(
 
 def _feasible(bounded: Bounded, boxes: DomainBatch, b: int, rows: Tensor) -> tuple[np.ndarray | None, bool]:
     """A point of box b where all `rows` hold, or proof that there is none: (point, impossible)."""
-    decided = torch.isfinite(bounded.sign_constant[b]) & torch.isfinite(bounded.sign_coefficients[b]).all(-1)
-    if int(rows.sum()) < 2 and not bool(decided.any()):
+    row, shift = bounded.coefficients[b][rows], bounded.constant[b][rows]
+    if bounded.sign_coefficients is not None and bounded.sign_constant is not None:
+        sides, more = bounded.sign_coefficients[b], bounded.sign_constant[b]
+        decided = torch.isfinite(more) & torch.isfinite(sides).all(-1)
+        row, shift = torch.cat([row, sides[decided]]), torch.cat([shift, more[decided]])
+    if len(row) < 2 and len(row) == int(rows.sum()):
         return None, False  # a single row is attained at the corner that has been tried
-    a = bounded.coefficients[b][rows].double().cpu().numpy()
-    lower, upper = boxes.lower[b].double().cpu().numpy(), boxes.upper[b].double().cpu().numpy()
-    constant = bounded.constant[b][rows].double().cpu().numpy()
-    a = np.concatenate([a, bounded.sign_coefficients[b][decided].double().cpu().numpy()])
-    constant = np.concatenate([constant, bounded.sign_constant[b][decided].double().cpu().numpy()])
+    a, constant, lower, upper = (t.double().cpu().numpy() for t in (row, shift, boxes.lower[b], boxes.upper[b]))
     slack = len(a)
     # maximise the smallest margin t: a x + constant + t <= 0
     solved = minimise(

@@ -203,7 +203,6 @@ class NeuronSplit:
             neuron=neuron,
             sign_coefficients=signs[0],
             sign_constant=signs[1],
-            known=batch.known[alive],
             values=value,
             unstable_at={},
             alpha=kept,

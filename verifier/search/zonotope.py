@@ -19,9 +19,9 @@ from verifier.ops.kinds import LinearOp
 from verifier.ops.maximum import ReduceMax
 from verifier.ops.piecewise import Clip, Relu
 from verifier.problem.rows import RowTable
-from verifier.search.bab import Record
 from verifier.search.bounding import Bounded
 from verifier.search.domains import DomainBatch, join
+from verifier.search.halving import Record
 
 BATCH = 8
 """Boxes per step: each brings a hundred maps of its own, and the large first ones a thousand."""
@@ -140,7 +140,6 @@ def _bounded(
     blame = torch.nan_to_num(blame, nan=0.0) * (batch.upper > batch.lower)
     keep = (~(worst > 0)).nonzero()[:, 0]
     constant = value - shift - noise - rhs - margin
-    none = low[keep][:, :0]
     return Bounded(
         alive=keep,
         value=worst[keep],
@@ -151,10 +150,6 @@ def _bounded(
         constant=constant[keep],
         unstable=unstable[keep],
         branch=blame[keep],
-        neuron=torch.full_like(keep, -1),
-        sign_coefficients=coefficients[keep][:, :0],
-        sign_constant=none,
-        known=batch.known[keep],
         values=worst,
         unstable_at={},
     )

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from verifier.budget import memory_limit
 from verifier.console import process
 from verifier.console.arguments import Parser
 from verifier.console.outputs import keep_inputs
@@ -49,6 +50,7 @@ def parser() -> Parser:
     )
     limits.add_argument("--timeout", type=float, metavar="S", help="seconds in all")
     limits.add_argument("--per-image", type=float, metavar="S", help="seconds per image")
+    limits.add_argument("--memory", type=float, metavar="GB", help="host memory that the search may take")
     limits.add_argument("--depth", type=int, default=30, help="halvings of the range, the resolution (default 30)")
     out = p.add_argument_group("output")
     out.add_argument("--json", type=Path, help="figures of every image")
@@ -107,7 +109,7 @@ def _run(options: argparse.Namespace) -> int:
         family,
         files,
         limits,
-        coverage_run.remaining(options.timeout, started),
+        coverage_run.remaining(options.timeout, started, memory_limit(options.memory)),
         tolerance=reach,
         measure=measure,
         samples=options.samples,
@@ -130,6 +132,8 @@ def _check(options: argparse.Namespace) -> None:
         )
     if options.samples < 0:
         raise OptionsError(f"--samples: found {options.samples}, expected a number >= 0")
+    if options.memory is not None and not options.memory > 0:
+        raise OptionsError(f"--memory: found {options.memory:g}, expected a number > 0")
 
 
 def _inputs(options: argparse.Namespace) -> Iterator[Path]:
@@ -145,8 +149,8 @@ def _inputs(options: argparse.Namespace) -> Iterator[Path]:
 
 def _family(options: argparse.Namespace) -> tuple[Family, float | None, str | None]:
     """The problems, and of a property in pixels its tolerance and what is measured."""
+    from verifier.engine.on_device import device_of
     from verifier.semantic import family as families
-    from verifier.semantic.many import device_of
 
     if options.spec is not None:
         import vnnlib
@@ -160,8 +164,8 @@ def _family(options: argparse.Namespace) -> tuple[Family, float | None, str | No
 
 def _studies(options: argparse.Namespace) -> tuple[Family, float | None, str | None]:
     """The pictures as one family; says on stderr what the network answers to them unchanged."""
+    from verifier.engine.on_device import device_of
     from verifier.semantic import family as families
-    from verifier.semantic.many import device_of
 
     path = networks.find(options.network if options.network is not None else options.model)
     net = network.load(path, channels=options.channels, layout=options.layout, mean=options.mean, std=options.std)

@@ -80,6 +80,7 @@ def run(
     tolerance: float | None = None,
     measure: str | None = None,
     samples: int = SAMPLES,
+    batch: int | None = None,
     quiet: bool = False,
 ) -> int:
     """Searches, looks for contradictions, writes the files, prints a line per member; returns the exit code.
@@ -95,7 +96,9 @@ def run(
     if files.picture is not None and family.inputs != 2:
         raise OptionsError(f"{files.picture}: a map needs two varying inputs, found {family.inputs}")
     mark = coverage_report.fingerprint(family)
-    state = _search(family, files.checkpoint, mark, limits, budget, quiet)
+    state = _search(family, files.checkpoint, mark, limits, budget, batch, quiet)
+    if state.ended:
+        print(f"stopped: {state.ended}", file=sys.stderr)
     audit(family, state, samples)
     found = coverage_report.collect(family, state, maps=files.picture is not None, tolerance=tolerance, measure=measure)
     _write(files, found, state, limits, mark)
@@ -103,7 +106,9 @@ def run(
     return EXIT_INTERRUPTED if budget.stopped else EXIT_DONE
 
 
-def _search(family: Family, checkpoint: Path | None, mark: str, limits: Limits, budget: Budget, quiet: bool) -> State:
+def _search(
+    family: Family, checkpoint: Path | None, mark: str, limits: Limits, budget: Budget, batch: int | None, quiet: bool
+) -> State:
     state: State | None = None
     save = None
     if checkpoint is not None:
@@ -116,14 +121,7 @@ def _search(family: Family, checkpoint: Path | None, mark: str, limits: Limits, 
     line = StatusLine(sys.stderr)
     line.enabled = line.enabled and not quiet
     with _interruptible(budget):
-        state = cover(
-            family,
-            limits,
-            budget,
-            state,
-            save,
-            lambda share, boxes: line.show(f"{100 * share.mean():.2f} % open  {boxes:,} boxes"),
-        )
+        state = cover(family, limits, budget, state, save, line.show, batch)
     line.clear()
     return state
 
@@ -141,9 +139,9 @@ def _interruptible(budget: Budget) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def remaining(timeout: float | None, started: float) -> Budget:
-    """The budget left of `timeout` seconds since the monotonic time `started`."""
-    return Budget.of(None if timeout is None else max(0.0, timeout - (time.monotonic() - started)))
+def remaining(timeout: float | None, started: float, memory: int | None = None) -> Budget:
+    """The budget left of `timeout` seconds since the monotonic time `started`, with `memory` bytes."""
+    return Budget.of(None if timeout is None else max(0.0, timeout - (time.monotonic() - started)), memory)
 
 
 def _write(files: Files, found: list[Coverage], state: State, limits: Limits, mark: str) -> None:

@@ -8,8 +8,8 @@ cells first, so the figures improve steadily and any stop is a good one; the sta
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,12 +19,18 @@ from verifier.bounds.rounded import EXACT as _EPS
 from verifier.bounds.rounded import FLOOR
 from verifier.brief import brief
 from verifier.budget import Budget
+from verifier.engine.outcome import progress_of
 from verifier.errors import UnsoundError
+from verifier.progress import Progress
+from verifier.search.bab import Limits as SearchLimits
+from verifier.search.bab import Method, search
+from verifier.search.domains import DomainBatch, whole
+from verifier.search.policy import ExactCoverage, Parts, Tally
 from verifier.semantic import grid
+from verifier.semantic.cells import batch_size, halvings, memory_of
 from verifier.semantic.conditions import CellBounds, between
 from verifier.semantic.family import Family, bound_cells
 from verifier.semantic.grid import Cells
-from verifier.semantic.many import batch_size, halvings
 
 OPEN, CERTIFIED, REFUTED = 0, 1, 2
 PART_ROUNDS = 14
@@ -55,7 +61,7 @@ class Limits:
 @dataclass(eq=False)
 class State:
     """The whole search: every cell with its status (N,), and what each member has cost. Cells of a member tile its
-    box.
+    box. `ended` says why, where the search had to stop for want of memory.
     """
 
     __repr__ = brief
@@ -64,6 +70,7 @@ class State:
     status: np.ndarray
     seconds: np.ndarray
     boxes: np.ndarray
+    ended: str = ""
 
     @staticmethod
     def new(family: Family) -> State:
@@ -87,121 +94,136 @@ def cover(
     budget: Budget,
     state: State | None = None,
     save: Callable[[State], None] | None = None,
-    progress: Callable[[np.ndarray, int], None] | None = None,
+    progress: Callable[[Progress], None] | None = None,
     batch: int | None = None,
     save_every: float = 10.0,
 ) -> State:
     """Runs until every member has reached a limit or the budget is used up; `state` goes on from an earlier run.
 
     The result does not depend on where a run was interrupted. `save` is called every `save_every` seconds and at the
-    end, `progress` after every step with the open share of every member and the number of boxes bounded so far.
+    end, `progress` after every step. Where memory runs out, what is known by then is the answer.
     """
     state = state or State.new(family)
-    open_ = _Open(state)
-    size, saved = batch_size(family, batch), time.monotonic()
+    began = saved = time.monotonic()
+    policy = ExactCoverage(
+        torch.from_numpy(state.shares(OPEN)),
+        limits.open_share,
+        limits.seconds,
+        torch.from_numpy(state.seconds.copy()),
+        torch.from_numpy(state.boxes.copy()),
+    )
+    before = [(state.of(status), status) for status in (CERTIFIED, REFUTED)]
+
+    def now(rest: DomainBatch | None) -> State:
+        parts = [*before, (cells_of(policy.certified), CERTIFIED), (cells_of(policy.refuted), REFUTED)]
+        parts += [] if rest is None else [(cells_of([rest]), OPEN)]
+        kept = [(cells, np.full(len(cells), status, np.uint8)) for cells, status in parts if len(cells)]
+        cells, status = zip(*kept, strict=True)
+        return State(grid.join(cells), np.concatenate(status), policy.seconds.numpy(), policy.boxes.numpy())
+
+    def report(tally: Tally) -> None:
+        if progress is not None:
+            tally = replace(tally, boxes=int(policy.boxes.sum()))
+            progress(progress_of(tally, time.monotonic() - began, budget))
+
+    def checkpoint(rest: Callable[[], DomainBatch | None]) -> None:
+        nonlocal saved
+        if save is not None and time.monotonic() - saved > save_every:
+            save(now(rest()))
+            saved = time.monotonic()
+
+    memory = memory_of(family, budget.memory_bytes)
+    how = SearchLimits(
+        budget.expired, report, batch_size(family, batch), family.device, memory, limits.depth, checkpoint
+    )
     with torch.no_grad():
-        while not budget.expired():
-            active = _active(state, open_, limits)
-            cells = open_.pop(size, active, limits.depth)
-            if len(cells) == 0:
-                break
-            clock = time.monotonic()
-            _step(family, cells, open_, limits.depth)
-            count = np.bincount(cells.query, minlength=family.members)
-            state.boxes = state.boxes + count
-            state.seconds = state.seconds + (time.monotonic() - clock) * count / len(cells)
-            if progress is not None:
-                progress(open_.share, int(state.boxes.sum()))
-            if save is not None and time.monotonic() - saved > save_every:
-                save(open_.state(state))
-                saved = time.monotonic()
-    state = open_.state(state)
+        ending = search(boxes_of(family, state.of(OPEN)), Areas(family, limits.depth), policy, how)
+    state = replace(now(ending.rest), ended=memory.reason if ending.no_room else "")
     if save is not None:
         save(state)
     return state
 
 
-class _Open:
-    """Open cells by depth, settled cells in lists, and the open share of every member."""
-
-    def __init__(self, state: State) -> None:
-        waiting = state.of(OPEN)
-        self.levels: dict[int, list[Cells]] = {}
-        self.settled: list[tuple[Cells, int]] = [(state.of(s), s) for s in (CERTIFIED, REFUTED)]
-        self.share = state.shares(OPEN)
-        self.inputs = state.cells.level.shape[1]
-        self.push(waiting)
-
-    def push(self, cells: Cells) -> None:
-        depth = cells.depth
-        for level in np.unique(depth).tolist():
-            self.levels.setdefault(level, []).append(cells.select(depth == level))
-
-    def settle(self, cells: Cells, status: int) -> None:
-        if len(cells):
-            self.settled.append((cells, status))
-            np.subtract.at(self.share, cells.query, np.ldexp(1.0, -cells.depth))
-
-    def pop(self, size: int, members: np.ndarray, depth: int) -> Cells:
-        """The first `size` open cells of active members on the shallowest level that has any; the rest keeps its
-        order.
-        """
-        for level in sorted(self.levels):
-            if level >= depth:
-                break
-            cells = grid.join(self.levels[level])
-            wanted = np.flatnonzero(members[cells.query])
-            if len(wanted) == 0:
-                self.levels[level] = [cells]
-                continue
-            taken = wanted[:size]
-            rest = np.ones(len(cells), bool)
-            rest[taken] = False
-            self.levels[level] = [cells.select(rest)]
-            return cells.select(taken)
-        return grid.whole(0, self.inputs)
-
-    def state(self, old: State) -> State:
-        """Everything as one list: certified, refuted, open by level."""
-        parts = [(cells, status) for cells, status in self.settled if len(cells)]
-        parts += [(cells, OPEN) for level in sorted(self.levels) for cells in self.levels[level] if len(cells)]
-        cells = grid.join([c for c, _ in parts])
-        status = np.concatenate([np.full(len(c), s, np.uint8) for c, s in parts])
-        return State(cells, status, old.seconds, old.boxes)
-
-
-def _active(state: State, open_: _Open, limits: Limits) -> np.ndarray:
-    active = open_.share > limits.open_share
-    return active if limits.seconds is None else active & (state.seconds < limits.seconds)
-
-
-def _step(family: Family, cells: Cells, open_: _Open, depth: int) -> None:
+def boxes_of(family: Family, cells: Cells) -> DomainBatch:
+    """Cells as boxes of the search."""
+    device, query = family.device, torch.from_numpy(cells.query.astype(np.int64))
     lower, upper = cells.corners(family.lower.cpu().numpy(), family.upper.cpu().numpy())
-    at = [torch.from_numpy(a).to(family.device) for a in (lower, upper, cells.query.astype(np.int64))]
-    bounds = bound_cells(family, *at)
-    certified, refuted = (bounds.worst > 0).cpu().numpy(), (bounds.reached < 0).cpu().numpy()
-    if (certified & refuted).any():
-        raise UnsoundError("a cell was found to be both free of violations and full of them; please report this")
-    open_.settle(cells.select(certified), CERTIFIED)
-    open_.settle(cells.select(refuted), REFUTED)
-    rest = ~(certified | refuted)
-    if rest.any():
-        mine, keep = cells.select(rest), torch.from_numpy(rest).to(family.device)
-        settle_parts(family, mine, bounds.select(keep), open_.settle, open_.push, depth)
+    depth = torch.from_numpy(cells.depth)
+    return replace(
+        whole(torch.from_numpy(lower), torch.from_numpy(upper)),
+        query=query,
+        share=torch.from_numpy(np.ldexp(1.0, -cells.depth)),
+        depth=depth,
+        cell=torch.from_numpy(np.concatenate([cells.level, cells.index], 1).astype(np.int32)),
+    ).to(device)
+
+
+def cells_of(parts: Sequence[DomainBatch]) -> Cells:
+    """Boxes of the search as cells."""
+    if not parts:
+        return grid.whole(0, 1)
+    query = torch.cat([p.query for p in parts]).cpu().numpy().astype(np.int32)
+    cell = torch.cat([p.cell for p in parts]).cpu().numpy()
+    d = cell.shape[1] // 2
+    return Cells(query, cell[:, :d].astype(np.int8), cell[:, d:])
+
+
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """What is known about a batch of cells; `alive` are those that are neither certified nor refuted."""
+
+    bounds: CellBounds
+    certified: Tensor
+    refuted: Tensor
+
+    @property
+    def alive(self) -> Tensor:
+        """See `bab.Known`."""
+        return (~(self.certified | self.refuted)).nonzero()[:, 0]
+
+
+@dataclass(eq=False)
+class Areas(Method[_Known]):
+    """The method (see `bab.Method`) of a search for exact areas: cells are never clipped, and halved where they are."""
+
+    family: Family
+    depth: int
+
+    def bound(self, batch: DomainBatch) -> _Known:
+        """Raises UnsoundError if a cell is both."""
+        bounds = bound_cells(self.family, batch.lower, batch.upper, batch.query)
+        certified, refuted = bounds.worst > 0, bounds.reached < 0
+        if bool((certified & refuted).any()):
+            raise UnsoundError("a cell was found to be both free of violations and full of them; please report this")
+        return _Known(bounds, certified, refuted)
+
+    def split(self, batch: DomainBatch, boxes: DomainBatch, known: _Known) -> Parts:
+        """See `settle_parts`."""
+        parts: dict[int, list[Cells]] = {
+            OPEN: [],
+            CERTIFIED: [cells_of([batch.select(known.certified)])],
+            REFUTED: [cells_of([batch.select(known.refuted)])],
+        }
+        if len(boxes):
+            settle_parts(self.family, cells_of([boxes]), known.bounds.select(known.alive), parts, self.depth)
+        open_, certified, refuted = (
+            boxes_of(self.family, grid.join(parts[status])) if parts[status] else boxes.select(slice(0, 0))
+            for status in (OPEN, CERTIFIED, REFUTED)
+        )
+        return Parts(open_, boxes.select(slice(0, 0)), certified, refuted)
 
 
 def settle_parts(
     family: Family,
     cells: Cells,
     bounds: CellBounds,
-    settle: Callable[[Cells, int], None],
-    push: Callable[[Cells], None],
+    parts: dict[int, list[Cells]],
     depth: int,
 ) -> None:
-    """What the linear rows of open cells say about their parts, without bounding those anew.
+    """What the linear rows of open cells say about their parts, without bounding those anew; adds to `parts` by status.
 
     A cell that a boundary runs through is halved across the steepest input, again and again, for as long as the linear
-    part of its critical row varies by more than the noise; parts that are settled by then leave, the others are pushed.
+    part of its critical row varies by more than the noise; parts that are settled by then leave, the others stay open.
     Cells in which noise decides are cut as often as they seem to need.
     """
     lower, upper = (torch.from_numpy(a) for a in cells.corners(family.lower.cpu().numpy(), family.upper.cpu().numpy()))
@@ -214,7 +236,7 @@ def settle_parts(
     if noisy.any():
         here = noisy.numpy()
         count = halvings(bounds.select(noisy), width.cpu()[noisy]).numpy()
-        push(cells.select(here).split(_allowed(count, cells.select(here), depth)))
+        parts[OPEN].append(cells.select(here).split(_allowed(count, cells.select(here), depth)))
     part, parent, steep = part.select(~noisy.numpy()), parent[~noisy], steep[~noisy]
     for _ in range(PART_ROUNDS):
         if len(part) == 0:
@@ -225,15 +247,15 @@ def settle_parts(
         middle = ((low + high) / 2 - centre[parent]) / radius[parent]
         reach = (high - low) / (2 * radius[parent]) + pad
         certified, refuted, critical = _linear_verdict(bounds, middle, reach, parent)
-        settle(part.select(certified.numpy()), CERTIFIED)
-        settle(part.select(refuted.numpy()), REFUTED)
+        parts[CERTIFIED].append(part.select(certified.numpy()))
+        parts[REFUTED].append(part.select(refuted.numpy()))
         steep, noise = _steep(bounds, reach, parent, critical)
         more = (steep.sum(1) > noise) & torch.from_numpy(part.depth < depth)
         left = ~(certified | refuted)
-        push(part.select((left & ~more).numpy()))
+        parts[OPEN].append(part.select((left & ~more).numpy()))
         keep = left & more
         part, parent, steep = part.select(keep.numpy()), parent[keep], steep[keep]
-    push(part)
+    parts[OPEN].append(part)
 
 
 def _steep(bounds: CellBounds, reach: Tensor, parent: Tensor, critical: Tensor) -> tuple[Tensor, Tensor]:

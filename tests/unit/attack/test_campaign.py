@@ -17,11 +17,12 @@ from tests import models
 from tests.strategies import build
 from tests.unit.bounds.cases import Boxes, boxes
 from tests.unit.search.tables import domains, table
-from verifier import engine
 from verifier.attack import campaign
 from verifier.attack.campaign import Campaign
+from verifier.bounds.bounder import OutOfTime
 from verifier.budget import Budget
-from verifier.engine import solve
+from verifier.engine import methods, solve
+from verifier.engine.points import Points
 from verifier.graph.onnx_import import Model, load_model
 from verifier.options import Options
 from verifier.result import Verdict, Witness
@@ -76,9 +77,10 @@ def test_an_easy_counterexample_is_found_however_slow_the_clock(seed: int, monke
 
     def slow(*arguments: object) -> object:
         started.append(1)
-        raise engine.OutOfTime
+        raise OutOfTime
 
-    monkeypatch.setattr(engine, "bound_boxes", slow)
+    monkeypatch.setattr(methods, "bound_boxes", slow)
+    monkeypatch.setattr(methods, "sweep", slow)
     results = [solve(model, spec, Options(device="cpu"), Budget.of(30, clock=Clock(s))) for s in (0.0, 0.4)]
     assert [r.verdict for r in results] == [Verdict.SAT] * 2 and not started
     assert results[0].witness is not None and results[1].witness is not None
@@ -188,7 +190,7 @@ def test_the_attack_comes_back_while_the_search_runs(monkeypatch: pytest.MonkeyP
     case = Case(-np.ones(24), np.ones(24), [[Row({}, {0: 1.0}, float(centre[0]) - 0.3)]])
     spec = vnnlib.normalise(vnnlib.build([case], input_shape=[24], output_shape=[2]))
     monkeypatch.setattr(Campaign, "first", lambda self, boxes: None)
-    monkeypatch.setattr(engine._Run, "try_points", lambda self, points, query: None)
+    monkeypatch.setattr(Points, "test", lambda self, points, query: None)
     monkeypatch.setattr(campaign, "FIRST", 1e5)
     again, calls = Campaign.again, []
 

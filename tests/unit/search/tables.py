@@ -67,10 +67,6 @@ def linear(
         constant=constant,
         unstable=torch.full((count,), unstable),
         branch=boxes.upper - boxes.lower,
-        neuron=torch.full((count,), -1),
-        sign_coefficients=coefficients[:, :0],
-        sign_constant=constant[:, :0],
-        known=boxes.known,
         values=scores.amin(1),
         unstable_at={},
     )

@@ -11,9 +11,13 @@ import torch
 from torch import Tensor
 
 from tests.unit.search.tables import CPU, domains
-from verifier.search.bab import Outcome, Strategy, Tally, cut, search
+from verifier.search import bab
+from verifier.search.bab import Ending, Limits
 from verifier.search.bounding import Bounded
 from verifier.search.domains import DomainBatch, join, whole
+from verifier.search.halving import clip, cut, divide, suggest
+from verifier.search.memory import Memory
+from verifier.search.policy import FirstSat, Parts, Tally
 from verifier.search.queue import OpenSet
 
 
@@ -38,45 +42,56 @@ class Wave:
         flat = batch.lower.new_zeros(len(alive), 1, 2)
         zero = torch.zeros(len(alive), dtype=torch.int64)
         width = (batch.upper - batch.lower)[alive]
-        none = flat[:, :0], rows[:, :0]
-        return Bounded(
-            alive,
-            rows[:, 0],
-            rows,
-            rows,
-            zero[:, None],
-            flat,
-            rows,
-            zero + 1,
-            width,
-            zero - 1,
-            *none,
-            batch.known[alive],
-            low,
-            {},
-        )
+        return Bounded(alive, rows[:, 0], rows, rows, zero[:, None], flat, rows, zero + 1, width, low, {})
 
     def try_points(self, points: Tensor, query: Tensor) -> Tensor | None:
         hits = (self.value(points) <= 0).nonzero()[:, 0]
         return points[hits[0]] if len(hits) else None
 
 
+@dataclass
+class Strategy(bab.Method[Bounded]):
+    """The usual way to work on boxes, with parts that a test can replace."""
+
+    bounds: Callable[[DomainBatch], Bounded]
+    try_points: Callable[[Tensor, Tensor], object | None]
+    attack: Callable[[DomainBatch], object | None] = lambda boxes: None
+    settle_affine: Callable[[DomainBatch, Bounded], tuple[Tensor, object | None]] = lambda boxes, bounded: (
+        torch.ones(len(boxes), dtype=torch.bool),
+        None,
+    )
+    stop: Callable[[], bool] = lambda: False
+    report: Callable[[Tally], None] = lambda tally: None
+    batch: int = 16
+    max_depth: int = 60
+    queries: int = 1
+    device: torch.device = CPU
+    memory: Memory = field(default_factory=Memory)
+
+    def bound(self, batch: DomainBatch) -> Bounded:
+        return self.bounds(batch)
+
+    def points(self, boxes: DomainBatch, known: Bounded) -> tuple[Tensor, Tensor]:
+        return suggest(boxes, known)
+
+    def clip(self, boxes: DomainBatch, known: Bounded) -> tuple[DomainBatch, Bounded]:
+        return clip(boxes, known)
+
+    def settle(self, boxes: DomainBatch, known: Bounded, _: object) -> tuple[DomainBatch, Bounded, object | None]:
+        keep, found = self.settle_affine(boxes, known)
+        return boxes.select(keep), known.select(keep), found
+
+    def split(self, batch: DomainBatch, boxes: DomainBatch, known: Bounded) -> Parts:
+        return divide(boxes, known, self.max_depth)
+
+
+def search(first: DomainBatch, s: Strategy) -> Ending:
+    limits = Limits(s.stop, s.report, s.batch, s.device, s.memory)
+    return bab.search(first, s, FirstSat(lambda *at: s.try_points(*at), s.attack, s.queries), limits)
+
+
 def _strategy(wave: Wave, **changes: object) -> Strategy:
-    fields: dict = {
-        "bound": wave.bound,
-        "try_points": wave.try_points,
-        "attack": lambda boxes: None,
-        "settle_affine": lambda boxes, bounded: (torch.ones(len(boxes), dtype=torch.bool), None),
-        "hopeless": lambda boxes, bounded: (torch.zeros(len(boxes), dtype=torch.bool), None),
-        "stop": lambda: False,
-        "report": lambda tally: None,
-        "batch": 16,
-        "max_depth": 60,
-        "neurons": False,
-        "queries": 1,
-        "device": CPU,
-    }
-    return Strategy(**{**fields, **changes})
+    return Strategy(**{"bounds": wave.bound, "try_points": wave.try_points, **changes})  # type: ignore[arg-type]
 
 
 def _square(count: int = 1) -> DomainBatch:
@@ -91,7 +106,7 @@ def test_a_true_property_is_proven_everywhere() -> None:
     wave = Wave(LOWEST - 0.05)
     reports: list[float] = []
     outcome = search(_square(), _strategy(wave, report=lambda tally: reports.append(tally.settled)))
-    assert outcome == Outcome(None, 0.0, outcome.tally, None)
+    assert outcome == Ending(None, 0.0, outcome.tally, None)
     assert outcome.tally.settled == pytest.approx(1.0) and outcome.tally.open_boxes == 0
     assert reports == sorted(reports) and outcome.tally.boxes == sum(len(b) for b in wave.boxes)
     # the proven boxes tile the square: no gap, no overlap
@@ -145,7 +160,7 @@ def test_queries_share_a_search() -> None:
 
 def test_nothing_to_do() -> None:
     empty = _square().select(slice(0, 0))
-    assert search(empty, _strategy(Wave(0.0))) == Outcome(None, 0.0, Tally(), None)
+    assert search(empty, _strategy(Wave(0.0))) == Ending(None, 0.0, Tally(), None)
 
 
 def test_affine_leaves_leave_the_search() -> None:

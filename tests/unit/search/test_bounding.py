@@ -18,8 +18,8 @@ from verifier.bounds.inputs import AffineMap, IdentityMap
 from verifier.bounds.network import Network, narrowed
 from verifier.graph.ir import Graph
 from verifier.problem.rows import RowTable
-from verifier.search.bab import clip, suggest
 from verifier.search.bounding import Bounded, bound_boxes
+from verifier.search.halving import clip, suggest
 
 Clauses = list[list[tuple[int, float]]]
 

@@ -25,8 +25,8 @@ from verifier.graph.onnx_import import load_model
 from verifier.ops.kinds import Interval, RelaxedOp
 from verifier.options import AttackOptions, Options
 from verifier.result import Result, Verdict
-from verifier.search.bab import cut
 from verifier.search.bounding import bound_boxes
+from verifier.search.halving import cut
 from vnnlib import Case, Row
 
 NO_ATTACK = Options(device="cpu", attack=AttackOptions(restarts=0))

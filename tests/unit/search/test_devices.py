@@ -18,12 +18,14 @@ from tests import models
 from tests.devices import DEVICE, HOST, TwoDevices, WrongDevice, place
 from verifier import engine
 from verifier.budget import Budget
+from verifier.engine import methods, on_device, strategy
 from verifier.graph.onnx_import import Model, load_model
 from verifier.options import AttackOptions, BoundOptions, Options, SearchOptions
 from verifier.passes import simplify
 from verifier.passes.fuse_affine import fuse_affine
 from verifier.result import Result, Verdict
 from verifier.search.memory import Memory
+from verifier.search.shallow.step import OneLayer
 from vnnlib import Case, Row
 
 node = helper.make_node
@@ -117,7 +119,7 @@ def _run(model: Model, form: vnnlib.NormalForm, options: Options, monkeypatch: p
     """The run on the device; the same run on the host says the same."""
     plain = engine.solve(model, form, options, Budget.of(60))
     with monkeypatch.context() as patch, TwoDevices() as seen:
-        patch.setattr(engine, "_device", lambda name: DEVICE)
+        patch.setattr(on_device, "device_of", lambda name: DEVICE)
         result = engine.solve(model, form, options, Budget.of(60))
     assert sum(seen.seen.values()) > 50, "next to nothing ran on the device"
     assert result.settings["device"] == "cpu:0"
@@ -173,13 +175,13 @@ def test_bounds_attack_and_search_stay_on_the_device(kind: str, method: str, mon
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_splits_of_neurons(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Signs of neurons, inherited intervals, rows of signs; no search for shallow networks."""
+    """Decided neurons with their slopes and multipliers; no search for shallow networks."""
     model, radius = CASES["mlp"]
     form = _form(3, 3, radius, [[Row({}, {0: 1.0, 1: -1.0}, _worst(model, 3, radius) - 0.1)]])
     for name, value in (("INPUT_SPLIT", 0), ("FEW_INPUTS", 0), ("FEW_QUERIES", 0)):
-        monkeypatch.setattr(engine, name, value)
+        monkeypatch.setattr(strategy, name, value)
     plain = engine.solve(model, form, replace(BASE, dtype=dtype), Budget.of(60))
-    monkeypatch.setattr(engine, "_device", lambda name: DEVICE)
+    monkeypatch.setattr(on_device, "device_of", lambda name: DEVICE)
     with TwoDevices():
         result = engine.solve(model, form, replace(BASE, dtype=dtype), Budget.of(60))
     assert result.verdict is plain.verdict is Verdict.UNSAT
@@ -190,11 +192,11 @@ def test_shallow_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The search of its own that networks of one hidden layer have."""
     model, radius = _mlp(sizes=(3, 8, 3)), 0.6
     form = _form(3, 3, radius, [[Row({}, {0: 1.0, 1: -1.0}, _worst(model, 3, radius) - 0.1)]])
-    monkeypatch.setattr(engine, "INPUT_SPLIT", 0)
-    monkeypatch.setattr(engine, "FEW_INPUTS", 0)
+    monkeypatch.setattr(strategy, "INPUT_SPLIT", 0)
+    monkeypatch.setattr(strategy, "FEW_INPUTS", 0)
     searched = []
-    search = engine.shallow_search
-    monkeypatch.setattr(engine, "shallow_search", lambda *args: searched.append(1) or search(*args))
+    roots = OneLayer.roots
+    monkeypatch.setattr(OneLayer, "roots", lambda *args: searched.append(1) or roots(*args))
     assert _run(model, form, BASE, monkeypatch).verdict is Verdict.UNSAT and searched == [1, 1]
 
 
@@ -258,7 +260,7 @@ def test_boxes_that_move_to_the_host_and_back(monkeypatch: pytest.MonkeyPatch) -
     form = _form(3, 3, radius, [[Row({}, {0: 1.0, 1: -1.0}, _worst(model, 3, radius) - 0.1)]])
     options = replace(BASE, bounds=BoundOptions(method="forward"))
     memory = Memory(limit=1000, held_limit=10**9, shared=False, per_box=1.0, device=DEVICE)
-    monkeypatch.setattr(engine._Run, "memory", lambda run: memory)
+    monkeypatch.setattr(methods, "memory", lambda *given: memory)
     result = _run(model, form, options, monkeypatch)
     assert result.verdict is Verdict.UNSAT and result.counters["boxes"] > 15
 

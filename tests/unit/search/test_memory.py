@@ -16,8 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.search import test_bab
-from tests.unit.search.test_bab import LOWEST, Wave, _square, _strategy
-from verifier.search.bab import search
+from tests.unit.search.test_bab import LOWEST, Wave, _square, _strategy, search
 from verifier.search.bounding import Bounded
 from verifier.search.domains import DomainBatch, join
 from verifier.search.memory import CPU, HostMeter, Memory, attempt, is_out_of_memory
@@ -110,7 +109,7 @@ def test_verdict_and_volume_do_not_depend_on_memory(
         if place == "push":
             patch.setattr(OpenSet, "push", sometimes(OpenSet.push))
         else:
-            object.__setattr__(strategy, place, sometimes(getattr(strategy, place)))
+            setattr(strategy, place, sometimes(getattr(strategy, place)))
         outcome = search(_square(), strategy)
     if outcome.no_room:  # a step of one box made several children, and they did not fit
         assert place == "push" and outcome.found is None and outcome.rest is not None
@@ -172,7 +171,7 @@ def test_steps_stay_below_the_limit(estimate: float) -> None:
     wave = Wave(LOWEST - 0.05)
     scales = Scales(wave, 1_000, 3_000)
     memory = Memory(limit=40_000, held_limit=40_000, per_box=estimate, meter=scales)
-    outcome = search(_square(), _strategy(wave, bound=scales.bound, batch=1024, memory=memory))
+    outcome = search(_square(), _strategy(wave, bounds=scales.bound, batch=1024, memory=memory))
     if estimate == 50_000.0:
         assert outcome.no_room and outcome.tally.boxes == 0 and "0.00" not in memory.reason
         return

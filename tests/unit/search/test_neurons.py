@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
@@ -21,10 +19,11 @@ from verifier.graph.onnx_import import load_model
 from verifier.options import AttackOptions, Options
 from verifier.passes.flatten_io import flatten_io
 from verifier.result import Verdict
-from verifier.search.bab import Strategy, search
+from verifier.search.bab import Limits, search
 from verifier.search.domains import whole
-from verifier.search.leaf import settle_affine
+from verifier.search.halving import Halving
 from verifier.search.neurons import NeuronSplit
+from verifier.search.policy import FirstSat
 
 
 def decide(graph: Graph, low: np.ndarray, high: np.ndarray, row: int, threshold: float) -> bool | None:
@@ -45,19 +44,9 @@ def decide(graph: Graph, low: np.ndarray, high: np.ndarray, row: int, threshold:
         seen[0] += 1
         return seen[0] > 400
 
-    strategy = Strategy(
-        bound=split,
-        try_points=try_points,
-        settle_affine=partial(settle_affine, try_points=try_points),
-        attack=lambda b: None,
-        stop=stop,
-        report=lambda t: None,
-        batch=64,
-        max_depth=200,
-        neurons=True,
-        queries=1,
-    )
-    outcome = search(split.roots(whole(case.lower, case.upper)), strategy)
+    how = Halving(split, rows, lambda: None, max_depth=200)
+    first = split.roots(whole(case.lower, case.upper))
+    outcome = search(first, how, FirstSat(try_points), Limits(stop, lambda t: None, batch=64))
     if outcome.found is not None:
         return False
     return None if outcome.out_of_time or outcome.tally.stuck else True

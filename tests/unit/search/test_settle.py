@@ -9,8 +9,8 @@ from scipy.optimize import linprog
 from torch import Tensor
 
 from tests.unit.search.tables import domains, holds, linear
-from verifier.search.bab import clip
 from verifier.search.domains import DomainBatch
+from verifier.search.halving import clip
 from verifier.search.leaf import settle_affine
 from verifier.search.settle import joint_scores, row_scale, shrink
 

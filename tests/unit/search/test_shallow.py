@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,10 @@ from hypothesis import strategies as st
 from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import Tensor
 
-from verifier.search.shallow import dual, leaf, tree
+from verifier.search import bab
+from verifier.search.domains import whole
+from verifier.search.policy import FirstSat, Tally
+from verifier.search.shallow import dual, leaf, step
 from verifier.search.shallow.form import Clause
 from verifier.tolerance import gamma
 
@@ -83,6 +87,19 @@ def minimum(c: Clause, sign: Tensor | None = None) -> float:
     )
     assert found.status in (0, 2), found.message
     return float("inf") if found.status == 2 else float(found.fun)
+
+
+def searched(
+    c: Clause,
+    found: Callable[[Tensor], object | None],
+    stop: Callable[[], bool],
+    report: Callable[[Tally], None],
+) -> bab.Ending:
+    """Whether a point of the box violates the clause."""
+    method = step.OneLayer([[c]], stop)
+    first = method.roots(whole(c.lower[None], c.upper[None]))
+    policy = FirstSat(lambda points, query: found(points))
+    return bab.search(first, method, policy, bab.Limits(stop, report, method.batch))
 
 
 def shifted(c: Clause, by: float) -> Clause:
@@ -193,10 +210,10 @@ def test_the_search_knows_the_minimum(seed: int, k: int) -> None:
         return hits[0] if len(hits) else None
 
     inner = shifted(c, 1e-4 - least)
-    end = tree.search(inner, found, lambda: False, lambda now: counts.append(now.open))
-    assert end == tree.End(None, 0.0) and counts[-1] == 0
+    end = searched(inner, found, lambda: False, lambda now: counts.append(now.open_boxes))
+    assert (end.found, end.open_share, end.tally.stuck) == (None, 0.0, 0) and counts[-1] == 0
     inner = shifted(c, -1e-4 - least)
-    end = tree.search(inner, found, lambda: False, lambda now: None)
+    end = searched(inner, found, lambda: False, lambda now: None)
     assert isinstance(end.found, Tensor)
     assert bool(((end.found >= c.lower) & (end.found <= c.upper)).all()) and bool(
         (inner.values(end.found[None]) <= 0).all()
@@ -256,13 +273,13 @@ def test_spikes_are_decided(seed: int, k: int, steep: float, spikes: int) -> Non
     least = minimum(c)
     for by in (1e-3, -1e-3):
         inner = shifted(c, by - least)
-        end = tree.search(
+        end = searched(
             inner,
             lambda x, at=inner: x[(at.values(x) <= 0).all(1)][:1] if bool((at.values(x) <= 0).all(1).any()) else None,
             lambda: False,
             lambda now: None,
         )
-        assert (end.found is not None) is (by < 0) and (end.stuck == 0)
+        assert (end.found is not None) is (by < 0) and (end.tally.stuck == 0)
 
 
 def test_only_stiff_subproblems_get_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,8 +289,8 @@ def test_only_stiff_subproblems_get_a_program(monkeypatch: pytest.MonkeyPatch) -
     for c, some in ((clause(0, n=8, neurons=20, convex=0.0), False), (spiky(0, 1000.0), True)):
         calls.clear()
         nodes, rows = dual.ascend(c, dual.root(c), 10)
-        assert bool(dual.stiffness(c, nodes, rows) > tree.STIFF) is some
-        tree._bound(shifted(c, -1 - minimum(c)), nodes, lambda: False)  # cannot be proven
+        assert bool(dual.stiffness(c, nodes, rows) > step.STIFF) is some
+        step._bound(shifted(c, -1 - minimum(c)), nodes, lambda: False)  # cannot be proven
         assert bool(calls) is some
 
 
@@ -282,7 +299,7 @@ def test_programs_obey_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     nodes, rows = dual.ascend(c, dual.join([dual.root(c)] * 5), 3)
     calls: list[int] = []
     monkeypatch.setattr(leaf, "relax", lambda c, node: calls.append(0) or leaf.Relaxed(False))
-    kept, after, points = tree._relax(c, nodes, rows, lambda: len(calls) == 2)
+    kept, after, points = step._relax(c, nodes, rows, lambda: len(calls) == 2)
     assert len(calls) == 2 and len(kept) == 5 and points == [] and torch.equal(after.value, rows.value)
 
 
@@ -322,8 +339,8 @@ def test_what_rounding_decides_stays_open() -> None:
     both = torch.tensor([-1.0, 1.0]).double()
     c = Clause(-one[None], 1e-17 * one, both[None], both[:, None], 0 * both, -one.expand(2), one.expand(2), -one, one,
                1, 1e-12 * one.expand(2), 1e-12 * one, 1e-14)  # fmt: skip
-    end = tree.search(c, lambda x: None, lambda: False, lambda now: None)
-    assert end.found is None and end.stuck > 0 and end.open_share > 0
+    end = searched(c, lambda x: None, lambda: False, lambda now: None)
+    assert end.found is None and end.tally.stuck > 0 and end.open_share > 0
 
 
 def test_numbers_that_are_none_prove_nothing() -> None:
@@ -331,14 +348,14 @@ def test_numbers_that_are_none_prove_nothing() -> None:
         c = clause(3, k=2)
         value = getattr(c, field).clone()
         value.view(-1)[0] = torch.nan
-        end = tree.search(replace(c, **{field: value}), lambda x: None, lambda: False, lambda now: None)
+        end = searched(replace(c, **{field: value}), lambda x: None, lambda: False, lambda now: None)
         assert end.found is None and end.open_share > 0, field
 
 
 def test_the_clock_is_obeyed() -> None:
     c = clause(5, n=8, neurons=40, convex=0.0)
     calls = []
-    end = tree.search(
+    end = searched(
         shifted(c, -minimum(clause(5, n=8, neurons=12, convex=0.0))),
         lambda x: None,
         lambda: calls.append(0) or len(calls) > 2,
@@ -350,9 +367,9 @@ def test_the_clock_is_obeyed() -> None:
 def test_a_clause_without_rows_is_violated_everywhere() -> None:
     c = clause(2)
     c = replace(c, linear=c.linear[:0], constant=c.constant[:0], gain=c.gain[:0], row_error=c.row_error[:0])
-    end = tree.search(c, lambda x: x, lambda: False, lambda now: None)
+    end = searched(c, lambda x: x, lambda: False, lambda now: None)
     assert end.found is not None
-    assert tree.search(c, lambda x: None, lambda: False, lambda now: None).open_share == 1.0
+    assert searched(c, lambda x: None, lambda: False, lambda now: None).open_share == 1.0
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -17,13 +17,14 @@ from tests import models, oracles
 from verifier import engine
 from verifier.attack import campaign
 from verifier.budget import Budget
-from verifier.engine import solve
+from verifier.engine import methods, on_device, solve, strategy
 from verifier.errors import OptionsError
 from verifier.graph.ir import Graph, Node, Shape
 from verifier.graph.onnx_import import Model, load_model
 from verifier.options import AttackOptions, BoundOptions, Options
 from verifier.result import Result, Verdict
 from verifier.search.domains import DomainBatch
+from verifier.search.shallow import form as one_layer
 from vnnlib import Case, NormalForm, Row
 
 GAP = 2e-3  # distance of every property from its true minimum; far above rounding, small against the outputs
@@ -205,11 +206,11 @@ def test_verdicts_are_those_of_the_exact_programme(seed: int, kind: str, method:
 @pytest.mark.parametrize("seed", range(4))
 def test_networks_of_one_hidden_layer(seed: int, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their own search, without an attack before it, against the tests' mixed-integer programme."""
-    monkeypatch.setattr(engine, "INPUT_SPLIT", 0)
-    monkeypatch.setattr(engine, "FEW_INPUTS", 0)
+    monkeypatch.setattr(strategy, "INPUT_SPLIT", 0)
+    monkeypatch.setattr(strategy, "FEW_INPUTS", 0)
     ends = []
-    search = engine.shallow_search
-    monkeypatch.setattr(engine, "shallow_search", lambda *args: ends.append(search(*args)) or ends[-1])
+    search = engine.search
+    monkeypatch.setattr(engine, "search", lambda *args: ends.append(search(*args)) or ends[-1])
     rng = np.random.default_rng(seed)
     network = net(40 + seed, (3, 12, 3))
     case = Case(np.full(3, -0.5), np.full(3, 0.5), [_clause(rng, 3, 3, kind) for _ in range(2)])
@@ -217,14 +218,14 @@ def test_networks_of_one_hidden_layer(seed: int, kind: str, monkeypatch: pytest.
     for by, sat in ((-GAP, False), (GAP, True)):
         clauses = [moved(rows, t + by) for rows, t in zip(case.clauses, margins, strict=True)]
         check(network.model(), form([Case(case.lower, case.upper, clauses)], 3, 3), options(), sat)
-    assert [end.found is not None for end in ends] == [False, False, True]
-    assert all(end.open_share == 0 and not end.stuck for end in ends[:2])
+    assert [end.found is not None for end in ends] == [False, True]  # of all clauses at once
+    assert ends[0].open_share == 0 and not ends[0].tally.stuck
 
 
 def test_a_deeper_network_is_not_taken_for_a_shallow_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "INPUT_SPLIT", 0)
-    monkeypatch.setattr(engine, "FEW_INPUTS", 0)
-    monkeypatch.delattr(engine, "shallow_search")
+    monkeypatch.setattr(strategy, "INPUT_SPLIT", 0)
+    monkeypatch.setattr(strategy, "FEW_INPUTS", 0)
+    monkeypatch.delattr(methods, "OneLayer")
     network = net(3)
     case = Case(np.full(3, -0.3), np.full(3, 0.3), [[Row({}, {0: 1.0})]])
     margin = network.worst(case, case.clauses[0])
@@ -236,8 +237,8 @@ def test_a_deeper_network_is_not_taken_for_a_shallow_one(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("seed", range(3))
 def test_float32_searches_and_float64_proves(seed: int, neurons: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same verdicts, a hair's breadth from the truth, by input and by neuron splits."""
-    monkeypatch.setattr(engine, "INPUT_SPLIT", 0 if neurons else 20)
-    monkeypatch.setattr(engine, "FEW_QUERIES", 0)
+    monkeypatch.setattr(strategy, "INPUT_SPLIT", 0 if neurons else 20)
+    monkeypatch.setattr(strategy, "FEW_QUERIES", 0)
     network = net(60 + seed)
     rng = np.random.default_rng(seed)
     case = Case(np.full(3, -0.4), np.full(3, 0.4), [_clause(rng, 3, 3, "single")])
@@ -252,8 +253,8 @@ def test_float32_searches_and_float64_proves(seed: int, neurons: bool, monkeypat
 @pytest.mark.parametrize("seed", range(4))
 def test_rows_over_inputs_only_belong_to_their_case(seed: int, shallow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The part of the box where x_0 - x_1 <= t: from none of it to all of it."""
-    monkeypatch.setattr(engine, "INPUT_SPLIT", 0 if shallow else 20)
-    monkeypatch.setattr(engine, "FEW_INPUTS", 0 if shallow else 20)
+    monkeypatch.setattr(strategy, "INPUT_SPLIT", 0 if shallow else 20)
+    monkeypatch.setattr(strategy, "FEW_INPUTS", 0 if shallow else 20)
     rng = np.random.default_rng(seed)
     network = net(10 + seed, (3, 10, 3) if shallow else (3, 6, 6, 3))
     clause = _clause(rng, 3, 3, "several")
@@ -390,8 +391,8 @@ def test_networks_with_a_pole_are_not_proven() -> None:
 def test_cancellation_is_no_proof(top: float, shallow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """relu(x + 1e9) - 1e9 = x on [0, top], but float64 knows it to 1e-7 only: y >= top - 1e-9 is possible, and no
     rounding may say otherwise."""
-    monkeypatch.setattr(engine, "INPUT_SPLIT", 0 if shallow else 20)
-    monkeypatch.setattr(engine, "FEW_INPUTS", 0 if shallow else 20)
+    monkeypatch.setattr(strategy, "INPUT_SPLIT", 0 if shallow else 20)
+    monkeypatch.setattr(strategy, "FEW_INPUTS", 0 if shallow else 20)
     network = Net((np.ones((1, 1)), np.ones((1, 1))), (np.array([1e9]), np.array([-1e9])))
     spec = form([Case(np.zeros(1), np.array([top]), [[Row({}, {0: -1.0}, -(top - 1e-9))]])], 1, 1)
     result = solve(network.model(), spec, options(), Budget.of(3))
@@ -401,8 +402,8 @@ def test_cancellation_is_no_proof(top: float, shallow: bool, monkeypatch: pytest
 @pytest.mark.parametrize("neurons", [False, True])
 def test_little_memory_changes_no_verdict(neurons: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bounds that fail for more than 3 boxes at once, an attack and a programme that never fit."""
-    monkeypatch.setattr(engine, "INPUT_SPLIT", 0 if neurons else 20)
-    bound, failed = engine.bound_boxes, []
+    monkeypatch.setattr(strategy, "INPUT_SPLIT", 0 if neurons else 20)
+    bound, failed = methods.bound_boxes, []
 
     def narrow(network: object, table: object, batch: DomainBatch, *rest: object) -> object:
         if len(batch) > 3:
@@ -415,9 +416,9 @@ def test_little_memory_changes_no_verdict(neurons: bool, monkeypatch: pytest.Mon
     def refuse(*arguments: object) -> object:
         raise MemoryError
 
-    monkeypatch.setattr(engine, "bound_boxes", narrow)
+    monkeypatch.setattr(methods, "bound_boxes", narrow)
     monkeypatch.setattr(campaign, "sample", refuse)
-    monkeypatch.setattr(engine, "shallow_search", refuse)
+    monkeypatch.setattr(one_layer, "formulate", refuse)
     network = net(62)
     case = Case(np.full(3, -0.5), np.full(3, 0.5), [_clause(np.random.default_rng(2), 3, 3, "single")])
     margin = network.worst(case, case.clauses[0])
@@ -439,9 +440,9 @@ def test_a_run_without_room_is_unknown_and_says_why(monkeypatch: pytest.MonkeyPa
     def refuse(*arguments: object) -> object:
         raise MemoryError
 
-    for part in ("bound_boxes", "build", "assemble"):
+    for place, part in ((methods, "bound_boxes"), (on_device, "build"), (engine, "assemble")):
         with monkeypatch.context() as patch:
-            patch.setattr(engine, part, refuse)
+            patch.setattr(place, part, refuse)
             result = solve(network.model(), spec, how, Budget.of(60))
         assert result.verdict is Verdict.UNKNOWN and result.open_fraction == 1.0
         assert result.reason.startswith("memory: "), part

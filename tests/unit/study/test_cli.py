@@ -99,6 +99,10 @@ def test_result_files(tmp_path, capsys):
         (["--report", "none"], "cannot read the results"),
         (["--results", "none.csv"], "none.csv: cannot read"),
         (["--results", "none.csv", "--timeout", "-1"], "--timeout -1.0"),
+        (["--results", "none.csv", "--device", "cuda"], "--device has no meaning with --results"),
+        (["--report", "none", "--timeout", "3"], "--timeout has no meaning with --report"),
+        (["--study", "none.yaml", "--tau", "0.1"], "--tau has no meaning with --study"),
+        (["a.onnx", "--data", "d", "--truth", "t.csv"], "--truth has no meaning with networks"),
     ],
 )
 def test_mistakes_are_one_line_and_code_2(tmp_path, monkeypatch, capsys, line, words):

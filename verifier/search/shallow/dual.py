@@ -47,7 +47,8 @@ class Batch:
 @dataclass(frozen=True, eq=False)
 class Nodes(Batch):
     """B subproblems: boxes `lower`, `upper` (B, n); intervals `low`, `high` (B, N) of the neurons' arguments; decided
-    `sign` (B, N) -1, 0 or 1; multipliers `weights` (B, K), `alpha`, `beta` (B, N); `share` (B,) of the tree.
+    `sign` (B, N) -1, 0 or 1; multipliers `weights` (B, K), `alpha`, `beta` (B, N); `place` (B,) in the batch of the
+    search.
     """
 
     lower: Tensor
@@ -58,19 +59,19 @@ class Nodes(Batch):
     weights: Tensor
     alpha: Tensor
     beta: Tensor
-    share: Tensor
+    place: Tensor
 
     def __len__(self) -> int:
-        return len(self.share)
+        return len(self.place)
 
 
 def root(clause: Clause) -> Nodes:
     """The whole box, no sign decided."""
     k, n = clause.gain.shape
     zero = clause.gain.new_zeros(1, n)
-    weights, share = zero.new_full((1, k), 1 / max(1, k)), zero.new_ones(1)
+    weights, place = zero.new_full((1, k), 1 / max(1, k)), torch.zeros(1, dtype=torch.int64, device=zero.device)
     lower, upper, low, high = (t[None] for t in (clause.lower, clause.upper, clause.low, clause.high))
-    return Nodes(lower, upper, low, high, zero, weights, zero + 0.5, zero, share)
+    return Nodes(lower, upper, low, high, zero, weights, zero + 0.5, zero, place)
 
 
 Kind = TypeVar("Kind", bound=Batch)
@@ -288,5 +289,5 @@ def split(nodes: Nodes, neuron: Tensor) -> Nodes:
             low[index, neuron] = low[index, neuron].clamp(min=0)
         else:
             high[index, neuron] = high[index, neuron].clamp(max=0)
-        parts.append(replace(nodes, sign=sign, low=low, high=high, share=nodes.share / 2))
+        parts.append(replace(nodes, sign=sign, low=low, high=high))
     return join(parts)

@@ -1,0 +1,111 @@
+"""From model and specification to a result: assemble, cross-check, attack, search.
+
+`strategy` chooses how a problem is searched and says why, `points` tests concrete points, `methods` makes what the
+search works with, `outcome` says what its ending means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+import vnnlib
+from verifier.attack.replay import Replay
+from verifier.bounds.bounder import OutOfTime
+from verifier.budget import Budget
+from verifier.engine import sampling
+from verifier.engine.methods import prepare
+from verifier.engine.on_device import OnDevice
+from verifier.engine.outcome import Answer
+from verifier.engine.points import Points
+from verifier.engine.strategy import MANY_QUERIES, choose
+from verifier.errors import ProofError
+from verifier.graph.onnx_import import Model
+from verifier.options import Options
+from verifier.problem.assemble import assemble, check_fit, empty_set
+from verifier.problem.problem import Problem
+from verifier.problem.runtime import Session, compare, compare_index, compare_problem
+from verifier.progress import Progress
+from verifier.proof.writer import ProofWriter
+from verifier.result import Result, Verdict
+from verifier.search.bab import search
+from verifier.search.memory import attempt
+from verifier.search.policy import FirstSat
+
+
+def solve(
+    model: Model,
+    spec: vnnlib.NormalForm,
+    options: Options,
+    budget: Budget,
+    progress: Callable[[Progress], None] | None = None,
+    proof: ProofWriter | None = None,
+) -> Result:
+    """Decides the property. Where memory runs out outside the search, which helps itself, the answer is `unknown`.
+    `proof` writes the tree of the search down.
+
+    Raises:
+        ProofError: a proof is asked for, and the search for this problem cannot write one.
+        ProblemError: model and specification do not fit.
+        ModelError, UnsupportedOperator: the network cannot be used.
+        UnsoundError: the imported graph and ONNX Runtime disagree.
+    """
+    answer = Answer(budget, progress)
+    result, _ = attempt(partial(_solve, model, spec, options, answer, proof))
+    return result or answer.without_room()
+
+
+def _solve(
+    model: Model, spec: vnnlib.NormalForm, options: Options, answer: Answer, proof: ProofWriter | None
+) -> Result:
+    check_fit(model, spec)
+    if proof is not None and (options.dtype == "float32" or options.bounds.method == "lumped"):
+        raise ProofError("no proof can be written with dtype float32 or bounds.method lumped; leave these at auto")
+    if nothing := empty_set(model, spec):
+        if proof is not None:
+            proof.header()
+        return answer.of(Verdict.UNSAT, nothing)
+    if answer.budget.expired():
+        return answer.of(Verdict.TIMEOUT, "no time was given")
+    problem = assemble(model, spec)
+    session = Session(model)
+    replay = Replay(model, spec, problem, session)
+    if problem.graph.opaque:
+        return sampling.solve(problem, replay, options, answer)
+    cross_check(model, problem, replay, session, options.seed)
+    return _searched(OnDevice.of(problem, options), replay, options, answer, proof)
+
+
+def cross_check(model: Model, problem: Problem, replay: Replay, session: Session, seed: int) -> None:
+    """Runs the imported graphs and ONNX Runtime at random points of the set.
+
+    Raises:
+        UnsoundError: they disagree.
+    """
+    rng = np.random.default_rng(seed)
+    query = rng.integers(problem.queries, size=3)
+    points = replay.snap(sampling.between(problem, query, rng.random((3, problem.lower.shape[1]))), query)
+    if model.final is not None and model.final.kind == "argmax":  # the graph up to the logits is what is bounded
+        compare_index(model, points, session)
+    else:
+        compare(model, model.graph, points, session)
+    compare_problem(model, problem, points, session)
+
+
+def _searched(on: OnDevice, replay: Replay, options: Options, answer: Answer, proof: ProofWriter | None) -> Result:
+    """Attack, then branch and bound."""
+    strategy = choose(on, options, proof is not None)
+    answer.explain(on, strategy, lambda: replay.tried)
+    points = Points(on, strategy, replay, options, answer.budget)
+    witness = attempt(points.first)[0] if on.queries <= MANY_QUERIES else None
+    if witness is not None:
+        return answer.of(Verdict.SAT, "found by sampling and projected gradient descent", witness=witness)
+    try:
+        searched = prepare(on, strategy, answer, proof)
+    except OutOfTime:
+        return answer.of(Verdict.TIMEOUT, "the time limit was reached", open_fraction=1.0)
+    policy = FirstSat(points.test, lambda boxes: points.again(boxes, searched.work()), on.queries)
+    ending = search(searched.first, searched.method, policy, searched.limits)
+    return answer.ending(ending, searched.limits.memory)

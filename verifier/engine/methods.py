@@ -1,0 +1,144 @@
+"""What the search works with: for each strategy its bounds and splits, its first boxes, and what it may take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from typing import Any
+
+import torch
+
+from verifier.bounds.alpha_beta import Ground
+from verifier.bounds.bounder import Method as Bounds
+from verifier.bounds.bounder import sweep
+from verifier.bounds.centred import Centred
+from verifier.bounds.lumped import Prepared
+from verifier.bounds.network import build
+from verifier.bounds.rational import Rational
+from verifier.bounds.rounded import Twin
+from verifier.budget import Budget
+from verifier.engine.on_device import OnDevice
+from verifier.engine.outcome import Answer
+from verifier.engine.strategy import Kind, Strategy
+from verifier.proof.writer import ProofWriter
+from verifier.search import zonotope
+from verifier.search.bab import Limits, Method
+from verifier.search.bounding import Bounded, bound_boxes
+from verifier.search.choose import Chooser, Cost
+from verifier.search.domains import DomainBatch, whole
+from verifier.search.halving import Halving, Recorded, cut
+from verifier.search.memory import Memory, attempt, step_bytes
+from verifier.search.neurons import NeuronSplit
+from verifier.search.shallow import form
+from verifier.search.shallow.step import OneLayer
+
+ROOT_ELEMENTS = 2_000_000
+"""Elements of the temporaries of a chunk of backward rows at the root (`bounder.Method`): few large convolutions."""
+
+REFINE_SHARE = 0.2
+"""Share of the time left that tighter intervals at the root may take."""
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A search that is ready to run. `work` tells the multiply-adds of its bounds so far, which the attack is paid
+    by."""
+
+    first: DomainBatch
+    method: Method[Any]
+    work: Callable[[], float]
+    limits: Limits
+
+
+def prepare(on: OnDevice, strategy: Strategy, answer: Answer, proof: ProofWriter | None) -> Searched:
+    """The search of a strategy.
+
+    Raises:
+        OutOfTime: before the first bound.
+        ProofError: no proof can be written of it.
+    """
+    stop, first = answer.budget.expired, whole(on.lower, on.upper)
+    limits = Limits(stop, answer.report, strategy.batch, on.device, memory(on, strategy, answer.budget.memory_bytes))
+    if strategy.kind is Kind.ONE_LAYER:
+        one_layer, _ = attempt(partial(_one_layer, on, stop))
+        if one_layer is not None:
+            limits = replace(limits, batch=min(limits.batch, one_layer.batch))
+            return Searched(one_layer.roots(first), one_layer, lambda: one_layer.work, limits)
+    split = _neuron_split(on, strategy, first, answer.budget, proof) if strategy.neurons else None
+    if proof is not None:
+        first = replace(first, node=torch.arange(len(first), device=first.query.device)[:, None])
+        found = None if split is None else lambda: split.last
+        proof.begin(on.problem, on.network, stop, found, rows=strategy.kind is not Kind.ZONOTOPE)
+    if strategy.kind is Kind.ZONOTOPE:
+        first = zonotope.halved(first, proof)
+    if split is not None:
+        parts = split.roots(first)
+        first = parts if proof is None else proof.clauses(first, parts)
+    bound, work = (split, lambda: split.work) if split is not None else _bounding(on, strategy, answer)
+    fractions = cache(partial(Rational.of, on.network))  # written down when the first tie asks (0.1 s for ACAS Xu's)
+    how = bound, on.table, fractions, strategy.max_depth
+    return Searched(first, Halving(*how) if proof is None else Recorded(*how, proof), work, limits)
+
+
+def memory(on: OnDevice, strategy: Strategy, limit: int | None) -> Memory:
+    """What the search may take, and an estimate of what a box takes."""
+    values = (on.free if strategy.bounds.affine else 0) + 2 + on.table.row.shape[1]
+    return Memory.of(on.device, limit, step_bytes(on.network.widest * values, on.network.dtype))
+
+
+def _one_layer(on: OnDevice, stop: Callable[[], bool]) -> OneLayer:
+    layer = form.formulate(on.network)
+    boxes = zip(on.lower, on.upper, strict=True)
+    return OneLayer([form.clauses(layer, on.table, q, *box) for q, box in enumerate(boxes)], stop)
+
+
+def _neuron_split(
+    on: OnDevice, strategy: Strategy, boxes: DomainBatch, budget: Budget, proof: ProofWriter | None
+) -> NeuronSplit:
+    """The roots of all queries: intermediate intervals by backward rows.
+
+    Raises:
+        OutOfTime: before the first bound.
+    """
+    method, centred = Bounds(affine=False, rows=True, row_elements=ROOT_ELEMENTS), None
+    if proof is None:  # a checker bounds by rows alone
+        method = replace(method, affine=strategy.bounds.affine, attribute=False)
+        # convolutions of float64 take five times as long on a CPU; elsewhere those of float32 may not be plain sums
+        if on.device.type == "cpu" and any(op.node.op.startswith("Conv") for op in on.network.ops):
+            centred = Centred.of(on.network, on.problem.graph, boxes.lower, boxes.upper)
+    where = boxes.lower, boxes.upper, boxes.query, on.inputs
+    known = sweep(on.network, *where, method, budget.expired, centred=centred)
+    exact = Ground.of(on.network, known)
+    fast = exact.cast(build(on.problem.graph, torch.float32, on.device))
+    split = NeuronSplit(exact, fast, on.table, budget.expired)
+    if proof is not None:
+        return split
+    rest = (1 - REFINE_SHARE) * budget.remaining()
+    return split.refined(boxes, strategy.batch, lambda: budget.remaining() < rest)
+
+
+def _bounding(
+    on: OnDevice, strategy: Strategy, answer: Answer
+) -> tuple[Callable[[DomainBatch], Bounded], Callable[[], float]]:
+    """The bounding step where inputs are split: zonotopes for few inputs and many neurons (their points are all the
+    attack there is: no work is counted), lumped ones where asked for, or cheap and tight bounds, measured."""
+    cost = Cost(on.network, on.free)
+    if strategy.kind is Kind.ZONOTOPE:
+        return partial(zonotope.bound_zonotope, Twin.of(on.problem.graph, on.device), on.table), lambda: 0.0
+    if strategy.kind is Kind.LUMPED:
+        prepared = Prepared.of(Twin.of(on.problem.graph, on.device))
+        return partial(zonotope.bound_lumped, prepared, on.table), lambda: cost.sweep() * answer.tally.boxes
+    stop = answer.budget.expired
+
+    def bound(batch: DomainBatch, bounds: Bounds) -> Bounded:
+        return bound_boxes(on.network, on.table, batch, on.inputs, bounds, stop, on.single)
+
+    chooser = Chooser(bound, _halves, strategy.bounds, strategy.fixed, cost)
+    return chooser, lambda: chooser.work
+
+
+def _halves(boxes: DomainBatch, bounded: Bounded) -> DomainBatch:
+    """The children that the search would make of these boxes, without clipping."""
+    usable, dimension, at = cut(boxes, bounded.branch)
+    return boxes.select(usable).split(dimension[usable], at[usable])

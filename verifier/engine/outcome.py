@@ -1,0 +1,106 @@
+"""What a run ends with: the verdict that an ending of the search means, its counters, and the settings in force."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from verifier.budget import Budget
+from verifier.engine.on_device import OnDevice
+from verifier.engine.strategy import Kind, Strategy
+from verifier.progress import Progress
+from verifier.result import Result, Verdict, Witness
+from verifier.search.bab import Ending
+from verifier.search.memory import Memory
+from verifier.search.policy import Tally
+
+
+class Answer:
+    """The answer of one run in the making: what has been counted so far, and the clock."""
+
+    def __init__(self, budget: Budget, progress: Callable[[Progress], None] | None = None) -> None:
+        self.budget, self.progress, self.start = budget, progress, time.monotonic()
+        self.tally = Tally()
+        self.settings: dict[str, object] = {}
+        self.counters: Callable[[], dict[str, int | float]] = dict
+
+    def explain(self, on: OnDevice, strategy: Strategy, tried: Callable[[], int]) -> None:
+        """Notes what was chosen, and what is counted from now on; `tried` are the points in ONNX Runtime."""
+        self.counters = lambda: {
+            "boxes": self.tally.boxes,
+            "steps": self.tally.steps,
+            "deepest": self.tally.deepest,
+            "queries": on.queries,
+            "replays": tried(),
+        }
+        single = on.single is not None and strategy.kind not in (Kind.LUMPED, Kind.ZONOTOPE)
+        self.settings = {
+            "method": strategy.method,
+            "batch": strategy.batch,
+            "dtype": "float32" if single else "float64",
+            "device": str(on.device),
+            "free_inputs": on.free,
+            "split": "neurons" if strategy.neurons else "inputs",
+            "strategy": f"{strategy.kind.value}: {strategy.reason}",
+            "neurons": on.network.neurons,
+        }
+
+    def report(self, tally: Tally) -> None:
+        """A step of the search is over."""
+        self.tally = tally
+        if self.progress is not None:
+            self.progress(progress_of(tally, time.monotonic() - self.start, self.budget))
+
+    def of(
+        self,
+        verdict: Verdict,
+        reason: str,
+        counters: Mapping[str, int | float] | None = None,
+        witness: Witness | None = None,
+        open_fraction: float | None = None,
+    ) -> Result:
+        """The result with this verdict."""
+        return Result(
+            verdict,
+            reason,
+            witness,
+            time.monotonic() - self.start,
+            self.counters() if counters is None else counters,
+            open_fraction,
+            self.settings,
+        )
+
+    def without_room(self) -> Result:
+        """Memory ran out before the search began."""
+        return self.of(Verdict.UNKNOWN, "memory: not enough for the network itself", open_fraction=1.0)
+
+    def ending(self, ending: Ending, memory: Memory) -> Result:
+        """What the end of a search means."""
+        self.tally = ending.tally
+        if isinstance(ending.found, Witness):
+            return self.of(Verdict.SAT, "found by branch and bound", witness=ending.found)
+        if ending.no_room:
+            return self.of(Verdict.UNKNOWN, memory.reason, open_fraction=ending.open_share)
+        if ending.out_of_time:
+            verdict = Verdict.UNKNOWN if self.budget.stopped else Verdict.TIMEOUT
+            reason = self.budget.stopped or "the time limit was reached"
+            return self.of(verdict, reason, open_fraction=ending.open_share)
+        if ending.tally.stuck:
+            return self.of(
+                Verdict.UNKNOWN,
+                f"a tie: {ending.tally.stuck} boxes cannot be split any further: rounding decides there",
+                open_fraction=ending.open_share,
+            )
+        return self.of(Verdict.UNSAT, "every box is proven", open_fraction=0.0)
+
+
+def progress_of(tally: Tally, seconds: float, budget: Budget) -> Progress:
+    """A look at a search for its progress line."""
+    return Progress(
+        boxes=tally.boxes,
+        open_boxes=tally.open_boxes,
+        seconds=seconds,
+        lower=tally.lower,
+        settled=tally.settled,
+        remaining=budget.remaining(),
+    )

@@ -1,0 +1,123 @@
+"""Which bounds, which splits and how many boxes at once, chosen from the problem; and why, for whoever asks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from verifier.bounds.bounder import Method
+from verifier.engine.on_device import OnDevice
+from verifier.errors import OptionsError
+from verifier.options import Options
+from verifier.search import zonotope
+from verifier.search.shallow import form
+
+AFFINE_INPUTS = 32
+"""Up to this many free inputs per query, affine forms are carried along (their cost grows with the number)."""
+
+FEW_QUERIES = 4
+"""Networks of one hidden layer are searched clause by clause for at most this many queries."""
+
+HALVINGS = 30
+"""Halvings per free input, and as many more, after which a box counts as unsplittable: 10^-9 of the width and less."""
+
+SPLIT_ELEMENTS = 400_000
+"""Neurons times subproblems of a step where neurons are split: a larger step only makes the caches useless."""
+
+MANY_QUERIES = 256
+"""With more queries than this, bounds come first: most queries are settled by them in one batch."""
+
+INPUT_SPLIT = 20
+"""With more free inputs than this, neurons are split instead (where there are ReLUs)."""
+
+FEW_INPUTS = 8
+"""Up to so many free inputs, inputs are split whatever the network; in between, networks of nothing but ReLUs have
+their neurons split (16 inputs, 64 ReLUs: 501 subproblems where 10^6 boxes were not enough)."""
+
+
+class Kind(Enum):
+    """The searches. `value` is what is split."""
+
+    INPUTS = "inputs"
+    ZONOTOPE = "inputs, zonotopes"
+    LUMPED = "inputs, lumped noise"
+    NEURONS = "neurons"
+    ONE_LAYER = "neurons of the one hidden layer"
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """What was chosen for a problem: which search, its bounds (`fixed`: no cheaper ones are tried), boxes per step,
+    halvings at most, and the reason."""
+
+    kind: Kind
+    bounds: Method
+    fixed: bool
+    batch: int
+    max_depth: int
+    reason: str
+
+    @property
+    def neurons(self) -> bool:
+        """Whether neurons are split rather than inputs."""
+        return self.kind in (Kind.NEURONS, Kind.ONE_LAYER)
+
+    @property
+    def method(self) -> str:
+        """The bounds' name in results."""
+        return {Kind.ZONOTOPE: "zonotope", Kind.LUMPED: "lumped"}.get(self.kind, self.bounds.name)
+
+
+def choose(on: OnDevice, options: Options, proof: bool) -> Strategy:
+    """The strategy for a problem, of which a `proof` may be asked.
+
+    Raises:
+        OptionsError: the options name bounds that do not fit the problem.
+    """
+    kind, reason = _kind(on, options.bounds.method, proof)
+    d, method = on.free, options.bounds.method
+    affine = d <= AFFINE_INPUTS
+    alpha = options.bounds.alpha_steps if method == "alpha" or (method == "auto" and not affine) else 0
+    bounds = Method(interval=True, affine=affine, rows=method in ("auto", "crown", "alpha"), alpha_steps=alpha)
+    neurons = kind in (Kind.NEURONS, Kind.ONE_LAYER)
+    size = on.network.widest * (d + 2 if affine else 2)
+    fitting = zonotope.BATCH if kind is Kind.ZONOTOPE else int(min(4096, max(8, 4_000_000 // max(1, size))))
+    if neurons:
+        fitting = int(min(512, max(4, SPLIT_ELEMENTS // max(1, on.network.neurons))))
+    deepest = options.search.max_depth
+    return Strategy(
+        kind,
+        bounds,
+        method != "auto" or not affine,
+        options.search.batch or fitting,
+        deepest if neurons else min(deepest, HALVINGS * (d + 1)),
+        reason,
+    )
+
+
+def _kind(on: OnDevice, method: str, proof: bool) -> tuple[Kind, str]:
+    network, d = on.network, on.free
+    if method == "lumped":
+        if not zonotope.lumps(network, on.table):
+            raise OptionsError(
+                f"bounds.method lumped: found {network.n} varying inputs,"
+                f" rows over {'inputs too' if on.table.mixed is not None else 'outputs only'};"
+                f" expected at most {zonotope.MOST_LUMPED} inputs and rows over outputs only"
+            )
+        return Kind.LUMPED, "bounds.method lumped was asked for"
+    if method == "auto" and zonotope.suits(network, on.table):
+        return Kind.ZONOTOPE, f"{network.n} inputs vary and the network is convolutional"
+    plain = set(network.relaxed) == set(network.relus)
+    few = FEW_INPUTS if plain else INPUT_SPLIT
+    inputs = f"{d} inputs vary, more than {few}" + (" (all that bends is a ReLU)" if plain else "")
+    if d <= few:
+        return Kind.INPUTS, f"{d} inputs vary, at most {few}"
+    if not network.relus:
+        return Kind.INPUTS, f"{inputs}, but the network has no ReLU to split"
+    if not form.suits(network):
+        return Kind.NEURONS, inputs
+    if proof:
+        return Kind.NEURONS, f"{inputs}; one hidden layer, but a proof is asked for"
+    if on.queries > FEW_QUERIES:
+        return Kind.NEURONS, f"{inputs}; one hidden layer, but {on.queries} boxes to search, more than {FEW_QUERIES}"
+    return Kind.ONE_LAYER, f"{inputs}; the network has one hidden layer"

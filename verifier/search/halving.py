@@ -1,0 +1,207 @@
+"""The usual way to work on boxes: rows of the property cut them down and say where to split; affine ones are settled
+by linear programs, ties in fractions. With a proof to write, boxes are kept whole and every split is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from verifier.bounds.rational import Rational
+from verifier.problem.rows import RowTable
+from verifier.search.bab import Method, TryPoints
+from verifier.search.bounding import Bounded
+from verifier.search.domains import DomainBatch, join
+from verifier.search.leaf import settle_affine
+from verifier.search.policy import Parts
+from verifier.search.settle import shrink, shrink_all
+from verifier.search.ties import hopeless, settle_ties
+
+
+@dataclass(eq=False)
+class Halving(Method[Bounded]):
+    """Boxes bounded by `bounds`, and halved at an input or a neuron up to `max_depth` times; `fractions` is the network
+    in fractions, where it is small enough."""
+
+    bounds: Callable[[DomainBatch], Bounded]
+    table: RowTable
+    fractions: Callable[[], Rational | None]
+    max_depth: int
+
+    def bound(self, batch: DomainBatch) -> Bounded:
+        """See `Method`."""
+        return self.bounds(batch)
+
+    def points(self, boxes: DomainBatch, known: Bounded) -> tuple[Tensor, Tensor]:
+        """See `Method`."""
+        return suggest(boxes, known)
+
+    def clip(self, boxes: DomainBatch, known: Bounded) -> tuple[DomainBatch, Bounded]:
+        """See `Method`."""
+        return clip(boxes, known)
+
+    def settle(
+        self, boxes: DomainBatch, known: Bounded, try_points: TryPoints
+    ) -> tuple[DomainBatch, Bounded, object | None]:
+        """See `Method`."""
+        keep, found = settle_affine(boxes, known, try_points)
+        if found is not None:
+            return boxes, known, found
+        keep = keep & ~settle_ties(boxes, known, self.fractions, self.table)
+        boxes, known = boxes.select(keep), known.select(keep)
+        return boxes, *self._without_hope(boxes, known, try_points)
+
+    def _without_hope(self, boxes: DomainBatch, known: Bounded, try_points: TryPoints) -> tuple[Bounded, object | None]:
+        """What is known, with boxes that nothing can settle marked as such."""
+        lost, found = hopeless(boxes, known, self.table, try_points)
+        return replace(known, lost=lost), found
+
+    def split(self, batch: DomainBatch, boxes: DomainBatch, known: Bounded) -> Parts:
+        """See `Method`."""
+        return divide(boxes, known, self.max_depth)
+
+
+class Record(Protocol):
+    """What a search tells about its tree: see `proof.writer.ProofWriter`."""
+
+    def inputs(self, boxes: DomainBatch, dimension: Tensor, at: Tensor, children: DomainBatch) -> DomainBatch:
+        """The children of input splits, numbered."""
+
+    def neurons(self, boxes: DomainBatch, neuron: Tensor, children: DomainBatch) -> DomainBatch:
+        """The children of neuron splits, numbered."""
+
+    def settle(self, batch: DomainBatch, settled: Tensor) -> tuple[Tensor, DomainBatch, Tensor, Tensor]:
+        """Which boxes are open in the proof (only `settled` ones need be asked), the batch, clipped where that is worth
+        it, scores of its inputs to split it by, and neurons (-1: none) to split instead."""
+
+    def commit(self) -> None:
+        """The step has happened."""
+
+    def rollback(self) -> None:
+        """The step has not happened."""
+
+
+@dataclass(eq=False)
+class Recorded(Halving):
+    """The same, with every split, clip and leaf written to the proof `record`: boxes are clipped as the proof can, and
+    what does not hold there is split."""
+
+    record: Record
+    _batch: DomainBatch = field(init=False)
+    _again: tuple[DomainBatch, Tensor, Tensor] = field(init=False)
+    """Settled boxes that do not hold in the proof, with scores of their inputs and neurons to split."""
+
+    def bound(self, batch: DomainBatch) -> Bounded:
+        """See `Method`."""
+        self._batch = batch
+        return self.bounds(batch)
+
+    def clip(self, boxes: DomainBatch, known: Bounded) -> tuple[DomainBatch, Bounded]:
+        """Writes the leaves of the batch."""
+        settled = torch.ones(len(self._batch), dtype=torch.bool, device=boxes.query.device)
+        settled[known.alive] = False
+        open_, clipped, scores, neuron = self.record.settle(self._batch, settled)
+        lost = (settled & open_).nonzero()[:, 0]
+        self._again = clipped.select(lost), scores[lost], neuron[lost]
+        known = known.select(open_[known.alive])
+        return replace(clipped.select(known.alive), score=known.value), known
+
+    def settle(
+        self, boxes: DomainBatch, known: Bounded, try_points: TryPoints
+    ) -> tuple[DomainBatch, Bounded, object | None]:
+        """A linear program or a fraction is no leaf that the checker knows."""
+        return boxes, *self._without_hope(boxes, known, try_points)
+
+    def split(self, batch: DomainBatch, boxes: DomainBatch, known: Bounded) -> Parts:
+        """Writes the splits."""
+        again, scores, neuron = self._again
+        parts = [
+            _halves(again, scores, neuron, again.depth >= self.max_depth, self.record),
+            divide(boxes, known, self.max_depth, self.record),
+        ]
+        return Parts(join([p.children for p in parts]), join([p.stuck for p in parts]))
+
+    def commit(self) -> None:
+        """See `Method`."""
+        self.record.commit()
+
+    def rollback(self) -> None:
+        """See `Method`."""
+        self.record.rollback()
+
+
+def divide(boxes: DomainBatch, known: Bounded, max_depth: int, record: Record | None = None) -> Parts:
+    """The children of the boxes, and the boxes that cannot be split any further.
+
+    Neurons are split where the bounds name one, inputs otherwise.
+    """
+    if known.alpha is not None and known.beta is not None:
+        boxes = replace(boxes, alpha=known.alpha, beta=known.beta)
+    deep = boxes.depth >= max_depth
+    return _halves(boxes, known.branch, known.neuron, deep if known.lost is None else deep | known.lost, record)
+
+
+def _halves(
+    boxes: DomainBatch, branch: Tensor, neuron: Tensor | None, deep: Tensor, record: Record | None = None
+) -> Parts:
+    parts = []
+    if neuron is not None:
+        by_neuron = (neuron >= 0) & ~deep
+        if bool(by_neuron.any()):
+            chosen, number = boxes.select(by_neuron), neuron[by_neuron]
+            halves = chosen.split_neuron(number)
+            parts.append(halves if record is None else record.neurons(chosen, number, halves))
+            boxes, branch, deep = boxes.select(~by_neuron), branch[~by_neuron], deep[~by_neuron]
+    splittable, dimension, at = cut(boxes, branch)
+    splittable &= ~deep
+    kept = splittable.nonzero()[:, 0]
+    chosen, dimension, at = boxes.select(kept), dimension.index_select(0, kept), at.index_select(0, kept)
+    halves = chosen.split(dimension, at)
+    parts.append(halves if record is None else record.inputs(chosen, dimension, at, halves))
+    stuck = boxes.select(slice(0, 0)) if len(kept) == len(boxes) else boxes.select(~splittable)
+    return Parts(join(parts), stuck)
+
+
+def suggest(boxes: DomainBatch, bounded: Bounded) -> tuple[Tensor, Tensor]:
+    """Points worth a try: where the linear row of the worst clause is least, and the centre; with their queries."""
+    worst = bounded.scores.argmin(1) if len(boxes) else bounded.scores.new_zeros(0, dtype=torch.int64)
+    column = bounded.low.masked_fill(bounded.clause != worst[:, None], -torch.inf).argmax(1)
+    row = bounded.coefficients.gather(1, column[:, None, None].expand(-1, 1, boxes.lower.shape[1]))[:, 0]
+    lowest = torch.where(row > 0, boxes.lower, boxes.upper)
+    return torch.cat([lowest, (boxes.lower + boxes.upper) / 2]), boxes.query.repeat(2)
+
+
+def clip(boxes: DomainBatch, bounded: Bounded) -> tuple[DomainBatch, Bounded]:
+    """Boxes cut down to the hull of what the linear rows leave possible; boxes that vanish are proven."""
+    lower, upper = shrink(bounded.clause, bounded.scores, bounded.low, bounded.coefficients, boxes.lower, boxes.upper)
+    if bounded.sign_coefficients is not None and bounded.sign_constant is not None and bounded.sign_constant.shape[1]:
+        lower, upper = shrink_all(bounded.sign_coefficients, bounded.sign_constant, lower, upper)
+    cut_down = narrowed(boxes, lower, upper, bounded.value)
+    keep = ~(lower > upper).any(1)
+    return cut_down.select(keep), bounded.select(keep)
+
+
+def narrowed(boxes: DomainBatch, lower: Tensor, upper: Tensor, score: Tensor) -> DomainBatch:
+    """Boxes with other bounds and the share of the volume that these leave."""
+    old, new = (boxes.upper - boxes.lower), (upper - lower).clamp(min=0)
+    part = torch.where(old > 0, new / old.clamp(min=torch.finfo(old.dtype).tiny), 1.0).prod(1)
+    return replace(boxes, lower=lower, upper=upper, share=boxes.share * part, score=score)
+
+
+def cut(boxes: DomainBatch, branch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where to split: (can be split (B,), dimension (B,), coordinate (B,)).
+
+    A box is split in the middle of the input with the highest score among those with a number strictly inside, and of
+    the widest of several with that score: where a bound says nothing at all, all have the same.
+    """
+    width = boxes.upper - boxes.lower
+    middle = boxes.lower + width / 2
+    inside = (middle > boxes.lower) & (middle < boxes.upper)
+    usable = inside.any(1)
+    score = torch.nan_to_num(branch, nan=0.0).masked_fill(~inside, -1.0)
+    best = score == score.amax(1, keepdim=True)
+    dimension = width.masked_fill(~best, -1.0).argmax(1)
+    return usable, dimension, middle.gather(1, dimension[:, None])[:, 0]

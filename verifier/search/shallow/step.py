@@ -1,0 +1,208 @@
+"""How subproblems of a network of one hidden layer are worked on: bound, cut, look ahead, split at a neuron's sign."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from verifier.search.bab import Method, TryPoints
+from verifier.search.domains import DomainBatch, join, padded, pick
+from verifier.search.policy import Parts
+from verifier.search.shallow import dual, leaf
+from verifier.search.shallow.dual import Nodes, Rows, ascend, cut, stiffness
+from verifier.search.shallow.form import Clause
+
+STEPS = 10
+"""Steps of multiplier ascent: children start from their parent's multipliers."""
+
+ROUNDS = 2
+"""How often a subproblem is bounded and cut before it is split."""
+
+AHEAD = 64
+"""Neurons looked at ahead per subproblem."""
+
+STIFF = 10.0
+"""`stiffness` from which a subproblem is bounded by its linear program as well. (Networks that were trained stay below
+1, random ones mostly below 2; a spike of width 1e-3 has 1e3 to 1e5.)"""
+
+ELEMENTS = 500_000
+"""Elements of the largest temporary: about a core's cache."""
+
+
+@dataclass(frozen=True, eq=False)
+class Open:
+    """What is known about the open subproblems `alive` (A,) of a batch: their boxes, cut (A, n), the `state` (A, S)
+    their children inherit, the bound `value` (A,), the `neuron` (A,) to split (-1: none is open), and `points` (M, n)
+    of queries `query` (M,) worth a try."""
+
+    alive: Tensor
+    lower: Tensor
+    upper: Tensor
+    state: Tensor
+    value: Tensor
+    neuron: Tensor
+    points: Tensor
+    query: Tensor
+
+    def select(self, keep: Tensor) -> Open:
+        """The subproblems named by a mask."""
+        each = self.alive, self.lower, self.upper, self.state, self.value, self.neuron
+        alive, lower, upper, state, value, neuron = pick(each, keep)
+        return Open(alive, lower, upper, state, value, neuron, self.points, self.query)
+
+
+def _together(parts: list[Open]) -> Open:
+    every = ([getattr(p, f.name) for p in parts] for f in fields(Open))
+    return Open(*(torch.cat(padded(same)) for same in every))
+
+
+@dataclass(eq=False)
+class OneLayer(Method[Open]):
+    """The method (see `bab.Method`) of networks with one hidden layer; `clauses[q][c]` are the functions of clause c of
+    query q on its box. `work` counts multiply-adds so far."""
+
+    clauses: list[list[Clause]]
+    stop: Callable[[], bool]
+    work: float = 0.0
+
+    @property
+    def batch(self) -> int:
+        """Subproblems per step."""
+        every = [c for clauses in self.clauses for c in clauses]
+        per_node = max([1, *(max(1, min(AHEAD, c.loose)) * max(1, len(c.lower)) for c in every)])
+        return max(8, min(256, ELEMENTS // per_node))
+
+    def roots(self, boxes: DomainBatch) -> DomainBatch:
+        """One subproblem for every clause of every box, with nothing decided."""
+        parts = []
+        for b, q in enumerate(boxes.query.tolist()):
+            one = boxes.select(slice(b, b + 1))
+            for c, clause in enumerate(self.clauses[q]):
+                number = torch.full_like(one.query, c)[:, None]
+                part = replace(one, clause=number, share=one.share / len(self.clauses[q]))
+                parts.append(_with_state(part, dual.root(clause)))
+        return join(parts) if parts else boxes.select(slice(0, 0))
+
+    def bound(self, batch: DomainBatch) -> Open:
+        """See `Method`."""
+        found: list[Open] = []
+        for clause, index in self._groups(batch):
+            nodes = _nodes(clause, batch.select(index), index)
+            self.work += 4.0 * ROUNDS * STEPS * len(nodes) * clause.weight.numel()
+            query = batch.query[index[:1]]
+            if not len(clause.constant):  # a clause without rows is violated everywhere
+                centre = (nodes.lower + nodes.upper) / 2
+                none, value = torch.full_like(index, -1), centre.new_full((len(index),), -torch.inf)
+                found.append(_open(nodes, value, none, centre, query))
+                continue
+            nodes, rows, points = _bound(clause, nodes, self.stop)
+            neuron, _ = dual.look_ahead(clause, nodes, rows, AHEAD)
+            found.append(_open(nodes, rows.value, neuron, points, query))
+        return _together(found)
+
+    def points(self, boxes: DomainBatch, known: Open) -> tuple[Tensor, Tensor]:
+        """See `Method`."""
+        return known.points, known.query
+
+    def clip(self, boxes: DomainBatch, known: Open) -> tuple[DomainBatch, Open]:
+        """The boxes as bounding cut them; shares count signs, not volume."""
+        return replace(boxes, lower=known.lower, upper=known.upper, score=known.value, state=known.state), known
+
+    def settle(self, boxes: DomainBatch, known: Open, try_points: TryPoints) -> tuple[DomainBatch, Open, object | None]:
+        """Where no neuron is open, a linear program decides."""
+        keep = torch.ones_like(known.neuron, dtype=torch.bool)
+        for i in (known.neuron < 0).nonzero()[:, 0].tolist():
+            one = boxes.select(slice(i, i + 1))
+            clause = self._clause(one)
+            if not len(clause.constant):
+                continue
+            relaxed = leaf.relax(clause, _nodes(clause, one, one.query))
+            keep[i] = not relaxed.proven
+            if relaxed.open is not None:
+                found = try_points(relaxed.open.point, one.query)
+                if found is not None:
+                    return boxes, known, found
+        return boxes.select(keep), known.select(keep), None
+
+    def split(self, batch: DomainBatch, boxes: DomainBatch, known: Open) -> Parts:
+        """See `Method`."""
+        usable = known.neuron >= 0
+        chosen, neuron, parts = boxes.select(usable), known.neuron[usable], []
+        for clause, index in self._groups(chosen):
+            mine = chosen.select(index)
+            halves = replace(mine, share=mine.share / 2, depth=mine.depth + 1)
+            sides = dual.split(_nodes(clause, mine, index), neuron[index])
+            parts.append(_with_state(join([halves, halves]), sides))
+        return Parts(join(parts) if parts else chosen, boxes.select(~usable))
+
+    def _clause(self, one: DomainBatch) -> Clause:
+        return self.clauses[int(one.query[0])][int(one.clause[0, 0])]
+
+    def _groups(self, batch: DomainBatch) -> Iterator[tuple[Clause, Tensor]]:
+        """The clauses that the subproblems ask for, with their positions."""
+        for query, number in torch.stack([batch.query, batch.clause[:, 0]], 1).unique(dim=0).tolist():
+            mine = (batch.query == query) & (batch.clause[:, 0] == number)
+            yield self.clauses[query][number], mine.nonzero()[:, 0]
+
+
+STATE = ("low", "high", "sign", "alpha", "beta", "weights")
+
+
+def _nodes(clause: Clause, boxes: DomainBatch, place: Tensor) -> Nodes:
+    """Subproblems of one clause, as the search keeps them."""
+    n, k = len(clause.bias), len(clause.constant)
+    parts = boxes.state[:, : 5 * n + k].split([n] * 5 + [k], 1)
+    return Nodes(lower=boxes.lower, upper=boxes.upper, place=place, **dict(zip(STATE, parts, strict=True)))
+
+
+def _state(nodes: Nodes) -> Tensor:
+    return torch.cat([getattr(nodes, name) for name in STATE], 1)
+
+
+def _with_state(boxes: DomainBatch, nodes: Nodes) -> DomainBatch:
+    return replace(boxes, state=_state(nodes))
+
+
+def _open(nodes: Nodes, value: Tensor, neuron: Tensor, points: Tensor, query: Tensor) -> Open:
+    return Open(nodes.place, nodes.lower, nodes.upper, _state(nodes), value, neuron, points, query.expand(len(points)))
+
+
+def _bound(clause: Clause, nodes: Nodes, stop: Callable[[], bool]) -> tuple[Nodes, Rows, Tensor]:
+    """The subproblems that stay open, cut, and their rows; and points (M, n) worth trying."""
+    points: list[Tensor] = []
+    for _ in range(ROUNDS):
+        nodes, rows = ascend(clause, nodes, STEPS)
+        open_ = ~(rows.value > 0)  # NaN proves nothing
+        nodes, rows = nodes.select(open_), rows.select(open_)
+        nodes, rows, reached = _relax(clause, nodes, rows, stop)
+        points.extend(reached)
+        nodes, empty = cut(clause, nodes, rows)
+        nodes, rows = nodes.select(~empty), rows.select(~empty)
+        if len(nodes) == 0:
+            break
+    return nodes, rows, torch.cat([rows.x, *points])
+
+
+def _relax(clause: Clause, nodes: Nodes, rows: Rows, stop: Callable[[], bool]) -> tuple[Nodes, Rows, list[Tensor]]:
+    """The subproblems that stay open when the stiff ones are bounded by their linear programs, their rows, and the
+    programs' points (1, n): a row's own point is a corner of the box, which no spike is at."""
+    stiff = stiffness(clause, nodes, rows) > STIFF
+    keep, points = torch.ones_like(stiff), []
+    found: dict[int, tuple[Nodes, Rows]] = {}
+    for i in stiff.nonzero()[:, 0].tolist():
+        if stop():
+            break
+        relaxed = leaf.relax(clause, nodes.select(slice(i, i + 1)))
+        keep[i] = not relaxed.proven
+        if relaxed.open is not None:
+            points.append(relaxed.open.point)
+            if bool(relaxed.open.rows.value > rows.value[i]):
+                found[i] = relaxed.open.nodes, relaxed.open.rows
+    if found:
+        index = torch.tensor(list(found), device=keep.device)
+        better, tighter = (dual.join(list(parts)) for parts in zip(*found.values(), strict=True))
+        nodes, rows = nodes.put(index, better), rows.put(index, tighter)
+    return nodes.select(keep), rows.select(keep), points
