@@ -66,3 +66,18 @@ def test_unknown_commands_get_a_suggestion(monkeypatch: pytest.MonkeyPatch, caps
     assert "did you mean here?" in capsys.readouterr().err
     assert umbrella.main(["absent"]) == 2
     assert "expected one of here" in capsys.readouterr().err
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path) -> None:
+    """`secateur check .. | head -0`, with a command that prints more than a pipe holds."""
+    code = (
+        "import sys, types\nfrom verifier.command import umbrella\n"
+        "talks = types.ModuleType('talks'); talks.main = lambda argv: print('x' * 1_000_000)\n"
+        "talks.__spec__ = types.SimpleNamespace(name='talks'); sys.modules['talks'] = talks\n"
+        "umbrella.COMMANDS['talk'] = ('talks', ''); sys.argv[1:] = ['talk']\numbrella.run()"
+    )
+    writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert writer.stdout is not None and writer.stderr is not None
+    writer.stdout.close()
+    with writer.stderr as errors:
+        assert errors.read() == b"" and writer.wait(timeout=60) == 0

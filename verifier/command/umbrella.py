@@ -50,7 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = "" if "did you mean" in text else f": expected one of {', '.join(commands)}"
         print(f"secateur: error: {text}{hint}", file=sys.stderr)
         return 2
-    return int(import_module(COMMANDS[name][0]).main(rest) or 0)
+    try:
+        return int(import_module(COMMANDS[name][0]).main(rest) or 0)
+    except BrokenPipeError:
+        process.stop_printing()
+        return 0
 
 
 def run() -> NoReturn:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -82,8 +81,7 @@ def main(argv: Sequence[str] | None = None, started: float | None = None) -> int
             return _run_coverage(line, args, started)
         return _run_one(args, started)
     except BrokenPipeError:
-        # the reader of our output went away (`verify .. | head -1`); keep Python from complaining again at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        process.stop_printing()
         return EXIT_VERDICT
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

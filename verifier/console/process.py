@@ -79,6 +79,11 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
+def stop_printing() -> None:
+    """After the reader of our output has gone away (`verify .. | head -1`): keeps Python from complaining at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def began() -> float:
     """When this process began, on the monotonic clock, to a hundredth of a second; now, where that is not to be had."""
     now = time.monotonic()
