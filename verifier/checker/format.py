@@ -230,6 +230,8 @@ class Reader:
                 return self._leaf()
             case 5:
                 sizes = [self._count(MOST_ITEMS) for _ in range(self._count(MOST_NAME))]
+                if sum(sizes) > MOST_ITEMS:
+                    self._fail(f"tables of slopes of {sum(sizes)} bytes, expected at most {MOST_ITEMS}")
                 data = self._unpacked(self._bytes(self._count(MOST_ITEMS)), sum(sizes))
                 flat = np.frombuffer(data, np.uint8)
                 return Slopes(tuple(np.split(flat, np.cumsum(sizes)[:-1])))
