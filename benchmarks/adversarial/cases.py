@@ -218,7 +218,7 @@ def radius_sigmoid(kind: Any, n: int = 3) -> Iterator[Case]:
 
 def spikes(kind: Any, n: int = 2, sharp: float = 1024.0) -> Iterator[Case]:
     """1 - sharp * distance from p, cut off at 0: flat wherever a gradient is taken; met, and just out of reach."""
-    point = [Fraction(11 * k + 5, 64) for k in range(n)]
+    point = [Fraction((11 * k + 5) % 64, 64) for k in range(n)]
     model = _distances(kind, point, [Fraction(1)] * n, -sharp, 1.0, clipped=True)
     box = ([0.0] * n, [1.0] * n)
     yield Case(f"spike-{n}", model, spec(*box, 1, "(>= Y_0 0.5)"), SAT)

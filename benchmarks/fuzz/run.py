@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-HANG = 30.0
+HANG = 120.0
 """Seconds after which an input counts as a hang (the machine may be busy)."""
 START = 180.0
 """The same for the first, which waits for imports."""

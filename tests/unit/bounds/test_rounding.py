@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from tests import oracles
 from tests.strategies import RELU_BLOCKS, build
 from tests.unit.bounds.cases import METHODS, ROWS, Boxes, boxes, matrix_for
+from verifier.bounds import forward, rounding
 from verifier.bounds.rational import Rational
 from verifier.graph.check import check_graph
 from verifier.graph.ir import Graph, Node
@@ -153,3 +155,42 @@ def test_fractions_and_floats_walk_alike(seed: int) -> None:
         for x in exact_points(case, 0, rng):
             value = oracles.exactly(graph, x[None]).reshape(-1)[j]
             assert sum(a * Fraction(float(v)) for a, v in zip(coefficients, x, strict=True)) + constant <= value
+
+
+def drift(length: int = 160) -> Graph:
+    """y = (1 - 2^-53)^length x for x < 0, through non-linear operators alone: every product is rounded the same way,
+    so that only what planes and affine forms are charged pays for it (no linear operator's charge hides theirs)."""
+    names = ["x", *(f"v{k}" for k in range(length - 1)), "y"]
+    slope = {"slope": np.array([1 - 2.0**-53])}
+    nodes = tuple(Node("PRelu", (a,), b, slope) for a, b in pairwise(names))
+    return Graph(("x",), ("y",), nodes, dict.fromkeys(names, (1,)))
+
+
+def drifted() -> set[str]:
+    """Which bounds of `drift` do not hold: "interval", "row"."""
+    graph, low, high = drift(), np.array([[-1.125]]), np.array([[-1.0625]])
+    case, wrong = boxes(graph, low, high), set()
+    matrix = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
+    for name in ("affine", "attributed without intervals", "affine with rows"):
+        known = case.sweep(METHODS[name])
+        coefficients, bias = case.rows(known, "backward", matrix)
+        for x in (Fraction(float(low[0, 0])), Fraction(float(high[0, 0]))):
+            y = x * Fraction(1 - 2.0**-53) ** len(graph.nodes)
+            if not Fraction(float(known.output.lower[0, 0])) <= y <= Fraction(float(known.output.upper[0, 0])):
+                wrong.add("interval")
+            for k, sign in enumerate((1, -1)):
+                if Fraction(float(coefficients[0, k, 0])) * x + Fraction(float(bias[0, k])) > sign * y:
+                    wrong.add("row")
+    return wrong
+
+
+def test_planes_and_affine_forms_pay_for_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bounds hold; without either charge they do not, so this test would see that one is missing."""
+    assert drifted() == set()
+    with monkeypatch.context() as patch:
+        free = rounding.planes_of
+        patch.setattr(rounding, "planes_of", lambda planes, cost=None: free(planes))
+        assert "row" in drifted()
+    with monkeypatch.context() as patch:
+        patch.setattr(forward, "_rounding", lambda op, forms, bounds, planes: torch.zeros_like(planes.lower_offset))
+        assert "interval" in drifted()
