@@ -188,8 +188,8 @@ def test_planes_and_affine_forms_pay_for_themselves(monkeypatch: pytest.MonkeyPa
     """The bounds hold; without either charge they do not, so this test would see that one is missing."""
     assert drifted() == set()
     with monkeypatch.context() as patch:
-        free = rounding.planes_of
-        patch.setattr(rounding, "planes_of", lambda planes, cost=None: free(planes))
+        free = lambda self, i, planes: rounding.planes_of(planes, not self.network.finite)  # noqa: E731
+        patch.setattr(rounding.Allowance, "planes", free)
         assert "row" in drifted()
     with monkeypatch.context() as patch:
         patch.setattr(forward, "_rounding", lambda op, forms, bounds, planes: torch.zeros_like(planes.lower_offset))
