@@ -28,12 +28,14 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class Accepted:
-    """What was checked: `verdict` unsat or sat, and how many leaves, splits and queries."""
+    """What was checked: `verdict` unsat, sat or map, and how many leaves, splits and queries; of a map the `shares` of
+    every query's box in which no violation lies, at least."""
 
     verdict: str
     leaves: int
     splits: int
     queries: int
+    shares: tuple[Fraction, ...] = ()
 
 
 def check(proof: str | Path, model: str | Path, spec: str | Path) -> Accepted:
@@ -63,7 +65,7 @@ def check(proof: str | Path, model: str | Path, spec: str | Path) -> Accepted:
 
 class _Tree:
     def __init__(self, network: Network, queries: Queries, header: fmt.Header) -> None:
-        self.prover, self.queries = Prover(network, queries), queries
+        self.prover, self.queries, self.kind = Prover(network, queries), queries, header.kind
         self.tensors: list[int] = []
         for name in header.tensors:
             v = network.tensors.get(name, -1)
@@ -93,6 +95,12 @@ class _Tree:
         self._flush()
         if not done:
             raise Rejected(f"the proof announces other numbers than {self.splits} splits and {self.leaves} leaves")
+        if self.kind == fmt.MAP:  # what is open is not claimed; a part counts as a whole, whatever else it decides
+            shares = [Fraction(1)] * len(self.queries)
+            for part in self.open.values():
+                if self.prover.clauses(part):
+                    shares[part.query] = max(Fraction(0), shares[part.query] - self.prover.share(part))
+            return Accepted("map", self.leaves, self.splits, len(self.queries), tuple(shares))
         for node, part in self.open.items():
             if self.prover.clauses(part):
                 raise Rejected(f"node {node} is open: no leaf covers {self._where(part)}")

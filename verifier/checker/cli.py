@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -41,7 +42,10 @@ def run(proof: str, model: str, spec: str) -> int:
     except (Unreadable, VnnLibError) as error:
         print(f"secateur check: error: {' '.join(str(error).split())}", file=sys.stderr)
         return UNREADABLE
-    print(f"accepted {found.verdict}")
+    shares = "".join(
+        f"\nbox {q}: certified {math.floor(share * 10**6) / 10**6:.6f}" for q, share in enumerate(found.shares)
+    )
+    print(f"accepted {found.verdict}{shares}")
     print(
         f"secateur check: {found.leaves} leaves, {found.splits} splits, {found.queries} queries, "
         f"{time.monotonic() - started:.2f} s",

@@ -1,7 +1,7 @@
 """The proof file, version 1: encoding and decoding, and nothing about its meaning (docs/certificates.md).
 
     b"SECATEUR PROOF\\n", u16 version, sha256 of the model, sha256 of the specification, text: tool,
-    u8 kind (1: tree, 2: witness), varint: number of split tensors, their names as texts, events
+    u8 kind (1: tree, 2: witness, 3: map), varint: number of split tensors, their names as texts, events
 
 All numbers are little endian; a varint is LEB128; a text is a varint and that many bytes of UTF-8.
 """
@@ -20,7 +20,7 @@ from verifier.checker.errors import Unreadable
 
 MAGIC = b"SECATEUR PROOF\n"
 VERSION = 1
-TREE, WITNESS = 1, 2
+TREE, WITNESS, MAP = 1, 2, 3
 INPUT, NEURON, CLAUSES, LEAF, SLOPES, END, CLIP = range(1, 8)
 PICKS, WEIGHTS, BETA, USES_SLOPES = 1, 2, 4, 8
 FORMS, ROWS, ROOT, SYMBOLS = range(4)
@@ -198,8 +198,8 @@ class Reader:
             )
         model, spec = self._bytes(32), self._bytes(32)
         tool, kind = self._text(), self._bytes(1)[0]
-        if kind not in (TREE, WITNESS):
-            self._fail(f"found kind {kind}, expected {TREE} (tree) or {WITNESS} (witness)")
+        if kind not in (TREE, WITNESS, MAP):
+            self._fail(f"found kind {kind}, expected {TREE} (tree), {WITNESS} (witness) or {MAP} (map)")
         names = tuple(self._text() for _ in range(self._count(MOST_NAME)))
         self.header = Header(model, spec, tool, kind, names)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 
 import numpy as np
 
@@ -62,6 +63,15 @@ class Prover:
         for coordinate, low, high in part.cuts:
             lower[coordinate], upper[coordinate] = low, high
         return lower, upper
+
+    def share(self, part: Part) -> Fraction:
+        """What its inputs take of the volume of the query's box."""
+        total = Fraction(1)
+        for j, low, high in part.cuts:
+            ends = (Fraction(float(t[part.query, j])) for t in (self.queries.lower, self.queries.upper))
+            whole = -next(ends) + next(ends)
+            total *= (Fraction(high) - Fraction(low)) / whole if whole else 1
+        return total
 
     def clauses(self, part: Part) -> list[list[int]]:
         """Row numbers of the clauses that a part is asked for."""

@@ -75,8 +75,6 @@ def main(argv: Sequence[str] | None = None, started: float | None = None) -> int
             line.error("expected two files, model and spec (or --instances LIST --results FILE)")
         if args.jobs != 1 or args.witnesses is not None:
             line.error("--jobs and --witnesses belong to --instances")
-        if args.coverage is not None and args.proof is not None:
-            line.error("--proof belongs to a verdict: coverage maps have no proofs yet")
         if args.coverage is not None:
             return _run_coverage(line, args, started)
         return _run_one(args, started)
@@ -182,13 +180,13 @@ def _run_coverage(parser: Parser, args: argparse.Namespace, started: float) -> i
     from verifier.budget import memory_limit
     from verifier.engine.on_device import device_of
     from verifier.options import refuse_unused
-    from verifier.semantic import coverage_run, family
-    from verifier.semantic.coverage_search import Limits
+    from verifier.semantic import coverage_run, family, map_proof
+    from verifier.semantic.coverage_search import CERTIFIED, Limits
 
     options = _options(args)
     refuse_unused(options, ("device", "seed", "timeout", "memory", "search.batch"), "--coverage")
     files = coverage_run.Files.named(args.coverage)
-    keep_inputs(files.all, _inputs(args))
+    keep_inputs((*files.all, args.proof), _inputs(args))
     files.check(folder=True)
     process.keep_freed_memory()
     process.wait_without_spinning()
@@ -199,7 +197,12 @@ def _run_coverage(parser: Parser, args: argparse.Namespace, started: float) -> i
     if found.inputs != 2 and Path(args.coverage).suffix.lower() not in coverage_run.PICTURES:
         files = dataclasses.replace(files, picture=None)
     budget = coverage_run.remaining(options.timeout, started, memory_limit(options.memory))
-    return coverage_run.run(found, files, Limits(), budget, batch=options.search.batch, quiet=args.quiet)
+    prove = None
+    if args.proof is not None:
+        check_writable(args.proof, "the proof")
+        where = args.proof, _one_network(args.model), args.spec
+        prove = lambda state: map_proof.write(*where, found, state.of(CERTIFIED), lambda: bool(budget.stopped))  # noqa: E731
+    return coverage_run.run(found, files, Limits(), budget, batch=options.search.batch, quiet=args.quiet, prove=prove)
 
 
 def _inputs(args: argparse.Namespace) -> Iterator[str | Path | None]:

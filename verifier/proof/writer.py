@@ -114,10 +114,10 @@ class ProofWriter:
                 names.append(name)
         self.header(tuple(names))
 
-    def header(self, tensors: tuple[str, ...] = ()) -> None:
-        """The beginning of a tree; `tensors` are the ONNX names whose neurons may be split."""
+    def header(self, tensors: tuple[str, ...] = (), kind: int = fmt.TREE) -> None:
+        """The beginning of a tree (or map); `tensors` are the ONNX names whose neurons may be split."""
         digests = self.prover.network.digest, self.prover.queries.digest
-        header = fmt.Header(*digests, f"secateur {_version()}", fmt.TREE, tensors)
+        header = fmt.Header(*digests, f"secateur {_version()}", kind, tensors)
         self._stream.write(fmt.encode_header(header))
 
     # what the search says
@@ -133,6 +133,13 @@ class ProofWriter:
             for n, j, x in zip(boxes.node[:, 0].tolist(), dimension.tolist(), at.tolist(), strict=True)
         ]
         return self._split(children, events, _alternating(len(boxes)))
+
+    def halves(self, node: int, coordinate: int, at: float) -> tuple[int, int]:
+        """Cuts one node: the numbers of its lower and its upper half."""
+        self._pending.append(fmt.encode(fmt.InputSplit(node, coordinate, at)))
+        self.splits += 1
+        self._next += 2
+        return self._next - 2, self._next - 1
 
     def neurons(self, boxes: DomainBatch, neuron: Tensor, children: DomainBatch) -> DomainBatch:
         """Neuron `neuron[b]` is decided: the children are all sides <= 0, then all sides >= 0."""
@@ -172,7 +179,7 @@ class ProofWriter:
         for b, hint in zip(asked, hints, strict=True):
             if hint.holds:
                 open_[b] = False
-                self._leaf(int(node[b, 0]), hint.claim)
+                self.leaf(int(node[b, 0]), hint.claim)
                 continue
             worst[b] = torch.from_numpy(hint.worst[self.kept])
             if hint.neuron is not None and hint.neuron[0] in first:
@@ -240,7 +247,8 @@ class ProofWriter:
         picked = tuple((k, w) for k, w in enumerate(weights) if w > 0)
         return Claim(part, ((0, picked),) if picked else (), beta, slopes, fmt.ROOT)
 
-    def _leaf(self, node: int, claim: Claim) -> None:
+    def leaf(self, node: int, claim: Claim) -> None:
+        """A node that is proven by the claim."""
         slopes = -1
         if claim.slopes:
             tables = tuple(np.rint(claim.slopes[v] * LEVELS).astype(np.uint8) for v, _ in self._relus.values())

@@ -6,8 +6,9 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 from verifier.budget import Budget
@@ -82,10 +83,12 @@ def run(
     samples: int = SAMPLES,
     batch: int | None = None,
     quiet: bool = False,
+    prove: Callable[[State], Fraction] | None = None,
 ) -> int:
     """Searches, looks for contradictions, writes the files, prints a line per member; returns the exit code.
 
-    `tolerance` and `measure` are for the picture, see `coverage_report.collect`.
+    `tolerance` and `measure` are for the picture, see `coverage_report.collect`; `prove` writes a proof of the
+    certified cells and says which share it covers.
 
     Raises:
         UnsoundError: a sample contradicts a certified or a refuted cell.
@@ -103,6 +106,8 @@ def run(
     found = coverage_report.collect(family, state, maps=files.picture is not None, tolerance=tolerance, measure=measure)
     _write(files, found, state, limits, mark)
     _print(found)
+    if prove is not None:
+        print(f"proof: covers {float(prove(state)):.6f}")
     return EXIT_INTERRUPTED if budget.stopped else EXIT_DONE
 
 

@@ -1,6 +1,8 @@
 """`verify --coverage`: the search of `secateur coverage` behind the other command."""
 
+import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +12,12 @@ from onnx import TensorProto, helper, numpy_helper
 import vnnlib
 from tests.unit.semantic.test_coverage import image_study
 from verifier.budget import Budget
+from verifier.checker import cli as checker
+from verifier.checker import format as fmt
+from verifier.checker.check import check
+from verifier.checker.errors import Rejected
+from verifier.checker.network import read_network
+from verifier.checker.query import read_queries
 from verifier.command import verify as cli
 from verifier.graph.onnx_import import load_model
 from verifier.semantic import coverage
@@ -57,6 +65,40 @@ def test_it_writes_what_secateur_coverage_writes(pair, tmp_path, capsys):
     with np.load(tmp_path / "out" / "coverage.npz") as a, np.load(tmp_path / "o.npz") as b:
         assert all((a[name] == b[name]).all() for name in ("query", "level", "index", "status", "fingerprint"))
     assert (tmp_path / "out" / "coverage.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("inputs", [1, 2])
+def test_the_proof_of_a_map_covers_what_is_certified_and_no_more(inputs, tmp_path, capsys):
+    model, spec = affine(tmp_path, inputs)
+    proof = tmp_path / "map.proof"
+    assert cli.main([model, spec, "--coverage", "--proof", str(proof)]) == 0
+    text = capsys.readouterr().out
+    claimed = float(text.split("certified ")[1].split(",")[0])
+    assert f"proof: covers {claimed:.6f}" in text
+    found = check(proof, model, spec)
+    exact = 1 - (1 - 0.1 * (4 - inputs)) ** inputs / inputs  # where no violation lies
+    assert found.verdict == "map" and exact - 0.02 <= found.shares[0] <= exact + 1e-6
+    assert checker.main([str(proof), model, spec]) == 0
+    assert capsys.readouterr().out.startswith("accepted map\nbox 0: certified 0.")
+    # the same leaves for a network with another bias, or one of them left out
+    reader = fmt.Reader(io.BytesIO(proof.read_bytes()), "p")
+    events = list(reader.events())
+    leaves = [k for k, e in enumerate(events) if isinstance(e, fmt.Leaf)]
+    left_out = [*events[: leaves[0]], *events[leaves[0] + 1 : -1], fmt.End(events[-1].splits, events[-1].leaves - 1)]
+    proof.write_bytes(fmt.encode_header(reader.header) + b"".join(map(fmt.encode, left_out)))
+    assert check(proof, model, spec).shares[0] < found.shares[0]
+    (tmp_path / "t.vnnlib").write_text((tmp_path / "s.vnnlib").read_text().replace("(<= Y_0 1.0)", "(<= Y_0 1.4)"))
+    digest = read_queries(tmp_path / "t.vnnlib", read_network(model)).digest
+    proof.write_bytes(fmt.encode_header(replace(reader.header, spec=digest)) + b"".join(map(fmt.encode, events)))
+    with pytest.raises(Rejected, match="is not positive"):
+        check(proof, model, tmp_path / "t.vnnlib")
+
+
+def test_the_proof_of_a_semantic_map_is_accepted(pair, tmp_path, capsys):
+    proof = tmp_path / "map.proof"
+    assert cli.main([*pair, "--coverage", "--proof", str(proof)]) == 0
+    covered = float(capsys.readouterr().out.split("proof: covers ")[1])
+    assert covered > 0.1 and abs(float(check(proof, *pair).shares[0]) - covered) < 1e-6
 
 
 def test_one_file_or_none(pair, tmp_path, capsys):
