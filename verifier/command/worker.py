@@ -136,7 +136,8 @@ class EngineWorker(Worker):
             witness = report.witness_text(result.witness, specs[i]) if result.witness else ""
             tell(jobs[i], Outcome(result.verdict.value, before + result.seconds, result.reason, witness))
 
-        budget = Budget.of(None, memory_limit(self._options.memory, self._processes))
+        longest = None if any(s is None for s in left) else sum(s for s in left if s is not None)
+        budget = Budget.of(longest, memory_limit(self._options.memory, self._processes))
         solve_together(model, questions, self._options, budget, settled)
 
     def _load(self, path: Path) -> Model:

@@ -31,6 +31,10 @@ from verifier.search.domains import whole
 from verifier.search.memory import attempt
 from verifier.search.policy import VerdictPerQuery
 
+SMALL = 200_000
+"""Multiply-adds of the largest network: a step of many boxes is still short then, against the time limits, and what the
+questions share (calls, not arithmetic) is worth it. (ACAS Xu has 13 000.)"""
+
 
 @dataclass(frozen=True, eq=False)
 class Question:
@@ -49,8 +53,8 @@ def solve_together(
 ) -> bool:
     """Tells each question's result the moment it is settled; a question is charged its part of the common steps.
 
-    False, and perhaps not everything told, where the questions do not suit a common search (inputs are not what is
-    split, say) or memory did not suffice: they are to be asked one by one.
+    False, and perhaps not everything told, where the questions do not suit a common search (a large network, say, or
+    neurons are what is split) or memory did not suffice: they are to be asked one by one.
 
     Raises:
         ProblemError, ModelError, UnsupportedOperator, UnsoundError: see `engine.solve`.
@@ -76,7 +80,8 @@ def _solve(
     cross_check(model, problem, Replay(model, form, problem, session), session, options.seed)
     on = OnDevice.of(problem, options)
     strategy = choose(on, options, proof=False)
-    if strategy.kind is not Kind.INPUTS or on.queries > MANY_QUERIES:
+    work = sum(op.multiply_adds for op in on.network.ops)
+    if strategy.kind is not Kind.INPUTS or on.queries > MANY_QUERIES or work > SMALL:
         return False
     judges = _Judges(model, problem, session, questions, on.device)
     answer.explain(on, strategy, lambda: judges.tried)

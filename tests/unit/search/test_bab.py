@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.unit.search.tables import CPU, domains
@@ -18,7 +20,7 @@ from verifier.search.domains import DomainBatch, join, whole
 from verifier.search.halving import clip, cut, divide, suggest
 from verifier.search.memory import Memory
 from verifier.search.policy import FirstSat, Parts, Tally
-from verifier.search.queue import OpenSet
+from verifier.search.queue import LargestFirst, OpenSet
 
 
 @dataclass
@@ -244,3 +246,52 @@ class TestOpenSet:
         assert sorted(held.pop(2).lower[:, 0].tolist()) == [1, 3]
         assert len(held) == 4
         assert len(held.pop(100)) == 4 and len(held) == 0
+
+
+class TestLargestFirst:
+    """The shallowest come out first, in order of arrival; nothing is lost whatever is wanted."""
+
+    @staticmethod
+    def _boxes(depths: list[int], first: int) -> DomainBatch:
+        low = torch.arange(first, first + len(depths), dtype=torch.float64)[:, None]
+        query = torch.arange(first, first + len(depths)) % 3
+        return replace(whole(low, low + 1), query=query, depth=torch.tensor(depths, dtype=torch.int64))
+
+    @settings(max_examples=40, deadline=None)
+    @given(data=st.data())
+    def test_it_is_a_sorted_list(self, data: st.DataObject) -> None:
+        held, plain, name, deepest = LargestFirst(self._boxes([], 0), CPU, 4), [], 0, 4
+        wanted = torch.tensor([True, True, True])
+        for _ in range(data.draw(st.integers(1, 12))):
+            depths = data.draw(st.lists(st.integers(0, 5), max_size=6))
+            held.push(self._boxes(depths, name))
+            plain += [(depth, name + i) for i, depth in enumerate(depths)]
+            name += len(depths)
+            if data.draw(st.booleans()):
+                wanted[data.draw(st.integers(0, 2))] = False
+            size = data.draw(st.integers(1, 5))
+            usable = [(depth, n) for depth, n in plain if depth < deepest and wanted[n % 3]]
+            level = min((depth for depth, _ in usable), default=None)
+            expected = [n for depth, n in usable if depth == level][:size]
+            batch = held.pop(size, wanted)
+            assert [int(i) for i in batch.lower[:, 0]] == expected
+            if data.draw(st.booleans()):
+                held.put_back(batch)  # a step that failed
+                front = [entry for entry in plain if entry[1] in expected]
+                plain = front + [entry for entry in plain if entry[1] not in expected]
+            else:
+                plain = [entry for entry in plain if entry[1] not in expected]
+            assert len(held) == len(plain)
+        rest = held.rest()
+        left = [] if rest is None else [int(i) for i in rest.lower[:, 0]]
+        assert left == [n for _, n in plain]
+
+
+@pytest.mark.parametrize("largest", [False, True])
+def test_what_is_not_wanted_is_left_over(largest: bool) -> None:
+    boxes = replace(_square(4), depth=torch.zeros(4, dtype=torch.int64))
+    held = LargestFirst(boxes, CPU, 9) if largest else OpenSet(boxes, CPU)
+    wanted = torch.tensor([True, False, True, False])
+    out = [q for _ in range(3) for q in held.pop(3, wanted).query.tolist()]
+    rest = held.rest()
+    assert sorted(out) == [0, 2] and rest is not None and sorted(rest.query.tolist()) == [1, 3]

@@ -19,6 +19,7 @@ from typing import Self, TypeVar
 import torch
 from torch import Tensor
 
+from verifier.bounds.ascend import Adam
 from verifier.search.shallow.form import Clause
 from verifier.tolerance import ulp
 
@@ -100,21 +101,14 @@ def ascend(clause: Clause, nodes: Nodes, steps: int) -> tuple[Nodes, Rows]:
     Every iterate is a valid bound; more steps only tighten.
     """
     planes = Planes(clause, nodes)
-    best = planes.rows(nodes.weights, nodes.alpha, nodes.beta)
-    kept = [nodes.weights, nodes.alpha, nodes.beta]
-    now = list(kept)
-    first = [torch.zeros_like(t) for t in now]
-    second = [torch.zeros_like(t) for t in now]
-    rows = best
+    names = ("weights", "alpha", "beta")
+    now = kept = [nodes.weights, nodes.alpha, nodes.beta]
+    rows = best = planes.rows(*now)
+    adam = Adam((0.8, 0.95))
     for step in range(1, steps + 1):
-        slopes = planes.slopes(rows.x, *now)
         rate = 0.5 * 0.1 ** (step / steps)
-        for i, slope in enumerate(slopes):
-            first[i] = 0.8 * first[i] + 0.2 * slope
-            second[i] = 0.95 * second[i] + 0.05 * slope * slope
-            move = first[i] / (1 - 0.8**step) / ((second[i] / (1 - 0.95**step)).sqrt() + 1e-9)
-            now[i] = now[i] + rate * move * planes.units[i]
-        now = planes.admissible(*now)
+        moves = adam.step(dict(zip(names, planes.slopes(rows.x, *now), strict=True)))
+        now = planes.admissible(*(t + rate * moves[n] * u for t, n, u in zip(now, names, planes.units, strict=True)))
         rows = planes.rows(*now)
         better = rows.value > best.value
         best = Rows(
