@@ -1,13 +1,15 @@
 """Runs a list of instances, compares the verdicts with the known ones, replays every witness, measures.
 
     python -m benchmarks.run FOLDER/instances.csv                      `verify --instances`: one process per job
-    python -m benchmarks.run FOLDER/instances.csv --separate           one process per instance: wall time, memory
+    python -m benchmarks.run FOLDER/instances.csv --separate           one process per instance: time, memory, nodes
+    python -m benchmarks.run FOLDER/instances.csv --separate --images  the image families alone
     python -m benchmarks.run FOLDER/instances.csv -- --device cpu      what follows -- goes to verify
 
 A list has the header `benchmark,onnx,vnnlib,timeout_s,expected`, paths relative to `<list's folder>/<benchmark>`, or is
 an instances.csv of VNN-COMP (no header, no expected verdicts). One JSON line per instance goes to --out, the table to
 stdout, and below it every verdict that contradicts a known one with the independent evidence: the replay of the
 witness, or for an `unsat` what `evidence.py` finds. Where that settles it, the label is refuted, and counted apart.
+With --resume what --out holds already, of the same instance and time limit, is not run again.
 Exit code 1: another verdict contradicts a known one, a witness fails its replay, or an instance ended in an error.
 """
 
@@ -30,6 +32,12 @@ from benchmarks.evidence import against_sat
 from benchmarks.replay import check
 
 KNOWN = ("sat", "unsat")
+IMAGES = (
+    *("mnist_fc", "oval21", "cora", "cifar_biasfield", "vit_2023", "traffic_signs_recognition_2023", "ml4acopf_2024"),
+    *("cgan_2023", "lsnc", "yolo_2023", "metaroom_2023", "cctsdb_yolo_2023", "nn4sys_2023", "sri_resnet_a"),
+    *("sri_resnet_b", "cifar10_resnet"),
+)
+"""Families of large networks: images and others that are searched like them."""
 COLUMNS = (
     *("benchmark", "instances", "settled", *KNOWN, "unknown", "timeout", "error", "wrong", "bad witness"),
     *("label refuted", "median s", "mean s", "max s", "sum s", "peak MB"),
@@ -56,7 +64,8 @@ class Instance:
 
 @dataclass(frozen=True)
 class Run:
-    """One line of the output. Times in seconds (`user` and `system` CPU time) and memory in MB (only with --separate).
+    """One line of the output. Times in seconds (`user` and `system` CPU time), memory in MB, subproblems (`nodes`) and
+    how they were searched (all only with --separate).
 
     `evidence` says what speaks for a verdict that contradicts the known one, `settled` whether that decides it.
     """
@@ -71,10 +80,17 @@ class Run:
     user: float | None = None
     system: float | None = None
     memory: float | None = None
+    nodes: int | None = None
+    strategy: str = ""
     message: str = ""
     witness_fault: str = ""
     evidence: str = ""
     settled: bool = False
+
+    @property
+    def key(self) -> tuple[str, str, str, float]:
+        """What was run, and for how long at most."""
+        return self.benchmark, self.onnx, self.vnnlib, self.timeout
 
     @property
     def contradicts(self) -> bool:
@@ -110,9 +126,10 @@ def run_alone(instance: Instance, options: list[str], cap: float) -> Run:
     """One process: `verify model spec`, measured from outside."""
     timeout = min(instance.timeout, cap)
     with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder) / "result.txt"
+        result, record = Path(folder) / "result.txt", Path(folder) / "result.json"
         command = [sys.executable, "-m", "verifier.command.verify", str(instance.model), str(instance.spec),
-                   "--timeout", f"{timeout:g}", "--results", str(result), *options]  # fmt: skip
+                   "--timeout", f"{timeout:g}", "--results", str(result),
+                   "--json", str(record), *options]  # fmt: skip
         with open(Path(folder) / "stderr", "w+") as errors:
             started = time.monotonic()
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
@@ -121,12 +138,16 @@ def run_alone(instance: Instance, options: list[str], cap: float) -> Run:
             errors.seek(0)
             message = errors.read().strip()[-300:]
         text = result.read_text() if result.exists() else ""
+        details = json.loads(record.read_text()) if record.exists() else {}
+    settings = details.get("settings", {})
+    strategy = ", ".join(f"{name} {settings[name]}" for name in ("split", "method", "batch") if name in settings)
     code = os.waitstatus_to_exitcode(status)
     verdict, _, witness = text.partition("\n")
     verdict = verdict if code == 0 and verdict else f"error_exit_code_{code}"
     return Run(instance.benchmark, instance.onnx, instance.vnnlib, timeout, instance.expected, verdict,
                round(seconds, 3), round(used.ru_utime, 3), round(used.ru_stime, 3), round(used.ru_maxrss / 1024, 1),
-               message, _fault(instance, verdict, witness))  # fmt: skip
+               details.get("counters", {}).get("boxes"), strategy, message,
+               _fault(instance, verdict, witness))  # fmt: skip
 
 
 def run_together(instances: list[Instance], options: list[str], cap: float, jobs: int) -> Iterator[Run]:
@@ -162,6 +183,18 @@ def _witness(folder: Path, onnx: str, vnnlib: str) -> str:
         if found.exists():
             return found.read_text()
     return ""
+
+
+def read_runs(path: Path) -> dict[tuple[str, str, str, float], Run]:
+    """The runs of an earlier --out, by what was run; a last line that was cut off is left out."""
+    found = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            run = Run(**json.loads(line))
+        except json.JSONDecodeError:
+            continue
+        found[run.key] = run
+    return found
 
 
 def with_evidence(run: Run, instance: Instance) -> Run:
@@ -229,6 +262,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("list", type=Path)
     parser.add_argument("--only", nargs="*", metavar="NAME", help="benchmarks to run")
+    parser.add_argument("--images", action="store_true", help="the families of large networks (see IMAGES)")
+    parser.add_argument("--resume", action="store_true", help="keep the runs that --out holds already")
     parser.add_argument("--first", type=int, metavar="N", help="at most N instances of each benchmark")
     parser.add_argument("--cap", type=float, default=float("inf"), metavar="S", help="limit every time limit")
     parser.add_argument("--separate", action="store_true", help="one process per instance")
@@ -239,25 +274,37 @@ def main() -> int:
     args, options = parser.parse_args(arguments[:split]), arguments[split + 1 :]
     groups: dict[str, list[Instance]] = {}
     for instance in read_list(args.list):
-        if args.only is None or instance.benchmark in args.only:
+        wanted = IMAGES if args.images else args.only
+        if wanted is None or instance.benchmark in wanted:
             groups.setdefault(instance.benchmark, []).append(instance)
     if not groups:
         parser.error(f"no instances of {args.only} in {args.list}")
     args.out.parent.mkdir(parents=True, exist_ok=True)
+    known = read_runs(args.out) if args.resume else {}
     runs: list[Run] = []
     with args.out.open("w") as out:
+
+        def keep(run: Run) -> None:
+            runs.append(run)
+            print(json.dumps(asdict(run)), file=out, flush=True)
+            print(_line(run), file=sys.stderr)
+
+        for run in known.values():
+            print(json.dumps(asdict(run)), file=out, flush=True)
         for group in groups.values():
             chosen = group[: args.first]
+            keys = [(i.benchmark, i.onnx, i.vnnlib, min(i.timeout, args.cap)) for i in chosen]
+            runs += [known[key] for key in keys if key in known]
+            todo = [i for i, key in zip(chosen, keys, strict=True) if key not in known]
+            if not todo:
+                continue
             found = (
-                (run_alone(instance, options, args.cap) for instance in chosen)
+                (run_alone(instance, options, args.cap) for instance in todo)
                 if args.separate
-                else run_together(chosen, options, args.cap, args.jobs)
+                else run_together(todo, options, args.cap, args.jobs)
             )
-            for instance, bare in zip(chosen, found, strict=True):
-                run = with_evidence(bare, instance)
-                runs.append(run)
-                print(json.dumps(asdict(run)), file=out, flush=True)
-                print(_line(run), file=sys.stderr)
+            for instance, bare in zip(todo, found, strict=True):
+                keep(with_evidence(bare, instance))
     print(table(runs), contradictions(runs), sep="\n\n")
     bad = [run for run in runs if run.wrong or run.witness_fault or run.verdict.startswith("error")]
     return 1 if bad else 0

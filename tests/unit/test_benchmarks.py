@@ -12,7 +12,7 @@ import torch
 from benchmarks import throughput
 from benchmarks.evidence import against_sat, linear_cases
 from benchmarks.replay import assertions, check
-from benchmarks.run import Instance, Run, contradictions, read_list, table, with_evidence
+from benchmarks.run import Instance, Run, contradictions, main, read_list, table, with_evidence
 from tests.end_to_end import nets
 
 GOOD = "((X_0 0.75)\n (X_1 -0.875)\n (Y_0 1.625))"
@@ -54,6 +54,31 @@ def test_arithmetic_is_evaluated() -> None:
         b"(assert (<= (+ Y_0 (* 2 Y_1)) 8)) (assert (> (- Y_1 Y_0 1) -0.5)) (assert (= (- Y_0) -2)) (assert (< Y_1 3))"
     )
     assert [holds for _, holds in assertions(text, values, np.float64)] == [True, True, True, False]
+
+
+def test_a_run_that_was_cut_off_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.csv").write_text("benchmark,onnx,vnnlib,timeout_s,expected\nb,n,s,60,sat\nb,n,t,60,\n")
+    asked: list[str] = []
+
+    def alone(instance: Instance, options: list[str], cap: float) -> Run:
+        asked.append(instance.vnnlib)
+        return Run("b", "n", instance.vnnlib, min(instance.timeout, cap), instance.expected, "unknown", 1.0, nodes=7)
+
+    monkeypatch.setattr("benchmarks.run.run_alone", alone)
+    out = tmp_path / "runs.jsonl"
+    line = ["run", str(tmp_path / "a.csv"), "--separate", "--out", str(out)]
+    monkeypatch.setattr("sys.argv", line)
+    main()
+    whole = out.read_text()
+    first, second = whole.splitlines()
+    out.write_text(first + "\n" + second[:20])
+    monkeypatch.setattr("sys.argv", [*line, "--resume"])
+    main()
+    assert asked == ["s", "t", "t"]
+    assert out.read_text() == whole
+    monkeypatch.setattr("sys.argv", [*line, "--resume", "--cap", "5"])
+    main()
+    assert asked == ["s", "t", "t", "s", "t"]  # another limit is another run
 
 
 def test_lists_of_both_kinds(tmp_path: Path) -> None:

@@ -46,7 +46,6 @@ class NeuronSplit:
     fast: Ground
     table: RowTable
     stop: Callable[[], bool]
-    steps: int = STEPS
     work: float = 0.0
     """Multiply-adds so far."""
 
@@ -149,7 +148,7 @@ class NeuronSplit:
         task = exact_task.to(dtype)
         first = bool((batch.depth == 0).any())
         start = self.unpack(batch, Relaxed(self.fast, task).default())
-        steps = ROOT_STEPS if first else self.steps
+        steps = ROOT_STEPS if first else STEPS
         best, value = climb(self.fast, task, start, steps, self.stop)
         self.last = best
         self.work += len(batch) * self.cost * (2 * steps + 2 * CANDIDATES + 4)

@@ -1,0 +1,64 @@
+"""Compares rules for branching on neurons: verdict, subproblems and seconds of one core for every instance and rule.
+
+    python -m benchmarks.branching LIST.csv --match img4168 4909 --cap 60
+
+LIST is as in `benchmarks.run`. A rule is how many neurons of the best score a subproblem looks ahead at (1: the score
+alone decides), after a colon the iterates of a climb. The clock is the processor's, on one thread: other processes
+cost the comparison nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+
+import verifier
+from benchmarks.run import Instance, read_list
+from verifier.budget import Budget
+from verifier.options import Options
+from verifier.search import neurons
+
+RULES = ("1", "4", "8", "16")
+
+
+def settle(instance: Instance, rule: str, cap: float) -> str:
+    """One cell of the table."""
+    candidates, _, steps = rule.partition(":")
+    before = neurons.CANDIDATES, neurons.STEPS
+    neurons.CANDIDATES, neurons.STEPS = int(candidates), int(steps or before[1])
+    start = time.process_time()
+    try:
+        limit = min(cap, instance.timeout)
+        budget = Budget.of(limit, clock=time.process_time)
+        result = verifier.verify(instance.model, instance.spec, Options(timeout=limit), budget=budget)
+    finally:
+        neurons.CANDIDATES, neurons.STEPS = before
+    if instance.expected in ("sat", "unsat") and result.verdict.value in ("sat", "unsat"):
+        assert result.verdict.value == instance.expected, (instance, result)
+    rest = f", {result.open_fraction:.2%} open" if result.open_fraction else ""
+    return f"{result.verdict.value}, {result.counters.get('boxes', 0)}, {time.process_time() - start:.1f}{rest}"
+
+
+def main() -> None:
+    """The table, a row as soon as it is known."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("list", type=Path)
+    parser.add_argument("--match", nargs="*", metavar="TEXT", help="instances with one of these in a file's name")
+    parser.add_argument("--rules", nargs="*", default=RULES, metavar="K[:STEPS]")
+    parser.add_argument("--cap", type=float, default=60.0, metavar="S", help="limit of processor time")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    print("| instance | " + " | ".join(args.rules) + " |", "|" + " --- |" * (1 + len(args.rules)), sep="\n")
+    for instance in read_list(args.list):
+        name = f"{instance.benchmark} {Path(instance.onnx).name.split('.')[0]} {Path(instance.vnnlib).name}"
+        if args.match is not None and not any(text in name for text in args.match):
+            continue
+        cells = [settle(instance, rule, args.cap) for rule in args.rules]
+        print("| " + " | ".join([name, *cells]) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
