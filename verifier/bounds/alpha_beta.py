@@ -28,10 +28,10 @@ import torch
 from torch import Tensor
 
 from verifier.bounds.ascend import Adam
-from verifier.bounds.backward import concretise, of_groups, walk_back
+from verifier.bounds.backward import Kinks, concretise, of_groups, walk_back
 from verifier.bounds.bounder import Sweep
 from verifier.bounds.network import Network
-from verifier.bounds.rounding import Allowance, Planes, planes_of
+from verifier.bounds.rounding import Allowance
 from verifier.ops.kinds import Interval, LinearOp, Relaxation, RelaxedOp
 from verifier.tolerance import gamma
 
@@ -42,12 +42,13 @@ RATE = 0.12, 0.95
 @dataclass(frozen=True, eq=False)
 class Ground:
     """What all subproblems of Q queries share, in one precision: the network, the intervals `pre[i]` of the arguments
-    of every non-linear operator, (Q, *S) each, the planes of those that are no ReLUs, and what rounding costs
-    (float64)."""
+    of every non-linear operator, (Q, *S) each, the planes of those that are no ReLUs, the flat positions `loose[i]`
+    (U,) of the neurons of ReLU operator i that are unstable for some query, and what rounding costs (float64)."""
 
     network: Network
     pre: Mapping[int, tuple[Interval, ...]]
     others: Mapping[int, Relaxation]
+    loose: Mapping[int, Tensor]
     allowance: Allowance | None
 
     @staticmethod
@@ -63,7 +64,11 @@ class Ground:
             op = network.ops[i]
             if i not in network.relus and isinstance(op, RelaxedOp):
                 others[i] = op.relax(*pre[i])
-        return Ground(network, pre, others, allowance)
+        loose = {}
+        for i in network.relus:
+            x = pre[i][0]
+            loose[i] = ((x.lower < 0) & (x.upper > 0)).flatten(1).any(0).nonzero()[:, 0]
+        return Ground(network, pre, others, loose, allowance)
 
     def cast(self, network: Network) -> Ground:
         """The same for a network in another precision; intervals are rounded outwards."""
@@ -77,7 +82,7 @@ class Ground:
             )
             for i, bounds in self.pre.items()
         }
-        return Ground.at(network, pre, None)
+        return replace(Ground.at(network, pre, None), loose=self.loose)  # not what rounding makes unstable
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +125,8 @@ class Task:
 
 @dataclass(frozen=True, eq=False)
 class Parameters:
-    """`alpha[i]` (B, *S) slopes of ReLU operator i; `beta` (B, D) >= 0; `weight` (B, J) >= 0 of the clause's rows."""
+    """`alpha[i]` (B, U) slopes of the loose neurons of ReLU operator i; `beta` (B, D) >= 0; `weight` (B, J) >= 0 of the
+    clause's rows."""
 
     alpha: Mapping[int, Tensor]
     beta: Tensor
@@ -196,14 +202,18 @@ class Relaxed:
             self.lower[i], self.upper[i] = low.view(-1, *x.lower.shape[1:]), high.view(-1, *x.lower.shape[1:])
         self.empty = empty
         self.others = {i: of_groups(planes, q) for i, planes in ground.others.items() if i < self.slot}
-        self.unstable = {i: (self.lower[i] < 0) & (self.upper[i] > 0) for i in self.relus}
-        self._fixed: dict[int, Relaxation] = {}
-        self._walked: dict[int, Planes] = {}
+        self.loose = {i: ground.loose[i] for i in self.relus}
+        self.bounds = {
+            i: Interval(*(t.flatten(1).index_select(1, index) for t in (self.lower[i], self.upper[i])))
+            for i, index in self.loose.items()
+        }
+        self.unstable = {i: (x.lower < 0) & (x.upper > 0) for i, x in self.bounds.items()}
+        self._kinks: dict[int, Kinks] = {}
 
     def default(self) -> Parameters:
         """CROWN's slopes (1 where u >= -l), no multipliers, equal weights."""
         task = self.task
-        alpha = {i: (self.upper[i] >= -low).to(low.dtype) for i, low in self.lower.items()}
+        alpha = {i: (x.upper >= -x.lower).to(x.lower.dtype) for i, x in self.bounds.items()}
         used = torch.isfinite(task.rhs)
         weight = used.to(task.rhs.dtype) / used.sum(1, keepdim=True).clamp(min=1)
         return Parameters(alpha, task.rhs.new_zeros(task.signs.shape), weight)
@@ -214,25 +224,38 @@ class Relaxed:
         for i, low in self.lower.items():
             op = self.ground.network.ops[i]
             assert isinstance(op, RelaxedOp)
-            bound = Interval(low, self.upper[i])
-            fixed = self._fixed.get(i)
-            if fixed is None:
-                fixed = self._fixed[i] = op.relax_at(
-                    bound, alpha_lower=torch.ones_like(low), alpha_upper=torch.ones_like(low)
-                )
-            below = torch.where(self.unstable[i], p.alpha[i], fixed.lower_slopes[0])
+            one = torch.ones_like(low)
+            fixed = op.relax_at(Interval(low, self.upper[i]), alpha_lower=one, alpha_upper=one)
+            below = fixed.lower_slopes[0].flatten(1)
+            mine = torch.where(self.unstable[i], p.alpha[i], below.index_select(1, self.loose[i]))
+            below = below.index_copy(1, self.loose[i], mine).view_as(low)
             result[i] = Relaxation((below,), fixed.lower_offset, fixed.upper_slopes, fixed.upper_offset)
         return result
 
-    def _used(self, planes: Mapping[int, Relaxation]) -> dict[int, Planes]:
-        """The planes as a walk uses them; of a ReLU's only the slopes change with alpha."""
-        for i, given in planes.items():
-            if i not in self._walked:
-                self._walked[i] = planes_of(given, not self.ground.network.finite)
-        return {i: self._walked[i].at(given) for i, given in planes.items()}
+    def everywhere(self, p: Parameters) -> dict[int, Tensor]:
+        """The slopes of all neurons (B, *S) by ReLU operator: CROWN's where none are chosen."""
+        return {
+            i: (self.upper[i] >= -low)
+            .to(p.alpha[i].dtype)
+            .flatten(1)
+            .index_copy(1, self.loose[i], p.alpha[i])
+            .view_as(low)
+            for i, low in self.lower.items()
+        }
 
-    def walk(self, p: Parameters, planes: Mapping[int, Relaxation], allowance: Allowance | None = None) -> Walked:
-        """The combined row walked back."""
+    def kinks(self, i: int, alpha: Tensor) -> Kinks:
+        """The planes of ReLU operator i at the slopes `alpha` (B, U) as a walk without allowance uses them."""
+        known = self._kinks.get(i)
+        x, open_ = self.bounds[i], self.unstable[i]
+        if known is None:
+            active = (self.lower[i] >= 0).to(alpha.dtype)
+            high = torch.where(open_, x.upper / (x.upper - x.lower), (x.lower >= 0).to(alpha.dtype))
+            offset = torch.where(open_, -high * x.lower, 0.0)
+            known = self._kinks[i] = Kinks(active, self.loose[i], high, high, offset)
+        return known._replace(low=torch.where(open_, alpha, known.high))
+
+    def walk(self, p: Parameters, allowance: Allowance | None = None) -> Walked:
+        """The combined row walked back; with `allowance` less what rounding may have cost."""
         network, task = self.ground.network, self.task
         trace: dict[int, Tensor] = {}
         rows = torch.bmm(p.weight[:, None], task.rows).view(len(task), 1, *network.shapes[self.slot])
@@ -244,7 +267,11 @@ class Relaxed:
                 row = at.new_zeros(len(at), size + 1).scatter_add_(1, column, at)[:, :size]
                 added[i] = row.reshape(len(at), 1, *self.lower[i].shape[1:])
         bias = rows.new_zeros(len(task), 1)
-        used = self._used(planes) if allowance is None else planes
+        used: Mapping[int, Relaxation | Kinks]
+        if allowance is None:
+            used = {**self.others, **{i: self.kinks(i, p.alpha[i]) for i in self.loose}}
+        else:
+            used = self.planes(p)
         coefficients, bias = walk_back(
             network, self.slot, rows, bias, used, trace=trace, allowance=allowance, added=added
         )
@@ -256,7 +283,7 @@ class Relaxed:
         point = torch.where(coefficients > 0, task.lower, task.upper)
         return Walked(coefficients, bias[:, 0] - rhs, low[:, 0], point, {i: row[:, 0] for i, row in trace.items()})
 
-    def values(self, planes: Mapping[int, Relaxation], walked: Walked) -> tuple[dict[int, Tensor], Tensor]:
+    def values(self, p: Parameters, walked: Walked) -> tuple[dict[int, Tensor], Tensor]:
         """The relaxed network at the minimiser: the arguments of the ReLU operators and the output (B, m)."""
         network = self.ground.network
         slots: dict[int, Tensor] = {0: walked.point}
@@ -270,19 +297,23 @@ class Relaxed:
                 assert isinstance(op, RelaxedOp)
                 if i in self.lower:
                     arguments[i] = xs[0]
-                y = _on_plane(op, xs, planes[i], walked.at.get(i))
+                    y = self.kinks(i, p.alpha[i]).value(xs[0], walked.at.get(i))
+                else:
+                    y = _on_plane(op, xs, self.others[i], walked.at.get(i))
             slots[i + 1] = y
             network.release(slots, i)
         return arguments, slots[self.slot].flatten(1)
 
-    def gradients(self, p: Parameters, planes: Mapping[int, Relaxation], walked: Walked) -> dict[str, Tensor]:
+    def gradients(self, p: Parameters, walked: Walked) -> dict[str, Tensor]:
         """d bound / d parameters, with 0 where a parameter plays no part."""
-        arguments, output = self.values(planes, walked)
+        arguments, output = self.values(p, walked)
         found: dict[str, Tensor] = {}
         for i, z in arguments.items():
             at = walked.at.get(i)
             if at is not None:
-                found[f"alpha{i}"] = torch.where(self.unstable[i], at.clamp(min=0) * z, 0.0)
+                index = self.loose[i]
+                mine, z = (t.flatten(1).index_select(1, index) for t in (at, z))
+                found[f"alpha{i}"] = torch.where(self.unstable[i], mine.clamp(min=0) * z, 0.0)
         if p.beta.shape[1]:
             beta = torch.zeros_like(p.beta)
             for i, (column, side, decision) in self.places.items():
@@ -353,8 +384,7 @@ def climb(
     best, value = now, task.lower.new_full((len(task),), -torch.inf)
     adam, unit = Adam((0.9, 0.99)), None
     for step in range(steps + 1):
-        planes = relaxed.planes(now)
-        walked = relaxed.walk(now, planes)
+        walked = relaxed.walk(now)
         low = torch.where(relaxed.empty, torch.inf, torch.nan_to_num(walked.low, nan=-torch.inf))
         better = low > value[index]
         value = value.index_copy(0, index, torch.maximum(low, value[index]))
@@ -368,7 +398,7 @@ def climb(
         count = int(open_.sum())
         if count == 0:
             break
-        gradients = relaxed.gradients(now, planes, walked)
+        gradients = relaxed.gradients(now, walked)
         if unit is None:
             unit = _unit(relaxed, walked)
         moves = adam.step(gradients)
@@ -419,8 +449,7 @@ def prove(ground: Ground, task: Task, parameters: Parameters) -> tuple[Tensor, T
     p = parameters.to(torch.float64)
     p = replace(p, alpha={i: a.clamp(0, 1) for i, a in p.alpha.items()})
     p = replace(p, beta=p.beta.clamp(min=0), weight=p.weight.clamp(min=0))
-    planes = relaxed.planes(p)
-    walked = relaxed.walk(p, planes, ground.allowance.of(task.query))
+    walked = relaxed.walk(p, ground.allowance.of(task.query))
     j, n = task.rhs.shape[1], task.lower.shape[1]
     rhs = torch.where(torch.isfinite(task.rhs), task.rhs, 0.0)
     # the combination of rows is rounded once per row: at the outputs, at the mixed inputs and in the right-hand sides

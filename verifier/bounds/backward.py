@@ -25,12 +25,41 @@ from verifier.ops.kinds import LinearOp, Op, Relaxation, RelaxedOp
 from verifier.tolerance import gamma, lost, ulp
 
 
+class Kinks(NamedTuple):
+    """The planes of a ReLU operator without what rounding costs, quick where few neurons are unstable: `slope` (B, *S)
+    of both planes of the others, and at the flat positions `places` (U,) the slopes `low`, `high` and the offset of the
+    upper plane (B, U)."""
+
+    slope: Tensor
+    places: Tensor
+    low: Tensor
+    high: Tensor
+    offset: Tensor
+
+    def step(self, rows: Tensor) -> tuple[tuple[Tensor], Tensor]:
+        """Rows (B, K, *S) one operator further back, and what that adds to their bias (B, K)."""
+        mine = rows.flatten(2).index_select(2, self.places)
+        positive, negative = mine.clamp(min=0), mine.clamp(max=0)
+        mine = torch.addcmul(positive * self.low[:, None], negative, self.high[:, None])
+        part = (rows * self.slope[:, None]).flatten(2).index_copy_(2, self.places, mine)
+        return (part.view_as(rows),), torch.bmm(negative, self.offset[:, :, None])[:, :, 0]
+
+    def value(self, x: Tensor, at: Tensor | None) -> Tensor:
+        """The value (B, *S) at x on the planes that rows with coefficients `at` (B, *S) take; lower ones if None."""
+        mine = x.flatten(1).index_select(1, self.places)
+        on = mine * self.low
+        if at is not None:
+            above = torch.addcmul(self.offset, mine, self.high)
+            on = torch.where(at.flatten(1).index_select(1, self.places) >= 0, on, above)
+        return (x * self.slope).flatten(1).index_copy_(1, self.places, on).view_as(x)
+
+
 def walk_back(
     network: Network,
     slot: int,
     rows: Tensor,
     bias: Tensor,
-    relaxations: Mapping[int, Relaxation] | Mapping[int, Planes],
+    relaxations: Mapping[int, Relaxation] | Mapping[int, Relaxation | Kinks],
     owner: Tensor | None = None,
     trace: dict[int, Tensor] | None = None,
     allowance: Allowance | None = None,
@@ -64,22 +93,25 @@ def walk_back(
             if trace is not None:
                 trace[i] = rows
             given = relaxations[i]
-            if isinstance(given, Planes):
-                planes = given
+            folded = False
+            if isinstance(given, Kinks):
+                assert owner is None and allowance is None
+                parts, owed = given.step(rows)
+                state = torch.cat([state[:1] + owed, state[1:]])
             else:
                 planes = planes_of(given, marked) if allowance is None else allowance.planes(i, given)
-            if owner is not None:
-                planes = planes.of(owner)
-            parts, owed = _relaxed_step(op, rows, planes)
-            state = state + owed
+                if owner is not None:
+                    planes = planes.of(owner)
+                parts, owed = _relaxed_step(op, rows, planes)
+                state, folded = state + owed, planes.folded
             source = network.sources[i][0]
-            if planes.folded:
+            if folded:
                 paid.add(source)
             if i in added:
                 parts = (parts[0] + added[i], *parts[1:])
                 if allowance is not None:
                     state = _charged(state, added[i].abs(), allowance.added(i), owner)
-                if planes.folded:
+                if folded:
                     column = None if allowance is None else allowance.column(source)
                     state = _passed(network.ops[source - 1], added[i], state, column, owner)
         for source, part in zip(network.sources[i], parts, strict=True):

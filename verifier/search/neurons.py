@@ -22,11 +22,12 @@ from verifier.search.bounding import Bounded
 from verifier.search.domains import DomainBatch
 
 ROOT_STEPS = 30
-STEPS = 10
+STEPS = 5
 """Iterates at the root and at later subproblems, which start from their parent's parameters."""
 
-CANDIDATES = 4
-"""Neurons per subproblem that the look-ahead compares; each costs two walks, an iterate costs two as well."""
+CANDIDATES = 8
+"""Neurons per subproblem that the look-ahead compares; each costs two walks, an iterate costs two as well. (Measured:
+`benchmarks/README.md`.)"""
 
 REFINED = 1e12
 """Multiply-adds that tighter intervals may cost at the root: 10 to 20 s on a core, and more for large activations."""
@@ -49,18 +50,18 @@ class NeuronSplit:
     work: float = 0.0
     """Multiply-adds so far."""
 
-    last: Parameters = field(init=False)
-    """What the last batch's bounds were proven with, for all its subproblems: a proof of them needs it."""
+    _last: tuple[Task, Parameters] = field(init=False)
 
     def __post_init__(self) -> None:
-        # flat positions of the neurons that are unstable for some query, by ReLU operator
-        self.loose = {
-            i: ((x.lower < 0) & (x.upper > 0)).flatten(1).any(0).nonzero()[:, 0]
-            for i in self.exact.network.relus
-            for x in self.exact.pre[i]
-        }
         self.cost = float(sum(op.multiply_adds for op in self.exact.network.ops))
-        self.count = sum(len(t) for t in self.loose.values())
+        self.count = sum(len(t) for t in self.exact.loose.values())
+
+    @property
+    def last(self) -> Parameters:
+        """What the last batch's bounds were proven with, for all its subproblems and with the slopes of all neurons: a
+        proof of them needs it."""
+        task, best = self._last
+        return replace(best, alpha=Relaxed(self.fast, task).everywhere(best))
 
     def roots(self, boxes: DomainBatch) -> DomainBatch:
         """One subproblem for every clause of every box, with nothing found yet."""
@@ -88,15 +89,15 @@ class NeuronSplit:
             open_ = (~(value > 0)).nonzero()[:, 0]
             relaxed = Relaxed(self.fast, task.select(open_))
             best = best.select(open_)
-            walked = relaxed.walk(best, relaxed.planes(best))
+            walked = relaxed.walk(best)
             for i, at in walked.at.items():
                 if i not in relaxed.lower:
                     continue
-                low, high = relaxed.lower[i].flatten(1), relaxed.upper[i].flatten(1)
-                gap = torch.where(relaxed.unstable[i].flatten(1), low * high / (low - high), 0.0)
-                lost = losses.setdefault(i, at.new_zeros(len(boxes), gap.shape[1]))
-                place = relaxed.task.query[:, None].expand_as(gap)
-                lost.scatter_reduce_(0, place, at.flatten(1).abs() * gap, "amax")
+                x, index = relaxed.bounds[i], relaxed.loose[i]
+                gap = torch.where(relaxed.unstable[i], x.lower * x.upper / (x.lower - x.upper), 0.0)
+                cost = at.flatten(1).index_select(1, index).abs() * gap
+                lost = losses.setdefault(i, at.new_zeros(len(boxes), len(index)))
+                lost.scatter_reduce_(0, relaxed.task.query[:, None].expand_as(cost), cost, "amax")
         chosen = self._affordable(losses)
         if not chosen:
             return self
@@ -120,7 +121,12 @@ class NeuronSplit:
         bought = torch.zeros_like(every, dtype=torch.bool)
         bought[order] = (spent <= REFINED) & (every[order] > 0)
         parts = bought.split([losses[i].numel() for i in later])
-        return {i: part.view_as(losses[i]).nonzero() for i, part in zip(later, parts, strict=True)}
+        chosen = {i: part.view_as(losses[i]).nonzero() for i, part in zip(later, parts, strict=True)}
+        return {
+            i: torch.stack([query, self.exact.loose[i][place]], 1)
+            for i, pairs in chosen.items()
+            for query, place in [pairs.unbind(1)]
+        }
 
     def task(self, batch: DomainBatch) -> Task:
         """The subproblems with their clause's rows, in float64."""
@@ -150,7 +156,7 @@ class NeuronSplit:
         start = self.unpack(batch, Relaxed(self.fast, task).default())
         steps = ROOT_STEPS if first else STEPS
         best, value = climb(self.fast, task, start, steps, self.stop)
-        self.last = best
+        self._last = task, best
         self.work += len(batch) * self.cost * (2 * steps + 2 * CANDIDATES + 4)
         if self.stop():
             raise OutOfTime
@@ -170,12 +176,11 @@ class NeuronSplit:
         self, batch: DomainBatch, alive: Tensor, exact: Task, task: Task, best: Parameters, value: Tensor
     ) -> Bounded:
         relaxed = Relaxed(self.fast, task)
-        planes = relaxed.planes(best)
-        walked = relaxed.walk(best, planes)
-        arguments, _ = relaxed.values(planes, walked)
+        walked = relaxed.walk(best)
+        arguments, _ = relaxed.values(best, walked)
         neuron = self._branch(relaxed, best, walked, arguments, value[alive])
         b, n = task.lower.shape
-        undecided = sum((u.flatten(1).sum(1) for u in relaxed.unstable.values()), torch.zeros_like(alive))
+        undecided = sum((u.sum(1) for u in relaxed.unstable.values()), torch.zeros_like(alive))
         signs = task.lower.new_zeros(b, 0, n).double(), task.lower.new_zeros(b, 0).double()
         low, coefficients, constant = value[alive][:, None], walked.coefficients, walked.constant
         settled = (undecided == 0).nonzero()[:, 0]
@@ -268,17 +273,16 @@ class NeuronSplit:
         """
         parts, numbers = [], []
         for i, first in relaxed.ground.network.relus.items():
-            index = self.loose[i]
+            index = relaxed.loose[i]
             at = walked.at.get(i)
             if at is None or not len(index):
                 continue
             a, z = at.flatten(1)[:, index], arguments[i].flatten(1)[:, index]
-            low, high = relaxed.lower[i].flatten(1)[:, index], relaxed.upper[i].flatten(1)[:, index]
-            open_ = (low < 0) & (high > 0)
+            (low, high), open_ = relaxed.bounds[i], relaxed.unstable[i]
             slope = high / (high - low).clamp(min=torch.finfo(z.dtype).tiny)
             real = z.clamp(min=0)
             above = (slope * (z - low) - real).clamp(min=0) - 0.5 * slope * low
-            below = (real - p.alpha[i].flatten(1)[:, index] * z).clamp(min=0)
+            below = (real - p.alpha[i] * z).clamp(min=0)
             loss = torch.where(a < 0, -a * above, a * below)
             tiny = torch.finfo(z.dtype).tiny
             parts.append(torch.where(open_, loss.clamp(min=tiny) + tiny, 0.0))
@@ -297,25 +301,21 @@ class NeuronSplit:
         child = p.select(index)
         child = replace(child, beta=torch.cat([child.beta, child.beta.new_zeros(len(index), 1)], 1))
         both = Relaxed(relaxed.ground, task)
-        low = both.walk(child, both.planes(child)).low
+        low = both.walk(child).low
         low = torch.where(both.empty, torch.inf, torch.nan_to_num(low, nan=-torch.inf)).view(b, k, 2)
         return low[:, :, 0], low[:, :, 1]
 
     def pack(self, p: Parameters) -> Tensor:
         """Slopes of the loose neurons as bytes (B, U)."""
-        parts = [p.alpha[i].flatten(1)[:, index] for i, index in self.loose.items()]
-        return (torch.cat(parts, 1) * LEVELS).round_().to(torch.uint8)
+        return (torch.cat(list(p.alpha.values()), 1) * LEVELS).round_().to(torch.uint8)
 
     def unpack(self, batch: DomainBatch, default: Parameters) -> Parameters:
         """The parameters that a batch carries; those of a root are the default ones."""
         fresh = batch.depth == 0
-        alpha, at = {}, 0
-        for i, index in self.loose.items():
-            kept = batch.alpha[:, at : at + len(index)].to(self.fast.network.dtype) / LEVELS
-            at += len(index)
-            flat = default.alpha[i].flatten(1).clone()
-            flat[:, index] = torch.where(fresh[:, None], flat[:, index], kept)
-            alpha[i] = flat.view_as(default.alpha[i])
+        kept = (batch.alpha.to(self.fast.network.dtype) / LEVELS).split([a.shape[1] for a in default.alpha.values()], 1)
+        alpha = {
+            i: torch.where(fresh[:, None], a, found) for (i, a), found in zip(default.alpha.items(), kept, strict=True)
+        }
         beta = torch.zeros_like(default.beta)
         beta[:, : batch.beta.shape[1]] = batch.beta
         return Parameters(alpha, beta, default.weight)

@@ -100,7 +100,7 @@ def test_alpha_climbs_to_the_triangle_programme_and_not_beyond(seed: int) -> Non
     task = task_of(case, row, [[]])
     task = replace(task, rhs=task.rhs + 100)  # a bound that is positive ends the climb
     start = Relaxed(ground, task)
-    crown = float(start.walk(start.default(), start.planes(start.default())).low) + 100
+    crown = float(start.walk(start.default()).low) + 100
     best, value = climb(ground, task, None, 150, never)
     value = value + 100
     names = [node.inputs[0] for node in graph if node.op == "Relu"]
@@ -138,10 +138,9 @@ def test_gradients_are_those_of_the_bound() -> None:
     )
 
     def value(q: object) -> float:
-        return float(relaxed.walk(q, relaxed.planes(q)).low)  # type: ignore[arg-type]
+        return float(relaxed.walk(q).low)  # type: ignore[arg-type]
 
-    planes = relaxed.planes(p)
-    found = relaxed.gradients(p, planes, relaxed.walk(p, planes))
+    found = relaxed.gradients(p, relaxed.walk(p))
 
     def difference(change: object, like: Tensor) -> Tensor:
         result = torch.zeros_like(like)
