@@ -13,7 +13,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from docs.tools import layers
-from verifier import Options, engine, verify
+from verifier import Options, verify
+from verifier.engine import methods
 from verifier.options import BoundOptions
 from verifier.result import Result, Verdict
 from verifier.search.bounding import Bounded, bound_boxes
@@ -66,7 +67,7 @@ def test_a_bound_method(question: tuple[Path, Path], monkeypatch: pytest.MonkeyP
         plain = replace(method, affine=False, rows=False, alpha_steps=0)
         return bound_boxes(network, table, batch, inputs, plain, *rest)
 
-    monkeypatch.setattr(engine, "bound_boxes", intervals)
+    monkeypatch.setattr(methods, "bound_boxes", intervals)
     result = solve(question)
     assert usual.verdict is result.verdict is Verdict.UNSAT
     assert sum(seen) >= result.counters["boxes"] > 0
@@ -84,7 +85,7 @@ def test_a_branching_rule(question: tuple[Path, Path], monkeypatch: pytest.Monke
         rules.append(score.argmax(1) == 1)
         return replace(bounded, branch=score)
 
-    monkeypatch.setattr(engine, "bound_boxes", second_first)
+    monkeypatch.setattr(methods, "bound_boxes", second_first)
     result = solve(question)
     assert usual.verdict is result.verdict is Verdict.UNSAT
     assert any(bool(first.any()) for first in rules)
