@@ -80,6 +80,8 @@ def choose(on: OnDevice, options: Options, proof: bool) -> Strategy:
     alpha = options.bounds.alpha_steps if method == "alpha" or (method == "auto" and not affine) else 0
     bounds = Method(interval=True, affine=affine, rows=method in ("auto", "crown", "alpha"), alpha_steps=alpha)
     neurons = kind in (Kind.NEURONS, Kind.ONE_LAYER)
+    if neurons and method != "auto":
+        reason += f" (bounds.method {method} is for splits of inputs, and not used)"
     size = on.network.widest * (d + 2 if affine else 2)
     fitting = zonotope.BATCH if kind is Kind.ZONOTOPE else int(min(4096, max(8, 4_000_000 // max(1, size))))
     if neurons:

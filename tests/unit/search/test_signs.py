@@ -77,4 +77,4 @@ def test_neuron_splits_decide_like_the_exact_programme(seed: int, kind: str, mon
         spec = known.form([Case(case.lower, case.upper, [known.moved(case.clauses[0], by)])], 3, 3)
         for method in ("forward", "crown"):
             result = known.check(network.model(), spec, known.options(method), sat)
-            assert result.settings["split"] == "neurons"
+            assert result.settings["split"] == "neurons" and f"{method} is for splits" in result.settings["strategy"]
