@@ -18,6 +18,7 @@ from pruning.calibration import Calibration, channel_means
 from pruning.cost import Cost, cost
 from pruning.errors import CriterionError, DataError
 from pruning.fold import Constants, fold, readers
+from pruning.graft import fit_lines, graft
 from pruning.groups import Groups, find_groups
 from pruning.net import Net
 from pruning.normalised import given, normalised
@@ -25,6 +26,7 @@ from pruning.options import BORDERS, FOLDS, RESCALES, Floor, ScoreOptions, one_o
 from pruning.planning import Plan, make_plan
 from pruning.rescale import restored
 from pruning.scores import Scores, score_groups
+from pruning.sound import centres, intervals, transfer_bound
 from pruning.surgery import mask, remove
 from verifier.brief import brief
 from verifier.data import networks
@@ -205,8 +207,6 @@ def _constants(
         return {}, None
     if mode == "mean":
         return channel_means(groups.net, places, data), None
-    from pruning.sound import centres, intervals
-
     if border != "exact":
         raise CriterionError("fold 'sound' needs --border exact: an interior approximation would not be sound")
     bounds = intervals(groups, removed, data, options)
@@ -214,15 +214,11 @@ def _constants(
 
 
 def _delta(groups: Groups, folded: Net, removed: np.ndarray, bounds: Any) -> np.ndarray:
-    from pruning.sound import transfer_bound
-
     errors = transfer_bound(groups, folded, removed, bounds)
     return np.concatenate([value.reshape(-1) for value in errors.values()])
 
 
 def _graft(model: Net, plan: Plan, data: Calibration | None, border: str) -> PrunedModel:
-    from pruning.graft import fit_lines, graft
-
     assert data is not None
     lines = fit_lines(plan.groups, plan.removed, data)
     net = graft(plan.groups, plan.removed, lines)

@@ -12,9 +12,11 @@ from pruning.calibration import Calibration, Semantic
 from pruning.errors import DataError
 from pruning.keypoints import answers, targets
 from pruning.net import Net
+from verifier.data import source as sources
 from verifier.data import unchanged
 from verifier.data.frame import Frame, Head
 from verifier.data.options import CROP
+from verifier.data.source import Annotated, Arrays
 from verifier.errors import ModelError, SecateurError
 
 if TYPE_CHECKING:
@@ -67,8 +69,6 @@ def _read(
     channels: int | None, head: Head | None, say: Callable[[str], None],
 ) -> tuple[np.ndarray, np.ndarray | None, str]:  # fmt: skip
     """Images, labels, and why there are none."""
-    from verifier.data import source as sources
-
     source = sources.find(text, split=split, crop=crop, folder=folder)
     shape = net.shapes[net.inputs[0]]
     arrays = source if isinstance(source, sources.Arrays) else None
@@ -119,8 +119,6 @@ def _plain(
     arrays: object, net: Net, count: int, seed: int, say: Callable[[str], None]
 ) -> tuple[np.ndarray, np.ndarray | None, str]:
     """Rows of numbers as they are (8-bit ones over 255); labels are classes, or in the network's own units."""
-    from verifier.data.source import Arrays
-
     assert isinstance(arrays, Arrays)
     held = arrays.arrays["images"]
     rows = _rows(arrays, count, seed)
@@ -152,8 +150,6 @@ def _rows(source: Source, count: int, seed: int) -> list[int]:
 
     Objects of which a key point is not known are left out: the losses here have no mask for them.
     """
-    from verifier.data.source import Annotated
-
     if source.count is None:
         return list(range(count))
     usable = range(source.count)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
+
 from pruning import ibp
 from pruning.errors import CriterionError
 from pruning.net import Op
@@ -61,8 +63,6 @@ def _mirror(form: Form) -> Form:
 
 
 def _relu(form: Form) -> Form:
-    import torch
-
     low, high = form.ends
     slope = high.clamp_min(0) / (high.clamp_min(0) - low.clamp_max(0)).clamp_min(1e-12)
     gap = -slope * low.clamp_max(0) / 2

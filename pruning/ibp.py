@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from pruning import losses
 from pruning.errors import CriterionError
+from pruning.measure import is_heatmap
 from pruning.net import Op
 from pruning.torch_bridge import TorchNet
 from verifier.graph.operators import traits
@@ -38,9 +41,7 @@ def worst_loss(lower: Any, upper: Any, labels: Any) -> Any:
     """Task loss of the worst output between bounds (n, ...): worst logits for classes, the further end for regression,
     for heatmaps the lowest scores where the target is and the highest everywhere.
     """
-    import torch
-
-    if labels.is_floating_point() and losses.is_heatmap(lower, labels):
+    if labels.is_floating_point() and is_heatmap(lower, labels):
         target = losses.spots(lower, labels)
         return (upper.flatten(2).logsumexp(2) - (target * lower.flatten(2)).sum(2)).mean()
     low, high = (side.reshape(len(side), -1) for side in (lower, upper))
@@ -60,8 +61,6 @@ def rising(node: Op) -> bool:
 
 def step(model: TorchNet, node: Op, values: dict[str, Pair]) -> Pair:
     """Interval of the first output of a node; CriterionError if it has no rule."""
-    import torch
-
     data = [name for name in node.inputs if name in values]
     if node.type in ("Conv", "ConvTranspose", "Gemm", "MatMul") and data == [node.inputs[0]]:
         return _linear(model, node, values[data[0]])

@@ -5,10 +5,13 @@ The Wasserstein terms are our own reading of a public phrase (the formula was no
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
+
+from pruning.measure import is_heatmap
 
 
 def task_loss(output: Any, labels: Any) -> Any:
@@ -16,8 +19,6 @@ def task_loss(output: Any, labels: Any) -> Any:
 
     Heatmaps (n, K, R, C) with positions (n, 2K) in cells: cross entropy against a Gaussian of one cell.
     """
-    import torch
-
     if not labels.is_floating_point():
         return torch.nn.functional.cross_entropy(output.reshape(len(output), -1), labels.reshape(len(output)).long())
     if is_heatmap(output, labels):
@@ -25,15 +26,8 @@ def task_loss(output: Any, labels: Any) -> Any:
     return torch.nn.functional.mse_loss(output.reshape(len(output), -1), labels.reshape(len(output), -1))
 
 
-def is_heatmap(output: Any, labels: Any) -> bool:
-    """True if `labels` are positions (n, 2K) in the maps `output` (n, K, R, C)."""
-    return len(output.shape) == 4 and labels.shape[1:] == (2 * output.shape[1],)
-
-
 def spots(output: Any, labels: Any) -> Any:
     """Distributions (n, K, R*C) over the cells of each map: a Gaussian of one cell around its position."""
-    import torch
-
     n, k, rows, columns = output.shape
     points = labels.reshape(n, k, 2, 1)
     x = torch.arange(columns, device=output.device) - points[:, :, 0]
@@ -43,8 +37,6 @@ def spots(output: Any, labels: Any) -> Any:
 
 def wasserstein(u: Any, v: Any, p: int = 1) -> Any:
     """W_p^p of two 1-D samples; equal sizes by sorting, else (p = 1 only) the integral of |F_u - F_v|."""
-    import torch
-
     u, v = u.reshape(-1), v.reshape(-1)
     if len(u) == len(v):
         return (torch.sort(u).values - torch.sort(v).values).abs().pow(p).mean()
@@ -66,8 +58,6 @@ def concentration(activations: Sequence[Any], weights: Sequence[Any], candidates
     mean.
     No gradient through w, the mean or the denominator.
     """
-    import torch
-
     top, bottom = torch.zeros(()), torch.zeros(())
     for a, w, chosen in zip(activations, weights, candidates, strict=True):
         center = a.mean(dim=(0, 2), keepdim=True).detach()
@@ -88,8 +78,6 @@ def separation(scores: Any, share: float, low: float = 0.0, high: float = 0.9, t
     """L_sep: pull the lowest `share` of the scores to `low` and the rest to `high`; one-sided pushes up the kept
     only.
     """
-    import torch
-
     ordered = torch.sort(scores).values
     count = int(np.ceil(share * len(ordered)))
     kept = (high - ordered[count:]).clamp_min(0) if not two_sided else (ordered[count:] - high).abs()
@@ -103,8 +91,6 @@ def across_layers(scores: Sequence[Any], p: int = 1, grid: int = 64) -> Any:
     """L_layer: distance of each layer's score distribution from their 1-D Wasserstein barycentre (no gradient through
     it).
     """
-    import torch
-
     levels = (torch.arange(grid, device=scores[0].device, dtype=scores[0].dtype) + 0.5) / grid
     quantiles = torch.stack([torch.quantile(layer, levels) for layer in scores])
     center = quantiles.mean(0, keepdim=True).detach()
@@ -113,18 +99,7 @@ def across_layers(scores: Sequence[Any], p: int = 1, grid: int = 64) -> Any:
 
 def stability(lower: Any, upper: Any, scale: Any | None = None) -> Any:
     """RS: mean of -tanh(1 + l*u) (Xiao et al. 2019); with `scale` (BatchNormalization gamma) NRS: l*u / gamma^2."""
-    import torch
-
     product = lower * upper
     if scale is not None:
         product = product / scale.detach().pow(2).clamp_min(1e-12)
     return -torch.tanh(1 + product).mean()
-
-
-def gamma_of(groups: Any, value: str) -> np.ndarray | None:
-    """BatchNormalization scale of the channels of `value`, if a BatchNormalization makes it."""
-    index = groups.net.producer.get(value)
-    if index is None or groups.net.nodes[index].type != "BatchNormalization":
-        return None
-    weight: Mapping[str, np.ndarray] = groups.net.weights
-    return weight[groups.net.nodes[index].input(1)]

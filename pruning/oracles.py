@@ -10,10 +10,20 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from pruning import onnx_io
 from pruning.errors import CriterionError
 from pruning.net import Net
+from verifier.bounds.backward import walk_back
+from verifier.bounds.bounder import Method, sweep
+from verifier.bounds.inputs import AffineMap, centre_radius
+from verifier.bounds.network import build
+from verifier.bounds.rounded import Twin, start, sweep_rounded
+from verifier.errors import ModelError
+from verifier.graph.ir import Graph, Node
+from verifier.graph.onnx_import import load_model
+from verifier.passes.flatten_io import flatten_io
 
 if TYPE_CHECKING:
     import torch
@@ -36,11 +46,6 @@ def interval_oracle(
     rounding of the bounds included: they hold for the network in exact arithmetic on the float32 image. Raises
     CriterionError for a network the verifier cannot bound.
     """
-    import torch
-
-    from verifier.bounds.inputs import centre_radius
-    from verifier.bounds.rounded import Twin, start, sweep_rounded
-
     wanted = list(dict.fromkeys(names))
     twin = Twin.of(_graph(net, wanted, clip), torch.device("cpu"))
     parts: list[tuple[np.ndarray, np.ndarray]] = []
@@ -73,13 +78,6 @@ def slope_oracle(
     has at the output of the neuron. Our choice: the criterion knows no property, so every side of every output counts.
     Values that no non-linear operator reads get 0.
     """
-    import torch
-
-    from verifier.bounds.backward import walk_back
-    from verifier.bounds.bounder import Method, sweep
-    from verifier.bounds.inputs import AffineMap
-    from verifier.bounds.network import build
-
     network = build(_graph(net, list(net.outputs), clip), torch.float64, torch.device("cpu"))
     readers = {network.ops[i].node.inputs[0]: i for i in network.relaxed}
     rows = torch.eye(network.m, dtype=torch.float64)
@@ -104,11 +102,6 @@ def slope_oracle(
 
 def _graph(net: Net, names: Sequence[str], clip: bool) -> Graph:
     """The network with outputs `names`, flat on both sides, its input clipped to [0, 1]."""
-    from verifier.errors import ModelError
-    from verifier.graph.ir import Graph, Node
-    from verifier.graph.onnx_import import load_model
-    from verifier.passes.flatten_io import flatten_io
-
     try:
         graph = load_model(onnx_io.to_bytes(net, extra_outputs=names)).graph
     except ModelError as error:
@@ -133,8 +126,6 @@ def _graph(net: Net, names: Sequence[str], clip: bool) -> Graph:
 
 def _affine(image: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     """offset (n,) and matrix (2, n) of contrast * image + brightness."""
-    import torch
-
     flat = torch.from_numpy(np.asarray(image, np.float64).reshape(-1))
     return torch.zeros_like(flat), torch.stack([flat, torch.ones_like(flat)])
 

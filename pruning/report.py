@@ -11,11 +11,11 @@ import numpy as np
 
 from pruning.api import PrunedModel
 from pruning.calibration import Activations, Calibration
+from pruning.measure import error
 from pruning.planning import Plan
 from pruning.study import page, words
 from pruning.study.figures import channels, style
 from pruning.study.page import Table
-from pruning.training import error
 from verifier.files.whole import make_folder, write
 
 MOST = 256

@@ -23,7 +23,6 @@ from pruning.planning import Plan, why_nothing
 from pruning.scores import CRITERIA
 from pruning.sensitivity import mrs_ratios
 from pruning.surgery import mask, remove
-from pruning.training import lottery_weights, train
 from pruning.unstructured import zero_weights
 
 Say = Callable[[str], None]
@@ -128,6 +127,8 @@ def carry_out(net: Net, plan: Plan, data: Calibration | None, options: PruneOpti
     if data is None:
         raise DataError(f"mode '{options.mode}' trains and needs labelled data")
 
+    from pruning.training import train  # PyTorch
+
     def replan(model: Net, share: float, floor: Floor | None) -> Plan:
         return _plan(model, data, options, share, floor or options.floor)
 
@@ -149,6 +150,8 @@ def _without_weights(net: Net, data: Calibration | None, options: PruneOptions, 
     if options.mode == "lottery":
         if data is None or options.criterion != "l1":
             raise CriterionError("the unstructured lottery ranks by l1 and needs labelled --data")
+        from pruning.training import lottery_weights  # PyTorch
+
         made = lottery_weights(net, data, options.ratio, _training(options), say)
     else:
         made = zero_weights(net, options.criterion, options.ratio, data, _scores(options))

@@ -15,9 +15,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from pruning.calibration import Activations, Calibration
-from pruning.errors import CriterionError
 from pruning.groups import Groups
 from pruning.net import Net
+from pruning.options import MRS_FORMS, one_of
 from pruning.scores.weights import channel_norm
 from pruning.surgery import mask
 
@@ -30,9 +30,7 @@ def mrs_ratios(groups: Groups, data: Calibration, ratio: float, form: str, strea
     """Share of channels to remove per group name. Without labels, the loss is the squared change of the output."""
     data = data.fitted(groups.net)
     chosen = [i for i, g in enumerate(groups.groups) if len(g.free) and (stream or g.kind == "internal")]
-    measure = {"prune": _by_pruning, "weights": _by_weights}.get(form)
-    if measure is None:
-        raise CriterionError(f"sensitivity form '{form}'; expected prune or weights")
+    one_of("mrs form", form, MRS_FORMS)
     few = Calibration(
         data.images[:IMAGES],
         None if data.labels is None else data.labels[:IMAGES],
@@ -40,7 +38,13 @@ def mrs_ratios(groups: Groups, data: Calibration, ratio: float, form: str, strea
         data.samples,
         data.seed,
     )
-    found = measure(groups, few, chosen)
+    target = _target(groups.net, few)
+    if form == "prune":
+        found = _by_pruning(groups, few, target, chosen)
+    else:
+        from pruning.gradients import worst_losses  # PyTorch
+
+        found = worst_losses(groups, few, target, chosen)
     sizes = np.array([len(groups.groups[i].channels) for i in chosen], float)
     shares = allocate(np.array([found[i] for i in chosen]), sizes, ratio)
     return {groups.groups[i].name: float(share) for i, share in zip(chosen, shares, strict=True)}
@@ -66,9 +70,8 @@ def allocate(sensitivity: np.ndarray, sizes: np.ndarray, ratio: float) -> np.nda
     return shares(high)
 
 
-def _by_pruning(groups: Groups, data: Calibration, chosen: list[int]) -> dict[int, float]:
+def _by_pruning(groups: Groups, data: Calibration, target: np.ndarray, chosen: list[int]) -> dict[int, float]:
     norms = channel_norm(groups, 2)
-    target = _target(groups.net, data)
     full = _worst_loss(groups.net, data, target)
     found = {}
     for index in chosen:
@@ -101,47 +104,3 @@ def _losses(output: np.ndarray, target: np.ndarray) -> np.ndarray:
         return ((output - target.reshape(len(target), -1)) ** 2).mean(1)
     shifted = output - output.max(1, keepdims=True)
     return np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(target)), target.reshape(-1)]
-
-
-def _by_weights(groups: Groups, data: Calibration, chosen: list[int]) -> dict[int, float]:
-    import torch
-
-    from pruning.losses import task_loss
-    from pruning.torch_bridge import TorchNet
-
-    model = TorchNet(groups.net)
-    rng = np.random.default_rng(data.seed)
-    points = data.semantic.points(256, data.seed)[rng.integers(256, size=len(data.images))]
-    images = model.tensor(data.semantic.apply_each(data.images, points))
-    labels = model.tensor(_target(groups.net, data))
-    with torch.no_grad():
-        start = float(task_loss(model(images), labels))
-    found = {}
-    for index in chosen:
-        names = {
-            groups.net.nodes[p].input(s) for p in groups.groups[index].producers for s in (0, 1)
-        } & model.trainable.keys()
-        found[index] = max(_ascend(model, name, images, labels) for name in names) - start if names else 0.0
-    return found
-
-
-def _ascend(model: object, name: str, images: object, labels: object) -> float:
-    """Highest loss found within the ball around one weight."""
-    import torch
-
-    from pruning.losses import task_loss
-    from pruning.torch_bridge import TorchNet
-
-    assert isinstance(model, TorchNet)
-    weight = model.leaves[name].detach()
-    radius = 0.1 * float(weight.norm())
-    change, best = torch.zeros_like(weight), -np.inf
-    for _ in range(10):
-        moved = (weight + change).requires_grad_(True)
-        loss = task_loss(model(images, leaves={name: moved}), labels)
-        best = max(best, float(loss.detach()))
-        (gradient,) = torch.autograd.grad(loss, moved)
-        change = change + 0.25 * radius * gradient / gradient.norm().clamp_min(1e-12)
-        change = change * min(1.0, radius / max(float(change.norm()), 1e-12))
-    with torch.no_grad():
-        return max(best, float(task_loss(model(images, leaves={name: weight + change}), labels)))

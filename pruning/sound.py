@@ -11,9 +11,11 @@ anything carry over.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
+from pruning import onnx_io
 from pruning.calibration import Calibration
 from pruning.errors import CriterionError
 from pruning.fold import Constants, readers
@@ -97,8 +99,6 @@ def _with_radii(
 
 def _step(net: Net, node: Op, errors: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """Errors of the outputs of one node, by running the node with absolute weights on the errors of its inputs."""
-    from pruning import onnx_io
-
     absolute = _absolute(net, node)
     feeds = {name: errors[name] for name in node.inputs if name in errors}
     found = onnx_io.run_node64(
@@ -110,8 +110,6 @@ def _step(net: Net, node: Op, errors: Mapping[str, np.ndarray]) -> list[np.ndarr
 
 def _absolute(net: Net, node: Op) -> Op:
     """The node that maps input errors to output errors when its weights are made non-negative and offsets dropped."""
-    from dataclasses import replace
-
     data = [name for name in node.inputs if name and name not in net.weights]
     row = traits(node.type)
     known = row.steepness(node.attrs) is not None

@@ -16,6 +16,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
+from torch import fx
+from torch.func import functional_call
 
 from pruning import onnx_io, runtime
 from pruning.errors import CriterionError
@@ -70,8 +73,6 @@ class TorchNet:
     """
 
     def __init__(self, net: Net, device: str = "cpu") -> None:
-        import torch
-
         onnx2torch = import_onnx2torch()
         self.net, self.device = net, torch.device(device)
         if len(net.inputs) != 1 or len(net.outputs) != 1:
@@ -100,8 +101,6 @@ class TorchNet:
 
     def __call__(self, images: Any, values: Sequence[str] = (), leaves: Mapping[str, Any] | None = None) -> Any:
         """Output (n, ...) and, if `values` are named, a dictionary of them; `leaves` overrides weights."""
-        from torch.func import functional_call
-
         source = self.leaves if leaves is None else {**self.leaves, **leaves}
         state = {key: change(source[name]) for key, (name, change) in self._map.items()}
         with warnings.catch_warnings():  # onnx2torch indexes in a way that recent torch versions comment on
@@ -117,8 +116,6 @@ class TorchNet:
         self, node: Op, inputs: Sequence[Any], change: Callable[[Any], Any] | None = None, offset: bool = True
     ) -> Any:
         """One node alone on other inputs; `change` maps its kernel or matrix, `offset` False drops its bias."""
-        from torch.func import functional_call
-
         index = self.net.producer[node.outputs[0]]
         module = getattr(self._module.graph, f"n{index}")
         prefix, state = f"graph.n{index}.", {}
@@ -139,8 +136,6 @@ class TorchNet:
 
     def tensor(self, array: np.ndarray) -> Any:
         """An array on the device of the network."""
-        import torch
-
         return torch.as_tensor(array, device=self.device)
 
     def exported(self) -> Net:
@@ -152,8 +147,6 @@ class TorchNet:
 
     def load(self, weights: Mapping[str, np.ndarray]) -> None:
         """Set weights by ONNX name."""
-        import torch
-
         with torch.no_grad():
             for name, leaf in self.leaves.items():
                 if name in weights:
@@ -163,8 +156,6 @@ class TorchNet:
         """Compare with ONNX Runtime on two random inputs; a converter that is silently wrong must not train
         anything.
         """
-        import torch
-
         shape = self.net.shapes[self.net.inputs[0]]
         inputs = np.random.default_rng(0).uniform(0, 1, (2, *shape[1:])).astype(np.float32)
         runner = runtime.Runner(onnx_io.to_bytes(self.net))
@@ -186,9 +177,6 @@ class _Tapped:
     """Builds the module that runs the converted graph and remembers intermediate values."""
 
     def __init__(self, graph: Any, net: Net) -> None:
-        import torch
-        from torch import fx
-
         names = {f"n{index}": node.outputs for index, node in enumerate(net.nodes)}
 
         class Interpreter(fx.Interpreter):
@@ -250,8 +238,6 @@ def _claim(
     name: str,
     change: Callable[[Any], Any],
 ) -> None:
-    import torch
-
     mine = change(torch.as_tensor(np.array(net.weights[name])))
     if mine.shape == value.shape and torch.equal(mine.to(value.dtype), value):
         found[key] = (name, change)

@@ -15,15 +15,20 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import torch
 
+from pruning import forms, ibp, losses
 from pruning.agreement import Agreement, agreement
 from pruning.api import PrunedModel, apply
 from pruning.calibration import Calibration, Semantic
 from pruning.errors import CriterionError, DataError
-from pruning.groups import Groups
+from pruning.fold import readers
+from pruning.groups import Groups, find_groups
+from pruning.measure import error
 from pruning.net import Net
 from pruning.options import Floor, TrainOptions
 from pruning.planning import Plan
+from pruning.scores.weights import prunable_weights
 from pruning.surgery import mask, remove
 from pruning.torch_bridge import TorchNet
 
@@ -171,8 +176,6 @@ def fine_tune(
 
     `masks` (by weight name, 0 or 1) keeps pruned single weights at zero.
     """
-    import torch
-
     model = TorchNet(net, options.device)
     torch.manual_seed(options.seed)
     rng = np.random.default_rng([options.seed, 7])
@@ -222,8 +225,6 @@ class _Objective:
         semantic: Semantic,
         raw: np.ndarray,
     ) -> Any:
-        from pruning import losses
-
         values = list(dict.fromkeys(value for value, *_ in self.places))
         if values:
             output, tapped = self.model(moved, values)
@@ -246,8 +247,6 @@ class _Objective:
         return self.scale * min(1.0, (step + 1) / max(1.0, 0.3 * self.steps)) * term
 
     def _concentration(self, tapped: Mapping[str, Any]) -> Any:
-        from pruning import losses
-
         activations, weights, chosen = [], [], []
         for value, axis, name, weight_axis, candidates in self.places:
             activations.append(_channels(tapped[value], axis))
@@ -257,8 +256,6 @@ class _Objective:
         return losses.concentration(activations, weights, chosen)
 
     def _certified(self, raw: np.ndarray, labels: Any, step: int, rng: np.random.Generator, semantic: Semantic) -> Any:
-        from pruning import forms, ibp
-
         grow = min(1.0, (step + 1) / max(1.0, 0.3 * self.steps))
         low, high = np.array([semantic.contrast, semantic.brightness]).T
         half = grow * self.options.cell * (high - low) / 2
@@ -277,10 +274,6 @@ class _Objective:
         return bool(self.units) and (o.separation > 0 or o.across > 0 or o.stability != "none")
 
     def _score_terms(self, clean: Any, raw: np.ndarray, semantic: Semantic, rng: np.random.Generator) -> Any:
-        import torch
-
-        from pruning import losses
-
         names = [unit.value for unit in self.units]
         _, base = self.model(clean, names)
         batches = [self.model.tensor(semantic.apply(raw, point)) for point in _uniform(semantic, 4, rng)]
@@ -308,32 +301,10 @@ class _Objective:
         return self.model.leaves[self.model.net.nodes[index].input(1)].detach().reshape(1, -1, 1)
 
 
-def error(net: Net, data: Calibration) -> float:
-    """Mean squared error on the clean images, in the unit of the labels, or the share of wrong classes.
-
-    A heatmap answers with the cell of its highest score.
-    """
-    from pruning.calibration import Activations
-    from pruning.losses import is_heatmap
-
-    output = Activations(net, [net.outputs[0]])(data.images)[net.outputs[0]]
-    labels = data.need_labels("the error")
-    if labels.dtype.kind == "f" and is_heatmap(output, labels):
-        best = output.reshape(*output.shape[:2], -1).argmax(2)
-        output = np.stack([best % output.shape[3], best // output.shape[3]], 2)
-    output = output.reshape(len(data.images), -1)
-    if labels.dtype.kind != "f":
-        return float((output.argmax(1) != labels.reshape(-1)).mean())
-    return float(((output - labels.reshape(len(labels), -1)) ** 2).mean())
-
-
 def lottery_weights(
     net: Net, data: Calibration, ratio: float, options: TrainOptions, say: Callable[[str], None] = lambda line: None
 ) -> Net:
     """The unstructured lottery: 20 % of the remaining weights per round by |w|, rewinding to the given weights."""
-    from pruning.groups import find_groups
-    from pruning.scores.weights import prunable_weights
-
     names = prunable_weights(find_groups(net))
     masks = {name: np.ones(net.weights[name].shape, bool) for name in names}
     left = 1.0
@@ -362,8 +333,6 @@ def _channels(value: Any, axis: int) -> Any:
 
 def _candidates(plan: Plan) -> list[tuple[str, int, str, int, np.ndarray]]:
     """For each reader of removed channels: value, its axis, weight, the weight's axis, mask of removed entries."""
-    from pruning.fold import readers
-
     found = []
     for cut in readers(plan.groups, plan.removed):
         if cut.data_labels is not None and len(cut.data_labels) == len(cut.labels):

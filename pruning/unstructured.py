@@ -27,7 +27,7 @@ def zero_weights(net: Net, criterion: str, ratio: float, data: Calibration | Non
         rng = np.random.default_rng(options.seed)
         importance = {name: rng.random(value.shape) for name, value in weights.items()}
     elif criterion == "snip":
-        from pruning.scores.gradients import gradient_products
+        from pruning.gradients import gradient_products  # PyTorch
 
         if data is None:
             raise DataError("unstructured 'snip' needs labelled calibration data")

@@ -208,12 +208,29 @@ def modules_after(statement: str) -> set[str]:
         ),
         ("import verifier.checker.cli", {"torch", "onnxruntime", "scipy", "yaml"}),
         ("import vnnlib", {"torch", "onnx", "onnxruntime", "scipy", "verifier"}),
-        ("import pruning", {"torch"}),
+        ("import pruning", {"torch", "onnx", "numpy"}),
+        ("import pruning.command", {"torch", "matplotlib", "scipy", "jinja2", "onnx2torch"}),
+        ("import pruning.cli, pruning.study.cli", {"torch", "numpy", "onnx", "matplotlib", "rich", "yaml"}),
+        ("import pruning.study.command", {"torch", "matplotlib", "scipy", "jinja2"}),
         ("import verifier.engine", {"matplotlib", "rich", "onnx2torch", "torchvision", "jinja2", "PIL"}),
     ],
 )
 def test_light_imports_stay_light(statement: str, forbidden: set[str]) -> None:
     assert not modules_after(statement) & forbidden
+
+
+MOST_HIDDEN = 55
+
+
+def test_imports_hidden_in_functions_are_doors() -> None:
+    """A module says at its top what it uses; inside functions stands only what a command should not pay for at once."""
+    hidden = set()
+    for path in (path for package in ("verifier", "pruning", "vnnlib") for path in sources(package)):
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                inner = (node for node in ast.walk(function) if isinstance(node, ast.Import | ast.ImportFrom))
+                hidden |= {f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}" for node in inner}
+    assert len(hidden) <= MOST_HIDDEN, "\n".join(sorted(hidden))
 
 
 def test_vnnlib_is_ours() -> None:

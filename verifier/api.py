@@ -16,6 +16,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import vnnlib
 from verifier.budget import Budget, memory_limit
 from verifier.console import process
 from verifier.errors import ModelError, ProofError
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from verifier.graph.onnx_import import Model
     from verifier.proof.writer import ProofWriter
     from vnnlib import Spec
+
+
+Engine = Callable[..., Result]
 
 
 def load(model: str | PathLike[str] | Module | Model, example: Any = None) -> Model:
@@ -59,13 +63,14 @@ def verify(
     budget: Budget | None = None,
     progress: Callable[[Progress], None] | None = None,
     proof: str | PathLike[str] | None = None,
+    engine: Engine | None = None,
 ) -> Result:
     """Decides whether an input of the specification's set makes all its assertions true.
 
     `timeout` (seconds) goes before `options.timeout`; `budget` goes before both, and its `stop()` ends the run early.
     `progress` is called after every step of the search. `proof` is a file for a proof that `secateur check` accepts
     (`model` and `spec` are files then); it is there after `unsat`, and after `sat` where the witness holds over the
-    reals, and is not made otherwise.
+    reals, and is not made otherwise. `engine`: see `solve`.
 
     Raises:
         ProofError: the search for this problem cannot write a proof.
@@ -81,8 +86,8 @@ def verify(
         spec = read_spec(spec)
         loaded = load(model, example)
     if proof is None:
-        return solve(loaded, spec, options, budget, progress)
-    return with_proof(files, proof, lambda writer: solve(loaded, spec, options, budget, progress, writer))
+        return solve(loaded, spec, options, budget, progress, engine=engine)
+    return with_proof(files, proof, lambda writer: solve(loaded, spec, options, budget, progress, writer, engine))
 
 
 def with_proof(
@@ -107,8 +112,6 @@ def with_proof(
 
 def read_spec(spec: str | PathLike[str] | Spec) -> Spec:
     """The specification of a file; one that is parsed already is returned as it is."""
-    import vnnlib
-
     return vnnlib.load(spec) if isinstance(spec, str | PathLike) else spec
 
 
@@ -119,13 +122,16 @@ def solve(
     budget: Budget,
     progress: Callable[[Progress], None] | None = None,
     proof: ProofWriter | None = None,
+    engine: Engine | None = None,
 ) -> Result:
     """Runs the engine on a loaded network and a parsed specification.
+
+    `engine` is called as `verifier.engine.solve`, which it is by default: (network, normal form, options, budget,
+    progress, proof) -> Result. Another one serves tests of what is around it.
 
     Raises:
         ProblemError: the two do not fit each other; found out before torch is imported.
     """
-    import vnnlib
     from verifier.problem.assemble import check_fit
 
     with _without_collector():
@@ -133,8 +139,11 @@ def solve(
         check_fit(model, form)
         if budget.expired():
             return out_of_time(budget, "before the search began")
-        from verifier import engine  # brings torch
-    result = engine.solve(model, form, options, budget, progress, proof)
+        if engine is None:
+            from verifier import engine as own  # brings torch
+
+            engine = own.solve
+    result = engine(model, form, options, budget, progress, proof)
     # what was asked for, under what was chosen
     return replace(result, settings={**options.to_mapping(), **result.settings})
 
@@ -163,8 +172,6 @@ def _export(module: Module, example: Any) -> Model:
     """A torch module as a loaded network, through an ONNX file that exists only meanwhile."""
     import torch
 
-    from verifier.graph.onnx_import import load_model
-
     if not isinstance(module, torch.nn.Module):
         raise ModelError(f"found a {type(module).__name__}, expected the path of an ONNX file or a torch.nn.Module")
     if example is None:
@@ -183,4 +190,4 @@ def _export(module: Module, example: Any) -> Model:
             raise ModelError(f"torch could not export {type(module).__name__} to ONNX: {first}") from error
         finally:
             module.train(was_training)
-        return replace(load_model(path), path=f"<{type(module).__name__}>")
+        return replace(load(path), path=f"<{type(module).__name__}>")

@@ -17,10 +17,10 @@ are not clipped (`Semantic.clip`), both oracles are called with `clip=False` and
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 
 import numpy as np
 
-from pruning import oracles
 from pruning.calibration import Activations, Calibration, Semantic
 from pruning.errors import CriterionError
 from pruning.groups import Groups
@@ -51,7 +51,7 @@ def oracle_bounds(
     semantic: Semantic,
 ) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
     """Ask the oracle and check what comes back: shapes, order, no NaN."""
-    oracle = options.interval_oracle or oracles.interval_oracle
+    oracle = options.interval_oracle or _verifier().interval_oracle
     names = list(dict.fromkeys(values))
     found = oracle(groups.net, names, images, grid, **_clipping(semantic))
     for name in names:
@@ -62,6 +62,12 @@ def oracle_bounds(
         if not (lower <= upper).all():
             raise CriterionError(f"the interval oracle returned empty or NaN intervals for '{name}'")
     return {name: (np.asarray(found[name][0], np.float64), np.asarray(found[name][1], np.float64)) for name in names}
+
+
+def _verifier() -> ModuleType:
+    from pruning import oracles  # PyTorch, and the verifier's bounds
+
+    return oracles
 
 
 def _clipping(semantic: Semantic) -> dict[str, bool]:
@@ -141,7 +147,7 @@ def _combine(
 def looseness(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> Result:
     """Share of a channel in the looseness of the bound; removing large values tightens it most and ignores the task."""
     data = required(calibration, "looseness")
-    slope_oracle = options.slope_oracle or oracles.slope_oracle
+    slope_oracle = options.slope_oracle or _verifier().slope_oracle
     grid, total = cells(data.semantic, options.cells), np.zeros(groups.n)
     names = [unit.value for unit in groups.units]
     for image in data.images:

@@ -14,9 +14,9 @@ import numpy as np
 from pruning.calibration import Activations, Calibration, perturbed
 from pruning.errors import CriterionError
 from pruning.groups import Groups, Unit
-from pruning.losses import gamma_of
 from pruning.options import ScoreOptions
 from pruning.scores.base import Result, criterion, required
+from pruning.scores.certified import cells, oracle_bounds
 from pruning.scores.movement import channels_first, per_channel
 
 
@@ -71,8 +71,6 @@ def _sampled_ranges(groups: Groups, calibration: Calibration) -> Iterator[list[t
 def _oracle_ranges(
     groups: Groups, calibration: Calibration, options: ScoreOptions
 ) -> Iterator[list[tuple[np.ndarray, np.ndarray]]]:
-    from pruning.scores.certified import cells, oracle_bounds
-
     grid = cells(calibration.semantic, 1)
     for image in calibration.images:
         bounds = oracle_bounds(
@@ -93,3 +91,11 @@ def _average(groups: Groups, units: tuple[Unit, ...], scores: list[np.ndarray]) 
     rows = np.stack([per_channel(groups, unit, score) for unit, score in zip(units, scores, strict=True)])
     seen = np.isfinite(rows)
     return np.where(seen.any(0), np.nansum(rows, 0) / np.maximum(seen.sum(0), 1), np.inf)
+
+
+def gamma_of(groups: Groups, value: str) -> np.ndarray | None:
+    """BatchNormalization scale of the channels of `value`, if a BatchNormalization makes it."""
+    index = groups.net.producer.get(value)
+    if index is None or groups.net.nodes[index].type != "BatchNormalization":
+        return None
+    return groups.net.weights[groups.net.nodes[index].input(1)]

@@ -18,6 +18,7 @@ from typing import Any
 from pruning.calibration import Calibration
 from pruning.groups import Groups
 from pruning.options import ALLOCATIONS
+from pruning.sensitivity import mrs_ratios
 
 NAMES = (*ALLOCATIONS, "dense-first")
 
@@ -25,8 +26,6 @@ NAMES = (*ALLOCATIONS, "dense-first")
 def settings(name: str, groups: Groups, data: Calibration, ratio: float, least: int) -> dict[str, Any]:
     """Arguments of `make_plan` for this allocation; the same for every criterion, but for `global`."""
     if name == "mrs":
-        from pruning.sensitivity import mrs_ratios
-
         return {"allocation": "mrs", "layer_ratios": mrs_ratios(groups, data, ratio, "prune", False)}
     if name == "dense-first":
         return {"allocation": "mrs", "layer_ratios": dense_first(groups, ratio, least)}

@@ -8,6 +8,7 @@ trained network for a seed (`dense`), it is copied instead of trained.
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -202,8 +203,6 @@ def _unchanged(model: Model) -> None:
 
 
 def _record(path: Path) -> Mapping[str, Any]:
-    import json
-
     beside = path.with_suffix(".json")
     if not beside.is_file() or beside.stat().st_size > 1 << 26:
         return {}

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from zipfile import BadZipFile
 
+import numpy as np
+
 from pruning.study.errors import ResultsError
 from pruning.study.hands import Outcome, Witness
 from verifier.brief import brief
@@ -38,8 +40,6 @@ def path(folder: Path, name: str, image: int) -> Path:
 
 def save(folder: Path, name: str, image: int, outcome: Outcome) -> None:
     """Write what there is to draw, whole or not at all; nothing if there is nothing."""
-    import numpy as np
-
     arrays = {}
     if outcome.cells is not None and outcome.states is not None:
         arrays = {"cells": np.asarray(outcome.cells, np.float64), "states": np.asarray(outcome.states, np.int8)}
@@ -57,8 +57,6 @@ def save(folder: Path, name: str, image: int, outcome: Outcome) -> None:
 
 def load(folder: Path, name: str, image: int) -> Details | None:
     """The details of a result; None where nothing was saved."""
-    import numpy as np
-
     source = path(folder, name, image)
     if not source.is_file():
         return None

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
 from pruning.study.figures import style
 from pruning.study.figures.style import Drawn
 
@@ -19,9 +22,6 @@ class Table:
 
 def render(template: str, **values: Any) -> str:
     """A page as text; every value is escaped, figures are put in as SVG."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
-
     environment = Environment(
         loader=PackageLoader("pruning.study"),
         autoescape=True,

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from pruning.study.spec import MATCHED, Arm, Spec
 
 
@@ -80,8 +82,6 @@ def schedule(names: Sequence[str], images: Sequence[int], seed: int = 0) -> Iter
     So whatever drifts on the machine during hours is shared by all networks. The order of an image depends only on
     `seed`, the image and the set of names: a study that is continued, or that grows by images, keeps it.
     """
-    import numpy as np
-
     ordered = sorted(names)
     for image in images:
         order = np.random.default_rng([seed, image]).permutation(len(ordered))

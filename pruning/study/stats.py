@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,11 +33,9 @@ class Estimate:
 
 def wilson(successes: int, trials: int, level: float = LEVEL) -> Estimate:
     """Share of successes with Wilson's score interval. Raises ValueError without trials."""
-    from scipy.stats import binomtest
-
     if trials < 1:
         raise ValueError("a rate needs at least one trial")
-    interval = binomtest(successes, trials).proportion_ci(level, method="wilson")
+    interval = _binomial(successes, trials).proportion_ci(level, method="wilson")
     return Estimate(successes / trials, float(interval.low), float(interval.high), trials)
 
 
@@ -52,8 +52,6 @@ def bootstrap(
     replicate draws seeds with replacement, in each of them draws (for every sample on its own) and images (the same for
     all samples: that is the pairing), with replacement. statistic: maps arrays (R, S, D, N), one per sample, to (R,).
     """
-    import numpy as np
-
     seeds, _, images = samples[0].shape
     if any((a.shape[0], a.shape[2]) != (seeds, images) for a in samples) or samples[0].size == 0:
         raise ValueError(f"paired samples of shapes {[a.shape for a in samples]}; seeds and images must agree")
@@ -83,8 +81,6 @@ def mean(values: np.ndarray) -> np.ndarray:
 
 def median(values: np.ndarray) -> np.ndarray:
     """Median of each replicate."""
-    import numpy as np
-
     return np.median(values.reshape(len(values), -1), axis=1)
 
 
@@ -104,16 +100,12 @@ def ratio_of_means(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _positive(values: np.ndarray) -> np.ndarray:
-    import numpy as np
-
     return np.maximum(values, 1e-9)  # a nanosecond, a billionth of an image: below what is measured
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
     """Exact two-sided p-value that a and b succeed equally often, from the pairs in which just one of them did."""
-    from scipy.stats import binomtest
-
-    return 1.0 if only_a + only_b == 0 else float(binomtest(only_a, only_a + only_b, 0.5).pvalue)
+    return 1.0 if only_a + only_b == 0 else float(_binomial(only_a, only_a + only_b).pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -128,3 +120,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
         running = max(running, min(1.0, p_values[index] * (len(p_values) - rank)))
         adjusted[index] = running
     return adjusted
+
+
+def _binomial(hits: int, trials: int) -> Any:
+    from scipy.stats import binomtest  # half a second that only tables with rates pay
+
+    return binomtest(hits, trials)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from pruning.study import stats
 from pruning.study.row import Row
 from pruning.study.stats import Estimate
@@ -86,8 +88,6 @@ def samples(rows: Sequence[Row], wanted: Sequence[Treatment], field: Field) -> l
 
     Raises ValueError where they have none in common. Draws are those that exist for every seed of a treatment.
     """
-    import numpy as np
-
     tables = [_by_network(rows, t) for t in wanted]
     seeds = sorted(set.intersection(*({seed for seed, _ in table} for table in tables)))
     chosen = []

@@ -6,6 +6,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
 from pruning.study import goals, headline, words
 from pruning.study.analysis import Analysis
 from pruning.study.runner import Progress, Tell
@@ -121,10 +125,6 @@ def _standings(console: Console, title: str, standings: Sequence[Standing], scor
 
 
 def _table(console: Console, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
     table = Table(box=box.SIMPLE_HEAD, title=title and Text(title), title_justify="left", pad_edge=False)
     for number, head in enumerate(heads):
         table.add_column(head, justify="left" if number == 0 else "right", overflow="fold")

@@ -7,9 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pruning import api
+from pruning.calibration import Semantic
 from pruning.cost import cost
 from pruning.study.hands import Hands, Outcome, Size
+from pruning.study.making import Maker
 from pruning.study.spec import Spec, Task
+from pruning.study.verifying import Images, describe, ranges, verify
+from verifier.semantic import network
+from verifier.training.augment import LEVELS
 
 if TYPE_CHECKING:
     from pruning.calibration import Semantic
@@ -20,9 +25,6 @@ def hands(task: Task, study: Spec | None = None) -> Hands:
 
     Raises SecateurError for data or a rectangle that cannot be used.
     """
-    from pruning.study.making import Maker
-    from pruning.study.verifying import Images, describe, ranges, verify
-
     held, semantic = Images(task), rectangle(task.rectangle)
     held.check()
     ranges(semantic)  # what cannot be asked is refused here, before anything is made
@@ -47,16 +49,11 @@ def measure(model: Path) -> Size:
 
 def widths(models: Sequence[Path], layout: str = "auto", channels: int | None = None) -> list[int]:
     """Width in pixels of the images each network takes."""
-    from verifier.semantic import network
-
     return [network.load(model, channels=channels, layout=layout).width for model in models]
 
 
 def rectangle(text: str) -> Semantic:
     """The ranges behind `small`, `medium` or `large`, or those written out: `contrast=0.8:1.2,brightness=-0.1:0.1`."""
-    from pruning.calibration import Semantic
-    from verifier.training.augment import LEVELS
-
     if text in LEVELS:
         contrast, brightness = LEVELS[text]
         return Semantic((1 - contrast, 1 + contrast), (-brightness, brightness))

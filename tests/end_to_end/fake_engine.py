@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import sys
 import time
-import types
 from pathlib import Path
 
-import verifier
 from verifier.budget import Budget
 from verifier.command import verify as cli
 from verifier.errors import UnsoundError
@@ -41,11 +39,7 @@ def solve(
 
 
 BEHAVIOUR = sys.argv[1]
-engine = types.ModuleType("verifier.engine")
-engine.solve = solve  # type: ignore[attr-defined]
-sys.modules["verifier.engine"] = engine
-verifier.engine = engine  # type: ignore[attr-defined]
 
 if __name__ == "__main__":
     del sys.argv[1]
-    cli.run()
+    cli.run(solve)

@@ -1,24 +1,20 @@
 import subprocess
 import sys
-import types
 from importlib.metadata import version
 
 import pytest
 
+from tests.unit import fake_command
 from verifier.command import umbrella
 from verifier.console import about
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Two commands: one whose module is there, one whose is not."""
-    seen: list[list[str]] = []
-    module = types.ModuleType("fake_command")
-    module.main = lambda argv: seen.append(argv) or 5  # type: ignore[attr-defined]
-    module.__spec__ = types.SimpleNamespace(name="fake_command")  # type: ignore[assignment]
-    monkeypatch.setitem(sys.modules, "fake_command", module)
-    commands = {"here": ("fake_command", "is there"), "absent": ("no_such_package.cli", "is not")}
+    fake_command.seen.clear()
+    commands = {"here": (fake_command.__name__, "is there"), "absent": ("no_such_package.cli", "is not")}
     monkeypatch.setattr(umbrella, "COMMANDS", commands)
-    return seen
+    return fake_command.seen
 
 
 def test_hands_over_arguments_and_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:

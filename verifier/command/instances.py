@@ -27,6 +27,7 @@ from verifier.errors import ProblemError
 from verifier.files.ledger import Ledger
 from verifier.files.whole import make_folder, write
 from verifier.progress import StatusLine
+from vnnlib import read_instances
 
 KILL_AFTER = 10.0
 """Seconds after its time limit at which a worker that has not answered is killed."""
@@ -77,11 +78,9 @@ def read_list(path: str | os.PathLike[str], cap: float | None = None) -> list[Jo
         vnnlib.VnnLibError: the file cannot be read or a line is malformed.
         ProblemError: the list is empty.
     """
-    import vnnlib
-
     folder = Path(path).absolute().parent
     jobs = []
-    for entry in vnnlib.read_instances(path):
+    for entry in read_instances(path):
         timeout = entry.timeout if cap is None else min(entry.timeout, cap)
         single = len(entry.networks) == 1
         onnx = entry.networks[0][1] if single else repr(list(entry.networks))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import vnnlib
 from verifier.options import dotted
 from verifier.result import Result, Verdict, Witness
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
 def witness_text(witness: Witness, spec: Spec) -> str:
     """The witness in the form that belongs to the version of the specification, ending in a newline."""
-    import vnnlib
-
     if spec.version.startswith("1"):
         return vnnlib.format_witness_v1(witness.x, witness.y).rstrip("\n") + "\n"
     return vnnlib.format_witness_v2(spec, tensors(witness, spec)).rstrip("\n") + "\n"

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+import traceback
+from collections.abc import Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
 from verifier.console import process
 from verifier.console.arguments import Parser
-from verifier.console.outputs import keep_inputs
-from verifier.errors import ProblemError, SecateurError
-from verifier.files.whole import check_writable, write
-from verifier.options import Options
+from verifier.console.process import EXIT_INPUT, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_VERDICT
+from verifier.errors import SecateurError, UnsoundError
 
 if TYPE_CHECKING:
-    from verifier.budget import Budget
-    from verifier.command.worker import Job
-    from verifier.result import Result
-    from vnnlib import Spec
-
-EXIT_VERDICT, EXIT_INTERNAL, EXIT_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
-
-MOST_COVERED = 3
-"""Most varying inputs of --coverage: a search that does not stop at a counterexample has to cut all of the box."""
+    from verifier.api import Engine
 
 _EPILOG = """\
 stdout: the first line is the verdict, sat, unsat, unknown or timeout; after sat follows the witness in the form of
@@ -60,9 +49,9 @@ environment:
 """
 
 
-def main(argv: Sequence[str] | None = None, started: float | None = None) -> int:
+def main(argv: Sequence[str] | None = None, started: float | None = None, engine: Engine | None = None) -> int:
     """Runs the command and returns its exit code; never raises for bad input. `started`: from when its seconds count,
-    on the monotonic clock; from now by default."""
+    on the monotonic clock; from now by default. `engine`: see `verifier.api.solve`."""
     started = time.monotonic() if started is None else started
     line = parser()
     args = line.parse_args(argv)
@@ -70,14 +59,14 @@ def main(argv: Sequence[str] | None = None, started: float | None = None) -> int
         if args.instances is not None:
             if args.coverage is not None:
                 line.error("--coverage belongs to a single instance")
-            return _run_list(line, args)
+            return _tasks().run_list(line, args)
         if args.model is None or args.spec is None:
             line.error("expected two files, model and spec (or --instances LIST --results FILE)")
         if args.jobs != 1 or args.witnesses is not None:
             line.error("--jobs and --witnesses belong to --instances")
         if args.coverage is not None:
-            return _run_coverage(line, args, started)
-        return _run_one(args, started)
+            return _tasks().run_coverage(line, args, started)
+        return _tasks().run_one(args, started, engine)
     except BrokenPipeError:
         process.stop_printing()
         return EXIT_VERDICT
@@ -87,9 +76,15 @@ def main(argv: Sequence[str] | None = None, started: float | None = None) -> int
         return _explain(error, args.verbose)
 
 
-def run() -> NoReturn:
+def run(engine: Engine | None = None) -> NoReturn:
     """The console script: `main`, then out. Its seconds count from the start of the process."""
-    process.leave(main(started=process.began()))
+    process.leave(main(started=process.began(), engine=engine))
+
+
+def _tasks() -> ModuleType:
+    from verifier.command import tasks  # NumPy and the specification parser: not for --help
+
+    return tasks
 
 
 def parser() -> Parser:
@@ -126,200 +121,15 @@ def parser() -> Parser:
     return parser
 
 
-def _options(args: argparse.Namespace) -> Options:
-    """Options of the file, then those of the command line."""
-    options = Options.from_yaml(args.options) if args.options else Options()
-    given = {name: getattr(args, name) for name in ("timeout", "memory", "device", "seed")}
-    return dataclasses.replace(options, **{name: value for name, value in given.items() if value is not None})
-
-
-def _run_one(args: argparse.Namespace, started: float) -> int:
-    from verifier.budget import Budget, memory_limit
-    from verifier.console.guard import Guard
-    from verifier.result import Result, Verdict
-
-    options = _options(args)
-    keep_inputs((args.results, args.json, args.proof), _inputs(args))
-    for path in filter(None, (args.results, args.json, args.proof)):
-        check_writable(path, "the result")
-    process.keep_freed_memory()
-    process.wait_without_spinning()
-    process.keep_imports()
-    deadline = Budget().deadline if options.timeout is None else started + options.timeout
-    budget = Budget(deadline, memory_limit(options.memory))
-
-    def last_words(reason: str) -> int:
-        verdict = Verdict.UNKNOWN if budget.stopped else Verdict.TIMEOUT
-        return _deliver(args, Result(verdict, reason, seconds=time.monotonic() - started), None)
-
-    with Guard(budget, last_words):
-        result, spec = _solve(args, options, budget)
-    return _deliver(args, dataclasses.replace(result, seconds=time.monotonic() - started), spec)
-
-
-def _solve(args: argparse.Namespace, options: Options, budget: Budget) -> tuple[Result, Spec]:
-    from verifier.api import read_spec, verify
-    from verifier.progress import StatusLine
-
-    line = StatusLine(sys.stderr)
-    line.enabled = line.enabled and not args.quiet
-    spec = read_spec(args.spec)
-    asked = spec if args.proof is None else args.spec  # a proof is about the file
-    try:
-        result = verify(_one_network(args.model), asked, options, budget=budget, progress=line.show, proof=args.proof)
-    finally:
-        line.clear()
-    return result, spec
-
-
-def _run_coverage(parser: Parser, args: argparse.Namespace, started: float) -> int:
-    if args.results is not None or args.json is not None:
-        parser.error("--results and --json belong to a verdict; --coverage FOLDER or FILE says where its files go")
-    import vnnlib
-    from verifier.api import load, read_spec
-    from verifier.budget import memory_limit
-    from verifier.engine.on_device import device_of
-    from verifier.options import refuse_unused
-    from verifier.semantic import coverage_run, family, map_proof
-    from verifier.semantic.coverage_search import CERTIFIED, Limits
-
-    options = _options(args)
-    refuse_unused(options, ("device", "seed", "timeout", "memory", "search.batch"), "--coverage")
-    files = coverage_run.Files.named(args.coverage)
-    keep_inputs((*files.all, args.proof), _inputs(args))
-    files.check(folder=True)
-    process.keep_freed_memory()
-    process.wait_without_spinning()
-    spec = read_spec(args.spec)
-    form = vnnlib.normalise(spec)
-    device = device_of(options.device)
-    found = family.from_files(load(_one_network(args.model)), form, device, options.seed, MOST_COVERED, spec.header)
-    if found.inputs != 2 and Path(args.coverage).suffix.lower() not in coverage_run.PICTURES:
-        files = dataclasses.replace(files, picture=None)
-    budget = coverage_run.remaining(options.timeout, started, memory_limit(options.memory))
-    prove = None
-    if args.proof is not None:
-        check_writable(args.proof, "the proof")
-        where = args.proof, _one_network(args.model), args.spec
-        prove = lambda state: map_proof.write(*where, found, state.of(CERTIFIED), lambda: bool(budget.stopped))  # noqa: E731
-    return coverage_run.run(found, files, Limits(), budget, batch=options.search.batch, quiet=args.quiet, prove=prove)
-
-
-def _inputs(args: argparse.Namespace) -> Iterator[str | Path | None]:
-    """Every file that one instance reads."""
-    from verifier.graph.onnx_import.source import files_of
-
-    yield from (args.spec, f"{args.spec}.gz", args.options)
-    yield from files_of(_one_network(args.model))
-
-
-def _list_inputs(args: argparse.Namespace, jobs: Sequence[Job]) -> Iterator[str | Path | None]:
-    yield from (args.instances, args.options)
-    for job in jobs:
-        yield from (job.model, job.spec)
-
-
-def _files_of_list(args: argparse.Namespace, jobs: Sequence[Job]) -> list[Path]:
-    """The witness and proof files that a list may write."""
-    from verifier.command.instances import file_names
-
-    folders = (args.witnesses, "counterexample"), (args.proof, "proof")
-    return [
-        Path(folder) / name
-        for folder, suffix in folders
-        if folder is not None
-        for name in file_names(jobs, suffix).values()
-    ]
-
-
-def _one_network(text: str) -> str:
-    """The path in a model argument, or of a shipped network; VNN-COMP passes several as (name, path) pairs."""
-    from verifier.data import networks as shipped
-    from vnnlib import parse_networks
-
-    networks = parse_networks(text)
-    if len(networks) != 1:
-        names = ", ".join(name for name, _ in networks[:10])
-        raise ProblemError(f"model: found {len(networks)} networks ({names}), expected 1: several are not supported")
-    return str(shipped.find(networks[0][1]))
-
-
-def _deliver(args: argparse.Namespace, result: Result, spec: Spec | None) -> int:
-    """Writes the files, then stdout, then the line for people. The files first: they must not depend on a pipe.
-
-    A file that cannot be written after all (the disk is full) does not cost the answer: it still goes to stdout.
-
-    Raises:
-        OutputError: a file could not be written.
-    """
-    from verifier.command import report
-    from verifier.errors import OutputError
-
-    text = report.result_text(result, spec)
-    failed: OutputError | None = None
-    try:
-        if args.results:
-            write(args.results, text, "the result")
-        if args.json:
-            write(args.json, report.result_json(result, args.model, args.spec), "the result")
-    except OutputError as error:
-        failed = error
-    sys.stdout.write(text)
-    sys.stdout.flush()
-    if failed is not None:
-        raise failed
-    if not args.quiet:
-        print(report.summary(result), file=sys.stderr)
-        if advice := report.advice(result):
-            print(advice, file=sys.stderr)
-    if args.verbose:
-        print("\n".join(report.details(result)), file=sys.stderr)
-    return EXIT_VERDICT
-
-
-def _run_list(parser: Parser, args: argparse.Namespace) -> int:
-    if args.model is not None:
-        parser.error("--instances brings its own models and specifications")
-    if args.results is None:
-        parser.error("--instances needs --results FILE")
-    if args.json is not None:
-        parser.error("--json belongs to a single instance")
-    if args.jobs < 1:
-        parser.error(f"--jobs: found {args.jobs}, expected a number >= 1")
-    from verifier.command import instances, worker
-
-    options = _options(args)
-    jobs = instances.read_list(args.instances, cap=options.timeout)
-    keep_inputs([args.results, *_files_of_list(args, jobs)], _list_inputs(args, jobs))
-    talk = 0 if args.quiet else 2 if args.verbose else 1
-    outcome = instances.run_list(
-        jobs,
-        args.results,
-        args.jobs,
-        worker.EngineWorker(options, args.jobs),
-        witnesses=args.witnesses,
-        proofs=args.proof,
-        talk=talk,
-    )
-    if not args.quiet:
-        print(outcome.table(), file=sys.stderr)
-    if outcome.stopped:
-        return EXIT_INTERRUPTED
-    return EXIT_INTERNAL if outcome.errors else EXIT_VERDICT
-
-
 def _explain(error: Exception, verbose: bool) -> int:
     """One line for bad input; for anything else the type as well, since it is a bug."""
-    from verifier.errors import UnsoundError
-    from vnnlib import VnnLibError
+    from vnnlib import VnnLibError  # with NumPy
 
     bad_input = isinstance(error, SecateurError | VnnLibError) and not isinstance(error, UnsoundError)
     if bad_input or isinstance(error, MemoryError):
         print(f"verify: error: {_one_line(error) or 'out of memory'}", file=sys.stderr)
         return EXIT_INPUT if bad_input else EXIT_INTERNAL
     if verbose:
-        import traceback
-
         traceback.print_exception(error)
     hint = "" if verbose else " (a bug; -v shows where)"
     print(f"verify: internal error: {type(error).__name__}: {_one_line(error)}{hint}", file=sys.stderr)

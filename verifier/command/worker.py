@@ -15,6 +15,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import vnnlib
+from verifier.api import load, read_spec, solve, with_proof
+from verifier.budget import Budget, memory_limit
+from verifier.command import report
 from verifier.console import process
 from verifier.errors import ProblemError, SecateurError
 from verifier.options import Options
@@ -88,15 +92,10 @@ class EngineWorker(Worker):
         """Imports what every job needs."""
         process.keep_freed_memory()
         process.wait_without_spinning()
-        from verifier import engine  # noqa: F401
-        from verifier.graph import onnx_import  # noqa: F401
+        import verifier.engine  # noqa: F401 (brings everything)
 
     def solve(self, job: Job) -> Outcome:
         """Loads (or reuses) the network, parses the specification and runs the engine."""
-        from verifier.api import read_spec, solve, with_proof
-        from verifier.budget import Budget, memory_limit
-        from verifier.command import report
-
         if job.model is None:
             raise ProblemError(f"found several networks, expected 1: {job.onnx[:200]}")
         started = time.monotonic()
@@ -118,10 +117,6 @@ class EngineWorker(Worker):
 
     def solve_together(self, jobs: Sequence[Job], tell: Tell) -> None:
         """One search for all of them; a job's seconds are its own and its part of the common steps."""
-        import vnnlib
-        from verifier.api import read_spec
-        from verifier.budget import Budget, memory_limit
-        from verifier.command import report
         from verifier.engine.together import Question, solve_together
 
         assert jobs[0].model is not None
@@ -142,8 +137,6 @@ class EngineWorker(Worker):
 
     def _load(self, path: Path) -> Model:
         """The network of a file, from the cache if it is there; the least recently used ones make room."""
-        from verifier.api import load
-
         if path not in self._models:
             self._models[path] = load(path)
         self._models.move_to_end(path)

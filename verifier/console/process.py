@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import os
 import sys
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
+EXIT_VERDICT, EXIT_INTERNAL, EXIT_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 _LARGEST_MMAP_THRESHOLD = 32 << 20  # glibc refuses more on 64 bit (HEAP_MAX_SIZE / 2)
 _TRIM_THRESHOLD = 1 << 30
@@ -24,8 +26,6 @@ def keep_freed_memory() -> bool:
 
     Returns False where it cannot be done, or the user has decided (MALLOC_*_THRESHOLD_, another allocator preloaded).
     """
-    import ctypes
-
     if any(name in os.environ for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "LD_PRELOAD")):
         return False
     try:

@@ -13,6 +13,10 @@ from importlib import import_module
 from pathlib import Path
 
 import verifier.ops
+from verifier.graph.onnx_import import operators as onnx_operators
+from verifier.graph.onnx_import.opaque import opaque
+from verifier.graph.onnx_import.reader import OPSETS
+from verifier.graph.onnx_import.registry import lookup
 from verifier.ops.kinds import LinearOp, Op, RelaxedOp
 from verifier.ops.registry import operators
 
@@ -21,11 +25,6 @@ BEGIN, END = "<!-- operators: begin (make operators) -->", "<!-- operators: end 
 
 def tables() -> str:
     """Markdown: which ONNX operators are read, and which operators of the IR have bound rules, with their files."""
-    from verifier.graph.onnx_import import operators as onnx_operators
-    from verifier.graph.onnx_import.opaque import opaque
-    from verifier.graph.onnx_import.reader import OPSETS
-    from verifier.graph.onnx_import.registry import lookup
-
     for module in pkgutil.iter_modules(verifier.ops.__path__):
         if module.name != "table":
             import_module(f"verifier.ops.{module.name}")

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import vnnlib
 from verifier.budget import memory_limit
 from verifier.console import process
 from verifier.console.arguments import Parser
@@ -22,8 +23,11 @@ from verifier.console.outputs import keep_inputs
 from verifier.data import networks, source, unchanged
 from verifier.data import options as shared
 from verifier.errors import OptionsError, SecateurError, UnsoundError
+from verifier.graph.onnx_import import load_model
+from verifier.graph.onnx_import.source import files_of
 from verifier.semantic import arguments, network, study
 from verifier.semantic.properties import Budget, Coordinates, Property
+from vnnlib import VnnLibError
 
 if TYPE_CHECKING:
     from verifier.semantic.family import Family
@@ -79,8 +83,6 @@ def _study_options(p: Parser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; see the epilog for exit codes."""
-    from vnnlib import VnnLibError
-
     options = parser().parse_args(argv)
     process.keep_freed_memory()
     process.wait_without_spinning()
@@ -98,12 +100,11 @@ def _run(options: argparse.Namespace) -> int:
     started = time.monotonic()
     _check(options)
     from verifier.semantic import coverage_run
-    from verifier.semantic.coverage_search import Limits
 
     files = coverage_run.Files(options.json, options.npz, options.picture, options.checkpoint)
     keep_inputs(files.all, _inputs(options))
     files.check()
-    limits = Limits(options.open, options.per_image, options.depth)
+    limits = coverage_run.Limits(options.open, options.per_image, options.depth)
     family, reach, measure = _family(options)
     return coverage_run.run(
         family,
@@ -137,8 +138,6 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _inputs(options: argparse.Namespace) -> Iterator[Path]:
-    from verifier.graph.onnx_import.source import files_of
-
     yield from files_of(networks.find(options.network if options.network is not None else options.model))
     if options.spec is not None:
         yield from (options.spec, Path(f"{options.spec}.gz"))
@@ -153,9 +152,6 @@ def _family(options: argparse.Namespace) -> tuple[Family, float | None, str | No
     from verifier.semantic import family as families
 
     if options.spec is not None:
-        import vnnlib
-        from verifier.graph.onnx_import import load_model
-
         spec = vnnlib.load(options.spec)
         form, model = vnnlib.normalise(spec), load_model(networks.find(options.model))
         return families.from_files(model, form, device_of(options.device), header=spec.header), None, None

@@ -20,7 +20,7 @@ from verifier.bounds.rounded import FLOOR
 from verifier.brief import brief
 from verifier.budget import Budget
 from verifier.engine.outcome import progress_of
-from verifier.errors import UnsoundError
+from verifier.errors import OptionsError, UnsoundError
 from verifier.progress import Progress
 from verifier.search.bab import Limits as SearchLimits
 from verifier.search.bab import Method, search
@@ -48,8 +48,6 @@ class Limits:
     depth: int = 30
 
     def __post_init__(self) -> None:
-        from verifier.errors import OptionsError
-
         if not 0 <= self.open_share < 1:
             raise OptionsError(f"the open share to stop at: found {self.open_share:g}, expected 0 <= share < 1")
         if not 1 <= self.depth <= 50:

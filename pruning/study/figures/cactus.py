@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from matplotlib.figure import Figure
+
 from pruning.study.figures import style
 from pruning.study.figures.style import Drawn
 
@@ -36,8 +38,6 @@ def figure(
     times: Mapping[str, Sequence[float]], totals: Mapping[str, int], unit: str, share: bool, focus: str = ""
 ) -> Figure:
     """The plot itself; call and save inside `style.drawing`."""
-    from matplotlib.figure import Figure
-
     looks = style.looks(list(times))
     sheet = Figure(figsize=(5.4, 3.7))
     axes = sheet.add_subplot()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from pruning.groups import Group
 from pruning.planning import Plan
@@ -33,8 +34,6 @@ def idle(plan: Plan, group: Group) -> np.ndarray:
 
 def draw_layers(plan: Plan, index: int) -> Drawn:
     """Kept and removed channels per layer; the removed that were idle apart."""
-    from matplotlib.figure import Figure
-
     groups = chosen(plan)
     gone = [plan.removed[g.channels] for g in groups]
     lazy = [int((r & idle(plan, g)).sum()) for r, g in zip(gone, groups, strict=True)]
@@ -60,8 +59,6 @@ def draw_scores(plan: Plan, index: int) -> Drawn | None:
     """Every channel's score, a row per layer; None without scores."""
     if plan.scores is None:
         return None
-    from matplotlib.figure import Figure
-
     groups, stem = chosen(plan), f"scores-{index}"
     with style.drawing(stem):
         figure = Figure(figsize=(11.4, 1.1 + 0.3 * len(groups)))
@@ -86,8 +83,6 @@ def draw_scores(plan: Plan, index: int) -> Drawn | None:
 
 def draw_parts(plan: Plan, index: int) -> list[Drawn]:
     """Per layer: what share of every channel's Sig + Bias2 + Var is not signal; at most one, so nothing is cut."""
-    from matplotlib.figure import Figure
-
     if plan.scores is None or not {name for name, _ in PARTS} <= plan.scores.parts.keys():
         return []
     drawn = []

@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
 from pruning.study.figures import style
 from pruning.study.figures.style import Drawn, Look
 from pruning.study.stats import Estimate
@@ -51,8 +54,6 @@ TOGETHER = tuple(m for m in METRICS if m.stem not in ("boxes", "unstable"))
 
 def draw(summaries: Sequence[Summary], metric: Metric, focus: str, by_network: bool = False) -> Drawn:
     """The figure of one metric, against the ratio unless no ratio is known or every network is to stand for itself."""
-    from matplotlib.figure import Figure
-
     pruned = [] if by_network else [s for s in summaries if s.ratio is not None]
     with style.drawing(metric.stem):
         height = 3.5 if pruned else 1.2 + 0.34 * len(summaries)
@@ -73,9 +74,6 @@ def draw(summaries: Sequence[Summary], metric: Metric, focus: str, by_network: b
 
 def draw_together(summaries: Sequence[Summary], focus: str) -> Drawn:
     """All metrics of `TOGETHER` in one figure with a row per treatment: for one ratio, or none, there is no curve."""
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
     rows = sorted(summaries, key=lambda s: (s.arm == focus, not s.arm.startswith("dense"), s.label), reverse=True)
     with style.drawing("together"):
         engine = ConstrainedLayoutEngine(wspace=0.06)

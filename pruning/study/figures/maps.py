@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Patch, Rectangle
+
 from pruning.study.details import Details
 from pruning.study.figures import style
 from pruning.study.figures.style import Drawn
@@ -22,8 +27,6 @@ def raster(cells: np.ndarray, states: np.ndarray, pixels: int = PIXELS) -> np.nd
 
     cells (n, 2, 2), states (n,). A point in no cell is open; where cells overlap, the worse state wins.
     """
-    import numpy as np
-
     low, high = cells[:, 0].min(axis=0), cells[:, 1].max(axis=0)
     centres = low + (np.arange(pixels)[:, None] + 0.5) / pixels * (high - low)
     picture = np.full((pixels, pixels), 2, np.int8)
@@ -38,10 +41,6 @@ def raster(cells: np.ndarray, states: np.ndarray, pixels: int = PIXELS) -> np.nd
 
 def draw_maps(panels: Sequence[tuple[str, Details]], stem: str, title: str, caption: str) -> Drawn:
     """Coverage maps side by side; panels: heading and details with cells."""
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-    from matplotlib.patches import Patch
-
     with style.drawing(stem):
         figure = Figure(figsize=(2.75 * len(panels), 3.35), layout=ConstrainedLayoutEngine(wspace=0.08))
         spoken = []
@@ -58,8 +57,6 @@ def draw_maps(panels: Sequence[tuple[str, Details]], stem: str, title: str, capt
 
 
 def _map(axes: Axes, found: Details) -> None:
-    import numpy as np
-
     assert found.cells is not None and found.states is not None
     low, high = found.cells[:, 0].min(axis=0), found.cells[:, 1].max(axis=0)
     palette = np.zeros((3, 3), np.uint8)
@@ -76,9 +73,6 @@ def _map(axes: Axes, found: Details) -> None:
 
 def draw_witness(witness: Witness, tau: float, axes_names: Sequence[str], stem: str, title: str) -> Drawn:
     """The picture at a counterexample: squares of side 2 tau at the truth, crosses at the predictions."""
-    import numpy as np
-    from matplotlib.figure import Figure
-
     truth, guess, worst = witness.truth, witness.predicted, witness.worst
     side = max(witness.picture.shape[:2])
     with style.drawing(stem):
@@ -99,8 +93,6 @@ def draw_witness(witness: Witness, tau: float, axes_names: Sequence[str], stem: 
 
 
 def _marks(axes: Axes, truth: np.ndarray, guess: np.ndarray, worst: int, radius: float) -> None:
-    from matplotlib.patches import Rectangle
-
     for number, ((x, y), (u, v)) in enumerate(zip(truth, guess, strict=True)):
         bad = number == worst
         colour = "#ff5a36" if bad else "#39d0ff"  # on a photograph, so the same in both themes

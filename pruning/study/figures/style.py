@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import quoteattr
 
+import matplotlib
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
 from verifier.files.whole import make_folder, write
 
 if TYPE_CHECKING:
@@ -63,8 +66,6 @@ def looks(names: Sequence[str]) -> Mapping[str, Look]:
 @contextmanager
 def drawing(name: str) -> Iterator[None]:
     """The settings every figure is drawn and saved with; `name` keeps the ids of figures on one page apart."""
-    import matplotlib
-
     ink, muted = LIGHT["ink"], LIGHT["muted"]
     settings: dict[Any, Any] = {
         "svg.fonttype": "none", "svg.hashsalt": name, "pdf.fonttype": 42, "font.family": "sans-serif",
@@ -82,8 +83,6 @@ def drawing(name: str) -> Iterator[None]:
 
 def plain_ticks(axis: Axis) -> None:
     """Label a logarithmic axis 0.01, 0.1, 1, 10 instead of powers."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
-
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 

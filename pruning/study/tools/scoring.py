@@ -8,7 +8,7 @@ mean over all instances of the seconds of a right answer, or twice the limit (a 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pruning.study.tools.results import Answer, Key, Tool
 from pruning.study.tools.truth import Known, Truth, decide
@@ -126,8 +126,6 @@ def _percent(rows: list[Standing]) -> tuple[Standing, ...]:
 
 
 def _with_score(row: Standing, score: float) -> Standing:
-    from dataclasses import replace
-
     return replace(row, score=max(0.0, score))
 
 

@@ -18,8 +18,9 @@ import pruning
 from pruning import Calibration, TrainOptions, losses, onnx_io
 from pruning.calibration import Activations
 from pruning.errors import CriterionError, DataError
+from pruning.measure import error
 from pruning.torch_bridge import TorchNet
-from pruning.training import error, fine_tune, lottery_weights, train
+from pruning.training import fine_tune, lottery_weights, train
 
 
 def test_onnx2torch_loads_without_torchvision_and_leaves_no_stand_in():

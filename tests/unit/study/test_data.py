@@ -14,6 +14,7 @@ from PIL import Image
 from pruning.study import cli, spec
 from pruning.study.wiring import hands
 from tests.unit.semantic.semantic_helpers import network
+from verifier.data import networks
 
 SMALL = "contrast=0.99:1.01,brightness=-0.01:0.01"
 
@@ -90,7 +91,7 @@ def test_shipped_names_and_missing_truth(place, capsys):
     assert cli.main(["pixels.onnx", "--data", "images.npz"]) == 2
     assert "a target is needed" in capsys.readouterr().err
     task = spec.Task("aircraft23", 0.2, "small", 30.0)
-    assert hands(task).count() is None and "cnn7_w8" in hands(task).describe([cli.networks.find("cnn7_w8")], [0])[1]
+    assert hands(task).count() is None and "cnn7_w8" in hands(task).describe([networks.find("cnn7_w8")], [0])[1]
 
 
 def test_older_folders_of_results_can_be_gone_on_with():

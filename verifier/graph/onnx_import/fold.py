@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import onnx
 
 from verifier.graph.enclose import FLOOR, FUNCTION
 from verifier.graph.exact import added, multiplied, summed_exactly
@@ -196,8 +197,6 @@ _enter("Sum")(_many(np.add))
 
 @_enter("Cast")
 def _cast(c: Context, xs: list[np.ndarray]) -> np.ndarray:
-    import onnx
-
     to = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(int(c.attr("to", 1))))
     return normal(xs[0]) if to.kind == "f" else xs[0].astype(to)  # between floats the real number stays
 

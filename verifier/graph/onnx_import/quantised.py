@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 
 from verifier.graph.onnx_import.context import Context, Value, Var
 from verifier.graph.onnx_import.conv import convolve, pads, spatial
@@ -30,8 +31,6 @@ def _zero(c: Context, index: int) -> np.ndarray:
 @lowers("QuantizeLinear", since=10)
 def quantize(c: Context) -> Value | tuple[Value, ...]:
     """Round(x / scale) + zero point, within the type."""
-    import onnx
-
     x, zero = c.x(), _zero(c, 2)
     target = int(c.attr("output_dtype", 0))
     dtype = zero.dtype if c.has(2) or not target else np.dtype(onnx.helper.tensor_dtype_to_np_dtype(target))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import onnx
 
 from verifier.graph.onnx_import.context import Context, Value, Var, elements
 from verifier.graph.onnx_import.logic import converted
@@ -29,8 +30,6 @@ def dropout(c: Context) -> Value | tuple[Value, ...]:
 @lowers("Cast", "CastLike")
 def cast(c: Context) -> Value:
     """To a floating-point type the real number stays; to whole numbers it is rounded towards 0."""
-    import onnx
-
     x = c.x()
     target = onnx.helper.tensor_dtype_to_np_dtype(int(c.attr("to", 1))) if c.op == "Cast" else c.value(1).dtype
     if np.dtype(target).kind not in "fiub":

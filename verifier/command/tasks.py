@@ -1,0 +1,199 @@
+"""What `verify` does with its arguments: one instance, its coverage, or a list."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import vnnlib
+from verifier.api import Engine, load, read_spec, verify
+from verifier.budget import Budget, memory_limit
+from verifier.command import report
+from verifier.console import process
+from verifier.console.arguments import Parser
+from verifier.console.guard import Guard
+from verifier.console.outputs import keep_inputs
+from verifier.console.process import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_VERDICT
+from verifier.data import networks as shipped
+from verifier.errors import OutputError, ProblemError
+from verifier.files.whole import check_writable, write
+from verifier.options import Options, refuse_unused
+from verifier.progress import StatusLine
+from verifier.result import Result, Verdict
+from vnnlib import Spec, parse_networks
+
+if TYPE_CHECKING:
+    from verifier.command.worker import Job
+
+MOST_COVERED = 3
+"""Most varying inputs of --coverage: a search that does not stop at a counterexample has to cut all of the box."""
+
+
+def _options(args: argparse.Namespace) -> Options:
+    """Options of the file, then those of the command line."""
+    options = Options.from_yaml(args.options) if args.options else Options()
+    given = {name: getattr(args, name) for name in ("timeout", "memory", "device", "seed")}
+    return dataclasses.replace(options, **{name: value for name, value in given.items() if value is not None})
+
+
+def run_one(args: argparse.Namespace, started: float, engine: Engine | None = None) -> int:
+    """One instance: verdict on stdout, files where they are asked for."""
+    options = _options(args)
+    keep_inputs((args.results, args.json, args.proof), _inputs(args))
+    for path in filter(None, (args.results, args.json, args.proof)):
+        check_writable(path, "the result")
+    process.keep_freed_memory()
+    process.wait_without_spinning()
+    process.keep_imports()
+    deadline = Budget().deadline if options.timeout is None else started + options.timeout
+    budget = Budget(deadline, memory_limit(options.memory))
+
+    def last_words(reason: str) -> int:
+        verdict = Verdict.UNKNOWN if budget.stopped else Verdict.TIMEOUT
+        return _deliver(args, Result(verdict, reason, seconds=time.monotonic() - started), None)
+
+    with Guard(budget, last_words):
+        result, spec = _solve(args, options, budget, engine)
+    return _deliver(args, dataclasses.replace(result, seconds=time.monotonic() - started), spec)
+
+
+def _solve(args: argparse.Namespace, options: Options, budget: Budget, engine: Engine | None) -> tuple[Result, Spec]:
+    line = StatusLine(sys.stderr)
+    line.enabled = line.enabled and not args.quiet
+    spec = read_spec(args.spec)
+    asked = spec if args.proof is None else args.spec  # a proof is about the file
+    try:
+        result = verify(
+            _one_network(args.model), asked, options, budget=budget, progress=line.show, proof=args.proof, engine=engine
+        )
+    finally:
+        line.clear()
+    return result, spec
+
+
+def run_coverage(parser: Parser, args: argparse.Namespace, started: float) -> int:
+    """Shares and maps of one instance."""
+    if args.results is not None or args.json is not None:
+        parser.error("--results and --json belong to a verdict; --coverage FOLDER or FILE says where its files go")
+    from verifier.engine.on_device import device_of
+    from verifier.semantic import coverage_run, family, map_proof  # PyTorch
+
+    options = _options(args)
+    refuse_unused(options, ("device", "seed", "timeout", "memory", "search.batch"), "--coverage")
+    files = coverage_run.Files.named(args.coverage)
+    keep_inputs((*files.all, args.proof), _inputs(args))
+    files.check(folder=True)
+    process.keep_freed_memory()
+    process.wait_without_spinning()
+    spec = read_spec(args.spec)
+    form = vnnlib.normalise(spec)
+    device = device_of(options.device)
+    found = family.from_files(load(_one_network(args.model)), form, device, options.seed, MOST_COVERED, spec.header)
+    if found.inputs != 2 and Path(args.coverage).suffix.lower() not in coverage_run.PICTURES:
+        files = dataclasses.replace(files, picture=None)
+    budget = coverage_run.remaining(options.timeout, started, memory_limit(options.memory))
+    prove = None
+    if args.proof is not None:
+        check_writable(args.proof, "the proof")
+        where = args.proof, _one_network(args.model), args.spec
+        prove = lambda s: map_proof.write(*where, found, s.of(coverage_run.CERTIFIED), lambda: bool(budget.stopped))  # noqa: E731
+    limits, batch = coverage_run.Limits(), options.search.batch
+    return coverage_run.run(found, files, limits, budget, batch=batch, quiet=args.quiet, prove=prove)
+
+
+def _inputs(args: argparse.Namespace) -> Iterator[str | Path | None]:
+    """Every file that one instance reads."""
+    from verifier.graph.onnx_import.source import files_of  # onnx; only asked where an output exists already
+
+    yield from (args.spec, f"{args.spec}.gz", args.options)
+    yield from files_of(_one_network(args.model))
+
+
+def _list_inputs(args: argparse.Namespace, jobs: Sequence[Job]) -> Iterator[str | Path | None]:
+    yield from (args.instances, args.options)
+    for job in jobs:
+        yield from (job.model, job.spec)
+
+
+def _one_network(text: str) -> str:
+    """The path in a model argument, or of a shipped network; VNN-COMP passes several as (name, path) pairs."""
+    networks = parse_networks(text)
+    if len(networks) != 1:
+        names = ", ".join(name for name, _ in networks[:10])
+        raise ProblemError(f"model: found {len(networks)} networks ({names}), expected 1: several are not supported")
+    return str(shipped.find(networks[0][1]))
+
+
+def _deliver(args: argparse.Namespace, result: Result, spec: Spec | None) -> int:
+    """Writes the files, then stdout, then the line for people. The files first: they must not depend on a pipe.
+
+    A file that cannot be written after all (the disk is full) does not cost the answer: it still goes to stdout.
+
+    Raises:
+        OutputError: a file could not be written.
+    """
+    text = report.result_text(result, spec)
+    failed: OutputError | None = None
+    try:
+        if args.results:
+            write(args.results, text, "the result")
+        if args.json:
+            write(args.json, report.result_json(result, args.model, args.spec), "the result")
+    except OutputError as error:
+        failed = error
+    sys.stdout.write(text)
+    sys.stdout.flush()
+    if failed is not None:
+        raise failed
+    if not args.quiet:
+        print(report.summary(result), file=sys.stderr)
+        if advice := report.advice(result):
+            print(advice, file=sys.stderr)
+    if args.verbose:
+        print("\n".join(report.details(result)), file=sys.stderr)
+    return EXIT_VERDICT
+
+
+def run_list(parser: Parser, args: argparse.Namespace) -> int:
+    """Many instances: a line of the results file for each."""
+    if args.model is not None:
+        parser.error("--instances brings its own models and specifications")
+    if args.results is None:
+        parser.error("--instances needs --results FILE")
+    if args.json is not None:
+        parser.error("--json belongs to a single instance")
+    if args.jobs < 1:
+        parser.error(f"--jobs: found {args.jobs}, expected a number >= 1")
+
+    from verifier.command import instances, worker  # processes of its own
+
+    options = _options(args)
+    jobs = instances.read_list(args.instances, cap=options.timeout)
+    folders = (args.witnesses, "counterexample"), (args.proof, "proof")
+    written = [
+        Path(folder) / name
+        for folder, suffix in folders
+        if folder is not None
+        for name in instances.file_names(jobs, suffix).values()
+    ]
+    keep_inputs([args.results, *written], _list_inputs(args, jobs))
+    talk = 0 if args.quiet else 2 if args.verbose else 1
+    outcome = instances.run_list(
+        jobs,
+        args.results,
+        args.jobs,
+        worker.EngineWorker(options, args.jobs),
+        witnesses=args.witnesses,
+        proofs=args.proof,
+        talk=talk,
+    )
+    if not args.quiet:
+        print(outcome.table(), file=sys.stderr)
+    if outcome.stopped:
+        return EXIT_INTERRUPTED
+    return EXIT_INTERNAL if outcome.errors else EXIT_VERDICT
