@@ -108,5 +108,5 @@ def test_what_has_no_rule_is_named():
     model = TorchNet(net)
     with pytest.raises(CriterionError, match="no rule for node 'make_y' \\(Sin\\)"):
         forms.output_bounds(model, torch.rand(2, 4), *cells(2))
-    with pytest.raises(CriterionError, match="are unknown"):
+    with pytest.raises(CriterionError, match="is unknown"):
         TrainOptions(certified_bounds="crown")
