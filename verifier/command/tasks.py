@@ -82,6 +82,7 @@ def run_coverage(parser: Parser, args: argparse.Namespace, started: float) -> in
         parser.error("--results and --json belong to a verdict; --coverage FOLDER or FILE says where its files go")
     from verifier.engine.on_device import device_of
     from verifier.semantic import coverage_run, family, map_proof  # PyTorch
+    from verifier.semantic.coverage_search import CERTIFIED
 
     options = _options(args)
     refuse_unused(options, ("device", "seed", "timeout", "memory", "search.batch"), "--coverage")
@@ -101,7 +102,7 @@ def run_coverage(parser: Parser, args: argparse.Namespace, started: float) -> in
     if args.proof is not None:
         check_writable(args.proof, "the proof")
         where = args.proof, _one_network(args.model), args.spec
-        prove = lambda s: map_proof.write(*where, found, s.of(coverage_run.CERTIFIED), lambda: bool(budget.stopped))  # noqa: E731
+        prove = lambda s: map_proof.write(*where, found, s.of(CERTIFIED), lambda: bool(budget.stopped))  # noqa: E731
     limits, batch = coverage_run.Limits(), options.search.batch
     return coverage_run.run(found, files, limits, budget, batch=batch, quiet=args.quiet, prove=prove)
 
