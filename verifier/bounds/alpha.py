@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from verifier.bounds.ascend import Adam
 from verifier.bounds.backward import concretise, walk_back
 from verifier.bounds.bounder import Sweep, never
 from verifier.bounds.inputs import InputMap
@@ -28,9 +29,6 @@ RATE, DECAY = 0.25, 0.98
 """First step in units of alpha's range [0, 1], and its decay per step. Measured on 18 small networks of six kinds
 against the gain of 150 steps: 5, 10 and 20 steps reach 80, 90 and 97 % of it (rate 0.1, the paper's: 68, 86 and 96 %;
 rate 0.5: 74, 87 and 95 %)."""
-
-BETA = (0.9, 0.999)
-"""Adam's averages."""
 
 NOISE = 1e-6
 """Share of a row's largest gradient below which a gradient moves nothing much."""
@@ -71,7 +69,7 @@ def tighten(
 
 @dataclass
 class _Climb:
-    """The rows that still climb: R groups of K rows, their parameters (K, R, *S) and the moments of Adam."""
+    """The rows that still climb: R groups of K rows, and their parameters (K, R, *S)."""
 
     rows: Tensor
     bias: Tensor
@@ -80,24 +78,26 @@ class _Climb:
     extra: Tensor | None
     allowance: Allowance | None
     alphas: dict[tuple[int, int], Tensor]
-    first: dict[tuple[int, int], Tensor] = field(default_factory=dict)
-    second: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    adam: Adam = field(default_factory=Adam)
 
     def select(self, keep: Tensor) -> _Climb:
         """The groups named by a mask."""
         lower, upper, query, inputs = self.where
+        index = keep.nonzero()[:, 0]
+        self.adam.select(index, 1)
         return _Climb(
             self.rows[keep],
             self.bias[keep],
             {i: _pick(bounds, keep) for i, bounds in self.pre.items()},
             (lower[keep], upper[keep], query[keep], inputs),
             None if self.extra is None else self.extra[keep],
-            None if self.allowance is None else self.allowance.of(keep.nonzero()[:, 0]),
-            *({key: t[:, keep] for key, t in values.items()} for values in (self.alphas, self.first, self.second)),
+            None if self.allowance is None else self.allowance.of(index),
+            {key: t[:, keep] for key, t in self.alphas.items()},
+            self.adam,
         )
 
     def move(self, step: int, gradients: Mapping[tuple[int, int], Tensor]) -> None:
-        """One step of Adam (Kingma & Ba 2015, algorithm 1) upwards, and back into [0, 1].
+        """One step upwards, and back into [0, 1].
 
         Adam takes a full step whatever the gradient's size. Those that are only rounding, against the largest of their
         row, are damped instead: which way they point must not decide anything.
@@ -106,13 +106,12 @@ class _Climb:
             return
         sizes = [gradient.flatten(2).abs().amax(2) for gradient in gradients.values()]
         noise = NOISE * torch.stack(sizes).amax(0).clamp_min(torch.finfo(sizes[0].dtype).tiny)
-        for key, gradient in gradients.items():
-            first = self.first[key] = torch.lerp(gradient, self.first.get(key, torch.zeros_like(gradient)), BETA[0])
-            square = gradient.square()
-            second = self.second[key] = torch.lerp(square, self.second.get(key, torch.zeros_like(square)), BETA[1])
-            mean, spread = first / (1 - BETA[0] ** (step + 1)), second / (1 - BETA[1] ** (step + 1))
-            move = mean / (spread.sqrt() + noise.view(*noise.shape, *[1] * (mean.dim() - 2)))
-            self.alphas[key] = (self.alphas[key] + RATE * DECAY**step * move).clamp_(0, 1)
+        named = {f"{i}.{side}": gradient for (i, side), gradient in gradients.items()}
+        noises = {name: noise.view(*noise.shape, *[1] * (g.dim() - 2)) for name, g in named.items()}
+        moves = self.adam.step(named, noises)
+        for i, side in gradients:
+            moved = self.alphas[i, side] + RATE * DECAY**step * moves[f"{i}.{side}"]
+            self.alphas[i, side] = moved.clamp_(0, 1)
 
 
 @dataclass(frozen=True)

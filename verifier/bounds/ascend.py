@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -9,6 +10,10 @@ from torch import Tensor
 
 MEMORY = (0.9, 0.999)
 """Adam's averages of the gradient and of its square."""
+
+
+SPARE = 1e8
+"""Times the smallest number: a divisor that no gradient worth a step notices, and 0 / 0 does not come up."""
 
 
 @dataclass
@@ -20,11 +25,11 @@ class Adam:
     second: dict[str, Tensor] = field(default_factory=dict)
     steps: int = 0
 
-    def step(self, gradients: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Directions of about unit size, by name."""
+    def step(self, gradients: Mapping[str, Tensor], noise: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Directions of about unit size, by name; gradients that are no larger than their `noise` move little."""
         self.steps += 1
         keep_first, keep_second = self.memory
-        moves = {}
+        moves: dict[str, Tensor] = {}
         for name, gradient in gradients.items():
             if name in self.first:
                 first = self.first[name].mul_(keep_first).add_(gradient, alpha=1 - keep_first)
@@ -32,11 +37,12 @@ class Adam:
             else:
                 first = self.first[name] = gradient * (1 - keep_first)
                 second = self.second[name] = gradient.square().mul_(1 - keep_second)
-            scale = (second / (1 - keep_second**self.steps)).sqrt_().add_(torch.finfo(first.dtype).tiny * 1e8)
+            scale = (second / (1 - keep_second**self.steps)).sqrt_()
+            scale.add_(torch.finfo(first.dtype).tiny * SPARE if noise is None else noise[name])
             moves[name] = (first / (1 - keep_first**self.steps)).div_(scale)
         return moves
 
-    def select(self, keep: Tensor) -> None:
-        """Goes on with the boxes named by an index alone."""
-        self.first = {name: t.index_select(0, keep) for name, t in self.first.items()}
-        self.second = {name: t.index_select(0, keep) for name, t in self.second.items()}
+    def select(self, keep: Tensor, axis: int = 0) -> None:
+        """Goes on with the boxes named by an index alone, that lie along `axis`."""
+        self.first = {name: t.index_select(axis, keep) for name, t in self.first.items()}
+        self.second = {name: t.index_select(axis, keep) for name, t in self.second.items()}
