@@ -33,8 +33,9 @@ lint: $(VENV)/stamp-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# As many processes as there are cores (at most 8), of one thread each; the slowest 20 tests are listed.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal --durations 20
 
 # The documentation as a site, in out/site; warnings are errors, links inside it are checked, the notebooks of examples/
 # are run, and the reference and the pictures are made from the code.
