@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from verifier.checker.errors import Unreadable
 from verifier.checker.network import Network
 from verifier.checker.ops import TINY, UNIT, Array, Curve, Largest, Linear, Piecewise, gamma
 
@@ -25,6 +26,9 @@ SAFE = 1 + 2.0**-20
 
 MOST_FORMS = 32
 """This many inputs, the widest, have a map of their own in affine forms."""
+
+MOST_NUMBERS = 1 << 27
+"""Numbers in the maps of the affine forms that are held for one box at a time, at most."""
 
 CHUNK = 1 << 17
 """Elements of one array of rows, at most (larger ones come in parts); about what a core's cache holds."""
@@ -113,22 +117,26 @@ def sweep(
     if many:  # the rest is noise: the rounding of fixed inputs, say
         free = np.sort(np.argsort(-width, kind="stable")[:MOST_FORMS])
     forms: list[Form | None] = [None if rows and many else _start(lower, upper, free)]
+    last = {s: v for v, op in enumerate(network.nodes) if op is not None for s in op.sources}
     for v, op in enumerate(network.nodes):
         if op is None:
             continue
         if isinstance(op, Linear):
             _linear(out, forms, op)
-            continue
-        source = op.sources[0]
-        if rows and (out.planes or forms[source] is None):  # affine forms are exact up to the first curve
-            _tighten(out, source)
-        if isinstance(op, Curve):
-            _clamp(out, source, v, signs)
-            out.planes[v] = out.plane(v)
-            _curve(out, forms, op, symbols)
         else:
+            source = op.sources[0]
+            if rows and (out.planes or forms[source] is None):  # affine forms are exact up to the first curve
+                _tighten(out, source)
+            if isinstance(op, Curve):
+                _clamp(out, source, v, signs)
             out.planes[v] = out.plane(v)
-            _largest(out, forms, op)
+            if isinstance(op, Curve):
+                _curve(out, forms, op, symbols)
+            else:
+                _largest(out, forms, op)
+        for s in op.sources:
+            if last[s] == v and s != network.output:  # no later operator reads it
+                forms[s] = None
     out.form = forms[network.output]
     return out
 
@@ -141,6 +149,21 @@ def _start(lower: Array, upper: Array, free: Array) -> Form:
     rest = radius.copy()
     rest[:, free] = 0
     return Form(centre, maps, rest)
+
+
+def _reserve(forms: Sequence[Form | None], count: int, shapes: Sequence[tuple[int, ...]]) -> None:
+    """Room for `count` more maps of each of the `shapes`.
+
+    Raises:
+        Unreadable: they would be too many.
+    """
+    held = sum(math.prod(f.maps.shape[1:]) for f in forms if f is not None)
+    total = held + count * sum(math.prod(s) for s in shapes)
+    if total > MOST_NUMBERS:
+        raise Unreadable(
+            f"affine forms of {total} numbers for one box, this checker holds at most {MOST_NUMBERS}: the network is "
+            "too large for intervals of this kind"
+        )
 
 
 def _put(out: Sweep, form: Form | None, low: Array, high: Array, charge: Array | None) -> None:
@@ -160,6 +183,7 @@ def _linear(out: Sweep, forms: list[Form | None], op: Linear) -> None:
     known = [f for f in parts if f is not None]
     with_forms = len(known) == len(parts)
     most = max((f.maps.shape[1] for f in known), default=0)
+    _reserve(forms, most, [op.shape, *(f.centre.shape[1:] for f in known)])
     known = [f.padded(most) for f in known]
     sizes = [np.maximum(np.abs(a), np.abs(c)) for a, c in zip(lows, highs, strict=True)]
     if with_forms:
@@ -212,6 +236,7 @@ def _curve(out: Sweep, forms: list[Form | None], op: Curve, symbols: bool) -> No
     low, high = out.low[source], out.high[source]
     form = forms[source]
     if form is not None:
+        _reserve(forms, form.maps.shape[1], [op.shape])
         slope = op.slopes(low, high)[1]
         least, most = op.residual(slope, low, high)
         shift = least / 2 + most / 2
@@ -223,6 +248,7 @@ def _curve(out: Sweep, forms: list[Form | None], op: Curve, symbols: bool) -> No
         maps, known = slope[:, None] * form.maps, max((f.maps.shape[1] for f in forms if f is not None), default=0)
         if symbols:
             new = np.flatnonzero(np.isfinite(noise) & (noise > 0) & ~exact & ~zero)
+            _reserve(forms, known + len(new), [op.shape])
             more = np.zeros((1, known - maps.shape[1] + len(new), noise.size))
             more[0, known - maps.shape[1] + np.arange(len(new)), new] = noise.reshape(-1)[new]
             maps = np.concatenate([maps, more.reshape(1, -1, *op.shape)], 1)

@@ -25,6 +25,9 @@ from verifier.checker.query import Queries, read_queries
 BATCH = 256
 """Leaves that are bounded together."""
 
+MOST_WAITING, MOST_OPEN = 1 << 22, 1 << 26
+"""Sizes of the leaves that wait to be bounded together, and of the open nodes: cut inputs, decided neurons, slopes."""
+
 
 @dataclass(frozen=True)
 class Accepted:
@@ -74,8 +77,10 @@ class _Tree:
                 raise Rejected(f"split tensor '{name}' is not the result of a Relu of this network")
             self.tensors.append(v)
         self.open = {q: Part(q) for q in range(len(queries))}
+        self.open_size = self.waiting_size = 0
         self.next, self.splits, self.leaves = len(queries), 0, 0
-        self.slopes: list[dict[int, Array]] = []
+        self.slopes: dict[int, Array] = {}
+        self.tables = 0
         self.waiting: list[tuple[int, Claim]] = []
 
     def run(self, reader: fmt.Reader) -> Accepted:
@@ -109,14 +114,25 @@ class _Tree:
     def _take(self, node: int) -> Part:
         if node not in self.open:
             raise Rejected(f"node {node} is not open: it was never made, or was split or proven before")
-        return self.open.pop(node)
+        part = self.open.pop(node)
+        self.open_size -= part.size
+        return part
+
+    def _put(self, part: Part) -> None:
+        self.open[self.next] = part
+        self.next += 1
+        self.open_size += part.size
+        if self.open_size > MOST_OPEN:
+            raise Unreadable(
+                f"{len(self.open)} open nodes with {self.open_size} cut inputs and decided neurons, this checker holds "
+                f"at most {MOST_OPEN}"
+            )
 
     def _split(self, event: fmt.Split) -> None:
         part = self._take(event.node)
         self.splits += 1
         for child in self._children(event, part):
-            self.open[self.next] = child
-            self.next += 1
+            self._put(child)
 
     def _children(self, event: fmt.Split, part: Part) -> list[Part]:
         if isinstance(event, fmt.InputSplit):
@@ -149,6 +165,8 @@ class _Tree:
         clauses = self.prover.clauses(part)
         if any(c >= len(clauses) or k >= len(clauses[c]) for c, k in event.rows) or not event.slabs:
             raise Rejected(f"node {event.node}: rows that are not there, or no slabs")
+        if len(set(event.rows)) < len(event.rows):
+            raise Rejected(f"node {event.node}: a row that is named twice")
         rest: Part | None = part
         for j, side, at in event.slabs:
             if j >= self.queries.lower.shape[1]:
@@ -161,17 +179,16 @@ class _Tree:
                 low, high = (low, min(high, at)) if side > 0 else (max(low, at), high)
                 rest = _cut(rest, j, low, high) if low <= high else None
         if rest is not None:
-            self.open[self.next] = rest
-            self.next += 1
+            self._put(rest)
         rows = tuple((c, ((k, 1.0),)) for c, k in event.rows)
         self._wait(event.node, Claim(part, rows, intervals=event.intervals, slabs=event.slabs))
 
     def _slopes(self, event: fmt.Slopes) -> None:
         shapes = [self.prover.network.shapes[v] for v in self.tensors]
         if [t.size for t in event.tables] != [math.prod(s) for s in shapes]:
-            raise Rejected(f"slopes {len(self.slopes)} do not fit the tensors of the header")
-        tables = zip(self.tensors, event.tables, shapes, strict=True)
-        self.slopes.append({v: t.reshape(s) / 255.0 for v, t, s in tables})
+            raise Rejected(f"slopes {self.tables} do not fit the tensors of the header")
+        self.slopes = {v: t.reshape(s) for v, t, s in zip(self.tensors, event.tables, shapes, strict=True)}
+        self.tables += 1
 
     def _leaf(self, leaf: fmt.Leaf) -> None:
         part = self._take(leaf.node)
@@ -184,16 +201,19 @@ class _Tree:
         for picked, clause in zip(rows, clauses, strict=True):
             if not picked or any(k >= len(clause) or not 0 <= w < math.inf for k, w in picked):
                 raise Rejected(f"{name}: rows {picked} of a clause with {len(clause)} rows; weights must be >= 0")
+            if len({k for k, _ in picked}) < len(picked):
+                raise Rejected(f"{name}: a row that is named twice")
         if len(leaf.beta) not in (0, len(part.signs)) or not all(0 <= b < math.inf for b in leaf.beta):
             raise Rejected(f"{name}: {len(leaf.beta)} multipliers for {len(part.signs)} decided neurons, all >= 0")
-        if leaf.slopes >= len(self.slopes):
-            raise Rejected(f"{name}: slopes {leaf.slopes}, which do not stand before it")
-        slopes = self.slopes[leaf.slopes] if leaf.slopes >= 0 else {}
+        if leaf.slopes not in (-1, self.tables - 1):
+            raise Rejected(f"{name}: slopes {leaf.slopes}, expected {self.tables - 1}, the last that stand before it")
+        slopes = self.slopes if leaf.slopes >= 0 else {}
         self._wait(leaf.node, Claim(part, tuple(enumerate(rows)), leaf.beta, slopes, leaf.intervals))
 
     def _wait(self, node: int, claim: Claim) -> None:
         self.waiting.append((node, claim))
-        if len(self.waiting) >= BATCH:
+        self.waiting_size += claim.part.size + sum(t.size for t in claim.slopes.values())
+        if len(self.waiting) >= BATCH or self.waiting_size > MOST_WAITING:
             self._flush()
 
     def _flush(self) -> None:
@@ -203,7 +223,7 @@ class _Tree:
         for (node, claim), margin in zip(self.waiting, margins, strict=True):
             if not margin > 0:
                 raise Rejected(f"node {node}: the bound {margin:.3g} is not positive on {self._where(claim.part)}")
-        self.waiting = []
+        self.waiting, self.waiting_size = [], 0
 
     def _where(self, part: Part) -> str:
         cuts = ", ".join(f"X_{j} in [{low!r}, {high!r}]" for j, low, high in part.cuts[:8])

@@ -144,6 +144,9 @@ class Concat(Linear):
         return np.split(row, np.cumsum(self.lengths)[:-1], self.axis + 1)
 
 
+SCRATCH = 1 << 24
+"""Numbers that a convolution lays out at a time, where one picture has fewer."""
+
 FEW = 32
 """A matrix with at most one nonzero number in so many, in every column, is multiplied by gathering these."""
 
@@ -223,8 +226,13 @@ class Conv(Linear):
         padded = np.zeros((b, c, *self._padded()))
         padded[:, :, top : top + height, left : left + width] = x.reshape(b, c, height, width)
         o, g = self.shape[1], self.groups
-        columns = self._windows(padded).reshape(b, g, weight[0].size, -1)
-        return (weight.reshape(1, g, o // g, -1) @ columns).reshape(b, *self.shape)
+        kernel, out = weight.reshape(1, g, o // g, -1), np.empty((b, *self.shape))
+        step = max(1, SCRATCH // (g * kernel.shape[3] * math.prod(self.shape[2:])))
+        for at in range(0, b, step):
+            part = self._windows(padded[at : at + step])
+            columns = part.reshape(len(part), g, kernel.shape[3], -1)
+            out[at : at + step] = (kernel @ columns).reshape(-1, *self.shape)
+        return out
 
     def forward(self, xs: Sequence[Array]) -> Array:
         return self._run(xs[0], self.weight)

@@ -30,12 +30,18 @@ class Part:
     cuts: tuple[tuple[int, float, float], ...] = ()
     signs: tuple[tuple[int, int, int], ...] = ()
 
+    @property
+    def size(self) -> int:
+        """What it takes of memory, in cut inputs and decided neurons."""
+        return len(self.cuts) + len(self.signs)
+
 
 @dataclass(frozen=True, eq=False)
 class Claim:
     """That a part holds no violation, or some `slabs` of it do not (see `format.Clip`): in each slab, every clause has
     one of the `rows`, (clause, rows and weights), that cannot hold there. `beta` is a multiplier for every decided
-    neuron, `slopes` are per Relu, (*S) in [0, 1], and `intervals` says where those come from (`format.FORMS`, ..)."""
+    neuron, `slopes` are bytes per Relu, (*S), 255 for a slope of 1; `intervals` says where intervals come from
+    (`format.FORMS`, ..)."""
 
     part: Part
     rows: tuple[tuple[int, Picked], ...]
@@ -148,7 +154,7 @@ class Prover:
     def prepare(self, claims: Sequence[Claim]) -> tuple[Sweep, dict[int, tuple[Array, ...]]]:
         """Intervals and linear bounds for claims of one group."""
         swept = self.intervals([c.part for c in claims], claims[0].intervals)
-        moved = {v: swept.plane(v, np.stack([c.slopes[v] for c in claims])) for v in claims[0].slopes}
+        moved = {v: swept.plane(v, np.stack([c.slopes[v] for c in claims]) / 255.0) for v in claims[0].slopes}
         return swept, {**swept.planes, **moved}
 
     def walk(

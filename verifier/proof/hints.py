@@ -12,8 +12,10 @@ import numpy as np
 
 from verifier.bounds.bounder import OutOfTime
 from verifier.checker.bounds import Sweep
+from verifier.checker.errors import Unreadable
 from verifier.checker.ops import Array
 from verifier.checker.prove import Claim, Picked, Prover, Slab, Task
+from verifier.errors import ProofError
 
 STEPS = 24
 """Steps of the ascent over the weights of a clause's rows."""
@@ -44,12 +46,17 @@ def suggest(prover: Prover, claims: Sequence[Claim], stop: Callable[[], bool]) -
 
     Raises:
         OutOfTime: `stop()` said so in the middle.
+        ProofError: the network is too large for the checker's bounds.
     """
     found: list[Hint | None] = [None] * len(claims)
     for group in prover.groups(claims):
         if stop():
             raise OutOfTime
-        for i, hint in zip(group, _Group(prover, [claims[i] for i in group]).hints(), strict=True):
+        try:
+            hints = _Group(prover, [claims[i] for i in group]).hints()
+        except Unreadable as error:
+            raise ProofError(f"no proof can be written: {error}; run without --proof") from None
+        for i, hint in zip(group, hints, strict=True):
             found[i] = hint
     return [h for h in found if h is not None]
 

@@ -238,9 +238,7 @@ class ProofWriter:
         beta = tuple(max(0.0, float(np.float32(found.beta[b, d].item()))) for d in columns)
         shapes = self.prover.network.shapes
         slopes = {
-            self._relus[i][0]: (np.rint(a[b].cpu().numpy().astype(np.float64) * LEVELS) / LEVELS).reshape(
-                shapes[self._relus[i][0]]
-            )
+            self._relus[i][0]: np.rint(a[b].cpu().numpy() * LEVELS).astype(np.uint8).reshape(shapes[self._relus[i][0]])
             for i, a in found.alpha.items()
         }
         weights = [float(np.float32(w)) for w in found.weight[b].tolist()][: len(self.prover.clauses(part)[0])]
@@ -251,7 +249,7 @@ class ProofWriter:
         """A node that is proven by the claim."""
         slopes = -1
         if claim.slopes:
-            tables = tuple(np.rint(claim.slopes[v] * LEVELS).astype(np.uint8) for v, _ in self._relus.values())
+            tables = tuple(claim.slopes[v] for v, _ in self._relus.values())
             slopes = self._tables
             self._tables += 1
             self._pending.append(fmt.encode(fmt.Slopes(tables)))
