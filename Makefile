@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 VNNCOMP ?= $(wildcard ../shared/vnncomp)
 
-.PHONY: demo test docs test-docs layers changelog dist test-real figures bench lint operators clean study study-kill render prune-oracle fuzz adversarial
+.PHONY: demo test docs test-docs layers changelog dist test-real figures bench lint operators clean study study-kill render prune-oracle fuzz adversarial exact-verdicts
 .DEFAULT_GOAL := demo
 
 # The stamps make a second run quick; a changed pyproject.toml installs again.
@@ -74,6 +74,11 @@ fuzz: $(VENV)/stamp-test
 # Networks whose verdicts are known by construction, in both precisions, by every method; minutes.
 adversarial: $(VENV)/stamp-test
 	$(BIN)/python -m benchmarks.adversarial $(ARGS)
+
+# 125 random networks, four thresholds each: verdicts of neuron splits against the mixed-integer programme, and
+# CROWN <= alpha <= LP <= exact; minutes.
+exact-verdicts: $(VENV)/stamp-test
+	SECATEUR_NETWORKS=125 $(BIN)/python -m pytest tests/unit/search/test_neurons.py tests/unit/bounds/test_alpha_beta.py
 
 $(VNNCOMP)/instances.csv:
 	@echo "error: no benchmark instances found; expected VNNCOMP=FOLDER with an instances.csv in it" >&2; exit 2

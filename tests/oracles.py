@@ -6,6 +6,7 @@ Nothing here imports the verifier's operators or torch: these functions are what
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from itertools import product
@@ -17,6 +18,9 @@ from scipy.special import erf
 
 from verifier.graph.evaluate import evaluate as _evaluate
 from verifier.graph.ir import Graph, Node
+
+NETWORKS = int(os.environ.get("SECATEUR_NETWORKS", "0"))
+"""Random networks that tests against LP and MILP take instead of their own number (`make exact-verdicts`)."""
 
 Array = np.ndarray
 Box = tuple[Array, Array]

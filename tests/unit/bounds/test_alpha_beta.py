@@ -91,7 +91,7 @@ def test_every_iterate_holds_where_the_signs_do(seed: int) -> None:
         assert float(low[b]) == pytest.approx(float(value[b]), abs=1e-9)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(oracles.NETWORKS or 8))
 def test_alpha_climbs_to_the_triangle_programme_and_not_beyond(seed: int) -> None:
     """With the same intermediate intervals:  CROWN <= alpha <= LP <= exact  (Salman et al. 2019; the LP knows besides
     that arguments lie in their intervals); and as high as automatic differentiation climbs in twice the steps."""
