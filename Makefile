@@ -112,7 +112,8 @@ study: $(VENV)/stamp-package
 study-kill: $(VENV)/stamp-test
 	$(BIN)/python -m pytest tests/unit/study/kill_real.py
 
-# Its report (or with none a synthetic one) in headless Chromium, looked at by a program; pictures under out/render.
+# Its report (or with none synthetic ones, also of a list) in headless Chromium, looked at by a program; pictures under
+# out/render.
 render: $(VENV)/stamp-package
 	$(BIN)/python -m benchmarks.render_report $(wildcard out/small/report.html) --out out/render
 

@@ -1,10 +1,11 @@
-"""Renders a study's report in headless Chromium: light, dark, phone; checks what only a browser can tell.
+"""Renders reports in headless Chromium: light, dark, phone; checks what only a browser can tell.
 
     python -m benchmarks.render_report [REPORT.html] [--out DIR] [--chromium PROGRAM]
 
-Without a report it makes one from a SYNTHETIC study (made-up numbers). It fails if the page scrolls sideways at 390
-pixels (a phone), if a figure has no size or sticks out, if text is below 7 pixels, if the page logs an error or names
-another place, if a table is cut at 1280 pixels, or if dark is not dark and light not light. The pictures stay in DIR.
+Without a report it makes one of a SYNTHETIC study and one of a SYNTHETIC list (made-up numbers). It fails if a page
+scrolls sideways at 390 pixels (a phone), if a figure or picture has no size or sticks out, if text is below 7 pixels,
+if the page logs an error or names another place, if a table of figures is cut at 1280 pixels, if its filters do not
+filter, or if dark is not dark and light not light. The pictures stay in DIR, a folder for each page.
 
 Chromium comes from the system (Debian: apt-get install chromium).
 """
@@ -27,15 +28,24 @@ PROBE = """
 <pre id="found"></pre><script>
 addEventListener("load", () => setTimeout(() => {
   const page = document.querySelector("iframe").contentDocument, root = page.documentElement;
-  const out = [...page.querySelectorAll("svg")].map(s => s.getBoundingClientRect())
-    .filter(b => b.width < 100 || b.height < 60 || b.right > root.clientWidth + 1).length;
+  const out = [...page.querySelectorAll("svg, img")].map(s => [s, s.getBoundingClientRect()]).filter(([s, b]) =>
+    b.width < (s.tagName == "IMG" ? 60 : 100) || b.height < 60 || b.right > root.clientWidth + 1 || s.naturalWidth === 0
+  ).length;
+  const form = page.getElementById("filters"), choice = page.getElementById("result");
+  let unfiltered = 0;
+  for (const word of form ? [...choice.options].map(o => o.value).reverse() : []) {
+    choice.value = word;
+    form.dispatchEvent(new Event("input"));
+    unfiltered += [...page.querySelectorAll("#instances tbody tr")]
+      .filter(r => (word === "" || r.dataset.result === word) !== r.getClientRects().length > 0).length;
+  }
   const sizes = [...page.querySelectorAll("svg text, p, td, th, figcaption, dd, li")].filter(t => t.textContent.trim())
     .map(t => t.ownerSVGElement
       ? parseFloat(getComputedStyle(t).fontSize) * Math.hypot(t.getScreenCTM().a, t.getScreenCTM().b)
       : parseFloat(getComputedStyle(t).fontSize));
   document.getElementById("found").textContent = JSON.stringify({
     width: root.scrollWidth, seen: root.clientWidth, height: root.scrollHeight,
-    figures: page.querySelectorAll("svg").length, bad: out, smallest: Math.min(...sizes),
+    figures: page.querySelectorAll("svg").length, bad: out, unfiltered, smallest: Math.min(...sizes),
     cut: [...page.querySelectorAll(".scroll")].filter(s => s.scrollWidth > s.clientWidth + 1).length,
     title: page.querySelector("h1").textContent, errors: page.defaultView.failures || 0});
 }, 300));
@@ -84,11 +94,12 @@ def measured(browser: Browser, report: str, width: int, folder: Path) -> dict:
     return json.loads(html.unescape(found[1]))
 
 
-def problems(found: dict, width: int) -> list[str]:
-    """What is wrong with a measured page, in words."""
+def problems(found: dict, width: int, figures: int) -> list[str]:
+    """What is wrong with a measured page that should have so many figures, in words."""
     checks = [
         (found["width"] > found["seen"], f"is {found['width']} pixels wide where {found['seen']} are there"),
-        (found["figures"] < 8, f"shows {found['figures']} figures, expected at least 8"),
+        (found["figures"] < figures, f"shows {found['figures']} figures, expected at least {figures}"),
+        (found["unfiltered"] > 0, f"shows or hides {found['unfiltered']} rows against its filters"),
         (found["bad"] > 0, f"has {found['bad']} figures without size or sticking out"),
         (found["smallest"] < 7, f"has text of {found['smallest']:.1f} pixels"),
         (width >= DESK and found["cut"] > 0, f"cuts {found['cut']} tables"),
@@ -106,7 +117,7 @@ def brightness(path: Path) -> float:
         return float(np.median(np.asarray(image.convert("L"))))
 
 
-def render(report: Path, out: Path, program: str) -> list[str]:
+def render(report: Path, out: Path, program: str, figures: int) -> list[str]:
     """Take the pictures and say what is wrong."""
     out.mkdir(parents=True, exist_ok=True)
     text = report.read_text(encoding="utf-8")
@@ -116,7 +127,7 @@ def render(report: Path, out: Path, program: str) -> list[str]:
         browser = Browser(program, folder)
         for width in (DESK, 820, PHONE):
             found = measured(browser, text, width, folder)
-            wrong += problems(found, width)
+            wrong += problems(found, width, figures)
             height = min(int(found["height"]) + 20, 16_000)
             if width == 820:
                 continue
@@ -133,13 +144,65 @@ def render(report: Path, out: Path, program: str) -> list[str]:
     return wrong
 
 
-def synthetic(folder: Path) -> Path:
+def synthetic_study(folder: Path) -> Path:
     """A report of made-up numbers."""
     from pruning.study import analysis, report, runner
     from tests.unit.study import synthetic
 
     runner.run(synthetic.study(30, seeds=2, ratios=(0.25, 0.5, 0.75, 0.9)), folder, synthetic.hands())
     return report.write(analysis.of_folder(folder, 1000), folder)
+
+
+def synthetic_list(folder: Path) -> Path:
+    """The report of a list of made-up verdicts, with a picture and names of every length."""
+    import numpy as np
+
+    import vnnlib
+    from verifier.command.ledger import Finished
+    from verifier.command.list_report import Report
+    from verifier.command.worker import Job, Outcome
+    from verifier.options import Options, dotted
+
+    rng, words = np.random.default_rng(0), ("unsat", "unsat", "unsat", "sat", "timeout", "unknown", "error")
+    low = np.linspace(0, 0.9, 3 * 16 * 16)
+    lines = [
+        f"(declare-const X_{i} Real)(assert (>= X_{i} {v}))(assert (<= X_{i} {v + 0.1}))" for i, v in enumerate(low)
+    ]
+    (folder / "image.vnnlib").write_text("\n".join([*lines, "(declare-const Y_0 Real)(assert (>= Y_0 0))"]))
+    witness = vnnlib.format_witness_v1(low + 0.1 * rng.random(len(low)), np.zeros(1))
+    jobs = [
+        Job(
+            "SYNTHETIC",
+            f"onnx/network_{i % 4}{'_with_a_long_name' * (i % 4 == 1)}.onnx",
+            f"vnnlib/property_{i}.vnnlib",
+            Path(),
+            folder / "image.vnnlib",
+            60.0,
+        )
+        for i in range(60)
+    ]
+    report, finished = Report(folder / "list.html", jobs), []
+    for i, job in enumerate(jobs[:56]):
+        word, seconds = words[i % len(words)], float(np.exp(rng.normal(0, 2)))
+        reason = {"timeout": "the time limit was reached", "unknown": "a tie: 3 boxes cannot be split any further"}
+        shape = (1, 3, 16, 16) if i < 14 else ()
+        report.heard(
+            job,
+            Outcome(
+                word,
+                seconds,
+                reason.get(word, "every box is proven"),
+                witness if word == "sat" else "",
+                "a smaller input box; more --timeout" if word in reason else "",
+                "neurons: 40 inputs vary, more than 8 (all that bends is a ReLU)",
+                int(1000 * seconds),
+                0.25 if word in reason else None,
+                shape,
+            ),
+        )
+        finished.append(Finished(job.category, job.onnx, job.vnnlib, word, seconds))
+    report.write(finished, dotted(Options().to_mapping()), [("Processes", "2"), ("Machine", "made up")])
+    return folder / "list.html"
 
 
 def main() -> int:
@@ -152,7 +215,15 @@ def main() -> int:
         print("error: no chromium found; Debian: apt-get install chromium, or give --chromium PROGRAM", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory() as scratch:
-        wrong = render(options.report or synthetic(Path(scratch)), options.out, options.chromium)
+        if options.report:
+            pages = [(options.report, 0)]
+        else:
+            pages = [(synthetic_study(Path(scratch) / "study"), 8), (synthetic_list(Path(scratch)), 1)]
+        wrong = [
+            f"{page.stem}: {text}"
+            for page, figures in pages
+            for text in render(page, options.out / page.stem, options.chromium, figures)
+        ]
     for text in wrong:
         print(f"FAILED: {text}")
     print(f"pictures: {options.out}")

@@ -13,10 +13,11 @@ from pruning.api import PrunedModel
 from pruning.calibration import Activations, Calibration
 from pruning.measure import error
 from pruning.planning import Plan
-from pruning.study import page, words
-from pruning.study.figures import channels, style
-from pruning.study.page import Table
+from pruning.study import words
+from pruning.study.figures import channels
 from verifier.files.whole import make_folder, write
+from verifier.page import style
+from verifier.page.render import Table, render
 
 MOST = 256
 """Images on which error and output change are measured."""
@@ -27,8 +28,9 @@ def write_report(folder: Path, results: Sequence[PrunedModel], data: Calibration
     make_folder(folder)
     numbers = [_numbers(result, data) for result in results]
     sections = [_section(index, result, folder) for index, result in enumerate(results)]
-    text = page.render(
+    text = render(
         "prune.html",
+        package="pruning.study",
         title=title or "a network",
         headline=headline(numbers),
         sizes=size_table(numbers),

@@ -116,7 +116,7 @@ def test_the_checker_stands_alone() -> None:
 
 
 def test_pruning_uses_only_the_graph_the_data_sets_and_the_public_door() -> None:
-    own = ("errors", "data", "graph", "brief", "progress", "console.outputs", "console.arguments")
+    own = ("errors", "data", "graph", "brief", "page", "progress", "console.outputs", "console.arguments")
     allowed = ("verifier", *(f"verifier.{name}" for name in own))
     wrong = [
         f"{path.relative_to(ROOT)}:{line}: {name}"
@@ -124,7 +124,10 @@ def test_pruning_uses_only_the_graph_the_data_sets_and_the_public_door() -> None
         if path.relative_to(ROOT).as_posix() not in BRIDGES
         for name, line in imports(path)
         if name.startswith("verifier")
-        if not (name in allowed or name.startswith(("verifier.graph.", "verifier.data.", "verifier.files.")))
+        if not (
+            name in allowed
+            or name.startswith(("verifier.graph.", "verifier.data.", "verifier.files.", "verifier.page."))
+        )
         if name.removeprefix("verifier.") not in public_names()
     ]
     assert not wrong, "\n".join(wrong)

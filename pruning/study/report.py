@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from pruning.study import analysis as analyses
-from pruning.study import details, goals, headline, page, select, words
+from pruning.study import details, goals, headline, select, words
 from pruning.study.analysis import Analysis
-from pruning.study.figures import cactus, curves, maps, style
-from pruning.study.figures.style import Drawn
-from pruning.study.page import Table
+from pruning.study.figures import curves, maps
 from pruning.study.summary import label, penalised
 from verifier.files.whole import write as write_file
+from verifier.page import cactus, style
+from verifier.page import render as page
+from verifier.page.render import Table
+from verifier.page.style import Drawn
 
 
 def write(analysis: Analysis, folder: Path) -> Path:
@@ -36,6 +38,7 @@ def render(analysis: Analysis, drawn: dict[str, list[Drawn]]) -> str:
     first = analysis.rows[0]
     return page.render(
         "report.html",
+        package="pruning.study",
         a=analysis,
         drawn=drawn,
         facts=_facts(analysis),

@@ -177,6 +177,8 @@ def test_options_files(verify: Verify, tmp_path: Path, net: Path, holds: Path) -
         ["net.onnx", "holds.vnnlib", "-q", "-v"],
         ["net.onnx", "holds.vnnlib", "--jobs", "2"],
         ["--instances", "list.csv"],
+        ["net.onnx", "holds.vnnlib", "--report", "out.html"],
+        ["--instances", "list.csv", "--results", "r.csv", "--report", "./r.csv"],
         ["--instances", "list.csv", "--results", "r.csv", "--jobs", "0"],
         ["net.onnx", "holds.vnnlib", "--instances", "list.csv", "--results", "r.csv"],
     ],

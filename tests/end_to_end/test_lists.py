@@ -57,6 +57,8 @@ def test_a_list_with_everything_in_it(verify: Verify, tmp_path: Path, bench: Pat
         "w",
         "--proof",
         "p",
+        "--report",
+        "out.html",
     )
     done = verify(*arguments)
     assert done.returncode == 1 and done.stdout == "", done.stderr
@@ -86,6 +88,10 @@ def test_a_list_with_everything_in_it(verify: Verify, tmp_path: Path, bench: Pat
     again = verify(*arguments)
     assert again.returncode == 0 and "6 were done before" in again.stderr
     assert len((tmp_path / "r.csv").read_text().splitlines()) == 6
+    page = (tmp_path / "out.html").read_text(encoding="utf-8")
+    assert "3 of 6 settled: 1 unsat, 2 sat; 3 error." in page and page.count("((X_0 ") == 2
+    # reasons of the first run, though the second had nothing to do
+    assert "found several networks, expected 1" in page and "every box is proven" in page and "2 inputs vary" in page
 
 
 @pytest.mark.parametrize("text", ["", "one.onnx\n", "a.onnx,b.vnnlib,soon\n", "a.onnx,b.vnnlib,60,more\n"])

@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Any
 
 from verifier.command.ledger import Finished, open_results
-from verifier.command.worker import READY, Job, Outcome, Worker, serve
+from verifier.command.worker import READY, Job, Outcome, Tell, Worker, serve
 from verifier.errors import ProblemError
 from verifier.files.ledger import Ledger
 from verifier.files.whole import make_folder, write
@@ -38,12 +38,14 @@ _WORDS = ("sat", "unsat", "unknown", "timeout", "error")
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What a run of a list did: rows of this run, lines that were there before, and whether a signal ended it."""
+    """What a run of a list did: rows of this run, how many of the list were there before, whether a signal ended it,
+    and all lines of the results file."""
 
     rows: tuple[Finished, ...]
     skipped: int
     seconds: float
     stopped: bool = False
+    lines: tuple[Finished, ...] = ()
 
     @property
     def errors(self) -> int:
@@ -121,7 +123,8 @@ class _Slot:
         self.process = context.Process(target=serve, args=(theirs, worker), daemon=True)
         self.process.start()
         theirs.close()  # so that the death of the worker is the end of the channel
-        self.ready, self.kill_at = False, time.monotonic() + START_LIMIT
+        self.ready, self.sent = False, time.monotonic()
+        self.kill_at = self.sent + START_LIMIT
 
     def assign(self, jobs: list[Job]) -> None:
         self.jobs, self.together = list(jobs), len(jobs) > 1
@@ -161,6 +164,7 @@ class _Run:
     talk: int
     line: StatusLine
     total: int
+    heard: Tell
     started: float = field(default_factory=time.monotonic)
     rows: list[Finished] = field(default_factory=list)
     stopped: bool = False
@@ -235,6 +239,7 @@ class _Run:
         row = Finished(job.category, job.onnx, job.vnnlib, outcome.result, outcome.seconds)
         self.ledger.append(row)
         self.rows.append(row)
+        self.heard(job, outcome)
         if self.talk > 1 or (self.talk and outcome.result == "error"):
             self.line.print(f"{outcome.result:8}{outcome.seconds:8.2f} s  {job.onnx} {job.vnnlib}  {outcome.message}")
 
@@ -249,6 +254,10 @@ class _Run:
         )
 
 
+def unheard(job: Job, outcome: Outcome) -> None:
+    """Nobody asks."""
+
+
 def run_list(
     jobs: Sequence[Job],
     results: str | os.PathLike[str],
@@ -258,13 +267,14 @@ def run_list(
     witnesses: str | os.PathLike[str] | None = None,
     proofs: str | os.PathLike[str] | None = None,
     talk: int = 0,
+    heard: Tell = unheard,
 ) -> Outcomes:
     """Runs `jobs` in `processes` workers and appends a line to `results` for each.
 
     A worker that dies gives its instance `error`, one that does not answer `KILL_AFTER` seconds after the time limit is
     killed and gives it `timeout`; both are replaced. SIGINT and SIGTERM end the run; what was running has no line and
     is run again next time. `witnesses` is the folder for counterexample files, `proofs` that for proofs. `talk`: 0
-    nothing, 1 progress bar and errors, 2 also a line for every instance.
+    nothing, 1 progress bar and errors, 2 also a line for every instance. `heard` hears of every job that has its line.
 
     Raises:
         OutputError: a results or witness file cannot be written.
@@ -284,7 +294,8 @@ def run_list(
         slots = [_Slot() for _ in range(min(processes, len(pending)))]
         line = StatusLine(sys.stderr)
         line.enabled = line.enabled and talk > 0
-        run = _Run(ledger, worker, pending, slots, folder, file_names(jobs, "counterexample"), talk, line, len(pending))
+        names = file_names(jobs, "counterexample")
+        run = _Run(ledger, worker, pending, slots, folder, names, talk, line, len(pending), heard)
         skipped = len(jobs) - len(pending)
         with _threads_shared(processes), _stop_on_signal(run):
             try:
@@ -294,7 +305,7 @@ def run_list(
                 line.clear()
                 for slot in slots:
                     slot.kill()
-        return Outcomes(tuple(run.rows), skipped, time.monotonic() - run.started, run.stopped)
+        return Outcomes(tuple(run.rows), skipped, time.monotonic() - run.started, run.stopped, tuple(ledger.rows))
 
 
 def file_names(jobs: Sequence[Job], suffix: str) -> dict[tuple[str, str], str]:

@@ -107,10 +107,11 @@ def advice(result: Result) -> str:
     """One line after an answer that is none: what was tried and what would help; "" where the question is settled."""
     if result.verdict.settled:
         return ""
-    return f"tried: {_tried(result)}; may help: {_help(result)}"
+    return f"tried: {tried(result)}; may help: {remedy(result)}"
 
 
-def _tried(result: Result) -> str:
+def tried(result: Result) -> str:
+    """How far the search came, and by what."""
     counters, settings = result.counters, result.settings
     parts = []
     if "boxes" in counters:
@@ -124,8 +125,11 @@ def _tried(result: Result) -> str:
     return ", ".join(parts) or "nothing beyond reading the files"
 
 
-def _help(result: Result) -> str:
-    """The first rule that fits: what stopped the run, then what its counters say about the problem."""
+def remedy(result: Result) -> str:
+    """What would help after an answer that is none: the first rule that fits, by what stopped the run, then by what its
+    counters say about the problem; "" where the question is settled."""
+    if result.verdict.settled:
+        return ""
     reason, counters, settings = result.reason, result.counters, result.settings
     boxes, inputs = counters.get("boxes", 0), settings.get("free_inputs")
     box = f"a smaller input box ({inputs} inputs vary; fix those that need not)" if inputs else "a smaller input box"

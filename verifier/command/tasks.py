@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ import vnnlib
 from verifier.api import Engine, load, read_spec, verify
 from verifier.budget import Budget, memory_limit
 from verifier.command import report
-from verifier.console import process
+from verifier.console import about, process
 from verifier.console.arguments import Parser
 from verifier.console.guard import Guard
 from verifier.console.outputs import keep_inputs
@@ -22,12 +22,13 @@ from verifier.console.process import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_VERDI
 from verifier.data import networks as shipped
 from verifier.errors import OutputError, ProblemError
 from verifier.files.whole import check_writable, write
-from verifier.options import Options, refuse_unused
+from verifier.options import Options, dotted, refuse_unused
 from verifier.progress import StatusLine
 from verifier.result import Result, Verdict
 from vnnlib import Spec, parse_networks
 
 if TYPE_CHECKING:
+    from verifier.command.list_report import Report
     from verifier.command.worker import Job
 
 MOST_COVERED = 3
@@ -170,6 +171,8 @@ def run_list(parser: Parser, args: argparse.Namespace) -> int:
         parser.error("--json belongs to a single instance")
     if args.jobs < 1:
         parser.error(f"--jobs: found {args.jobs}, expected a number >= 1")
+    if args.report is not None and Path(args.report).resolve() == Path(args.results).resolve():
+        parser.error("--report and --results name the same file")
 
     from verifier.command import instances, worker  # processes of its own
 
@@ -182,7 +185,8 @@ def run_list(parser: Parser, args: argparse.Namespace) -> int:
         if folder is not None
         for name in instances.file_names(jobs, suffix).values()
     ]
-    keep_inputs([args.results, *written], _list_inputs(args, jobs))
+    keep_inputs([args.results, args.report, *written], _list_inputs(args, jobs))
+    page = _report(args, jobs, instances.file_names(jobs, "counterexample"))
     talk = 0 if args.quiet else 2 if args.verbose else 1
     outcome = instances.run_list(
         jobs,
@@ -192,9 +196,32 @@ def run_list(parser: Parser, args: argparse.Namespace) -> int:
         witnesses=args.witnesses,
         proofs=args.proof,
         talk=talk,
+        heard=instances.unheard if page is None else page.heard,
     )
+    if page is not None:
+        facts = [("Processes", str(args.jobs)), ("This run", f"{outcome.seconds:.1f} s"), *about.facts()]
+        page.write(outcome.lines, dotted(options.to_mapping()), facts)
     if not args.quiet:
         print(outcome.table(), file=sys.stderr)
     if outcome.stopped:
         return EXIT_INTERRUPTED
     return EXIT_INTERNAL if outcome.errors else EXIT_VERDICT
+
+
+def _report(args: argparse.Namespace, jobs: Sequence[Job], names: Mapping[tuple[str, str], str]) -> Report | None:
+    """What collects a list's report, where one is asked for; `names` are those of witness files."""
+    if args.report is None:
+        return None
+    from verifier.command.list_report import Report  # Matplotlib and Jinja
+
+    check_writable(args.report, "the report")
+
+    def earlier(job: Job) -> str | None:
+        if args.witnesses is None or (job.onnx, job.vnnlib) not in names:
+            return None
+        try:
+            return (Path(args.witnesses) / names[job.onnx, job.vnnlib]).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return None
+
+    return Report(Path(args.report), jobs, earlier)

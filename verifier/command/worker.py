@@ -27,6 +27,7 @@ from vnnlib import VnnLibError
 if TYPE_CHECKING:
     from verifier.graph.onnx_import import Model
     from verifier.result import Result
+    from vnnlib import Spec
 
 READY = "ready"
 
@@ -52,12 +53,33 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job: a verdict word or `error`, a sentence, and the text of a witness."""
+    """What became of a job: a verdict word or `error`, a sentence, and the text of a witness; for a report also what
+    would help, how it was searched and how far, and the shape of the network's input where it has only one."""
 
     result: str
     seconds: float
     message: str = ""
     witness: str = ""
+    advice: str = ""
+    strategy: str = ""
+    boxes: int | None = None
+    open_fraction: float | None = None
+    input_shape: tuple[int, ...] = ()
+
+    @staticmethod
+    def of(result: Result, spec: Spec, model: Model, seconds: float) -> Outcome:
+        """What a result means for its job."""
+        return Outcome(
+            result.verdict.value,
+            seconds,
+            result.reason,
+            report.witness_text(result.witness, spec) if result.witness else "",
+            report.remedy(result),
+            str(result.settings.get("strategy", "")),
+            None if "boxes" not in result.counters else int(result.counters["boxes"]),
+            result.open_fraction,
+            model.input_infos[0].shape if len(model.input_infos) == 1 else (),
+        )
 
 
 class Worker(Protocol):
@@ -107,8 +129,7 @@ class EngineWorker(Worker):
         else:
             files = job.model, job.spec
             result = with_proof(files, job.proof, lambda proof: solve(model, spec, self._options, budget, proof=proof))
-        witness = report.witness_text(result.witness, spec) if result.witness else ""
-        return Outcome(result.verdict.value, time.monotonic() - started, result.reason, witness)
+        return Outcome.of(result, spec, model, time.monotonic() - started)
 
     @property
     def together(self) -> int:
@@ -128,8 +149,7 @@ class EngineWorker(Worker):
         questions = [Question(vnnlib.normalise(s), seconds) for s, seconds in zip(specs, left, strict=True)]
 
         def settled(i: int, result: Result) -> None:
-            witness = report.witness_text(result.witness, specs[i]) if result.witness else ""
-            tell(jobs[i], Outcome(result.verdict.value, before + result.seconds, result.reason, witness))
+            tell(jobs[i], Outcome.of(result, specs[i], model, before + result.seconds))
 
         longest = None if any(s is None for s in left) else sum(s for s in left if s is not None)
         budget = Budget.of(longest, memory_limit(self._options.memory, self._processes))

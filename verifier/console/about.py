@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 from importlib import metadata
@@ -23,6 +24,18 @@ def about() -> str:
         f"device: {device}, {torch.get_num_threads()} threads",
     ]
     return "\n".join(lines)
+
+
+def facts() -> list[tuple[str, str]]:
+    """Version, Python and machine by name, without the second that torch takes to import."""
+    found = commit()
+    parts = [metadata.version(name) for name in ("torch", "onnxruntime")]
+    return [
+        ("Secateur", version() + (f" ({found})" if found else "")),
+        ("Python", platform.python_version()),
+        ("torch, ONNX Runtime", ", ".join(parts)),
+        ("Machine", f"{platform.machine()}, {os.cpu_count()} cores"),
+    ]
 
 
 def commit() -> str | None:

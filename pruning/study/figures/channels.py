@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from pruning.groups import Group
 from pruning.planning import Plan
-from pruning.study.figures import style
-from pruning.study.figures.style import LIGHT, Drawn
+from verifier.page import style
+from verifier.page.style import LIGHT, Drawn
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

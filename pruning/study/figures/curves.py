@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from pruning.study.figures import style
-from pruning.study.figures.style import Drawn, Look
 from pruning.study.stats import Estimate
 from pruning.study.summary import Summary
+from verifier.page import style
+from verifier.page.style import Drawn, Look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,9 +11,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch, Rectangle
 
 from pruning.study.details import Details
-from pruning.study.figures import style
-from pruning.study.figures.style import Drawn
 from pruning.study.hands import Witness
+from verifier.page import style
+from verifier.page.style import Drawn
 
 if TYPE_CHECKING:
     import numpy as np

@@ -44,7 +44,7 @@ def write_json(comparison: Comparison, path: Path) -> None:
 
 def write_cactus(comparison: Comparison, path: Path) -> None:
     """Draw the cactus plot as .svg, .pdf or .png."""
-    from pruning.study.figures import cactus, style  # Matplotlib
+    from verifier.page import cactus, style  # Matplotlib
 
     kind = path.suffix.lower()
     if kind not in (".svg", ".pdf", ".png"):

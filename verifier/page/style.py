@@ -87,6 +87,11 @@ def plain_ticks(axis: Axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+def plain(label: str) -> str:
+    """A label that is shown as it is: dollars begin no formula, and one that begins with `_` stays in the legend."""
+    return ("\u200b" if label.startswith("_") else "") + label.replace("$", r"\$")
+
+
 @dataclass(frozen=True, eq=False)
 class Drawn:
     """A finished figure: file stem, title, one line on how to read it, what a reader who cannot see it should know."""

@@ -1,15 +1,15 @@
-"""HTML pages from the templates: one design, light and dark, for the reports of studies and of pruning runs."""
+"""HTML pages from the templates: one design, light and dark, for the reports of all commands."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from pruning.study.figures import style
-from pruning.study.figures.style import Drawn
+from verifier.page import style
+from verifier.page.style import Drawn
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,11 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
 
-def render(template: str, **values: Any) -> str:
-    """A page as text; every value is escaped, figures are put in as SVG."""
+def render(template: str, package: str = "verifier.page", **values: Any) -> str:
+    """A page as text, from a template of `package` or of this one; every value is escaped, figures are put in as
+    SVG."""
     environment = Environment(
-        loader=PackageLoader("pruning.study"),
+        loader=ChoiceLoader([PackageLoader(name) for name in dict.fromkeys((package, "verifier.page"))]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

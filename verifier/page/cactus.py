@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from pruning.study.figures import style
-from pruning.study.figures.style import Drawn
+from verifier.page import style
+from verifier.page.style import Drawn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,7 +46,7 @@ def figure(
         x, y = _steps(sorted(seconds), totals[name], share)
         look, strong = looks[name], name == focus
         width, order = (2.4, 4) if strong else (1.3, 3)
-        label = f"{name} ({len(seconds)} of {totals[name]})"
+        label = style.plain(f"{name} ({len(seconds)} of {totals[name]})")
         axes.plot(
             x,
             y,
@@ -63,6 +64,7 @@ def figure(
     axes.set_xlabel(f"{unit} settled ({'%' if share else 'count'})")
     axes.set_ylabel("seconds, each at most")
     axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y")
     axes.set_axisbelow(True)
     sheet.legend(loc="outside lower center", ncols=2, columnspacing=1.2)
