@@ -5,17 +5,19 @@ Nothing here has to be right: the checker bounds again whatever is proposed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from verifier.bounds.bounder import OutOfTime
-from verifier.checker.bounds import Sweep
+from verifier.checker.bounds import Sweep, walk
 from verifier.checker.errors import Unreadable
-from verifier.checker.ops import Array
+from verifier.checker.ops import Array, Linear
 from verifier.checker.prove import Claim, Picked, Prover, Slab, Task
 from verifier.errors import ProofError
+from verifier.search.linear_program import exclude
 
 STEPS = 24
 """Steps of the ascent over the weights of a clause's rows."""
@@ -25,6 +27,9 @@ WORTH = 0.8
 
 SPARE = 1 + 2.0**-20
 """Slabs begin this much further out than they could."""
+
+MOST_ROWS = 512
+"""Rows and decided neurons of the largest linear program."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,12 +89,18 @@ class _Group:
         for sizes, boxes in kinds.items():
             if all(sizes):
                 self._single(sizes, np.array(boxes))
+        nodes = enumerate(self.prover.network.nodes)
+        linear = all(op is None or isinstance(op, Linear) or v in self.prover.relus for v, op in nodes)
+        loosest = [None if s > 0 else _loosest(self.prover, self.swept, b) for b, s in enumerate(self.spare)]
+        for b, neuron in enumerate(loosest):
+            if neuron is None and linear and not self.spare[b] > 0:
+                self._program(b)
         return [
             Hint(
                 replace(claim, rows=tuple(enumerate(self.rows[b]))),
                 bool(self.spare[b] > 0),
                 self.worst[b],
-                None if self.spare[b] > 0 else _loosest(self.prover, self.swept, b),
+                loosest[b],
                 self.clips.get(b),
             )
             for b, claim in enumerate(self.claims)
@@ -135,6 +146,54 @@ class _Group:
             claim = self.claims[b]
             picks = tuple((c, ((r, 1.0),)) for c, r in used)
             self.clips[b] = Claim(claim.part, picks, (), {}, claim.intervals, slabs)
+
+    def _program(self, b: int) -> None:
+        """Asks a linear program for the multipliers of all rows and decided neurons of claim b, on whose part no Relu
+        is open: the rows are linear functions there, so what it cannot exclude is a violation (but for rounding)."""
+        claim = replace(self.claims[b], beta=(), slopes={})
+        clauses = self.prover.clauses(claim.part)
+        signs = claim.part.signs if len(clauses) == 1 else ()  # their multipliers belong to the leaf, not to a clause
+        count = max(map(len, clauses), default=0) + len(signs)
+        if not all(clauses) or not 2 <= count <= MOST_ROWS:
+            return
+        low, high = self.swept.low[0][b], self.swept.high[0][b]
+        sides = [self._side(b, *sign) for sign in signs]
+        picks, betas = [], [0.0] * len(claim.part.signs)
+        for c, clause in enumerate(clauses):
+            margin, _, rows = self._as(b, claim, [(c, ((k, 1.0),)) for k in range(len(clause))])
+            least = np.r_[margin, [m for m, _ in sides]]
+            rows = np.r_[rows, np.reshape([r for _, r in sides], (-1, rows.shape[1]))]
+            constant = least - np.minimum(rows * low, rows * high).sum(1)
+            if not np.isfinite(constant).all():
+                return
+            _, weights = exclude(rows, constant, low, high)
+            if weights is None:
+                return
+            scaled = (weights / weights.max()).astype(np.float32).tolist()
+            picked = tuple((k, scaled[k]) for k in range(len(clause)) if scaled[k] > 0)
+            picks.append((c, picked or ((0, 0.0),)))
+            if signs:
+                betas = scaled[len(clause) :]
+        proposed = replace(claim, beta=tuple(betas) if any(betas) else ())
+        margin, error, _ = self._as(b, proposed, picks)
+        if (margin - error > 0).all():
+            self.claims[b], self.spare[b] = proposed, float((margin - error).min())
+            self.rows[b] = [picked for _, picked in picks]
+            self.clips.pop(b, None)
+
+    def _as(self, b: int, claim: Claim, picks: Sequence[tuple[int, Picked]]) -> tuple[Array, Array, Array]:
+        """What the prover finds for (clause, rows) of claim b if it were `claim`."""
+        claims = [*self.claims[:b], claim, *self.claims[b + 1 :]]
+        return self.prover.walk(self.swept, self.planes, claims, [(b, c, picked) for c, picked in picks])
+
+    def _side(self, b: int, v: int, neuron: int, side: int) -> tuple[float, Array]:
+        """The least value on part b of  -side z, z the argument of a decided neuron, and its coefficients (n,)."""
+        op = self.prover.network.nodes[v]
+        assert op is not None
+        row = np.zeros((1, 1, math.prod(self.prover.network.shapes[op.sources[0]])))
+        row[0, 0, neuron] = -side
+        walked = walk(self.swept, self.planes, row, np.array([b]), op.sources[0])
+        return float(walked.low[0, 0]), walked.coefficients[0, 0]
 
     def _walk(self, tasks: list[Task]) -> tuple[Array, Array]:
         """Margins, less what was taken off for rounding once more, and coefficients."""

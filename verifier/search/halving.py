@@ -73,9 +73,9 @@ class Record(Protocol):
     def neurons(self, boxes: DomainBatch, neuron: Tensor, children: DomainBatch) -> DomainBatch:
         """The children of neuron splits, numbered."""
 
-    def settle(self, batch: DomainBatch, settled: Tensor) -> tuple[Tensor, DomainBatch, Tensor, Tensor]:
-        """Which boxes are open in the proof (only `settled` ones need be asked), the batch, clipped where that is worth
-        it, scores of its inputs to split it by, and neurons (-1: none) to split instead."""
+    def settle(self, batch: DomainBatch, asked: Tensor) -> tuple[Tensor, DomainBatch, Tensor, Tensor]:
+        """Which boxes are open in the proof (only `asked` ones, which should hold, need be tried), the batch, clipped
+        where that is worth it, scores of its inputs to split it by, and neurons (-1: none) to split instead."""
 
     def commit(self) -> None:
         """The step has happened."""
@@ -103,7 +103,9 @@ class Recorded(Halving):
         """Writes the leaves of the batch."""
         settled = torch.ones(len(self._batch), dtype=torch.bool, device=boxes.query.device)
         settled[known.alive] = False
-        open_, clipped, scores, neuron = self.record.settle(self._batch, settled)
+        asked = settled.clone()
+        asked[known.alive[known.unstable == 0]] = True  # affine: a linear program decides
+        open_, clipped, scores, neuron = self.record.settle(self._batch, asked)
         lost = (settled & open_).nonzero()[:, 0]
         self._again = clipped.select(lost), scores[lost], neuron[lost]
         known = known.select(open_[known.alive])
@@ -112,7 +114,7 @@ class Recorded(Halving):
     def settle(
         self, boxes: DomainBatch, known: Bounded, try_points: TryPoints
     ) -> tuple[DomainBatch, Bounded, object | None]:
-        """A linear program or a fraction is no leaf that the checker knows."""
+        """The linear programs of affine boxes are the proof's own; fractions are no leaf that the checker knows."""
         return boxes, *self._without_hope(boxes, known, try_points)
 
     def split(self, batch: DomainBatch, boxes: DomainBatch, known: Bounded) -> Parts:

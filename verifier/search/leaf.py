@@ -15,7 +15,7 @@ from torch import Tensor
 
 from verifier.search.bounding import Bounded
 from verifier.search.domains import DomainBatch
-from verifier.search.linear_program import minimise
+from verifier.search.linear_program import exclude
 from verifier.tolerance import gamma
 
 
@@ -58,20 +58,9 @@ def _feasible(bounded: Bounded, boxes: DomainBatch, b: int, rows: Tensor) -> tup
     if len(row) < 2 and len(row) == int(rows.sum()):
         return None, False  # a single row is attained at the corner that has been tried
     a, constant, lower, upper = (t.double().cpu().numpy() for t in (row, shift, boxes.lower[b], boxes.upper[b]))
-    slack = len(a)
-    # maximise the smallest margin t: a x + constant + t <= 0
-    solved = minimise(
-        np.r_[np.zeros(len(lower)), -1.0],
-        np.c_[a, np.ones(slack)],
-        -constant,
-        np.r_[lower, -np.inf],
-        np.r_[upper, np.inf],
-    )
-    if solved is None or solved.x is None:
-        return None, False
-    if solved.x[-1] >= 0:
-        return solved.x[:-1], False
-    weights = solved.dual
+    point, weights = exclude(a, constant, lower, upper)
+    if weights is None:
+        return point, False
     combined, offset = weights @ a, weights @ constant
     least = np.minimum(combined * lower, combined * upper).sum() + offset
     size = weights @ (np.abs(a) @ np.maximum(np.abs(lower), np.abs(upper)) + np.abs(constant))

@@ -18,6 +18,24 @@ class Solved:
     dual: np.ndarray
 
 
+def exclude(
+    rows: np.ndarray, constant: np.ndarray, lower: np.ndarray, upper: np.ndarray
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """A point x of the box `lower`, `upper` (n,) with  rows . x + constant <= 0  in all m rows, or multipliers (m,)
+    whose combination of them should be positive on the whole box; (None, None) where HiGHS does not get to an end."""
+    # maximise the smallest margin t: rows . x + constant + t <= 0
+    solved = minimise(
+        np.r_[np.zeros(len(lower)), -1.0],
+        np.c_[rows, np.ones(len(rows))],
+        -constant,
+        np.r_[lower, -np.inf],
+        np.r_[upper, np.inf],
+    )
+    if solved is None or solved.x is None:
+        return None, None
+    return (solved.x[:-1], None) if solved.x[-1] >= 0 else (None, solved.dual)
+
+
 def minimise(
     cost: np.ndarray, rows: np.ndarray, right: np.ndarray, lower: np.ndarray, upper: np.ndarray
 ) -> Solved | None:
