@@ -105,6 +105,9 @@ def with_proof(
             writer.finish()
         elif result.witness is not None and (why := writer.witness(result.witness.x)):
             return replace(result, reason=f"{result.reason}; no proof: {why}")
+        elif result.witness is None and writer.tied:
+            why = "a bound meets its limit exactly, which is decided in fractions and cannot be written into a proof"
+            return replace(result, reason=f"{result.reason}; {why}: run without --proof")
     finally:
         writer.discard()
     return result

@@ -60,6 +60,7 @@ class ProofWriter:
             raise ProofError(f"no proof can be written: {error}; run without --proof") from None
         self.prover = Prover(network, queries)
         self.leaves = self.splits = 0
+        self.tied = False
         self._next = len(queries)
         self._pending: list[bytes] = []
         self._state = (0, 0, self._next, 0)

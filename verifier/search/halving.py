@@ -67,6 +67,9 @@ class Halving(Method[Bounded]):
 class Record(Protocol):
     """What a search tells about its tree: see `proof.writer.ProofWriter`."""
 
+    tied: bool
+    """Whether a box was left open that fractions prove."""
+
     def inputs(self, boxes: DomainBatch, dimension: Tensor, at: Tensor, children: DomainBatch) -> DomainBatch:
         """The children of input splits, numbered."""
 
@@ -114,7 +117,10 @@ class Recorded(Halving):
     def settle(
         self, boxes: DomainBatch, known: Bounded, try_points: TryPoints
     ) -> tuple[DomainBatch, Bounded, object | None]:
-        """The linear programs of affine boxes are the proof's own; fractions are no leaf that the checker knows."""
+        """The linear programs of affine boxes are the proof's own. Fractions are no leaf that the checker knows, so
+        boxes that they would prove stay open, and the record is told."""
+        if not self.record.tied:
+            self.record.tied = bool(settle_ties(boxes, known, self.fractions, self.table).any())
         return boxes, *self._without_hope(boxes, known, try_points)
 
     def split(self, batch: DomainBatch, boxes: DomainBatch, known: Bounded) -> Parts:
