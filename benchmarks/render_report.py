@@ -2,7 +2,7 @@
 
     python -m benchmarks.render_report [REPORT.html] [--out DIR] [--chromium PROGRAM]
 
-Without a report it makes one of a SYNTHETIC study and one of a SYNTHETIC list (made-up numbers). It fails if a page
+Without a report it makes SYNTHETIC ones (made-up numbers): of a study, a list and an instance. It fails if a page
 scrolls sideways at 390 pixels (a phone), if a figure or picture has no size or sticks out, if text is below 7 pixels,
 if the page logs an error or names another place, if a table of figures is cut at 1280 pixels, if its filters do not
 filter, or if dark is not dark and light not light. The pictures stay in DIR, a folder for each page.
@@ -205,6 +205,22 @@ def synthetic_list(folder: Path) -> Path:
     return folder / "list.html"
 
 
+def synthetic_instance(folder: Path) -> Path:
+    """The page of an instance that made-up bounds leave open."""
+    from verifier.command import explain_page
+    from verifier.progress import Progress
+    from verifier.result import Result, Verdict
+
+    looks = [Progress(64 * i, 9 * i, 0.3 * i, -5.0 / (i + 1), 1 - 0.9**i) for i in range(80)]
+    counters = {"boxes": 5056, "steps": 79, "deepest": 12, "queries": 1, "replays": 40}
+    strategy = {"strategy": "neurons: 40 inputs vary, more than 8 (all that bends is a ReLU)", "free_inputs": 40}
+    settings = {"split": "neurons", "method": "alpha", "neurons": 180, "device": "cpu", "dtype": "float64"} | strategy
+    result = Result(Verdict.TIMEOUT, "the time limit was reached", None, 24.0, counters, 0.02, settings)
+    names = ("networks/made_up.onnx", "properties/made_up.vnnlib")
+    explain_page.write_page(folder / "instance.html", names, result, None, looks, [("Machine", "made up")], ())
+    return folder / "instance.html"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("report", nargs="?", type=Path)
@@ -218,7 +234,12 @@ def main() -> int:
         if options.report:
             pages = [(options.report, 0)]
         else:
-            pages = [(synthetic_study(Path(scratch) / "study"), 8), (synthetic_list(Path(scratch)), 1)]
+            folder = Path(scratch)
+            pages = [
+                (synthetic_study(folder / "study"), 8),
+                (synthetic_list(folder), 1),
+                (synthetic_instance(folder), 1),
+            ]
         wrong = [
             f"{page.stem}: {text}"
             for page, figures in pages

@@ -17,7 +17,8 @@ from pruning.study import words
 from pruning.study.figures import channels
 from verifier.files.whole import make_folder, write
 from verifier.page import style
-from verifier.page.render import Table, render
+from verifier.page.render import render
+from verifier.page.table import Table
 
 MOST = 256
 """Images on which error and output change are measured."""

@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TextIO
 
 _ERASE_LINE = "\r\x1b[2K"
@@ -89,3 +89,32 @@ class StatusLine:
             self._shown, self._next = False, -math.inf
             self._stream.write(_ERASE_LINE)
             self._stream.flush()
+
+
+MOST = 400
+"""Looks that are kept of a search: with more, every second one is forgotten."""
+
+
+@dataclass(eq=False)
+class History:
+    """Looks at a search over time, evenly spaced in its steps, and the last one; to be called with each."""
+
+    kept: list[Progress] = field(default_factory=list)
+    last: Progress | None = None
+    _every: int = 1
+    _seen: int = 0
+
+    def __call__(self, progress: Progress) -> None:
+        """Keeps a look, or not."""
+        self.last = progress
+        if self._seen % self._every == 0:
+            self.kept.append(progress)
+            if len(self.kept) > MOST:
+                self.kept, self._every = self.kept[::2], 2 * self._every
+        self._seen += 1
+
+    @property
+    def looks(self) -> list[Progress]:
+        """What is known of the search, first to last."""
+        kept, last = list(self.kept), self.last
+        return kept if last is None or (kept and kept[-1] is last) else [*kept, last]

@@ -12,8 +12,8 @@ from pruning.study.summary import label, penalised
 from verifier.files.whole import write as write_file
 from verifier.page import cactus, style
 from verifier.page import render as page
-from verifier.page.render import Table
 from verifier.page.style import Drawn
+from verifier.page.table import Table
 
 
 def write(analysis: Analysis, folder: Path) -> Path:

@@ -152,3 +152,15 @@ def test_demo(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "is proven for every state" in done.stdout
+
+
+def test_an_explained_run_says_how_it_went_and_writes_a_page(verify: Verify, tmp_path: Path, net: Path) -> None:
+    nets.spec(tmp_path / "close.vnnlib", "(>= Y_0 2.001)")
+    done = verify("net.onnx", "close.vnnlib", "--explain", "--report", "out.html")
+    assert done.returncode == 0 and done.stdout == "unsat\n", done.stderr
+    lines = [line.strip() for line in done.stderr.splitlines()]
+    assert "strategy: inputs: 2 inputs vary, at most 8" in lines
+    last = lines[lines.index("over time") + 2 :][-1].split()
+    assert last[2:4] == ["0", "100.0"]  # nothing open, all settled
+    page = (tmp_path / "out.html").read_text(encoding="utf-8")
+    assert "<h1>unsat</h1>" in page and "every box is proven" in page and "2 inputs vary, at most 8" in page

@@ -19,8 +19,9 @@ from verifier.command.witness_picture import Pictured
 from verifier.command.worker import Job, Outcome
 from verifier.files.whole import write
 from verifier.page import cactus
-from verifier.page.render import Table, render
+from verifier.page.render import render
 from verifier.page.style import Drawn
+from verifier.page.table import Table
 
 SHOWN = 24
 """Witnesses on the page; the folder of --witnesses holds all."""
@@ -184,7 +185,7 @@ def cut(text: str) -> str:
     return f"{text[:LONGEST]}\n... ({len(text):,} characters in all)"
 
 
-def pictured(text: str, spec: Path, shape: tuple[int, ...]) -> Pictured | None:
+def pictured(text: str, spec: Path | vnnlib.Spec, shape: tuple[int, ...]) -> Pictured | None:
     """The pictures of a witness's text, where the input is an image."""
     if not witness_picture.is_image(shape):
         return None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import vnnlib
 from verifier.api import Engine, load, read_spec, verify
 from verifier.budget import Budget, memory_limit
-from verifier.command import report
+from verifier.command import explanation, report
 from verifier.console import about, process
 from verifier.console.arguments import Parser
 from verifier.console.guard import Guard
@@ -23,7 +23,7 @@ from verifier.data import networks as shipped
 from verifier.errors import OutputError, ProblemError
 from verifier.files.whole import check_writable, write
 from verifier.options import Options, dotted, refuse_unused
-from verifier.progress import StatusLine
+from verifier.progress import History, Progress, StatusLine
 from verifier.result import Result, Verdict
 from vnnlib import Spec, parse_networks
 
@@ -45,9 +45,11 @@ def _options(args: argparse.Namespace) -> Options:
 def run_one(args: argparse.Namespace, started: float, engine: Engine | None = None) -> int:
     """One instance: verdict on stdout, files where they are asked for."""
     options = _options(args)
-    keep_inputs((args.results, args.json, args.proof), _inputs(args))
-    for path in filter(None, (args.results, args.json, args.proof)):
+    written = args.results, args.json, args.proof, args.report
+    keep_inputs(written, _inputs(args))
+    for path in filter(None, written):
         check_writable(path, "the result")
+    history = History()
     process.keep_freed_memory()
     process.wait_without_spinning()
     process.keep_imports()
@@ -56,21 +58,28 @@ def run_one(args: argparse.Namespace, started: float, engine: Engine | None = No
 
     def last_words(reason: str) -> int:
         verdict = Verdict.UNKNOWN if budget.stopped else Verdict.TIMEOUT
-        return _deliver(args, Result(verdict, reason, seconds=time.monotonic() - started), None)
+        return _deliver(args, Result(verdict, reason, seconds=time.monotonic() - started), None, history)
 
     with Guard(budget, last_words):
-        result, spec = _solve(args, options, budget, engine)
-    return _deliver(args, dataclasses.replace(result, seconds=time.monotonic() - started), spec)
+        result, spec = _solve(args, options, budget, engine, history)
+    return _deliver(args, dataclasses.replace(result, seconds=time.monotonic() - started), spec, history)
 
 
-def _solve(args: argparse.Namespace, options: Options, budget: Budget, engine: Engine | None) -> tuple[Result, Spec]:
+def _solve(
+    args: argparse.Namespace, options: Options, budget: Budget, engine: Engine | None, history: History
+) -> tuple[Result, Spec]:
     line = StatusLine(sys.stderr)
     line.enabled = line.enabled and not args.quiet
     spec = read_spec(args.spec)
+
+    def look(progress: Progress) -> None:
+        history(progress)
+        line.show(progress)
+
     asked = spec if args.proof is None else args.spec  # a proof is about the file
     try:
         result = verify(
-            _one_network(args.model), asked, options, budget=budget, progress=line.show, proof=args.proof, engine=engine
+            _one_network(args.model), asked, options, budget=budget, progress=look, proof=args.proof, engine=engine
         )
     finally:
         line.clear()
@@ -79,8 +88,9 @@ def _solve(args: argparse.Namespace, options: Options, budget: Budget, engine: E
 
 def run_coverage(parser: Parser, args: argparse.Namespace, started: float) -> int:
     """Shares and maps of one instance."""
-    if args.results is not None or args.json is not None:
-        parser.error("--results and --json belong to a verdict; --coverage FOLDER or FILE says where its files go")
+    if args.results is not None or args.json is not None or args.report is not None or args.explain:
+        what = "--results, --json, --report and --explain"
+        parser.error(f"{what} belong to a verdict; --coverage FOLDER or FILE says where its files go")
     from verifier.engine.on_device import device_of
     from verifier.semantic import coverage_run, family, map_proof  # PyTorch
     from verifier.semantic.coverage_search import CERTIFIED
@@ -131,7 +141,7 @@ def _one_network(text: str) -> str:
     return str(shipped.find(networks[0][1]))
 
 
-def _deliver(args: argparse.Namespace, result: Result, spec: Spec | None) -> int:
+def _deliver(args: argparse.Namespace, result: Result, spec: Spec | None, history: History) -> int:
     """Writes the files, then stdout, then the line for people. The files first: they must not depend on a pipe.
 
     A file that cannot be written after all (the disk is full) does not cost the answer: it still goes to stdout.
@@ -158,6 +168,13 @@ def _deliver(args: argparse.Namespace, result: Result, spec: Spec | None) -> int
             print(advice, file=sys.stderr)
     if args.verbose:
         print("\n".join(report.details(result)), file=sys.stderr)
+    if args.explain:
+        print(explanation.text(result, history.looks), file=sys.stderr)
+    if args.report:
+        from verifier.command import explain_page  # Matplotlib and Jinja
+
+        shape = () if result.witness is None else load(_one_network(args.model)).input_shape
+        explain_page.write_page(args.report, (args.model, args.spec), result, spec, history.looks, about.facts(), shape)
     return EXIT_VERDICT
 
 

@@ -57,13 +57,13 @@ def main(argv: Sequence[str] | None = None, started: float | None = None, engine
     args = line.parse_args(argv)
     try:
         if args.instances is not None:
-            if args.coverage is not None:
-                line.error("--coverage belongs to a single instance")
+            if args.coverage is not None or args.explain:
+                line.error("--coverage and --explain belong to a single instance")
             return _tasks().run_list(line, args)
         if args.model is None or args.spec is None:
             line.error("expected two files, model and spec (or --instances LIST --results FILE)")
-        if args.jobs != 1 or args.witnesses is not None or args.report is not None:
-            line.error("--jobs, --witnesses and --report belong to --instances")
+        if args.jobs != 1 or args.witnesses is not None:
+            line.error("--jobs and --witnesses belong to --instances")
         if args.coverage is not None:
             return _tasks().run_coverage(line, args, started)
         return _tasks().run_one(args, started, engine)
@@ -111,11 +111,12 @@ def parser() -> Parser:
         metavar="PATH",
         help="no verdict but certified, refuted and open shares of the input box; write them to a folder or file",
     )
+    parser.add_argument("--explain", action="store_true", help="say what was tried and why, and how the bounds moved")
+    parser.add_argument("--report", metavar="FILE", help="write a page (HTML): of one instance, or of a list")
     several = parser.add_argument_group("lists of instances")
     several.add_argument("--instances", metavar="LIST", help="instances.csv: model,spec,timeout relative to its folder")
     several.add_argument("--jobs", type=int, default=1, metavar="N", help="processes side by side (default 1)")
     several.add_argument("--witnesses", metavar="FOLDER", help="write one .counterexample file for every sat")
-    several.add_argument("--report", metavar="FILE", help="write a page (HTML) with all results, figures and witnesses")
     talk = parser.add_mutually_exclusive_group()
     talk.add_argument("-v", "--verbose", action="store_true", help="counters, settings; tracebacks of internal errors")
     talk.add_argument("-q", "--quiet", action="store_true", help="nothing on stderr but errors")

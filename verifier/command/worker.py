@@ -78,7 +78,7 @@ class Outcome:
             str(result.settings.get("strategy", "")),
             None if "boxes" not in result.counters else int(result.counters["boxes"]),
             result.open_fraction,
-            model.input_infos[0].shape if len(model.input_infos) == 1 else (),
+            model.input_shape,
         )
 
 

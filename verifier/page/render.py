@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
@@ -10,14 +9,6 @@ from markupsafe import Markup
 
 from verifier.page import style
 from verifier.page.style import Drawn
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of texts; the first column names the row."""
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 def render(template: str, package: str = "verifier.page", **values: Any) -> str:

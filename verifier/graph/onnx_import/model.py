@@ -78,6 +78,11 @@ class Model:
     graph_logits: Graph | None = None
     half: bool = False
 
+    @property
+    def input_shape(self) -> Shape:
+        """The shape of the only input; () where there are several."""
+        return self.input_infos[0].shape if len(self.input_infos) == 1 else ()
+
     def __repr__(self) -> str:
         inputs, outputs = (", ".join(map(str, infos)) for infos in (self.input_infos, self.output_infos))
         return f"Model({self.path}, opset {self.opset}: {inputs} -> {outputs}; {self.graph!r})"

@@ -1,0 +1,83 @@
+"""What `--explain` and the page of one instance say of made-up searches."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+import vnnlib
+from verifier.command import explain_page, explanation
+from verifier.progress import MOST, History, Progress
+from verifier.result import Result, Verdict, Witness
+
+SETTINGS = {
+    "strategy": "inputs: 2 inputs vary, at most 8",
+    "method": "crown",
+    "dtype": "float64",
+    "device": "cpu",
+    "free_inputs": 2,
+    "neurons": 12,
+    "batch": 512,
+    "search": {"batch": None},
+}
+COUNTERS = {"boxes": 5000, "steps": 9, "deepest": 7, "queries": 1, "replays": 3}
+OPEN = Result(Verdict.TIMEOUT, "the time limit was reached", None, 2.0, COUNTERS, 0.0004, SETTINGS)
+
+
+def look(i: int) -> Progress:
+    return Progress(boxes=10 * i, open_boxes=i, seconds=float(i), lower=-1.0 / (i + 1), settled=1 - 0.5**i)
+
+
+def test_a_long_search_keeps_evenly_spaced_looks_and_the_last() -> None:
+    history, count = History(), 10 * MOST + 7
+    assert history.looks == []
+    for i in range(count):
+        history(look(i))
+    boxes = [progress.boxes // 10 for progress in history.looks]
+    gaps = np.diff(boxes)
+    assert boxes[0] == 0 and boxes[-1] == count - 1 and MOST / 2 <= len(boxes) <= MOST + 1
+    assert len(set(gaps[:-1].tolist())) == 1 and gaps[-1] <= gaps[0]
+
+
+def test_the_text_says_what_was_tried_and_what_may_help() -> None:
+    lines = explanation.text(OPEN, [look(i) for i in range(100)]).splitlines()
+    assert lines[:2] == ["tried", "  strategy: inputs: 2 inputs vary, at most 8"]
+    assert "  bounds: crown, float64, cpu" in lines
+    assert "  work: 1 input sets, 5,000 boxes, 9 steps, 7 splits at most, 3 points in ONNX Runtime" in lines
+    at = lines.index("over time")
+    assert lines[at + 1].split() == ["seconds", "boxes", "open", "settled", "%", "least", "bound"]
+    assert lines[at + 2].split() == ["0.00", "0", "0", "0.0", "-1"]
+    assert lines[at + 11].split() == ["99.00", "990", "99", "100.0", "-0.01"]
+    assert lines[at + 12 :] == ["may help", "  more --timeout: little is open"]
+
+
+def test_a_share_is_all_only_where_it_is_all_and_an_unknown_bound_is_none() -> None:
+    rows = explanation.over_time([Progress(1, 1, 0.1, -np.inf, 0.99999), Progress(2, 0, 0.2, None, None)]).rows
+    assert rows == (("0.10", "1", "1", "99.9", "-"), ("0.20", "2", "0", "-", "-"))
+
+
+def test_an_answer_before_any_search_has_no_bounds() -> None:
+    found = explanation.text(Result(Verdict.UNSAT, "the set is empty"), [])
+    assert found == "tried\n  strategy: none was chosen: the answer came before"
+
+
+def test_the_page_holds_the_same_and_nothing_in_it_runs(tmp_path: Path) -> None:
+    bad = "<script>alert(1)</script>.onnx"
+    looks = [look(i) for i in range(30)]
+    explain_page.write_page(tmp_path / "a.html", (bad, bad), OPEN, None, looks, [(bad, bad)], ())
+    text = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert text.count("<script>") == 1 and "alert(1)</script>" not in text
+    assert "more --timeout: little is open" in text and "inputs: 2 inputs vary, at most 8" in text
+    assert text.count("<svg") == 3 and "search.batch" in text
+    assert not re.findall(r"""(?:src|href)=["']https?:""", text)
+
+
+def test_the_page_of_a_violated_image_property_shows_it(tmp_path: Path) -> None:
+    lines = [f"(declare-const X_{i} Real)(assert (>= X_{i} 0))(assert (<= X_{i} 1))" for i in range(4)]
+    spec = vnnlib.loads("".join(lines) + "(declare-const Y_0 Real)(assert (>= Y_0 0))")
+    result = Result(Verdict.SAT, "found", Witness(np.array([0.0, 0.5, 1.0, 0.25]), np.zeros(1)))
+    explain_page.write_page(tmp_path / "a.html", ("n", "s"), result, spec, [], [], (1, 1, 2, 2))
+    text = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert text.count("data:image/png;base64,") == 3 and "(X_1 0.5)" in text and "no bounds over time" in text

@@ -1,0 +1,69 @@
+"""`--explain`: what one run tried and why, how its bounds moved, and what may help, in words and tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from verifier.command import report
+from verifier.page.table import Table
+from verifier.progress import Progress
+from verifier.result import Result
+
+LINES = 10
+"""Looks in the table."""
+
+_SIZES = (("free_inputs", "inputs vary"), ("neurons", "neurons that are not affine"), ("batch", "boxes a step"))
+_WORK = (
+    ("queries", "input sets"),
+    ("boxes", "boxes"),
+    ("steps", "steps"),
+    ("deepest", "splits at most"),
+    ("replays", "points in ONNX Runtime"),
+)
+
+
+def text(result: Result, looks: Sequence[Progress]) -> str:
+    """What happened, for a terminal."""
+    parts = [("tried", [f"{name}: {value}" for name, value in tried(result)])]
+    table = over_time(looks)
+    if table.rows:
+        widths = [max(map(len, column)) for column in zip(table.columns, *table.rows, strict=True)]
+        lines = [table.columns, *table.rows]
+        parts.append(("over time", ["  ".join(c.rjust(w) for c, w in zip(r, widths, strict=True)) for r in lines]))
+    if help_ := report.remedy(result):
+        parts.append(("may help", [help_]))
+    return "\n".join(line for title, lines in parts for line in (title, *(f"  {line}" for line in lines)))
+
+
+def tried(result: Result) -> list[tuple[str, str]]:
+    """What was chosen, why, and how far it came, by name."""
+    settings, counters = result.settings, result.counters
+    found = [
+        ("strategy", str(settings.get("strategy", "none was chosen: the answer came before"))),
+        ("bounds", _known(settings, "method", "dtype", "device")),
+        ("size", ", ".join(f"{settings[n]} {w}" for n, w in _SIZES if n in settings)),
+        ("work", ", ".join(f"{counters[n]:,} {w}" for n, w in _WORK if n in counters)),
+    ]
+    return [(name, value) for name, value in found if value]
+
+
+def over_time(looks: Sequence[Progress]) -> Table:
+    """Some looks, evenly spaced, as a table."""
+    columns = ("seconds", "boxes", "open", "settled %", "least bound")
+    chosen = looks if len(looks) <= LINES else [looks[round(i * (len(looks) - 1) / (LINES - 1))] for i in range(LINES)]
+    rows = [
+        (
+            f"{look.seconds:.2f}",
+            f"{look.boxes:,}",
+            f"{look.open_boxes:,}",
+            "-" if look.settled is None else f"{math.floor(look.settled * 1000) / 10:.1f}",  # 100 must mean all
+            "-" if look.lower is None or not math.isfinite(look.lower) else f"{look.lower:.4g}",
+        )
+        for look in chosen
+    ]
+    return Table(columns, tuple(rows))
+
+
+def _known(settings: Mapping[str, object], *names: str) -> str:
+    return ", ".join(str(settings[name]) for name in names if name in settings)
