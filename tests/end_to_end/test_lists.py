@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import csv
 import gzip
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.end_to_end import nets
-from tests.end_to_end.conftest import Verify
+from tests.end_to_end.conftest import Verify, environment
 from verifier.checker.check import check
 
 
@@ -92,6 +96,22 @@ def test_a_list_with_everything_in_it(verify: Verify, tmp_path: Path, bench: Pat
     assert "3 of 6 settled: 1 unsat, 2 sat; 3 error." in page and page.count("((X_0 ") == 2
     # reasons of the first run, though the second had nothing to do
     assert "found several networks, expected 1" in page and "every box is proven" in page and "2 inputs vary" in page
+
+
+def test_a_stopped_list_has_its_report(tmp_path: Path, bench: Path) -> None:
+    nets.hard(bench)
+    (bench / "instances.csv").write_text("onnx/one.onnx,vnnlib/low.vnnlib,60\nhard.onnx,hard.vnnlib,600\n")
+    arguments = ["--instances", "bench/instances.csv", "--results", "r.csv", "--report", "out.html"]
+    command = [sys.executable, "-m", "verifier.command.verify", *arguments]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.DEVNULL)
+    limit = time.monotonic() + 60
+    while not (tmp_path / "r.csv").exists() or not (tmp_path / "r.csv").read_bytes():
+        assert time.monotonic() < limit and process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 130
+    page = (tmp_path / "out.html").read_text(encoding="utf-8")
+    assert "1 of 2 settled: 0 unsat, 1 sat; 1 not run." in page and "1 instance has not been run" in page
 
 
 @pytest.mark.parametrize("text", ["", "one.onnx\n", "a.onnx,b.vnnlib,soon\n", "a.onnx,b.vnnlib,60,more\n"])
