@@ -356,17 +356,21 @@ class _Reader:
         o, per, h, w = weight.shape
         if per * groups != c or o % groups:
             raise Unreadable(f"{c} channels do not fit weights {weight.shape} in {groups} groups")
-        strides, dilations = tuple(a.get("strides", (1, 1))), tuple(a.get("dilations", (1, 1)))
-        pads = self.pads(a, (height, width), (h, w), strides, dilations)
-        high = (height + pads[0] + pads[2] - dilations[0] * (h - 1) - 1) // strides[0] + 1
-        wide = (width + pads[1] + pads[3] - dilations[1] * (w - 1) - 1) // strides[1] + 1
-        if min(high, wide) < 1 or min(pads) < 0:
-            raise Unreadable("an empty or cropping window")
-        out = (1, o, high, wide)
+        pads, strides, dilations, grid = self.grid(a, (height, width), (h, w))
+        out = (1, o, *grid)
         offset = None if bias is None else np.broadcast_to(bias.reshape(1, o, 1, 1), out)
         return self.add(
             Conv((x,), out, name, weight, self.shapes[x], pads, strides, dilations, groups, offset, inexact)
         )
+
+    def grid(self, a: dict, size: tuple, kernel: tuple) -> tuple[Any, Any, Any, tuple[int, int]]:
+        """Pads, strides and dilations of windows over a picture, and how many windows there are, (H', W')."""
+        strides, dilations = tuple(a.get("strides", (1, 1))), tuple(a.get("dilations", (1, 1)))
+        pads = self.pads(a, size, kernel, strides, dilations)
+        room = [size[k] + pads[k] + pads[k + 2] - dilations[k] * (kernel[k] - 1) - 1 for k in (0, 1)]
+        if min(room) < 0 or min(pads) < 0:
+            raise Unreadable("an empty or cropping window")
+        return pads, strides, dilations, (room[0] // strides[0] + 1, room[1] // strides[1] + 1)
 
     def pads(self, a: dict, size: tuple, kernel: tuple, strides: tuple, dilations: tuple) -> tuple[int, int, int, int]:
         kind = a.get("auto_pad", b"NOTSET").decode()
@@ -402,11 +406,8 @@ class _Reader:
         if len(self.shapes[x]) != 4 or a.get("ceil_mode", 0) or a.get("storage_order", 0):
             raise Unreadable("only two-dimensional pooling without ceil_mode and storage_order is known")
         _, c, height, width = self.shapes[x]
-        kernel, strides = tuple(a["kernel_shape"]), tuple(a.get("strides", (1, 1)))
-        dilations = tuple(a.get("dilations", (1, 1)))
-        pads = self.pads(a, (height, width), kernel, strides, dilations)
-        high = (height + pads[0] + pads[2] - dilations[0] * (kernel[0] - 1) - 1) // strides[0] + 1
-        wide = (width + pads[1] + pads[3] - dilations[1] * (kernel[1] - 1) - 1) // strides[1] + 1
+        kernel = tuple(a["kernel_shape"])
+        pads, strides, dilations, (high, wide) = self.grid(a, (height, width), kernel)
         i = np.arange(high)[:, None] * strides[0] - pads[0] + np.arange(kernel[0]) * dilations[0]
         j = np.arange(wide)[:, None] * strides[1] - pads[1] + np.arange(kernel[1]) * dilations[1]
         row, column = i[:, None, :, None], j[None, :, None, :]
