@@ -1,10 +1,11 @@
 """Generated specifications against another reader of VNN-LIB: the PyPI package `vnnlib`, never a dependency of ours.
 
     python3 -m venv FOLDER && FOLDER/bin/pip install vnnlib
-    VNNLIB_OTHER_PYTHON=FOLDER/bin/python python -m benchmarks.check_other_reader [HEATMAP_NETWORK.onnx ..]
+    VNNLIB_OTHER_PYTHON=FOLDER/bin/python python -m benchmarks.check_other_reader [HEATMAP_NETWORK.onnx ..] [SET ..]
 
 For every kind of property the composite network runs in ONNX Runtime at random parameters, and both readers say if the
-answer violates the specification. That package reads VNN-LIB 2.0; for 1.0 it is only noted what it says.
+answer violates the specification; likewise for every problem of a set that `secateur benchmark-pack` wrote.
+That package reads VNN-LIB 2.0; for 1.0 it is only noted what it says.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ def main() -> int:
     if not python:
         print("VNNLIB_OTHER_PYTHON is not set: a Python that has the PyPI package vnnlib", file=sys.stderr)
         return 2
-    differ = sum([_of_coordinates(python), *(_of_heatmaps(path, python) for path in sys.argv[1:])])
+    given = [_of_set(Path(p), python) if Path(p).is_dir() else _of_heatmaps(p, python) for p in sys.argv[1:]]
+    differ = sum([_of_coordinates(python), *given])
     return 1 if differ else 0
 
 
@@ -79,27 +81,37 @@ def _of_heatmaps(path: str, python: str) -> int:
     return _both("heatmap", prepare(net, example.image, target, RANGES, Heatmap(4.0), reference="self"), python)
 
 
+def _of_set(folder: Path, python: str) -> int:
+    """Number of problems of a set over which the readers differ."""
+    differ = 0
+    for row in vnnlib.read_instances(folder / "instances_2.0.csv"):
+        said = compare((folder / row.networks[0][1]).read_bytes(), (folder / row.vnnlib).read_text(), python)
+        print(f"{Path(row.vnnlib).stem} 2.0  {said}", flush=True)
+        differ += not said.startswith("agree")
+    return differ
+
+
 def _both(kind: str, study: Study, python: str) -> bool:
     """Prints what comes of both versions; whether the readers differ over the second."""
-    said = {version: compare(study, version, python) for version in (1, 2)}
+    model = study.model().SerializeToString()
+    said = {version: compare(model, study.spec(version), python) for version in (1, 2)}
     for version, text in said.items():
         print(f"{kind:7} {version}.0  {text}", flush=True)
     return not said[2].startswith("agree")
 
 
-def compare(study: Study, version: int, python: str) -> str:
+def compare(model: bytes, text: str, python: str) -> str:
     """What came of one specification."""
-    text, draw = study.spec(version), np.random.default_rng(0)
-    box = study.perturbation.box
+    form, draw = vnnlib.normalise(vnnlib.loads(text)), np.random.default_rng(0)
+    box = np.stack([form.lower[0], form.upper[0]], 1)
     share = draw.random((POINTS, len(box)))
     share[: POINTS // 4] = np.round(share[: POINTS // 4])
     x = (box[:, 0] + share * (box[:, 1] - box[:, 0])).astype(np.float32)
     x[-5:] += np.float32(0.5)  # outside
-    session = onnxruntime.InferenceSession(study.model().SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     y = [session.run(None, {name: p[None]})[0].reshape(-1).astype(np.float64).tolist() for p in x]
     points = [[p, q] for p, q in zip(x.astype(np.float64).tolist(), y, strict=True)]
-    form = vnnlib.normalise(vnnlib.loads(text))
     ours = [bool(form.holds(np.array(p), np.array(q))) for p, q in points]
     with tempfile.TemporaryDirectory() as folder:
         spec, given = Path(folder) / "s.vnnlib", Path(folder) / "points.json"

@@ -22,8 +22,9 @@ TOP = {
     *LEAVES,
 }  # the modules that lie at the top of `verifier`; all else is in a layer
 # Where pruning meets the verifier from inside: bounds for its certified criteria, training and coverage for its
-# studies.
-BRIDGES = tuple(f"pruning/{name}.py" for name in ("oracles", "study/wiring", "study/making", "study/verifying"))
+# studies, problems and verdicts for its benchmark.
+_BRIDGES = ("oracles", "study/wiring", "study/making", "study/verifying", "study/pack", "study/pack_cli")
+BRIDGES = tuple(f"pruning/{name}.py" for name in _BRIDGES)
 ONNX_READERS = (
     "verifier/graph/onnx_import/",
     "verifier/checker/network.py",

@@ -21,6 +21,7 @@ COMMANDS = {
     ),
     "coverage": ("verifier.semantic.coverage", "which part of a semantic range is certified, refuted or open"),
     "compare": ("pruning.study.cli", "certified coverage before and after pruning"),
+    "benchmark-pack": ("pruning.study.pack_cli", "a set of problems in the form of VNN-COMP, dense and pruned"),
     "train": ("verifier.training.train", "train a keypoint network"),
 }
 
