@@ -8,6 +8,7 @@ error a violation is known to exist, so those levels are `sat`; above it nobody 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -115,6 +116,14 @@ class Files:
                 "take fewer pictures, fewer ratios or smaller networks"
             )
         self.content[path] = data
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all names and contents."""
+        found = hashlib.sha256()
+        for name in sorted(self.content):
+            found.update(f"{name}\0{hashlib.sha256(self.content[name]).hexdigest()}\n".encode())
+        return found.hexdigest()
 
     def write(self, folder: Path) -> None:
         """Writes all files, the record first, so that a set that was not finished can be told and made again.

@@ -67,7 +67,7 @@ def _run(options: argparse.Namespace) -> int:
     print(f"{options.out}: {count} problems, {files.bytes / 1e6:.1f} MB, seed {settings.seed}")
     if options.solve is None:
         return 0
-    code = _solve(options, settings.seed)
+    code = _solve(options, settings.seed, files.digest)
     total = pack.folder_bytes(options.out)
     if total > pack.LIMIT:
         raise OutputError(
@@ -77,12 +77,18 @@ def _run(options: argparse.Namespace) -> int:
     return code
 
 
-def _solve(options: argparse.Namespace, seed: int) -> int:
+def _solve(options: argparse.Namespace, seed: int, digest: str) -> int:
+    """Goes on with the verdicts of these very files. Raises OutputError where those that are there are of others."""
     from verifier.command import verify
-    from verifier.files.whole import make_folder
+    from verifier.errors import OutputError
+    from verifier.files.whole import make_folder, write
 
     solved = options.out / "solved" / f"seed_{seed}"
+    mark = solved / "set.sha256"
+    if solved.exists() and (not mark.is_file() or mark.read_bytes() != f"{digest}\n".encode()):
+        raise OutputError(f"{solved}: these verdicts are about other files (see set.sha256); move the folder away")
     make_folder(solved)
+    write(mark, f"{digest}\n")
     return verify.main([
         "--instances", str(options.out / "instances.csv"), "--results", str(solved / "results.csv"),
         "--witnesses", str(solved / "witnesses"), "--proof", str(solved / "proofs"),

@@ -134,7 +134,9 @@ def test_settings_out_of_range(wrong: dict[str, object]) -> None:
         pack.Settings(**wrong)  # type: ignore[arg-type]
 
 
-def test_solve_writes_verdicts_with_a_witness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_solve_writes_verdicts_with_a_witness_and_goes_on_with_the_same_files_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(pack, "LEVELS", pack.LEVELS[:1])
     out = tmp_path / "set"
     assert pack_cli.main(["--out", str(out), "--images", "1", "--ratios", "0", "--solve", "30"]) == 0
@@ -143,3 +145,6 @@ def test_solve_writes_verdicts_with_a_witness(tmp_path: Path, monkeypatch: pytes
     assert row[2] == "vnnlib/1.0/cnn7_w8_00_violated.vnnlib" and row[4] == "sat"
     (witness,) = (out / "solved/seed_0/witnesses").iterdir()
     assert "X_1" in witness.read_text()
+    monkeypatch.setitem(pack.WIDEST, "contrast", 0.6)  # another rule: other problems under the same names
+    assert pack_cli.main(["--out", str(out), "--images", "1", "--ratios", "0", "--solve", "30"]) == 2
+    assert "verdicts are about other files" in capsys.readouterr().err
