@@ -63,8 +63,8 @@ WIDEST = {"contrast": 0.7, "brightness": 0.4}
 """How far each parameter goes at most to both sides of the unchanged picture."""
 
 LEVELS = (
-    Level("violated", (0.1, 0.7), (0.5, 0.9), "a large part of the rectangle violates it"),
-    Level("needle", (0.1, 0.7), (0.98, 0.995), "only a small part of the rectangle violates it"),
+    Level("violated", (0.1, 0.7), (0.5, 0.9), "part of the rectangle violates it, often much of it"),
+    Level("needle", (0.1, 0.7), (0.98, 0.995), "part of the rectangle violates it, mostly a small one"),
     Level("easy", (0.05, 0.15), (1.5, 2.0), "far above the errors that were found"),
     Level("medium", (0.15, 0.35), (1.1, 1.3), "above the errors that were found"),
     Level("hard", (0.4, 0.7), (1.02, 1.05), "just above the errors that were found, on a wide rectangle"),
