@@ -7,9 +7,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pruning.study import pack
+from verifier.command import verify
 from verifier.console.arguments import Parser, numbers
 from verifier.data import networks
-from verifier.errors import SecateurError
+from verifier.errors import OptionsError, OutputError, SecateurError
+from verifier.files.whole import make_folder, write
 
 EPILOG = """\
 Into FOLDER go onnx/, vnnlib/1.0/, vnnlib/2.0/, instances.csv, instances_2.0.csv, networks/, generate_properties.py and
@@ -54,9 +57,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from pruning.study import pack
-    from verifier.errors import OptionsError, OutputError
-
     if options.solve is not None and not 0 < options.solve < float("inf"):
         raise OptionsError(f"--solve {options.solve:g}: expected a positive number of seconds")
     models = tuple(options.model or pack.Settings.models)
@@ -79,10 +79,6 @@ def _run(options: argparse.Namespace) -> int:
 
 def _solve(options: argparse.Namespace, seed: int, digest: str) -> int:
     """Goes on with the verdicts of these very files. Raises OutputError where those that are there are of others."""
-    from verifier.command import verify
-    from verifier.errors import OutputError
-    from verifier.files.whole import make_folder, write
-
     solved = options.out / "solved" / f"seed_{seed}"
     mark = solved / "set.sha256"
     if solved.exists() and (not mark.is_file() or mark.read_bytes() != f"{digest}\n".encode()):
