@@ -104,8 +104,12 @@ def test_box_values_are_limited() -> None:
 def test_gzip_is_recognised_by_content(tmp_path: Path) -> None:
     text = (HEAD1 + "(assert (<= Y_0 1))").encode()
     want = vnnlib.normalise(vnnlib.loads(text))
-    members = gzip.compress(text[:40]) + gzip.compress(text[40:])
-    for name, data in (("a.vnnlib", gzip.compress(text)), ("b.gz", text), ("c.vnnlib.gz", members + b"\0" * 8)):
+    members = gzip.compress(text[:40], mtime=0) + gzip.compress(text[40:])
+    for name, data in (
+        ("a.vnnlib", gzip.compress(text, mtime=0)),
+        ("b.gz", text),
+        ("c.vnnlib.gz", members + b"\0" * 8),
+    ):
         (tmp_path / name).write_bytes(data)
         assert vnnlib.normalise(vnnlib.load(tmp_path / name)).same_as(want)
     assert vnnlib.load(tmp_path / "c.vnnlib").name.endswith("c.vnnlib.gz")
@@ -116,9 +120,9 @@ def test_gzip_is_recognised_by_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (gzip.compress(HEAD1.encode() * 100)[:-20], "truncated"),
-        (gzip.compress(HEAD1.encode())[:20] + b"xxxxxxxxxxxxxxxxxxxx", "damaged"),
-        (gzip.compress(HEAD1.encode()) + b"tail", "after the end"),
+        (gzip.compress(HEAD1.encode() * 100, mtime=0)[:-20], "truncated"),
+        (gzip.compress(HEAD1.encode(), mtime=0)[:20] + b"xxxxxxxxxxxxxxxxxxxx", "damaged"),
+        (gzip.compress(HEAD1.encode(), mtime=0) + b"tail", "after the end"),
         (b"\x80\x04pickle", "binary"),
         (HEAD1.encode() + b"\0", "binary"),
         (b"; \xff\xfe\n" + HEAD1.encode(), "not text"),
