@@ -23,6 +23,7 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 import pruning
+from benchmarks import pruning_equality
 from pruning import Calibration, Semantic, onnx_io
 from pruning.calibration import Activations
 
@@ -118,10 +119,7 @@ def cost(networks: list[Path]) -> None:
 def equality(arguments: argparse.Namespace) -> None:
     """Random graphs (the full count), or the networks of a folder."""
     if arguments.vnncomp is None:
-        sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "unit" / "pruning"))
-        from pruning_equality import main as compare
-
-        compare(arguments.graphs)
+        pruning_equality.main(arguments.graphs)
         return
     from benchmarks import pruning_alike
 

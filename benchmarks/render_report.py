@@ -146,10 +146,10 @@ def render(report: Path, out: Path, program: str, figures: int) -> list[str]:
 
 def synthetic_study(folder: Path) -> Path:
     """A report of made-up numbers."""
+    from benchmarks import synthetic_study
     from pruning.study import analysis, report, runner
-    from tests.unit.study import synthetic
 
-    runner.run(synthetic.study(30, seeds=2, ratios=(0.25, 0.5, 0.75, 0.9)), folder, synthetic.hands())
+    runner.run(synthetic_study.study(30, seeds=2, ratios=(0.25, 0.5, 0.75, 0.9)), folder, synthetic_study.hands())
     return report.write(analysis.of_folder(folder, 1000), folder)
 
 

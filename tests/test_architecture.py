@@ -57,8 +57,8 @@ def imports(path: Path) -> Iterator[tuple[str, int]]:
             assert node.level == 0, f"{path}:{node.lineno}: relative import"
             assert node.module is not None
             yield node.module, node.lineno
-            if node.module == "verifier":  # `from verifier import engine` imports a module of the package
-                yield from ((f"verifier.{alias.name}", node.lineno) for alias in node.names)
+            if node.module == "verifier" or node.module.startswith("tests"):  # `from verifier import engine`: a module
+                yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
 
 
 def dotted(path: Path) -> str:
@@ -235,6 +235,23 @@ def test_imports_hidden_in_functions_are_doors() -> None:
                 inner = (node for node in ast.walk(function) if isinstance(node, ast.Import | ast.ImportFrom))
                 hidden |= {f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}" for node in inner}
     assert len(hidden) <= MOST_HIDDEN, "\n".join(sorted(hidden))
+
+
+def test_tests_do_not_import_tests_nor_benchmarks_tests() -> None:
+    """What several tests share lies in a module of its own; nothing puts a fake module in the place of a real one."""
+    wrong = []
+    for path in (*sources("tests"), *sources("benchmarks")):
+        where = path.relative_to(ROOT).as_posix()
+        text = path.read_text(encoding="utf-8")
+        for name, line in imports(path):
+            names_a_test = any(part.startswith("test_") for part in name.split("."))
+            if names_a_test or (where.startswith("benchmarks/") and name.split(".")[0] == "tests"):
+                wrong.append(f"{where}:{line}: imports {name}")
+        for node in ast.walk(ast.parse(text)):
+            stores = isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store)
+            if stores and ast.unparse(node.value) == "sys.modules":  # type: ignore[attr-defined]
+                wrong.append(f"{where}:{node.lineno}: patches sys.modules")  # type: ignore[attr-defined]
+    assert not wrong, "\n".join(wrong)
 
 
 def test_vnnlib_is_ours() -> None:

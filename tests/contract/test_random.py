@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import oracles
+from tests.contract.planes import _check_planes, _long, _op, _truth
 from tests.contract.samples import CPU, DTYPES, ELEMENTWISE, Sample
-from tests.contract.test_relaxed import _check_planes, _long, _op, _truth
 from tests.strategies import ALL_BLOCKS, GraphBuilder, boxes, graphs, relu_graphs
 from verifier.graph.ir import Graph
 from verifier.ops.kinds import Interval, Op, Relaxation

@@ -8,80 +8,20 @@ import torch
 
 from tests import oracles
 from tests.contract.boxes import boxes, pick
+from tests.contract.planes import LONG, _check_planes, _long, _op, _plane, _truth
 from tests.contract.samples import DTYPES, ELEMENTWISE, RELAXED, Sample
-from verifier.ops.kinds import Interval, Relaxation, RelaxedOp
+from verifier.ops.kinds import Interval, Relaxation
 from verifier.tolerance import ulp
 
 POINTS = 64
-LONG = float(np.finfo(np.longdouble).eps)
 
 every = pytest.mark.parametrize("sample", RELAXED, ids=str)
 both = pytest.mark.parametrize("dtype", DTYPES, ids=("f32", "f64"))
 
 
-def _op(sample: Sample, dtype: torch.dtype) -> RelaxedOp:
-    op = sample.bind(dtype)
-    assert isinstance(op, RelaxedOp)
-    return op
-
-
-def _long(x: torch.Tensor) -> np.ndarray:
-    return x.detach().numpy().astype(np.longdouble)
-
-
-def _truth(sample: Sample, points: list[np.ndarray]) -> np.ndarray:
-    """Exact values (up to long double) at points (P, B, *S) -> (P, B, *T)."""
-    lead = points[0].shape[:2]
-    flat = [p.reshape(-1, *shape) for p, shape in zip(points, sample.in_shapes, strict=True)]
-    values = [oracles.apply(sample.node, list(row), sample.out_shape) for row in zip(*flat, strict=True)]
-    return np.stack(values).reshape(*lead, *sample.out_shape)
-
-
 def _points(sample: Sample, box: list[Interval], seed: int = 1) -> list[np.ndarray]:
     rng = np.random.default_rng(seed)
     return [oracles.sample(x.lower.numpy(), x.upper.numpy(), POINTS, rng, sample.kinks) for x in box]
-
-
-def _plane(
-    op: RelaxedOp, slopes: tuple[torch.Tensor, ...], offset: torch.Tensor, points: list[np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Value of a plane at the points, and the error that long double may have made."""
-    value, size = np.zeros((), np.longdouble), np.abs(_long(offset))
-    for slope, x in zip(slopes, points, strict=True):
-        assert slope.isfinite().all()
-        term = _long(slope) * x
-        value, size = value + _collect(op, term), size + _collect(op, np.abs(term))
-    return value + _long(offset), 64 * LONG * size
-
-
-def _collect(op: RelaxedOp, term: np.ndarray) -> np.ndarray:
-    """`collect` in long double: torch has none, so it is done here from the operator's shapes."""
-    if op.in_shapes[0] == op.out_shape:
-        return term
-    return term.sum(axis=int(op.node.attrs["axis"]) - len(op.in_shapes[0]))  # type: ignore[arg-type]
-
-
-def _check_planes(
-    sample: Sample, op: RelaxedOp, planes: Relaxation, points: list[np.ndarray], truth: np.ndarray
-) -> None:
-    assert not planes.lower_offset.isnan().any() and not planes.upper_offset.isnan().any()
-    assert (planes.lower_offset < torch.inf).all() and (planes.upper_offset > -torch.inf).all()
-    slack = 64 * LONG * np.abs(truth) + torch.finfo(planes.lower_offset.dtype).tiny  # underflow: see tolerance.py
-    low, error = _plane(op, planes.lower_slopes, planes.lower_offset, points)
-    excess = np.where(np.isneginf(low), -np.inf, low - truth - error - slack)
-    assert excess.max() <= 0, _where("lower", sample, excess, points, low, truth)
-    high, error = _plane(op, planes.upper_slopes, planes.upper_offset, points)
-    excess = np.where(np.isposinf(high), -np.inf, truth - high - error - slack)
-    assert excess.max() <= 0, _where("upper", sample, excess, points, high, truth)
-
-
-def _where(
-    side: str, sample: Sample, excess: np.ndarray, points: list[np.ndarray], plane: np.ndarray, truth: np.ndarray
-) -> str:
-    at = np.unravel_index(excess.argmax(), excess.shape)
-    group = [p[at[:2]] for p in points]
-    bounds = [(p[0, at[1]], p[1, at[1]]) for p in points]
-    return f"{sample}: {side} plane {plane[at]!r} passes {truth[at]!r} by {excess[at]:.3g} at {group} in {bounds}"
 
 
 @every

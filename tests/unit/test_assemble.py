@@ -9,7 +9,7 @@ from onnx import helper
 
 import vnnlib
 from tests import models
-from tests.unit.search.test_solve import form, net
+from tests.unit.search.known import form, net
 from verifier.bounds.network import build
 from verifier.errors import ProblemError
 from verifier.graph.onnx_import import load_model

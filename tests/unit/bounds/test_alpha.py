@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests import oracles
 from tests.strategies import ALL_BLOCKS, build, graphs
 from tests.unit.bounds.cases import METHODS, ROWS, Boxes, boxes, matrix_for, some_boxes
-from tests.unit.bounds.test_sound import check_rows
+from tests.unit.bounds.sound import check_rows
 from verifier.bounds.alpha import tighten
 from verifier.bounds.backward import walk_back
 from verifier.graph.ir import Graph

@@ -12,8 +12,8 @@ import warnings
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
-from pruning_graphs import Builder
 
+from benchmarks.pruning_graphs import Builder
 from pruning import onnx_io
 from pruning.groups import find_groups
 from pruning.torch_bridge import _batchable, import_onnx2torch

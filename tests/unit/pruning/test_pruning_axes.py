@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
-from pruning_equality import random_removal
 from pruning_nets import build, node
 
+from benchmarks.pruning_equality import random_removal
 from pruning import cli, onnx_io, runtime
 from pruning.agreement import agreement
 from pruning.errors import WrongNetwork

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pruning_graphs import random_model
 from pruning_nets import build, calibration, conv_net, node
 
 import pruning
+from benchmarks.pruning_graphs import random_model
 from pruning import onnx_io
 from pruning.calibration import Activations, channel_moments
 from pruning.groups import find_groups

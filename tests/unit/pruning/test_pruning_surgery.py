@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from pruning_equality import compare, random_removal
-from pruning_graphs import OPSETS, random_model
 from pruning_nets import build, conv_net, images, mlp, mlp_weights, node
 
 import pruning
+from benchmarks.pruning_equality import compare, random_removal
+from benchmarks.pruning_graphs import OPSETS, random_model
 from pruning import onnx_io, runtime
 from pruning.agreement import agreement
 from pruning.errors import RatioError
@@ -28,7 +28,7 @@ def weights(rng, **shapes):
 
 @pytest.mark.parametrize("opset", OPSETS)
 def test_pruned_equals_masked_on_random_graphs(opset):
-    """40 graphs per opset here; `python tests/unit/pruning/pruning_equality.py` runs 200."""
+    """40 graphs per opset here; `python -m benchmarks.pruning_bench equality` runs 200."""
     removed = 0
     for seed in range(40):
         count, single, double = compare(seed, opset)

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 from onnx import helper, numpy_helper
-from pruning_graphs import random_model
 from pruning_nets import build, calibration, conv_net, images, mlp, mlp_weights, node
 from scipy.stats import wasserstein_distance
 
 import pruning
+from benchmarks.pruning_graphs import random_model
 from pruning import Calibration, TrainOptions, losses, onnx_io
 from pruning.calibration import Activations
 from pruning.errors import CriterionError, DataError

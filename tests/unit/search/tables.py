@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -76,3 +77,12 @@ def holds(clause: Tensor, coefficients: Tensor, constant: Tensor, c: int, points
     """Whether all rows of clause c hold at points (B, M, n): (B, M)."""
     values = torch.einsum("bkn,bmn->bmk", coefficients, points) + constant[:, None]
     return ((values <= 0) | (clause != c)[:, None]).all(2)
+
+
+def numbered(ids: range, score: Callable[[int], float] = float) -> DomainBatch:
+    """A box [i, i + 1] for each id, with its score; sign columns for odd numbers of them."""
+    low = torch.tensor([[float(i)] for i in ids], dtype=torch.float64).reshape(len(ids), 1)
+    scores = torch.tensor([score(i) for i in ids], dtype=torch.float64)
+    zero = torch.zeros(len(ids), dtype=torch.int64)
+    signs = zero[:, None][:, : len(ids) % 2]
+    return replace(whole(low, low + 1), query=zero, share=torch.ones(len(ids)), score=scores, signs=signs)

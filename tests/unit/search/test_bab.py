@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,96 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.unit.search.tables import CPU, domains
-from verifier.search import bab
-from verifier.search.bab import Ending, Limits
+from tests.unit.search.tables import CPU, domains, numbered
+from tests.unit.search.wave import LOWEST, Wave, _square, _strategy, search
+from verifier.search.bab import Ending
 from verifier.search.bounding import Bounded
 from verifier.search.domains import DomainBatch, join, whole
-from verifier.search.halving import clip, cut, divide, suggest
-from verifier.search.memory import Memory
-from verifier.search.policy import FirstSat, Parts, Tally
+from verifier.search.halving import cut
+from verifier.search.policy import Tally
 from verifier.search.queue import LargestFirst, OpenSet
-
-
-@dataclass
-class Wave:
-    """The property "sin(3 x) cos(2 y) > level" on the unit square, bounded by its centre's value and a slope of 5."""
-
-    level: float
-    boxes: list[DomainBatch] = field(default_factory=list)
-    proven: list[DomainBatch] = field(default_factory=list)
-
-    def value(self, p: Tensor) -> Tensor:
-        return torch.sin(3 * p[:, 0]) * torch.cos(2 * p[:, 1]) - self.level
-
-    def bound(self, batch: DomainBatch) -> Bounded:
-        self.boxes.append(batch)
-        centre, radius = (batch.lower + batch.upper) / 2, (batch.upper - batch.lower) / 2
-        low = self.value(centre) - 5 * radius.sum(1)
-        alive = (low <= 0).nonzero()[:, 0]
-        self.proven.append(batch.select(low > 0))
-        rows = low[alive][:, None]
-        flat = batch.lower.new_zeros(len(alive), 1, 2)
-        zero = torch.zeros(len(alive), dtype=torch.int64)
-        width = (batch.upper - batch.lower)[alive]
-        return Bounded(alive, rows[:, 0], rows, rows, zero[:, None], flat, rows, zero + 1, width, low, {})
-
-    def try_points(self, points: Tensor, query: Tensor) -> Tensor | None:
-        hits = (self.value(points) <= 0).nonzero()[:, 0]
-        return points[hits[0]] if len(hits) else None
-
-
-@dataclass
-class Strategy(bab.Method[Bounded]):
-    """The usual way to work on boxes, with parts that a test can replace."""
-
-    bounds: Callable[[DomainBatch], Bounded]
-    try_points: Callable[[Tensor, Tensor], object | None]
-    attack: Callable[[DomainBatch], object | None] = lambda boxes: None
-    settle_affine: Callable[[DomainBatch, Bounded], tuple[Tensor, object | None]] = lambda boxes, bounded: (
-        torch.ones(len(boxes), dtype=torch.bool),
-        None,
-    )
-    stop: Callable[[], bool] = lambda: False
-    report: Callable[[Tally], None] = lambda tally: None
-    batch: int = 16
-    max_depth: int = 60
-    queries: int = 1
-    device: torch.device = CPU
-    memory: Memory = field(default_factory=Memory)
-
-    def bound(self, batch: DomainBatch) -> Bounded:
-        return self.bounds(batch)
-
-    def points(self, boxes: DomainBatch, known: Bounded) -> tuple[Tensor, Tensor]:
-        return suggest(boxes, known)
-
-    def clip(self, boxes: DomainBatch, known: Bounded) -> tuple[DomainBatch, Bounded]:
-        return clip(boxes, known)
-
-    def settle(self, boxes: DomainBatch, known: Bounded, _: object) -> tuple[DomainBatch, Bounded, object | None]:
-        keep, found = self.settle_affine(boxes, known)
-        return boxes.select(keep), known.select(keep), found
-
-    def split(self, batch: DomainBatch, boxes: DomainBatch, known: Bounded) -> Parts:
-        return divide(boxes, known, self.max_depth)
-
-
-def search(first: DomainBatch, s: Strategy) -> Ending:
-    limits = Limits(s.stop, s.report, s.batch, s.device, s.memory)
-    return bab.search(first, s, FirstSat(lambda *at: s.try_points(*at), s.attack, s.queries), limits)
-
-
-def _strategy(wave: Wave, **changes: object) -> Strategy:
-    return Strategy(**{"bounds": wave.bound, "try_points": wave.try_points, **changes})  # type: ignore[arg-type]
-
-
-def _square(count: int = 1) -> DomainBatch:
-    low = torch.zeros(count, 2, dtype=torch.float64)
-    return domains(low, low + 1, torch.arange(count))
-
-
-LOWEST = math.cos(2)  # sin(3 x) = 1 at x = pi / 6, cos(2 y) least at y = 1
 
 
 def test_a_true_property_is_proven_everywhere() -> None:
@@ -212,22 +128,14 @@ def test_inputs_without_room_are_not_cut() -> None:
 class TestOpenSet:
     """The stack keeps every box exactly once."""
 
-    @staticmethod
-    def _boxes(ids: range, score: Callable[[int], float] = float) -> DomainBatch:
-        low = torch.tensor([[float(i)] for i in ids], dtype=torch.float64).reshape(len(ids), 1)
-        scores = torch.tensor([score(i) for i in ids], dtype=torch.float64)
-        zero = torch.zeros(len(ids), dtype=torch.int64)
-        signs = zero[:, None][:, : len(ids) % 2]
-        return replace(whole(low, low + 1), query=zero, share=torch.ones(len(ids)), score=scores, signs=signs)
-
     def test_every_box_comes_out_once(self) -> None:
         g = torch.Generator().manual_seed(0)
-        held = OpenSet(self._boxes(range(10)), CPU)
+        held = OpenSet(numbered(range(10)), CPU)
         inside, out, name = set(range(10)), [], 10
         for _ in range(60):
             if int(torch.randint(2, (1,), generator=g)):
                 size = int(torch.randint(0, 7, (1,), generator=g))
-                held.push(self._boxes(range(name, name + size), lambda i: (i * 37) % 11))
+                held.push(numbered(range(name, name + size), lambda i: (i * 37) % 11))
                 inside |= set(range(name, name + size))
                 name += size
             elif len(held):
@@ -240,9 +148,9 @@ class TestOpenSet:
         assert sorted(out) == sorted(inside)
 
     def test_the_least_hopeful_come_first(self) -> None:
-        held = OpenSet(self._boxes(range(0)), CPU)
+        held = OpenSet(numbered(range(0)), CPU)
         assert len(held) == 0 and held.rest() is None
-        held.push(self._boxes(range(6), lambda i: [3, 1, 4, 1.5, 5, 9][i]))
+        held.push(numbered(range(6), lambda i: [3, 1, 4, 1.5, 5, 9][i]))
         assert sorted(held.pop(2).lower[:, 0].tolist()) == [1, 3]
         assert len(held) == 4
         assert len(held.pop(100)) == 4 and len(held) == 0

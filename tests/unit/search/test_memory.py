@@ -15,15 +15,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.search import test_bab
-from tests.unit.search.test_bab import LOWEST, Wave, _square, _strategy, search
+from tests.unit.search.tables import numbered
+from tests.unit.search.wave import LOWEST, Wave, _square, _strategy, search
 from verifier.search.bounding import Bounded
 from verifier.search.domains import DomainBatch, join
 from verifier.search.memory import CPU, HostMeter, Memory, attempt, is_out_of_memory
 from verifier.search.queue import OpenSet
 
 DEVICE = torch.device("cpu", 0)
-_numbered = test_bab.TestOpenSet._boxes
 
 
 def _allocate_too_much() -> None:
@@ -220,12 +219,12 @@ def test_what_is_moved_away_comes_back(share: int) -> None:
     """Same boxes in the same order as without moves; the device never holds more than its share and the last batch."""
     moved = False
     g = torch.Generator().manual_seed(share)
-    first = _numbered(range(12))
+    first = numbered(range(12))
     held, plain, name = OpenSet(first, DEVICE, share, CPU), OpenSet(first, CPU), 12
     for _ in range(200):
         if int(torch.randint(2, (1,), generator=g)):
             size = int(torch.randint(0, 9, (1,), generator=g))
-            batch = _numbered(range(name, name + size), lambda i: (i * 37) % 11)
+            batch = numbered(range(name, name + size), lambda i: (i * 37) % 11)
             held.push(batch)
             plain.push(batch)
             name += size
@@ -282,7 +281,7 @@ def test_failing_moves_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_rest_does_not_keep_its_batch_in_memory() -> None:
-    held = OpenSet(_numbered(range(1000)), CPU)
+    held = OpenSet(numbered(range(1000)), CPU)
     while len(held) > 100:
         held.pop(7)
     rest = held.rest()

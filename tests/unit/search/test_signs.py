@@ -9,7 +9,7 @@ import torch
 from tests import oracles
 from tests.strategies import build
 from tests.unit.bounds.cases import boxes, some_boxes
-from tests.unit.search import test_solve as known
+from tests.unit.search import known
 from tests.unit.search.tables import domains
 from verifier.graph.ir import Graph
 from verifier.search.domains import join

@@ -69,7 +69,7 @@ def test_random_relu_graphs(data):
 
 @pytest.mark.parametrize("room", [0, 40])
 def test_noise_that_finds_no_room_goes_into_the_radius(room, monkeypatch):
-    from tests.unit.semantic.test_coverage import mlp
+    from tests.unit.semantic.coverage_cases import mlp
     from verifier.passes.flatten_io import flatten_io
 
     graph = flatten_io(mlp(0, hidden=(20, 20))[0].graph)

@@ -5,8 +5,8 @@ import onnx
 import pytest
 from PIL import Image
 
+from tests.unit.semantic.coverage_cases import image_study
 from tests.unit.semantic.semantic_helpers import network as small_network
-from tests.unit.semantic.test_coverage import image_study
 from verifier.semantic.coverage import main
 
 ONE = ["--network", "cnn7_w8", "--images", "4:5", "--contrast", "0.9,1.1", "--brightness", "-0.05,0.05", "--tolerance"]

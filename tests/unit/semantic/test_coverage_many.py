@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import verifier
-import vnnlib
+from tests.unit.semantic.coverage_files import by_files
 from tests.unit.semantic.semantic_helpers import network as small_network
 from tests.unit.semantic.semantic_helpers import run, session
 from verifier.budget import Budget
@@ -18,17 +18,6 @@ from verifier.semantic.family import from_studies
 from verifier.semantic.many import verify_family, verify_studies
 
 MEDIUM = Perturbation((Range("contrast", 0.8, 1.2), Range("brightness", -0.1, 0.1)))
-
-
-def by_files(study, **more):
-    model = verifier.load(_saved(study, more.pop("folder")))
-    return verifier.verify(model, vnnlib.loads(study.spec()), timeout=60, **more)
-
-
-def _saved(study, folder):
-    path = folder / "composite.onnx"
-    path.write_bytes(study.model().SerializeToString())
-    return path
 
 
 def small_studies(kind, props, seed=0):

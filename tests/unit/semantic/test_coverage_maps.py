@@ -7,10 +7,10 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from tests.unit.semantic.coverage_files import by_files
 from tests.unit.semantic.plane_oracle import argmax_areas
 from tests.unit.semantic.semantic_helpers import network as small_network
 from tests.unit.semantic.semantic_helpers import run, session
-from tests.unit.semantic.test_coverage_many import by_files
 from verifier.bounds.rounded import MAX_INPUTS
 from verifier.budget import Budget
 from verifier.errors import OptionsError, ProblemError, UnsoundError

@@ -10,7 +10,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import vnnlib
-from tests.unit.semantic.test_coverage import image_study
+from tests.unit.semantic.coverage_cases import image_study
 from verifier.budget import Budget
 from verifier.checker import cli as checker
 from verifier.checker import format as fmt

@@ -10,10 +10,10 @@ import sys
 import pytest
 import yaml
 
+from benchmarks import synthetic_study as synthetic
 from pruning.study import cli
 from pruning.study.runner import Progress
 from pruning.study.terminal import progress_told
-from tests.unit.study import synthetic
 
 
 def factory(task, study):

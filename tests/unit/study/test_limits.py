@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pruning.study import analysis, limits, report
-from tests.unit.study.test_summary import FEW, rows
+from tests.unit.study.made_rows import FEW, rows
 
 
 def timed(arm, ratio, seconds, verified, limit=10.0):

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks import synthetic_study as synthetic
 from pruning.study import analysis, goals, headline, report, runner, words
 from pruning.study.figures import curves, maps
 from pruning.study.goals import Outcome
 from pruning.study.stats import Estimate
 from pruning.study.summary import Contrast
-from tests.unit.study import synthetic
 from verifier.page import style
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import synthetic_study as synthetic
 from pruning.study import analysis, build, details, plan, row, runner
 from pruning.study.errors import ResultsError, StudyFileError
 from pruning.study.hands import Hands
 from pruning.study.spec import Task
-from tests.unit.study import synthetic
 
 ARMS = {"dense+ft": None, "usn": None, "random": {"draws": 2}, "random-matched": None, "small-scratch": None}
 
@@ -211,7 +211,7 @@ import sys, time
 from dataclasses import replace
 from pathlib import Path
 from pruning.study import runner
-from tests.unit.study import synthetic
+from benchmarks import synthetic_study as synthetic
 from tests.unit.study.test_runner import small
 hands = synthetic.hands(maps=False)
 def verify(model, image, task):

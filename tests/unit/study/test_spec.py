@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import synthetic_study as synthetic
 from pruning.study import plan, spec
 from pruning.study.errors import StudyFileError
-from tests.unit.study import synthetic
 
 STUDIES = Path(__file__).parents[3] / "benchmarks" / "studies"
 GOOD = {

@@ -1,16 +1,10 @@
-"""Pruned network against masked network; `python -m` style script for the full count: 200 graphs, four opsets.
-
-python tests/unit/pruning/pruning_equality.py [GRAPHS]
-"""
+"""Pruned network against masked network on random graphs: `python -m benchmarks.pruning_bench equality`, and a test."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
-from pruning_graphs import OPSETS, random_model
 
+from benchmarks.pruning_graphs import OPSETS, random_model
 from pruning import onnx_io, runtime
 from pruning.fold import fold, readers
 from pruning.groups import Groups, find_groups
@@ -71,8 +65,3 @@ def main(count: int) -> None:
             flush=True,
         )
         assert results[:, 1].max() <= 1e-5 and results[:, 2].max() <= 1e-10
-
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[3]))
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 200)
