@@ -58,53 +58,36 @@ class Movement:
 class _Sums:
     """Running sums for one unit; z arrives as (K + 1, ..., C, ...) with the clean image first.
 
-    Per image only what runs over all of z: the difference to the clean image, its sum over K and that of its squares,
-    in float32 (K terms each, relative error below K * 2^-24), and the negative ones counted. What is left, a K-th of
-    it, waits until `BLOCK` images are there and is summed in float64.
+    Per image only what runs over all of z, in float32 (K terms each, relative error below K * 2^-24); what is left, a
+    K-th of it, waits until `BLOCK` images are there and is summed in float64.
     """
 
     def __init__(
         self, unit: Unit, options: ScoreOptions, with_flips: bool, count: int, positions: int, step: int
     ) -> None:
         self.unit, self.per_position, self.with_flips = unit, options.aggregate == "q90", with_flips
-        self.count, self.positions, self.step = count, positions, step
-        self.images = self.waiting = 0
-
-    def _start(self, z: np.ndarray) -> None:
-        self.moved = np.empty((self.count, z[0].size), z.dtype)
-        self.negative = np.empty((self.count, *z.shape[1:]), bool)
-        self.ones = np.ones(self.count, z.dtype)
-        self.below = np.zeros((BLOCK, *z.shape[1:]), np.uint8 if self.count < 256 else np.int64)
-        self.clean, self.middle, self.squares = (np.zeros((BLOCK, *z.shape[1:]), z.dtype) for _ in range(3))
-        first = self._entries(z[:1])[0]
-        channels, self.places = first.shape
-        self.reference = first[:, :1].astype(np.float64)
-        shape = first.shape if self.per_position else (channels,)
-        self.mse, self.bias2 = np.zeros(shape), np.zeros(shape)
-        self.first, self.second, self.flips = np.zeros(channels), np.zeros(channels), np.zeros(channels)
-        self.highest = np.full(channels, -np.inf)
-        self.silent = np.arange(channels)
-
-    def _entries(self, block: np.ndarray) -> np.ndarray:
-        """(n, ..., C, ...) -> (n, C, P)."""
-        return channels_first(block, self.unit.axis)
+        self.count, self.positions, self.step, self.images = count, positions, step, 0
+        self.waiting: list[tuple[np.ndarray, ...]] = []
+        channels, self.places = len(unit.channel), 0
+        self.mse, self.bias2 = np.zeros(()), np.zeros(())  # (C,), or (C, P) where positions are kept
+        self.first, self.second, self.flips = (np.zeros(channels) for _ in range(3))
+        self.highest, self.silent = np.full(channels, -np.inf), np.arange(channels)
 
     def add(self, z: np.ndarray) -> None:
         """The clean image and all its samples: what `read` gave."""
         if not self.images:
-            self._start(z)
-        at = self.waiting
-        np.subtract(z[1:], z[0], out=self.moved.reshape(self.count, *z.shape[1:]))
-        np.matmul(self.ones, self.moved, out=self.middle[at].reshape(-1))
-        np.einsum("kx,kx->x", self.moved, self.moved, out=self.squares[at].reshape(-1))
-        self.clean[at] = z[0]
-        if self.with_flips:
-            negative = np.less(z[1:], 0, out=self.negative)
-            np.add.reduce(negative.view(np.uint8), axis=0, dtype=self.below.dtype, out=self.below[at])
+            first = channels_first(z[:1], self.unit.axis)[0]
+            self.places, self.reference = first.shape[1], first[:, :1].astype(np.float64)
+            self.moved = np.empty_like(z[1:])  # held, since a new one for each image costs more than its arithmetic
+        moved = np.subtract(z[1:], z[0], out=self.moved).reshape(self.count, -1)
+        middle, squares = np.ones(self.count, z.dtype) @ moved, np.einsum("kx,kx->x", moved, moved)
+        negative = (z[1:] < 0).view(np.uint8) if self.with_flips else np.empty((0, *z[0].shape), np.uint8)
+        below = np.add.reduce(negative, axis=0, dtype=np.uint8 if self.count < 256 else np.int64)
+        self.waiting.append((z[0].copy(), middle.reshape(z[0].shape), squares.reshape(z[0].shape), below))
         if len(self.silent):
             self._listen(z)
-        self.images, self.waiting = self.images + 1, at + 1
-        if self.waiting == BLOCK:
+        self.images += 1
+        if len(self.waiting) == BLOCK:
             self._settle()
 
     def read(self, z: np.ndarray) -> np.ndarray:
@@ -124,19 +107,18 @@ class _Sums:
         self.silent = self.silent[self.highest[self.silent] <= 0]
 
     def _settle(self) -> None:
-        """Add the waiting images to the sums."""
-        rows, self.waiting = slice(0, self.waiting), 0
-        count = np.float64(self.count)
-        clean, middle, squares = (self._entries(part[rows]) for part in (self.clean, self.middle, self.squares))
+        """Add the waiting images to the sums: the formula of the module, up to the division by their number."""
+        parts = (channels_first(np.stack(part), self.unit.axis) for part in zip(*self.waiting, strict=True))
+        clean, middle, squares, below = parts
+        self.waiting, count = [], np.float64(self.count)
         shifted = clean - self.reference  # so that the variance of a constant is exactly zero
         self.first += shifted.sum((0, 2))
         self.second += np.einsum("ncp,ncp->c", shifted, shifted)
         kept = "cp" if self.per_position else "c"
-        self.mse += np.einsum(f"ncp->{kept}", squares / count)
-        self.bias2 += np.einsum(f"ncp,ncp->{kept}", middle / count, middle / count)
+        self.mse = self.mse + np.einsum(f"ncp->{kept}", squares / count)
+        self.bias2 = self.bias2 + np.einsum(f"ncp,ncp->{kept}", middle / count, middle / count)
         if self.with_flips:
-            below = self._entries(self.below[rows]).astype(np.int64)
-            self.flips += np.where(clean < 0, self.count - below, below).sum((0, 2)) / count
+            self.flips += np.where(clean < 0, self.count - below.astype(np.int64), below).sum((0, 2)) / count
 
     def result(self) -> Movement:
         if self.waiting:
@@ -230,45 +212,20 @@ def per_channel(groups: Groups, unit: Unit, entries: np.ndarray, how: str = "mea
 
 
 def combine(groups: Groups, moves: list[Movement], options: ScoreOptions) -> Result:
-    """Scores from measured movement."""
+    """Scores from measured movement: R, T and decibels per unit and channel, joined over the units of a channel."""
     shape = (len(moves), groups.n)
     sig, mse, bias2, flips, weight = (np.zeros(shape) for _ in range(5))
     idle = np.ones(shape, bool)
     for row, move in enumerate(moves):
-        unit = move.unit
-        present = np.isin(np.arange(groups.n), unit.channel)
-        entries = np.bincount(unit.channel[unit.channel >= 0], minlength=groups.n)
-        weight[row] = np.where(present, entries * move.positions, 0)
-        means = np.nan_to_num(per_channel(groups, unit, move.mean))
-        sig[row] = np.nan_to_num(per_channel(groups, unit, move.sig))  # entries tied to one channel are averaged
-        mse[row], bias2[row], flips[row] = (
-            np.nan_to_num(per_channel(groups, unit, part)) for part in (move.mse, move.bias2, move.flips)
+        entries = np.bincount(move.unit.channel[move.unit.channel >= 0], minlength=groups.n)
+        weight[row] = entries * move.positions
+        sig[row], mse[row], bias2[row], flips[row], means = (  # entries tied to one channel are averaged
+            np.nan_to_num(per_channel(groups, move.unit, part))
+            for part in (move.sig, move.mse, move.bias2, move.flips, move.mean)
         )
-        idle[row] = ~present | _idle(groups, move)
+        idle[row] = (entries == 0) | _idle(groups, move)
         if options.bias == "centred":
-            bias2[row] = means**2
-            mse[row] = mse[row] - np.nan_to_num(per_channel(groups, unit, move.bias2)) + bias2[row]
-    return _scores(groups, sig, mse, bias2, flips, weight, idle, options)
-
-
-def _idle(groups: Groups, move: Movement) -> np.ndarray:
-    """Channels all of whose entries are constant, or never positive before a ReLU."""
-    idle = (move.sig == 0) & (move.mse == 0)
-    if _relus(groups, move.unit):
-        idle |= move.highest <= 0
-    return per_channel(groups, move.unit, np.where(idle, 0.0, 1.0), "max") <= 0
-
-
-def _scores(
-    groups: Groups,
-    sig: np.ndarray,
-    mse: np.ndarray,
-    bias2: np.ndarray,
-    flips: np.ndarray,
-    weight: np.ndarray,
-    idle: np.ndarray,
-    options: ScoreOptions,
-) -> Result:
+            mse[row], bias2[row] = mse[row] - bias2[row] + means**2, means**2
     present = weight > 0
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(sig + mse > 0, sig / (sig + mse), 1.0)
@@ -294,6 +251,14 @@ def _scores(
     }
     parts["Var"] = parts["MSE"] - parts["Bias2"]
     return Result(values, free, True, parts)
+
+
+def _idle(groups: Groups, move: Movement) -> np.ndarray:
+    """Channels all of whose entries are constant, or never positive before a ReLU."""
+    idle = (move.sig == 0) & (move.mse == 0)
+    if _relus(groups, move.unit):
+        idle |= move.highest <= 0
+    return per_channel(groups, move.unit, np.where(idle, 0.0, 1.0), "max") <= 0
 
 
 @criterion("usn", "range", _FORMULA)
