@@ -1,7 +1,7 @@
 """Forward affine bounds in PyTorch for certified training: centre + two generators + radius, differentiable.
 
 A value over a cell of S is c + a_1 u_1 + a_2 u_2 +- r with |u| <= 1: u_1 moves the contrast, u_2 the brightness, r
-holds the relaxations (centre and generators of the design note 1.3). ReLU keeps the chord's slope, with the parallel
+holds the relaxations. ReLU keeps the chord's slope, with the parallel
 line through the middle; other rising operators fall back to the interval. For training only, like `ibp`: rounding is
 not accounted for, so nothing is proved.
 """

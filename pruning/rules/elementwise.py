@@ -7,7 +7,7 @@ from pruning.net import Op
 from pruning.rules.table import rule
 from verifier.graph.operators import known
 
-# Operators that bend their input: where a channel enters one of these, its value is the pre-activation of section 1.1.
+# Operators that bend their input: where a channel enters one of these, its value is a pre-activation.
 NON_LINEAR = frozenset(name for name, row in known().items() if row.bends)
 _SEVERAL = {"PRelu", "Pow"}  # in ONNX they have a second input that broadcasts
 

@@ -67,14 +67,6 @@ class Crop:
         """Crop pixels per original pixel."""
         return self.image.shape[-1] / self.side
 
-    def to_original(self, points: np.ndarray) -> np.ndarray:
-        """Crop pixels (..., 2) -> original pixels."""
-        return np.asarray(points / self.scale + np.array([self.left, self.top]))
-
-    def to_crop(self, points: np.ndarray) -> np.ndarray:
-        """Original pixels (..., 2) -> crop pixels."""
-        return np.asarray((points - np.array([self.left, self.top])) * self.scale)
-
     def errors(self, found: np.ndarray) -> dict[str, np.ndarray]:
         """Euclidean error of predictions (K, 2) in crop pixels: `crop`, `original` pixels, `share` of sqrt(bbox area).
 

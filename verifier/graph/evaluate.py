@@ -5,7 +5,7 @@ Clarity before speed; float64 unless told otherwise. Every value carries a leadi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -31,14 +31,6 @@ def evaluate(graph: Graph, inputs: Mapping[str, np.ndarray], dtype: type = np.fl
         for node in graph.nodes:
             _step(node, values, graph.shapes, points, dtype)
     return values
-
-
-def evaluate_nodes(nodes: Iterable[Node], shapes: Mapping[str, Shape]) -> dict[str, np.ndarray]:
-    """Values, without a leading axis, of nodes that depend on nothing but each other."""
-    values: dict[str, np.ndarray] = {}
-    for node in nodes:
-        _step(node, values, shapes, 1, np.float64)
-    return {name: value[0] for name, value in values.items()}
 
 
 def apply(node: Node, xs: Sequence[np.ndarray], shape: Shape) -> np.ndarray:

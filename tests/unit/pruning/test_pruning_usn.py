@@ -1,4 +1,4 @@
-"""The 13 properties the definition of USN must have (design note 1.6), and the identities behind it."""
+"""The 13 properties the definition of USN must have, and the identities behind it."""
 
 from __future__ import annotations
 
