@@ -35,7 +35,7 @@ def relu(b, x):
 
 def cnn7():
     b = Builder(0, 13)
-    b.shape["x"] = x = (1, 16, 16)
+    b.shape["x"] = (1, 16, 16)
     x = "x"
     for out, stride in ((8, 1), (8, 2), (12, 1), (12, 2), (16, 2)):
         x = relu(b, b.norm(b.conv(x, out, stride=stride)))

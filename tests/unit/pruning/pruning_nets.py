@@ -113,9 +113,10 @@ def affine_oracle(net: Net, names, inputs, cells, slack=2e-6):
     middle.
     `slack` covers float32 rounding of the activations, relative to the sums of absolute products.
     """
-    found = {name: ([], []) for name in names}
+    found: dict[str, tuple[list, list]] = {name: ([], []) for name in names}
     for image in inputs.astype(np.float64):
-        low, high = {n: [] for n in names}, {n: [] for n in names}
+        low: dict[str, list] = {n: [] for n in names}
+        high: dict[str, list] = {n: [] for n in names}
         for (a0, a1), (b0, b1) in cells:
             flat = image.reshape(-1)
             lo_x = np.minimum(a0 * flat, a1 * flat) + b0
@@ -153,9 +154,9 @@ def interval_oracle(net: Net, names, inputs, cells):
     import torch
     import torch.nn.functional as f
 
-    found = {name: ([], []) for name in names}
+    found: dict[str, tuple[list, list]] = {name: ([], []) for name in names}
     for image in inputs:
-        sides = {name: ([], []) for name in names}
+        sides: dict[str, tuple[list, list]] = {name: ([], []) for name in names}
         for (a0, a1), (b0, b1) in cells:
             x = torch.tensor(image, dtype=torch.float64)[None]
             values = {net.inputs[0]: ((a0 * x + b0).clamp(0, 1), (a1 * x + b1).clamp(0, 1))}

@@ -301,7 +301,7 @@ def silenced(net, groups, removed):
     Shares no index map with `mask`, which zeroes readers; the two agree where a channel's zero stays zero, so it is
     only asked of graphs whose element-wise steps keep it (no offsets).
     """
-    weights = {}
+    weights: dict[str, np.ndarray] = {}
     for cut in groups.cuts:
         if cut.role == "out":
             name = net.nodes[cut.node].input(cut.slot)

@@ -69,7 +69,7 @@ def test_a_silent_layer_wakes_and_the_others_are_left_alone():
 def test_the_factor_goes_into_the_layer(kind):
     """f -> a f + b exactly, for every layer that can take it in."""
     rng = np.random.default_rng(0)
-    r = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
+    r = lambda *shape: np.asarray(rng.normal(size=shape), np.float32)  # noqa: E731
     nodes, weights, shape = {
         "Conv": ([node("Conv", "x k", "y")], {"k": r(3, 2, 2, 2)}, (2, 4, 4)),
         "ConvTranspose": ([node("ConvTranspose", "x k b", "y")], {"k": r(2, 3, 2, 2), "b": r(3)}, (2, 4, 4)),
@@ -82,6 +82,7 @@ def test_the_factor_goes_into_the_layer(kind):
     net = build(nodes, weights, {"x": shape}, {"y": out})
     factor, offset = np.array([2.0, 0.5, -1.0]), np.array([0.1, 0.0, -3.0])
     changed = moved(net, "y", factor, offset)
+    assert changed is not None
     x = r(4, *shape)
     old, new = (Activations(n, ["y"])(x)["y"] for n in (net, changed))
     wide = (1, 3, *[1] * (old.ndim - 2))
@@ -95,6 +96,7 @@ def test_residual_sums_take_the_offset_only():
     net = build(nodes, {"k": kernel}, {"x": [2, 4, 4]}, {"y": [2, 4, 4]})
     assert moved(net, "y", np.array([2.0, 1.0]), np.zeros(2)) is None
     changed = moved(net, "y", np.ones(2), np.array([0.5, -0.5]))
+    assert changed is not None
     x = rng.normal(size=(3, 2, 4, 4)).astype(np.float32)
     old, new = (Activations(n, ["y"])(x)["y"] for n in (net, changed))
     np.testing.assert_allclose(new - old, np.broadcast_to([[[[0.5]], [[-0.5]]]], old.shape), atol=1e-6)

@@ -209,6 +209,7 @@ def test_concentration_is_the_damage_of_folding():
     damage = w.numpy() * np.array(spread)
     assert value.item() == pytest.approx(damage[[0, 2]].sum() / damage.sum(), rel=1e-6)
     value.backward()
+    assert a.grad is not None
     assert float(a.grad[:, 1].abs().max()) == 0 and float(a.grad[:, 0].abs().min()) > 0
 
 
@@ -219,7 +220,7 @@ def test_separation_and_layer_terms():
     two = losses.separation(scores, 0.5, low=0.0, high=0.9, two_sided=True)
     assert two.item() == pytest.approx((0.1 + 0.5 + 0.1 + 0.05) / 4)
     one.backward()
-    assert scores.grad.tolist() == pytest.approx([0, 0, 0, -0.25])
+    assert scores.grad is not None and scores.grad.tolist() == pytest.approx([0, 0, 0, -0.25])
     same = torch.linspace(0, 1, 20)
     assert float(losses.across_layers([same, same.clone()])) == pytest.approx(0, abs=1e-7)
     assert float(losses.across_layers([same, same + 1])) == pytest.approx(0.5, rel=1e-5)
@@ -245,7 +246,9 @@ def test_heatmap_loss_is_least_and_error_zero_where_the_map_is_right():
     net = build([node("Reshape", "x s", "h")], {"s": np.array([-1, 2, 4, 5])}, {"x": [40]}, {"h": [2, 4, 5]})
     images = right.reshape(1, 40).numpy()
     assert error(net, Calibration(images, labels.numpy())) == 0
-    assert error(net, Calibration(images, labels.numpy() + np.float32([[2, 0, 0, 0]]))) == 1  # 2 * 2 over 4 numbers
+    assert (
+        error(net, Calibration(images, labels.numpy() + np.array([[2, 0, 0, 0]], np.float32))) == 1
+    )  # 2 * 2 over 4 numbers
 
 
 def test_ratio_scores_agree_with_the_measured_ones():
@@ -342,7 +345,8 @@ def test_interval_bounds_hold_and_train(kind):
     net = mlp(mlp_weights()) if kind == "mlp" else conv_net(2, bn=kind == "conv-bn")
     model = TorchNet(net)
     data = calibration(net, count=4)
-    ends = [torch.tensor(data.semantic.apply(data.images, point)) for point in ((0.95, -0.02), (1.05, 0.02))]
+    first, last = (torch.tensor(data.semantic.apply(data.images, point)) for point in ((0.95, -0.02), (1.05, 0.02)))
+    ends = (first, last)
     low, high = output_bounds(model, *ends)
     for t in np.linspace(0, 1, 9):
         y = model(ends[0] + (ends[1] - ends[0]) * float(t))

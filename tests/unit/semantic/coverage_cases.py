@@ -24,7 +24,7 @@ def mlp(seed, hidden=(10, 8), outputs=2):
         value, width = f"s{number}", n
         if number < len(hidden):
             nodes.append(helper.make_node("Relu", [value], [f"h{number}"]))
-            layers.append(("clip", 0.0, np.inf))
+            layers.append(("clip", 0.0, np.inf))  # type: ignore[arg-type]
             value = f"h{number}"
     info = helper.make_tensor_value_info
     graph = helper.make_graph(

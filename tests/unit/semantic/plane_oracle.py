@@ -85,7 +85,7 @@ def safe_share(layers, lower, upper, clauses):
 
 def argmax_areas(layers, lower, upper, maps):
     """Exact areas by outcome: {(argmax of map 0, argmax of map 1, ..): share of the box} for outputs of `maps` maps."""
-    found = {}
+    found: dict = {}
     for polygon, matrix, offset in pieces(layers, lower, upper):
         cells = len(offset) // maps
         for outcome, size in _outcomes(polygon, matrix.reshape(maps, cells, 2), offset.reshape(maps, cells)):

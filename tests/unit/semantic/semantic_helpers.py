@@ -73,7 +73,7 @@ def parse(text):
     """Text -> nested lists of words, comments dropped."""
     text = re.sub(r";[^\n]*", "", text)
     words = re.findall(r"[()]|[^\s()]+", text)
-    stack = [[]]
+    stack: list[list] = [[]]
     for word in words:
         if word == "(":
             stack.append([])

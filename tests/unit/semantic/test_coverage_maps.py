@@ -158,6 +158,7 @@ def test_budget_verdicts_and_witnesses():
     problems[1] = replace(problems[1], network=problems[0].network)
     bad, good = verify_studies(problems, Options(), Budget.of(60))
     assert (bad.verdict, good.verdict) == (Verdict.SAT, Verdict.UNSAT)
+    assert bad.witness is not None
     y = run(session(problems[0].model()), bad.witness.x[None])
     assert problems[0].compiled.maps.violated(y.reshape(-1)) and problems[0].compiled.excess(y.reshape(-1)) > 0
 

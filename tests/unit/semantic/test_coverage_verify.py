@@ -84,7 +84,9 @@ def test_the_proof_of_a_map_covers_what_is_certified_and_no_more(inputs, tmp_pat
     reader = fmt.Reader(io.BytesIO(proof.read_bytes()), "p")
     events = list(reader.events())
     leaves = [k for k, e in enumerate(events) if isinstance(e, fmt.Leaf)]
-    left_out = [*events[: leaves[0]], *events[leaves[0] + 1 : -1], fmt.End(events[-1].splits, events[-1].leaves - 1)]
+    end = events[-1]
+    assert isinstance(end, fmt.End)
+    left_out = [*events[: leaves[0]], *events[leaves[0] + 1 : -1], fmt.End(end.splits, end.leaves - 1)]
     proof.write_bytes(fmt.encode_header(reader.header) + b"".join(map(fmt.encode, left_out)))
     assert check(proof, model, spec).shares[0] < found.shares[0]
     (tmp_path / "t.vnnlib").write_text((tmp_path / "s.vnnlib").read_text().replace("(<= Y_0 1.0)", "(<= Y_0 1.4)"))
@@ -130,6 +132,7 @@ def test_the_slack_of_fixed_inputs_is_part_of_the_proof(tmp_path):
     """A file whose fixed inputs are only almost fixed: both ends must be covered, not the middle."""
     model, spec = affine(tmp_path, 1)
     family = from_files(load_model(model), vnnlib.normalise(vnnlib.load(spec)), torch.device("cpu"))
+    assert family.slack is not None
     wide = torch.full_like(family.slack, 0.1) * (family.slack > 0)
     state = cover(type(family)(**{**vars(family), "slack": wide}), Limits(0.0, depth=12), Budget.of(20))
     # sum = x + 0.3 + [-0.3, 0.3]: violated for all of them below x = 0.4, for none above x = 1.0

@@ -92,7 +92,7 @@ def test_a_search_without_room_tells_so_and_is_open(pair, capsys):
 
 
 def test_progress_tells_what_is_settled_and_how_long_is_left():
-    seen = []
+    seen: list = []
     cover(family(0.1), Limits(0.05), Budget.of(60), progress=seen.append)
     assert [p.boxes for p in seen] == sorted(p.boxes for p in seen) and seen[-1].settled >= 0.95
     assert all(0 < p.remaining <= 60 for p in seen)

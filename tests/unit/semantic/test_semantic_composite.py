@@ -61,7 +61,8 @@ def test_composite_is_transform_then_network(clip, ranges):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_layouts_and_normalisation(kind, channels):
     mean, std = ((0.4,), (0.3,)) if channels == 1 else ((0.4, 0.5, 0.2), (0.3, 0.2, 0.6))
-    prop, target = Coordinates(1.0), None
+    prop: Coordinates | Label | Heatmap = Coordinates(1.0)
+    target = None
     if kind == "labels":
         prop, target = Label(), Target(label=2)
     if kind == "heatmap":

@@ -129,7 +129,8 @@ def test_heatmap(version):
     def truth(y):
         worst = -np.inf
         for k in range(2):
-            inside, outside = [], []
+            inside: list = []
+            outside: list = []
             for row in range(4):
                 for column in range(4):
                     near = max(abs(4 * column + 2 - points[k, 0]), abs(4 * row + 2 - points[k, 1])) <= tau
@@ -147,6 +148,7 @@ def test_heatmap_offset_moves_the_decoded_positions():
     problem = study(Heatmap(3.0, offset=0.0), "heatmap")
     clean = problem.answer(TWO.identity).reshape(3, -1).argmax(axis=1)
     own = prepare(problem.network, problem.image, None, TWO, Heatmap(3.0, offset=0.0), reference="self")
+    assert own.target.keypoints is not None
     assert np.array_equal(own.target.keypoints, 4.0 * np.stack([clean % 4, clean // 4], axis=1))
     assert own.excess(TWO.identity) < 0
 
@@ -157,7 +159,7 @@ def test_rounded_budgets_are_stricter_than_the_budget():
 
     draw = np.random.default_rng(5)
     weights = draw.uniform(0.1, 3, 3)
-    problem = study(Budget(1.0, True, weights))
+    problem = study(Budget(1.0, True, tuple(weights)))
     rows, tail = problem.spec_rows
     points = [Fraction(float(v)) for v in problem.target.keypoints.ravel()]
     exact = [Fraction(float(w)) / 3 for w in np.repeat(weights, 2)]
@@ -193,7 +195,7 @@ def onnx_zero(tensor):
 def test_budget(version, mean):
     weights, head = np.array([1.0, 2.0, 0.5]), Head(0.5, 1.0)
     limit = 1.0 if mean else 3.0
-    problem = study(Budget(limit, mean, weights, head=head))
+    problem = study(Budget(limit, mean, tuple(weights), head=head))
     seen = problem.target.visibility == 2
 
     def truth(y):
