@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import vnnlib
 from verifier.budget import Budget, memory_limit
 from verifier.console import process
-from verifier.errors import ModelError, ProofError
+from verifier.errors import ModelError, OptionsError, ProofError
 from verifier.options import Options
 from verifier.progress import Progress
 from verifier.result import Result, Verdict
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 
 Engine = Callable[..., Result]
+AnyPath = str | PathLike[str]
 
 
 def load(model: str | PathLike[str] | Module | Model, example: Any = None) -> Model:
@@ -63,6 +64,7 @@ def verify(
     budget: Budget | None = None,
     progress: Callable[[Progress], None] | None = None,
     proof: str | PathLike[str] | None = None,
+    checkpoint: str | PathLike[str] | None = None,
     engine: Engine | None = None,
 ) -> Result:
     """Decides whether an input of the specification's set makes all its assertions true.
@@ -70,9 +72,13 @@ def verify(
     `timeout` (seconds) goes before `options.timeout`; `budget` goes before both, and its `stop()` ends the run early.
     `progress` is called after every step of the search. `proof` is a file for a proof that `secateur check` accepts
     (`model` and `spec` are files then); it is there after `unsat`, and after `sat` where the witness holds over the
-    reals, and is not made otherwise. `engine`: see `solve`.
+    reals, and is not made otherwise. `checkpoint` is a file for the open boxes of the search (`model` and `spec` are
+    files then), from which a later call with the same file goes on; it is removed when the search has come to its end.
+    `engine`: see `solve`.
 
     Raises:
+        OptionsError: proof and checkpoint together, or a checkpoint of what has none.
+        ProblemError: the checkpoint is damaged or of another problem.
         ProofError: the search for this problem cannot write a proof.
         vnnlib.VnnLibError: the specification cannot be used.
         SecateurError: the network cannot be used, or the two do not fit each other.
@@ -80,14 +86,22 @@ def verify(
     options = options or Options()
     if timeout is not None:
         options = replace(options, timeout=timeout)
+    if proof is not None and checkpoint is not None:
+        raise OptionsError("a proof cannot be gone on with: found both a proof and a checkpoint, expected one of them")
     budget = budget or Budget.of(options.timeout, memory_limit(options.memory))
     with _without_collector():
         files = model, spec
         spec = read_spec(spec)
         loaded = load(model, example)
+    if checkpoint is not None:
+        if not isinstance(files[0], str | PathLike) or not isinstance(files[1], str | PathLike):
+            raise OptionsError("a checkpoint is about files: expected the paths of model and specification")
+        return solve(loaded, spec, options, budget, progress, None, (checkpoint, files[0], files[1]), engine)
     if proof is None:
         return solve(loaded, spec, options, budget, progress, engine=engine)
-    return with_proof(files, proof, lambda writer: solve(loaded, spec, options, budget, progress, writer, engine))
+    return with_proof(
+        files, proof, lambda writer: solve(loaded, spec, options, budget, progress, writer, engine=engine)
+    )
 
 
 def with_proof(
@@ -125,6 +139,7 @@ def solve(
     budget: Budget,
     progress: Callable[[Progress], None] | None = None,
     proof: ProofWriter | None = None,
+    checkpoint: tuple[AnyPath, AnyPath, AnyPath] | None = None,
     engine: Engine | None = None,
 ) -> Result:
     """Runs the engine on a loaded network and a parsed specification.
@@ -146,7 +161,7 @@ def solve(
             from verifier import engine as own  # brings torch
 
             engine = own.solve
-    result = engine(model, form, options, budget, progress, proof)
+    result = engine(model, form, options, budget, progress, proof, checkpoint)
     # what was asked for, under what was chosen
     return replace(result, settings={**options.to_mapping(), **result.settings})
 

@@ -98,13 +98,16 @@ class AttackOptions(_Checked):
 @dataclass(frozen=True)
 class Options(_Checked):
     """All options of a run. `timeout` is in seconds, None for no limit; `memory` in GB (10^9 bytes), None for a share
-    of what is free."""
+    of what is free. `deterministic`: nothing that is measured (time, memory) changes what is searched.
+    `checkpoint_every`: seconds between two checkpoints, where these are written."""
 
     device: str = one_of("auto", "cpu", "cuda")
     dtype: str = one_of("auto", "float32", "float64")
     seed: int = at_least(0, 0)
     timeout: float | None = at_least(0, None, strict=True)
     memory: float | None = at_least(0, None, strict=True)
+    deterministic: bool = False
+    checkpoint_every: float = at_least(0, 10.0)
     search: SearchOptions = field(default_factory=SearchOptions)
     bounds: BoundOptions = field(default_factory=BoundOptions)
     attack: AttackOptions = field(default_factory=AttackOptions)

@@ -17,7 +17,13 @@ from verifier.result import Result, Verdict
 
 
 def solve(
-    model: object, form: object, options: object, budget: Budget, progress: object, proof: object = None
+    model: object,
+    form: object,
+    options: object,
+    budget: Budget,
+    progress: object,
+    proof: object = None,
+    checkpoint: object = None,
 ) -> Result:
     """Says that it has begun, by a file in the current folder, then behaves."""
     Path("begun").touch()

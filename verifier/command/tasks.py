@@ -38,17 +38,17 @@ MOST_COVERED = 3
 def _options(args: argparse.Namespace) -> Options:
     """Options of the file, then those of the command line."""
     options = Options.from_yaml(args.options) if args.options else Options()
-    given = {name: getattr(args, name) for name in ("timeout", "memory", "device", "seed")}
+    given = {name: getattr(args, name) for name in ("timeout", "memory", "device", "seed", "deterministic")}
     return dataclasses.replace(options, **{name: value for name, value in given.items() if value is not None})
 
 
 def run_one(args: argparse.Namespace, started: float, engine: Engine | None = None) -> int:
     """One instance: verdict on stdout, files where they are asked for."""
     options = _options(args)
-    written = args.results, args.json, args.proof, args.report
+    written = args.results, args.json, args.proof, args.report, args.checkpoint
     keep_inputs(written, _inputs(args))
     for path in filter(None, written):
-        check_writable(path, "the result")
+        check_writable(path, "the result" if path != args.checkpoint else "the checkpoint")
     history = History()
     process.keep_freed_memory()
     process.wait_without_spinning()
@@ -76,11 +76,10 @@ def _solve(
         history(progress)
         line.show(progress)
 
-    asked = spec if args.proof is None else args.spec  # a proof is about the file
+    kept = {"proof": args.proof, "checkpoint": args.checkpoint}
+    asked = args.spec if any(kept.values()) else spec  # both are about the file
     try:
-        result = verify(
-            _one_network(args.model), asked, options, budget=budget, progress=look, proof=args.proof, engine=engine
-        )
+        result = verify(_one_network(args.model), asked, options, budget=budget, progress=look, engine=engine, **kept)
     finally:
         line.clear()
     return result, spec

@@ -57,11 +57,15 @@ def main(argv: Sequence[str] | None = None, started: float | None = None, engine
     args = line.parse_args(argv)
     try:
         if args.instances is not None:
-            if args.coverage is not None or args.explain:
-                line.error("--coverage and --explain belong to a single instance")
+            if args.coverage is not None or args.explain or args.checkpoint is not None:
+                line.error("--coverage, --explain and --checkpoint belong to a single instance")
             return _tasks().run_list(line, args)
         if args.model is None or args.spec is None:
             line.error("expected two files, model and spec (or --instances LIST --results FILE)")
+        if args.checkpoint is not None and (args.proof is not None or args.coverage is not None):
+            line.error(
+                "--checkpoint: a proof has none, and for a map `secateur coverage` has a --checkpoint of its own"
+            )
         if args.jobs != 1 or args.witnesses is not None:
             line.error("--jobs and --witnesses belong to --instances")
         if args.coverage is not None:
@@ -102,8 +106,14 @@ def parser() -> Parser:
         metavar="FILE",
         help="write a proof that `secateur check` accepts (docs/certificates.md); of a list: a folder, a file for each",
     )
+    parser.add_argument(
+        "--checkpoint", metavar="FILE", help="keep what is left of the search there while it runs, and go on from it"
+    )
     parser.add_argument("--options", metavar="FILE", help="YAML file of options")
     parser.add_argument("--seed", type=int, metavar="N", help="seed of the random points")
+    parser.add_argument(
+        "--deterministic", action="store_true", default=None, help="the same boxes on every run: measure nothing"
+    )
     parser.add_argument(
         "--coverage",
         nargs="?",

@@ -7,6 +7,7 @@ search works with, `outcome` says what its ending means.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -16,12 +17,13 @@ from verifier.attack.replay import Replay
 from verifier.bounds.bounder import OutOfTime
 from verifier.budget import Budget
 from verifier.engine import sampling
+from verifier.engine.going_on import AnyPath, with_checkpoint
 from verifier.engine.methods import prepare
 from verifier.engine.on_device import OnDevice
 from verifier.engine.outcome import Answer
 from verifier.engine.points import Points
 from verifier.engine.strategy import MANY_QUERIES, choose
-from verifier.errors import ProofError
+from verifier.errors import OptionsError, ProofError
 from verifier.graph.onnx_import import Model
 from verifier.options import Options
 from verifier.problem.assemble import assemble, check_fit, empty_set
@@ -31,8 +33,9 @@ from verifier.progress import Progress
 from verifier.proof.writer import ProofWriter
 from verifier.result import Result, Verdict
 from verifier.search.bab import search
+from verifier.search.checkpoint import Checkpoint
 from verifier.search.memory import attempt
-from verifier.search.policy import FirstSat
+from verifier.search.policy import FirstSat, Tally
 
 
 def solve(
@@ -42,23 +45,35 @@ def solve(
     budget: Budget,
     progress: Callable[[Progress], None] | None = None,
     proof: ProofWriter | None = None,
+    checkpoint: tuple[AnyPath, AnyPath, AnyPath] | None = None,
 ) -> Result:
     """Decides the property. Where memory runs out outside the search, which helps itself, the answer is `unknown`.
-    `proof` writes the tree of the search down.
+    `proof` writes the tree of the search down, its open boxes go to a `checkpoint` (its path, those of model
+    and specification), from which a later run goes on.
 
     Raises:
+        OptionsError: the options name what does not fit the problem; a checkpoint, where nothing is searched.
         ProofError: a proof is asked for, and the search for this problem cannot write one.
         ProblemError: model and specification do not fit.
         ModelError, UnsupportedOperator: the network cannot be used.
         UnsoundError: the imported graph and ONNX Runtime disagree.
     """
-    answer = Answer(budget, progress)
-    result, _ = attempt(partial(_solve, model, spec, options, answer, proof))
-    return result or answer.without_room()
+
+    def run(kept: Checkpoint | None) -> Result:
+        answer = Answer(budget, progress)
+        result, _ = attempt(partial(_solve, model, spec, options, answer, proof, kept))
+        return result or answer.without_room()
+
+    return run(None) if checkpoint is None else with_checkpoint(checkpoint, options, run)
 
 
 def _solve(
-    model: Model, spec: vnnlib.NormalForm, options: Options, answer: Answer, proof: ProofWriter | None
+    model: Model,
+    spec: vnnlib.NormalForm,
+    options: Options,
+    answer: Answer,
+    proof: ProofWriter | None,
+    checkpoint: Checkpoint | None,
 ) -> Result:
     check_fit(model, spec)
     if proof is not None and (options.dtype == "float32" or options.bounds.method == "lumped"):
@@ -73,9 +88,11 @@ def _solve(
     session = Session(model)
     replay = Replay(model, spec, problem, session)
     if problem.graph.opaque:
+        if checkpoint is not None:
+            raise OptionsError("no checkpoint of random points: a node has no bound rule; run without a checkpoint")
         return sampling.solve(problem, replay, options, answer)
     cross_check(model, problem, replay, session, options.seed)
-    return _searched(OnDevice.of(problem, options), replay, options, answer, proof)
+    return _searched(OnDevice.of(problem, options), replay, options, answer, proof, checkpoint)
 
 
 def cross_check(model: Model, problem: Problem, replay: Replay, session: Session, seed: int) -> None:
@@ -94,9 +111,17 @@ def cross_check(model: Model, problem: Problem, replay: Replay, session: Session
     compare_problem(model, problem, points, session)
 
 
-def _searched(on: OnDevice, replay: Replay, options: Options, answer: Answer, proof: ProofWriter | None) -> Result:
+def _searched(
+    on: OnDevice,
+    replay: Replay,
+    options: Options,
+    answer: Answer,
+    proof: ProofWriter | None,
+    checkpoint: Checkpoint | None,
+) -> Result:
     """Attack, then branch and bound."""
-    strategy = choose(on, options, proof is not None)
+    asked = "a proof" if proof is not None else "a checkpoint" if checkpoint is not None else ""
+    strategy = choose(on, options, asked)
     answer.explain(on, strategy, lambda: replay.tried)
     points = Points(on, strategy, replay, options, answer.budget)
     witness = attempt(points.first)[0] if on.queries <= MANY_QUERIES else None
@@ -107,5 +132,12 @@ def _searched(on: OnDevice, replay: Replay, options: Options, answer: Answer, pr
     except OutOfTime:
         return answer.of(Verdict.TIMEOUT, "the time limit was reached", open_fraction=1.0)
     policy = FirstSat(points.test, lambda boxes: points.again(boxes, searched.work()), on.queries)
-    ending = search(searched.first, searched.method, policy, searched.limits)
+    first, limits, tally = searched.first, searched.limits, Tally()
+    if checkpoint is not None:
+        first, tally = checkpoint.start(strategy.kind.value, first, on.queries, on.network.neurons)
+        answer.resume(tally)
+        limits = replace(limits, checkpoint=checkpoint.step)
+    ending = search(first, searched.method, policy, limits, tally)
+    if checkpoint is not None:
+        checkpoint.ended(ending)
     return answer.ending(ending, searched.limits.memory)

@@ -28,7 +28,7 @@ from verifier.search.bounding import Bounded, bound_boxes
 from verifier.search.choose import Chooser, Cost
 from verifier.search.domains import DomainBatch, whole
 from verifier.search.halving import Halving, Recorded, cut
-from verifier.search.memory import Memory, attempt, step_bytes
+from verifier.search.memory import Memory, Unmeasured, attempt, step_bytes
 from verifier.search.neurons import NeuronSplit
 from verifier.search.shallow import form
 from verifier.search.shallow.step import OneLayer
@@ -84,7 +84,10 @@ def prepare(on: OnDevice, strategy: Strategy, answer: Answer, proof: ProofWriter
 def memory(on: OnDevice, strategy: Strategy, limit: int | None) -> Memory:
     """What the search may take, and an estimate of what a box takes."""
     values = (on.free if strategy.bounds.affine else 0) + 2 + on.table.row.shape[1]
-    return Memory.of(on.device, limit, step_bytes(on.network.widest * values, on.network.dtype))
+    found = Memory.of(on.device, limit, step_bytes(on.network.widest * values, on.network.dtype))
+    if strategy.deterministic:  # what waits is limited, but no step is made smaller by what was measured
+        return replace(found, limit=None, meter=Unmeasured())
+    return found
 
 
 def _one_layer(on: OnDevice, stop: Callable[[], bool]) -> OneLayer:
@@ -114,6 +117,8 @@ def _neuron_split(
     split = NeuronSplit(exact, fast, on.table, budget.expired)
     if proof is not None:
         return split
+    if strategy.deterministic:  # `neurons.REFINED` is a limit in work
+        return split.refined(boxes, strategy.batch, budget.expired)
     rest = (1 - REFINE_SHARE) * budget.remaining()
     return split.refined(boxes, strategy.batch, lambda: budget.remaining() < rest)
 
@@ -128,13 +133,17 @@ def _bounding(
         return partial(zonotope.bound_zonotope, Twin.of(on.problem.graph, on.device), on.table), lambda: 0.0
     if strategy.kind is Kind.LUMPED:
         prepared = Prepared.of(Twin.of(on.problem.graph, on.device))
-        return partial(zonotope.bound_lumped, prepared, on.table), lambda: cost.sweep() * answer.tally.boxes
+        return partial(
+            zonotope.bound_lumped, prepared, on.table
+        ), lambda: cost.sweep() * (answer.tally.boxes - answer.earlier)
     stop = answer.budget.expired
 
     def bound(batch: DomainBatch, bounds: Bounds) -> Bounded:
         return bound_boxes(on.network, on.table, batch, on.inputs, bounds, stop, on.single)
 
     chooser = Chooser(bound, _halves, strategy.bounds, strategy.fixed, cost)
+    if strategy.deterministic:
+        chooser.clock = lambda: chooser.work
     return chooser, lambda: chooser.work
 
 

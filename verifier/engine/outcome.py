@@ -23,6 +23,7 @@ class Answer:
         self.tally = Tally()
         self.settings: dict[str, object] = {}
         self.counters: Callable[[], dict[str, int | float]] = dict
+        self.earlier = 0
 
     def explain(self, on: OnDevice, strategy: Strategy, tried: Callable[[], int]) -> None:
         """Notes what was chosen, and what is counted from now on; `tried` are the points in ONNX Runtime."""
@@ -44,6 +45,12 @@ class Answer:
             "strategy": f"{strategy.kind.value}: {strategy.reason}",
             "neurons": on.network.neurons,
         }
+
+    def resume(self, tally: Tally) -> None:
+        """The search goes on from what an earlier run has done, if that is anything."""
+        if tally.boxes:
+            self.tally, self.earlier = tally, tally.boxes
+            self.settings = {**self.settings, "resumed_after_boxes": tally.boxes}
 
     def report(self, tally: Tally) -> None:
         """A step of the search is over."""

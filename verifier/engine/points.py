@@ -35,7 +35,11 @@ class Points:
         self.by_grid = strategy.kind is Kind.ZONOTOPE
         generator = torch.Generator(device=on.device).manual_seed(options.seed)
         how, room = options.attack, budget.memory_bytes
-        most = None if room is None else int(room / step_bytes(on.network.widest, on.network.dtype))
+        most = (
+            None
+            if room is None or options.deterministic
+            else int(room / step_bytes(on.network.widest, on.network.dtype))
+        )
         where = on.network, on.inputs, on.table
         self.campaign = Campaign(*where, how.restarts, how.steps, generator, self.replayed, budget.expired, most)
 

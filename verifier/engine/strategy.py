@@ -48,7 +48,7 @@ class Kind(Enum):
 @dataclass(frozen=True)
 class Strategy:
     """What was chosen for a problem: which search, its bounds (`fixed`: no cheaper ones are tried), boxes per step,
-    halvings at most, and the reason."""
+    halvings at most, and the reason. `deterministic`: nothing that is measured may change what is searched."""
 
     kind: Kind
     bounds: Method
@@ -56,6 +56,7 @@ class Strategy:
     batch: int
     max_depth: int
     reason: str
+    deterministic: bool = False
 
     @property
     def neurons(self) -> bool:
@@ -68,13 +69,17 @@ class Strategy:
         return {Kind.ZONOTOPE: "zonotope", Kind.LUMPED: "lumped"}.get(self.kind, self.bounds.name)
 
 
-def choose(on: OnDevice, options: Options, proof: bool) -> Strategy:
-    """The strategy for a problem, of which a `proof` may be asked.
+def choose(on: OnDevice, options: Options, asked: str = "") -> Strategy:
+    """The strategy for a problem, of which "a proof" or "a checkpoint" may be `asked`.
 
     Raises:
-        OptionsError: the options name bounds that do not fit the problem.
+        OptionsError: the options name bounds that do not fit the problem, or a device that is not deterministic.
     """
-    kind, reason = _kind(on, options.bounds.method, proof)
+    if options.deterministic and on.device.type != "cpu":
+        raise OptionsError(
+            f"deterministic: found device {on.device}, where sums have no fixed order; expected --device cpu"
+        )
+    kind, reason = _kind(on, options.bounds.method, asked)
     d, method = on.free, options.bounds.method
     affine = d <= AFFINE_INPUTS
     alpha = options.bounds.alpha_steps if method == "alpha" or (method == "auto" and not affine) else 0
@@ -94,10 +99,11 @@ def choose(on: OnDevice, options: Options, proof: bool) -> Strategy:
         options.search.batch or fitting,
         deepest if neurons else min(deepest, HALVINGS * (d + 1)),
         reason,
+        options.deterministic,
     )
 
 
-def _kind(on: OnDevice, method: str, proof: bool) -> tuple[Kind, str]:
+def _kind(on: OnDevice, method: str, asked: str) -> tuple[Kind, str]:
     network, d = on.network, on.free
     if method == "lumped":
         if not zonotope.lumps(network, on.table):
@@ -118,8 +124,8 @@ def _kind(on: OnDevice, method: str, proof: bool) -> tuple[Kind, str]:
         return Kind.INPUTS, f"{inputs}, but the network has no ReLU to split"
     if not form.suits(network):
         return Kind.NEURONS, inputs
-    if proof:
-        return Kind.NEURONS, f"{inputs}; one hidden layer, but a proof is asked for"
+    if asked:
+        return Kind.NEURONS, f"{inputs}; one hidden layer, but {asked} is asked for"
     if on.queries > FEW_QUERIES:
         return Kind.NEURONS, f"{inputs}; one hidden layer, but {on.queries} boxes to search, more than {FEW_QUERIES}"
     return Kind.ONE_LAYER, f"{inputs}; the network has one hidden layer"

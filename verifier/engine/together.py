@@ -79,7 +79,7 @@ def _solve(
     answer, session = Answer(budget), Session(model)
     cross_check(model, problem, Replay(model, form, problem, session), session, options.seed)
     on = OnDevice.of(problem, options)
-    strategy = choose(on, options, proof=False)
+    strategy = choose(on, options)
     work = sum(op.multiply_adds for op in on.network.ops)
     if strategy.kind is not Kind.INPUTS or on.queries > MANY_QUERIES or work > SMALL:
         return False

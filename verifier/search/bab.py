@@ -75,8 +75,8 @@ class Method(ABC, Generic[K]):
 @dataclass(frozen=True)
 class Limits:
     """How much a search may take: `batch` boxes per step and `memory`, on `device`; `stop` ends it, `report` hears of
-    every step, `checkpoint` too: it gets what tells the boxes that are left. With `largest_first` (a depth) boxes are
-    taken shallowest first, up to that depth."""
+    every step, `checkpoint` too: it gets the counters and what tells the boxes that are left. With
+    `largest_first` (a depth) boxes are taken shallowest first, up to that depth."""
 
     stop: Callable[[], bool]
     report: Callable[[Tally], None]
@@ -84,7 +84,7 @@ class Limits:
     device: torch.device = CPU
     memory: Memory = field(default_factory=Memory)
     largest_first: int | None = None
-    checkpoint: Callable[[Callable[[], DomainBatch | None]], None] | None = None
+    checkpoint: Callable[[Tally, Callable[[], DomainBatch | None]], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,9 @@ class _Step:
     parts: Parts | None
 
 
-def search(first: DomainBatch, method: Method[K], policy: Policy, limits: Limits) -> Ending:
-    """Settles every box of `first` as far as the `policy` wants it, or stops with what is open.
+def search(first: DomainBatch, method: Method[K], policy: Policy, limits: Limits, tally: Tally | None = None) -> Ending:
+    """Settles every box of `first` as far as the `policy` wants it, or stops with what is open. `tally` is what an
+    earlier search had done that left these boxes.
 
     A box leaves the open set only when it is proven, when clipping leaves nothing of it, or when it cannot be split any
     further (`stuck`: its volume stays open and the answer can no longer be `unsat`). A step that runs out of time or
@@ -127,8 +128,8 @@ def search(first: DomainBatch, method: Method[K], policy: Policy, limits: Limits
         if limits.largest_first is None
         else LargestFirst(first, limits.device, limits.largest_first)
     )
-    tally = Tally(open_boxes=len(first))
-    stuck_share, no_room = 0.0, False
+    tally = Tally() if tally is None else tally
+    tally.open_boxes, no_room = len(first), False
     while len(open_set) and not limits.stop() and not policy.enough(tally):
         waiting = open_set.stored + (open_set.on_device if memory.shared else 0)
         size = min(limits.batch, len(open_set), memory.boxes(waiting, open_set.on_device))
@@ -151,8 +152,10 @@ def search(first: DomainBatch, method: Method[K], policy: Policy, limits: Limits
         if step.parts is None:
             return Ending(step.found, 1.0, tally, None)
         share, left, given_up, lower, depth = _figures(step, step.parts)
-        stuck_share += given_up
+        if len(step.parts.stuck) and not tally.stuck:
+            tally.stuck_since = tally.boxes
         tally.stuck += len(step.parts.stuck)
+        tally.stuck_share += given_up
         tally.settled += (share - left - given_up) / policy.queries
         tally.open_boxes = len(open_set)
         policy.stepped(step.batch, step.parts, tally, time.monotonic() - began)
@@ -164,12 +167,12 @@ def search(first: DomainBatch, method: Method[K], policy: Policy, limits: Limits
             tally.lower, tally.deepest = lower, max(tally.deepest, int(depth))
         limits.report(tally)
         if limits.checkpoint is not None:
-            limits.checkpoint(open_set.rest)
+            limits.checkpoint(tally, open_set.rest)
     rest = open_set.rest()
     if rest is not None and policy.enough(tally):  # given up, not out of time
         tally.stuck += len(rest)
-        stuck_share, rest = stuck_share + float(rest.share.sum()), None
-    share = stuck_share + (float(rest.share.sum()) if rest is not None else 0.0)
+        tally.stuck_share, rest = tally.stuck_share + float(rest.share.sum()), None
+    share = tally.stuck_share + (float(rest.share.sum()) if rest is not None else 0.0)
     return Ending(None, share / policy.queries, tally, rest, no_room)
 
 

@@ -152,7 +152,7 @@ class NeuronSplit:
         dtype = self.fast.network.dtype
         exact_task = self.task(batch)
         task = exact_task.to(dtype)
-        first = bool((batch.depth == 0).any())
+        first = bool(_fresh(batch).any())
         start = self.unpack(batch, Relaxed(self.fast, task).default())
         steps = ROOT_STEPS if first else STEPS
         best, value = climb(self.fast, task, start, steps, self.stop)
@@ -310,8 +310,8 @@ class NeuronSplit:
         return (torch.cat(list(p.alpha.values()), 1) * LEVELS).round_().to(torch.uint8)
 
     def unpack(self, batch: DomainBatch, default: Parameters) -> Parameters:
-        """The parameters that a batch carries; those of a root are the default ones."""
-        fresh = batch.depth == 0
+        """The parameters that a batch carries; those of one that was never bounded are the default ones."""
+        fresh = _fresh(batch)
         kept = (batch.alpha.to(self.fast.network.dtype) / LEVELS).split([a.shape[1] for a in default.alpha.values()], 1)
         alpha = {
             i: torch.where(fresh[:, None], a, found) for (i, a), found in zip(default.alpha.items(), kept, strict=True)
@@ -319,3 +319,8 @@ class NeuronSplit:
         beta = torch.zeros_like(default.beta)
         beta[:, : batch.beta.shape[1]] = batch.beta
         return Parameters(alpha, beta, default.weight)
+
+
+def _fresh(batch: DomainBatch) -> Tensor:
+    """Subproblems (B,) that carry nothing to start from: roots, and those of a checkpoint."""
+    return batch.score.isneginf()

@@ -18,13 +18,17 @@ from verifier.search.memory import CPU
 
 @dataclass
 class Tally:
-    """What a search has done so far: the loop's own counters, read by the progress line."""
+    """What a search has done so far: the loop's own counters, read by the progress line and kept in a checkpoint.
+    `settled` is a share of all queries' volume, `stuck_share` the volume (of `queries`) of the `stuck` boxes, the first
+    of which was found when `stuck_since` boxes had been looked at."""
 
     boxes: int = 0
     steps: int = 0
     settled: float = 0.0
     lower: float = -float("inf")
     stuck: int = 0
+    stuck_share: float = 0.0
+    stuck_since: int = 0
     open_boxes: int = 0
     deepest: int = 0
 
@@ -86,12 +90,11 @@ class FirstSat(Policy):
     test: Callable[[Tensor, Tensor], object | None]
     strike: Callable[[DomainBatch], object | None] = no_attack
     queries: int = 1
-    most: float = math.inf
 
     def enough(self, tally: Tally) -> bool:
         """Where nothing can be proven any more, what is left may hold a counterexample, and gets a fair share of
         work."""
-        return tally.boxes >= self.most
+        return tally.stuck > 0 and tally.boxes >= AFTER_STUCK * tally.stuck_since + ATTACKED
 
     def try_points(self, points: Tensor, query: Tensor) -> object | None:
         """See `Policy`."""
@@ -103,8 +106,6 @@ class FirstSat(Policy):
 
     def stepped(self, batch: DomainBatch, parts: Parts, tally: Tally, seconds: float) -> None:
         """See `Policy`."""
-        if tally.stuck and math.isinf(self.most):
-            self.most = AFTER_STUCK * tally.boxes + ATTACKED
 
 
 Told = Callable[[int, Verdict, str, float], None]

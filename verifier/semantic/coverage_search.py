@@ -124,7 +124,7 @@ def cover(
             tally = replace(tally, boxes=int(policy.boxes.sum()))
             progress(progress_of(tally, time.monotonic() - began, budget))
 
-    def checkpoint(rest: Callable[[], DomainBatch | None]) -> None:
+    def checkpoint(tally: Tally, rest: Callable[[], DomainBatch | None]) -> None:
         nonlocal saved
         if save is not None and time.monotonic() - saved > save_every:
             save(now(rest()))
