@@ -22,8 +22,12 @@ from verifier.search.bounding import Bounded
 from verifier.search.domains import DomainBatch
 
 ROOT_STEPS = 30
-STEPS = 5
-"""Iterates at the root and at later subproblems, which start from their parent's parameters."""
+STEPS, MOST_STEPS = 5, 20
+"""Iterates at the root and at later subproblems, which start from their parent's parameters. A tree that ends settles
+half of its subproblems: while fewer than `ENOUGH` of a batch are settled the next one climbs longer, up to
+`MOST_STEPS`. (With 5 alone a network of 54 ReLUs had 78 000 open subproblems where 355 with 30 iterates decide it.)"""
+
+ENOUGH = 0.4
 
 CANDIDATES = 8
 """Neurons per subproblem that the look-ahead compares; each costs two walks, an iterate costs two as well. (Measured:
@@ -49,6 +53,9 @@ class NeuronSplit:
     stop: Callable[[], bool]
     work: float = 0.0
     """Multiply-adds so far."""
+
+    steps: int = STEPS
+    """Iterates of the next batch."""
 
     _last: tuple[Task, Parameters] = field(init=False)
 
@@ -154,7 +161,7 @@ class NeuronSplit:
         task = exact_task.to(dtype)
         first = bool(_fresh(batch).any())
         start = self.unpack(batch, Relaxed(self.fast, task).default())
-        steps = ROOT_STEPS if first else STEPS
+        steps = ROOT_STEPS if first else self.steps
         best, value = climb(self.fast, task, start, steps, self.stop)
         self._last = task, best
         self.work += len(batch) * self.cost * (2 * steps + 2 * CANDIDATES + 4)
@@ -167,6 +174,9 @@ class NeuronSplit:
             low, _, _, _ = prove(self.exact, exact_task.select(hopeful), best.select(hopeful))
             proven[hopeful] = low > 0
             value[hopeful] = low
+        if not first:
+            few = int(proven.sum()) < ENOUGH * len(batch)
+            self.steps = min(MOST_STEPS, 2 * steps) if few else max(STEPS, steps // 2)
         if self.stop():
             raise OutOfTime
         alive = (~proven).nonzero()[:, 0]
