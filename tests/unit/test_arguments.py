@@ -15,7 +15,7 @@ from verifier.errors import OptionsError
 
 MISSPELT = {
     "verify": "--timout", "prune": "--rato", "spec": "--imge", "coverage": "--toleranse", "compare": "--imags",
-    "train": "--epoch5", "check": "--versoin",
+    "train": "--epoch5", "check": "--versoin", "benchmark-pack": "--imags",
 }  # fmt: skip
 
 

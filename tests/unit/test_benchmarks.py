@@ -110,7 +110,7 @@ def test_evidence_against_a_sat_label(tmp_path: Path) -> None:
     found = against_sat(net, rare, points=200)
     assert found.no_violation is None and "only" in found.text
     # without an exact answer, points alone do not refute
-    nets.rounded(tmp_path / "r.onnx")
+    nets.one_hot(tmp_path / "r.onnx")
     found = against_sat(tmp_path / "r.onnx", nets.spec(tmp_path / "r.vnnlib", "(>= Y_0 3.0)", n_out=2), points=200)
     assert found.no_violation is None and "come within 2" in found.text
 
