@@ -54,7 +54,9 @@ def swapped(events: Events, rng: np.random.Generator) -> Events | None:
         return None
     a, b = rng.choice(places, 2, replace=False)
     out = list(events)
-    out[a], out[b] = replace(events[a], node=events[b].node), replace(events[b], node=events[a].node)  # type: ignore[type-var, union-attr]
+    first, second = events[a], events[b]
+    assert isinstance(first, fmt.Leaf) and isinstance(second, fmt.Leaf)
+    out[a], out[b] = replace(first, node=second.node), replace(second, node=first.node)
     return out
 
 

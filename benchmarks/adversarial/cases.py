@@ -370,7 +370,7 @@ def refused(kind: Any) -> Iterator[Case]:
             yield Case(f"{place} {value}", net.done(1), spec([0], [1], 1, "(>= Y_0 0.0)"), REFUSED)
 
 
-Family = Callable[[Any], Iterator[Case]]
+Family = Callable[..., Iterator[Case]]
 QUICK: tuple[Family, ...] = (
     radius_affine, radius_maximum, radius_distance, radius_mixed, radius_sigmoid, spikes, cancellation, denormals, ties,
     kinks, degenerate, refused,

@@ -81,7 +81,9 @@ def proof(rng: random.Random) -> bytes:
 
 
 def _event(rng: random.Random) -> fmt.Event:
-    number = lambda: rng.choice([0, 1, 5, 200, 2**40])  # noqa: E731
+    def number() -> int:
+        return rng.choice([0, 1, 5, 200, 2**40])
+
     match rng.randrange(5):
         case 0:
             return fmt.InputSplit(number(), number(), rng.choice([0.5, float("nan"), -1e308]))

@@ -76,7 +76,7 @@ def work(target: str, seed: int, first: int, seconds: float, slate: Slate, out: 
         slate.write(tally.cases, data)
         try:
             tally.words[run(data)] += 1
-        except Exception:
+        except Exception:  # whatever it is: a reader may only raise its own errors, which `run` has taken care of
             number = first + tally.cases - 1
             tally.failures.append(write_failure(out, target, seed, number, data, traceback.format_exc(), run))
             break

@@ -142,17 +142,8 @@ class Free1(Version1):
         return self.head() + "".join(f"(assert {self.formula()})\n" for _ in range(self.rng.randrange(4)))
 
 
-class Free2(Free1):
+class Free2(Free1, Version2):
     """The same for 2.0, with declarations in every form."""
-
-    def head(self) -> str:
-        return Version2.head(self)  # type: ignore[arg-type]
-
-    def x(self) -> str:
-        return Version2.x(self)  # type: ignore[arg-type]
-
-    def y(self) -> str:
-        return Version2.y(self)  # type: ignore[arg-type]
 
 
 RELATIONS = ("<=", ">=", "<", ">", "==", "!=", "=")

@@ -13,8 +13,10 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -45,14 +47,14 @@ class Choices:
     def __init__(self, data: bytes) -> None:
         self._stream = io.BytesIO(data)
 
-    def __call__(self, values: object) -> object:
+    def __call__(self, values: Sequence[Any]) -> Any:
         number = int.from_bytes(self._stream.read(4), "little")
-        return values[number % len(values)]  # type: ignore[index, arg-type]
+        return values[number % len(values)]
 
 
 def problems(data: bytes) -> str:
     """The target of `benchmarks/fuzz/run.py`."""
-    pick: Pick = Choices(data)  # type: ignore[assignment]
+    pick = Choices(data)
     options = random_options(pick)
     way = pick(["call"] * 50 + ["command"] + ["proof"] * 5)
     return check(RandomProblem(pick, pick([False, True])), options, way)

@@ -16,6 +16,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
+# mkdocs loads this file by its path, so the tree is not on the path of imports before the next line
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 

@@ -10,13 +10,14 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 LIMIT = 100  # seconds of one cell
 
 
-def run(path: Path):  # type: ignore[no-untyped-def]
+def run(path: Path) -> Any:
     """A notebook after a run in an empty folder."""
     import nbformat
     from nbclient import NotebookClient

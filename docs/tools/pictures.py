@@ -10,6 +10,7 @@ import io
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -139,7 +140,7 @@ def usn() -> bytes:
     return _png(figure)
 
 
-def _figure(count: int, width: float, height: float):  # type: ignore[no-untyped-def]
+def _figure(count: int, width: float, height: float) -> tuple[Any, Any]:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -153,7 +154,7 @@ def _figure(count: int, width: float, height: float):  # type: ignore[no-untyped
     return figure, axes
 
 
-def _png(figure) -> bytes:  # type: ignore[no-untyped-def]
+def _png(figure: Any) -> bytes:
     from matplotlib import pyplot
 
     stream = io.BytesIO()

@@ -58,6 +58,6 @@ def test_the_other_version_of_the_language(kind: type) -> None:
 @pytest.mark.parametrize("family", [made.radius_distance, made.radius_mixed, made.spikes])
 def test_neurons_are_split(family: made.Family, kind: type) -> None:
     """More than 8 inputs and nothing but ReLUs: the search decides neurons instead of cutting boxes."""
-    for case in family(kind, 10):  # type: ignore[call-arg]
+    for case in family(kind, 10):
         outcome = run(case, Options(timeout=1.0, attack=AttackOptions(restarts=0)))
         assert not outcome.wrong, (case.name, outcome.verdict)

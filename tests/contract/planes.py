@@ -46,7 +46,7 @@ def _collect(op: RelaxedOp, term: np.ndarray) -> np.ndarray:
     """`collect` in long double: torch has none, so it is done here from the operator's shapes."""
     if op.in_shapes[0] == op.out_shape:
         return term
-    return term.sum(axis=int(op.node.attrs["axis"]) - len(op.in_shapes[0]))  # type: ignore[arg-type]
+    return term.sum(axis=op.node.integer("axis") - len(op.in_shapes[0]))
 
 
 def _check_planes(

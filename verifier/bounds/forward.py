@@ -75,7 +75,7 @@ def _summed(op: LinearOp, forms: list[AffineForm], intervals: list[Interval]) ->
         radii.append(size[:, None])
         rough = torch.cat(radii, 1)
         if forms:
-            rough[:, 0].add_(form.maps[:, 0].abs().add_(form.spread()) if intervals else size, alpha=3 * unit)
+            _charge(rough[:, :parts], form, unit)
         signed.append(torch.cat(maps, 1) if len(maps) > 1 else maps[0])
         noise.append(rough)
     lead, spare = signed[0].shape[:2], noise[0].shape[:2]
@@ -109,13 +109,25 @@ def _linear_form(op: LinearOp, forms: list[AffineForm]) -> AffineForm:
         maps[:, 0] += offset
     radii = [form.radius for form in forms]
     if op.terms:
-        unit = 3 * gamma(op.terms, dtype)
-        radii = [_plus(form.radius, form.maps[:, 0].abs().add_(form.spread()).mul_(unit)) for form in forms]
+        radii = [radius.clone() for radius in radii]
+        for form, radius in zip(forms, radii, strict=True):
+            _charge(radius, form, gamma(op.terms, dtype))
     noise = op.absolute(*(radius.flatten(0, 1) for radius in radii)).unflatten(0, forms[0].radius.shape[:2])
     if offset is not None or op.terms:
         noise = _plus(noise, maps[:, 0].abs().mul_(2 * ulp(dtype)).add_(3 * lost(op.terms, dtype)))
     error = op.inexact()
     return AffineForm(maps, noise if error is None else _plus(noise, error))
+
+
+def _charge(radius: Tensor, form: AffineForm, unit: float) -> None:
+    """Adds at least 3 unit (|centre| + spread) to the radius (B, p, *S), in place: each part by what its input moves,
+    so that one that moves nothing is to blame for nothing, and the first by the centre."""
+    if radius.shape[1] > 1:
+        room = form.maps.shape[1] + 2 * radius.shape[1]  # roundings of `spread` and of the sum over the parts
+        radius.add_(form.moves(), alpha=3 * unit * (1 + room * ulp(radius.dtype)))
+        radius[:, 0].add_(form.maps[:, 0].abs(), alpha=3 * unit)
+    else:
+        radius[:, 0].add_(form.maps[:, 0].abs().add_(form.spread()), alpha=3 * unit)
 
 
 def _plus(radius: Tensor, more: Tensor) -> Tensor:

@@ -125,7 +125,7 @@ class _Group:
         margin, rows = margin.reshape(len(boxes), -1), rows.reshape(len(boxes), sum(sizes), -1)
         margin[self.swept.empty[boxes]] = np.inf
         low, high = self.swept.low[0][boxes], self.swept.high[0][boxes]
-        again: list[Task] = []
+        mixed: dict[int, list[tuple[int, int, int]]] = {}
         for c, first in enumerate(np.cumsum((0, *sizes[:-1]))):
             part = slice(first, first + sizes[c])
             best = margin[:, part].argmax(1)
@@ -133,9 +133,13 @@ class _Group:
             for i in np.flatnonzero(plain):
                 k = first + best[i]
                 self._take(int(boxes[i]), c, ((int(best[i]), 1.0),), margin[i, k], rows[i, k])
-            mixed = np.flatnonzero(~plain)
-            found = _mix(margin[mixed, part], rows[mixed, part], low[mixed], high[mixed])
-            again += [(int(boxes[i]), c, picked) for i, picked in zip(mixed, found, strict=True)]
+            mixed.setdefault(sizes[c], []).extend((int(i), c, int(first)) for i in np.flatnonzero(~plain))
+        again: list[Task] = []
+        for size, entries in mixed.items():  # clauses of one size in one ascent: groups can be of a single box
+            at = np.array(entries, np.int64).reshape(-1, 3)
+            box, clause, k = at[:, 0], at[:, 1], at[:, 2:] + np.arange(size)
+            found = _mix(margin[box[:, None], k], rows[box[:, None], k], low[box], high[box])
+            again += zip(boxes[box].tolist(), clause.tolist(), found, strict=True)
         for (b, c, picked), value, row in zip(again, *self._walk(again), strict=True):
             self._take(b, c, picked, value, row)
         open_ = np.flatnonzero(

@@ -149,7 +149,7 @@ class Checkpoint:
         text = np.frombuffer(json.dumps(about).encode(), np.uint8)
         arrays = {name: getattr(boxes, name).cpu().numpy().astype(kind) for name, (kind, _) in ARRAYS.items()}
         with Whole(self.path, "the checkpoint") as stream:
-            np.savez(stream, about=text, **arrays)  # type: ignore[arg-type]
+            np.savez(stream, about=text, **arrays)  # type: ignore[arg-type]  # numpy's stub takes a flag for an array
         return True
 
     def _same(self, found: Mapping[str, object], expected: Mapping[str, object]) -> None:
