@@ -160,7 +160,7 @@ def synthetic_list(folder: Path) -> Path:
     import vnnlib
     from verifier.command.ledger import Finished
     from verifier.command.list_report import Report
-    from verifier.command.worker import Job, Outcome
+    from verifier.command.worker import Job, Note, Outcome
     from verifier.options import Options, dotted
 
     rng, words = np.random.default_rng(0), ("unsat", "unsat", "unsat", "sat", "timeout", "unknown", "error")
@@ -191,13 +191,15 @@ def synthetic_list(folder: Path) -> Path:
             Outcome(
                 word,
                 seconds,
-                reason.get(word, "every box is proven"),
+                Note(
+                    reason.get(word, "every box is proven"),
+                    "a smaller input box; more --timeout" if word in reason else "",
+                    "neurons: 40 inputs vary, more than 8 (all that bends is a ReLU)",
+                    int(1000 * seconds),
+                    0.25 if word in reason else None,
+                    shape,
+                ),
                 witness if word == "sat" else "",
-                "a smaller input box; more --timeout" if word in reason else "",
-                "neurons: 40 inputs vary, more than 8 (all that bends is a ReLU)",
-                int(1000 * seconds),
-                0.25 if word in reason else None,
-                shape,
             ),
         )
         finished.append(Finished(job.category, job.onnx, job.vnnlib, word, seconds))

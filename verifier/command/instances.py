@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Any
 
 from verifier.command.ledger import Finished, open_results
-from verifier.command.worker import READY, Job, Outcome, Tell, Worker, serve
+from verifier.command.worker import READY, Job, Note, Outcome, Tell, Worker, serve
 from verifier.errors import ProblemError
 from verifier.files.ledger import Ledger
 from verifier.files.whole import make_folder, write
@@ -228,7 +228,7 @@ class _Run:
         self.pending.extendleft(reversed(waiting))
         slot.jobs = [] if slot.together else [first]
         if slot.jobs:
-            self._record(slot, first, Outcome(word, time.monotonic() - slot.sent, why))
+            self._record(slot, first, Outcome(word, time.monotonic() - slot.sent, Note(why)))
 
     def _record(self, slot: _Slot, job: Job, outcome: Outcome) -> None:
         slot.jobs.remove(job)
@@ -241,7 +241,9 @@ class _Run:
         self.rows.append(row)
         self.heard(job, outcome)
         if self.talk > 1 or (self.talk and outcome.result == "error"):
-            self.line.print(f"{outcome.result:8}{outcome.seconds:8.2f} s  {job.onnx} {job.vnnlib}  {outcome.message}")
+            self.line.print(
+                f"{outcome.result:8}{outcome.seconds:8.2f} s  {job.onnx} {job.vnnlib}  {outcome.note.message}"
+            )
 
     def _bar(self) -> str:
         done, width = self.total - len(self.pending) - sum(len(slot.jobs) for slot in self.slots), 24

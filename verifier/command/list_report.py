@@ -16,7 +16,7 @@ from verifier.api import read_spec
 from verifier.command import witness_picture
 from verifier.command.ledger import Finished
 from verifier.command.witness_picture import Pictured
-from verifier.command.worker import Job, Outcome
+from verifier.command.worker import Job, Note, Outcome
 from verifier.files.whole import write
 from verifier.page import cactus
 from verifier.page.render import render
@@ -40,18 +40,6 @@ _SETTLED = ("sat", "unsat")
 _NOTES = re.compile(r'<script type="application/json" id="notes">(.*?)</script>', re.DOTALL)
 
 Key = tuple[str, str, str]
-
-
-@dataclass(frozen=True)
-class Note:
-    """What the results file has no room for: see `Outcome`."""
-
-    message: str = ""
-    advice: str = ""
-    strategy: str = ""
-    boxes: int | None = None
-    open_fraction: float | None = None
-    input_shape: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,14 +89,7 @@ class Report:
     def heard(self, job: Job, outcome: Outcome) -> None:
         """What became of a job."""
         key = job.category, job.onnx, job.vnnlib
-        self._notes[key] = Note(
-            outcome.message,
-            outcome.advice,
-            outcome.strategy,
-            outcome.boxes,
-            outcome.open_fraction,
-            tuple(outcome.input_shape),
-        )
+        self._notes[key] = outcome.note
         if outcome.witness and len(self._witness) < SHOWN:
             self._witness[key] = outcome.witness
 

@@ -52,34 +52,40 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of a job: a verdict word or `error`, a sentence, and the text of a witness; for a report also what
-    would help, how it was searched and how far, and the shape of the network's input where it has only one."""
+class Note:
+    """What the results file has no room for: why, what would help, how it was searched and how far, and the shape of
+    the network's input where it has only one."""
 
-    result: str
-    seconds: float
     message: str = ""
-    witness: str = ""
     advice: str = ""
     strategy: str = ""
     boxes: int | None = None
     open_fraction: float | None = None
     input_shape: tuple[int, ...] = ()
 
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job: a verdict word or `error`, and the text of a witness."""
+
+    result: str
+    seconds: float
+    note: Note = Note()
+    witness: str = ""
+
     @staticmethod
     def of(result: Result, spec: Spec, model: Model, seconds: float) -> Outcome:
         """What a result means for its job."""
-        return Outcome(
-            result.verdict.value,
-            seconds,
+        note = Note(
             result.reason,
-            report.witness_text(result.witness, spec) if result.witness else "",
             report.remedy(result),
             str(result.settings.get("strategy", "")),
             None if "boxes" not in result.counters else int(result.counters["boxes"]),
             result.open_fraction,
-            model.input_shape,
+            tuple(model.input_shape),
         )
+        witness = report.witness_text(result.witness, spec) if result.witness else ""
+        return Outcome(result.verdict.value, seconds, note, witness)
 
 
 class Worker(Protocol):
@@ -203,7 +209,7 @@ def _attempt(worker: Worker, job: Job) -> Outcome:
         message = " ".join(str(error).split())
     except Exception as error:  # whatever it was, the other instances go on
         message = f"internal error: {type(error).__name__}: {' '.join(str(error).split())}"
-    return Outcome("error", time.monotonic() - started, message)
+    return Outcome("error", time.monotonic() - started, Note(message))
 
 
 def _die_with_parent() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,12 +31,14 @@ from verifier.problem.assemble import assemble, check_fit, empty_set
 from verifier.problem.problem import Problem
 from verifier.problem.runtime import Session, compare, compare_index, compare_problem
 from verifier.progress import Progress
-from verifier.proof.writer import ProofWriter
 from verifier.result import Result, Verdict
 from verifier.search.bab import search
 from verifier.search.checkpoint import Checkpoint
 from verifier.search.memory import attempt
 from verifier.search.policy import FirstSat, Tally
+
+if TYPE_CHECKING:  # it brings the checker, which a run without a proof does without
+    from verifier.proof.writer import ProofWriter
 
 
 def solve(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,7 +21,6 @@ from verifier.budget import Budget
 from verifier.engine.on_device import OnDevice
 from verifier.engine.outcome import Answer
 from verifier.engine.strategy import Kind, Strategy
-from verifier.proof.writer import ProofWriter
 from verifier.search import zonotope
 from verifier.search.bab import Limits, Method
 from verifier.search.bounding import Bounded, bound_boxes
@@ -32,6 +31,9 @@ from verifier.search.memory import Memory, Unmeasured, attempt, step_bytes
 from verifier.search.neurons import NeuronSplit
 from verifier.search.shallow import form
 from verifier.search.shallow.step import OneLayer
+
+if TYPE_CHECKING:
+    from verifier.proof.writer import ProofWriter
 
 ROOT_ELEMENTS = 2_000_000
 """Elements of the temporaries of a chunk of backward rows at the root (`bounder.Method`): few large convolutions."""

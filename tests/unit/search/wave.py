@@ -14,9 +14,9 @@ from verifier.search import bab
 from verifier.search.bab import Ending, Limits
 from verifier.search.bounding import Bounded
 from verifier.search.domains import DomainBatch
-from verifier.search.halving import clip, divide, suggest
+from verifier.search.halving import Halving
 from verifier.search.memory import Memory
-from verifier.search.policy import FirstSat, Parts, Tally
+from verifier.search.policy import FirstSat, Tally
 
 
 @dataclass
@@ -47,11 +47,13 @@ class Wave:
         return points[hits[0]] if len(hits) else None
 
 
-@dataclass
-class Strategy(bab.Method[Bounded]):
-    """The usual way to work on boxes, with parts that a test can replace."""
+@dataclass(eq=False, kw_only=True)
+class Strategy(Halving):
+    """The usual way to work on boxes, with parts that a test can replace; no rows, so that nothing is tied."""
 
-    bounds: Callable[[DomainBatch], Bounded]
+    table: None = None  # only ties read it, and `settle` looks for none
+    fractions: Callable[[], None] = lambda: None
+    max_depth: int = 60
     try_points: Callable[[Tensor, Tensor], object | None]
     attack: Callable[[DomainBatch], object | None] = lambda boxes: None
     settle_affine: Callable[[DomainBatch, Bounded], tuple[Tensor, object | None]] = lambda boxes, bounded: (
@@ -61,26 +63,13 @@ class Strategy(bab.Method[Bounded]):
     stop: Callable[[], bool] = lambda: False
     report: Callable[[Tally], None] = lambda tally: None
     batch: int = 16
-    max_depth: int = 60
     queries: int = 1
     device: torch.device = CPU
     memory: Memory = field(default_factory=Memory)
 
-    def bound(self, batch: DomainBatch) -> Bounded:
-        return self.bounds(batch)
-
-    def points(self, boxes: DomainBatch, known: Bounded) -> tuple[Tensor, Tensor]:
-        return suggest(boxes, known)
-
-    def clip(self, boxes: DomainBatch, known: Bounded) -> tuple[DomainBatch, Bounded]:
-        return clip(boxes, known)
-
     def settle(self, boxes: DomainBatch, known: Bounded, _: object) -> tuple[DomainBatch, Bounded, object | None]:
         keep, found = self.settle_affine(boxes, known)
         return boxes.select(keep), known.select(keep), found
-
-    def split(self, batch: DomainBatch, boxes: DomainBatch, known: Bounded) -> Parts:
-        return divide(boxes, known, self.max_depth)
 
 
 def search(first: DomainBatch, s: Strategy) -> Ending:
