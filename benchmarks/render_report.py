@@ -184,7 +184,8 @@ def synthetic_list(folder: Path) -> Path:
     report, finished = Report(folder / "list.html", jobs), []
     for i, job in enumerate(jobs[:56]):
         word, seconds = words[i % len(words)], float(np.exp(rng.normal(0, 2)))
-        reason = {"timeout": "the time limit was reached", "unknown": "a tie: 3 boxes cannot be split any further"}
+        reason = {"timeout": "the time limit was reached", "unknown": "a tie: 3 boxes cannot be split any further",
+                  "error": "network.onnx: not an ONNX model"}  # fmt: skip
         shape = (1, 3, 16, 16) if i < 14 else ()
         report.heard(
             job,
@@ -193,10 +194,10 @@ def synthetic_list(folder: Path) -> Path:
                 seconds,
                 Note(
                     reason.get(word, "every box is proven"),
-                    "a smaller input box; more --timeout" if word in reason else "",
+                    "a smaller input box; more --timeout" if word in ("timeout", "unknown") else "",
                     "neurons: 40 inputs vary, more than 8 (all that bends is a ReLU)",
                     int(1000 * seconds),
-                    0.25 if word in reason else None,
+                    0.25 if word in ("timeout", "unknown") else None,
                     shape,
                 ),
                 witness if word == "sat" else "",

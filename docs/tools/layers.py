@@ -96,7 +96,7 @@ def svg() -> str:
         for i, name in enumerate(row):
             x = MARGIN + i * (width + GAP)
             folder = (ROOT / "verifier" / name).is_dir()
-            label, letters = f"{name}/" if folder else name, int(width / 6.3)
+            label, letters = f"{name}/" if folder else name, int(width / 6.8)  # of the notes' size
             note = sentence(name)
             note = note if len(note) <= letters else note[: letters - 2].rsplit(" ", 1)[0] + " .."
             parts.append(
