@@ -132,7 +132,7 @@ def compare(model: Model, graph: Graph, points: np.ndarray, session: Session | N
 
     Raises:
         UnsoundError: they differ; the message names the first node that does.
-        ModelError: the model cannot be run, or has values without a meaning here (Opaque).
+        ModelError: the model cannot be run, overflows its type, or has values without a meaning here (Opaque).
     """
     session = session or Session(model)
     points = _rounded_to_inputs(np.asarray(points, dtype=np.float64), model)
@@ -259,6 +259,13 @@ def _compare(
         return float(np.max(difference[agree], initial=0.0, where=np.isfinite(difference[agree])))
     worst = int(np.argmin(agree))
     element = int(np.argmax(np.where(difference[worst] <= slack[worst], -1.0, difference[worst])))
+    lost = ~np.isfinite(expected[worst]) & np.isfinite(found[worst])
+    if lost.any():
+        element = int(np.argmax(lost))
+        raise ModelError(
+            f"{model.path}: output {element} overflows: ONNX Runtime computes {expected[worst, element]:g} where the"
+            f" stored weights give {found[worst, element]:.9g}; expected sums that fit its type: scale the weights"
+        )
     raise UnsoundError(
         f"{model.path}: the imported network differs from ONNX Runtime: output {element} is"
         f" {found[worst, element]:.9g}, expected {expected[worst, element]:.9g};"

@@ -126,6 +126,18 @@ def test_comparison_blames_the_simplification_where_the_import_agrees() -> None:
         compare(model, damaged(model.graph, "h5"), RNG.uniform(0, 1, (3, 128)))
 
 
+def test_a_network_that_overflows_its_type_is_no_contradiction_of_ours() -> None:
+    """ONNX Runtime adds in an order of its own, which can overflow where ours does not: here all of its sums do."""
+
+    class Overflowing(Session):
+        def run(self, points: np.ndarray) -> np.ndarray:
+            return np.full((len(points), 2), np.inf)
+
+    model = load_model(mlp([3, 7, 2], RNG))
+    with pytest.raises(ModelError, match="output 0 overflows: ONNX Runtime computes inf"):
+        compare(model, model.graph, RNG.normal(size=(2, 3)), Overflowing(model))
+
+
 def test_comparison_tolerates_single_points_next_to_a_step_but_not_a_wrong_step() -> None:
     model = load_model(build([node("Sign", ["x"], ["s"]), node("Add", ["s", "c"], ["y"])], {"x": (1,)}, ["y"],
                              {"c": np.array([0.0])}, opset=13))  # fmt: skip
