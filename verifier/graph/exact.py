@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 
@@ -89,12 +90,14 @@ def _exact_sum(a: np.ndarray, b: np.ndarray) -> float | None:
     with np.errstate(all="ignore"):
         products, errors = _two_product(a, b)
     terms = [*products.tolist(), *errors.tolist()]
-    if not all(map(math.isfinite, terms)):
-        return None
     try:
+        if not all(map(math.isfinite, terms)):  # too large or too small for `_two_product`
+            exact = sum((Fraction(x) * Fraction(y) for x, y in zip(a.tolist(), b.tolist(), strict=True)), Fraction(0))
+            total = float(exact)
+            return total if Fraction(total) == exact else None
         total = math.fsum(terms)  # rounded once; what remains decides
         return total if math.fsum([*terms, -total]) == 0 else None
-    except OverflowError:
+    except (OverflowError, ValueError):  # of an infinity, of NaN
         return None
 
 

@@ -189,6 +189,14 @@ def test_matrix_products_are_exact_or_none(draw: st.DataObject, rows: int, inner
         assert (fractions(a.sum(axis=1)) == fractions(a).sum(axis=1)).all()
 
 
+def test_products_near_the_ends_of_the_range_are_not_given_up() -> None:
+    tiny, huge = 2.225073858507e-311, 2.0**1000
+    assert (matmul(np.array([[0.0, 1.0]]), np.array([[0.0], [tiny]])) == [[tiny]]).all()
+    assert (matmul(np.array([[huge, 1.0]]), np.array([[2.0**-1000], [1.0]])) == [[2.0]]).all()
+    for a, b in ((huge, huge), (tiny, 0.3), (np.inf, 1.0), (np.nan, 1.0)):
+        assert matmul(np.array([[a]]), np.array([[b]])) is None
+
+
 @pytest.mark.parametrize(("value", "bit"), [(1.0, 0), (0.75, -2), (-6.0, 1), (2.0**-1074, -1074), (1e308 * 0, 4096)])
 def test_lowest_bit(value: float, bit: int) -> None:
     assert lowest_bit(np.array([value, value]), 0) == bit
