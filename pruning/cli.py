@@ -32,6 +32,7 @@ criteria
   from images and S   usn anti-usn random-matched rs nrs usn-cert* looseness*   (* proved bounds, slow: few --images)
   from weights        l1 l2 slim refill random
   from labels         taylor snip sensnorm hydra                    (need onnx2torch, see below)
+  from the outputs    output-taylor usn-taylor   (what a channel is worth; images and S, onnx2torch, no labels)
   whole blocks        layer  (residual blocks whose removal changes the output least)
   random-matched takes as many channels per layer as usn would, but random ones.
 
@@ -49,7 +50,8 @@ examples
   prune net.onnx --dry-run --ratio 0.5 --criterion l1
   prune net.onnx -o small.onnx --ratio 0.75 --mode progressive --data aircraft23 --semantic brightness=-0.1:0.1
 
-These criteria, and every --mode but post-training, need onnx2torch, which is not installed with this package:
+Criteria from labels or the outputs, --allocation marginal, and every --mode but post-training, need
+onnx2torch, which is not installed with this package:
   pip install --no-deps 'onnx2torch>=1.5.15'
 (--no-deps leaves out torchvision, whose builds fit only one build of PyTorch and which is not needed here).
 
@@ -83,7 +85,7 @@ def parser() -> Parser:
     _add(g, "images", "calibration images used, drawn by --seed")
     g.add_argument("--samples", type=int, default=32, help="Sobol points of S per image (default: 32)")
     g = p.add_argument_group("selection")
-    _add(g, "allocation", "ratio per layer", choices=choices.ALLOCATIONS)
+    _add(g, "allocation", "ratio per layer; marginal: by certified loss", choices=choices.ALLOCATIONS)
     _add(g, "mrs_form", "sensitivity for --allocation mrs", choices=choices.MRS_FORMS)
     _add(g, "norm", "makes layers comparable for global", choices=choices.NORMS)
     g.add_argument("--stream", action="store_true", help="also prune channels joined by residual sums")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
 
-from pruning.calibration import Calibration
+from pruning.calibration import Calibration, channel_means
 from pruning.groups import Groups
 from pruning.losses import task_loss
+from pruning.net import Net, Op
 from pruning.options import ScoreOptions
 from pruning.scores.weights import channel_norm
 from pruning.torch_bridge import TorchNet
@@ -113,3 +115,62 @@ def _ascend(model: TorchNet, name: str, images: torch.Tensor, labels: torch.Tens
         change = change * min(1.0, radius / max(float(change.norm()), 1e-12))
     with torch.no_grad():
         return max(best, float(task_loss(model(images, leaves={name: weight + change}), labels)))
+
+
+def output_effects(groups: Groups, data: Calibration, seed: int, per_image: int = 4, batch: int = 32) -> np.ndarray:
+    """Root mean square over images and S of the first-order change of the outputs when a channel is held at its mean.
+
+    (n,) in the unit of the outputs: sqrt(E |J_c (a_c - m_c)|^2), J_c the Jacobian of the outputs by what the layers
+    that read channel c see of it. A random vector r of signs per sample stands for the outputs, since
+    E_r (r . v)^2 = |v|^2 (Hutchinson 1990).
+    """
+    net, places = _read_apart(groups)
+    if not places:
+        return np.zeros(groups.n)
+    means = channel_means(groups.net, [(value, axis) for _, value, axis, _ in places], data, per_image)
+    model, total, count = TorchNet(net), np.zeros(groups.n), 0
+    points, draw = data.semantic.points(data.samples, data.seed), np.random.default_rng([seed, 17])
+    for start in range(0, len(data.images), batch):
+        clean = data.images[start : start + batch]
+        for turn in range(per_image):
+            chosen = points[(np.arange(start, start + len(clean)) * per_image + turn) % len(points)]
+            images = model.tensor(data.semantic.apply_each(clean, chosen)).requires_grad_(True)
+            output, seen = model(images, [name for name, *_ in places])
+            signs = model.tensor(draw.choice(np.array([-1.0, 1.0], np.float32), tuple(output.shape)))
+            slopes = torch.autograd.grad((signs * output).sum(), [seen[name] for name, *_ in places], allow_unused=True)
+            effect = np.zeros((len(clean), groups.n))
+            for (name, value, axis, channel), slope in zip(places, slopes, strict=True):
+                if slope is not None:
+                    shape = [1] * slope.ndim
+                    shape[axis] = -1
+                    mean = model.tensor(means[value, axis].astype(np.float32)).reshape(shape)
+                    parts = (slope * (seen[name].detach() - mean)).movedim(axis, 1)
+                    sums = parts.reshape(len(clean), len(channel), -1).sum(2).numpy()
+                    np.add.at(effect.T, channel[channel >= 0], sums.T[channel >= 0])
+            total += (effect**2).sum(0)
+            count += len(clean)
+    return np.sqrt(total / count)
+
+
+def _read_apart(groups: Groups) -> tuple[Net, list[tuple[str, str, int, np.ndarray]]]:
+    """The network with a copy of every value that layers with weights read, for these layers alone.
+
+    So a gradient at the copy leaves out what reads the value otherwise, such as a residual sum, which loses the channel
+    with it. Returns also, for each axis with channels: copy, value, axis, channel of each entry (-1: none).
+    """
+    net, copies, places = groups.net, dict[str, str](), dict[tuple[str, int], tuple[str, str, int, np.ndarray]]()
+    nodes = list(net.nodes)
+    for cut in groups.cuts:
+        if cut.role == "in" and cut.data_labels is not None:
+            if cut.data not in copies:
+                copies[cut.data] = net.fresh_name(f"{cut.data}_read")
+            copy = copies[cut.data]
+            places[cut.data, cut.data_axis] = (copy, cut.data, cut.data_axis, groups.channel(cut.data_labels))
+            inputs = tuple(copy if name == cut.data else name for name in nodes[cut.node].inputs)
+            nodes[cut.node] = replace(nodes[cut.node], inputs=inputs)
+    made = []
+    for node in nodes:
+        made.append(node)
+        made += [Op("Identity", (name,), (copies[name],), name=copies[name]) for name in node.outputs if name in copies]
+    shapes = {**net.shapes, **{copy: net.shapes[name] for name, copy in copies.items() if name in net.shapes}}
+    return replace(net.changed(made), shapes=shapes), list(places.values())

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pruning.groups import Group
 
 MODES = ("post-training", "one-shot", "progressive", "lottery")
-ALLOCATIONS = ("uniform", "global", "mrs")
+ALLOCATIONS = ("uniform", "global", "mrs", "marginal")
 MRS_FORMS = ("prune", "weights")
 NORMS = ("layer-median", "layer-rank", "none")
 FOLDS = ("zero", "mean", "graft", "sound")
@@ -133,11 +133,12 @@ class PruneOptions:
 
     criterion: a name of `pruning.CRITERIA`, or `layer`, which drops whole residual blocks; ratio: share of the channels
     (blocks) to remove; mode: `post-training`, or the training around pruning. allocation: ratio per layer, for `mrs` by
-    a sensitivity of the form `mrs_form`; norm: makes layers comparable for `global`. stream: also prune channels joined
-    by residual sums; keep: nodes never pruned; floor: what stays of every layer; guard: protects this top share of
-    channels by taylor. unstructured: zero single weights instead. fold, border, rescale: see `pruning.apply`; None
-    takes `mean` with data, else `zero`; `exact` post-training, else `interior`; `all` post-training with fold `mean`,
-    `silent` channels before fine-tuning. images: of the data, on which scores and constants are measured.
+    a sensitivity of the form `mrs_form`, for `marginal` by what the next channels cost in certified loss; norm: makes
+    layers comparable for `global`. stream: also prune channels joined by residual sums; keep: nodes never pruned;
+    floor: what stays of every layer; guard: protects this top share of channels by taylor. unstructured: zero single
+    weights instead. fold, border, rescale: see `pruning.apply`; None takes `mean` with data, else `zero`; `exact`
+    post-training, else `interior`; `all` post-training with fold `mean`, `silent` channels before fine-tuning. images:
+    of the data, on which scores and constants are measured.
     scores, training: the settings of criteria and training; `mode`, `images`, `rescale` and `seed` given here hold in
     them as well.
     """

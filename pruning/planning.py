@@ -56,8 +56,8 @@ def make_plan(
 
     `ratio` is the share of channels of the chosen groups (`internal` ones, with `stream` also those joined by residual
     sums). `guard` marks channels that are not to be touched; `layer_ratios` (by group name) gives each group its own
-    share (allocation `mrs`); `counts` fixes the number per group index (random-matched). Raises RatioError,
-    NothingToPrune.
+    share (allocation `mrs`); `counts` fixes the number per group index (random-matched, allocation `marginal`). Raises
+    RatioError, NothingToPrune.
     """
     floor = floor or Floor()
     share(ratio)
@@ -65,8 +65,10 @@ def make_plan(
     one_of("norm", norm, NORMS)
     if allocation == "mrs" and layer_ratios is None:
         raise CriterionError("allocation 'mrs' needs measured sensitivities (layer_ratios)")
+    if allocation == "marginal" and counts is None:
+        raise CriterionError("allocation 'marginal' needs measured counts (pruning.marginal)")
     groups = scores.groups
-    chosen = [i for i, g in enumerate(groups.groups) if len(g.free) and (stream or g.kind == "internal")]
+    chosen = chosen_groups(groups, stream)
     if not chosen:
         raise NothingToPrune(why_nothing(groups, stream))
     quota = _quotas(groups, chosen, ratio, layer_ratios, counts)
@@ -76,10 +78,10 @@ def make_plan(
     picker.take(c for i in chosen for c in groups.groups[i].channels[scores.free[groups.groups[i].channels]].tolist())
     idle = int(picker.removed.sum())
     if allocation == "global" and counts is None:
-        picker.take(_ranked(scores, chosen, norm), round(ratio * total))
+        picker.take(ranked(scores, chosen, norm), round(ratio * total))
     else:
         for index in chosen:
-            picker.take(_ranked(scores, [index], "none"), quota[index], within=groups.groups[index].channels)
+            picker.take(ranked(scores, [index], "none"), quota[index], within=groups.groups[index].channels)
     reached = float(picker.removed.sum()) / total
     notes = [f"{idle} idle channels (inactive or constant on the calibration data) removed first"] if idle else []
     if counts is None and layer_ratios is None and picker.removed.sum() < round(ratio * total) - len(chosen):
@@ -128,7 +130,12 @@ def _quotas(
     return {index: round(part * len(groups.groups[index].channels)) for index, part in shares.items()}
 
 
-def _ranked(scores: Scores, chosen: Sequence[int], norm: str) -> list[int]:
+def chosen_groups(groups: Groups, stream: bool) -> list[int]:
+    """Indices of the groups that lose channels: those with any to spare, joined by residual sums only with `stream`."""
+    return [i for i, g in enumerate(groups.groups) if len(g.free) and (stream or g.kind == "internal")]
+
+
+def ranked(scores: Scores, chosen: Sequence[int], norm: str) -> list[int]:
     """Channels of some groups, lowest score first; ties by L2 importance, then by number."""
     members = np.concatenate([scores.groups.groups[i].channels for i in chosen])
     values = normalised(scores, chosen, norm)[members]

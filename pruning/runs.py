@@ -20,7 +20,7 @@ from pruning.groups import Groups, find_groups
 from pruning.net import Net
 from pruning.options import BLOCKS, Floor, PruneOptions, ScoreOptions, TrainOptions
 from pruning.planning import Plan, why_nothing
-from pruning.scores import CRITERIA
+from pruning.scores import CRITERIA, Scores
 from pruning.sensitivity import mrs_ratios
 from pruning.surgery import mask, remove
 from pruning.unstructured import zero_weights
@@ -77,6 +77,7 @@ def _plan(net: Net, data: Calibration | None, options: PruneOptions, ratio: floa
     plan = api.plan(
         net, scores, ratio, options.allocation, norm=options.norm, stream=options.stream, floor=floor,
         guard=_guarded(groups, part, options), layer_ratios=_layer_ratios(groups, part, options, ratio),
+        counts=_counts(scores, part, options, ratio, floor),
     )  # fmt: skip
     return api.matched(api.score(groups, part, options.criterion, settings), plan, floor) if counts_of else plan
 
@@ -96,6 +97,18 @@ def _layer_ratios(
     if data is None:
         raise DataError("--allocation mrs measures losses and needs labelled --data")
     return mrs_ratios(groups, data, ratio, options.mrs_form, options.stream)
+
+
+def _counts(
+    scores: Scores, data: Calibration | None, options: PruneOptions, ratio: float, floor: Floor
+) -> Mapping[int, int] | None:
+    if options.allocation != "marginal":
+        return None
+    if data is None:
+        raise DataError("--allocation marginal measures bounds on images and needs --data")
+    from pruning.marginal import marginal_counts  # PyTorch
+
+    return marginal_counts(scores, data, ratio, options.stream, floor)
 
 
 def _calibration(data: Calibration | None, options: PruneOptions) -> Calibration | None:

@@ -18,6 +18,7 @@ from pruning.calibration import Activations, Calibration
 from pruning.groups import Groups
 from pruning.net import Net
 from pruning.options import MRS_FORMS, one_of
+from pruning.planning import chosen_groups
 from pruning.scores.weights import channel_norm
 from pruning.surgery import mask
 
@@ -29,7 +30,7 @@ FARTHEST = 700.0  # medians; exp(-1000) would be 0, and no kappa could make a sh
 def mrs_ratios(groups: Groups, data: Calibration, ratio: float, form: str, stream: bool) -> Mapping[str, float]:
     """Share of channels to remove per group name. Without labels, the loss is the squared change of the output."""
     data = data.fitted(groups.net)
-    chosen = [i for i, g in enumerate(groups.groups) if len(g.free) and (stream or g.kind == "internal")]
+    chosen = chosen_groups(groups, stream)
     one_of("mrs form", form, MRS_FORMS)
     few = Calibration(
         data.images[:IMAGES],
@@ -38,7 +39,7 @@ def mrs_ratios(groups: Groups, data: Calibration, ratio: float, form: str, strea
         data.samples,
         data.seed,
     )
-    target = _target(groups.net, few)
+    target = target_of(groups.net, few)
     if form == "prune":
         found = _by_pruning(groups, few, target, chosen)
     else:
@@ -83,7 +84,8 @@ def _by_pruning(groups: Groups, data: Calibration, target: np.ndarray, chosen: l
     return found
 
 
-def _target(net: Net, data: Calibration) -> np.ndarray:
+def target_of(net: Net, data: Calibration) -> np.ndarray:
+    """The labels, or what the network answers where there are none."""
     if data.labels is not None:
         return data.labels
     return Activations(net, [net.outputs[0]])(data.images)[net.outputs[0]]

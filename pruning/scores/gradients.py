@@ -1,8 +1,9 @@
-"""Criteria from gradients of the task loss (need labels, PyTorch and onnx2torch)."""
+"""Criteria from gradients of the task loss (need labels) or of the outputs; all need PyTorch and onnx2torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import ModuleType
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from pruning.calibration import Calibration
 from pruning.groups import Groups
 from pruning.options import ScoreOptions
 from pruning.scores.base import Result, criterion, required
+from pruning.scores.movement import LIMIT_DB, usn
 from pruning.scores.weights import reduce_slices
 
 _ROLES = ("out", "with", "in")
@@ -47,14 +49,46 @@ def sensnorm(groups: Groups, calibration: Calibration | None, options: ScoreOpti
 )
 def hydra(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> Result:
     """Channel form of HYDRA: scores start at the L2 importance and follow the loss of the masked network."""
-    from pruning.gradients import learned_mask  # PyTorch
+    return Result(_pytorch().learned_mask(groups, required(calibration, "hydra"), options))
 
-    return Result(learned_mask(groups, required(calibration, "hydra"), options))
+
+@criterion(
+    "output-taylor",
+    "images",
+    "sqrt(E |J (a - mean a)|^2), J = d outputs / d channel: first-order change of the outputs when the channel is held "
+    "at its mean (Molchanov et al. 2017, with the outputs in place of the loss)",
+)
+def output_taylor(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> Result:
+    """What a channel is worth to the outputs over images and S, without labels."""
+    return Result(_effects(groups, required(calibration, "output-taylor"), options))
+
+
+@criterion(
+    "usn-taylor",
+    "range",
+    "our USN times the worth of the channel: W^2 * Sig / MSE * T^g in decibels, W as in output-taylor",
+)
+def usn_taylor(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> Result:
+    """USN weighted by the power that the channel has in the outputs: what is both shaky and worth little goes first."""
+    movement = usn(groups, calibration, options)
+    effects = _effects(groups, required(calibration, "usn-taylor"), options)
+    power = 20 * np.log10(np.maximum(effects / max(effects.max(initial=0.0), 1e-30), 10 ** (-LIMIT_DB / 20)))
+    return Result(movement.values + power, movement.free, True, {**movement.parts, "W": effects})
+
+
+def _effects(groups: Groups, calibration: Calibration, options: ScoreOptions) -> np.ndarray:
+    effects: np.ndarray = _pytorch().output_effects(groups, calibration, options.seed)
+    return effects
 
 
 def _products(
     groups: Groups, calibration: Calibration, batch_size: int, batches: int
 ) -> Iterator[dict[str, np.ndarray]]:
-    from pruning.gradients import gradient_products  # PyTorch
+    products: Iterator[dict[str, np.ndarray]] = _pytorch().gradient_products(groups, calibration, batch_size, batches)
+    return products
 
-    return gradient_products(groups, calibration, batch_size, batches)
+
+def _pytorch() -> ModuleType:
+    from pruning import gradients  # PyTorch
+
+    return gradients
