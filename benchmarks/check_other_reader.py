@@ -23,13 +23,13 @@ import onnxruntime
 import vnnlib
 from verifier.data import networks
 from verifier.semantic import (
-    Budget,
     Coordinates,
+    ErrorBudget,
     Heatmap,
     Perturbation,
     Pose,
     Range,
-    Study,
+    SemanticProblem,
     Target,
     network,
     prepare,
@@ -63,7 +63,7 @@ def _of_coordinates(python: str) -> int:
         "linf": Coordinates(2.0),
         "l1": Coordinates(2.5, "l1"),
         "l2": Coordinates(2.2, "l2"),
-        "budget": Budget(1.6),
+        "budget": ErrorBudget(1.6),
         "pose": Pose(example.view.jacobian(), limits),
     }
     return sum(
@@ -91,10 +91,10 @@ def _of_set(folder: Path, python: str) -> int:
     return differ
 
 
-def _both(kind: str, study: Study, python: str) -> bool:
+def _both(kind: str, problem: SemanticProblem, python: str) -> bool:
     """Prints what comes of both versions; whether the readers differ over the second."""
-    model = study.model().SerializeToString()
-    said = {version: compare(model, study.spec(version), python) for version in (1, 2)}
+    model = problem.model().SerializeToString()
+    said = {version: compare(model, problem.spec(version), python) for version in (1, 2)}
     for version, text in said.items():
         print(f"{kind:7} {version}.0  {text}", flush=True)
     return not said[2].startswith("agree")

@@ -65,7 +65,9 @@ CHANGES: dict[str, Callable[[Events, np.random.Generator], Events | None]] = {
     "multiplier": edit(fmt.Leaf, lambda e, rng: [replace(e, beta=tuple(b * 3 + 1 for b in e.beta))]),
     "row": edit(fmt.Leaf, lambda e, rng: [replace(e, rows=tuple(((0, 1.0),) for _ in e.rows))]),
     "split": edit(fmt.InputSplit, lambda e, rng: [replace(e, at=e.at + rng.normal() * 0.01)]),
-    "slab": edit(fmt.Clip, lambda e, rng: [replace(e, slabs=tuple((j, s, at - s * 0.01) for j, s, at in e.slabs))]),
+    "slab": edit(
+        fmt.InputClip, lambda e, rng: [replace(e, slabs=tuple((j, s, at - s * 0.01) for j, s, at in e.slabs))]
+    ),
     "neuron": edit(fmt.NeuronSplit, lambda e, rng: [replace(e, neuron=e.neuron + 1)]),
     "dropped leaf": edit(fmt.Leaf, lambda e, rng: []),
     "repeated leaf": edit(fmt.Leaf, lambda e, rng: [e, e]),

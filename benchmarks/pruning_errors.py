@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 import pruning
-from pruning import Calibration, Floor, Net, Plan, ScoreOptions, Semantic, TrainOptions, oracles
+from pruning import Calibration, ChannelFloor, Net, Plan, ScoreOptions, Semantic, TrainOptions, oracles
 from pruning.blocks import drop_blocks
 from pruning.calibration import Activations
 from pruning.correction import corrected
@@ -29,7 +29,7 @@ from verifier.errors import SecateurError
 CRITERIA = ("usn", "anti-usn", "random", "random-matched", "l1", "l2", "refill", "snip", "taylor", "sensnorm", "hydra",
             "rs", "nrs", "usn-cert", "looseness", "slim", "layer")  # fmt: skip
 """`slim` needs a network with its batch normalisation kept, `layer` one with residual blocks; others refuse."""
-FLOOR = Floor(4, 0.0)
+FLOOR = ChannelFloor(4, 0.0)
 PROVED_IMAGES = 4
 """Images for the criteria from proved bounds, on 2 x 2 cells."""
 Key = tuple[str, str, float, int]

@@ -160,7 +160,7 @@ def synthetic_list(folder: Path) -> Path:
     import vnnlib
     from verifier.command.ledger import Finished
     from verifier.command.list_report import Report
-    from verifier.command.worker import Job, Note, Outcome
+    from verifier.command.worker import Job, JobOutcome, Note
     from verifier.options import Options, dotted
 
     rng, words = np.random.default_rng(0), ("unsat", "unsat", "unsat", "sat", "timeout", "unknown", "error")
@@ -189,7 +189,7 @@ def synthetic_list(folder: Path) -> Path:
         shape = (1, 3, 16, 16) if i < 14 else ()
         report.heard(
             job,
-            Outcome(
+            JobOutcome(
                 word,
                 seconds,
                 Note(

@@ -31,9 +31,9 @@ from verifier.budget import Budget
 from verifier.console import process
 from verifier.data import networks
 from verifier.ops.kinds import Interval
-from verifier.semantic import Coordinates, Perturbation, Range, Study, network, prepare, sources
-from verifier.semantic.coverage_search import CERTIFIED, OPEN, Limits, cover
-from verifier.semantic.family import Family, bound_cells, from_studies
+from verifier.semantic import Coordinates, Perturbation, Range, SemanticProblem, network, prepare, sources
+from verifier.semantic.coverage_search import CERTIFIED, OPEN, CoverageLimits, cover
+from verifier.semantic.family import Family, bound_cells, from_problems
 from verifier.semantic.many import verify_family
 
 PARTS = ("verdicts", "close", "bounds", "coverage", "pair", "soundness")
@@ -49,7 +49,7 @@ class Images:
         path = networks.path(name) if name in networks.names() else Path(name)
         self.net = network.load(path)
         self.examples = sources.rendered(self.net, "test", 0, count)
-        family = from_studies(self.studies([1.0] * count), CPU)
+        family = from_problems(self.problems([1.0] * count), CPU)
         side = torch.linspace(0, 1, 41, dtype=torch.float64)
         grid = torch.cartesian_prod(side, side)
         with torch.no_grad():
@@ -59,7 +59,7 @@ class Images:
                 for points in [family.lower[q] + grid * (family.upper[q] - family.lower[q])]
             ]
 
-    def studies(self, tolerances: list[float]) -> list[Study]:
+    def problems(self, tolerances: list[float]) -> list[SemanticProblem]:
         return [
             prepare(self.net, e.image, e.target, MEDIUM, Coordinates(t))
             for e, t in zip(self.examples, tolerances, strict=True)
@@ -75,7 +75,7 @@ def measured(work: Callable[[], object]) -> tuple[object, dict[str, float]]:
 def verdicts(images: Images, factors: tuple[float, ...], limit: float) -> dict[str, object]:
     """Image i gets factor i mod len(factors) times its sampled worst error as tolerance."""
     used = [factors[i % len(factors)] for i in range(len(images.worst))]
-    family = from_studies(images.studies([f * w for f, w in zip(used, images.worst, strict=True)]), CPU)
+    family = from_problems(images.problems([f * w for f, w in zip(used, images.worst, strict=True)]), CPU)
     results, cost = measured(lambda: verify_family(family, Budget(), per_image=limit))
     seconds = np.array([r.seconds for r in results])  # type: ignore[attr-defined]
     words = [r.verdict.value for r in results]  # type: ignore[attr-defined]
@@ -97,7 +97,7 @@ def bounds(images: Images) -> dict[str, object]:
 
     By zonotopes, the search's method, in its small batches, and by affine forms with lumped noise, the cheapest method.
     """
-    family = from_studies(images.studies(images.worst), CPU)
+    family = from_problems(images.problems(images.worst), CPU)
     found: dict[str, object] = {}
     draw = np.random.default_rng(0)
     prepared = Prepared.of(family.twin)
@@ -148,8 +148,8 @@ def _each(work: Callable[[], object], repeats: int = 9) -> float:
 
 def coverage(images: Images, factors: tuple[float, ...], share: float, limit: float) -> dict[str, object]:
     used = [factors[i % len(factors)] for i in range(len(images.worst))]
-    family = from_studies(images.studies([f * w for f, w in zip(used, images.worst, strict=True)]), CPU)
-    state, cost = measured(lambda: cover(family, Limits(share, limit), Budget()))
+    family = from_problems(images.problems([f * w for f, w in zip(used, images.worst, strict=True)]), CPU)
+    state, cost = measured(lambda: cover(family, CoverageLimits(share, limit), Budget()))
     return {
         **cost,
         "open_share": share,
@@ -169,10 +169,10 @@ def pair(images: Images, factor: float = 1.2, rounds: int = 3) -> dict[str, obje
         files = {"start-up": (Path(folder) / "demo.onnx", Path(folder) / "demo.vnnlib")}
         write_network(files["start-up"][0])
         files["start-up"][1].write_text(NEAR_AND_FAST)
-        for number, study in enumerate(images.studies([factor * w for w in images.worst])[:3]):
+        for number, problem in enumerate(images.problems([factor * w for w in images.worst])[:3]):
             files[f"image {number}"] = model, spec = Path(folder) / f"{number}.onnx", Path(folder) / f"{number}.vnnlib"
-            model.write_bytes(study.model().SerializeToString())
-            spec.write_text(study.spec())
+            model.write_bytes(problem.model().SerializeToString())
+            spec.write_text(problem.spec())
         runs = {name: [_process(*both) for _ in range(rounds)] for name, both in files.items()}
     least = {name: {k: min(r[k] for r in mine) for k in ("wall_s", "cpu_s")} for name, mine in runs.items()}
     base = least["start-up"]

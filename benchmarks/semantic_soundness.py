@@ -17,8 +17,8 @@ import torch
 from verifier.budget import Budget
 from verifier.data import networks
 from verifier.semantic import Coordinates, Heatmap, Perturbation, Range, network, prepare, sources
-from verifier.semantic.coverage_search import CERTIFIED, OPEN, REFUTED, Limits, cover
-from verifier.semantic.family import from_studies
+from verifier.semantic.coverage_search import CERTIFIED, OPEN, REFUTED, CoverageLimits, cover
+from verifier.semantic.family import from_problems
 from verifier.semantic.sources import Example
 
 LEVELS = {
@@ -99,8 +99,8 @@ def check(
         tolerance = FACTORS[i % len(FACTORS)] * worst
         tolerance = max(tolerance, 2.5) if sampler.heatmaps else tolerance  # no window without a cell
         prop = Heatmap(tolerance) if sampler.heatmaps else Coordinates(tolerance)
-        family = from_studies([prepare(net, example.image, example.target, ranges, prop)], torch.device("cpu"))
-        state = cover(family, Limits(0.01, per_image), Budget())
+        family = from_problems([prepare(net, example.image, example.target, ranges, prop)], torch.device("cpu"))
+        state = cover(family, CoverageLimits(0.01, per_image), Budget())
         areas[i] = [state.shares(kind)[0] for kind in (CERTIFIED, REFUTED, OPEN)]
         cells = state.of(CERTIFIED)
         if len(cells):

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pruning.study.hands import Hands, Outcome, Size, Witness
-from pruning.study.spec import Spec, Task, parse
+from pruning.study.hands import Hands, ImageVerdict, PictureWitness, Size
+from pruning.study.spec import Study, VerificationTask, parse
 
 STRENGTH = {
     "dense": 0.0, "dense+ft": 0.02, "usn": 0.16, "usn-cert": 0.18, "l2": 0.1, "taylor": 0.09, "random": 0.04,
@@ -23,7 +23,7 @@ STRENGTH = {
 AXES = ((0.8, 1.2), (-0.1, 0.1))
 
 
-def study(images: int = 12, seeds: int = 2, arms: dict | None = None, ratios: tuple[float, ...] = (0.5, 0.75)) -> Spec:
+def study(images: int = 12, seeds: int = 2, arms: dict | None = None, ratios: tuple[float, ...] = (0.5, 0.75)) -> Study:
     names = ("dense+ft", "usn", "usn-cert", "l2", "taylor", "random-matched", "small-scratch", "anti-usn")
     return parse(
         {
@@ -79,7 +79,7 @@ def measure(model: Path) -> Size:
     return Size(round(400_000 * width**2), round(9_000_000 * width**2), round(12_000 * width))
 
 
-def verify(model: Path, image: int, task: Task, maps: bool = True) -> Outcome:
+def verify(model: Path, image: int, task: VerificationTask, maps: bool = True) -> ImageVerdict:
     net = json.loads(model.read_text())
     arm, width = net["arm"], net["width"]
     luck = unit("image", image) + 0.1 * unit("net", arm, net["seed"], net.get("draw", 0), width, image)
@@ -94,7 +94,7 @@ def verify(model: Path, image: int, task: Task, maps: bool = True) -> Outcome:
     nonlinear = 12_000 * width
     unstable = nonlinear * (0.05 + 0.08 * (1 - width) + 0.04 * unit("u", arm, image))
     error = 0.011 * (1 + max(0.0, 0.35 - 2 * STRENGTH[arm]) * (1 - width)) * (0.7 + 0.6 * unit("e", image, arm))
-    return Outcome(
+    return ImageVerdict(
         verdict, certified, refuted, left, seconds, len(cells), unstable, unstable / nonlinear, error,
         cells=cells if maps else None, states=states if maps else None,
         witness=_witness(image, radius, task.tau) if maps and verdict == "refuted" else None,
@@ -123,7 +123,7 @@ def _area(cells: np.ndarray) -> float:
     return np.prod(cells[:, 1] - cells[:, 0], axis=1).sum()
 
 
-def _witness(image: int, radius: float, tau: float) -> Witness:
+def _witness(image: int, radius: float, tau: float) -> PictureWitness:
     side = 64
     across, down = np.meshgrid(np.arange(side), np.arange(side))
     picture = 90 + 60 * down / side + 70 * np.exp(-((across - 32) ** 2 / 300 + (down - 34) ** 2 / 40))
@@ -133,4 +133,4 @@ def _witness(image: int, radius: float, tau: float) -> Witness:
     guess = truth + 2 * shift
     worst = image % 23
     guess[worst] = truth[worst] + (2.6 * tau * side, -1.2 * tau * side)
-    return Witness(np.array([1.2, 0.1 * min(1.0, radius)]), picture.astype(np.uint8), guess, truth, worst)
+    return PictureWitness(np.array([1.2, 0.1 * min(1.0, radius)]), picture.astype(np.uint8), guess, truth, worst)

@@ -15,14 +15,14 @@ import numpy as np
 from pruning import onnx_io
 from pruning.agreement import agreement
 from pruning.calibration import Calibration, channel_means
-from pruning.cost import Cost, cost
+from pruning.cost import NetworkCost, cost
 from pruning.errors import CriterionError, DataError
 from pruning.fold import Constants, fold, readers
 from pruning.graft import fit_lines, graft
 from pruning.groups import Groups, find_groups
 from pruning.net import Net
 from pruning.normalised import given, normalised
-from pruning.options import BORDERS, FOLDS, RESCALES, Floor, ScoreOptions, one_of
+from pruning.options import BORDERS, FOLDS, RESCALES, ChannelFloor, ScoreOptions, one_of
 from pruning.planning import Plan, make_plan
 from pruning.rescale import restored
 from pruning.scores import Scores, score_groups
@@ -56,12 +56,12 @@ class PrunedModel:
     delta: np.ndarray | None = None
 
     @property
-    def before(self) -> Cost:
+    def before(self) -> NetworkCost:
         """Size of the original."""
         return cost(given(self.original))
 
     @property
-    def after(self) -> Cost:
+    def after(self) -> NetworkCost:
         """Size of the pruned network."""
         return cost(given(self.net))
 
@@ -106,7 +106,7 @@ def plan(model: Net, scores: Scores, ratio: float, allocation: str = "uniform", 
     return make_plan(scores, ratio, allocation, **settings)
 
 
-def matched(scores: Scores, other: Plan, floor: Floor | None = None) -> Plan:
+def matched(scores: Scores, other: Plan, floor: ChannelFloor | None = None) -> Plan:
     """The per-layer counts of `other` with the channels `scores` would take (random-matched)."""
     stream = any(other.groups.groups[i].kind == "stream" for i in other.chosen)
     made = make_plan(scores, other.ratio, "uniform", "none", stream, floor, counts=other.counts)

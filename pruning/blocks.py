@@ -9,7 +9,7 @@ import numpy as np
 from pruning.agreement import Agreement, agreement
 from pruning.calibration import Activations, Calibration
 from pruning.errors import NothingToPrune
-from pruning.net import Net, Op
+from pruning.net import Net, OnnxNode
 from pruning.options import share
 from pruning.surgery import clean
 
@@ -76,12 +76,12 @@ def without(net: Net, blocks: list[Block]) -> Net:
 def silenced(net: Net, blocks: list[Block]) -> Net:
     """The masked counterpart of `without`: everything stays, but these blocks add zero (branch minus branch)."""
     skips = {block.node: block.skip for block in blocks}
-    nodes: list[Op] = []
+    nodes: list[OnnxNode] = []
     for index, node in enumerate(net.nodes):
         if index in skips:
             slot = 1 if node.inputs[0] == skips[index] else 0
             quiet, branch = net.fresh_name(f"{node.outputs[0]}_quiet"), node.inputs[slot]
-            nodes.append(Op("Sub", (branch, branch), (quiet,)))
+            nodes.append(OnnxNode("Sub", (branch, branch), (quiet,)))
             node = replace(node, inputs=tuple(quiet if s == slot else name for s, name in enumerate(node.inputs)))
         nodes.append(node)
     return net.changed(nodes)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruning import options as choices
-from pruning.options import Floor, PruneOptions, ScoreOptions, TrainOptions
-from verifier.console.arguments import NamedSpan, Parser
+from pruning.options import ChannelFloor, PruneOptions, ScoreOptions, TrainOptions
+from verifier.console.arguments import CommandParser, NamedSpan
 from verifier.data import options as shared
 from verifier.errors import SecateurError
 
@@ -59,9 +59,11 @@ exit codes: 0 done, 2 the command or its files cannot be used (one line on stand
 """
 
 
-def parser() -> Parser:
+def parser() -> CommandParser:
     """The command line."""
-    p = Parser("prune", "Remove whole channels from an ONNX network; inputs, outputs, names and opset stay.", _EPILOG)
+    p = CommandParser(
+        "prune", "Remove whole channels from an ONNX network; inputs, outputs, names and opset stay.", _EPILOG
+    )
     p.add_argument("model", help="the .onnx file to prune, or the name of a shipped network")
     p.add_argument(
         "-o", "--output", type=Path, help="where to write the pruned .onnx (its record goes beside it as .json)"
@@ -90,8 +92,8 @@ def parser() -> Parser:
     _add(g, "norm", "makes layers comparable for global", choices=choices.NORMS)
     g.add_argument("--stream", action="store_true", help="also prune channels joined by residual sums")
     g.add_argument("--keep", action="append", default=[], metavar="NODE", help="never prune this layer (repeatable)")
-    _add(g, "min_channels", "channels every layer keeps at least", Floor.channels)
-    _add(g, "min_fraction", "share every layer keeps at least", Floor.fraction)
+    _add(g, "min_channels", "channels every layer keeps at least", ChannelFloor.channels)
+    _add(g, "min_fraction", "share every layer keeps at least", ChannelFloor.fraction)
     _add(g, "guard", "protect this top share of channels by taylor")
     _add(g, "usn_stability_exp", "g in USN = R * T^g: 0 or 1", ScoreOptions.stability_exponent)
     _add(g, "usn_bias", "meaning of Bias2 (ablation)", ScoreOptions.bias, choices=("shift", "centred"))
@@ -135,7 +137,7 @@ def _options(a: argparse.Namespace) -> PruneOptions:
     """What the command line asks for, whatever number of ratios it names."""
     return PruneOptions(
         criterion=a.criterion, ratio=a.ratio, mode=a.mode, allocation=a.allocation, mrs_form=a.mrs_form, norm=a.norm,
-        stream=a.stream, keep=tuple(a.keep), floor=Floor(a.min_channels, a.min_fraction), guard=a.guard,
+        stream=a.stream, keep=tuple(a.keep), floor=ChannelFloor(a.min_channels, a.min_fraction), guard=a.guard,
         unstructured=a.unstructured, fold=a.fold, border=a.border, rescale=a.rescale, images=a.images, seed=a.seed,
         scores=ScoreOptions(
             stability_exponent=a.usn_stability_exp, aggregate=a.agg, bias=a.usn_bias,

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pruning.net import Net, Op, parameter_count
+from pruning.net import Net, OnnxNode, parameter_count
 from pruning.rules.elementwise import NON_LINEAR
 
 
 @dataclass(frozen=True)
-class Cost:
+class NetworkCost:
     """Counts for one sample; `nonlinear` counts the elements that enter activations or max pooling."""
 
     parameters: int
@@ -19,14 +19,14 @@ class Cost:
     nonlinear: int
 
 
-def cost(net: Net) -> Cost:
+def cost(net: Net) -> NetworkCost:
     """Count; nodes of unknown shape count nothing."""
     macs = sum(_macs(net, node) for node in net.nodes)
     kinds = NON_LINEAR | {"MaxPool", "GlobalMaxPool"}
-    return Cost(parameter_count(net), macs, sum(_size(net, n.input(0)) for n in net.nodes if n.type in kinds))
+    return NetworkCost(parameter_count(net), macs, sum(_size(net, n.input(0)) for n in net.nodes if n.type in kinds))
 
 
-def _macs(net: Net, node: Op) -> int:
+def _macs(net: Net, node: OnnxNode) -> int:
     weight = net.constant(node.input(1))
     if node.type == "MatMul" and weight is None:
         weight = net.constant(node.input(0))

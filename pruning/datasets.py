@@ -16,11 +16,11 @@ from verifier.data import source as sources
 from verifier.data import unchanged
 from verifier.data.frame import Frame, Head
 from verifier.data.options import CROP
-from verifier.data.source import Annotated, Arrays
+from verifier.data.source import Annotated, PictureArrays
 from verifier.errors import ModelError, SecateurError
 
 if TYPE_CHECKING:
-    from verifier.data.source import Sample, Source
+    from verifier.data.source import PictureSource, Sample
 
 SPLIT = "train"
 
@@ -71,7 +71,7 @@ def _read(
     """Images, labels, and why there are none."""
     source = sources.find(text, split=split, crop=crop, folder=folder)
     shape = net.shapes[net.inputs[0]]
-    arrays = source if isinstance(source, sources.Arrays) else None
+    arrays = source if isinstance(source, sources.PictureArrays) else None
     try:
         frame = Frame.of(shape, layout, channels)
     except ModelError:
@@ -119,7 +119,7 @@ def _plain(
     arrays: object, net: Net, count: int, seed: int, say: Callable[[str], None]
 ) -> tuple[np.ndarray, np.ndarray | None, str]:
     """Rows of numbers as they are (8-bit ones over 255); labels are classes, or in the network's own units."""
-    assert isinstance(arrays, Arrays)
+    assert isinstance(arrays, PictureArrays)
     held = arrays.arrays["images"]
     rows = _rows(arrays, count, seed)
     found = held[rows].astype(np.float32) / (255.0 if held.dtype == np.uint8 else 1.0)
@@ -145,7 +145,7 @@ def _own_units(labels: np.ndarray, net: Net, images: np.ndarray, say: Callable[[
     return labels
 
 
-def _rows(source: Source, count: int, seed: int) -> list[int]:
+def _rows(source: PictureSource, count: int, seed: int) -> list[int]:
     """Pictures to use: the first ones of an endless source, else all, or a random choice in storage order.
 
     Objects of which a key point is not known are left out: the losses here have no mask for them.

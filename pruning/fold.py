@@ -16,7 +16,7 @@ import numpy as np
 from pruning import onnx_io
 from pruning.groups import Groups
 from pruning.labels import Cut
-from pruning.net import Net, Op
+from pruning.net import Net, OnnxNode
 
 Constants = Mapping[tuple[str, int], np.ndarray]  # (value, axis) -> what stands for each entry along that axis
 
@@ -27,7 +27,7 @@ def fold(groups: Groups, removed: np.ndarray, constants: Constants, border: str 
     The node list may grow, but the channels of `find_groups` keep their numbers.
     """
     net = groups.net
-    nodes: list[Op | tuple[Op, Op]] = list(net.nodes)
+    nodes: list[OnnxNode | tuple[OnnxNode, OnnxNode]] = list(net.nodes)
     for cut in readers(groups, removed):
         keep = groups.keep(removed, cut.data_labels if cut.data_labels is not None else cut.labels)
         held = np.where(keep, 0.0, np.asarray(constants[cut.data, cut.data_axis], np.float64))
@@ -55,7 +55,7 @@ def readers(groups: Groups, removed: np.ndarray) -> list[Cut]:
     return found
 
 
-def contribution(net: Net, node: Op, cut: Cut, held: np.ndarray, exact: bool) -> np.ndarray:
+def contribution(net: Net, node: OnnxNode, cut: Cut, held: np.ndarray, exact: bool) -> np.ndarray:
     """What input entries `held` along the channel axis add to the output: broadcastable to the output shape."""
     weight = net.weights[node.input(cut.slot)].astype(np.float64)
     if node.type == "Gemm":
@@ -76,14 +76,14 @@ def contribution(net: Net, node: Op, cut: Cut, held: np.ndarray, exact: bool) ->
     return made
 
 
-def _conv_interior(node: Op, weight: np.ndarray, held: np.ndarray) -> np.ndarray:
+def _conv_interior(node: OnnxNode, weight: np.ndarray, held: np.ndarray) -> np.ndarray:
     taps = weight.sum(axis=tuple(range(2, weight.ndim)))
     groups = int(node.attrs.get("group", 1))
     parts = zip(np.split(taps, groups), np.split(held, groups), strict=True)
     return np.concatenate([tap @ part for tap, part in parts])
 
 
-def add_offset(net: Net, node: Op, offset: np.ndarray) -> tuple[Net, tuple[Op, ...]]:
+def add_offset(net: Net, node: OnnxNode, offset: np.ndarray) -> tuple[Net, tuple[OnnxNode, ...]]:
     """A network in which `node` yields its old value plus `offset`: through its bias where it has one, else an Add."""
     kind = net.weights[node.input(1)].dtype if node.input(1) in net.weights else net.weights[node.input(0)].dtype
     if node.type in ("Conv", "ConvTranspose") and offset.ndim == 1:
@@ -98,11 +98,11 @@ def add_offset(net: Net, node: Op, offset: np.ndarray) -> tuple[Net, tuple[Op, .
     name = net.fresh_name(f"{node.outputs[0]}_offset")
     net = net.changed(weights={name: offset.astype(kind)})
     net = replace(net, shapes={**net.shapes, raw: net.shapes[node.outputs[0]]})
-    shifted = Op("Add", (raw, name), (node.outputs[0],), name=net.fresh_name(f"{node.label}_offset"))
+    shifted = OnnxNode("Add", (raw, name), (node.outputs[0],), name=net.fresh_name(f"{node.label}_offset"))
     return net, (replace(node, outputs=(raw, *node.outputs[1:])), shifted)
 
 
-def _new_bias(net: Net, node: Op, offset: np.ndarray, kind: np.dtype) -> tuple[Net, tuple[Op, ...]]:
+def _new_bias(net: Net, node: OnnxNode, offset: np.ndarray, kind: np.dtype) -> tuple[Net, tuple[OnnxNode, ...]]:
     old = net.constant(node.input(2))
     value = (offset if old is None else old.astype(np.float64) + offset).astype(kind)
     if old is not None and len(net.consumers[node.input(2)]) == 1 and old.shape == value.shape:
@@ -111,7 +111,7 @@ def _new_bias(net: Net, node: Op, offset: np.ndarray, kind: np.dtype) -> tuple[N
     return net.changed(weights={name: value}), (replace(node, inputs=(*node.inputs[:2], name)),)
 
 
-def _following_add(net: Net, node: Op) -> tuple[int, int] | None:
+def _following_add(net: Net, node: OnnxNode) -> tuple[int, int] | None:
     """The Add of a stored bias that alone reads a MatMul, and the slot of that bias."""
     value = node.outputs[0]
     readers_ = net.consumers.get(value, ())
@@ -124,7 +124,7 @@ def _following_add(net: Net, node: Op) -> tuple[int, int] | None:
     return (readers_[0], slot) if fits else None
 
 
-def _new_constant(net: Net, node: Op, slot: int, offset: np.ndarray) -> tuple[Net, Op]:
+def _new_constant(net: Net, node: OnnxNode, slot: int, offset: np.ndarray) -> tuple[Net, OnnxNode]:
     old = net.weights[node.inputs[slot]]
     value = (old.astype(np.float64) + offset).astype(old.dtype)
     name = net.fresh_name(f"{node.inputs[slot]}_folded")

@@ -14,7 +14,7 @@ import torch
 
 from pruning import ibp
 from pruning.errors import CriterionError
-from pruning.net import Op
+from pruning.net import OnnxNode
 from pruning.torch_bridge import TorchNet
 
 LINEAR = {"Flatten", "Reshape", "AveragePool", "GlobalAveragePool", "Identity", "Dropout", "Squeeze", "Unsqueeze"}
@@ -31,13 +31,13 @@ class Form(NamedTuple):
     radius: Any
 
     @property
-    def ends(self) -> ibp.Pair:
+    def ends(self) -> ibp.Ends:
         """Lower and upper bounds."""
         spread = self.first.abs() + self.second.abs() + self.radius
         return self.centre - spread, self.centre + spread
 
 
-def output_bounds(model: TorchNet, images: Any, middle: Any, half: Any, clip: bool = True) -> ibp.Pair:
+def output_bounds(model: TorchNet, images: Any, middle: Any, half: Any, clip: bool = True) -> ibp.Ends:
     """Bounds (n, ...) of the outputs for x'(s) = clip(alpha x + beta, 0, 1), s in middle +- half, both (n, 2).
 
     images (n, *S). Raises CriterionError naming the node that has no rule.
@@ -71,7 +71,7 @@ def _relu(form: Form) -> Form:
     return Form(slope * form.centre + gap, slope * form.first, slope * form.second, slope * form.radius + gap)
 
 
-def _step(model: TorchNet, node: Op, values: dict[str, Form]) -> Form:
+def _step(model: TorchNet, node: OnnxNode, values: dict[str, Form]) -> Form:
     data = [name for name in node.inputs if name in values]
     alone = len(data) == 1 and data[0] == node.inputs[0]
     if alone and node.type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
@@ -93,7 +93,7 @@ def _step(model: TorchNet, node: Op, values: dict[str, Form]) -> Form:
     return _interval(model, node, values)
 
 
-def _sum(model: TorchNet, node: Op, values: dict[str, Form]) -> Form:
+def _sum(model: TorchNet, node: OnnxNode, values: dict[str, Form]) -> Form:
     sign = 1 if node.type == "Add" else -1
     parts = []
     for name in node.inputs:
@@ -106,7 +106,7 @@ def _sum(model: TorchNet, node: Op, values: dict[str, Form]) -> Form:
     return Form(c + sign * d, a + sign * e, b + sign * f, r + g)
 
 
-def _interval(model: TorchNet, node: Op, values: dict[str, Form]) -> Form:
+def _interval(model: TorchNet, node: OnnxNode, values: dict[str, Form]) -> Form:
     """The rule of plain intervals; the dependence on s is lost there."""
     try:
         low, high = ibp.step(model, node, {name: values[name].ends for name in node.inputs if name in values})

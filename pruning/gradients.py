@@ -11,7 +11,7 @@ import torch
 from pruning.calibration import Calibration, channel_means
 from pruning.groups import Groups
 from pruning.losses import task_loss
-from pruning.net import Net, Op
+from pruning.net import Net, OnnxNode
 from pruning.options import ScoreOptions
 from pruning.scores.weights import channel_norm
 from pruning.torch_bridge import TorchNet
@@ -171,6 +171,8 @@ def _read_apart(groups: Groups) -> tuple[Net, list[tuple[str, str, int, np.ndarr
     made = []
     for node in nodes:
         made.append(node)
-        made += [Op("Identity", (name,), (copies[name],), name=copies[name]) for name in node.outputs if name in copies]
+        made += [
+            OnnxNode("Identity", (name,), (copies[name],), name=copies[name]) for name in node.outputs if name in copies
+        ]
     shapes = {**net.shapes, **{copy: net.shapes[name] for name, copy in copies.items() if name in net.shapes}}
     return replace(net.changed(made), shapes=shapes), list(places.values())

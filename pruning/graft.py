@@ -14,13 +14,13 @@ import numpy as np
 from pruning.calibration import Activations, Calibration
 from pruning.errors import CriterionError
 from pruning.groups import Groups, Unit, activation_nodes
-from pruning.net import Net, Op
+from pruning.net import Net, OnnxNode
 from pruning.scores.movement import channels_first
 
-Lines = Mapping[str, tuple[np.ndarray, np.ndarray]]  # output of the activation -> (p, q) along its channel axis
+ChannelLines = Mapping[str, tuple[np.ndarray, np.ndarray]]  # output of the activation -> (p, q) along its channel axis
 
 
-def fit_lines(groups: Groups, removed: np.ndarray, calibration: Calibration) -> Lines:
+def fit_lines(groups: Groups, removed: np.ndarray, calibration: Calibration) -> ChannelLines:
     """Least-squares lines for the activations of the channels in `removed`."""
     places = _places(groups, removed)
     calibration = calibration.fitted(groups.net)
@@ -45,10 +45,10 @@ def fit_lines(groups: Groups, removed: np.ndarray, calibration: Calibration) -> 
     return lines
 
 
-def graft(groups: Groups, removed: np.ndarray, lines: Lines) -> Net:
+def graft(groups: Groups, removed: np.ndarray, lines: ChannelLines) -> Net:
     """The network with the activations of the channels in `removed` replaced by their lines."""
     net = groups.net
-    changed: dict[int, tuple[Op, ...]] = {}
+    changed: dict[int, tuple[OnnxNode, ...]] = {}
     for unit, node in _places(groups, removed):
         p, q = lines[node.outputs[0]]
         chosen = ~groups.keep(removed, groups.labelled[unit.value][unit.axis])
@@ -65,9 +65,9 @@ def graft(groups: Groups, removed: np.ndarray, lines: Lines) -> Net:
             names[2]: np.where(chosen, q, 0.0).astype(kind).reshape(shape),
         }
         steps = (
-            Op("PRelu", (node.inputs[0], names[0]), (names[3],), name=node.name),
-            Op("Mul", (names[3], names[1]), (names[4],), name=f"{names[4]}_mul"),
-            Op("Add", (names[4], names[2]), node.outputs, name=f"{names[4]}_add"),
+            OnnxNode("PRelu", (node.inputs[0], names[0]), (names[3],), name=node.name),
+            OnnxNode("Mul", (names[3], names[1]), (names[4],), name=f"{names[4]}_mul"),
+            OnnxNode("Add", (names[4], names[2]), node.outputs, name=f"{names[4]}_add"),
         )
         shapes = {**net.shapes, names[3]: net.shapes[unit.value], names[4]: net.shapes[unit.value]}
         net = replace(net.changed(weights=constants), shapes=shapes)
@@ -76,8 +76,8 @@ def graft(groups: Groups, removed: np.ndarray, lines: Lines) -> Net:
     return net.changed(nodes)
 
 
-def _places(groups: Groups, removed: np.ndarray) -> list[tuple[Unit, Op]]:
-    places: list[tuple[Unit, Op]] = []
+def _places(groups: Groups, removed: np.ndarray) -> list[tuple[Unit, OnnxNode]]:
+    places: list[tuple[Unit, OnnxNode]] = []
     for unit in groups.units:
         hit = unit.channel[unit.channel >= 0]
         if not removed[hit].any():
@@ -90,7 +90,7 @@ def _places(groups: Groups, removed: np.ndarray) -> list[tuple[Unit, Op]]:
     return places
 
 
-def _slope(net: Net, node: Op, length: int, axis: int) -> np.ndarray:
+def _slope(net: Net, node: OnnxNode, length: int, axis: int) -> np.ndarray:
     if node.type == "Relu":
         return np.zeros(length)
     if node.type == "LeakyRelu":

@@ -13,8 +13,8 @@ from functools import cached_property
 import numpy as np
 
 from pruning import rules
-from pruning.labels import Cut, Labels, Patch, Walk
-from pruning.net import Net, Op
+from pruning.labels import Cut, Labels, LabelWalk, NodePatch
+from pruning.net import Net, OnnxNode
 from pruning.rules.elementwise import NON_LINEAR
 from pruning.rules.linear import WEIGHT_SLOTS
 from verifier.brief import brief
@@ -63,7 +63,7 @@ class Groups:
     groups: tuple[Group, ...]
     n: int
     cuts: tuple[Cut, ...]
-    patches: tuple[Patch, ...]
+    patches: tuple[NodePatch, ...]
     segments: tuple[np.ndarray, ...]
     unknown: tuple[str, ...]
     labelled: dict[str, dict[int, Labels]]
@@ -103,7 +103,7 @@ class Groups:
 
 def find_groups(net: Net, keep: Sequence[str] = ()) -> Groups:
     """Find all dependency groups; layers named in `keep` (node or output names) are never pruned."""
-    walk = Walk(net)
+    walk = LabelWalk(net)
     for index, node in enumerate(net.nodes):
         rules.carry(walk, index, node)
     for name in net.outputs:
@@ -116,7 +116,7 @@ def find_groups(net: Net, keep: Sequence[str] = ()) -> Groups:
     return _collect(walk, keep)
 
 
-def _tie_shared(walk: Walk) -> None:
+def _tie_shared(walk: LabelWalk) -> None:
     """A matrix or kernel that several layers read stays one: what goes from it goes for all of them.
 
     Vectors (biases, normalisation parameters) are not tied: exporters store equal ones once, and layers that share
@@ -145,7 +145,7 @@ def shared_weights(net: Net) -> dict[str, list[tuple[int, int]]]:
     return {name: found for name, found in places.items() if len(found) > 1}
 
 
-def _collect(walk: Walk, keep: Sequence[str]) -> Groups:
+def _collect(walk: LabelWalk, keep: Sequence[str]) -> Groups:
     channel_of = np.full(walk.n_labels, -1, np.int64)
     reasons: dict[int, str] = {}
     if walk.frozen:
@@ -187,7 +187,7 @@ def _one_weight(net: Net, producers: Sequence[int]) -> bool:
     return len({name for name in names if name in net.weights}) == 1
 
 
-def _families(walk: Walk) -> list[tuple[list[int], np.ndarray]]:
+def _families(walk: LabelWalk) -> list[tuple[list[int], np.ndarray]]:
     """Producing layers that share a class of labels, with the classes in order of first appearance."""
     families: list[tuple[list[int], list[np.ndarray]]] = []
     owner: dict[int, int] = {}
@@ -239,7 +239,7 @@ def _units(groups: Groups) -> tuple[Unit, ...]:
     return tuple(units)
 
 
-def activation_nodes(groups: Groups, value: str) -> list[tuple[int, Op]]:
+def activation_nodes(groups: Groups, value: str) -> list[tuple[int, OnnxNode]]:
     """The non-linear nodes that read `value`."""
     nodes = groups.net.nodes
     return [(i, nodes[i]) for i in groups.net.consumers.get(value, ()) if nodes[i].type in NON_LINEAR]

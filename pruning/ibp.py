@@ -14,17 +14,17 @@ import torch
 from pruning import losses
 from pruning.errors import CriterionError
 from pruning.measure import is_heatmap
-from pruning.net import Op
+from pruning.net import OnnxNode
 from pruning.torch_bridge import TorchNet
 from verifier.graph.operators import traits
 
-Pair = tuple[Any, Any]
+Ends = tuple[Any, Any]
 
 
-def output_bounds(model: TorchNet, lower: Any, upper: Any) -> Pair:
+def output_bounds(model: TorchNet, lower: Any, upper: Any) -> Ends:
     """Bounds (n, ...) of the output for inputs between `lower` and `upper`; CriterionError names what has no rule."""
     net = model.net
-    values: dict[str, Pair] = {net.inputs[0]: (lower, upper)}
+    values: dict[str, Ends] = {net.inputs[0]: (lower, upper)}
     for node in net.nodes:
         if node.type == "Constant" and not node.inputs:
             continue
@@ -52,14 +52,14 @@ def worst_loss(lower: Any, upper: Any, labels: Any) -> Any:
     return torch.nn.functional.cross_entropy(torch.where(chosen, low, high), labels.reshape(-1).long())
 
 
-def rising(node: Op) -> bool:
+def rising(node: OnnxNode) -> bool:
     """True if the outputs of this node do not fall when its input rises (weights of an interpolation included)."""
     if node.type in ("Resize", "Upsample"):
         return node.attrs.get("mode", b"nearest") in (b"nearest", b"linear")
     return len(node.outputs) == 1 and traits(node.type).rises(node.attrs)
 
 
-def step(model: TorchNet, node: Op, values: dict[str, Pair]) -> Pair:
+def step(model: TorchNet, node: OnnxNode, values: dict[str, Ends]) -> Ends:
     """Interval of the first output of a node; CriterionError if it has no rule."""
     data = [name for name in node.inputs if name in values]
     if node.type in ("Conv", "ConvTranspose", "Gemm", "MatMul") and data == [node.inputs[0]]:
@@ -82,7 +82,7 @@ def step(model: TorchNet, node: Op, values: dict[str, Pair]) -> Pair:
     raise CriterionError(f"the certified loss has no interval rule for node '{node.label}' ({node.type})")
 
 
-def _linear(model: TorchNet, node: Op, pair: Pair) -> Pair:
+def _linear(model: TorchNet, node: OnnxNode, pair: Ends) -> Ends:
     """Centre and radius: one application with the weights, one with their absolute values."""
     low, high = pair
     middle = model.run_node(node, [(low + high) / 2])

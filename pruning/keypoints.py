@@ -13,7 +13,7 @@ import numpy as np
 from pruning.calibration import Activations
 from pruning.net import Net
 from verifier.data.frame import PIXELS, Frame, Head
-from verifier.data.unchanged import Answer, out_of_scale
+from verifier.data.unchanged import UnchangedAnswer, out_of_scale
 
 SEEN = 16  # images answered to tell the scale
 ANSWERED = 256  # images answered to state the error
@@ -51,17 +51,17 @@ def targets(
 def answers(
     net: Net, images: np.ndarray, points: np.ndarray | None = None, classes: np.ndarray | None = None,
     frame: Frame | None = None, head: Head | None = None,
-) -> list[Answer]:  # fmt: skip
+) -> list[UnchangedAnswer]:  # fmt: skip
     """What the network says to the first images, beside key points (n, K, 2) in pixels or classes (n,)."""
     said = _outputs(net, images[:ANSWERED])
     if classes is not None:
-        return [Answer(y, int(y.argmax()), int(c)) for y, c in zip(said, classes, strict=False)]
+        return [UnchangedAnswer(y, int(y.argmax()), int(c)) for y, c in zip(said, classes, strict=False)]
     if points is None or frame is None:
-        return [Answer(y) for y in said]
+        return [UnchangedAnswer(y) for y in said]
     found = _found(net, said, points.shape[1], frame, head or PIXELS)
     if found is None:
-        return [Answer(y) for y in said]
-    return [Answer(y, at, truth) for y, at, truth in zip(said, found, points, strict=False)]
+        return [UnchangedAnswer(y) for y in said]
+    return [UnchangedAnswer(y, at, truth) for y, at, truth in zip(said, found, points, strict=False)]
 
 
 def _outputs(net: Net, images: np.ndarray) -> np.ndarray:

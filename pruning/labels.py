@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pruning.net import Net, Op
+from pruning.net import Net, OnnxNode
 
 Labels = np.ndarray  # (n,) int64
 Keep = Callable[[Labels], np.ndarray]  # label array -> boolean mask of the entries that stay
@@ -40,24 +40,24 @@ class Cut:
 
 
 @dataclass(frozen=True, eq=False)
-class Patch:
+class NodePatch:
     """A change of a node's attributes or constants (not of weights) that removal needs.
 
     `update(net, node, keep)` returns the new node and the constants to store under new names.
     """
 
     node: int
-    update: Callable[[Net, Op, Keep], tuple[Op, dict[str, np.ndarray]]]
+    update: Callable[[Net, OnnxNode, Keep], tuple[OnnxNode, dict[str, np.ndarray]]]
 
 
-class Walk:
+class LabelWalk:
     """The state of one labelling walk over `net`; rules read and write labels through its methods."""
 
     def __init__(self, net: Net) -> None:
         self.net = net
         self.at: dict[str, dict[int, Labels]] = {}
         self.cuts: list[Cut] = []
-        self.patches: list[Patch] = []
+        self.patches: list[NodePatch] = []
         self.producers: list[tuple[int, Labels]] = []
         self.frozen: dict[int, str] = {}
         self.unknown: dict[str, str] = {}
@@ -155,7 +155,7 @@ class Walk:
             if axis not in keep:
                 self.freeze(labels, reason)
 
-    def freeze_inputs(self, node: Op, reason: str) -> None:
+    def freeze_inputs(self, node: OnnxNode, reason: str) -> None:
         """Freeze everything a node reads."""
         for name in (*node.inputs, *node.captures):
             self.freeze_value(name, reason)
@@ -171,18 +171,18 @@ class Walk:
             labels = data_labels if labels is None else labels
             self.cuts.append(Cut(node, slot, axis, labels, "in", data, data_axis, data_labels))
 
-    def patch(self, node: int, update: Callable[[Net, Op, Keep], tuple[Op, dict[str, np.ndarray]]]) -> None:
+    def patch(self, node: int, update: Callable[[Net, OnnxNode, Keep], tuple[OnnxNode, dict[str, np.ndarray]]]) -> None:
         """Record a change of attributes or constants."""
-        self.patches.append(Patch(node, update))
+        self.patches.append(NodePatch(node, update))
 
 
-def with_attrs(node: Op, **attrs: object) -> Op:
+def with_attrs(node: OnnxNode, **attrs: object) -> OnnxNode:
     """A copy of a node with some attributes replaced (None removes)."""
     merged = {**node.attrs, **attrs}
     return replace(node, attrs={key: value for key, value in merged.items() if value is not None})
 
 
-def with_constant(net: Net, node: Op, slot: int, value: np.ndarray) -> tuple[Op, dict[str, np.ndarray]]:
+def with_constant(net: Net, node: OnnxNode, slot: int, value: np.ndarray) -> tuple[OnnxNode, dict[str, np.ndarray]]:
     """A copy of a node whose input `slot` reads a new constant."""
     old = node.input(slot)
     name = net.fresh_name(f"{old or node.outputs[0]}_pruned_{node.outputs[0]}")

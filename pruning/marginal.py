@@ -19,7 +19,7 @@ from pruning.calibration import Calibration, channel_means
 from pruning.fold import Constants, fold, readers
 from pruning.groups import find_groups
 from pruning.net import Net
-from pruning.options import Floor
+from pruning.options import ChannelFloor
 from pruning.planning import chosen_groups, ranked
 from pruning.scores import Scores
 from pruning.sensitivity import target_of
@@ -33,7 +33,9 @@ STEPS = 16
 """So many times a share of the channels is taken."""
 
 
-def marginal_counts(scores: Scores, data: Calibration, ratio: float, stream: bool, floor: Floor) -> Mapping[int, int]:
+def marginal_counts(
+    scores: Scores, data: Calibration, ratio: float, stream: bool, floor: ChannelFloor
+) -> Mapping[int, int]:
     """Number of channels to remove per group index, together `ratio` of those that can lose some.
 
     Idle channels go before any others; without labels the network's own answers are the target. Raises

@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 
 from verifier.brief import brief, counted
-
-Shape = tuple[int, ...]
+from verifier.graph.ir import Shape
 
 
 @dataclass(frozen=True, eq=False)
-class Op:
+class OnnxNode:
     """One ONNX node. An empty string among `inputs` is an omitted input; `raw` is the node as it stood in the file."""
 
     __repr__ = brief
@@ -52,7 +51,7 @@ class Net:
     symbolic, and `header` is the serialised model without nodes and initialisers (versions, metadata, names, types).
     """
 
-    nodes: tuple[Op, ...]
+    nodes: tuple[OnnxNode, ...]
     weights: Mapping[str, np.ndarray]
     shapes: Mapping[str, Shape]
     inputs: tuple[str, ...]
@@ -80,7 +79,7 @@ class Net:
         """Value of `name` if it is stored in the file, else None."""
         return self.weights.get(name) if name else None
 
-    def changed(self, nodes: Iterable[Op] | None = None, weights: Mapping[str, np.ndarray] | None = None) -> Net:
+    def changed(self, nodes: Iterable[OnnxNode] | None = None, weights: Mapping[str, np.ndarray] | None = None) -> Net:
         """A copy with other nodes and, on top of the present ones, other weights."""
         return replace(
             self,

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from pruning.net import Net, Op
+from pruning.net import Net, OnnxNode
 from verifier.data.frame import Frame
 from verifier.errors import ModelError
 
@@ -29,8 +29,8 @@ def normalised(net: Net, frame: Frame, mean: tuple[float, ...] | None, std: tupl
     source = net.inputs[0]
     weights = {NAMES[i]: frame.per_channel(v).astype(np.float32) for i, v in enumerate((values[0], values[1]))}
     nodes = (
-        Op("Sub", (source, NAMES[0]), (NAMES[2],), name=NAMES[2]),
-        Op("Div", (NAMES[2], NAMES[1]), (NAMES[3],), name=NAMES[3]),
+        OnnxNode("Sub", (source, NAMES[0]), (NAMES[2],), name=NAMES[2]),
+        OnnxNode("Div", (NAMES[2], NAMES[1]), (NAMES[3],), name=NAMES[3]),
     )
     shapes = {**net.shapes, NAMES[2]: net.shapes[source], NAMES[3]: net.shapes[source]}
     rest = tuple(_renamed(node, source, NAMES[3]) for node in net.nodes)
@@ -47,7 +47,7 @@ def given(net: Net) -> Net:
     return replace(net, nodes=nodes, weights=MappingProxyType(weights), shapes=MappingProxyType(shapes))
 
 
-def _renamed(node: Op, old: str, new: str) -> Op:
+def _renamed(node: OnnxNode, old: str, new: str) -> OnnxNode:
     if old in node.captures:
         raise ModelError(f"node '{node.label}' reads the input inside a subgraph; --mean and --std do not reach it")
     if old not in node.inputs:

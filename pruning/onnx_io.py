@@ -14,11 +14,11 @@ from onnx import helper, numpy_helper, shape_inference
 
 from pruning import runtime
 from pruning.errors import WrongNetwork
-from pruning.net import Net, Op, Shape
+from pruning.net import Net, OnnxNode, Shape
 from verifier.errors import ModelError
 from verifier.files.whole import write
-from verifier.graph.onnx_import.build import Builder, checked, first_line
-from verifier.graph.onnx_import.source import Source, parse, read_model
+from verifier.graph.onnx_import.build import ModelBuilder, checked, first_line
+from verifier.graph.onnx_import.source import ModelBytes, parse, read_model
 
 FOLD_LIMIT = 1 << 24  # elements; constants larger than this are not computed while loading
 _AXES_AS_INPUT = {
@@ -36,10 +36,10 @@ def load(path: str | os.PathLike[str]) -> Net:
 
 def from_bytes(data: bytes, where: str = "model") -> Net:
     """The network of a serialised model; `where` is what messages call it."""
-    return _read(Source(data, where))
+    return _read(ModelBytes(data, where))
 
 
-def _read(read: Source) -> Net:
+def _read(read: ModelBytes) -> Net:
     model = parse(read, check=True)
     if not model.graph.node:
         raise ModelError(f"{read.path}: the graph has no nodes; is this an ONNX model?")
@@ -115,7 +115,7 @@ def evaluate64(net: Net, feeds: Mapping[str, np.ndarray], outputs: Sequence[str]
 
 
 def run_node64(
-    net: Net, node: Op, feeds: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray]
+    net: Net, node: OnnxNode, feeds: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray]
 ) -> list[np.ndarray]:
     """Run one node in float64 with the reference implementation; `weights` replaces stored values (unknown names:
     zero).
@@ -129,7 +129,7 @@ def run_node64(
         if name and name not in feeds:
             value = weights.get(name, net.weights.get(name, np.zeros(net.weights[node.inputs[1]].shape)))
             stored[name] = value.astype(np.float64) if value.dtype.kind == "f" else value
-    builder = Builder()
+    builder = ModelBuilder()
     builder.nodes.append(_node_proto(node, net.weights))
     for name, value in stored.items():
         builder.constant(name, value)
@@ -184,13 +184,13 @@ def _check_inputs(inputs: list[Any], where: str) -> bool:
     return batched
 
 
-def _op(node: Any) -> Op:
+def _op(node: Any) -> OnnxNode:
     attrs = {a.name: helper.get_attribute_value(a) for a in node.attribute if not a.ref_attr_name}
     captures: dict[str, None] = {}
     for attribute in node.attribute:
         for sub in [attribute.g] if attribute.HasField("g") else list(attribute.graphs):
             captures.update(dict.fromkeys(_captured(sub)))
-    return Op(
+    return OnnxNode(
         type=node.op_type,
         inputs=tuple(node.input),
         outputs=tuple(node.output),
@@ -213,7 +213,7 @@ def _captured(graph: Any) -> list[str]:
     return names
 
 
-def _constant_value(node: Op) -> np.ndarray | None:
+def _constant_value(node: OnnxNode) -> np.ndarray | None:
     if node.type != "Constant" or node.domain:
         return None
     if "value" in node.attrs:
@@ -268,8 +268,8 @@ def _shapes_by_running(fixed: onnx.ModelProto, inputs: list[str], shapes: dict[s
 
 
 def _fold_constants(
-    model: onnx.ModelProto, nodes: tuple[Op, ...], weights: dict[str, np.ndarray], shapes: Mapping[str, Shape]
-) -> tuple[Op, ...]:
+    model: onnx.ModelProto, nodes: tuple[OnnxNode, ...], weights: dict[str, np.ndarray], shapes: Mapping[str, Shape]
+) -> tuple[OnnxNode, ...]:
     """Compute nodes that only read constants (Identity or Transpose of a weight, shape arithmetic) into weights."""
     kept, outputs = [], {value.name for value in model.graph.output}
     for node in nodes:
@@ -294,8 +294,8 @@ def _fold_constants(
     return tuple(kept)
 
 
-def _single(node: Op, weights: Mapping[str, np.ndarray], model: onnx.ModelProto) -> bytes:
-    builder = Builder()
+def _single(node: OnnxNode, weights: Mapping[str, np.ndarray], model: onnx.ModelProto) -> bytes:
+    builder = ModelBuilder()
     builder.nodes.append(_node_proto(node, weights))
     for name in dict.fromkeys(node.inputs):
         if name:
@@ -345,7 +345,7 @@ def _proto(net: Net) -> onnx.ModelProto:
     return model
 
 
-def _node_proto(node: Op, weights: Mapping[str, np.ndarray]) -> Any:
+def _node_proto(node: OnnxNode, weights: Mapping[str, np.ndarray]) -> Any:
     if not node.raw:
         return helper.make_node(
             node.type, list(node.inputs), list(node.outputs), name=node.name, domain=node.domain, **dict(node.attrs)

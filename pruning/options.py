@@ -39,7 +39,7 @@ def share(ratio: float) -> float:
 
 
 @dataclass(frozen=True)
-class Floor:
+class ChannelFloor:
     """What stays in every group at least: max(`channels`, `fraction` of them), never less than one."""
 
     channels: int = 4
@@ -151,7 +151,7 @@ class PruneOptions:
     norm: str = "layer-median"
     stream: bool = False
     keep: tuple[str, ...] = ()
-    floor: Floor = field(default_factory=Floor)
+    floor: ChannelFloor = field(default_factory=ChannelFloor)
     guard: float = 0.0
     unstructured: bool = False
     fold: str | None = None

@@ -9,7 +9,7 @@ import numpy as np
 
 from pruning.errors import CriterionError, NothingToPrune
 from pruning.groups import Groups
-from pruning.options import ALLOCATIONS, NORMS, Floor, one_of, share
+from pruning.options import ALLOCATIONS, NORMS, ChannelFloor, one_of, share
 from pruning.scores.base import Scores
 from verifier.brief import brief
 
@@ -33,7 +33,7 @@ class Plan:
     chosen: tuple[int, ...]
     scores: Scores | None = None
     notes: tuple[str, ...] = ()
-    floor: Floor = field(default_factory=Floor)
+    floor: ChannelFloor = field(default_factory=ChannelFloor)
 
     @property
     def counts(self) -> Mapping[int, int]:
@@ -47,7 +47,7 @@ def make_plan(
     allocation: str = "uniform",
     norm: str = "layer-median",
     stream: bool = False,
-    floor: Floor | None = None,
+    floor: ChannelFloor | None = None,
     guard: np.ndarray | None = None,
     layer_ratios: Mapping[str, float] | None = None,
     counts: Mapping[int, int] | None = None,
@@ -59,7 +59,7 @@ def make_plan(
     share (allocation `mrs`); `counts` fixes the number per group index (random-matched, allocation `marginal`). Raises
     RatioError, NothingToPrune.
     """
-    floor = floor or Floor()
+    floor = floor or ChannelFloor()
     share(ratio)
     one_of("allocation", allocation, ALLOCATIONS)
     one_of("norm", norm, NORMS)
@@ -164,7 +164,7 @@ def normalised(scores: Scores, chosen: Sequence[int], norm: str) -> np.ndarray:
 class _Picker:
     """Takes channels in order as long as floors and segments (parts of a Split, ...) keep enough."""
 
-    def __init__(self, groups: Groups, floor: Floor, barred: np.ndarray) -> None:
+    def __init__(self, groups: Groups, floor: ChannelFloor, barred: np.ndarray) -> None:
         self.groups, self.barred = groups, barred
         self.removed = np.zeros(groups.n, bool)
         self.room = [len(g.channels) - floor.least(g) for g in groups.groups]

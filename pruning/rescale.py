@@ -14,7 +14,7 @@ import numpy as np
 from pruning.calibration import Calibration, channel_moments
 from pruning.fold import add_offset
 from pruning.groups import Groups, find_groups
-from pruning.net import Net, Op
+from pruning.net import Net, OnnxNode
 from pruning.surgery import mask
 
 FACTORS = (0.25, 16.0)
@@ -84,7 +84,7 @@ def _layer(net: Net, index: int, factor: np.ndarray, offset: np.ndarray) -> Net 
     return net.changed([*net.nodes[:index], *changed, *net.nodes[index + 1 :]])
 
 
-def _sum(net: Net, node: Op, factor: np.ndarray, offset: np.ndarray) -> Net | None:
+def _sum(net: Net, node: OnnxNode, factor: np.ndarray, offset: np.ndarray) -> Net | None:
     """A stored addend (a bias, a map of offsets) is scaled and shifted, and the layer below scaled; of two computed
     addends one takes the offset, and factors have no place.
     """
@@ -113,7 +113,7 @@ def _alone(net: Net, value: str) -> bool:
     return len(net.consumers.get(value, ())) == 1 and value not in net.outputs
 
 
-def _own(net: Net, node: Op, slots: tuple[int, ...]) -> bool:
+def _own(net: Net, node: OnnxNode, slots: tuple[int, ...]) -> bool:
     """True if these inputs are stored values that nothing else reads."""
     names = [node.input(slot) for slot in slots]
     return all(n in net.weights and len(net.consumers[n]) == 1 and node.inputs.count(n) == 1 for n in names)

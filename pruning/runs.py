@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -18,14 +18,13 @@ from pruning.correction import corrected
 from pruning.errors import CriterionError, DataError, NothingToPrune
 from pruning.groups import Groups, find_groups
 from pruning.net import Net
-from pruning.options import BLOCKS, Floor, PruneOptions, ScoreOptions, TrainOptions
+from pruning.options import BLOCKS, ChannelFloor, PruneOptions, ScoreOptions, TrainOptions
 from pruning.planning import Plan, why_nothing
 from pruning.scores import CRITERIA, Scores
 from pruning.sensitivity import mrs_ratios
 from pruning.surgery import mask, remove
 from pruning.unstructured import zero_weights
-
-Say = Callable[[str], None]
+from verifier.progress import Say
 
 
 def quiet(line: str) -> None:
@@ -65,7 +64,7 @@ def plan_for(net: Net, data: Calibration | None, options: PruneOptions) -> Plan:
     return _plan(net, data, options, options.ratio, options.floor)
 
 
-def _plan(net: Net, data: Calibration | None, options: PruneOptions, ratio: float, floor: Floor) -> Plan:
+def _plan(net: Net, data: Calibration | None, options: PruneOptions, ratio: float, floor: ChannelFloor) -> Plan:
     part, settings = _calibration(data, options), _scores(options)
     groups = find_groups(net, options.keep)
     for name in set(options.keep) - {n for node in net.nodes for n in (node.name, *node.outputs)}:
@@ -100,7 +99,7 @@ def _layer_ratios(
 
 
 def _counts(
-    scores: Scores, data: Calibration | None, options: PruneOptions, ratio: float, floor: Floor
+    scores: Scores, data: Calibration | None, options: PruneOptions, ratio: float, floor: ChannelFloor
 ) -> Mapping[int, int] | None:
     if options.allocation != "marginal":
         return None
@@ -142,7 +141,7 @@ def carry_out(net: Net, plan: Plan, data: Calibration | None, options: PruneOpti
 
     from pruning.training import train  # PyTorch
 
-    def replan(model: Net, share: float, floor: Floor | None) -> Plan:
+    def replan(model: Net, share: float, floor: ChannelFloor | None) -> Plan:
         return _plan(model, data, options, share, floor or options.floor)
 
     return train(net, data, options.ratio, replan, _training(options), fold, options.border or "interior", say)

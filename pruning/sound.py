@@ -20,7 +20,7 @@ from pruning.calibration import Calibration
 from pruning.errors import CriterionError
 from pruning.fold import Constants, readers
 from pruning.groups import Groups
-from pruning.net import Net, Op
+from pruning.net import Net, OnnxNode
 from pruning.options import ScoreOptions
 from pruning.scores.certified import cells, oracle_bounds
 from verifier.graph.operators import traits
@@ -97,7 +97,7 @@ def _with_radii(
     return np.where(keep.reshape(shape), errors[value], radius.reshape(shape))
 
 
-def _step(net: Net, node: Op, errors: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+def _step(net: Net, node: OnnxNode, errors: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """Errors of the outputs of one node, by running the node with absolute weights on the errors of its inputs."""
     absolute = _absolute(net, node)
     feeds = {name: errors[name] for name in node.inputs if name in errors}
@@ -108,20 +108,20 @@ def _step(net: Net, node: Op, errors: Mapping[str, np.ndarray]) -> list[np.ndarr
     return [np.asarray(value, np.float64) * (1.0 if factor is None else factor) for value in found]
 
 
-def _absolute(net: Net, node: Op) -> Op:
+def _absolute(net: Net, node: OnnxNode) -> OnnxNode:
     """The node that maps input errors to output errors when its weights are made non-negative and offsets dropped."""
     data = [name for name in node.inputs if name and name not in net.weights]
     row = traits(node.type)
     known = row.steepness(node.attrs) is not None
     if row.elementwise and known:
-        return Op("Identity", node.inputs[:1], node.outputs)
+        return OnnxNode("Identity", node.inputs[:1], node.outputs)
     if node.type in ("Conv", "ConvTranspose", "Gemm"):
         attrs = {k: (abs(v) if k in ("alpha", "beta") else v) for k, v in node.attrs.items()}
         return replace(node, inputs=node.inputs[:2], attrs=attrs)
     if node.type in ("Add", "Sub", "Sum"):
         if len(data) == 1:  # a stored offset moves both networks alike
-            return Op("Identity", (data[0],), node.outputs)
-        return Op("Add", tuple(data), node.outputs)
+            return OnnxNode("Identity", (data[0],), node.outputs)
+        return OnnxNode("Add", tuple(data), node.outputs)
     if node.type == "Mul" and len(data) == 1:
         return node
     if node.type == "MatMul" and len(data) == 1:
@@ -135,7 +135,13 @@ def _absolute(net: Net, node: Op) -> Op:
 
 
 def _offset_drift(
-    groups: Groups, folded: Net, after: Mapping[str, Op], node: Op, index: int, removed: np.ndarray, bounds: Intervals
+    groups: Groups,
+    folded: Net,
+    after: Mapping[str, OnnxNode],
+    node: OnnxNode,
+    index: int,
+    removed: np.ndarray,
+    bounds: Intervals,
 ) -> np.ndarray | float:
     """Rounding of the folded offset to the file's float type: at most one unit in the last place of each bias."""
     cuts = [c for c in readers(groups, removed) if c.node == index]

@@ -9,7 +9,7 @@ import numpy as np
 from pruning.errors import RatioError
 from pruning.groups import Groups
 from pruning.labels import Keep, Labels
-from pruning.net import Net, Op
+from pruning.net import Net, OnnxNode
 
 
 def remove(groups: Groups, removed: np.ndarray) -> Net:
@@ -74,7 +74,7 @@ def _check(groups: Groups, removed: np.ndarray) -> None:
 
 
 def _slice_weights(
-    net: Net, nodes: list[Op], weights: dict[str, np.ndarray], masks: dict[tuple[int, int], dict[int, np.ndarray]]
+    net: Net, nodes: list[OnnxNode], weights: dict[str, np.ndarray], masks: dict[tuple[int, int], dict[int, np.ndarray]]
 ) -> None:
     uses: dict[str, list[tuple[int, int]]] = {}
     for index, node in enumerate(nodes):
@@ -102,7 +102,7 @@ def _full_masks(value: np.ndarray, masks: dict[int, np.ndarray]) -> list[np.ndar
     return [masks.get(axis, np.ones(length, bool)) for axis, length in enumerate(value.shape)]
 
 
-def _rename(net: Net, node: Op, slot: int, weights: dict[str, np.ndarray]) -> tuple[Op, str]:
+def _rename(net: Net, node: OnnxNode, slot: int, weights: dict[str, np.ndarray]) -> tuple[OnnxNode, str]:
     name = net.changed(weights=weights).fresh_name(f"{node.input(slot)}_{node.outputs[0]}")
     inputs = list(node.inputs)
     inputs[slot] = name

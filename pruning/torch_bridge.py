@@ -22,7 +22,7 @@ from torch.func import functional_call
 
 from pruning import onnx_io, runtime
 from pruning.errors import CriterionError
-from pruning.net import Net, Op
+from pruning.net import Net, OnnxNode
 
 INSTALL = "install it with: pip install --no-deps 'onnx2torch>=1.5.15'"
 """Without its dependencies, all of which are here but torchvision, whose builds do not go with every build of torch."""
@@ -113,7 +113,7 @@ class TorchNet:
         return self.leaves[name] if name in self.leaves else self.tensor(np.array(self._ready.weights[name]))
 
     def run_node(
-        self, node: Op, inputs: Sequence[Any], change: Callable[[Any], Any] | None = None, offset: bool = True
+        self, node: OnnxNode, inputs: Sequence[Any], change: Callable[[Any], Any] | None = None, offset: bool = True
     ) -> Any:
         """One node alone on other inputs; `change` maps its kernel or matrix, `offset` False drops its bias."""
         index = self.net.producer[node.outputs[0]]
@@ -247,7 +247,7 @@ def _same(value: Any) -> Any:
     return value
 
 
-def _gemm_layout(node: Op, slot: int) -> Callable[[Any], Any]:
+def _gemm_layout(node: OnnxNode, slot: int) -> Callable[[Any], Any]:
     alpha, beta = float(node.attrs.get("alpha", 1.0)), float(node.attrs.get("beta", 1.0))
     if slot == 2:
         return lambda value: value * beta
@@ -263,7 +263,7 @@ def _statistics(net: Net) -> set[str]:
 
 def _batchable(net: Net) -> Net:
     """Node names n0, n1, ... for the converter, and reshape targets that name a batch of one opened to any batch."""
-    nodes: list[Op] = []
+    nodes: list[OnnxNode] = []
     weights: dict[str, np.ndarray] = {}
     for index, node in enumerate(net.nodes):
         target = net.constant(node.input(1)) if node.type == "Reshape" else None

@@ -26,13 +26,13 @@ from pruning.fold import readers
 from pruning.groups import Groups, find_groups
 from pruning.measure import error
 from pruning.net import Net
-from pruning.options import Floor, TrainOptions
+from pruning.options import ChannelFloor, TrainOptions
 from pruning.planning import Plan
 from pruning.scores.weights import prunable_weights
 from pruning.surgery import mask, remove
 from pruning.torch_bridge import TorchNet
 
-Replan = Callable[[Net, float, Floor | None], Plan]
+Replan = Callable[[Net, float, ChannelFloor | None], Plan]
 LOTTERY_SHARE = 0.11  # channels cut per round, VITA's structured schedule (12 rounds leave 24.7 %)
 LOTTERY_WEIGHTS_SHARE = 0.2  # weights per round, the unstructured schedule (16 rounds leave 2.8 %)
 
@@ -97,7 +97,7 @@ class _Training:
         assert plan is not None
         return self._result(current, plan)
 
-    def _stage(self, current: Net, share: float, floor: Floor | None, last: bool) -> tuple[Net, Plan]:
+    def _stage(self, current: Net, share: float, floor: ChannelFloor | None, last: bool) -> tuple[Net, Plan]:
         options = self.options
         plan = self.replan(current, share, floor)
         if options.wasserstein > 0 or options.separation > 0 or options.across > 0:
@@ -347,7 +347,7 @@ def _moved(plan: Plan, net: Net) -> Plan:
     return replace(plan, groups=groups)
 
 
-def _absolute_floor(plan: Plan) -> Floor:
+def _absolute_floor(plan: Plan) -> ChannelFloor:
     """The floor of the first stage as numbers, so that later stages do not take a share of a share."""
     least = {group.name: plan.floor.least(group) for group in plan.groups.groups}
     return replace(plan.floor, by_name=MappingProxyType(least))

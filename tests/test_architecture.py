@@ -237,6 +237,28 @@ def test_imports_hidden_in_functions_are_doors() -> None:
     assert len(hidden) <= MOST_HIDDEN, "\n".join(sorted(hidden))
 
 
+# The checker shares nothing with what it checks, so it has classes of its own for the operators, by their names.
+_CHECKED = {"verifier/ops", "verifier/checker"}
+SAME_NAME = {name: _CHECKED for name in ("Concat", "Conv", "Dense", "Sigmoid", "Take")}
+SAME_NAME["Shape"] = {"verifier/graph", "verifier/checker"}  # a shape is a tuple of numbers in both
+
+
+def test_a_public_name_of_a_type_means_one_thing() -> None:
+    """No class, nor a name for a type, is defined in two modules: a reader who meets `Limits` knows which."""
+    homes: dict[str, list[Path]] = {}
+    for path in (path for package in ("verifier", "pruning", "vnnlib") for path in sources(package)):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, []).append(path)
+            elif isinstance(node, ast.Assign) and not ast.unparse(node.value).startswith("TypeVar"):
+                names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+                for name in (name for name in names if name[0].isupper() and not name.isupper()):
+                    homes.setdefault(name, []).append(path)
+    twice = {name: found for name, found in homes.items() if len(found) > 1 and not name.startswith("_")}
+    parts = {name: {path.parent.relative_to(ROOT).as_posix() for path in found} for name, found in twice.items()}
+    assert parts == SAME_NAME
+
+
 def test_tests_do_not_import_tests_nor_benchmarks_tests() -> None:
     """What several tests share lies in a module of its own; nothing puts a fake module in the place of a real one."""
     wrong = []

@@ -20,6 +20,7 @@ import vnnlib
 from verifier.budget import Budget, memory_limit
 from verifier.console import process
 from verifier.errors import ModelError, OptionsError, ProofError
+from verifier.files.whole import AnyPath
 from verifier.options import Options
 from verifier.progress import Progress
 from verifier.result import Result, Verdict
@@ -33,10 +34,9 @@ if TYPE_CHECKING:
 
 
 Engine = Callable[..., Result]
-AnyPath = str | PathLike[str]
 
 
-def load(model: str | PathLike[str] | Module | Model, example: Any = None) -> Model:
+def load(model: AnyPath | Module | Model, example: Any = None) -> Model:
     """Reads a network: an ONNX file (`.onnx`, `.onnx.gz`) or a `torch.nn.Module`, which is exported to ONNX.
 
     A module needs `example`: one input tensor, or a tuple of them, in the shapes the specification speaks of. A network
@@ -55,16 +55,16 @@ def load(model: str | PathLike[str] | Module | Model, example: Any = None) -> Mo
 
 
 def verify(
-    model: str | PathLike[str] | Module | Model,
-    spec: str | PathLike[str] | Spec,
+    model: AnyPath | Module | Model,
+    spec: AnyPath | Spec,
     options: Options | None = None,
     *,
     timeout: float | None = None,
     example: Any = None,
     budget: Budget | None = None,
     progress: Callable[[Progress], None] | None = None,
-    proof: str | PathLike[str] | None = None,
-    checkpoint: str | PathLike[str] | None = None,
+    proof: AnyPath | None = None,
+    checkpoint: AnyPath | None = None,
     engine: Engine | None = None,
 ) -> Result:
     """Decides whether an input of the specification's set makes all its assertions true.
@@ -104,9 +104,7 @@ def verify(
     )
 
 
-def with_proof(
-    files: tuple[object, object], proof: str | PathLike[str], run: Callable[[ProofWriter], Result]
-) -> Result:
+def with_proof(files: tuple[object, object], proof: AnyPath, run: Callable[[ProofWriter], Result]) -> Result:
     """A run that writes its proof down; whatever happens, the file is complete or not there."""
     if not all(isinstance(f, str | PathLike) for f in files):
         raise ProofError("a proof is about files: expected the paths of model and specification")
@@ -127,7 +125,7 @@ def with_proof(
     return result
 
 
-def read_spec(spec: str | PathLike[str] | Spec) -> Spec:
+def read_spec(spec: AnyPath | Spec) -> Spec:
     """The specification of a file; one that is parsed already is returned as it is."""
     return vnnlib.load(spec) if isinstance(spec, str | PathLike) else spec
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TextIO
 
+Say = Callable[[str], None]  # a line for whoever watches
+
 _ERASE_LINE = "\r\x1b[2K"
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from vnnlib import logic
 from vnnlib.errors import VnnLibError
-from vnnlib.rows import Parts, RowKey, assemble, csr, row_table
+from vnnlib.rows import ClauseParts, RowKey, assemble, csr, row_table
 from vnnlib.spec import ALL_TYPES, NetworkDecl, Spec, TensorDecl
 
 
@@ -124,10 +124,10 @@ class _Builder:
         self.mixed = self.mixed or columns[0] < self.n <= columns[-1]
         return self.rows.setdefault((columns, values, float(row.rhs) + 0.0, row.strict), len(self.rows))
 
-    def parts(self) -> Parts:
+    def parts(self) -> ClauseParts:
         """Return everything as arrays."""
         lower, upper = (np.array([b[side] for b in self.boxes]).reshape(-1, self.n) for side in (0, 1))
         clauses, in_rows = csr([rows for _, rows in self.clauses]), csr(self.in_rows)
         case_of = np.array([number for number, _ in self.clauses], np.int64)
         sources = np.zeros(len(case_of) + 1, np.int64), np.zeros(0, np.int64)
-        return Parts(lower, upper, None, None, case_of, *clauses, *in_rows, *sources, row_table(list(self.rows)))
+        return ClauseParts(lower, upper, None, None, case_of, *clauses, *in_rows, *sources, row_table(list(self.rows)))

@@ -8,9 +8,9 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from vnnlib.errors import VnnLibUnsupported
-from vnnlib.polynomial import Budget, Polynomial, TooMuchWork, difference
+from vnnlib.polynomial import StepLimit, Terms, TooMuchWork, difference
 from vnnlib.rows import RowKey
-from vnnlib.spec import RELATIONS, Node, Num, Op, Spec, Var
+from vnnlib.spec import RELATIONS, Application, Num, Spec, Term, Variable
 
 Exact = Fraction | str  # a number kept as text until a tie has to be decided
 
@@ -41,7 +41,7 @@ class RowLiteral(NamedTuple):
 class OpaqueLiteral(NamedTuple):
     """A comparison the normal form cannot hold, with the reason."""
 
-    relation: Op
+    relation: Application
     why: str
 
 
@@ -56,19 +56,19 @@ class Atoms:
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
         self.n_inputs, self.n_outputs = spec.size("input"), spec.size("output")
-        self.budget = Budget(spec.limits.max_work)
+        self.budget = StepLimit(spec.limits.max_work)
         self.rows: dict[RowKey, int] = {}
 
-    def column(self, var: Var) -> int:
+    def column(self, var: Variable) -> int:
         """Return the position of a variable in the joint vector."""
         return self.spec.columns[var.tensor] + var.element
 
-    def alternatives(self, relation: Op) -> list[list[Literal]]:
+    def alternatives(self, relation: Application) -> list[list[Literal]]:
         """Return the comparison as a disjunction of conjunctions of literals."""
         op, (left, right) = relation.op, relation.args
-        if isinstance(left, Num) and isinstance(right, Var):
+        if isinstance(left, Num) and isinstance(right, Variable):
             op, left, right = _MIRROR[op], right, left
-        if isinstance(left, Var) and isinstance(right, Num) and self.column(left) < self.n_inputs:
+        if isinstance(left, Variable) and isinstance(right, Num) and self.column(left) < self.n_inputs:
             column, value = self.column(left), float(right.text) + 0.0
 
             def make(op: str) -> Literal:
@@ -97,9 +97,9 @@ class Atoms:
             return [[make("<")], [make(">")]]
         return [[make(op)]]
 
-    def _leaves(self, left: Node, right: Node) -> Polynomial | None:
+    def _leaves(self, left: Term, right: Term) -> Terms | None:
         """Return left - right where that needs no arithmetic: a variable and a number or another variable."""
-        if not isinstance(left, Var) or isinstance(right, Op):
+        if not isinstance(left, Variable) or isinstance(right, Application):
             return None
         column = (self.column(left),)
         if isinstance(right, Num):
@@ -108,7 +108,7 @@ class Atoms:
         other = (self.column(right),)
         return {column: _ONE, other: -_ONE} if column != other else {}
 
-    def _hidden(self, polynomial: Polynomial) -> str:
+    def _hidden(self, polynomial: Terms) -> str:
         """Name the hidden tensor that a polynomial uses."""
         column = max(m[0] for m in polynomial if m)
         for start, tensor in zip(self.spec.columns, self.spec.tensors, strict=True):
@@ -116,7 +116,7 @@ class Atoms:
                 return tensor.name
         raise AssertionError("column outside all tensors")
 
-    def _linear(self, op: str, polynomial: Polynomial, relation: Op) -> Literal:
+    def _linear(self, op: str, polynomial: Terms, relation: Application) -> Literal:
         """Return the literal of `polynomial op 0` for one of <= >= < >."""
         strict = len(op) == 1
         sign = 1 if op[0] == "<" else -1
@@ -230,26 +230,26 @@ class Expansion:
     atoms: Atoms
 
 
-def _children(node: Op) -> list[Node]:
+def _children(node: Application) -> list[Term]:
     """Return the operands of `and`/`or` with nested uses of the same connective flattened, in order."""
-    found: list[Node] = []
-    stack: list[Node] = list(reversed(node.args))
+    found: list[Term] = []
+    stack: list[Term] = list(reversed(node.args))
     while stack:
         child = stack.pop()
-        if isinstance(child, Op) and child.op == node.op:
+        if isinstance(child, Application) and child.op == node.op:
             stack.extend(reversed(child.args))
         else:
             found.append(child)
     return found
 
 
-def _boolean_postorder(root: Node) -> list[tuple[Op, list[Node]]]:
+def _boolean_postorder(root: Term) -> list[tuple[Application, list[Term]]]:
     """List the boolean nodes, operands before users, with flattened operands (none for comparisons)."""
-    found: list[tuple[Op, list[Node]]] = []
-    stack: list[tuple[Node, list[Node] | None]] = [(root, None)]
+    found: list[tuple[Application, list[Term]]] = []
+    stack: list[tuple[Term, list[Term] | None]] = [(root, None)]
     while stack:
         node, ready = stack.pop()
-        assert isinstance(node, Op)  # every boolean is one
+        assert isinstance(node, Application)  # every boolean is one
         if ready is not None or node.op in RELATIONS:
             found.append((node, ready or []))
             continue
@@ -259,7 +259,7 @@ def _boolean_postorder(root: Node) -> list[tuple[Op, list[Node]]]:
     return found
 
 
-def _count(order: Sequence[tuple[Op, list[Node]]]) -> tuple[int, int]:
+def _count(order: Sequence[tuple[Application, list[Term]]]) -> tuple[int, int]:
     """Return (disjuncts, literals with repetition) of the DNF of one tree."""
     stack: list[tuple[int, int]] = []
     for node, operands in order:
@@ -283,7 +283,7 @@ def _product(parts: Sequence[tuple[int, int]]) -> tuple[int, int]:
     return cases, literals
 
 
-def _expand_tree(order: Sequence[tuple[Op, list[Node]]], atoms: Atoms, base: Conjunction) -> list[Conjunction]:
+def _expand_tree(order: Sequence[tuple[Application, list[Term]]], atoms: Atoms, base: Conjunction) -> list[Conjunction]:
     """Return the live disjuncts of one tree."""
     stack: list[list[Conjunction]] = []
     for node, operands in order:
@@ -299,7 +299,7 @@ def _expand_tree(order: Sequence[tuple[Op, list[Node]]], atoms: Atoms, base: Con
     return stack[0]
 
 
-def _atom(node: Op, atoms: Atoms, base: Conjunction) -> list[Conjunction]:
+def _atom(node: Application, atoms: Atoms, base: Conjunction) -> list[Conjunction]:
     """Return the live alternatives of a comparison."""
     found = []
     choices = atoms.alternatives(node)
@@ -314,7 +314,7 @@ def _atom(node: Op, atoms: Atoms, base: Conjunction) -> list[Conjunction]:
     return found
 
 
-def _union(operands: Sequence[Node], parts: Sequence[list[Conjunction]]) -> list[Conjunction]:
+def _union(operands: Sequence[Term], parts: Sequence[list[Conjunction]]) -> list[Conjunction]:
     """Join alternatives of an `or`; each learns the position of its disjunct unless it knows a more precise one."""
     for operand, part in zip(operands, parts, strict=True):
         for conjunction in part:

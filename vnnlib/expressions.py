@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from vnnlib.lexer import ATOM, CLOSE, END, OPEN, Lexer, Token
-from vnnlib.spec import RELATIONS, Node, Num, Op
+from vnnlib.spec import RELATIONS, Application, Num, Term
 
 _CONNECTIVES = frozenset(("and", "or"))
 _ARITHMETIC = frozenset(("+", "-", "*"))
@@ -24,7 +24,7 @@ class Dialect(Protocol):
     relations: dict[str, str]
     infix: bool
 
-    def operand(self, token: Token) -> Node:
+    def operand(self, token: Token) -> Term:
         """Turn an atom (and what follows it, such as indices) into a number or variable, or raise."""
 
     def is_operand(self, token: Token) -> bool:
@@ -44,10 +44,10 @@ class _Frame:
 
     def __init__(self, op: str, head: Token, opened: Token, boolean: bool) -> None:
         self.op, self.head, self.opened, self.boolean = op, head, opened, boolean
-        self.args: list[Node] = []
+        self.args: list[Term] = []
 
 
-def parse_assertion(lexer: Lexer, dialect: Dialect, opened: Token, head: Token) -> Node:
+def parse_assertion(lexer: Lexer, dialect: Dialect, opened: Token, head: Token) -> Term:
     """Parse the rest of `(assert ...)` after its head and return the boolean tree.
 
     Raises `VnnLibSyntaxError` at the first token that does not fit, `VnnLibUnsupported` for known foreign operators.
@@ -123,7 +123,7 @@ def _infix(lexer: Lexer, dialect: Dialect, head: Token, opened: Token) -> _Frame
     return frame
 
 
-def _close(lexer: Lexer, dialect: Dialect, frame: _Frame, token: Token) -> Node:
+def _close(lexer: Lexer, dialect: Dialect, frame: _Frame, token: Token) -> Term:
     """Check the number of operands and build the node (the formula itself for `assert`)."""
     if frame.op in RELATIONS:
         if len(frame.args) != 2:
@@ -135,7 +135,7 @@ def _close(lexer: Lexer, dialect: Dialect, frame: _Frame, token: Token) -> Node:
         lexer.fail(frame.head, f"'{frame.op}' without operands", "at least one operand")
     if frame.op == "assert":
         return frame.args[0]
-    return Op(frame.op, tuple(frame.args), frame.opened.at)
+    return Application(frame.op, tuple(frame.args), frame.opened.at)
 
 
 def number(lexer: Lexer, token: Token) -> Num:

@@ -17,7 +17,7 @@ import numpy as np
 from vnnlib import logic, v2
 from vnnlib.lexer import END
 from vnnlib.limits import Limits
-from vnnlib.rows import Parts, RowTable, assemble
+from vnnlib.rows import ClauseParts, RowArrays, assemble
 from vnnlib.source import blank_comments, lines_of
 from vnnlib.spec import FLOAT_TYPES, Spec, TensorDecl
 from vnnlib.v1 import networks_v1
@@ -572,7 +572,7 @@ class _Builder:
         lower, upper = self.boxes.finish()
         source_ptr, lines = self._sources(live)
         none = np.zeros(0, np.int64)
-        parts = Parts(lower, upper, None, None, case_of[live], ptr, clause_rows,
+        parts = ClauseParts(lower, upper, None, None, case_of[live], ptr, clause_rows,
                       np.zeros(len(lower) + 1, np.int64), none, source_ptr, lines, table)  # fmt: skip
         return replace(self.spec, form=assemble(self.spec, parts, self._logic()))
 
@@ -615,7 +615,7 @@ def _join(parts: list[_RowColumns]) -> _RowColumns:
     return plus, minus, rhs
 
 
-def _unique_rows(rows: _RowColumns, n: int, m: int) -> tuple[RowTable, np.ndarray]:
+def _unique_rows(rows: _RowColumns, n: int, m: int) -> tuple[RowArrays, np.ndarray]:
     """Return the table of different rows, and the number of each given row in it."""
     plus, minus, rhs = rows
     first = numbers = np.arange(len(rhs))
@@ -633,4 +633,4 @@ def _unique_rows(rows: _RowColumns, n: int, m: int) -> tuple[RowTable, np.ndarra
     col[ptr[:-1]], val[ptr[:-1]] = head + n, np.where(head == plus, 1.0, -1.0)
     tail = np.maximum(plus, minus)[pair]
     col[ptr[1:][pair] - 1], val[ptr[1:][pair] - 1] = tail + n, np.where(tail == plus[pair], 1.0, -1.0)
-    return RowTable(ptr, col, val, rhs, np.zeros(len(first), bool)), numbers.reshape(-1)
+    return RowArrays(ptr, col, val, rhs, np.zeros(len(first), bool)), numbers.reshape(-1)

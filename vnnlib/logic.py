@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from vnnlib.polynomial import Polynomial
-from vnnlib.spec import RELATIONS, Node, Num, Op, Spec, Var, postorder
+from vnnlib.polynomial import Terms
+from vnnlib.spec import RELATIONS, Application, Num, Spec, Term, Variable, postorder
 
 BND, OUTC, LIN, POLY = range(4)
 
@@ -29,11 +29,11 @@ def name_logic(spec: Spec, arithmetic: int, several_nodes: bool) -> str:
     )
 
 
-def arithmetic_of(relation: Op, spec: Spec, polynomial: Polynomial | None) -> int:
+def arithmetic_of(relation: Application, spec: Spec, polynomial: Terms | None) -> int:
     """Return the arithmetic class of one comparison; `polynomial` is needed unless both sides are leaves."""
     sides = relation.args
-    if all(isinstance(side, Num | Var) for side in sides):
-        variables = [side for side in sides if isinstance(side, Var)]
+    if all(isinstance(side, Num | Variable) for side in sides):
+        variables = [side for side in sides if isinstance(side, Variable)]
         if len(variables) < 2:
             return BND
         return OUTC if any(spec.tensors[v.tensor].kind != "input" for v in variables) else LIN
@@ -41,9 +41,9 @@ def arithmetic_of(relation: Op, spec: Spec, polynomial: Polynomial | None) -> in
     return POLY if nonlinear else LIN
 
 
-def mixes_nodes(relation: Op, network_of: tuple[int, ...]) -> bool:
+def mixes_nodes(relation: Application, network_of: tuple[int, ...]) -> bool:
     """Say whether one comparison uses two tensors of the same network."""
-    tensors = {node.tensor for node in postorder(relation) if isinstance(node, Var)}
+    tensors = {node.tensor for node in postorder(relation) if isinstance(node, Variable)}
     return len(tensors) > len({network_of[t] for t in tensors})
 
 
@@ -52,13 +52,13 @@ def network_numbers(spec: Spec) -> tuple[int, ...]:
     return tuple(number for number, network in enumerate(spec.networks) for _ in network.tensors)
 
 
-def comparisons(trees: Iterable[Node]) -> Iterable[Op]:
+def comparisons(trees: Iterable[Term]) -> Iterable[Application]:
     """Yield every comparison of boolean trees, in order, without entering arithmetic."""
     for tree in trees:
-        stack: list[Node] = [tree]
+        stack: list[Term] = [tree]
         while stack:
             node = stack.pop()
-            if isinstance(node, Op) and node.op in RELATIONS:
+            if isinstance(node, Application) and node.op in RELATIONS:
                 yield node
-            elif isinstance(node, Op):
+            elif isinstance(node, Application):
                 stack.extend(reversed(node.args))

@@ -8,8 +8,8 @@ from vnnlib import logic
 from vnnlib.dnf import Bound, Conjunction, Expansion, OpaqueLiteral, expand
 from vnnlib.errors import VnnLibUnsupported
 from vnnlib.form import NormalForm
-from vnnlib.polynomial import Budget, TooMuchWork, difference
-from vnnlib.rows import Parts, assemble, csr, row_table
+from vnnlib.polynomial import StepLimit, TooMuchWork, difference
+from vnnlib.rows import ClauseParts, assemble, csr, row_table
 from vnnlib.spec import OTHER_TYPES, Spec
 
 CaseKey = tuple[tuple[tuple[tuple[int, bool], float, bool], ...], tuple[int, ...]]
@@ -38,7 +38,7 @@ def classify(spec: Spec) -> str:
     """Return the smallest logic of the standard that holds the query, such as NH-SNET-SIO-SNC-OUTC-FLOAT32."""
     if spec.form is not None:
         return spec.form.logic
-    networks, budget = logic.network_numbers(spec), Budget(spec.limits.max_work)
+    networks, budget = logic.network_numbers(spec), StepLimit(spec.limits.max_work)
     arithmetic, mixed = logic.BND, False
     for relation in logic.comparisons(spec.assertions):
         kind = logic.arithmetic_of(relation, spec, None)
@@ -72,7 +72,7 @@ def _case_key(conjunction: Conjunction, base: Conjunction) -> CaseKey:
     return tuple(sorted(diff)), tuple(sorted(fresh))
 
 
-def _parts(spec: Spec, expansion: Expansion) -> Parts:
+def _parts(spec: Spec, expansion: Expansion) -> ClauseParts:
     """Build arrays from the expansion."""
     base, live = expansion.base, expansion.alternatives
     cases: dict[CaseKey, int] = {}
@@ -86,7 +86,7 @@ def _parts(spec: Spec, expansion: Expansion) -> Parts:
     sources = [_lines(spec, c.source or base.source) for c in live]
     source_ptr, source_lines = csr(sources)
     table = row_table(list(expansion.atoms.rows))
-    return Parts(*boxes, case_of, clause_ptr, clause_rows, in_ptr, in_list, source_ptr, source_lines, table)
+    return ClauseParts(*boxes, case_of, clause_ptr, clause_rows, in_ptr, in_list, source_ptr, source_lines, table)
 
 
 def _lines(spec: Spec, offsets: list[int]) -> list[int]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from fractions import Fraction
 
-from vnnlib.spec import Node, Num, Op, Var, postorder
+from vnnlib.spec import Application, Num, Term, Variable, postorder
 
-Monomial = tuple[int, ...]  # sorted columns, () for the constant
-Polynomial = dict[Monomial, Fraction]
+Factors = tuple[int, ...]  # sorted columns, () for the constant
+Terms = dict[Factors, Fraction]
 
 _MAX_BITS = 100_000  # of a coefficient; longer ones come only from deeply nested products of constants
 
@@ -17,7 +17,7 @@ class TooMuchWork(Exception):
     """Multiplying out would exceed the limits."""
 
 
-class Budget:
+class StepLimit:
     """Elementary steps left for one specification."""
 
     def __init__(self, steps: int) -> None:
@@ -30,17 +30,17 @@ class Budget:
             raise TooMuchWork
 
 
-def expand(root: Node, column: Callable[[Var], int], budget: Budget) -> Polynomial:
+def expand(root: Term, column: Callable[[Variable], int], budget: StepLimit) -> Terms:
     """Multiply out an arithmetic tree. Zero coefficients are dropped, exactly.
 
     Raises `TooMuchWork` when the budget is used up or a coefficient grows beyond reason.
     """
-    stack: list[Polynomial] = []
+    stack: list[Terms] = []
     for node in postorder(root):
         if isinstance(node, Num):
             value = Fraction(node.text)
             stack.append({(): value} if value else {})
-        elif isinstance(node, Var):
+        elif isinstance(node, Variable):
             stack.append({(column(node),): Fraction(1)})
         else:
             count = len(node.args)
@@ -50,13 +50,13 @@ def expand(root: Node, column: Callable[[Var], int], budget: Budget) -> Polynomi
     return stack[0]
 
 
-def difference(relation: Op, column: Callable[[Var], int], budget: Budget) -> Polynomial:
+def difference(relation: Application, column: Callable[[Variable], int], budget: StepLimit) -> Terms:
     """Return left side minus right side of a comparison."""
     left, right = (expand(arg, column, budget) for arg in relation.args)
     return _add(left, right, -1, budget)
 
 
-def _combine(node: Op, operands: list[Polynomial], budget: Budget) -> Polynomial:
+def _combine(node: Application, operands: list[Terms], budget: StepLimit) -> Terms:
     """Apply + - or * to polynomials, which may be consumed."""
     total = operands[0]
     if node.op == "-" and len(operands) == 1:
@@ -70,7 +70,7 @@ def _combine(node: Op, operands: list[Polynomial], budget: Budget) -> Polynomial
     return total
 
 
-def _add(a: Polynomial, b: Polynomial, sign: int, budget: Budget) -> Polynomial:
+def _add(a: Terms, b: Terms, sign: int, budget: StepLimit) -> Terms:
     """Return a + sign * b; the smaller is added into the larger where no negation is needed for that."""
     if sign > 0 and len(b) > len(a):
         a, b = b, a
@@ -84,9 +84,9 @@ def _add(a: Polynomial, b: Polynomial, sign: int, budget: Budget) -> Polynomial:
     return a
 
 
-def _multiply(a: Polynomial, b: Polynomial, budget: Budget) -> Polynomial:
+def _multiply(a: Terms, b: Terms, budget: StepLimit) -> Terms:
     """Return the product of two polynomials."""
-    result: Polynomial = {}
+    result: Terms = {}
     for left, c in a.items():
         for right, d in b.items():
             monomial = tuple(sorted(left + right))
@@ -99,7 +99,7 @@ def _multiply(a: Polynomial, b: Polynomial, budget: Budget) -> Polynomial:
     return result
 
 
-def _checked(value: Fraction, budget: Budget) -> Fraction:
+def _checked(value: Fraction, budget: StepLimit) -> Fraction:
     """Charge for long fractions, and refuse absurd ones."""
     bits = value.numerator.bit_length() + value.denominator.bit_length()
     if bits > _MAX_BITS:

@@ -15,7 +15,7 @@ RowKey = tuple[tuple[int, ...], tuple[float, ...], float, bool]  # columns, valu
 
 
 @dataclass
-class RowTable:
+class RowArrays:
     """R rows: `ptr` (R+1), `col`, `val`, `rhs` (R,), `strict` (R,)."""
 
     ptr: np.ndarray
@@ -24,16 +24,16 @@ class RowTable:
     rhs: np.ndarray
     strict: np.ndarray
 
-    def take(self, order: np.ndarray) -> RowTable:
+    def take(self, order: np.ndarray) -> RowArrays:
         """Return the rows `order`."""
         counts = (self.ptr[1:] - self.ptr[:-1])[order]
         ptr = _pointers(counts)
         pick = np.repeat(self.ptr[:-1][order] - ptr[:-1], counts) + np.arange(ptr[-1])
-        return RowTable(ptr, self.col[pick], self.val[pick], self.rhs[order], self.strict[order])
+        return RowArrays(ptr, self.col[pick], self.val[pick], self.rhs[order], self.strict[order])
 
 
 @dataclass
-class Parts:
+class ClauseParts:
     """Input of `assemble`: C clauses before sorting by case, rows numbered in any way without repetition.
 
     `lower`, `upper` (Q, n), `strict_*` (Q, n) or None; `case_of` (C,) ascending first use; `clause_ptr`/`clause_rows`
@@ -51,7 +51,7 @@ class Parts:
     case_in_rows: np.ndarray
     source_ptr: np.ndarray
     source_lines: np.ndarray
-    rows: RowTable
+    rows: RowArrays
 
 
 def _pointers(counts: np.ndarray) -> np.ndarray:
@@ -81,7 +81,7 @@ def _distinct(ptr: np.ndarray, values: np.ndarray, bound: int) -> tuple[np.ndarr
     return _pointers(np.bincount(group[first], minlength=len(counts))), values[first]
 
 
-def _canonical_order(rows: RowTable) -> np.ndarray:
+def _canonical_order(rows: RowArrays) -> np.ndarray:
     """Return the order of rows by length, columns, values, right side, strictness; however they were found."""
     lengths = rows.ptr[1:] - rows.ptr[:-1]
     if len(lengths) < 2:
@@ -105,7 +105,7 @@ def _sorted(ptr: np.ndarray, values: np.ndarray) -> np.ndarray:
     return values[np.lexsort((values, group))]
 
 
-def assemble(spec: Spec, parts: Parts, logic: str) -> NormalForm:
+def assemble(spec: Spec, parts: ClauseParts, logic: str) -> NormalForm:
     """Sort clauses by case, bring rows into canonical order, drop repeated rows in a clause, and freeze everything."""
     count, cases = len(parts.rows.rhs), len(parts.lower)
     clause_ptr, clause_rows = parts.clause_ptr, parts.clause_rows
@@ -180,9 +180,9 @@ def csr(groups: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
     return ptr, np.array([v for g in groups for v in g], np.int64)
 
 
-def row_table(rows: Sequence[RowKey]) -> RowTable:
+def row_table(rows: Sequence[RowKey]) -> RowArrays:
     """Return rows (columns, values, rhs, strict) in compressed form."""
     ptr, col = csr([row[0] for row in rows])
     val = np.array([v for row in rows for v in row[1]], np.float64)
     rhs = np.array([row[2] for row in rows], np.float64)
-    return RowTable(ptr, col, val, rhs, np.array([row[3] for row in rows], bool))
+    return RowArrays(ptr, col, val, rhs, np.array([row[3] for row in rows], bool))

@@ -86,7 +86,7 @@ class Num:
 
 
 @dataclass(frozen=True, eq=False)
-class Var:
+class Variable:
     """Element `element` (row-major) of `spec.tensors[tensor]`."""
 
     __slots__ = ("at", "element", "tensor")
@@ -96,7 +96,7 @@ class Var:
 
 
 @dataclass(frozen=True, eq=False)
-class Op:
+class Application:
     """An application: `op` is one of and or <= >= < > == != + - *."""
 
     __slots__ = ("args", "at", "op")
@@ -105,16 +105,16 @@ class Op:
     at: int
 
 
-Node = Num | Var | Op
+Term = Num | Variable | Application
 RELATIONS = frozenset(("<=", ">=", "<", ">", "==", "!="))
 
 
-def postorder(root: Node) -> Iterator[Node]:
+def postorder(root: Term) -> Iterator[Term]:
     """Yield every node of a tree after its operands, with an explicit stack (any depth)."""
-    stack: list[tuple[Node, bool]] = [(root, False)]
+    stack: list[tuple[Term, bool]] = [(root, False)]
     while stack:
         node, ready = stack.pop()
-        if ready or not isinstance(node, Op):
+        if ready or not isinstance(node, Application):
             yield node
             continue
         stack.append((node, True))
@@ -133,7 +133,7 @@ class Spec:
 
     version: str
     networks: tuple[NetworkDecl, ...]
-    assertions: tuple[Node, ...] = ()
+    assertions: tuple[Term, ...] = ()
     warnings: tuple[str, ...] = ()
     name: str = "<built>"
     header: tuple[str, ...] = ()
@@ -182,13 +182,13 @@ class Spec:
         return f"Spec({self.name}, version {self.version}: {tensors}; {held})"
 
 
-def _evaluate(root: Node, tensors: tuple[TensorDecl, ...], flat: Mapping[str, np.ndarray]) -> bool:
+def _evaluate(root: Term, tensors: tuple[TensorDecl, ...], flat: Mapping[str, np.ndarray]) -> bool:
     """Evaluate one boolean tree in exact arithmetic."""
     stack: list[Any] = []
     for node in postorder(root):
         if isinstance(node, Num):
             stack.append(Fraction(node.text))
-        elif isinstance(node, Var):
+        elif isinstance(node, Variable):
             stack.append(Fraction(float(flat[tensors[node.tensor].name][node.element])))
         else:
             count = len(node.args)

@@ -8,7 +8,7 @@ from vnnlib.expressions import number, parse_assertion
 from vnnlib.lexer import ATOM, CLOSE, END, OPEN, Lexer, Token
 from vnnlib.limits import Limits
 from vnnlib.source import LineTable
-from vnnlib.spec import NetworkDecl, Node, Num, Spec, TensorDecl, Var
+from vnnlib.spec import NetworkDecl, Num, Spec, TensorDecl, Term, Variable
 
 _NAME = re.compile(r"([XY])_(0|[1-9][0-9]{0,11})")
 _INDEXED = re.compile(r"[XY](_[0-9]+){2,}")
@@ -33,11 +33,11 @@ class _Dialect:
     def is_operand(self, token: Token) -> bool:
         return _NUMBER.fullmatch(token.text) is not None or _NAME.fullmatch(token.text) is not None
 
-    def operand(self, token: Token) -> Num | Var:
+    def operand(self, token: Token) -> Num | Variable:
         if match := _NAME.fullmatch(token.text):
             letter, index = match[1], int(match[2])
             self.used.setdefault((letter, index), token)
-            return Var("XY".index(letter), index, token.at)
+            return Variable("XY".index(letter), index, token.at)
         if _NUMBER.fullmatch(token.text):
             return number(self.lexer, token)
         if _INDEXED.fullmatch(token.text):
@@ -59,7 +59,7 @@ def parse(data: bytearray, name: str, strict: bool, limits: Limits) -> Spec:
     lexer = Lexer(data, 1, name, strict, limits)
     dialect = _Dialect(lexer)
     declared: dict[tuple[str, int], Token] = {}
-    assertions: list[Node] = []
+    assertions: list[Term] = []
     while (opened := lexer.next()).kind != END:
         if opened.kind != OPEN:
             lexer.fail(opened, "only commands can stand here", "'('")

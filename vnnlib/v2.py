@@ -14,11 +14,11 @@ from vnnlib.spec import (
     OTHER_TYPES,
     UNSIGNED_TYPES,
     NetworkDecl,
-    Node,
     Num,
     Spec,
     TensorDecl,
-    Var,
+    Term,
+    Variable,
 )
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
@@ -283,7 +283,7 @@ class Parser:
 
     # -- assertions ---------------------------------------------------------------------------------------------
 
-    def parse_assertions(self, opened: Token) -> list[Node]:
+    def parse_assertions(self, opened: Token) -> list[Term]:
         """Read all assertions, the first opened by `opened`."""
         lexer, trees = self.lexer, []
         while opened.kind != END:
@@ -312,7 +312,7 @@ class Parser:
         """Say whether the atom is a number or a declared variable."""
         return token.text in self.tensors or _LENIENT_NUMBER.fullmatch(token.text) is not None
 
-    def operand(self, token: Token) -> Num | Var:
+    def operand(self, token: Token) -> Num | Variable:
         """Turn an atom, and the index list that may follow, into a leaf."""
         if _NAME.fullmatch(token.text):
             return self._variable(token)
@@ -330,7 +330,7 @@ class Parser:
         self._constants.append(token)
         return number(self.lexer, token)
 
-    def _variable(self, token: Token) -> Num | Var:
+    def _variable(self, token: Token) -> Num | Variable:
         """Read an element of a declared tensor; a placeholder is returned after a semantic error."""
         parts: list[Token] = []
         indexed = self.lexer.peek().text == "["
@@ -356,7 +356,7 @@ class Parser:
                 self.lexer.semantic(part, f"index out of range for {tensor.name}, dimension of size {size}")
                 return Num("0.0", token.at)
             element = element * size + int(part.text)
-        return Var(order, element, token.at)
+        return Variable(order, element, token.at)
 
     def _check_type(self, token: Token, dtype: str) -> None:
         """All variables of one comparison have one type."""
@@ -387,7 +387,7 @@ class Parser:
             elif dtype in UNSIGNED_TYPES and constant.text.startswith("-"):
                 self.lexer.semantic(constant, f"type mismatch: {name} is {dtype}, the constant is negative")
 
-    def spec(self, assertions: list[Node]) -> Spec:
+    def spec(self, assertions: list[Term]) -> Spec:
         """Raise collected errors, or return the result of the general path."""
         self.lexer.raise_collected()
         return Spec(

@@ -17,7 +17,18 @@ from vnnlib.errors import VnnLibError, VnnLibUnsupported
 from vnnlib.form import NormalForm
 from vnnlib.normalise import normalise
 from vnnlib.rows import slices
-from vnnlib.spec import FLOAT_TYPES, RELATIONS, NetworkDecl, Node, Num, Op, Spec, TensorDecl, Var, postorder
+from vnnlib.spec import (
+    FLOAT_TYPES,
+    RELATIONS,
+    Application,
+    NetworkDecl,
+    Num,
+    Spec,
+    TensorDecl,
+    Term,
+    Variable,
+    postorder,
+)
 
 _TINY = float(np.finfo(np.float64).tiny)
 
@@ -301,14 +312,14 @@ def _trees(spec: Spec) -> list[str]:
     name = _namer(spec)
     lines = [f"(assert {_tree(tree, spec, name)})" for tree in spec.assertions]
     first = next(t for t in spec.tensors if t.kind == "input")
-    anything = name(Var(spec.tensors.index(first), 0, -1))
+    anything = name(Variable(spec.tensors.index(first), 0, -1))
     return lines or [f"(assert (<= {anything} {anything}))"]
 
 
-def _namer(spec: Spec) -> Callable[[Var], str]:
+def _namer(spec: Spec) -> Callable[[Variable], str]:
     """Return a function from variables to their spelling."""
 
-    def name(var: Var) -> str:
+    def name(var: Variable) -> str:
         tensor = spec.tensors[var.tensor]
         if not tensor.shape:
             return tensor.name
@@ -318,24 +329,24 @@ def _namer(spec: Spec) -> Callable[[Var], str]:
     return name
 
 
-def _tree(root: Node, spec: Spec, name: Callable[[Var], str]) -> str:
+def _tree(root: Term, spec: Spec, name: Callable[[Variable], str]) -> str:
     """Return the text of one tree; connectives and sums of one operand are written as that operand."""
     pieces: list[str] = []
     integers = False
-    todo: list[Node | str] = [root]
+    todo: list[Term | str] = [root]
     while todo:
         node = todo.pop()
         if isinstance(node, str):
             pieces.append(node)
         elif isinstance(node, Num):
             pieces.append(f" {_decimal(node.text, integers)}")
-        elif isinstance(node, Var):
+        elif isinstance(node, Variable):
             pieces.append(f" {name(node)}")
         elif len(node.args) == 1 and node.op != "-":
             todo.append(node.args[0])
         else:
             if node.op in RELATIONS:
-                variables = [v for v in postorder(node) if isinstance(v, Var)]
+                variables = [v for v in postorder(node) if isinstance(v, Variable)]
                 integers = bool(variables) and spec.tensors[variables[0].tensor].dtype not in FLOAT_TYPES
                 if not variables:
                     pieces.append(_constant(node, spec, name))
@@ -346,10 +357,10 @@ def _tree(root: Node, spec: Spec, name: Callable[[Var], str]) -> str:
     return "".join(pieces).strip()
 
 
-def _constant(node: Op, spec: Spec, name: Callable[[Var], str]) -> str:
+def _constant(node: Application, spec: Spec, name: Callable[[Variable], str]) -> str:
     """Replace a comparison without variables, which version 2.0 forbids, by one about an input."""
     number = next(k for k, t in enumerate(spec.tensors) if t.kind == "input")
-    variable = name(Var(number, 0, -1))
+    variable = name(Variable(number, 0, -1))
     truth = replace(spec, assertions=(node,), form=None).evaluate({})
     if truth:
         return f" (<= {variable} {variable})"

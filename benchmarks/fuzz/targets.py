@@ -28,7 +28,7 @@ from verifier.checker.errors import Unreadable
 from verifier.checker.network import read_network
 from verifier.command.ledger import Finished, open_results
 from verifier.errors import OutputError, SecateurError
-from verifier.graph.onnx_import import Limits, load_model
+from verifier.graph.onnx_import import ModelLimits, load_model
 from verifier.graph.onnx_import.source import read_model
 from verifier.problem.runtime import compare
 
@@ -145,7 +145,7 @@ def model(data: bytes) -> str:
     """The importer: `ModelError`, or a network that computes what ONNX Runtime computes; and the checker's reader."""
     with only(SecateurError):
         try:
-            loaded = load_model(data, limits=Limits(elements=1 << 20, nodes=5000))
+            loaded = load_model(data, limits=ModelLimits(elements=1 << 20, nodes=5000))
         except SecateurError:
             loaded = None
     with _file(data) as path, only(Unreadable), suppress(Unreadable):

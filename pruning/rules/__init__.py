@@ -7,15 +7,15 @@ with the operator's name kept for one warning, so an operator nobody thought of 
 
 from __future__ import annotations
 
-from pruning.labels import Walk
-from pruning.net import Op
+from pruning.labels import LabelWalk
+from pruning.net import OnnxNode
 from pruning.rules import elementwise, layout, linear, pool
 from pruning.rules.table import RULES
 
 __all__ = ["RULES", "carry", "elementwise", "layout", "linear", "pool"]
 
 
-def carry(walk: Walk, index: int, node: Op) -> None:
+def carry(walk: LabelWalk, index: int, node: OnnxNode) -> None:
     """Apply the rule of one node."""
     rule = RULES.get(node.type) if not node.domain and not node.captures else None
     if rule is not None:

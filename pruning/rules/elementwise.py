@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pruning.labels import Walk
-from pruning.net import Op
+from pruning.labels import LabelWalk
+from pruning.net import OnnxNode
 from pruning.rules.table import rule
 from verifier.graph.operators import known
 
@@ -13,7 +13,7 @@ _SEVERAL = {"PRelu", "Pow"}  # in ONNX they have a second input that broadcasts
 
 
 @rule(*(name for name, row in known().items() if row.elementwise and name not in _SEVERAL))
-def unary(walk: Walk, index: int, node: Op) -> None:
+def unary(walk: LabelWalk, index: int, node: OnnxNode) -> None:
     """Axes keep their labels (limits of Clip and the ratio of Dropout are scalars)."""
     for axis, labels in walk.axes(node.input(0)).items():
         walk.put(node.outputs[0], axis, labels)
@@ -22,7 +22,7 @@ def unary(walk: Walk, index: int, node: Op) -> None:
 
 
 @rule(*(name for name, row in known().items() if row.broadcasts or name in _SEVERAL))
-def broadcast(walk: Walk, index: int, node: Op) -> None:
+def broadcast(walk: LabelWalk, index: int, node: OnnxNode) -> None:
     """Axes of full length are united or sliced together, axes of length one are left alone."""
     shape = walk.shape(node.outputs[0])
     if shape is None:
@@ -32,7 +32,7 @@ def broadcast(walk: Walk, index: int, node: Op) -> None:
         _broadcast_axis(walk, index, node, axis - len(shape), length)
 
 
-def _broadcast_axis(walk: Walk, index: int, node: Op, back: int, length: int) -> None:
+def _broadcast_axis(walk: LabelWalk, index: int, node: OnnxNode, back: int, length: int) -> None:
     """One output axis, counted from the back."""
     rank = len(walk.shape(node.outputs[0]) or ())
     found, constants, plain = [], [], False

@@ -6,15 +6,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from pruning.labels import Keep, Labels, Walk, with_attrs, with_constant
-from pruning.net import Net, Op, Shape
+from pruning.labels import Keep, Labels, LabelWalk, with_attrs, with_constant
+from pruning.net import Net, OnnxNode, Shape
 from pruning.rules.table import rule
 
-Update = tuple[Op, dict[str, np.ndarray]]
+Update = tuple[OnnxNode, dict[str, np.ndarray]]
 
 
 @rule("Concat")
-def concat(walk: Walk, index: int, node: Op) -> None:
+def concat(walk: LabelWalk, index: int, node: OnnxNode) -> None:
     """Along the joined axis the label arrays are joined, along the others they are united."""
     shapes = [walk.shape(name) for name in node.inputs]
     if any(shape is None for shape in shapes):
@@ -43,7 +43,7 @@ def concat(walk: Walk, index: int, node: Op) -> None:
 
 
 @rule("Split")
-def split(walk: Walk, index: int, node: Op) -> None:
+def split(walk: LabelWalk, index: int, node: OnnxNode) -> None:
     """Each output takes its part of the label array; the sizes become explicit."""
     name, shape = node.input(0), walk.shape(node.input(0))
     if shape is None:
@@ -65,7 +65,7 @@ def split(walk: Walk, index: int, node: Op) -> None:
         walk.put(output, axis, part)
         walk.segments.append(part)
 
-    def explicit_sizes(net: Net, old: Op, keep: Keep) -> Update:
+    def explicit_sizes(net: Net, old: OnnxNode, keep: Keep) -> Update:
         sizes = [int(keep(part).sum()) for part in parts]
         if net.opset < 13:
             return with_attrs(old, split=sizes), {}
@@ -75,7 +75,7 @@ def split(walk: Walk, index: int, node: Op) -> None:
 
 
 @rule("Slice")
-def slice_(walk: Walk, index: int, node: Op) -> None:
+def slice_(walk: LabelWalk, index: int, node: OnnxNode) -> None:
     """Constant unit-step slices of a labelled axis become slices of what is left; other axes pass."""
     name, shape = node.input(0), walk.shape(node.input(0))
     spec = _slice_spec(walk, node, len(shape)) if shape is not None else None
@@ -98,7 +98,7 @@ def slice_(walk: Walk, index: int, node: Op) -> None:
         limits[place] = (labels, start, stop)
     if limits:
 
-        def shift_limits(net: Net, old: Op, keep: Keep) -> Update:
+        def shift_limits(net: Net, old: OnnxNode, keep: Keep) -> Update:
             first, last = list(starts), list(ends)
             for place, (labels, start, stop) in limits.items():
                 kept = np.concatenate([[0], np.cumsum(keep(labels))])
@@ -113,7 +113,7 @@ def slice_(walk: Walk, index: int, node: Op) -> None:
         walk.patch(index, shift_limits)
 
 
-def _slice_spec(walk: Walk, node: Op, rank: int) -> tuple[list[int], list[int], list[int], list[int]] | None:
+def _slice_spec(walk: LabelWalk, node: OnnxNode, rank: int) -> tuple[list[int], list[int], list[int], list[int]] | None:
     if "starts" in node.attrs:
         starts, ends = list(node.attrs["starts"]), list(node.attrs["ends"])
         return [a % rank for a in node.attrs.get("axes", range(len(starts)))], starts, ends, [1] * len(starts)
@@ -130,7 +130,7 @@ def _slice_spec(walk: Walk, node: Op, rank: int) -> tuple[list[int], list[int], 
 
 
 @rule("Gather")
-def gather(walk: Walk, index: int, node: Op) -> None:
+def gather(walk: LabelWalk, index: int, node: OnnxNode) -> None:
     """Constant indices (a list or one number) into a labelled axis are renumbered; other axes pass."""
     name, shape = node.input(0), walk.shape(node.input(0))
     indices = walk.net.constant(node.input(1))
@@ -151,7 +151,7 @@ def gather(walk: Walk, index: int, node: Op) -> None:
         walk.put(node.outputs[0], axis, whole[taken])
         walk.segments.append(whole[taken])
 
-    def renumber(net: Net, old: Op, keep: Keep) -> Update:
+    def renumber(net: Net, old: OnnxNode, keep: Keep) -> Update:
         kept = keep(whole)
         places = (np.cumsum(kept) - 1)[taken]
         left = places if indices.ndim == 0 else places[kept[taken]]
@@ -161,7 +161,7 @@ def gather(walk: Walk, index: int, node: Op) -> None:
 
 
 @rule("Flatten", "Reshape", "Squeeze", "Unsqueeze")
-def reshape(walk: Walk, index: int, node: Op) -> None:
+def reshape(walk: LabelWalk, index: int, node: OnnxNode) -> None:
     """Merged axes repeat labels (channel c becomes H*W features); a split axis ties what lands in one new channel."""
     name = node.input(0)
     before, after = walk.shape(name), walk.shape(node.outputs[0])
@@ -185,7 +185,7 @@ def reshape(walk: Walk, index: int, node: Op) -> None:
         _patch_target(walk, index, node, after, moved)
 
 
-def carry_labels(walk: Walk, before: Shape, after: Shape, axis: int, labels: Labels) -> tuple[int, Labels] | None:
+def carry_labels(walk: LabelWalk, before: Shape, after: Shape, axis: int, labels: Labels) -> tuple[int, Labels] | None:
     """Axis and labels after a reshape, or None if the channels cannot be followed."""
     if before[axis] == 1:
         return None
@@ -229,11 +229,11 @@ def _blocks(before: Shape, after: Shape) -> list[tuple[list[int], list[int]]]:
     return blocks
 
 
-def _patch_target(walk: Walk, index: int, node: Op, after: Shape, moved: dict[int, Labels]) -> None:
+def _patch_target(walk: LabelWalk, index: int, node: OnnxNode, after: Shape, moved: dict[int, Labels]) -> None:
     stored = node.attrs.get("shape", walk.net.constant(node.input(1)))
     cut = set(walk.axes(node.input(0)))
 
-    def rewrite(net: Net, old: Op, keep: Keep) -> Update:
+    def rewrite(net: Net, old: OnnxNode, keep: Keep) -> Update:
         # A 0 copies an axis of the input, which may be another one and cut: it stays only where neither side is
         # labelled (it may be the batch). So does the size that the reshape infers; all others are written out.
         target = np.array(after, np.int64)
@@ -257,7 +257,7 @@ def _patch_target(walk: Walk, index: int, node: Op, after: Shape, moved: dict[in
 
 
 @rule("Transpose")
-def transpose(walk: Walk, index: int, node: Op) -> None:
+def transpose(walk: LabelWalk, index: int, node: OnnxNode) -> None:
     """Labels follow the permutation."""
     shape = walk.shape(node.input(0))
     if shape is None:
@@ -268,7 +268,7 @@ def transpose(walk: Walk, index: int, node: Op) -> None:
 
 
 @rule("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceProd")
-def reduce(walk: Walk, index: int, node: Op) -> None:
+def reduce(walk: LabelWalk, index: int, node: OnnxNode) -> None:
     """Axes that are not reduced pass."""
     shape = walk.shape(node.input(0))
     stored = walk.net.constant(node.input(1))
@@ -289,7 +289,7 @@ def reduce(walk: Walk, index: int, node: Op) -> None:
 
 
 @rule("Softmax", "LogSoftmax", "Hardmax")
-def softmax(walk: Walk, index: int, node: Op) -> None:
+def softmax(walk: LabelWalk, index: int, node: OnnxNode) -> None:
     """Couples the entries of its axis (before opset 13: of all axes from there on)."""
     shape = walk.shape(node.input(0))
     if shape is None:
@@ -305,14 +305,14 @@ def softmax(walk: Walk, index: int, node: Op) -> None:
 
 
 @rule("Shape")
-def shape_of(walk: Walk, index: int, node: Op) -> None:
+def shape_of(walk: LabelWalk, index: int, node: OnnxNode) -> None:
     """Reading the length of a labelled axis freezes it, unless every reader only picks other axes."""
     for axis, labels in walk.axes(node.input(0)).items():
         if "start" in node.attrs or "end" in node.attrs or not _only_other_axes(walk, node.outputs[0], axis):
             walk.freeze(labels, f"Shape '{node.label}' reads the number of channels")
 
 
-def _only_other_axes(walk: Walk, value: str, axis: int) -> bool:
+def _only_other_axes(walk: LabelWalk, value: str, axis: int) -> bool:
     if value in walk.net.outputs:
         return False
     for reader in walk.net.consumers.get(value, ()):

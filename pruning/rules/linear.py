@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from pruning.labels import Keep, Walk, with_attrs
-from pruning.net import Net, Op
+from pruning.labels import Keep, LabelWalk, with_attrs
+from pruning.net import Net, OnnxNode
 from pruning.rules.table import rule
 
 # where layers keep their kernel or matrix
@@ -13,7 +13,7 @@ WEIGHT_SLOTS = {"Conv": (1,), "ConvTranspose": (1,), "Gemm": (1,), "MatMul": (0,
 
 
 @rule("Conv")
-def conv(walk: Walk, index: int, node: Op) -> None:
+def conv(walk: LabelWalk, index: int, node: OnnxNode) -> None:
     """W (O, C/g, *K): axis 1 reads channels, axis 0 and B make them; depthwise layers act on each channel alone."""
     data, weight = node.input(0), walk.net.constant(node.input(1))
     walk.freeze_value(data, f"Conv '{node.label}' mixes that axis", keep=(1,))
@@ -37,12 +37,12 @@ def conv(walk: Walk, index: int, node: Op) -> None:
         _make(walk, index, node, made, axis=0)
 
 
-def _depthwise(walk: Walk, index: int, node: Op, groups: int, outputs: int) -> None:
+def _depthwise(walk: LabelWalk, index: int, node: OnnxNode, groups: int, outputs: int) -> None:
     labels = walk.axes(node.input(0)).get(1)
     if labels is None:
         return  # its input channels are fixed, so are its outputs
 
-    def shrink_group(net: Net, old: Op, keep: Keep) -> tuple[Op, dict[str, np.ndarray]]:
+    def shrink_group(net: Net, old: OnnxNode, keep: Keep) -> tuple[OnnxNode, dict[str, np.ndarray]]:
         return with_attrs(old, group=int(keep(labels).sum())), {}
 
     made = np.repeat(labels, outputs // groups)
@@ -53,20 +53,20 @@ def _depthwise(walk: Walk, index: int, node: Op, groups: int, outputs: int) -> N
     walk.patch(index, shrink_group)
 
 
-def _tie(walk: Walk, rows: np.ndarray) -> None:
+def _tie(walk: LabelWalk, rows: np.ndarray) -> None:
     """Channels at the same place of every group go together, so that all groups keep the same size."""
     for row in rows[1:]:
         walk.unite(rows[0], row)
 
 
-def _make(walk: Walk, index: int, node: Op, labels: np.ndarray, axis: int) -> None:
+def _make(walk: LabelWalk, index: int, node: OnnxNode, labels: np.ndarray, axis: int) -> None:
     walk.cut(index, 1, axis, labels, "out")
     if node.input(2):
         walk.cut(index, 2, 0, labels, "out")
 
 
 @rule("ConvTranspose")
-def conv_transpose(walk: Walk, index: int, node: Op) -> None:
+def conv_transpose(walk: LabelWalk, index: int, node: OnnxNode) -> None:
     """W (C, O/g, *K): axis 0 reads, axis 1 and B make; groups are frozen."""
     data, weight = node.input(0), walk.net.constant(node.input(1))
     walk.freeze_value(data, f"ConvTranspose '{node.label}' mixes that axis", keep=(1,))
@@ -78,7 +78,7 @@ def conv_transpose(walk: Walk, index: int, node: Op) -> None:
 
 
 @rule("Gemm")
-def gemm(walk: Walk, index: int, node: Op) -> None:
+def gemm(walk: LabelWalk, index: int, node: OnnxNode) -> None:
     """alpha * A' B' + beta * C with a constant B."""
     data, weight, bias = node.input(0), walk.net.constant(node.input(1)), node.input(2)
     if weight is None or node.attrs.get("transA", 0) or not _constant_or_absent(walk, bias):
@@ -95,7 +95,7 @@ def gemm(walk: Walk, index: int, node: Op) -> None:
 
 
 @rule("MatMul")
-def matmul(walk: Walk, index: int, node: Op) -> None:
+def matmul(walk: LabelWalk, index: int, node: OnnxNode) -> None:
     """X @ W or W @ X with a constant matrix W; the other axes of X pass through."""
     left, right = (walk.net.constant(node.input(slot)) for slot in (0, 1))
     slot = 1 if right is not None else 0
@@ -114,7 +114,7 @@ def matmul(walk: Walk, index: int, node: Op) -> None:
 
 
 @rule("BatchNormalization", "InstanceNormalization")
-def batch_norm(walk: Walk, index: int, node: Op) -> None:
+def batch_norm(walk: LabelWalk, index: int, node: OnnxNode) -> None:
     """Every parameter goes with its channel (axis 1)."""
     params = [slot for slot in range(1, 5) if node.input(slot)]
     if node.attrs.get("training_mode", 0) or any(walk.net.constant(node.input(slot)) is None for slot in params):
@@ -128,5 +128,5 @@ def batch_norm(walk: Walk, index: int, node: Op) -> None:
             walk.cut(index, slot, 0, labels, "with")
 
 
-def _constant_or_absent(walk: Walk, name: str) -> bool:
+def _constant_or_absent(walk: LabelWalk, name: str) -> bool:
     return not name or walk.net.constant(name) is not None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from pruning.labels import Keep, Walk, with_constant
-from pruning.net import Net, Op
+from pruning.labels import Keep, LabelWalk, with_constant
+from pruning.net import Net, OnnxNode
 from pruning.rules.table import rule
 
 
 @rule("MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "LRN")
-def pool(walk: Walk, index: int, node: Op) -> None:
+def pool(walk: LabelWalk, index: int, node: OnnxNode) -> None:
     """Axis 1 passes; pooling mixes the axes behind it. LRN mixes channels and the indices of MaxPool count them."""
     indices_used = len(node.outputs) > 1 and node.outputs[1] in walk.net.consumers
     if node.type == "LRN" or indices_used:
@@ -20,7 +20,7 @@ def pool(walk: Walk, index: int, node: Op) -> None:
 
 
 @rule("Pad")
-def pad(walk: Walk, index: int, node: Op) -> None:
+def pad(walk: LabelWalk, index: int, node: OnnxNode) -> None:
     """Axes without padding pass."""
     name = node.input(0)
     stored = walk.net.constant(node.input(1)) if "pads" not in node.attrs else np.asarray(node.attrs["pads"])
@@ -37,7 +37,7 @@ def pad(walk: Walk, index: int, node: Op) -> None:
 
 
 @rule("Resize", "Upsample")
-def resize(walk: Walk, index: int, node: Op) -> None:
+def resize(walk: LabelWalk, index: int, node: OnnxNode) -> None:
     """Axes of unchanged length pass; explicit `sizes` are rewritten."""
     name, before, after = node.input(0), walk.shape(node.input(0)), walk.shape(node.outputs[0])
     partial = node.attrs.get("axes") is not None
@@ -56,7 +56,7 @@ def resize(walk: Walk, index: int, node: Op) -> None:
     sizes = walk.net.constant(node.input(3))
     if channels is not None and sizes is not None and sizes.size:
 
-        def shrink_sizes(net: Net, old: Op, keep: Keep) -> tuple[Op, dict[str, np.ndarray]]:
+        def shrink_sizes(net: Net, old: OnnxNode, keep: Keep) -> tuple[OnnxNode, dict[str, np.ndarray]]:
             new = sizes.copy()
             new[1] = keep(channels).sum()
             return with_constant(net, old, 3, new)
@@ -64,7 +64,7 @@ def resize(walk: Walk, index: int, node: Op) -> None:
         walk.patch(index, shrink_sizes)
 
 
-def _pass_channels(walk: Walk, node: Op) -> None:
+def _pass_channels(walk: LabelWalk, node: OnnxNode) -> None:
     walk.freeze_value(node.input(0), f"{node.type} '{node.label}' mixes that axis", keep=(0, 1))
     for axis, labels in walk.axes(node.input(0)).items():
         if axis < 2:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pruning.labels import Walk
-from pruning.net import Op
+from pruning.labels import LabelWalk
+from pruning.net import OnnxNode
 
-Rule = Callable[[Walk, int, Op], None]
+Rule = Callable[[LabelWalk, int, OnnxNode], None]
 RULES: dict[str, Rule] = {}
 
 

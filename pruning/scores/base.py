@@ -39,7 +39,7 @@ class Scores:
 
 
 @dataclass(frozen=True, eq=False)
-class Result:
+class RawScores:
     """What a criterion's function computes; `Scores` adds what all criteria share."""
 
     values: np.ndarray
@@ -48,7 +48,7 @@ class Result:
     parts: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
-Function = Callable[[Groups, Calibration | None, ScoreOptions], Result]
+Function = Callable[[Groups, Calibration | None, ScoreOptions], RawScores]
 
 
 @dataclass(frozen=True)

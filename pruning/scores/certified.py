@@ -25,7 +25,7 @@ from pruning.calibration import Activations, Calibration, Semantic
 from pruning.errors import CriterionError
 from pruning.groups import Groups
 from pruning.options import ScoreOptions
-from pruning.scores.base import Result, criterion, required
+from pruning.scores.base import RawScores, criterion, required
 from pruning.scores.movement import LIMIT_DB, per_channel
 
 _CERT = (
@@ -75,7 +75,7 @@ def _clipping(semantic: Semantic) -> dict[str, bool]:
 
 
 @criterion("usn-cert", "bounds", _CERT)
-def usn_cert(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> Result:
+def usn_cert(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> RawScores:
     """Certified USN: a proved lower bound of the sampled one (for samplings that weight cells by area)."""
     data = required(calibration, "usn-cert")
     units, grid = groups.units, cells(data.semantic, options.cells)
@@ -118,7 +118,7 @@ def _combine(
     taus: list[np.ndarray],
     highest: list[np.ndarray],
     sizes: list[int],
-) -> Result:
+) -> RawScores:
     decibel, weight, t = (np.zeros((len(sizes), groups.n)) for _ in range(3))
     c = np.zeros((len(sizes), groups.n))
     for row, (unit, moment, tau, size) in enumerate(zip(groups.units, moments, taus, sizes, strict=True)):
@@ -136,7 +136,7 @@ def _combine(
     certified = np.where(alone, (c * (weight > 0)).sum(0), 1 / (1 + 10 ** (-merged / 10)))
     values = merged + 10 * options.stability_exponent * np.log10(np.maximum(factor, 10 ** (-LIMIT_DB / 10)))
     parts = {"C": certified, "T": factor, "USN_cert": certified * factor**options.stability_exponent}
-    return Result(np.where(weight.any(0), values, np.inf), None, True, parts)
+    return RawScores(np.where(weight.any(0), values, np.inf), None, True, parts)
 
 
 @criterion(
@@ -144,7 +144,7 @@ def _combine(
     "bounds",
     "E sum_p |A| * (-l*u)/(u-l) over straddling positions; the LOOSEST are pruned first (ablation)",
 )
-def looseness(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> Result:
+def looseness(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> RawScores:
     """Share of a channel in the looseness of the bound; removing large values tightens it most and ignores the task."""
     data = required(calibration, "looseness")
     slope_oracle = options.slope_oracle or _verifier().slope_oracle
@@ -160,4 +160,4 @@ def looseness(groups: Groups, calibration: Calibration | None, options: ScoreOpt
             loose = np.moveaxis((np.abs(slopes[unit.value]) * gap)[0], unit.axis + 1, 1)
             per_entry = loose.reshape(len(grid), len(unit.channel), -1).mean(0).sum(1)
             np.add.at(total, unit.channel[unit.channel >= 0], per_entry[unit.channel >= 0])
-    return Result(-total / len(data.images))
+    return RawScores(-total / len(data.images))

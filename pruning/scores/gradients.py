@@ -10,7 +10,7 @@ import numpy as np
 from pruning.calibration import Calibration
 from pruning.groups import Groups
 from pruning.options import ScoreOptions
-from pruning.scores.base import Result, criterion, required
+from pruning.scores.base import RawScores, criterion, required
 from pruning.scores.movement import LIMIT_DB, usn
 from pruning.scores.weights import reduce_slices
 
@@ -18,38 +18,38 @@ _ROLES = ("out", "with", "in")
 
 
 @criterion("taylor", "labels", "mean over batches of (sum g*w over all slices of the channel)^2, g = dLoss/dw")
-def taylor(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> Result:
+def taylor(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> RawScores:
     """First-order change of the loss when the channel goes, squared per channel."""
     data = required(calibration, "taylor")
     parts = [
         reduce_slices(groups, product.get, _ROLES) ** 2
         for product in _products(groups, data, options.batch_size, options.batches)
     ]
-    return Result(np.mean(parts, axis=0))
+    return RawScores(np.mean(parts, axis=0))
 
 
 @criterion("snip", "labels", "sum |g*w| over all slices of the channel, gradient of one batch (SNIP)")
-def snip(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> Result:
+def snip(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> RawScores:
     """Connection sensitivity, summed over the channel."""
     (product,) = _products(groups, required(calibration, "snip"), options.batch_size, 1)
-    return Result(reduce_slices(groups, {k: np.abs(v) for k, v in product.items()}.get, _ROLES))
+    return RawScores(reduce_slices(groups, {k: np.abs(v) for k, v in product.items()}.get, _ROLES))
 
 
 @criterion("sensnorm", "labels", "2-norm over calibration images of the per-image sum |g*w| of the channel (our form)")
-def sensnorm(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> Result:
+def sensnorm(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> RawScores:
     """Like SNIP, image by image."""
     total = np.zeros(groups.n)
     for product in _products(groups, required(calibration, "sensnorm"), 1, options.batches * options.batch_size):
         total += reduce_slices(groups, {k: np.abs(v) for k, v in product.items()}.get, _ROLES) ** 2
-    return Result(np.sqrt(total))
+    return RawScores(np.sqrt(total))
 
 
 @criterion(
     "hydra", "labels", "learned score per channel: straight-through top-k mask trained under random s, weights fixed"
 )
-def hydra(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> Result:
+def hydra(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> RawScores:
     """Channel form of HYDRA: scores start at the L2 importance and follow the loss of the masked network."""
-    return Result(_pytorch().learned_mask(groups, required(calibration, "hydra"), options))
+    return RawScores(_pytorch().learned_mask(groups, required(calibration, "hydra"), options))
 
 
 @criterion(
@@ -58,9 +58,9 @@ def hydra(groups: Groups, calibration: Calibration | None, options: ScoreOptions
     "sqrt(E |J (a - mean a)|^2), J = d outputs / d channel: first-order change of the outputs when the channel is held "
     "at its mean (Molchanov et al. 2017, with the outputs in place of the loss)",
 )
-def output_taylor(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> Result:
+def output_taylor(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> RawScores:
     """What a channel is worth to the outputs over images and S, without labels."""
-    return Result(_effects(groups, required(calibration, "output-taylor"), options))
+    return RawScores(_effects(groups, required(calibration, "output-taylor"), options))
 
 
 @criterion(
@@ -68,12 +68,12 @@ def output_taylor(groups: Groups, calibration: Calibration | None, options: Scor
     "range",
     "our USN times the worth of the channel: W^2 * Sig / MSE * T^g in decibels, W as in output-taylor",
 )
-def usn_taylor(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> Result:
+def usn_taylor(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> RawScores:
     """USN weighted by the power that the channel has in the outputs: what is both shaky and worth little goes first."""
     movement = usn(groups, calibration, options)
     effects = _effects(groups, required(calibration, "usn-taylor"), options)
     power = 20 * np.log10(np.maximum(effects / max(effects.max(initial=0.0), 1e-30), 10 ** (-LIMIT_DB / 20)))
-    return Result(movement.values + power, movement.free, True, {**movement.parts, "W": effects})
+    return RawScores(movement.values + power, movement.free, True, {**movement.parts, "W": effects})
 
 
 def _effects(groups: Groups, calibration: Calibration, options: ScoreOptions) -> np.ndarray:

@@ -18,9 +18,9 @@ import numpy as np
 
 from pruning.calibration import Activations, Calibration, perturbed
 from pruning.groups import Groups, Unit, activation_nodes
-from pruning.net import Op
+from pruning.net import OnnxNode
 from pruning.options import ScoreOptions
-from pruning.scores.base import Result, criterion, required
+from pruning.scores.base import RawScores, criterion, required
 
 LIMIT_DB = 60.0
 POSITIONS = 8  # a map with k times as many is read on every k-th image,
@@ -185,7 +185,7 @@ def _checked_maxima(groups: Groups, moves: list[Movement], calibration: Calibrat
     return [replace(move, highest=highest.get(i, move.highest)) for i, move in enumerate(moves)]
 
 
-def _relus(groups: Groups, unit: Unit) -> list[Op]:
+def _relus(groups: Groups, unit: Unit) -> list[OnnxNode]:
     """The ReLUs that read a unit, if nothing else does."""
     readers = [node for _, node in activation_nodes(groups, unit.value)]
     alone = len(groups.net.consumers[unit.value]) == len(readers)
@@ -211,7 +211,7 @@ def per_channel(groups: Groups, unit: Unit, entries: np.ndarray, how: str = "mea
     return np.divide(total, count, out=np.full(groups.n, np.nan), where=count > 0)
 
 
-def combine(groups: Groups, moves: list[Movement], options: ScoreOptions) -> Result:
+def combine(groups: Groups, moves: list[Movement], options: ScoreOptions) -> RawScores:
     """Scores from measured movement: R, T and decibels per unit and channel, joined over the units of a channel."""
     shape = (len(moves), groups.n)
     sig, mse, bias2, flips, weight = (np.zeros(shape) for _ in range(5))
@@ -250,7 +250,7 @@ def combine(groups: Groups, moves: list[Movement], options: ScoreOptions) -> Res
         **{name: (part * weight).sum(0) / total for name, part in (("Sig", sig), ("MSE", mse), ("Bias2", bias2))},
     }
     parts["Var"] = parts["MSE"] - parts["Bias2"]
-    return Result(values, free, True, parts)
+    return RawScores(values, free, True, parts)
 
 
 def _idle(groups: Groups, move: Movement) -> np.ndarray:
@@ -262,17 +262,17 @@ def _idle(groups: Groups, move: Movement) -> np.ndarray:
 
 
 @criterion("usn", "range", _FORMULA)
-def usn(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> Result:
+def usn(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> RawScores:
     """Sampled USN."""
     data = required(calibration, "usn")
     return combine(groups, measure(groups, data, options, with_flips=True), options)
 
 
 @criterion("anti-usn", "range", "minus our USN: the negative control, removes the best channels first")
-def anti_usn(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> Result:
+def anti_usn(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> RawScores:
     """The reverse order of `usn`."""
     result = usn(groups, calibration, options)
-    return Result(-result.values, result.free, result.decibel, result.parts)
+    return RawScores(-result.values, result.free, result.decibel, result.parts)
 
 
 def idle_channels(groups: Groups, calibration: Calibration) -> np.ndarray:

@@ -15,7 +15,7 @@ from pruning.calibration import Activations, Calibration, perturbed
 from pruning.errors import CriterionError
 from pruning.groups import Groups, Unit
 from pruning.options import ScoreOptions
-from pruning.scores.base import Result, criterion, required
+from pruning.scores.base import RawScores, criterion, required
 from pruning.scores.certified import cells, oracle_bounds
 from pruning.scores.movement import channels_first, per_channel
 
@@ -25,18 +25,18 @@ from pruning.scores.movement import channels_first, per_channel
     "range",
     "-mean tanh(1 + l*u) is the RS loss; score = mean of tanh(1 + l*u): low = unstable (Xiao et al. 2019)",
 )
-def rs(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> Result:
+def rs(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> RawScores:
     """ReLU stability."""
     return _stability(groups, required(calibration, "rs"), options, normalised=False)
 
 
 @criterion("nrs", "range", "mean of tanh(1 + l*u/gamma^2), gamma = BatchNormalization scale (VITA's NRS)")
-def nrs(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> Result:
+def nrs(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> RawScores:
     """Normalised ReLU stability."""
     return _stability(groups, required(calibration, "nrs"), options, normalised=True)
 
 
-def _stability(groups: Groups, calibration: Calibration, options: ScoreOptions, normalised: bool) -> Result:
+def _stability(groups: Groups, calibration: Calibration, options: ScoreOptions, normalised: bool) -> RawScores:
     scales = [gamma_of(groups, unit.value) if normalised else None for unit in groups.units]
     totals = [np.zeros(len(unit.channel)) for unit in groups.units]
     bounds = ranges(groups, calibration, options)
@@ -48,7 +48,7 @@ def _stability(groups: Groups, calibration: Calibration, options: ScoreOptions, 
             if gamma is not None:
                 product /= np.maximum(gamma.astype(np.float64)[:, None] ** 2, 1e-12)
             total += np.tanh(1 + product).mean(1)
-    return Result(_average(groups, groups.units, [total / count for total in totals]))
+    return RawScores(_average(groups, groups.units, [total / count for total in totals]))
 
 
 def ranges(

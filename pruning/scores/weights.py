@@ -11,7 +11,7 @@ from pruning.errors import CriterionError
 from pruning.groups import Groups
 from pruning.options import ScoreOptions
 from pruning.rules.linear import WEIGHT_SLOTS
-from pruning.scores.base import Result, criterion
+from pruning.scores.base import RawScores, criterion
 
 
 def reduce_slices(groups: Groups, value: Callable[[str], np.ndarray | None], roles: tuple[str, ...]) -> np.ndarray:
@@ -48,27 +48,27 @@ def channel_norm(groups: Groups, order: int) -> np.ndarray:
 
 
 @criterion("l1", "", "sum |w| over all slices of the channel (out, its own parameters, consumers' in)")
-def l1(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> Result:
+def l1(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> RawScores:
     """Magnitude."""
-    return Result(channel_norm(groups, 1))
+    return RawScores(channel_norm(groups, 1))
 
 
 @criterion("l2", "", "sqrt(sum w^2) over all slices of the channel")
-def l2(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> Result:
+def l2(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> RawScores:
     """Magnitude."""
-    return Result(channel_norm(groups, 2))
+    return RawScores(channel_norm(groups, 2))
 
 
 @criterion("random", "", "uniform random numbers")
-def random(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> Result:
+def random(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> RawScores:
     """The control."""
-    return Result(np.random.default_rng(options.seed).random(groups.n))
+    return RawScores(np.random.default_rng(options.seed).random(groups.n))
 
 
 @criterion(
     "random-matched", "", "uniform random numbers, as many channels of every layer as usn takes", counts_of="usn"
 )
-def random_matched(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> Result:
+def random_matched(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> RawScores:
     """The control for the choice of channels alone."""
     return random(groups, calibration, options)
 
@@ -76,7 +76,7 @@ def random_matched(groups: Groups, calibration: Calibration | None, options: Sco
 @criterion(
     "slim", "", "|BatchNormalization scale|, summed over the BatchNormalizations of the channel (network slimming)"
 )
-def slim(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> Result:
+def slim(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> RawScores:
     """Channels without BatchNormalization are ranked last (they have no such score)."""
     scale = {
         (cut.node, cut.slot)
@@ -93,18 +93,18 @@ def slim(groups: Groups, calibration: Calibration | None, options: ScoreOptions)
     has = reduce_slices(
         groups, lambda name: np.ones(groups.net.weights[name].shape) if name in names else None, ("with",)
     )
-    return Result(np.where(has > 0, total, np.inf))
+    return RawScores(np.where(has > 0, total, np.inf))
 
 
 @criterion(
     "refill", "", "mean |w| of the channel's own weights after a global unstructured magnitude pass (VITA, refill)"
 )
-def refill(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> Result:
+def refill(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> RawScores:
     """Counts what an unstructured pass at `mask_ratio` leaves of each channel."""
     masked = magnitude_masks(groups, options.mask_ratio)
     total = reduce_slices(groups, lambda name: np.abs(masked[name]) if name in masked else None, ("out",))
     size = reduce_slices(groups, lambda name: np.ones(masked[name].shape) if name in masked else None, ("out",))
-    return Result(total / np.maximum(size, 1))
+    return RawScores(total / np.maximum(size, 1))
 
 
 def prunable_weights(groups: Groups) -> list[str]:

@@ -13,7 +13,7 @@ from pruning.study import goals, limits, row, stats, summary
 from pruning.study.errors import ResultsError
 from pruning.study.goals import Check
 from pruning.study.limits import Rates
-from pruning.study.row import Row
+from pruning.study.row import StudyRow
 from pruning.study.summary import Contrast, Summary
 from verifier.brief import brief
 from verifier.files.whole import write
@@ -34,7 +34,7 @@ class Analysis:
     title: str
     focus: str
     baseline: str | None
-    rows: tuple[Row, ...]
+    rows: tuple[StudyRow, ...]
     summaries: tuple[Summary, ...]
     contrasts: tuple[Contrast, ...]
     rates: tuple[Rates, ...]
@@ -56,7 +56,7 @@ def of_folder(folder: Path, replicates: int = stats.REPLICATES) -> Analysis:
 
 
 def analyse(
-    rows: Sequence[Row], title: str, baseline: str | None = None, replicates: int = stats.REPLICATES
+    rows: Sequence[StudyRow], title: str, baseline: str | None = None, replicates: int = stats.REPLICATES
 ) -> Analysis:
     """Summaries, contrasts and checks of some rows; baseline: the arm others are held against when files were given."""
     summaries = [summary.summarise(rows, t, replicates) for t in summary.treatments(rows)]
@@ -105,7 +105,7 @@ def _checks(checks: Sequence[Check]) -> dict[str, Any]:
     }
 
 
-def _notes(rows: Sequence[Row], summaries: Sequence[Summary], files: bool) -> list[str]:
+def _notes(rows: Sequence[StudyRow], summaries: Sequence[Summary], files: bool) -> list[str]:
     notes = []
     by_image: dict[int, int] = {}
     for r in rows:

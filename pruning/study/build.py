@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,18 @@ from typing import Any
 from pruning.study.errors import ResultsError, StudyFileError
 from pruning.study.hands import FineTune, Hands, Prune, Size, Train
 from pruning.study.ledger import json_lines, opened
-from pruning.study.plan import Job, stage_ratios
-from pruning.study.spec import Spec
+from pruning.study.plan import NetworkJob, stage_ratios
+from pruning.study.spec import Study
 from pruning.study.words import duration
 from verifier.files.whole import make_folder, move
 from verifier.graph.onnx_import.source import files_of, read_model
+from verifier.progress import Say
 
-Say = Callable[[str], None]
 MAX_GIVEN = 1 << 30  # bytes of a given network
 
 
 @dataclass(frozen=True)
-class Model:
+class StudyNetwork:
     """A finished network: where it is, what it is, how big, and how long it took to make.
 
     source: the file it was copied from, where the study was given a trained network.
@@ -48,7 +48,7 @@ class Model:
     source: str = ""
 
 
-def build(spec: Spec, jobs: list[Job], folder: Path, hands: Hands, say: Say) -> list[Model]:
+def build(spec: Study, jobs: list[NetworkJob], folder: Path, hands: Hands, say: Say) -> list[StudyNetwork]:
     """All networks of the plan; those already made are checked against their hash and kept."""
     make_folder(folder)
     lines = json_lines(_encode, lambda v: _decode(v, folder), lambda m: m.name)
@@ -65,7 +65,7 @@ def build(spec: Spec, jobs: list[Job], folder: Path, hands: Hands, say: Say) -> 
     return [done[job.name] for job in jobs if job.shown]
 
 
-def given(paths: list[Path], hands: Hands) -> list[Model]:
+def given(paths: list[Path], hands: Hands) -> list[StudyNetwork]:
     """Networks that exist already, each an arm of its own (or what the record of `prune` beside it says)."""
     models = []
     for path in paths:
@@ -75,7 +75,9 @@ def given(paths: list[Path], hands: Hands) -> list[Model]:
         name = path.stem if [p.stem for p in paths].count(path.stem) == 1 else str(path)
         criterion, ratio = record.get("criterion", ""), record.get("ratio")
         ratio = float(ratio) if isinstance(ratio, int | float) else None
-        models.append(Model(name, path, digest(path), name, str(criterion), ratio, 0, 0, hands.measure(path), 0.0))
+        models.append(
+            StudyNetwork(name, path, digest(path), name, str(criterion), ratio, 0, 0, hands.measure(path), 0.0)
+        )
     if len({m.name for m in models}) < len(models):
         raise StudyFileError("the same network is named twice; name each once")
     return models
@@ -91,7 +93,7 @@ def whole(path: Path) -> bytes:
     return path.read_bytes() if len(files_of(path)) == 1 else read_model(path).data
 
 
-def _make(spec: Spec, job: Job, folder: Path, hands: Hands) -> Model:
+def _make(spec: Study, job: NetworkJob, folder: Path, hands: Hands) -> StudyNetwork:
     work = folder / "work" / job.name
     make_folder(work)
     out, fresh = folder / f"{job.name}.onnx", work / "finished.onnx"
@@ -117,12 +119,12 @@ def _make(spec: Spec, job: Job, folder: Path, hands: Hands) -> Model:
         raise ResultsError(f"{job.name}: the step that should make it ended without writing {fresh}")
     move(fresh, out)
     size, seconds = hands.measure(out), round(time.monotonic() - started, 3)
-    return Model(
+    return StudyNetwork(
         job.name, out, digest(out), job.arm, job.criterion, job.ratio, job.seed, job.draw, size, seconds, source
     )
 
 
-def _source(spec: Spec, job: Job) -> str:
+def _source(spec: Study, job: NetworkJob) -> str:
     """The given file that is this network; empty where it has to be made."""
     return spec.dense.get(job.seed, "") if job.kind == "train" else ""
 
@@ -139,7 +141,7 @@ def _copy(source: Path, out: Path) -> None:
         raise StudyFileError(f"dense: {source}: cannot copy the trained network: {error.strerror or error}") from None
 
 
-def _same_source(spec: Spec, job: Job, model: Model) -> None:
+def _same_source(spec: Study, job: NetworkJob, model: StudyNetwork) -> None:
     source = _source(spec, job)
     if bool(source) != bool(model.source) or (
         source and Path(source).is_file() and digest(Path(source)) != model.sha256
@@ -150,7 +152,7 @@ def _same_source(spec: Spec, job: Job, model: Model) -> None:
         )
 
 
-def _prune(spec: Spec, job: Job, folder: Path, hands: Hands, work: Path, out: Path) -> None:
+def _prune(spec: Study, job: NetworkJob, folder: Path, hands: Hands, work: Path, out: Path) -> None:
     assert job.ratio is not None
     prune, finetune = _need(hands.prune, Prune), _need(hands.finetune, FineTune)
     current = folder / f"{job.parent}.onnx"
@@ -171,13 +173,13 @@ def _stage(work: Path, stage: int, what: str) -> Path:
     return work / f"stage{stage}-{what}.onnx"
 
 
-def _seed(job: Job) -> int:
+def _seed(job: NetworkJob) -> int:
     # draws of one training seed differ, and no two seeds share a stream; nor does random-matched with random, of which
     # it would be a copy wherever the allocation gives all arms the same widths
     return job.seed * 1000 + job.draw + (500 if job.arm == "random-matched" else 0)
 
 
-def _left(jobs: list[Job], done: Mapping[str, Model]) -> str:
+def _left(jobs: list[NetworkJob], done: Mapping[str, StudyNetwork]) -> str:
     """Time left for these jobs, by the mean of what those of the same arm (else all) took so far."""
     if not done:
         return ""
@@ -195,7 +197,7 @@ def _need(hand: Any, kind: type) -> Any:
     return hand
 
 
-def _unchanged(model: Model) -> None:
+def _unchanged(model: StudyNetwork) -> None:
     if not model.path.is_file():
         raise ResultsError(f"{model.path}: a finished network is gone; put it back, or start over in another folder")
     if digest(model.path) != model.sha256:
@@ -214,11 +216,11 @@ def _record(path: Path) -> Mapping[str, Any]:
     return value if known else {}
 
 
-def _encode(model: Model) -> dict[str, Any]:
+def _encode(model: StudyNetwork) -> dict[str, Any]:
     return {**asdict(model), "path": model.path.name}
 
 
-def _decode(value: Mapping[str, Any], folder: Path) -> Model:
+def _decode(value: Mapping[str, Any], folder: Path) -> StudyNetwork:
     given = dict(value)
     path = folder / Path(str(given.pop("path"))).name
-    return Model(path=path, size=Size(**given.pop("size")), **given)
+    return StudyNetwork(path=path, size=Size(**given.pop("size")), **given)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pruning.study.spec import CLOCKS, PROPERTIES, RECTANGLES
-from verifier.console.arguments import NamedSpan, Parser, share, tolerance
+from verifier.console.arguments import CommandParser, NamedSpan, share, tolerance
 from verifier.data import options as shared
 from verifier.errors import SecateurError
 
@@ -32,9 +32,9 @@ exit codes: 0 done, 1 --check and a condition did not pass or is not measured, 2
 """
 
 
-def parser() -> Parser:
+def parser() -> CommandParser:
     """The options of `secateur compare`."""
-    p = Parser("secateur compare", __doc__, EPILOG)
+    p = CommandParser("secateur compare", __doc__, EPILOG)
     p.add_argument(
         "models",
         nargs="*",

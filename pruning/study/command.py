@@ -13,7 +13,7 @@ from rich.console import Console
 from pruning.study import analysis, goals, runner, spec
 from pruning.study.errors import StudyFileError
 from pruning.study.hands import Hands
-from pruning.study.spec import Spec, Task
+from pruning.study.spec import Study, VerificationTask
 from pruning.study.terminal import print_analysis, print_comparison, progress_told
 from pruning.study.tools import output, results, scoring, truth
 from verifier.console.arguments import SHARE
@@ -23,7 +23,7 @@ from verifier.data import options as shared
 from verifier.data.source import files_read
 from verifier.graph.onnx_import.source import files_of
 
-Factory = Callable[[Task, Spec | None], Hands]
+Factory = Callable[[VerificationTask, Study | None], Hands]
 """Makes the callables of `hands.Hands` for a task; with the study where networks have to be made too."""
 
 WRITTEN = ("study.json", "results.jsonl", "networks.jsonl", "summary.json", "report.html")
@@ -97,7 +97,7 @@ def _run_models(options: argparse.Namespace, folder: Path, factory: Factory | No
         raise StudyFileError("no images named; add --data aircraft23, or a folder, FILE.npz or COCO.json of yours")
     limit = 60.0 if options.timeout is None else options.timeout
     models = [networks.find(model) for model in options.models]
-    task = Task(
+    task = VerificationTask(
         options.data, _tau(options, models), options.rectangle, limit, options.clock, options.crop,
         str(options.pictures or ""), options.layout, options.channels, options.mean, options.std, options.output_scale,
         options.output_shift, options.reference, options.property or "", options.device, options.memory,
@@ -116,7 +116,7 @@ def _run_models(options: argparse.Namespace, folder: Path, factory: Factory | No
 def _tau(options: argparse.Namespace, models: Sequence[Path]) -> float:
     """The tolerance as a share of the width; pixels need the networks' width, which has to be the same."""
     if options.tau is None:
-        return Task.tau
+        return VerificationTask.tau
     if options.tau.unit == SHARE:
         return float(options.tau.value)
     from pruning.study.wiring import widths
@@ -135,7 +135,7 @@ def _show(options: argparse.Namespace, folder: Path) -> int:
     print_analysis(found, console)
     if not options.no_report:
         console.print(f"report: {report.write(found, folder)}", markup=False, highlight=False, soft_wrap=True)
-    return int(bool(options.check) and goals.verdict(found.criterion) is not goals.Outcome.PASS)
+    return int(bool(options.check) and goals.verdict(found.criterion) is not goals.GoalOutcome.PASS)
 
 
 def _results(options: argparse.Namespace) -> int:

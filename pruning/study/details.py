@@ -10,7 +10,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from pruning.study.errors import ResultsError
-from pruning.study.hands import Outcome, Witness
+from pruning.study.hands import ImageVerdict, PictureWitness
 from verifier.brief import brief
 from verifier.files.whole import Whole, make_folder
 
@@ -23,14 +23,14 @@ _WITNESS = ("point", "picture", "predicted", "truth")
 
 @dataclass(frozen=True, eq=False)
 class Details:
-    """cells (n, 2, 2) and states (n,) of a coverage map, names of its axes, a counterexample: see `hands.Outcome`."""
+    """cells (n, 2, 2) and states (n,) of a coverage map, names of its axes, a counterexample; see `ImageVerdict`."""
 
     __repr__ = brief
 
     cells: np.ndarray | None
     states: np.ndarray | None
     axes: tuple[str, ...]
-    witness: Witness | None
+    witness: PictureWitness | None
 
 
 def path(folder: Path, name: str, image: int) -> Path:
@@ -38,7 +38,7 @@ def path(folder: Path, name: str, image: int) -> Path:
     return folder / "details" / name / f"{image}.npz"
 
 
-def save(folder: Path, name: str, image: int, outcome: Outcome) -> None:
+def save(folder: Path, name: str, image: int, outcome: ImageVerdict) -> None:
     """Write what there is to draw, whole or not at all; nothing if there is nothing."""
     arrays = {}
     if outcome.cells is not None and outcome.states is not None:
@@ -67,7 +67,7 @@ def load(folder: Path, name: str, image: int) -> Details | None:
             arrays = {key: held[key] for key in held.files}
         witness = None
         if "worst" in arrays:
-            witness = Witness(**{key: arrays[key] for key in _WITNESS}, worst=int(arrays["worst"]))
+            witness = PictureWitness(**{key: arrays[key] for key in _WITNESS}, worst=int(arrays["worst"]))
         axes = tuple(str(name) for name in arrays.get("axes", ()))
         return Details(arrays.get("cells"), arrays.get("states"), axes, witness)
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:

@@ -15,7 +15,7 @@ POINTS = 0.082  # gain in verified rate over dense+ft
 FASTER = 4.0  # median time of dense over that of the pruned network, at the highest ratio
 
 
-class Outcome(Enum):
+class GoalOutcome(Enum):
     """How a condition came out; `value` is the word for people. Inconclusive: its 95 % interval holds the goal."""
 
     FAIL = "FAIL"
@@ -31,18 +31,18 @@ class Check:
     what: str
     wanted: str
     found: str
-    outcome: Outcome
+    outcome: GoalOutcome
 
 
 def measured(checks: Sequence[Check]) -> list[Check]:
     """The conditions that the study can say something about: those that are shown."""
-    return [check for check in checks if check.outcome is not Outcome.UNMEASURED]
+    return [check for check in checks if check.outcome is not GoalOutcome.UNMEASURED]
 
 
-def verdict(checks: Sequence[Check]) -> Outcome:
-    """The worst of them, in the order of `Outcome`: a condition that nobody measured is none that passed."""
-    found = {check.outcome for check in checks} or {Outcome.UNMEASURED}
-    return next(outcome for outcome in Outcome if outcome in found)
+def verdict(checks: Sequence[Check]) -> GoalOutcome:
+    """The worst of them, in the order of `GoalOutcome`: a condition that nobody measured is none that passed."""
+    found = {check.outcome for check in checks} or {GoalOutcome.UNMEASURED}
+    return next(outcome for outcome in GoalOutcome if outcome in found)
 
 
 def criterion(contrasts: Sequence[Contrast], focus: str = "usn") -> list[Check]:
@@ -95,7 +95,7 @@ def _above(
     wanted: str = "95 % interval above 0",
 ) -> Check:
     if contrast is None:
-        return Check(what, wanted, "", Outcome.UNMEASURED)
+        return Check(what, wanted, "", GoalOutcome.UNMEASURED)
     e = part(contrast)
     good = e.low > limit if limit == 0 else e.low >= limit
     return Check(what, wanted, _points(e), _outcome(good, e.high < limit))
@@ -104,7 +104,7 @@ def _above(
 def _time(what: str, contrast: Contrast | None, limit: float) -> Check:
     wanted = "not worse" if limit == 1 else f"at most 1/{1 / limit:g}"
     if contrast is None:
-        return Check(what, wanted, "", Outcome.UNMEASURED)
+        return Check(what, wanted, "", GoalOutcome.UNMEASURED)
     t = contrast.time
     text = f"x {t.value:.3g} [{t.low:.3g}, {t.high:.3g}]"
     return Check(what, wanted, text, _outcome(t.high <= limit, t.low > limit))
@@ -113,15 +113,15 @@ def _time(what: str, contrast: Contrast | None, limit: float) -> Check:
 def _error(focus: str, ratio: float, contrast: Contrast | None) -> Check:
     what, wanted = f"{label((focus, ratio))} vs dense+ft: clean error", f"at most {ERROR_LIMIT - 1:+.0%}"
     if contrast is None:
-        return Check(what, wanted, "", Outcome.UNMEASURED)
+        return Check(what, wanted, "", GoalOutcome.UNMEASURED)
     e = contrast.clean_error
     text = f"{e.value - 1:+.1%} [{e.low - 1:+.1%}, {e.high - 1:+.1%}]"
     return Check(what, wanted, text, _outcome(e.high <= ERROR_LIMIT, e.low > ERROR_LIMIT))
 
 
-def _outcome(good: bool, bad: bool) -> Outcome:
+def _outcome(good: bool, bad: bool) -> GoalOutcome:
     """The whole interval is on the good side, on the bad side, or the goal lies in it."""
-    return Outcome.PASS if good else Outcome.FAIL if bad else Outcome.INCONCLUSIVE
+    return GoalOutcome.PASS if good else GoalOutcome.FAIL if bad else GoalOutcome.INCONCLUSIVE
 
 
 def _points(e: Estimate) -> str:

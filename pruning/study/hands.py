@@ -15,7 +15,7 @@ from verifier.brief import brief
 if TYPE_CHECKING:
     import numpy as np
 
-    from pruning.study.spec import Task
+    from pruning.study.spec import VerificationTask
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Size:
 
 
 @dataclass(frozen=True, eq=False)
-class Witness:
+class PictureWitness:
     """A point of the rectangle where the property fails, with what is needed to draw it.
 
     point (d,) parameter values; picture (H, W) or (H, W, 3) uint8, the image at that point; predicted and truth (K, 2)
@@ -45,8 +45,8 @@ class Witness:
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
-    """The verifier's answer for one network and one image; the numbers are explained in `row.Row`.
+class ImageVerdict:
+    """The verifier's answer for one network and one image; the numbers are explained in `row.StudyRow`.
 
     cells (n, 2, 2) float64: low and high corner of each closed cell of a 2-D rectangle; states (n,) int8: 1 certified,
     -1 refuted, 0 open. Both None where the rectangle is not 2-D or no map is wanted. axes: names of its two parameters.
@@ -66,7 +66,7 @@ class Outcome:
     sampled: float | None = None
     cells: np.ndarray | None = field(default=None, repr=False)
     states: np.ndarray | None = field(default=None, repr=False)
-    witness: Witness | None = field(default=None, repr=False)
+    witness: PictureWitness | None = field(default=None, repr=False)
     axes: tuple[str, str] = ("contrast", "brightness")
 
 
@@ -115,7 +115,7 @@ class Measure(Protocol):
 class VerifyImage(Protocol):
     """Verify one image under the study's task within its time limit. It raises for a broken file only."""
 
-    def __call__(self, model: Path, image: int, task: Task) -> Outcome:
+    def __call__(self, model: Path, image: int, task: VerificationTask) -> ImageVerdict:
         """Do it; see the class."""
         ...
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from pruning.study import stats
-from pruning.study.row import Row
+from pruning.study.row import StudyRow
 from pruning.study.stats import Estimate
 from pruning.study.summary import Treatment, label, meet, samples, treatments
 
@@ -37,7 +37,7 @@ class Rates:
         return label(self.treatment)
 
 
-def rates(rows: Sequence[Row], reference: str = REFERENCE, replicates: int = stats.REPLICATES) -> list[Rates]:
+def rates(rows: Sequence[StudyRow], reference: str = REFERENCE, replicates: int = stats.REPLICATES) -> list[Rates]:
     """Every treatment at `SHARES` of the limit of the rows; one limit for all rows is assumed, as a folder has."""
     if not rows:
         return []
@@ -47,7 +47,7 @@ def rates(rows: Sequence[Row], reference: str = REFERENCE, replicates: int = sta
 
 
 def _rates(
-    rows: Sequence[Row], treatment: Treatment, base: Treatment | None, limits: tuple[float, ...], replicates: int
+    rows: Sequence[StudyRow], treatment: Treatment, base: Treatment | None, limits: tuple[float, ...], replicates: int
 ) -> Rates:
     verified, gains = [], []
     for limit in limits:
@@ -60,5 +60,5 @@ def _rates(
     return Rates(treatment, limits, tuple(verified), tuple(gains))
 
 
-def _within(row: Row, limit: float) -> float:
+def _within(row: StudyRow, limit: float) -> float:
     return float(row.verified and (limit >= row.timeout or row.seconds <= limit))

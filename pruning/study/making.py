@@ -21,12 +21,12 @@ from pruning import api
 from pruning.calibration import Calibration, Semantic
 from pruning.groups import Groups, find_groups
 from pruning.net import Net
-from pruning.options import Floor, ScoreOptions
+from pruning.options import ChannelFloor, ScoreOptions
 from pruning.planning import Plan, make_plan
 from pruning.scores import Scores, movement
 from pruning.study import allocation
 from pruning.study.errors import StudyFileError
-from pruning.study.spec import Spec
+from pruning.study.spec import Study
 from verifier.training import augment, measure
 from verifier.training import train as training
 from verifier.training.export import to_onnx
@@ -39,7 +39,7 @@ SCORED = {"usn-cert": 24, "looseness": 8}
 
 
 @dataclass(frozen=True)
-class Settings:
+class NetworkSettings:
     """The key `network` of a study file. images, batch, rate: of training; fine: share of that rate in
     fine-tuning; calibration: images for scores; allocation, least: how a ratio is shared out over the layers
     (`pruning.study.allocation`)."""
@@ -56,17 +56,17 @@ class Settings:
     least: int = 12
 
     @staticmethod
-    def of(given: Mapping[str, Any]) -> Settings:
+    def of(given: Mapping[str, Any]) -> NetworkSettings:
         """From the study file; StudyFileError names an unknown key or a wrong type."""
         for key, value in given.items():
-            known = Settings.__dataclass_fields__.get(key)
+            known = NetworkSettings.__dataclass_fields__.get(key)
             if known is None:
                 raise StudyFileError(
-                    f"network: unknown key '{key}'; expected one of {', '.join(Settings.__dataclass_fields__)}"
+                    f"network: unknown key '{key}'; expected one of {', '.join(NetworkSettings.__dataclass_fields__)}"
                 )
             if not isinstance(value, float | int if isinstance(known.default, float) else type(known.default)):
                 raise StudyFileError(f"network.{key}: found {value!r}, expected a value like {known.default!r}")
-        made = Settings(**given)
+        made = NetworkSettings(**given)
         for key, value in vars(made).items():
             if not isinstance(value, str) and value <= 0:
                 raise StudyFileError(f"network.{key}: found {value}; expected a number above 0")
@@ -81,22 +81,22 @@ class Settings:
 class Maker:
     """Training, pruning and fine-tuning for one study; the images are read when first needed."""
 
-    settings: Settings
+    settings: NetworkSettings
     data: str
     semantic: Semantic
-    floor: Floor = field(default_factory=Floor)
+    floor: ChannelFloor = field(default_factory=ChannelFloor)
 
     @staticmethod
-    def of(study: Spec, semantic: Semantic) -> Maker:
+    def of(study: Study, semantic: Semantic) -> Maker:
         """StudyFileError for data or settings that cannot be trained on."""
         if study.task.data != "aircraft23":
             raise StudyFileError(
                 f"data '{study.task.data}': networks can be trained on aircraft23 only; compare given files"
             )
         highest = max([r for arm in study.arms for r in study.ratios_of(arm)], default=0.0)
-        settings = Settings.of(study.network)
+        settings = NetworkSettings.of(study.network)
         share = 0.0 if settings.allocation == "dense-first" else min(0.25, 1 - highest)
-        floor = Floor(2, share)  # the floor must not keep a ratio from being reached
+        floor = ChannelFloor(2, share)  # the floor must not keep a ratio from being reached
         return Maker(settings, study.task.data, semantic, floor)
 
     @cached_property
@@ -105,7 +105,7 @@ class Maker:
         return Architecture(self.settings.name, self.settings.width, self.settings.size)
 
     @cached_property
-    def split(self) -> training.Split:
+    def split(self) -> training.DataSplit:
         """The training images."""
         return training.load("train", self.settings.images, self.arch, training.Recipe.view)
 

@@ -28,8 +28,8 @@ from verifier.data import networks
 from verifier.data.draws import Draws
 from verifier.errors import OptionsError, OutputError, ProblemError
 from verifier.files.whole import make_folder, write
-from verifier.semantic import Coordinates, Perturbation, Range, Study, composite, network, prepare, sources
-from verifier.semantic.network import Network
+from verifier.semantic import Coordinates, Perturbation, Range, SemanticProblem, composite, network, prepare, sources
+from verifier.semantic.network import ImageNetwork
 from verifier.semantic.perturbation import IDENTITY
 from verifier.semantic.sources import Example
 
@@ -73,7 +73,7 @@ LEVELS = (
 
 
 @dataclass(frozen=True)
-class Settings:
+class PackSettings:
     """What a set is made from. models: files or shipped names; ratios: 0 takes a network as it is, others prune it;
     pictures: how many, the same for every network; timeout: seconds per instance.
 
@@ -99,7 +99,7 @@ class Settings:
             raise OptionsError(f"the seed is {self.seed}, expected a number from 0 to 2^63 - 1")
 
 
-class Files:
+class PackFiles:
     """The files of a set by path, in memory; refused as soon as they are more than `LIMIT` bytes together."""
 
     def __init__(self, limit: int = LIMIT) -> None:
@@ -136,13 +136,13 @@ class Files:
             write(folder / path, self.content[path])
 
 
-def build(settings: Settings, limit: int = LIMIT) -> Files:
+def build(settings: PackSettings, limit: int = LIMIT) -> PackFiles:
     """The whole set, the same bytes for the same settings and networks.
 
     Raises ModelError, OptionsError, ProblemError or PruneError for networks that it cannot be made from, OutputError
     beyond `limit` bytes.
     """
-    files, entries = Files(limit), _networks(settings)
+    files, entries = PackFiles(limit), _networks(settings)
     chosen = _pictures(settings)
     record = {
         "networks": [f"networks/{name}.onnx" for name in entries],
@@ -167,7 +167,7 @@ def build(settings: Settings, limit: int = LIMIT) -> Files:
     return files
 
 
-def _networks(settings: Settings) -> dict[str, bytes]:
+def _networks(settings: PackSettings) -> dict[str, bytes]:
     """The networks as they are and pruned, by name. Seeds change the questions, not the networks."""
     found: dict[str, bytes] = {}
     for model in settings.models:
@@ -189,15 +189,15 @@ def _pruned(net: Net, data: Calibration, ratio: float) -> bytes:
     return onnx_io.to_bytes(prune(net, data, PruneOptions(ratio=ratio)).net, check=True)
 
 
-def _pictures(settings: Settings) -> list[int]:
+def _pictures(settings: PackSettings) -> list[int]:
     """Indices in the test split, all different."""
     order = np.argsort(Draws(settings.seed, 0).unit(PICTURES), kind="stable")
     return [int(index) for index in order[: settings.pictures]]
 
 
 def _problems(
-    files: Files, lists: Mapping[int, list[str]], settings: Settings, name: str, net: Network, example: Example,
-    number: int,
+    files: PackFiles, lists: Mapping[int, list[str]], settings: PackSettings, name: str, net: ImageNetwork,
+    example: Example, number: int,
 ) -> None:  # fmt: skip
     """One composite network and its specifications; ranges are those of the picture, whatever the network."""
     model = f"onnx/{name}.onnx"
@@ -210,10 +210,10 @@ def _problems(
             joined = composite.with_parameters(net, probe.input_map, len(box.ranges), probe.clip, None, note)
             files.add(model, joined.SerializeToString(deterministic=True))
         tolerance = max(1, math.floor(reach * largest_error(probe) * 10**DIGITS)) / 10**DIGITS
-        study = prepare(net, example.image, example.target, box, Coordinates(tolerance))
+        problem = prepare(net, example.image, example.target, box, Coordinates(tolerance))
         for version_, rows in lists.items():
             spec = f"vnnlib/{version_}.0/{name}_{level.name}.vnnlib"
-            files.add(spec, study.spec(version_))
+            files.add(spec, problem.spec(version_))
             rows.append(f"{_listed(model, version_)},{spec},{settings.timeout:g}\n")
 
 
@@ -226,14 +226,14 @@ def rectangle(level: Level, draws: Draws) -> Perturbation:
     return Perturbation(tuple(ranges))
 
 
-def largest_error(study: Study) -> float:
+def largest_error(problem: SemanticProblem) -> float:
     """Most pixels by which a coordinate of a visible key point is off, on a grid of the rectangle.
 
-    study: its property is `Coordinates` with the picture's width as tolerance; the error is the excess over that.
+    problem: its property is `Coordinates` with the picture's width as tolerance; the error is the excess over that.
     """
-    axes = [np.linspace(low, high, GRID) for low, high in study.perturbation.box]
+    axes = [np.linspace(low, high, GRID) for low, high in problem.perturbation.box]
     points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes))
-    worst = max(study.excess(point) for point in points) + study.network.width
+    worst = max(problem.excess(point) for point in points) + problem.network.width
     if not np.isfinite(worst):
         raise ProblemError("the network answers no finite key points on this rectangle; it cannot be part of a set")
     return float(worst)
@@ -269,7 +269,7 @@ def folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _readme(settings: Settings, names: list[str]) -> str:
+def _readme(settings: PackSettings, names: list[str]) -> str:
     rows = [
         f"| `{level.name}` | {_percent(level.width)} | {_percent(level.reach)} | {level.what} |" for level in LEVELS
     ]

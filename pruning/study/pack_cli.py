@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pruning.study import pack
 from verifier.command import verify
-from verifier.console.arguments import Parser, numbers
+from verifier.console.arguments import CommandParser, numbers
 from verifier.data import networks
 from verifier.errors import OptionsError, OutputError, SecateurError
 from verifier.files.whole import make_folder, write
@@ -26,9 +26,9 @@ exit codes: 0 done, 1 a problem ended in an error, 2 bad input, 130 stopped
 """
 
 
-def parser() -> Parser:
+def parser() -> CommandParser:
     """The options of `secateur benchmark-pack`."""
-    p = Parser("secateur benchmark-pack", __doc__, EPILOG)
+    p = CommandParser("secateur benchmark-pack", __doc__, EPILOG)
     p.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the set goes")
     p.add_argument("--seed", type=int, default=0, metavar="N", help="of pictures, ranges and tolerances (default: 0)")
     p.add_argument(
@@ -59,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     if options.solve is not None and not 0 < options.solve < float("inf"):
         raise OptionsError(f"--solve {options.solve:g}: expected a positive number of seconds")
-    models = tuple(options.model or pack.Settings.models)
-    settings = pack.Settings(models, options.ratios, options.images, options.timeout, options.seed)
+    models = tuple(options.model or pack.PackSettings.models)
+    settings = pack.PackSettings(models, options.ratios, options.images, options.timeout, options.seed)
     files = pack.build(settings)
     files.write(options.out)
     count = len(files.content["instances.csv"].splitlines())

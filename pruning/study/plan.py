@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pruning.study.spec import MATCHED, Arm, Spec
+from pruning.study.spec import MATCHED, Arm, Study
 
 
 @dataclass(frozen=True)
-class Job:
+class NetworkJob:
     """One network of a study.
 
     kind: `train` (new weights), `tune` (the parent trained on), `prune` (the parent cut and trained on) or `scratch`
@@ -37,24 +37,24 @@ class Job:
         return self.arm if self.kind == "prune" else ""
 
 
-def jobs(spec: Spec) -> list[Job]:
+def jobs(spec: Study) -> list[NetworkJob]:
     """Every network, in an order in which each comes after those it is made from."""
     arms = sorted(spec.arms, key=lambda arm: arm.name in MATCHED)  # stable: the matched ones go last
     result = []
     for seed in spec.seeds:
         shown = any(arm.name == "dense" for arm in arms)
-        result.append(Job(_name("dense", seed), "train", "dense", seed, shown=shown))
+        result.append(NetworkJob(_name("dense", seed), "train", "dense", seed, shown=shown))
         for arm in arms:
             result.extend(_jobs_of(spec, arm, seed))
     return result
 
 
-def _jobs_of(spec: Spec, arm: Arm, seed: int) -> Iterator[Job]:
+def _jobs_of(spec: Study, arm: Arm, seed: int) -> Iterator[NetworkJob]:
     dense = _name("dense", seed)
     if arm.name == "dense":
         return
     if arm.name == "dense+ft":
-        yield Job(_name(arm.name, seed), "tune", arm.name, seed, parent=dense)
+        yield NetworkJob(_name(arm.name, seed), "tune", arm.name, seed, parent=dense)
         return
     for ratio in spec.ratios_of(arm):
         like = _name(spec.match, seed, ratio) if arm.name in MATCHED else None
@@ -63,9 +63,9 @@ def _jobs_of(spec: Spec, arm: Arm, seed: int) -> Iterator[Job]:
                 arm.name, seed, ratio, draw or None
             )  # no suffix for the first: an arm may get more draws later
             if arm.name == "small-scratch":
-                yield Job(name, "scratch", arm.name, seed, ratio, draw, like=like)
+                yield NetworkJob(name, "scratch", arm.name, seed, ratio, draw, like=like)
             else:
-                yield Job(name, "prune", arm.name, seed, ratio, draw, parent=dense, like=like)
+                yield NetworkJob(name, "prune", arm.name, seed, ratio, draw, parent=dense, like=like)
 
 
 def _name(arm: str, seed: int, ratio: float | None = None, draw: int | None = None) -> str:

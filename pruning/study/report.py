@@ -116,7 +116,7 @@ def rate_table(analysis: Analysis) -> Table:
     return Table(("network", *(f"{words.number(limit)} s" for limit in limits)), tuple(rows))
 
 
-def _checklists(analysis: Analysis) -> list[tuple[str, list[goals.Check], goals.Outcome, int]]:
+def _checklists(analysis: Analysis) -> list[tuple[str, list[goals.Check], goals.GoalOutcome, int]]:
     """Title, the conditions that are measured, how they came out together, how many are not measured."""
     lists = [("Success criterion", analysis.criterion), ("Goals of the release", analysis.goals)]
     shown = [(title, goals.measured(checks), len(checks)) for title, checks in lists]

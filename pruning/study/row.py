@@ -17,7 +17,7 @@ AREA_SLACK = 1e-6  # areas are sums of up to 1e6 cells in float64; their total m
 
 
 @dataclass(frozen=True)
-class Row:
+class StudyRow:
     """One line of `results.jsonl`.
 
     name: the network's name in the study, unique there; network: sha256 of its file. arm: the treatment (usn,
@@ -30,7 +30,7 @@ class Row:
     tau, if computed.
     seconds: wall time; boxes: cells opened; unstable: neurons whose sign is not fixed, mean over 4x4 cells of S, and
     unstable_ratio: the same as a share of all non-linear neurons.
-    clock: what seconds and timeout are counted by, see `spec.Task`.
+    clock: what seconds and timeout are counted by, see `spec.VerificationTask`.
     clean_error: mean keypoint error on the unchanged image, as a share of its side.
     parameters, macs, nonlinear: size of the network. versions, machine: what it ran on.
     """
@@ -75,24 +75,24 @@ class Row:
         return self.verdict == "certified"
 
 
-def encode(row: Row) -> dict[str, Any]:
+def encode(row: StudyRow) -> dict[str, Any]:
     """The row as a JSON object, fields in their order here."""
     return asdict(row)
 
 
-def decode(value: Mapping[str, Any]) -> Row:
+def decode(value: Mapping[str, Any]) -> StudyRow:
     """A row from its JSON object; ValueError names the field that is missing, unknown or impossible."""
-    names = [f.name for f in fields(Row) if f.default is MISSING or f.name in value]
+    names = [f.name for f in fields(StudyRow) if f.default is MISSING or f.name in value]
     missing, extra = [n for n in names if n not in value], [n for n in value if n not in names]
     if missing or extra:
         raise ValueError(f"fields missing: {missing}, unknown: {extra[:5]}")
     types = _types()
-    row = Row(**{name: _typed(name, value[name], types[name]) for name in names})
+    row = StudyRow(**{name: _typed(name, value[name], types[name]) for name in names})
     check(row)
     return row
 
 
-def check(row: Row) -> None:
+def check(row: StudyRow) -> None:
     """Raise ValueError for impossible numbers, UnsoundError for an answer that contradicts itself."""
     if row.verdict not in VERDICTS:
         raise ValueError(f"verdict {row.verdict!r}; expected one of {', '.join(VERDICTS)}")
@@ -115,7 +115,7 @@ LINES = json_lines(encode, decode, lambda row: row.key)
 
 @cache
 def _types() -> dict[str, Any]:
-    return get_type_hints(Row)
+    return get_type_hints(StudyRow)
 
 
 def _typed(name: str, value: Any, expected: Any) -> Any:

@@ -11,35 +11,37 @@ from pathlib import Path
 from typing import Any
 
 from pruning.study import details, row
-from pruning.study.build import Model, build, given
+from pruning.study.build import StudyNetwork, build, given
 from pruning.study.errors import ResultsError
-from pruning.study.hands import Hands, Outcome
+from pruning.study.hands import Hands, ImageVerdict
 from pruning.study.ledger import Ledger, opened
 from pruning.study.machine import machine, versions
 from pruning.study.plan import jobs, schedule
-from pruning.study.row import Row
-from pruning.study.spec import Spec, Task
+from pruning.study.row import StudyRow
+from pruning.study.spec import Study, VerificationTask
 from verifier.errors import SecateurError
 from verifier.files.whole import make_folder, write
+from verifier.progress import Say
 
 RESULTS = "results.jsonl"
 
 
 @dataclass(frozen=True)
-class Progress:
+class StudyProgress:
     """After each answer: how many rows there are and will be, and the seconds still to go (None at the start)."""
 
     done: int
     total: int
     seconds_left: float | None
-    row: Row | None
+    row: StudyRow | None
 
 
-Tell = Callable[[Progress], None]
-Say = Callable[[str], None]
+TellProgress = Callable[[StudyProgress], None]
 
 
-def run(spec: Spec, folder: Path, hands: Hands, tell: Tell = lambda _: None, say: Say = lambda _: None) -> list[Row]:
+def run(
+    spec: Study, folder: Path, hands: Hands, tell: TellProgress = lambda _: None, say: Say = lambda _: None
+) -> list[StudyRow]:
     """Run, or go on with, a whole study in `folder`; returns all its rows.
 
     Raises ResultsError if the folder holds another study. An error of a callable passes through; the
@@ -52,8 +54,13 @@ def run(spec: Spec, folder: Path, hands: Hands, tell: Tell = lambda _: None, say
 
 
 def compare(
-    paths: Sequence[Path], images: Sequence[int], task: Task, folder: Path, hands: Hands, tell: Tell = lambda _: None
-) -> list[Row]:
+    paths: Sequence[Path],
+    images: Sequence[int],
+    task: VerificationTask,
+    folder: Path,
+    hands: Hands,
+    tell: TellProgress = lambda _: None,
+) -> list[StudyRow]:
     """The one-line form: verify given networks on the same images; the first is what the others are held against."""
     models = given(list(paths), hands)
     others = models[1].name if len(models) == 2 else f"{len(models) - 1} others"
@@ -84,21 +91,21 @@ def _nothing_left_of_a_false_start(folder: Path) -> Iterator[None]:
 
 
 def verify(
-    models: Sequence[Model],
+    models: Sequence[StudyNetwork],
     images: Sequence[int],
-    task: Task,
+    task: VerificationTask,
     folder: Path,
     hands: Hands,
     shuffle: int = 0,
-    tell: Tell = lambda _: None,
-) -> list[Row]:
+    tell: TellProgress = lambda _: None,
+) -> list[StudyRow]:
     """Verify every image with every network, interleaved; answers that are already in the file are not asked again."""
     by_name = {model.name: model for model in models}
     with opened(folder / RESULTS, row.LINES) as ledger:
         _same_networks(ledger, by_name, task)
         pairs = list(schedule(list(by_name), images, shuffle))
         left = [pair for pair in pairs if pair not in ledger]
-        tell(Progress(len(pairs) - len(left), len(pairs), None, None))
+        tell(StudyProgress(len(pairs) - len(left), len(pairs), None, None))
         started = time.monotonic()
         for count, (name, image) in enumerate(left, 1):
             outcome = hands.verify(by_name[name].path, image, task)
@@ -106,13 +113,13 @@ def verify(
             details.save(folder, name, image, outcome)
             ledger.append(result)
             pace = (time.monotonic() - started) / count
-            tell(Progress(len(pairs) - len(left) + count, len(pairs), pace * (len(left) - count), result))
+            tell(StudyProgress(len(pairs) - len(left) + count, len(pairs), pace * (len(left) - count), result))
         wanted = set(pairs)
         return [r for r in ledger.rows if r.key in wanted]
 
 
-def _row(model: Model, image: int, task: Task, outcome: Outcome) -> Row:
-    result = Row(
+def _row(model: StudyNetwork, image: int, task: VerificationTask, outcome: ImageVerdict) -> StudyRow:
+    result = StudyRow(
         name=model.name, network=model.sha256, arm=model.arm, criterion=model.criterion, ratio=model.ratio,
         seed=model.seed, draw=model.draw, data=task.data, image=image, tau=task.tau, rectangle=task.rectangle,
         timeout=task.timeout, verdict=outcome.verdict, certified=float(outcome.certified),
@@ -131,7 +138,7 @@ def _row(model: Model, image: int, task: Task, outcome: Outcome) -> Row:
     return result
 
 
-def _same_networks(ledger: Ledger[Row], models: dict[str, Model], task: Task) -> None:
+def _same_networks(ledger: Ledger[StudyRow], models: dict[str, StudyNetwork], task: VerificationTask) -> None:
     wanted = (task.data, task.tau, task.rectangle, task.timeout, task.clock)
     for held in ledger.rows:
         found = (held.data, held.tau, held.rectangle, held.timeout, held.clock)

@@ -8,22 +8,22 @@ from pathlib import Path
 from pruning.study import details
 from pruning.study.analysis import Analysis
 from pruning.study.details import Details
-from pruning.study.row import Row
+from pruning.study.row import StudyRow
 
 HEADLINE_RATIO = 0.75
 WORST = 6
 
 
 @dataclass(frozen=True)
-class Pair:
+class BeforeAfter:
     """One image before and after; why it was chosen."""
 
     why: str
-    before: Row
-    after: Row
+    before: StudyRow
+    after: StudyRow
 
 
-def pairs(analysis: Analysis) -> list[Pair]:
+def pairs(analysis: Analysis) -> list[BeforeAfter]:
     """The images that gained most, the median and lost most, for the first seed of the headline ratio."""
     before, after = _before(analysis), _after(analysis)
     if before is None or after is None or before == after:
@@ -32,17 +32,17 @@ def pairs(analysis: Analysis) -> list[Pair]:
     both = [(held[r.image], r) for r in analysis.rows if r.name == after and r.image in held]
     both.sort(key=lambda pair: (pair[1].certified - pair[0].certified, pair[0].image))
     chosen = {"largest gain": both[-1:], "median image": both[len(both) // 2 :][:1], "largest loss": both[:1]}
-    result: list[Pair] = []
+    result: list[BeforeAfter] = []
     for why, found in chosen.items():
         for b, a in found:
             if all(a.image != p.after.image for p in result) and not (
                 why == "largest loss" and a.certified >= b.certified
             ):
-                result.append(Pair(why, b, a))
+                result.append(BeforeAfter(why, b, a))
     return result
 
 
-def worst(analysis: Analysis, folder: Path) -> list[tuple[Row, Details]]:
+def worst(analysis: Analysis, folder: Path) -> list[tuple[StudyRow, Details]]:
     """The images with the largest refuted area of the network after pruning (the smallest of the given ones, or the
     only one) that have a counterexample to draw.
     """

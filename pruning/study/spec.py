@@ -43,7 +43,7 @@ MAX_NETWORKS = 10_000
 
 
 @dataclass(frozen=True)
-class Task:
+class VerificationTask:
     """What every image is verified against: data set and split, tolerance, rectangle, seconds per image.
 
     clock: `wall`, or `processor`: seconds that this process computed (on all its threads), for a machine that others
@@ -95,7 +95,7 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Budget:
+class EpochBudget:
     """Epochs of training and of fine-tuning, the same for every arm."""
 
     train: float
@@ -106,19 +106,19 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Spec:
+class Study:
     """A whole study. `match`: the arm whose layer widths random-matched and small-scratch take.
 
     dense: files of trained networks by seed, taken as the dense ones of those seeds instead of training them.
     """
 
     name: str
-    task: Task
+    task: VerificationTask
     images: tuple[int, ...]
     arms: tuple[Arm, ...]
     seeds: tuple[int, ...]
     ratios: tuple[float, ...]
-    budget: Budget
+    budget: EpochBudget
     network: Mapping[str, Any] = field(default_factory=dict)
     stages: int = 1
     match: str = "usn"
@@ -171,7 +171,7 @@ class Spec:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
-def load(path: str | Path) -> Spec:
+def load(path: str | Path) -> Study:
     """Read a study file; StudyFileError names the file, the key, what was found and what was expected."""
     import yaml
 
@@ -196,9 +196,9 @@ def load(path: str | Path) -> Spec:
         raise StudyFileError(f"{path}: {error}") from None
 
 
-def parse(value: Any) -> Spec:
+def parse(value: Any) -> Study:
     """A study from the content of its file."""
-    top = _mapping("the study", value, (*(f.name for f in fields(Spec) if f.name != "task"), *_TASK_KEYS))
+    top = _mapping("the study", value, (*(f.name for f in fields(Study) if f.name != "task"), *_TASK_KEYS))
     for key in ("name", "data", "images", "arms", "seeds", "budget"):
         _require(key in top, f"'{key}' is missing")
     numbers = {k: _number(k, top[k]) for k in ("timeout",) if k in top}
@@ -206,20 +206,20 @@ def parse(value: Any) -> Spec:
         numbers["tau"] = _share("tau", top["tau"])
     budget = _mapping("budget", top["budget"], ("train", "finetune"))
     _require(len(budget) == 2, "budget needs both train and finetune (epochs)")
-    return Spec(
+    return Study(
         name=_text("name", top["name"]),
-        task=Task(
+        task=VerificationTask(
             _text("data", top["data"]),
-            numbers.get("tau", Task.tau),
-            _text("rectangle", top.get("rectangle", Task.rectangle)),
-            numbers.get("timeout", Task.timeout),
-            _text("clock", top.get("clock", Task.clock)),
+            numbers.get("tau", VerificationTask.tau),
+            _text("rectangle", top.get("rectangle", VerificationTask.rectangle)),
+            numbers.get("timeout", VerificationTask.timeout),
+            _text("clock", top.get("clock", VerificationTask.clock)),
         ),
         images=_images(top["images"]),
         arms=tuple(_arm(name, settings) for name, settings in _arms(top["arms"])),
         seeds=tuple(_integer("seeds", s) for s in _list("seeds", top["seeds"])),
         ratios=tuple(_number("ratios", r) for r in _list("ratios", top.get("ratios", []))),
-        budget=Budget(**{k: _number(f"budget.{k}", v) for k, v in budget.items()}),
+        budget=EpochBudget(**{k: _number(f"budget.{k}", v) for k, v in budget.items()}),
         network=_plain("network", top.get("network", {})),
         stages=_integer("stages", top.get("stages", 1)),
         match=_text("match", top.get("match", "usn")),
@@ -228,7 +228,7 @@ def parse(value: Any) -> Spec:
     )
 
 
-def with_images(spec: Spec, count: int) -> Spec:
+def with_images(spec: Study, count: int) -> Study:
     """The study on its first `count` images."""
     return replace(spec, images=spec.images[:count])
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pruning.study import stats
-from pruning.study.row import Row
+from pruning.study.row import StudyRow
 from pruning.study.stats import Estimate
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Treatment = tuple[str, float | None]
 """(arm, ratio): the networks that differ only in seed and draw."""
 
-Field = Callable[[Row], float]
+Field = Callable[[StudyRow], float]
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,13 @@ def label(treatment: Treatment) -> str:
     return arm if ratio is None else f"{arm} {ratio:.0%}"
 
 
-def treatments(rows: Iterable[Row]) -> list[Treatment]:
+def treatments(rows: Iterable[StudyRow]) -> list[Treatment]:
     """All treatments, in the order in which arms first appear by name, unpruned ones first, ratios rising."""
     found = {(r.arm, r.ratio) for r in rows}
     return sorted(found, key=lambda t: (t[1] is not None, t[0], t[1] or 0.0))
 
 
-def samples(rows: Sequence[Row], wanted: Sequence[Treatment], field: Field) -> list[np.ndarray]:
+def samples(rows: Sequence[StudyRow], wanted: Sequence[Treatment], field: Field) -> list[np.ndarray]:
     """Values (S, D, N) for each treatment over the seeds and images that every network of all of them has finished.
 
     Raises ValueError where they have none in common. Draws are those that exist for every seed of a treatment.
@@ -101,7 +101,7 @@ def samples(rows: Sequence[Row], wanted: Sequence[Treatment], field: Field) -> l
     return [np.array([[[field(c[i]) for i in images] for c in per] for per in table], float) for table in chosen]
 
 
-def summarise(rows: Sequence[Row], treatment: Treatment, replicates: int = stats.REPLICATES) -> Summary:
+def summarise(rows: Sequence[StudyRow], treatment: Treatment, replicates: int = stats.REPLICATES) -> Summary:
     """Every figure of one treatment."""
 
     rows = [r for r in rows if (r.arm, r.ratio) == treatment]
@@ -131,13 +131,13 @@ def summarise(rows: Sequence[Row], treatment: Treatment, replicates: int = stats
     )
 
 
-def penalised(row: Row) -> float:
+def penalised(row: StudyRow) -> float:
     """PAR-2 seconds of one result: an image left open counts as twice the limit."""
     return 2 * row.timeout if row.verdict == "open" else row.seconds
 
 
 def contrast(
-    rows: Sequence[Row], treatment: Treatment, baseline: Treatment, replicates: int = stats.REPLICATES
+    rows: Sequence[StudyRow], treatment: Treatment, baseline: Treatment, replicates: int = stats.REPLICATES
 ) -> Contrast:
     """Treatment against baseline; `holm` equals `mcnemar` until it is adjusted."""
 
@@ -163,7 +163,7 @@ def contrast(
     )
 
 
-def contrasts(rows: Sequence[Row], focus: str, replicates: int = stats.REPLICATES) -> list[Contrast]:
+def contrasts(rows: Sequence[StudyRow], focus: str, replicates: int = stats.REPLICATES) -> list[Contrast]:
     """The focus arm against every other one: the unpruned, and those of the same ratio. Holm within each ratio."""
     known = treatments(rows)
     result: list[Contrast] = []
@@ -174,7 +174,7 @@ def contrasts(rows: Sequence[Row], focus: str, replicates: int = stats.REPLICATE
     return result
 
 
-def against(rows: Sequence[Row], baseline: str, replicates: int = stats.REPLICATES) -> list[Contrast]:
+def against(rows: Sequence[StudyRow], baseline: str, replicates: int = stats.REPLICATES) -> list[Contrast]:
     """Every other treatment against the (first) treatment of one arm; Holm over all of them."""
     known = treatments(rows)
     first = next((t for t in known if t[0] == baseline), None)
@@ -188,7 +188,7 @@ def _adjusted(family: list[Contrast]) -> list[Contrast]:
     return [replace(c, holm=p) for c, p in zip(family, adjusted, strict=True)]
 
 
-def meet(rows: Sequence[Row], a: Treatment, b: Treatment) -> bool:
+def meet(rows: Sequence[StudyRow], a: Treatment, b: Treatment) -> bool:
     """Whether two treatments share a finished seed and image."""
     try:
         samples(rows, [a, b], lambda _: 0.0)
@@ -197,8 +197,8 @@ def meet(rows: Sequence[Row], a: Treatment, b: Treatment) -> bool:
     return True
 
 
-def _by_network(rows: Sequence[Row], treatment: Treatment) -> dict[tuple[int, int], dict[int, Row]]:
-    table: dict[tuple[int, int], dict[int, Row]] = {}
+def _by_network(rows: Sequence[StudyRow], treatment: Treatment) -> dict[tuple[int, int], dict[int, StudyRow]]:
+    table: dict[tuple[int, int], dict[int, StudyRow]] = {}
     for row in rows:
         if (row.arm, row.ratio) == treatment:
             table.setdefault((row.seed, row.draw), {})[row.image] = row

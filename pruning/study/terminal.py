@@ -12,7 +12,7 @@ from rich.text import Text
 
 from pruning.study import goals, headline, words
 from pruning.study.analysis import Analysis
-from pruning.study.runner import Progress, Tell
+from pruning.study.runner import StudyProgress, TellProgress
 from pruning.study.summary import label
 from pruning.study.tools.scoring import Comparison, Standing
 from verifier.progress import StatusLine
@@ -92,7 +92,7 @@ def print_comparison(comparison: Comparison, console: Console, per_category: boo
 
 
 @contextmanager
-def progress_told(stream: TextIO) -> Iterator[Tell]:
+def progress_told(stream: TextIO) -> Iterator[TellProgress]:
     """Tells how far a study is: a line rewritten in place on a terminal, a line every 30 seconds elsewhere."""
     line = StatusLine(stream, elsewhere=30.0)
     try:
@@ -101,7 +101,7 @@ def progress_told(stream: TextIO) -> Iterator[Tell]:
         line.clear()
 
 
-def _progress(progress: Progress) -> str:
+def _progress(progress: StudyProgress) -> str:
     parts = [f"{progress.done} of {progress.total} results"]
     if progress.row is not None:
         parts.append(f"image {progress.row.image}, {progress.row.name}: {progress.row.verdict}")

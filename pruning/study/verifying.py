@@ -16,13 +16,13 @@ import numpy as np
 import torch
 
 from pruning.calibration import Semantic
-from pruning.study.hands import Outcome, Witness
-from pruning.study.spec import Task
+from pruning.study.hands import ImageVerdict, PictureWitness
+from pruning.study.spec import VerificationTask
 from verifier.budget import Budget, memory_limit
 from verifier.data import source, unchanged
 from verifier.data.frame import PIXELS, Frame, Head
-from verifier.data.source import Source
-from verifier.data.unchanged import Answer
+from verifier.data.source import PictureSource
+from verifier.data.unchanged import UnchangedAnswer
 from verifier.engine.on_device import device_of
 from verifier.errors import UnsoundError
 from verifier.semantic import (
@@ -31,19 +31,19 @@ from verifier.semantic import (
     Label,
     Perturbation,
     Range,
-    Study,
+    SemanticProblem,
     Target,
     network,
     prepare,
     properties,
     sources,
 )  # fmt: skip
-from verifier.semantic.coverage_search import CERTIFIED, OPEN, REFUTED, Limits, State, audit, cover
-from verifier.semantic.family import Family, bound_cells, from_studies
-from verifier.semantic.network import Network
+from verifier.semantic.coverage_search import CERTIFIED, OPEN, REFUTED, CoverageLimits, State, audit, cover
+from verifier.semantic.family import Family, bound_cells, from_problems
+from verifier.semantic.network import ImageNetwork
+from verifier.semantic.problem import unchanged as clean
 from verifier.semantic.properties import Property
 from verifier.semantic.sources import Example
-from verifier.semantic.study import unchanged as clean
 
 OPEN_SHARE = 0.01
 """The search of an image that cannot be certified in full ends when no more than this is open."""
@@ -70,11 +70,11 @@ CLOCKS = {"wall": time.monotonic, "processor": time.process_time}
 class Images:
     """The pictures of a task's data, each read once (of aircraft23 those of the test split)."""
 
-    task: Task
+    task: VerificationTask
     held: dict[tuple[int, Frame], Example] = field(default_factory=dict)
 
     @cached_property
-    def source(self) -> Source:
+    def source(self) -> PictureSource:
         """What `--data` names."""
         folder = Path(self.task.pictures) if self.task.pictures else None
         found = source.find(self.task.data, crop=self.task.crop, folder=folder)
@@ -86,7 +86,7 @@ class Images:
         """SecateurError if there are no such data."""
         _ = self.source.count
 
-    def example(self, net: Network, index: int) -> Example:
+    def example(self, net: ImageNetwork, index: int) -> Example:
         """Picture `index` at the size that `net` takes. ProblemError if there is none."""
         key = (index, net.frame)
         if key not in self.held:
@@ -98,18 +98,18 @@ class Images:
 def _loaded(
     path: Path, stamp: tuple[int, int], layout: str, channels: int | None, mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None,
-) -> Network:  # fmt: skip
+) -> ImageNetwork:  # fmt: skip
     return network.load(path, layout=layout, channels=channels, mean=mean, std=std)
 
 
-def _network(path: Path, task: Task) -> Network:
+def _network(path: Path, task: VerificationTask) -> ImageNetwork:
     held = path.stat()
     stamp = (held.st_mtime_ns, held.st_size)
     return _loaded(path, stamp, task.layout, task.channels, task.mean, task.std)
 
 
 def describe(
-    models: Sequence[Path], images: Images, indices: Sequence[int], task: Task, semantic: Semantic
+    models: Sequence[Path], images: Images, indices: Sequence[int], task: VerificationTask, semantic: Semantic
 ) -> list[str]:
     """See `hands.Describe`: of up to 100 pictures."""
     lines: list[str] = []
@@ -119,44 +119,44 @@ def describe(
         lines += [] if note in lines else [note]
         answers = []
         for index in indices[:DESCRIBED]:
-            study = _study(net, images.example(net, index), task, semantic)
-            answers.append(_answer(study, images.example(net, index), task))
+            problem = _problem(net, images.example(net, index), task, semantic)
+            answers.append(_answer(problem, images.example(net, index), task))
         lines.append(f"{path.stem}: {unchanged.line(answers)}")
         lines += [f"secateur compare: warning: {path.stem}: {text}" for text in unchanged.warnings(answers)]
     return lines
 
 
-def verify(model: Path, images: Images, index: int, task: Task, semantic: Semantic) -> Outcome:
+def verify(model: Path, images: Images, index: int, task: VerificationTask, semantic: Semantic) -> ImageVerdict:
     """The answer for one image; UnsoundError if a sample contradicts it."""
     net = _network(model, task)
     example = images.example(net, index)
-    study = _study(net, example, task, semantic)
+    problem = _problem(net, example, task, semantic)
     clock = CLOCKS[task.clock]
     began = clock()
     budget = Budget.of(task.timeout, None if task.memory is None else memory_limit(task.memory), clock)
-    family = from_studies([study], device_of(task.device))
-    state = cover(family, Limits(OPEN_SHARE), budget)
+    family = from_problems([problem], device_of(task.device))
+    state = cover(family, CoverageLimits(OPEN_SHARE), budget)
     witness = None
     if state.shares(CERTIFIED)[0] < 1:
-        witness = _violation(family, study, state, _grid(family, 11))
+        witness = _violation(family, problem, state, _grid(family, 11))
     if witness is None and state.shares(OPEN)[0] > 0 and not state.shares(REFUTED)[0] and not budget.expired():
-        state = cover(family, Limits(0.0), budget, state)
+        state = cover(family, CoverageLimits(0.0), budget, state)
     seconds = clock() - began
     points = _grid(family, SIDE)
     margins = _margins(family, points)
     audit(family, state, AUDITED)
     _no_violation_in_certified_cells(family, state, points[margins < -NOISE], index)
     if witness is None and state.shares(CERTIFIED)[0] < 1:
-        witness = _violation(family, study, state, points[np.argsort(margins)[:8]])
+        witness = _violation(family, problem, state, points[np.argsort(margins)[:8]])
     certified = bool(state.shares(OPEN)[0] == 0 and state.shares(REFUTED)[0] == 0)
     if certified:
-        _random_points_hold(study, index)
+        _random_points_hold(problem, index)
     verdict = "certified" if certified else "open" if witness is None else "refuted"
     sampled = float((margins > -NOISE).mean())
-    return _outcome(family, study, example, task, state, verdict, seconds, sampled, witness)
+    return _outcome(family, problem, example, task, state, verdict, seconds, sampled, witness)
 
 
-def _property(net: Network, target: Target | None, task: Task) -> Property:
+def _property(net: ImageNetwork, target: Target | None, task: VerificationTask) -> Property:
     """The property of the task; without one key points as heatmaps or coordinates, or the class, as the truth is."""
     tau = task.tau * net.width
     classes = target is not None and target.keypoints is None and target.label is not None
@@ -168,7 +168,7 @@ def _property(net: Network, target: Target | None, task: Task) -> Property:
     return Coordinates(tau, head=Head.given(task.output_scale, task.output_shift) or PIXELS)
 
 
-def _study(net: Network, example: Example, task: Task, semantic: Semantic) -> Study:
+def _problem(net: ImageNetwork, example: Example, task: VerificationTask, semantic: Semantic) -> SemanticProblem:
     prop = _property(net, example.target, task)
     return prepare(net, example.image, example.target, ranges(semantic), prop, reference=task.reference)
 
@@ -178,9 +178,9 @@ def ranges(semantic: Semantic) -> Perturbation:
     return Perturbation((Range("contrast", *semantic.contrast), Range("brightness", *semantic.brightness)))
 
 
-def _answer(study: Study, example: Example, task: Task) -> Answer:
+def _answer(problem: SemanticProblem, example: Example, task: VerificationTask) -> UnchangedAnswer:
     """What the network says to the unchanged picture."""
-    return clean(study, _property(study.network, example.target, task), example.target)
+    return clean(problem, _property(problem.network, example.target, task), example.target)
 
 
 def _grid(family: Family, side: int) -> np.ndarray:
@@ -199,7 +199,7 @@ def _margins(family: Family, points: np.ndarray) -> np.ndarray:
     return torch.cat(parts).cpu().numpy()
 
 
-def _violation(family: Family, study: Study, state: State, points: np.ndarray) -> np.ndarray | None:
+def _violation(family: Family, problem: SemanticProblem, state: State, points: np.ndarray) -> np.ndarray | None:
     """A parameter point at which ONNX Runtime, on the image's own file, violates the property; None if none was found.
 
     Candidates: the given points and the centres of refuted cells, the worst first.
@@ -214,7 +214,7 @@ def _violation(family: Family, study: Study, state: State, points: np.ndarray) -
     if found is None:
         return None
     values = np.array(found.x[: family.inputs], np.float64)
-    return values if study.excess(values) > 0 else None
+    return values if problem.excess(values) > 0 else None
 
 
 def _no_violation_in_certified_cells(family: Family, state: State, bad: np.ndarray, index: int) -> None:
@@ -225,13 +225,13 @@ def _no_violation_in_certified_cells(family: Family, state: State, bad: np.ndarr
             raise UnsoundError(f"image {index}: the property is violated at {point.tolist()}, inside a certified cell")
 
 
-def _random_points_hold(study: Study, index: int) -> None:
+def _random_points_hold(problem: SemanticProblem, index: int) -> None:
     """ONNX Runtime on the network itself at random points of the rectangle of a certified image."""
     rng = np.random.default_rng([index, 11])
-    low, high = study.perturbation.box.T
+    low, high = problem.perturbation.box.T
     worst, at = -np.inf, low
     for values in low + rng.random((POINTS, len(low))) * (high - low):
-        excess = study.excess(values)
+        excess = problem.excess(values)
         if excess > worst:
             worst, at = excess, values
     if worst > NOISE:
@@ -241,15 +241,15 @@ def _random_points_hold(study: Study, index: int) -> None:
 
 
 def _outcome(
-    family: Family, study: Study, example: Example, task: Task, state: State, verdict: str, seconds: float,
-    sampled: float, point: np.ndarray | None,
-) -> Outcome:  # fmt: skip
+    family: Family, problem: SemanticProblem, example: Example, task: VerificationTask, state: State, verdict: str,
+    seconds: float, sampled: float, point: np.ndarray | None,
+) -> ImageVerdict:  # fmt: skip
     low, high = state.cells.corners(family.lower.cpu().numpy(), family.upper.cpu().numpy())
     signs = np.zeros(len(state.status), np.int8)
     signs[state.status == CERTIFIED], signs[state.status == REFUTED] = 1, -1
     certified, refuted, undecided = (float(state.shares(s)[0]) for s in (CERTIFIED, REFUTED, OPEN))
     unstable, count = _unstable(family)
-    return Outcome(
+    return ImageVerdict(
         verdict=verdict,
         certified=certified,
         refuted=refuted,
@@ -258,11 +258,11 @@ def _outcome(
         boxes=int(state.boxes[0]),
         unstable=unstable,
         unstable_ratio=unstable / max(1, count),
-        clean_error=_clean_error(_answer(study, example, task), study.network.width),
+        clean_error=_clean_error(_answer(problem, example, task), problem.network.width),
         sampled=sampled,
         cells=np.stack([low, high], 1),
         states=signs,
-        witness=None if point is None or study.target.keypoints is None else _witness(study, point, task),
+        witness=None if point is None or problem.target.keypoints is None else _witness(problem, point, task),
         axes=(family.names[0], family.names[1]),
     )
 
@@ -294,18 +294,20 @@ def _unstable(family: Family) -> tuple[float, int]:
     )
 
 
-def _clean_error(answer: Answer, width: int) -> float:
+def _clean_error(answer: UnchangedAnswer, width: int) -> float:
     """Mean distance of the chosen key points on the unchanged image, as a share of its side; of a class 0 or 1."""
     if isinstance(answer.found, int):
         return float(answer.truth is not None and answer.found != answer.truth)
     return float(answer.errors.mean() / width) if len(answer.errors) else 0.0
 
 
-def _witness(study: Study, point: np.ndarray, task: Task) -> Witness:
-    assert study.target.keypoints is not None
-    picture = np.round(255 * study.picture(point)).astype(np.uint8)
-    prop = _property(study.network, study.target, task)
-    predicted, truth = properties.predict(study.network, study.answer(point), prop), study.target.keypoints
-    chosen = study.target.chosen()
+def _witness(problem: SemanticProblem, point: np.ndarray, task: VerificationTask) -> PictureWitness:
+    assert problem.target.keypoints is not None
+    picture = np.round(255 * problem.picture(point)).astype(np.uint8)
+    prop = _property(problem.network, problem.target, task)
+    predicted, truth = properties.predict(problem.network, problem.answer(point), prop), problem.target.keypoints
+    chosen = problem.target.chosen()
     worst = int(chosen[np.abs(predicted - truth)[chosen].max(1).argmax()])
-    return Witness(point, picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0), predicted, truth, worst)
+    return PictureWitness(
+        point, picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0), predicted, truth, worst
+    )

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from pruning import api
 from pruning.calibration import Semantic
 from pruning.cost import cost
-from pruning.study.hands import Hands, Outcome, Size
+from pruning.study.hands import Hands, ImageVerdict, Size
 from pruning.study.making import Maker
-from pruning.study.spec import Spec, Task
+from pruning.study.spec import Study, VerificationTask
 from pruning.study.verifying import Images, describe, ranges, verify
 from verifier.semantic import network
 from verifier.training.augment import LEVELS
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pruning.calibration import Semantic
 
 
-def hands(task: Task, study: Spec | None = None) -> Hands:
+def hands(task: VerificationTask, study: Study | None = None) -> Hands:
     """Everything a study needs; without a study (given networks) only sizes and verification.
 
     Raises SecateurError for data or a rectangle that cannot be used.
@@ -29,7 +29,7 @@ def hands(task: Task, study: Spec | None = None) -> Hands:
     held.check()
     ranges(semantic)  # what cannot be asked is refused here, before anything is made
 
-    def check(model: Path, image: int, task: Task) -> Outcome:
+    def check(model: Path, image: int, task: VerificationTask) -> ImageVerdict:
         return verify(model, held, image, task, semantic)
 
     def tell(models: Sequence[Path], images: Sequence[int]) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from verifier.command.worker import Job, Note, Outcome, Tell, Worker
+from verifier.command.worker import Job, JobOutcome, Note, Tell, Worker
 from verifier.errors import ModelError
 
 
@@ -23,7 +23,7 @@ class FakeWorker(Worker):
         with self.log.with_name("pids").open("a") as stream:
             stream.write(f"{os.getpid()}\n")
 
-    def solve(self, job: Job) -> Outcome:
+    def solve(self, job: Job) -> JobOutcome:
         self._note(job.vnnlib)
         time.sleep(self.pause)
         match job.onnx:
@@ -38,8 +38,8 @@ class FakeWorker(Worker):
             case "refuse":
                 raise ModelError("not a network")
             case "sat":
-                return Outcome("sat", 0.25, Note("found"), "((X_0 1.0)\n (Y_0 2.0))\n")
-        return Outcome("unsat", 0.5, Note("proven"))
+                return JobOutcome("sat", 0.25, Note("found"), "((X_0 1.0)\n (Y_0 2.0))\n")
+        return JobOutcome("unsat", 0.5, Note("proven"))
 
     def _note(self, text: str) -> None:
         with self.log.open("a") as stream:
@@ -58,7 +58,7 @@ class TogetherWorker(FakeWorker):
 
     def solve_together(self, jobs: Sequence[Job], tell: Tell) -> None:
         self._note(f"together {len(jobs)}")
-        tell(jobs[0], Outcome("sat", 0.1, Note("found"), "((X_0 1.0)\n (Y_0 2.0))\n"))
+        tell(jobs[0], JobOutcome("sat", 0.1, Note("found"), "((X_0 1.0)\n (Y_0 2.0))\n"))
         match self.then:
             case "crash":
                 os.kill(os.getpid(), signal.SIGSEGV)
@@ -68,7 +68,7 @@ class TogetherWorker(FakeWorker):
                 raise MemoryError
             case "all":
                 for job in jobs[1:]:
-                    tell(job, Outcome("unsat", 0.1))
+                    tell(job, JobOutcome("unsat", 0.1))
 
 
 @dataclass
@@ -78,7 +78,7 @@ class BrokenWorker(Worker):
     def prepare(self) -> None:
         os._exit(7)
 
-    def solve(self, job: Job) -> Outcome:
+    def solve(self, job: Job) -> JobOutcome:
         raise AssertionError("never ready")
 
 

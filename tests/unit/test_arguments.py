@@ -10,7 +10,7 @@ import pytest
 from pruning.calibration import Semantic
 from verifier.command.umbrella import COMMANDS
 from verifier.console import arguments
-from verifier.console.arguments import PIXELS, SHARE, NamedSpan, Parser, Spans, Tolerance, span, spans, tolerance
+from verifier.console.arguments import PIXELS, SHARE, CommandParser, NamedSpan, Spans, Tolerance, span, spans, tolerance
 from verifier.errors import OptionsError
 
 MISSPELT = {
@@ -39,8 +39,8 @@ def test_every_command_suggests_knows_its_version_and_says_one_line(
     assert (code, error) == (0, "") and out.split()[-1] == arguments.version()
 
 
-def parser() -> Parser:
-    p = Parser("try", "A parser.")
+def parser() -> CommandParser:
+    p = CommandParser("try", "A parser.")
     p.add_argument("file", nargs="?")
     p.add_argument("--timeout", type=float)
     p.add_argument("--count", type=int)
@@ -89,7 +89,7 @@ def test_one_syntax_for_ranges(text: str) -> None:
 
 
 def test_ranges_as_options_and_as_text_are_the_same() -> None:
-    p = Parser("try", None)
+    p = CommandParser("try", None)
     p.add_argument("--rectangle", default="medium")
     for name in ("contrast", "brightness"):
         p.add_argument(f"--{name}", action=NamedSpan, dest="rectangle", default="medium")

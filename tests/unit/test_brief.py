@@ -17,7 +17,7 @@ from verifier.brief import brief, item
 from verifier.data import networks
 from verifier.problem.assemble import assemble
 from verifier.semantic import Coordinates, Perturbation, Range, coverage_report, family, network, prepare, sources
-from verifier.semantic.coverage_search import Limits, cover
+from verifier.semantic.coverage_search import CoverageLimits, cover
 
 SPEC = "".join(
     [f"(declare-const X_{i} Real)\n(assert (<= X_{i} 1))\n(assert (>= X_{i} 0))\n" for i in range(200)]
@@ -94,9 +94,9 @@ def test_pictures_and_coverage() -> None:
     ranges = Perturbation((Range("contrast", 0.999, 1.001), Range("brightness", -0.001, 0.001)))
     study = prepare(net, example.image, example.target, ranges, Coordinates(3.0))
     short(example, "image=float64[1, 64, 64]")
-    short(study, "network=Network(..)")
-    members = family.from_studies([study], torch.device("cpu"))
-    state = cover(members, Limits(0.9), verifier.Budget())
+    short(study, "network=ImageNetwork(..)")
+    members = family.from_problems([study], torch.device("cpu"))
+    state = cover(members, CoverageLimits(0.9), verifier.Budget())
     short(members)
     short(state)
     for found in coverage_report.collect(members, state, maps=False):

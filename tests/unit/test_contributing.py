@@ -129,11 +129,11 @@ def test_a_perturbation(inverted: str, tmp_path: Path, capsys: pytest.CaptureFix
 def test_a_pruning_criterion(tmp_path: Path) -> None:
     """The position of a channel as its score: `prune` removes the first ones."""
     from pruning.cli import main
-    from pruning.scores.base import CRITERIA, Result, criterion
+    from pruning.scores.base import CRITERIA, RawScores, criterion
 
     @criterion("position", "", "the number of the channel")
-    def position(groups, calibration, options) -> Result:  # type: ignore[no-untyped-def]
-        return Result(np.arange(groups.n, dtype=float))
+    def position(groups, calibration, options) -> RawScores:  # type: ignore[no-untyped-def]
+        return RawScores(np.arange(groups.n, dtype=float))
 
     try:
         out = tmp_path / "small.onnx"

@@ -17,7 +17,7 @@ from tests.unit.fake_workers import FakeWorker
 from verifier.command import list_report, witness_picture
 from verifier.command.instances import Outcomes, run_list
 from verifier.command.list_report import Report
-from verifier.command.worker import Job, Note, Outcome
+from verifier.command.worker import Job, JobOutcome, Note
 from verifier.options import Options, dotted
 
 BAD = "<script>alert(1)</script>"
@@ -96,8 +96,8 @@ def test_names_are_text_wherever_they_stand(tmp_path: Path) -> None:
     bad = f"{BAD}\"'$x_{{</td>"
     jobs = [Job(bad, f"_{bad}{i}", f"{bad}.vnnlib", Path("x"), Path("y"), 60.0) for i in range(2)]
     report = Report(tmp_path / "out.html", jobs)
-    report.heard(jobs[0], Outcome("timeout", 1.0, Note(bad, bad, bad, 3, 0.5)))
-    report.heard(jobs[1], Outcome("sat", 1.0, Note(bad), bad))
+    report.heard(jobs[0], JobOutcome("timeout", 1.0, Note(bad, bad, bad, 3, 0.5)))
+    report.heard(jobs[1], JobOutcome("sat", 1.0, Note(bad), bad))
     lines = [
         list_report.Finished(j.category, j.onnx, j.vnnlib, word, 1.0)
         for j, word in zip(jobs, ("timeout", "sat"), strict=True)
@@ -183,7 +183,7 @@ def test_long_witnesses_are_cut_and_counted() -> None:
 def test_notes_are_plain_data(tmp_path: Path) -> None:
     jobs = [job("ok", "a")]
     report = Report(tmp_path / "out.html", jobs)
-    report.heard(jobs[0], Outcome("unsat", 1.0, Note("why", "help", "how", 7, 0.25, (1, 3, 8, 8))))
+    report.heard(jobs[0], JobOutcome("unsat", 1.0, Note("why", "help", "how", 7, 0.25, (1, 3, 8, 8))))
     report.write([], {}, FACTS)
     text = (tmp_path / "out.html").read_text(encoding="utf-8")
     found = re.search(r'id="notes">(.*?)</script>', text, re.DOTALL)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from verifier.checker.errors import Unreadable
-from verifier.checker.network import Network
+from verifier.checker.network import CheckedNetwork
 from verifier.checker.ops import TINY, UNIT, Array, Curve, Largest, Linear, Piecewise, gamma
 
 SAFE = 1 + 2.0**-20
@@ -38,19 +38,19 @@ Signs = Sequence[Sequence[tuple[int, int, int]]]
 
 
 @dataclass(eq=False)
-class Form:
+class AffineForms:
     """B affine forms: `centre`, `radius` (B, *S), `maps` (B, d, *S)."""
 
     centre: Array
     maps: Array
     radius: Array
 
-    def padded(self, count: int) -> Form:
+    def padded(self, count: int) -> AffineForms:
         """The same over more e_j: later ones do not occur in it."""
         b, d, *shape = self.maps.shape
         if d == count:
             return self
-        return Form(self.centre, np.concatenate([self.maps, np.zeros((b, count - d, *shape))], 1), self.radius)
+        return AffineForms(self.centre, np.concatenate([self.maps, np.zeros((b, count - d, *shape))], 1), self.radius)
 
     def size(self) -> Array:
         return np.abs(self.centre) + np.abs(self.maps).sum(1) + self.radius
@@ -71,20 +71,20 @@ class Form:
 
 
 @dataclass(eq=False)
-class Sweep:
+class Enclosures:
     """Intervals of every value over B boxes: `low[v]`, `high[v]`, (B, *S); `charge[v]` per unit of |row|; `empty` (B,)
     where the decided signs contradict the bounds, so that the part of the box has no point; `floor` (B,) what
     underflow can take off a walk; `planes[v]` linear bounds of what is not linear: lower slope, lower offset, upper
     slope, upper offset, or the winner and the width of a maximum, each (B, ..); `form` encloses the output."""
 
-    network: Network
+    network: CheckedNetwork
     low: list[Array] = field(default_factory=list)
     high: list[Array] = field(default_factory=list)
     charge: list[Array | None] = field(default_factory=list)
     planes: dict[int, tuple[Array, ...]] = field(default_factory=dict)
     empty: Array = field(default_factory=lambda: np.zeros(0, bool))
     floor: Array = field(default_factory=lambda: np.zeros(0))
-    form: Form | None = None
+    form: AffineForms | None = None
 
     def size(self, v: int) -> Array:
         """Magnitudes of value v."""
@@ -104,19 +104,19 @@ class Sweep:
 
 
 def sweep(
-    network: Network, lower: Array, upper: Array, signs: Signs = (), rows: bool = False, symbols: bool = False
-) -> Sweep:
+    network: CheckedNetwork, lower: Array, upper: Array, signs: Signs = (), rows: bool = False, symbols: bool = False
+) -> Enclosures:
     """Intervals of all values over the boxes `lower`, `upper` (B, n); `signs` clamp the arguments of decided neurons,
     `rows` asks for backward rows for every argument of a non-linear operator, too, `symbols` for an e_j of its own for
     every neuron that is not linear, instead of a part of the radius (one box only)."""
     b = len(lower)
-    out = Sweep(network, [lower], [upper], [None], empty=np.zeros(b, bool), floor=np.zeros(b))
+    out = Enclosures(network, [lower], [upper], [None], empty=np.zeros(b, bool), floor=np.zeros(b))
     width = (upper - lower).max(0, initial=0.0)
     free = np.flatnonzero(width > 0)
     many = len(free) > MOST_FORMS
     if many:  # the rest is noise: the rounding of fixed inputs, say
         free = np.sort(np.argsort(-width, kind="stable")[:MOST_FORMS])
-    forms: list[Form | None] = [None if rows and many else _start(lower, upper, free)]
+    forms: list[AffineForms | None] = [None if rows and many else _start(lower, upper, free)]
     last = {s: v for v, op in enumerate(network.nodes) if op is not None for s in op.sources}
     for v, op in enumerate(network.nodes):
         if op is None:
@@ -141,17 +141,17 @@ def sweep(
     return out
 
 
-def _start(lower: Array, upper: Array, free: Array) -> Form:
+def _start(lower: Array, upper: Array, free: Array) -> AffineForms:
     centre = lower / 2 + upper / 2
     radius = np.maximum(upper - centre, centre - lower) * (1 + 4 * UNIT) + TINY
     maps = np.zeros((len(lower), len(free), lower.shape[1]))
     maps[:, np.arange(len(free)), free] = radius[:, free]
     rest = radius.copy()
     rest[:, free] = 0
-    return Form(centre, maps, rest)
+    return AffineForms(centre, maps, rest)
 
 
-def _reserve(forms: Sequence[Form | None], count: int, shapes: Sequence[tuple[int, ...]]) -> None:
+def _reserve(forms: Sequence[AffineForms | None], count: int, shapes: Sequence[tuple[int, ...]]) -> None:
     """Room for `count` more maps of each of the `shapes`.
 
     Raises:
@@ -166,7 +166,7 @@ def _reserve(forms: Sequence[Form | None], count: int, shapes: Sequence[tuple[in
         )
 
 
-def _put(out: Sweep, form: Form | None, low: Array, high: Array, charge: Array | None) -> None:
+def _put(out: Enclosures, form: AffineForms | None, low: Array, high: Array, charge: Array | None) -> None:
     if form is not None:
         below, above = form.interval()
         low, high = np.maximum(low, below), np.minimum(high, above)
@@ -176,7 +176,7 @@ def _put(out: Sweep, form: Form | None, low: Array, high: Array, charge: Array |
     out.charge.append(charge)
 
 
-def _linear(out: Sweep, forms: list[Form | None], op: Linear) -> None:
+def _linear(out: Enclosures, forms: list[AffineForms | None], op: Linear) -> None:
     parts = [forms[s] for s in op.sources]
     lows, highs = [out.low[s] for s in op.sources], [out.high[s] for s in op.sources]
     form = None
@@ -207,13 +207,13 @@ def _linear(out: Sweep, forms: list[Form | None], op: Linear) -> None:
         centre = centre if op.offset is None else centre + op.offset
         maps = op.forward(flat).reshape(b, d, *op.shape) if d else np.zeros((b, 0, *op.shape))
         radius = (op.spread([f.radius for f in known]) + charge + d * lost) * (1 + 8 * UNIT)
-        form = Form(centre, maps, radius)
+        form = AffineForms(centre, maps, radius)
     forms.append(form)
     out.floor = out.floor + sum(s.reshape(len(s), -1).sum(1) for s in sizes) * lost
     _put(out, form, middle - half - room, middle + half + room, charge)
 
 
-def _clamp(out: Sweep, source: int, v: int, signs: Signs) -> None:
+def _clamp(out: Enclosures, source: int, v: int, signs: Signs) -> None:
     """Clamps the arguments of decided neurons of operator v at 0."""
     mine = [(b, k, side) for b, decided in enumerate(signs) for at, k, side in decided if at == v]
     if not mine:
@@ -231,7 +231,7 @@ def _clamp(out: Sweep, source: int, v: int, signs: Signs) -> None:
     out.low[source], out.high[source] = low, high
 
 
-def _curve(out: Sweep, forms: list[Form | None], op: Curve, symbols: bool) -> None:
+def _curve(out: Enclosures, forms: list[AffineForms | None], op: Curve, symbols: bool) -> None:
     source = op.sources[0]
     low, high = out.low[source], out.high[source]
     form = forms[source]
@@ -254,14 +254,14 @@ def _curve(out: Sweep, forms: list[Form | None], op: Curve, symbols: bool) -> No
             maps = np.concatenate([maps, more.reshape(1, -1, *op.shape)], 1)
             noise = np.where(np.isfinite(noise), 0.0, noise)
         radius = np.where(zero, 0.0, np.abs(slope) * form.radius + np.where(exact, 0.0, noise + room))
-        form = Form(slope * form.centre + shift, maps, radius)
+        form = AffineForms(slope * form.centre + shift, maps, radius)
     forms.append(form)
     _put(out, form, *op.range(low, high), None)
     # rows: two products a coefficient
     out.floor = out.floor + out.size(source).reshape(len(low), -1).sum(1) * (8 * TINY)
 
 
-def _largest(out: Sweep, forms: list[Form | None], op: Largest) -> None:
+def _largest(out: Enclosures, forms: list[AffineForms | None], op: Largest) -> None:
     source = op.sources[0]
     low, high = out.low[source], out.high[source]
     best, width = _winner(low, high)
@@ -271,7 +271,7 @@ def _largest(out: Sweep, forms: list[Form | None], op: Largest) -> None:
         maps = np.take_along_axis(form.maps, np.broadcast_to(best[:, None], (*form.maps.shape[:-1], 1)), -1)[..., 0]
         half = width / 2
         radius = radius + half + (np.abs(centre) + half + radius) * (4 * UNIT)
-        form = Form(
+        form = AffineForms(
             centre + half, maps, np.where(width == 0, np.take_along_axis(form.radius, best, -1)[..., 0], radius)
         )
     forms.append(form)
@@ -289,7 +289,7 @@ def _winner(low: Array, high: Array) -> tuple[Array, Array]:
     return best, np.where(over > 0, over * (1 + 4 * UNIT) + TINY, np.where(np.isnan(most + own), np.nan, 0.0))
 
 
-def _tighten(out: Sweep, source: int) -> None:
+def _tighten(out: Enclosures, source: int) -> None:
     """Meets the interval of `source` with what backward rows say, element by element where 0 lies inside."""
     shape = out.low[source].shape
     low, high = (t[source].reshape(len(t[source]), -1).copy() for t in (out.low, out.high))
@@ -305,7 +305,7 @@ def _tighten(out: Sweep, source: int) -> None:
     out.low[source], out.high[source] = (m(low, high).reshape(shape) for m in (np.minimum, np.maximum))
 
 
-def most_rows(network: Network) -> int:
+def most_rows(network: CheckedNetwork) -> int:
     """How many rows are walked back at a time."""
     return max(16, CHUNK // max(math.prod(s) for s in network.shapes))
 
@@ -328,7 +328,7 @@ def packs(owner: Array, most: int) -> Iterator[tuple[Array, Array]]:
 
 
 @dataclass(eq=False)
-class Walked:
+class RowBounds:
     """Lower bounds `low` (B, K) of K rows per box, what was taken off for rounding in them, `error` (B, K), and
     `coefficients` (B, K, n) of the linear function that it is the minimum of; `early` are lower bounds too, from the
     intervals of the first value that a non-linear operator makes."""
@@ -340,14 +340,14 @@ class Walked:
 
 
 def walk(
-    swept: Sweep,
+    swept: Enclosures,
     planes: Mapping[int, tuple[Array, ...]],
     rows: Array,
     boxes: Array,
     start: int,
     inputs: Array | None = None,
     pulls: Mapping[int, Sequence[tuple[int, int, int, float]]] | None = None,
-) -> Walked:
+) -> RowBounds:
     """Lower bounds of rows (B, K, *S) over value `start`, plus rows `inputs` (B, K, n) over the inputs, on the boxes
     `boxes` (B,) of the sweep. `pulls[v]` lists (b, k, neuron, c): c times the argument of that neuron of Relu v is
     added, which is <= 0 wherever the neuron keeps its decided sign. What rounding costs is taken off; a bound that is
@@ -431,4 +431,4 @@ def walk(
     if row is None:
         row = np.zeros((*count, network.inputs))
     low, error = least(0, row)
-    return Walked(low, error, row, low if early is None else early)
+    return RowBounds(low, error, row, low if early is None else early)

@@ -17,7 +17,7 @@ import numpy as np
 from verifier.checker import format as fmt
 from verifier.checker.bounds import sweep
 from verifier.checker.errors import Rejected, Unreadable
-from verifier.checker.network import Network, read_network
+from verifier.checker.network import CheckedNetwork, read_network
 from verifier.checker.ops import Array, Piecewise
 from verifier.checker.prove import Claim, Part, Prover
 from verifier.checker.query import Queries, read_queries
@@ -67,7 +67,7 @@ def check(proof: str | Path, model: str | Path, spec: str | Path) -> Accepted:
 
 
 class _Tree:
-    def __init__(self, network: Network, queries: Queries, header: fmt.Header) -> None:
+    def __init__(self, network: CheckedNetwork, queries: Queries, header: fmt.Header) -> None:
         self.prover, self.queries, self.kind = Prover(network, queries), queries, header.kind
         self.tensors: list[int] = []
         for name in header.tensors:
@@ -89,7 +89,7 @@ class _Tree:
             match event:
                 case fmt.Leaf():
                     self._leaf(event)
-                case fmt.Clip():
+                case fmt.InputClip():
                     self._clip(event)
                 case fmt.Slopes():
                     self._slopes(event)
@@ -159,7 +159,7 @@ class _Tree:
         own = [(low, high) for c, low, high in part.cuts if c == j]
         return own[0] if own else (float(self.queries.lower[part.query, j]), float(self.queries.upper[part.query, j]))
 
-    def _clip(self, event: fmt.Clip) -> None:
+    def _clip(self, event: fmt.InputClip) -> None:
         part = self._take(event.node)
         self.splits += 1
         clauses = self.prover.clauses(part)
@@ -237,7 +237,7 @@ def _cut(part: Part, j: int, low: float, high: float) -> Part:
     return replace(part, cuts=(*(c for c in part.cuts if c[0] != j), (j, low, high)))
 
 
-def check_witness(network: Network, queries: Queries, x: Array) -> Accepted:
+def check_witness(network: CheckedNetwork, queries: Queries, x: Array) -> Accepted:
     """Accepts an input whose outputs satisfy a clause for certain, rounding included.
 
     Raises:

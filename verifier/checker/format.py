@@ -80,7 +80,7 @@ class Leaf:
 
 
 @dataclass(frozen=True)
-class Clip:
+class InputClip:
     """Node `node` becomes one node, without its slabs: (coordinate, side, at) is what lies beyond `at`, above it for
     side 1 and below it for side -1. `rows` are (clause, position of the row in the clause): on every slab each clause
     has one of them that is positive, as bounded on the whole node with `intervals` (see `Leaf`)."""
@@ -107,7 +107,7 @@ class End:
 
 
 Split = InputSplit | NeuronSplit | ClauseSplit
-Event = Split | Leaf | Clip | Slopes | End
+Event = Split | Leaf | InputClip | Slopes | End
 
 
 def varint(value: int) -> bytes:
@@ -140,7 +140,7 @@ def encode(event: Event) -> bytes:
             return bytes([CLAUSES]) + varint(node)
         case Leaf():
             return _encode_leaf(event)
-        case Clip(node, rows, slabs, intervals):
+        case InputClip(node, rows, slabs, intervals):
             picked = b"".join(varint(c) + varint(k) for c, k in rows)
             cuts = b"".join(varint(2 * j + (side > 0)) + struct.pack("<d", at) for j, side, at in slabs)
             head = bytes([CLIP]) + varint(node) + bytes([intervals << 4])
@@ -256,7 +256,7 @@ class Reader:
         slopes = self._varint() if flags & USES_SLOPES else -1
         return Leaf(node, tuple(rows), beta, slopes, flags >> 4)
 
-    def _clip(self) -> Clip:
+    def _clip(self) -> InputClip:
         node, flags = self._varint(), self._bytes(1)[0]
         if flags >> 4 > ROWS or flags & 15:
             self._fail(f"found flags {flags} of a clip")
@@ -265,7 +265,7 @@ class Reader:
         for _ in range(self._count(MOST_ITEMS)):
             place = self._varint()
             slabs.append((place >> 1, 1 if place & 1 else -1, struct.unpack("<d", self._bytes(8))[0]))
-        return Clip(node, rows, tuple(slabs), flags >> 4)
+        return InputClip(node, rows, tuple(slabs), flags >> 4)
 
     def _floats(self, count: int) -> tuple[float, ...]:
         return struct.unpack(f"<{count}f", self._bytes(4 * count))

@@ -19,7 +19,19 @@ import onnx
 from onnx import numpy_helper
 
 from verifier.checker.errors import Unreadable
-from verifier.checker.ops import Affine, Concat, Conv, Dense, Largest, Node, Piecewise, Sigmoid, Square, Take, Total
+from verifier.checker.ops import (
+    Affine,
+    AnyOperator,
+    Concat,
+    Conv,
+    Dense,
+    Largest,
+    Piecewise,
+    Sigmoid,
+    Square,
+    Take,
+    Total,
+)
 
 MOST_BYTES = 1 << 30
 MOST_ELEMENTS = 1 << 26
@@ -28,12 +40,12 @@ _Value = int | np.ndarray  # the number of a computed value, or a constant
 
 
 @dataclass
-class Network:
+class CheckedNetwork:
     """`nodes[v]` makes value v from earlier ones (`nodes[0]` is None: the flat input (n,)); `output` is the flat output
     (m,); `shapes[v]` without the batch axis; `tensors` are the values of the ONNX tensors by name; `dtypes` says the
     numpy type of every input coordinate."""
 
-    nodes: list[Node | None]
+    nodes: list[AnyOperator | None]
     shapes: list[tuple[int, ...]]
     output: int
     tensors: dict[str, int]
@@ -73,7 +85,7 @@ def read_bytes(path: str | Path) -> bytes:
     return data
 
 
-def read_network(path: str | Path) -> Network:
+def read_network(path: str | Path) -> CheckedNetwork:
     """Reads an ONNX file.
 
     Raises:
@@ -96,10 +108,10 @@ def read_network(path: str | Path) -> Network:
 class _Reader:
     model: onnx.ModelProto
     values: dict[str, _Value] = field(default_factory=dict)
-    nodes: list[Node | None] = field(default_factory=list)
+    nodes: list[AnyOperator | None] = field(default_factory=list)
     shapes: list[tuple[int, ...]] = field(default_factory=list)
 
-    def read(self) -> Network:
+    def read(self) -> CheckedNetwork:
         graph = self.model.graph
         self.opset = max([o.version for o in self.model.opset_import if o.domain in ("", "ai.onnx")], default=0)
         if not self.opset or not graph.output:
@@ -134,7 +146,7 @@ class _Reader:
         lengths = tuple(self.shapes[p][0] for p in parts)
         output = parts[0] if len(parts) == 1 else self.add(Concat(tuple(parts), (sum(lengths),), "", 0, lengths))
         tensors = {name: v for name, v in self.values.items() if isinstance(v, int)}
-        return Network(self.nodes, self.shapes, output, tensors, dtypes, b"")
+        return CheckedNetwork(self.nodes, self.shapes, output, tensors, dtypes, b"")
 
     def step(self, node: onnx.NodeProto) -> None:
         name = node.name or (node.output[0] if node.output else "?")
@@ -157,7 +169,7 @@ class _Reader:
             raise Unreadable(f"node '{name}' makes more than {MOST_ELEMENTS} elements")
         self.values[node.output[0]] = result
 
-    def add(self, node: Node) -> int:
+    def add(self, node: AnyOperator) -> int:
         self.nodes.append(node)
         self.shapes.append(node.shape)
         return len(self.nodes) - 1

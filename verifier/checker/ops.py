@@ -34,7 +34,7 @@ def gamma(terms: int) -> float:
 
 
 @dataclass
-class Op:
+class CheckedOperator:
     """An operator: the values it reads and the shape of what it makes."""
 
     sources: tuple[int, ...]
@@ -42,7 +42,7 @@ class Op:
     name: str
 
 
-class Linear(Op):
+class Linear(CheckedOperator):
     """y = sum_i W_i x_i + offset."""
 
     terms: int = 1
@@ -253,7 +253,7 @@ class Conv(Linear):
         return [padded[:, :, top : top + height, left : left + width].reshape(b, *self.source_shape)]
 
 
-class Curve(Op):
+class Curve(CheckedOperator):
     """An elementwise function of one value."""
 
     def value(self, x: Array) -> tuple[Array, Array]:
@@ -404,8 +404,8 @@ class Square(Curve):
 
 
 @dataclass
-class Largest(Op):
+class Largest(CheckedOperator):
     """Maximum over the last axis: (.., k) -> (..)."""
 
 
-Node = Linear | Curve | Largest
+AnyOperator = Linear | Curve | Largest

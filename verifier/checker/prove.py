@@ -9,15 +9,15 @@ from fractions import Fraction
 
 import numpy as np
 
-from verifier.checker.bounds import CHUNK, Sweep, most_rows, packs, sweep, walk
+from verifier.checker.bounds import CHUNK, Enclosures, most_rows, packs, sweep, walk
 from verifier.checker.format import FORMS, ROOT, ROWS, SYMBOLS
-from verifier.checker.network import Network
+from verifier.checker.network import CheckedNetwork
 from verifier.checker.ops import TINY, UNIT, Array, Piecewise, gamma
 from verifier.checker.query import Queries
 
 Picked = tuple[tuple[int, float], ...]
 Slab = tuple[int, int, float]
-Task = tuple[int, int, Picked]
+ClauseTask = tuple[int, int, Picked]
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Claim:
-    """That a part holds no violation, or some `slabs` of it do not (see `format.Clip`): in each slab, every clause has
-    one of the `rows`, (clause, rows and weights), that cannot hold there. `beta` is a multiplier for every decided
+    """That a part holds no violation, or some `slabs` of it do not (see `format.InputClip`): in each slab, every clause
+    has one of the `rows`, (clause, rows and weights), that cannot hold there. `beta` is a multiplier for every decided
     neuron, `slopes` are bytes per Relu, (*S), 255 for a slope of 1; `intervals` says where intervals come from
     (`format.FORMS`, ..)."""
 
@@ -54,14 +54,14 @@ class Claim:
 class Prover:
     """Bounds leaves of one network and specification."""
 
-    def __init__(self, network: Network, queries: Queries) -> None:
+    def __init__(self, network: CheckedNetwork, queries: Queries) -> None:
         self.network, self.queries = network, queries
         self.relus = {v: op for v, op in enumerate(network.nodes) if isinstance(op, Piecewise) and op.is_relu}
         self.largest = max(math.prod(s) for s in network.shapes)
         self.rows = _dense(queries.outputs, network.outputs)
         self.inputs = _dense(queries.inputs, network.inputs if any(len(p) for p, _ in queries.inputs) else 0)
         self.rhs = np.array(queries.rhs)
-        self._roots: tuple[int, Sweep] | None = None
+        self._roots: tuple[int, Enclosures] | None = None
 
     def box(self, part: Part) -> tuple[Array, Array]:
         """The inputs of a part, (n,) each."""
@@ -84,7 +84,7 @@ class Prover:
         clauses = self.queries.clauses[part.query]
         return clauses if part.clause < 0 else [clauses[part.clause]]
 
-    def intervals(self, parts: Sequence[Part], kind: int) -> Sweep:
+    def intervals(self, parts: Sequence[Part], kind: int) -> Enclosures:
         """Intervals for parts (of one query, where they are the root's)."""
         boxes = [self.box(p) for p in parts]
         lower, upper = np.stack([b[0] for b in boxes]), np.stack([b[1] for b in boxes])
@@ -112,7 +112,7 @@ class Prover:
         found.planes.update({v: found.plane(v) for p in parts for v in {at for at, _, _ in p.signs}})
         return found
 
-    def root(self, query: int) -> Sweep:
+    def root(self, query: int) -> Enclosures:
         """Intervals of a query's whole box by backward rows; kept for the last query that asked."""
         if self._roots is None or self._roots[0] != query:
             lower, upper = self.queries.lower[query], self.queries.upper[query]
@@ -151,14 +151,18 @@ class Prover:
                 least[b] = min(_weakest(found[b], count, low, high, slab) for slab in claim.slabs or (None,))
         return least
 
-    def prepare(self, claims: Sequence[Claim]) -> tuple[Sweep, dict[int, tuple[Array, ...]]]:
+    def prepare(self, claims: Sequence[Claim]) -> tuple[Enclosures, dict[int, tuple[Array, ...]]]:
         """Intervals and linear bounds for claims of one group."""
         swept = self.intervals([c.part for c in claims], claims[0].intervals)
         moved = {v: swept.plane(v, np.stack([c.slopes[v] for c in claims]) / 255.0) for v in claims[0].slopes}
         return swept, {**swept.planes, **moved}
 
     def walk(
-        self, swept: Sweep, planes: Mapping[int, tuple[Array, ...]], claims: Sequence[Claim], tasks: Sequence[Task]
+        self,
+        swept: Enclosures,
+        planes: Mapping[int, tuple[Array, ...]],
+        claims: Sequence[Claim],
+        tasks: Sequence[ClauseTask],
     ) -> tuple[Array, Array, Array]:
         """For (claim, clause, rows and weights), (P,): by how much the weighted rows exceed their limits everywhere on
         the claim's part, rounded down with an exact sign; what rounding took off; and the coefficients (P, n) of the
@@ -175,10 +179,10 @@ class Prover:
 
     def _rows(
         self,
-        swept: Sweep,
+        swept: Enclosures,
         planes: Mapping[int, tuple[Array, ...]],
         claims: Sequence[Claim],
-        tasks: Sequence[Task],
+        tasks: Sequence[ClauseTask],
         boxes: Array,
         place: tuple[Array, Array],
     ) -> tuple[Array, Array, Array]:

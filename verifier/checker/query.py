@@ -10,7 +10,7 @@ import numpy as np
 
 import vnnlib
 from verifier.checker.errors import Unreadable
-from verifier.checker.network import Network, read_bytes
+from verifier.checker.network import CheckedNetwork, read_bytes
 from verifier.checker.ops import Array
 
 
@@ -32,7 +32,7 @@ class Queries:
         return len(self.lower)
 
 
-def read_queries(path: str | Path, network: Network) -> Queries:
+def read_queries(path: str | Path, network: CheckedNetwork) -> Queries:
     """Reads a VNN-LIB file for this network.
 
     The box of an input that is a float32 or float16 number holds the bounds and their nearest numbers of that type (a

@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Any
 
 from verifier.command.ledger import Finished, open_results
-from verifier.command.worker import READY, Job, Note, Outcome, Tell, Worker, serve
+from verifier.command.worker import READY, Job, JobOutcome, Note, Tell, Worker, serve
 from verifier.errors import ProblemError
 from verifier.files.ledger import Ledger
 from verifier.files.whole import make_folder, write
@@ -228,9 +228,9 @@ class _Run:
         self.pending.extendleft(reversed(waiting))
         slot.jobs = [] if slot.together else [first]
         if slot.jobs:
-            self._record(slot, first, Outcome(word, time.monotonic() - slot.sent, Note(why)))
+            self._record(slot, first, JobOutcome(word, time.monotonic() - slot.sent, Note(why)))
 
-    def _record(self, slot: _Slot, job: Job, outcome: Outcome) -> None:
+    def _record(self, slot: _Slot, job: Job, outcome: JobOutcome) -> None:
         slot.jobs.remove(job)
         if not slot.jobs:
             slot.kill_at = math.inf
@@ -256,7 +256,7 @@ class _Run:
         )
 
 
-def unheard(job: Job, outcome: Outcome) -> None:
+def unheard(job: Job, outcome: JobOutcome) -> None:
     """Nobody asks."""
 
 

@@ -16,7 +16,7 @@ from verifier.api import read_spec
 from verifier.command import witness_picture
 from verifier.command.ledger import Finished
 from verifier.command.witness_picture import Pictured
-from verifier.command.worker import Job, Note, Outcome
+from verifier.command.worker import Job, JobOutcome, Note
 from verifier.files.whole import write
 from verifier.page import cactus
 from verifier.page.render import render
@@ -39,11 +39,11 @@ _WORDS = ("unsat", "sat", "unknown", "timeout", "error", "not run")
 _SETTLED = ("sat", "unsat")
 _NOTES = re.compile(r'<script type="application/json" id="notes">(.*?)</script>', re.DOTALL)
 
-Key = tuple[str, str, str]
+LineKey = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
-class Row:
+class ListRow:
     """A line of the list: `result` is a verdict word, `error` or `not run`, `seconds` are None for the last."""
 
     job: Job
@@ -84,9 +84,9 @@ class Report:
     ) -> None:
         self._path, self._jobs, self._earlier = path, jobs, earlier
         self._notes = _read_notes(path)
-        self._witness: dict[Key, str] = {}
+        self._witness: dict[LineKey, str] = {}
 
-    def heard(self, job: Job, outcome: Outcome) -> None:
+    def heard(self, job: Job, outcome: JobOutcome) -> None:
         """What became of a job."""
         key = job.category, job.onnx, job.vnnlib
         self._notes[key] = outcome.note
@@ -104,7 +104,7 @@ class Report:
         rows = self._rows(finished)
         write(self._path, self.page(rows, settings, facts), "the report")
 
-    def page(self, rows: Sequence[Row], settings: Mapping[str, object], facts: Sequence[tuple[str, str]]) -> str:
+    def page(self, rows: Sequence[ListRow], settings: Mapping[str, object], facts: Sequence[tuple[str, str]]) -> str:
         """The page as text."""
         counts = Counter(row.result for row in rows)
         return render(
@@ -128,8 +128,8 @@ class Report:
             notes=[[*key, asdict(note)] for key, note in self._notes.items()],
         )
 
-    def _rows(self, finished: Sequence[Finished]) -> list[Row]:
-        waiting: dict[Key, list[Finished]] = {}
+    def _rows(self, finished: Sequence[Finished]) -> list[ListRow]:
+        waiting: dict[LineKey, list[Finished]] = {}
         for line in finished:
             waiting.setdefault(line.key, []).append(line)
         rows = []
@@ -138,12 +138,12 @@ class Report:
             lines = waiting.get(key)
             if lines:
                 line = lines.pop(0)
-                rows.append(Row(job, family, line.result, line.seconds, self._notes.get(key, Note())))
+                rows.append(ListRow(job, family, line.result, line.seconds, self._notes.get(key, Note())))
             else:
-                rows.append(Row(job, family, "not run", None, Note()))
+                rows.append(ListRow(job, family, "not run", None, Note()))
         return rows
 
-    def _shown(self, row: Row) -> Shown | None:
+    def _shown(self, row: ListRow) -> Shown | None:
         if row.result != "sat":
             return None
         job = row.job
@@ -201,7 +201,7 @@ def headline(counts: Mapping[str, int], total: int) -> str:
     return f"{text}; {', '.join(still)}." if still else f"{text}."
 
 
-def family_table(rows: Sequence[Row]) -> Table:
+def family_table(rows: Sequence[ListRow]) -> Table:
     """Counts and times of every family."""
     lines = []
     for family in dict.fromkeys(row.family for row in rows):
@@ -213,7 +213,7 @@ def family_table(rows: Sequence[Row]) -> Table:
     return Table(("family", *_WORDS, "median s", "max s", "sum s"), tuple(lines))
 
 
-def draw_cactus(rows: Sequence[Row]) -> Drawn | None:
+def draw_cactus(rows: Sequence[ListRow]) -> Drawn | None:
     """How many are settled within how many seconds, by family where these are few; None where nothing is settled."""
     names = list(dict.fromkeys(row.family for row in rows))
     groups = {name: [row for row in rows if row.family == name] for name in names}
@@ -229,10 +229,10 @@ def draw_cactus(rows: Sequence[Row]) -> Drawn | None:
     return cactus.draw(times, totals, "cactus", "Settled in time", "instances", False)
 
 
-def left_open(rows: Sequence[Row]) -> list[tuple[str, str, list[Row]]]:
+def left_open(rows: Sequence[ListRow]) -> list[tuple[str, str, list[ListRow]]]:
     """Reasons, the advice that goes with them, and the instances, of what ran and has no answer; most frequent
     first."""
-    groups: dict[tuple[str, str], list[Row]] = {}
+    groups: dict[tuple[str, str], list[ListRow]] = {}
     for row in rows:
         if row.result not in (*_SETTLED, "not run"):
             reason = row.note.message or "the run that found this kept no reason"
@@ -240,7 +240,7 @@ def left_open(rows: Sequence[Row]) -> list[tuple[str, str, list[Row]]]:
     return [(*key, mine) for key, mine in sorted(groups.items(), key=lambda item: -len(item[1]))]
 
 
-def _read_notes(path: Path) -> dict[Key, Note]:
+def _read_notes(path: Path) -> dict[LineKey, Note]:
     """The notes of a page that `Report` wrote; none of any other file."""
     try:
         if not path.is_file() or path.stat().st_size > MAX_PAGE:

@@ -15,7 +15,7 @@ from verifier.api import Engine, load, read_spec, verify
 from verifier.budget import Budget, memory_limit
 from verifier.command import explanation, report
 from verifier.console import about, process
-from verifier.console.arguments import Parser
+from verifier.console.arguments import CommandParser
 from verifier.console.guard import Guard
 from verifier.console.outputs import keep_inputs
 from verifier.console.process import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_VERDICT
@@ -85,7 +85,7 @@ def _solve(
     return result, spec
 
 
-def run_coverage(parser: Parser, args: argparse.Namespace, started: float) -> int:
+def run_coverage(parser: CommandParser, args: argparse.Namespace, started: float) -> int:
     """Shares and maps of one instance."""
     if args.results is not None or args.json is not None or args.report is not None or args.explain:
         what = "--results, --json, --report and --explain"
@@ -96,7 +96,7 @@ def run_coverage(parser: Parser, args: argparse.Namespace, started: float) -> in
 
     options = _options(args)
     refuse_unused(options, ("device", "seed", "timeout", "memory", "search.batch"), "--coverage")
-    files = coverage_run.Files.named(args.coverage)
+    files = coverage_run.CoverageFiles.named(args.coverage)
     keep_inputs((*files.all, args.proof), _inputs(args))
     files.check(folder=True)
     process.keep_freed_memory()
@@ -113,7 +113,7 @@ def run_coverage(parser: Parser, args: argparse.Namespace, started: float) -> in
         check_writable(args.proof, "the proof")
         where = args.proof, _one_network(args.model), args.spec
         prove = lambda s: map_proof.write(*where, found, s.of(CERTIFIED), lambda: bool(budget.stopped))  # noqa: E731
-    limits, batch = coverage_run.Limits(), options.search.batch
+    limits, batch = coverage_run.CoverageLimits(), options.search.batch
     return coverage_run.run(found, files, limits, budget, batch=batch, quiet=args.quiet, prove=prove)
 
 
@@ -177,7 +177,7 @@ def _deliver(args: argparse.Namespace, result: Result, spec: Spec | None, histor
     return EXIT_VERDICT
 
 
-def run_list(parser: Parser, args: argparse.Namespace) -> int:
+def run_list(parser: CommandParser, args: argparse.Namespace) -> int:
     """Many instances: a line of the results file for each."""
     if args.model is not None:
         parser.error("--instances brings its own models and specifications")

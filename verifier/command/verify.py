@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
 from verifier.console import process
-from verifier.console.arguments import Parser
+from verifier.console.arguments import CommandParser
 from verifier.console.process import EXIT_INPUT, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_VERDICT
 from verifier.errors import SecateurError, UnsoundError
 
@@ -91,9 +91,9 @@ def _tasks() -> ModuleType:
     return tasks
 
 
-def parser() -> Parser:
+def parser() -> CommandParser:
     """The command line."""
-    parser = Parser("verify", "Decide whether a neural network satisfies a VNN-LIB specification.", _EPILOG)
+    parser = CommandParser("verify", "Decide whether a neural network satisfies a VNN-LIB specification.", _EPILOG)
     parser.add_argument("model", nargs="?", help="network: .onnx or .onnx.gz")
     parser.add_argument("spec", nargs="?", help="specification: VNN-LIB 1.0 or 2.0, .vnnlib or .vnnlib.gz")
     parser.add_argument("--timeout", type=float, metavar="S", help="seconds for the run, start-up included")

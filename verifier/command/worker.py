@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 READY = "ready"
 
-Tell = Callable[["Job", "Outcome"], None]
+Tell = Callable[["Job", "JobOutcome"], None]
 """Hears what became of a job."""
 
 
@@ -65,7 +65,7 @@ class Note:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JobOutcome:
     """What became of a job: a verdict word or `error`, and the text of a witness."""
 
     result: str
@@ -74,7 +74,7 @@ class Outcome:
     witness: str = ""
 
     @staticmethod
-    def of(result: Result, spec: Spec, model: Model, seconds: float) -> Outcome:
+    def of(result: Result, spec: Spec, model: Model, seconds: float) -> JobOutcome:
         """What a result means for its job."""
         note = Note(
             result.reason,
@@ -85,7 +85,7 @@ class Outcome:
             tuple(model.input_shape),
         )
         witness = report.witness_text(result.witness, spec) if result.witness else ""
-        return Outcome(result.verdict.value, seconds, note, witness)
+        return JobOutcome(result.verdict.value, seconds, note, witness)
 
 
 class Worker(Protocol):
@@ -94,7 +94,7 @@ class Worker(Protocol):
     def prepare(self) -> None:
         """Called once in the new process, before the first job: slow imports."""
 
-    def solve(self, job: Job) -> Outcome:
+    def solve(self, job: Job) -> JobOutcome:
         """One job; an exception counts as `error`."""
 
     @property
@@ -122,7 +122,7 @@ class EngineWorker(Worker):
         process.wait_without_spinning()
         import verifier.engine  # noqa: F401 (brings everything)
 
-    def solve(self, job: Job) -> Outcome:
+    def solve(self, job: Job) -> JobOutcome:
         """Loads (or reuses) the network, parses the specification and runs the engine."""
         if job.model is None:
             raise ProblemError(f"found several networks, expected 1: {job.onnx[:200]}")
@@ -135,7 +135,7 @@ class EngineWorker(Worker):
         else:
             files = job.model, job.spec
             result = with_proof(files, job.proof, lambda proof: solve(model, spec, self._options, budget, proof=proof))
-        return Outcome.of(result, spec, model, time.monotonic() - started)
+        return JobOutcome.of(result, spec, model, time.monotonic() - started)
 
     @property
     def together(self) -> int:
@@ -155,7 +155,7 @@ class EngineWorker(Worker):
         questions = [Question(vnnlib.normalise(s), seconds) for s, seconds in zip(specs, left, strict=True)]
 
         def settled(i: int, result: Result) -> None:
-            tell(jobs[i], Outcome.of(result, specs[i], model, before + result.seconds))
+            tell(jobs[i], JobOutcome.of(result, specs[i], model, before + result.seconds))
 
         longest = None if any(s is None for s in left) else sum(s for s in left if s is not None)
         budget = Budget.of(longest, memory_limit(self._options.memory, self._processes))
@@ -189,7 +189,7 @@ def serve(channel: Connection, worker: Worker) -> None:
 
 
 def _answer(channel: Connection, worker: Worker, left: list[Job]) -> None:
-    def tell(job: Job, outcome: Outcome) -> None:
+    def tell(job: Job, outcome: JobOutcome) -> None:
         left.remove(job)
         channel.send((job, outcome))
 
@@ -201,7 +201,7 @@ def _answer(channel: Connection, worker: Worker, left: list[Job]) -> None:
         tell(job, _attempt(worker, job))
 
 
-def _attempt(worker: Worker, job: Job) -> Outcome:
+def _attempt(worker: Worker, job: Job) -> JobOutcome:
     started = time.monotonic()
     try:
         return worker.solve(job)
@@ -209,7 +209,7 @@ def _attempt(worker: Worker, job: Job) -> Outcome:
         message = " ".join(str(error).split())
     except Exception as error:  # whatever it was, the other instances go on
         message = f"internal error: {type(error).__name__}: {' '.join(str(error).split())}"
-    return Outcome("error", time.monotonic() - started, Note(message))
+    return JobOutcome("error", time.monotonic() - started, Note(message))
 
 
 def _die_with_parent() -> None:

@@ -21,7 +21,7 @@ Span = tuple[float, float]
 PIXELS, SHARE = "px", "share"
 
 
-class Parser(argparse.ArgumentParser):
+class CommandParser(argparse.ArgumentParser):
     """argparse with mistakes in one line, suggestions, `--version`, and values that begin with a minus sign."""
 
     def __init__(self, prog: str, description: str | None, epilog: str | None = None) -> None:

@@ -8,11 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from verifier.errors import OutputError
+from verifier.files.whole import AnyPath
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".npy")
 """Endings of the files that a folder of data is read for."""
-
-AnyPath = str | os.PathLike[str]
 
 
 def keep_inputs(outputs: Iterable[AnyPath | None], inputs: Iterable[AnyPath | None]) -> None:

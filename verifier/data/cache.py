@@ -12,7 +12,7 @@ import numpy as np
 from verifier.errors import OutputError
 from verifier.files.whole import Whole, make_folder
 
-Arrays = dict[str, np.ndarray]
+NamedArrays = dict[str, np.ndarray]
 
 
 def directory() -> Path:
@@ -21,7 +21,7 @@ def directory() -> Path:
     return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "secateur"
 
 
-def read(path: Path, expected: dict[str, tuple[tuple[int, ...], str]]) -> Arrays | None:
+def read(path: Path, expected: dict[str, tuple[tuple[int, ...], str]]) -> NamedArrays | None:
     """The arrays of an .npz file if it holds exactly the expected shapes and dtypes, else None."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
@@ -34,7 +34,7 @@ def read(path: Path, expected: dict[str, tuple[tuple[int, ...], str]]) -> Arrays
     return arrays if fits else None
 
 
-def write(path: Path, arrays: Arrays) -> None:
+def write(path: Path, arrays: NamedArrays) -> None:
     """Store atomically. A full or read-only disk costs time later, not the result now, so it is not an error."""
     with contextlib.suppress(OutputError):
         make_folder(path.parent)

@@ -48,7 +48,7 @@ class Sample:
     note: str = ""
 
 
-class Source(ABC):
+class PictureSource(ABC):
     """Pictures by index. `count` is None where there is no limit."""
 
     count: int | None
@@ -73,7 +73,7 @@ class Source(ABC):
     def _read(self, frame: Frame, indices: Sequence[int]) -> list[Sample]: ...
 
 
-def find(text: str, *, split: str = "test", crop: str = CROP, folder: Path | None = None) -> Source:
+def find(text: str, *, split: str = "test", crop: str = CROP, folder: Path | None = None) -> PictureSource:
     """The source that a text means (see the module); `split` where aircraft23 is named without one.
 
     folder: where the pictures of a COCO file lie, by default beside it. Raises OptionsError or ProblemError.
@@ -89,15 +89,15 @@ def find(text: str, *, split: str = "test", crop: str = CROP, folder: Path | Non
         files = sorted(file for file in path.iterdir() if file.suffix.lower() in pictures.SUFFIXES)
         if not files:
             raise ProblemError(f"{path}: no pictures in this folder; expected {', '.join(pictures.SUFFIXES)}")
-        return Files(tuple(files), crop)
+        return PictureFiles(tuple(files), crop)
     if suffix == ".npz":
-        return Arrays(path, crop)
+        return PictureArrays(path, crop)
     if suffix == ".json":
         return Annotated(path, path.parent if folder is None else folder, crop)
     if suffix == ".txt":
-        return Files(_listed(path), crop)
+        return PictureFiles(_listed(path), crop)
     if suffix in pictures.SUFFIXES:
-        return Files((path,), crop)
+        return PictureFiles((path,), crop)
     raise OptionsError(
         f"data '{text}': expected aircraft23, a folder, a picture, a list of pictures (.txt), an .npz file, or a COCO "
         "file (.json)"
@@ -132,7 +132,7 @@ def _rendered(text: str, split: str) -> Rendered:
 
 
 @dataclass(frozen=True)
-class Rendered(Source):
+class Rendered(PictureSource):
     """`aircraft23`, from picture `first` on."""
 
     split: str
@@ -164,7 +164,7 @@ class Rendered(Source):
 
 
 @dataclass(frozen=True)
-class Files(Source):
+class PictureFiles(PictureSource):
     """Picture files; NAME.json beside a picture holds its truth."""
 
     files: tuple[Path, ...]
@@ -195,7 +195,7 @@ class Files(Source):
 
 
 @dataclass(frozen=True)
-class Arrays(Source):
+class PictureArrays(PictureSource):
     """An .npz file: images (n, ..), and keypoints (n, K, 2), (n, K, 3) or (n, 2 K), visibility (n, K), labels (n,).
 
     Floating-point labels are targets in the network's own units (`targets`), which only training can use.
@@ -295,7 +295,7 @@ class Arrays(Source):
 
 
 @dataclass(frozen=True)
-class Annotated(Source):
+class Annotated(PictureSource):
     """Objects of a COCO key point file."""
 
     path: Path

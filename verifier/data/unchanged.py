@@ -14,7 +14,7 @@ FACTOR = 3.0
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
+class UnchangedAnswer:
     """One picture: `output` flat; of key points `found` and `truth` (K, 2) in pixels (those that count); of a class the
     found and the true one; `truth` None where there is none. excess: by how much the property is broken, if known.
     """
@@ -34,7 +34,7 @@ class Answer:
         return np.zeros(0)
 
 
-def line(answers: Sequence[Answer]) -> str:
+def line(answers: Sequence[UnchangedAnswer]) -> str:
     """ "unchanged image: error 1.2 px (largest 3.4), outputs span 5.1..60.2" for one picture or several."""
     many = f"{len(answers)} unchanged images" if len(answers) > 1 else "unchanged image"
     low, high = (float(f([f(a.output) for a in answers])) for f in (np.min, np.max))
@@ -52,7 +52,7 @@ def line(answers: Sequence[Answer]) -> str:
     return f"{many}: {', '.join(told)}"
 
 
-def warnings(answers: Sequence[Answer]) -> list[str]:
+def warnings(answers: Sequence[UnchangedAnswer]) -> list[str]:
     """What is likely to be a mistake: answers and targets in different units, a property broken from the start."""
     found = []
     points = [a for a in answers if len(a.errors)]

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from os import PathLike
 from pathlib import Path
 
 from verifier.console.arguments import version
+from verifier.files.whole import AnyPath
 from verifier.graph.onnx_import.source import files_of
 from verifier.options import Options, dotted
 from verifier.result import Result
 from verifier.search.checkpoint import Checkpoint, digest
-
-AnyPath = str | PathLike[str]
 
 FREE = ("device", "seed", "timeout", "memory", "deterministic", "checkpoint_every", "search.batch", "attack")
 """Options that may be others when a search is gone on with: what has been proven does not depend on them."""

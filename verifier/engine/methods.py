@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from verifier.bounds.alpha_beta import Ground
-from verifier.bounds.bounder import Method as Bounds
-from verifier.bounds.bounder import sweep
+from verifier.bounds.bounder import Method, sweep
 from verifier.bounds.centred import Centred
 from verifier.bounds.lumped import Prepared
 from verifier.bounds.network import build
@@ -22,13 +21,13 @@ from verifier.engine.on_device import OnDevice
 from verifier.engine.outcome import Answer
 from verifier.engine.strategy import Kind, Strategy
 from verifier.search import zonotope
-from verifier.search.bab import Limits, Method
+from verifier.search.bab import SearchLimits, SearchMethod
 from verifier.search.bounding import Bounded, bound_boxes
 from verifier.search.choose import Chooser, Cost
 from verifier.search.domains import DomainBatch, whole
 from verifier.search.halving import Halving, Recorded, cut
 from verifier.search.memory import Memory, Unmeasured, attempt, step_bytes
-from verifier.search.neurons import NeuronSplit
+from verifier.search.neurons import NeuronBounding
 from verifier.search.shallow import form
 from verifier.search.shallow.step import OneLayer
 
@@ -48,9 +47,9 @@ class Searched:
     by."""
 
     first: DomainBatch
-    method: Method[Any]
+    method: SearchMethod[Any]
     work: Callable[[], float]
-    limits: Limits
+    limits: SearchLimits
 
 
 def prepare(on: OnDevice, strategy: Strategy, answer: Answer, proof: ProofWriter | None) -> Searched:
@@ -61,7 +60,9 @@ def prepare(on: OnDevice, strategy: Strategy, answer: Answer, proof: ProofWriter
         ProofError: no proof can be written of it.
     """
     stop, first = answer.budget.expired, whole(on.lower, on.upper)
-    limits = Limits(stop, answer.report, strategy.batch, on.device, memory(on, strategy, answer.budget.memory_bytes))
+    limits = SearchLimits(
+        stop, answer.report, strategy.batch, on.device, memory(on, strategy, answer.budget.memory_bytes)
+    )
     if strategy.kind is Kind.ONE_LAYER:
         one_layer, _ = attempt(partial(_one_layer, on, stop))
         if one_layer is not None:
@@ -100,13 +101,13 @@ def _one_layer(on: OnDevice, stop: Callable[[], bool]) -> OneLayer:
 
 def _neuron_split(
     on: OnDevice, strategy: Strategy, boxes: DomainBatch, budget: Budget, proof: ProofWriter | None
-) -> NeuronSplit:
+) -> NeuronBounding:
     """The roots of all queries: intermediate intervals by backward rows.
 
     Raises:
         OutOfTime: before the first bound.
     """
-    method, centred = Bounds(affine=False, rows=True, row_elements=ROOT_ELEMENTS), None
+    method, centred = Method(affine=False, rows=True, row_elements=ROOT_ELEMENTS), None
     if proof is None:  # a checker bounds by rows alone
         method = replace(method, affine=strategy.bounds.affine, attribute=False)
         # convolutions of float64 take five times as long on a CPU; elsewhere those of float32 may not be plain sums
@@ -116,7 +117,7 @@ def _neuron_split(
     known = sweep(on.network, *where, method, budget.expired, centred=centred)
     exact = Ground.of(on.network, known)
     fast = exact.cast(build(on.problem.graph, torch.float32, on.device))
-    split = NeuronSplit(exact, fast, on.table, budget.expired)
+    split = NeuronBounding(exact, fast, on.table, budget.expired)
     if proof is not None:
         return split
     if strategy.deterministic:  # `neurons.REFINED` is a limit in work
@@ -140,7 +141,7 @@ def _bounding(
         ), lambda: cost.sweep() * (answer.tally.boxes - answer.earlier)
     stop = answer.budget.expired
 
-    def bound(batch: DomainBatch, bounds: Bounds) -> Bounded:
+    def bound(batch: DomainBatch, bounds: Method) -> Bounded:
         return bound_boxes(on.network, on.table, batch, on.inputs, bounds, stop, on.single)
 
     chooser = Chooser(bound, _halves, strategy.bounds, strategy.fixed, cost)

@@ -16,7 +16,7 @@ from verifier.engine.outcome import Answer
 from verifier.options import Options
 from verifier.problem.problem import Problem
 from verifier.result import Result, Verdict, Witness
-from verifier.search.bab import Limits, Method, search
+from verifier.search.bab import SearchLimits, SearchMethod, search
 from verifier.search.domains import DomainBatch, whole
 from verifier.search.policy import FirstSat, Parts
 
@@ -40,8 +40,8 @@ class _Nothing:
 
 
 @dataclass(eq=False)
-class _Blind(Method[_Nothing]):
-    """The method (see `bab.Method`) that knows no bounds: boxes stay as they are."""
+class _Blind(SearchMethod[_Nothing]):
+    """The method (see `bab.SearchMethod`) that knows no bounds: boxes stay as they are."""
 
     problem: Problem
     rng: np.random.Generator
@@ -80,7 +80,9 @@ def solve(problem: Problem, replay: Replay, options: Options, answer: Answer) ->
         return blind.steps >= most or answer.budget.expired()
 
     first = whole(*(torch.from_numpy(t) for t in (problem.lower, problem.upper)))
-    ending = search(first, blind, FirstSat(test, queries=problem.queries), Limits(stop, answer.report, len(first)))
+    ending = search(
+        first, blind, FirstSat(test, queries=problem.queries), SearchLimits(stop, answer.report, len(first))
+    )
     answer.counters = lambda: {"points": POINTS * blind.steps}
     if isinstance(ending.found, Witness):
         return answer.of(Verdict.SAT, "a sampled input violates the property", witness=ending.found)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from verifier.graph.ir import Node, Shape
-from verifier.ops.elementwise import Elementwise, Planes, chord, magnitude, slack
+from verifier.ops.elementwise import CurvePlanes, Elementwise, chord, magnitude, slack
 from verifier.ops.kinds import Interval
 from verifier.ops.registry import register
 from verifier.ops.s_shaped import SShaped
@@ -42,17 +42,17 @@ class Curved(Elementwise):
         half = torch.full_like(x.lower, 0.5)
         return half, half
 
-    def planes(self, x: Interval, frame: None, alpha_lower: Tensor, alpha_upper: Tensor) -> Planes:
+    def planes(self, x: Interval, frame: None, alpha_lower: Tensor, alpha_upper: Tensor) -> CurvePlanes:
         first = torch.maximum(x.lower, x.upper / POLE) if self.pole else x.lower
         tangent = self._tangent(x, torch.lerp(first, x.upper, alpha_lower if self.convex else alpha_upper))
         line = self._line(x, self._chord(x))
-        return Planes(*tangent, *line) if self.convex else Planes(*line, *tangent)
+        return CurvePlanes(*tangent, *line) if self.convex else CurvePlanes(*line, *tangent)
 
-    def equal_slopes(self, x: Interval, frame: None) -> Planes:
+    def equal_slopes(self, x: Interval, frame: None) -> CurvePlanes:
         point = self.point(self._chord(x)).nan_to_num(0.0)
         slope, offset = self._tangent(x, torch.clamp(point, x.lower, x.upper))
         line = self._line(x, slope)
-        return Planes(slope, offset, *line) if self.convex else Planes(*line, slope, offset)
+        return CurvePlanes(slope, offset, *line) if self.convex else CurvePlanes(*line, slope, offset)
 
     def _inner(self, x: Interval) -> tuple[Interval, Tensor, Interval]:
         image, usable, inner = super()._inner(x)
@@ -177,20 +177,20 @@ class Reciprocal(Curved):
         low, high = self.rounded(x.upper.reciprocal(), x.lower.reciprocal())
         return Interval(torch.where(outside, -torch.inf, low), torch.where(outside, torch.inf, high))
 
-    def planes(self, x: Interval, frame: None, alpha_lower: Tensor, alpha_upper: Tensor) -> Planes:
+    def planes(self, x: Interval, frame: None, alpha_lower: Tensor, alpha_upper: Tensor) -> CurvePlanes:
         negative = x.upper < 0
         # the tangent of the mirrored interval counts from the other end
         alpha = torch.where(negative, 1 - alpha_upper, alpha_lower)
         return self._mirrored(negative, super().planes(_positive(x), frame, alpha, alpha))
 
-    def equal_slopes(self, x: Interval, frame: None) -> Planes:
+    def equal_slopes(self, x: Interval, frame: None) -> CurvePlanes:
         return self._mirrored(x.upper < 0, super().equal_slopes(_positive(x), frame))
 
     @staticmethod
-    def _mirrored(negative: Tensor, planes: Planes) -> Planes:
+    def _mirrored(negative: Tensor, planes: CurvePlanes) -> CurvePlanes:
         """Planes of -f(-x), where asked for."""
         low_s, low_o, up_s, up_o = planes
-        return Planes(
+        return CurvePlanes(
             torch.where(negative, up_s, low_s),
             torch.where(negative, -up_o, low_o),
             torch.where(negative, low_s, up_s),

@@ -16,7 +16,7 @@ from verifier.ops.kinds import Interval, Relaxation, RelaxedOp
 from verifier.tolerance import SLOPE_ULPS, function_error, tiny, ulp
 
 
-class Planes(NamedTuple):
+class CurvePlanes(NamedTuple):
     """Slopes and offsets of the lower and the upper plane of a function of one variable."""
 
     lower_slope: Tensor
@@ -51,11 +51,11 @@ class Elementwise(RelaxedOp):
         """Parameters of the planes that are lowest or highest at the centre of the interval."""
         raise NotImplementedError(self.node.op)
 
-    def planes(self, x: Interval, frame: Any, alpha_lower: Tensor, alpha_upper: Tensor) -> Planes:
+    def planes(self, x: Interval, frame: Any, alpha_lower: Tensor, alpha_upper: Tensor) -> CurvePlanes:
         """The two planes for the given parameters."""
         raise NotImplementedError(self.node.op)
 
-    def equal_slopes(self, x: Interval, frame: Any) -> Planes:
+    def equal_slopes(self, x: Interval, frame: Any) -> CurvePlanes:
         """The two planes with one slope."""
         raise NotImplementedError(self.node.op)
 
@@ -113,7 +113,7 @@ class Elementwise(RelaxedOp):
         return image, usable, Interval(lower, upper)
 
 
-def _guarded(planes: Planes, image: Interval, usable: Tensor) -> Relaxation:
+def _guarded(planes: CurvePlanes, image: Interval, usable: Tensor) -> Relaxation:
     """Planes where everything is finite, the constant bounds of the image elsewhere."""
     low_s, low_o, up_s, up_o = planes
     low_ok = usable & (low_s.abs() + low_o.abs()).isfinite()

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from verifier.ops.elementwise import Elementwise, Planes, magnitude, slack
+from verifier.ops.elementwise import CurvePlanes, Elementwise, magnitude, slack
 from verifier.ops.kinds import Interval
 from verifier.ops.registry import register
 from verifier.tolerance import ulp
@@ -65,13 +65,13 @@ class Periodic(Elementwise):
         safe = torch.where(width > 0, width, 1.0)
         return ((below - frame.lower) / safe).clamp(0, 1), ((above - frame.lower) / safe).clamp(0, 1)
 
-    def planes(self, x: Interval, frame: Interval, alpha_lower: Tensor, alpha_upper: Tensor) -> Planes:
+    def planes(self, x: Interval, frame: Interval, alpha_lower: Tensor, alpha_upper: Tensor) -> CurvePlanes:
         below, above = torch.lerp(*frame, alpha_lower), torch.lerp(*frame, alpha_upper)
-        return Planes(below, self._extremum(x, below, -1).offset, above, self._extremum(x, above, 1).offset)
+        return CurvePlanes(below, self._extremum(x, below, -1).offset, above, self._extremum(x, above, 1).offset)
 
-    def equal_slopes(self, x: Interval, frame: Interval) -> Planes:
+    def equal_slopes(self, x: Interval, frame: Interval) -> CurvePlanes:
         slope = self._search(frame, lambda s: self._extremum(x, s, 1).point > self._extremum(x, s, -1).point)
-        return Planes(slope, self._extremum(x, slope, -1).offset, slope, self._extremum(x, slope, 1).offset)
+        return CurvePlanes(slope, self._extremum(x, slope, -1).offset, slope, self._extremum(x, slope, 1).offset)
 
     @staticmethod
     def _search(slopes: Interval, should_rise: Callable[[Tensor], Tensor]) -> Tensor:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from verifier.ops.elementwise import Elementwise, Planes, chord
+from verifier.ops.elementwise import CurvePlanes, Elementwise, chord
 from verifier.ops.kinds import Interval, Relaxation, RelaxedOp
 from verifier.ops.registry import register
 from verifier.tolerance import outward, tiny, ulp
@@ -125,17 +125,17 @@ class Hinge(Elementwise):
         alpha = (x.upper >= -x.lower).to(x.lower.dtype)
         return alpha, alpha
 
-    def planes(self, x: Interval, frame: _HingeFrame, alpha_lower: Tensor, alpha_upper: Tensor) -> Planes:
+    def planes(self, x: Interval, frame: _HingeFrame, alpha_lower: Tensor, alpha_upper: Tensor) -> CurvePlanes:
         a = self.left(x.lower)
         convex = a <= 1
         below = torch.where(convex, torch.lerp(frame.first, frame.last, alpha_lower), frame.line)
         above = torch.where(convex, frame.line, torch.lerp(frame.first, frame.last, alpha_upper))
         low, high = self._chord_offsets(frame)
         zero = torch.zeros_like(low)
-        return Planes(below, torch.where(convex, zero, low), above, torch.where(convex, high, zero))
+        return CurvePlanes(below, torch.where(convex, zero, low), above, torch.where(convex, high, zero))
 
-    def equal_slopes(self, x: Interval, frame: _HingeFrame) -> Planes:
-        return Planes(frame.line, self._chord_offsets(frame)[0], frame.line, self._chord_offsets(frame)[1])
+    def equal_slopes(self, x: Interval, frame: _HingeFrame) -> CurvePlanes:
+        return CurvePlanes(frame.line, self._chord_offsets(frame)[0], frame.line, self._chord_offsets(frame)[1])
 
     def _chord_offsets(self, frame: _HingeFrame) -> tuple[Tensor, Tensor]:
         """Extrema of f(x) - s x for the chord's slope s: at the ends of the interval or at the kink."""
@@ -234,20 +234,20 @@ class Clip(Elementwise):
         centre = x.lower / 2 + x.upper / 2
         return (centre >= frame.knee_low).to(centre.dtype), (centre <= frame.knee_high).to(centre.dtype)
 
-    def planes(self, x: Interval, frame: _ClipFrame, alpha_lower: Tensor, alpha_upper: Tensor) -> Planes:
+    def planes(self, x: Interval, frame: _ClipFrame, alpha_lower: Tensor, alpha_upper: Tensor) -> CurvePlanes:
         below = torch.lerp(*frame.below, alpha_lower)
         above = torch.lerp(*frame.above, alpha_upper)
         return self._planes(x, frame, below, above)
 
-    def equal_slopes(self, x: Interval, frame: _ClipFrame) -> Planes:
+    def equal_slopes(self, x: Interval, frame: _ClipFrame) -> CurvePlanes:
         # the gap is a convex function of the slope and falls until the first of the two chords is reached
         slope = torch.minimum(frame.below.upper, frame.above.upper)
         return self._planes(x, frame, slope, slope)
 
-    def _planes(self, x: Interval, frame: _ClipFrame, below: Tensor, above: Tensor) -> Planes:
+    def _planes(self, x: Interval, frame: _ClipFrame, below: Tensor, above: Tensor) -> CurvePlanes:
         low = torch.minimum(self._intercept(frame.knee_low, below, -1), self._intercept(x.upper, below, -1))
         high = torch.maximum(self._intercept(x.lower, above, 1), self._intercept(frame.knee_high, above, 1))
-        return Planes(below, low, above, high)
+        return CurvePlanes(below, low, above, high)
 
     def _intercept(self, point: Tensor, slope: Tensor, side: int) -> Tensor:
         """f(point) - slope * point, rounded towards `side`; exact where slope is 0, or 1 with f(point) = point."""
@@ -282,13 +282,13 @@ class Within(Elementwise):
         one = torch.ones_like(x.lower)
         return one, one
 
-    def planes(self, x: Interval, frame: None, alpha_lower: Tensor, alpha_upper: Tensor) -> Planes:
+    def planes(self, x: Interval, frame: None, alpha_lower: Tensor, alpha_upper: Tensor) -> CurvePlanes:
         one, zero = torch.ones_like(x.lower), torch.zeros_like(x.lower)
-        return Planes(one + 0 * alpha_lower, zero, one + 0 * alpha_upper, zero)  # autograd has to find alpha
+        return CurvePlanes(one + 0 * alpha_lower, zero, one + 0 * alpha_upper, zero)  # autograd has to find alpha
 
-    def equal_slopes(self, x: Interval, frame: None) -> Planes:
+    def equal_slopes(self, x: Interval, frame: None) -> CurvePlanes:
         one, zero = torch.ones_like(x.lower), torch.zeros_like(x.lower)
-        return Planes(one, zero, one, zero)
+        return CurvePlanes(one, zero, one, zero)
 
     def unstable(self, *xs: Interval) -> Tensor:
         return ~self._inside(xs[0])

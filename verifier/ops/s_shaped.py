@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from verifier.ops.elementwise import Elementwise, Planes, chord, slack
+from verifier.ops.elementwise import CurvePlanes, Elementwise, chord, slack
 from verifier.ops.kinds import Interval
 from verifier.ops.registry import register
 from verifier.tolerance import tiny, ulp
@@ -65,11 +65,11 @@ class SShaped(Elementwise):
         below, above = self._middle(frame.below), self._middle(frame.above)
         return (below, above) if self.sign > 0 else (above, below)
 
-    def planes(self, x: Interval, frame: _Frame, alpha_lower: Tensor, alpha_upper: Tensor) -> Planes:
+    def planes(self, x: Interval, frame: _Frame, alpha_lower: Tensor, alpha_upper: Tensor) -> CurvePlanes:
         first, second = (alpha_lower, alpha_upper) if self.sign > 0 else (alpha_upper, alpha_lower)
         return self._assemble(self._lower(frame.below, first), self._lower(frame.above, second))
 
-    def equal_slopes(self, x: Interval, frame: _Frame) -> Planes:
+    def equal_slopes(self, x: Interval, frame: _Frame) -> CurvePlanes:
         # as for Clip, the gap falls with the slope until one of the two planes of largest slope is reached
         largest = (torch.where(side.tangent, self._g_slope(side.last), side.line) for side in frame)
         point = -self.point(self.sign * torch.minimum(*largest)).nan_to_num(0.0)
@@ -119,14 +119,14 @@ class SShaped(Elementwise):
         largest = torch.maximum(values[0].abs(), values[1].abs())
         return ends - slack(largest, slope, side.x, side.x.upper - side.x.lower)
 
-    def _assemble(self, below: tuple[Tensor, Tensor], mirrored: tuple[Tensor, Tensor]) -> Planes:
+    def _assemble(self, below: tuple[Tensor, Tensor], mirrored: tuple[Tensor, Tensor]) -> CurvePlanes:
         """Lower planes of g on x and on -x -> both planes of f."""
         slope, offset = mirrored
         # g(x) = 2 g(0) - g(-x), one more rounding
         above = slope, 2 * self.sign * self.middle * (1 + ulp(offset.dtype)) - offset
         if self.sign > 0:
-            return Planes(*below, *above)
-        return Planes(-above[0], -above[1], -below[0], -below[1])
+            return CurvePlanes(*below, *above)
+        return CurvePlanes(-above[0], -above[1], -below[0], -below[1])
 
 
 def _touching_tanh(x: Tensor) -> Tensor:

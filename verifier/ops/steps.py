@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from verifier.ops.elementwise import Elementwise, Planes, magnitude
+from verifier.ops.elementwise import CurvePlanes, Elementwise, magnitude
 from verifier.ops.kinds import Interval
 from verifier.ops.registry import register
 from verifier.tolerance import tiny, ulp
@@ -50,18 +50,18 @@ class Sign(Elementwise):
     def default(self, x: Interval, frame: _SignFrame) -> tuple[Tensor, Tensor]:
         return (x.upper >= -x.lower).to(x.lower.dtype), (x.upper <= -x.lower).to(x.lower.dtype)
 
-    def planes(self, x: Interval, frame: _SignFrame, alpha_lower: Tensor, alpha_upper: Tensor) -> Planes:
+    def planes(self, x: Interval, frame: _SignFrame, alpha_lower: Tensor, alpha_upper: Tensor) -> CurvePlanes:
         below, above = frame.below * alpha_lower, frame.above * alpha_upper
         # extremum at the end of the interval or just beside the jump at 0; a product of about 2 with one rounding
         error = 4 * ulp(below.dtype)
         low = frame.at_upper - below * x.upper - error * (below > 0)
         high = frame.at_lower - above * x.lower + error * (above > 0)
-        return Planes(below, torch.minimum(frame.at_lower, low), above, torch.maximum(frame.at_upper, high))
+        return CurvePlanes(below, torch.minimum(frame.at_lower, low), above, torch.maximum(frame.at_upper, high))
 
-    def equal_slopes(self, x: Interval, frame: _SignFrame) -> Planes:
+    def equal_slopes(self, x: Interval, frame: _SignFrame) -> CurvePlanes:
         # the planes are as far apart as the values, whatever the slope (up to a limit)
         flat = torch.zeros_like(x.lower)
-        return Planes(flat, frame.at_lower, flat, frame.at_upper)
+        return CurvePlanes(flat, frame.at_lower, flat, frame.at_upper)
 
     def unstable(self, *xs: Interval) -> Tensor:
         (x,) = xs
@@ -99,22 +99,22 @@ class Staircase(Elementwise):
         below, above = centre >= frame.first + (1 - self.early), centre <= frame.last - self.early
         return below.to(centre.dtype), above.to(centre.dtype)
 
-    def planes(self, x: Interval, frame: _Frame, alpha_lower: Tensor, alpha_upper: Tensor) -> Planes:
+    def planes(self, x: Interval, frame: _Frame, alpha_lower: Tensor, alpha_upper: Tensor) -> CurvePlanes:
         return self._planes(x, frame, frame.below * alpha_lower, frame.above * alpha_upper)
 
-    def equal_slopes(self, x: Interval, frame: _Frame) -> Planes:
+    def equal_slopes(self, x: Interval, frame: _Frame) -> CurvePlanes:
         # gap: (last - first) (1 - s) + s for s <= 1, and no gain beyond
         slope = (frame.last - frame.first > 1).to(x.lower.dtype)
         return self._planes(x, frame, slope, slope)
 
-    def _planes(self, x: Interval, frame: _Frame, below: Tensor, above: Tensor) -> Planes:
+    def _planes(self, x: Interval, frame: _Frame, below: Tensor, above: Tensor) -> CurvePlanes:
         low = torch.minimum(frame.first - below * (frame.first + (1 - self.early)), frame.last - below * x.upper)
         high = torch.maximum(frame.last - above * (frame.last - self.early), frame.first - above * x.lower)
         # up to three roundings of numbers no larger than these
         size = magnitude(x) + 1
         error = 2 * ulp(size.dtype)
         low = low - error * torch.where(below > 0, size * (1 + below), 0.0)
-        return Planes(below, low, above, high + error * torch.where(above > 0, size * (1 + above), 0.0))
+        return CurvePlanes(below, low, above, high + error * torch.where(above > 0, size * (1 + above), 0.0))
 
     def unstable(self, *xs: Interval) -> Tensor:
         (x,) = xs

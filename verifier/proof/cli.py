@@ -8,16 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from verifier.checker.cli import run
-from verifier.console.arguments import Parser
+from verifier.console.arguments import CommandParser
 
 EPILOG = """exit codes: 0 accepted, 1 rejected (stderr says where), 2 a file cannot be read or holds what the checker
 does not know; docs/certificates.md says what an acceptance means
 """
 
 
-def parser() -> Parser:
+def parser() -> CommandParser:
     """The command line."""
-    parser = Parser("secateur check", "Check a proof that `verify --proof` wrote, by a program of its own.", EPILOG)
+    parser = CommandParser(
+        "secateur check", "Check a proof that `verify --proof` wrote, by a program of its own.", EPILOG
+    )
     parser.add_argument("proof", help="the proof file")
     parser.add_argument("model", help="network, as the proof was made for: .onnx or .onnx.gz")
     parser.add_argument("spec", help="specification, VNN-LIB 1.0 or 2.0")

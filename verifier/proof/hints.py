@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from verifier.bounds.bounder import OutOfTime
-from verifier.checker.bounds import Sweep, walk
+from verifier.checker.bounds import Enclosures, walk
 from verifier.checker.errors import Unreadable
 from verifier.checker.ops import Array, Linear
-from verifier.checker.prove import Claim, Picked, Prover, Slab, Task
+from verifier.checker.prove import Claim, ClauseTask, Picked, Prover, Slab
 from verifier.errors import ProofError
 from verifier.search.linear_program import exclude
 
@@ -113,14 +113,16 @@ class _Group:
 
     def _own(self) -> set[int]:
         """Tries the rows that the claims bring: which claims are done."""
-        own: list[Task] = [(b, c, p) for b, claim in enumerate(self.claims) for c, p in claim.rows]
+        own: list[ClauseTask] = [(b, c, p) for b, claim in enumerate(self.claims) for c, p in claim.rows]
         for (b, c, picked), value in zip(own, self._walk(own)[0], strict=True):
             self.rows[b][c] = picked if value > 0 or self.swept.empty[b] else ()
         return {b for b, claim in enumerate(self.claims) if claim.rows and all(self.rows[b])}
 
     def _single(self, sizes: tuple[int, ...], boxes: Array) -> None:
         """Every row of every clause by itself, then combinations; `boxes` have clauses of these sizes."""
-        tasks: list[Task] = [(int(b), c, ((k, 1.0),)) for b in boxes for c, n in enumerate(sizes) for k in range(n)]
+        tasks: list[ClauseTask] = [
+            (int(b), c, ((k, 1.0),)) for b in boxes for c, n in enumerate(sizes) for k in range(n)
+        ]
         margin, rows = self._walk(tasks)
         margin, rows = margin.reshape(len(boxes), -1), rows.reshape(len(boxes), sum(sizes), -1)
         margin[self.swept.empty[boxes]] = np.inf
@@ -134,7 +136,7 @@ class _Group:
                 k = first + best[i]
                 self._take(int(boxes[i]), c, ((int(best[i]), 1.0),), margin[i, k], rows[i, k])
             mixed.setdefault(sizes[c], []).extend((int(i), c, int(first)) for i in np.flatnonzero(~plain))
-        again: list[Task] = []
+        again: list[ClauseTask] = []
         for size, entries in mixed.items():  # clauses of one size in one ascent: groups can be of a single box
             at = np.array(entries, np.int64).reshape(-1, 3)
             box, clause, k = at[:, 0], at[:, 1], at[:, 2:] + np.arange(size)
@@ -199,7 +201,7 @@ class _Group:
         walked = walk(self.swept, self.planes, row, np.array([b]), op.sources[0])
         return float(walked.low[0, 0]), walked.coefficients[0, 0]
 
-    def _walk(self, tasks: list[Task]) -> tuple[Array, Array]:
+    def _walk(self, tasks: list[ClauseTask]) -> tuple[Array, Array]:
         """Margins, less what was taken off for rounding once more, and coefficients."""
         margin, error, coefficients = self.prover.walk(self.swept, self.planes, self.claims, tasks)
         return margin - error, coefficients
@@ -238,7 +240,7 @@ def _slabs(
         yield int(b), tuple(slabs), sorted(used)
 
 
-def _loosest(prover: Prover, swept: Sweep, b: int) -> tuple[int, int] | None:
+def _loosest(prover: Prover, swept: Enclosures, b: int) -> tuple[int, int] | None:
     found, most = None, 0.0
     for v, op in prover.relus.items():
         low, high = (t[op.sources[0]] for t in (swept.low, swept.high))

@@ -260,7 +260,7 @@ class ProofWriter:
 
     def _clip(self, node: int, claim: Claim) -> None:
         rows = tuple((c, picked[0][0]) for c, picked in claim.rows)
-        self._pending.append(fmt.encode(fmt.Clip(node, rows, claim.slabs, claim.intervals)))
+        self._pending.append(fmt.encode(fmt.InputClip(node, rows, claim.slabs, claim.intervals)))
         self.splits += 1
 
     # how it ends

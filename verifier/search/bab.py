@@ -1,6 +1,6 @@
 """Branch and bound, the one loop: pick, bound, try points, clip, settle, split, push.
 
-What it searches is a `Method`: how boxes are bounded, cut and split. What a result means is a `Policy`: the first
+What it searches is a `SearchMethod`: how boxes are bounded, cut and split. What a result means is a `Policy`: the first
 counterexample ends the search, every query has a verdict of its own, or every box is kept with what it is.
 """
 
@@ -37,7 +37,7 @@ class Known(Protocol):
 K = TypeVar("K", bound=Known)
 
 
-class Method(ABC, Generic[K]):
+class SearchMethod(ABC, Generic[K]):
     """How boxes are worked on. Everything about `boxes` (B,) has B entries; nothing keeps state that a step that fails
     for want of memory would leave wrong."""
 
@@ -73,7 +73,7 @@ class Method(ABC, Generic[K]):
 
 
 @dataclass(frozen=True)
-class Limits:
+class SearchLimits:
     """How much a search may take: `batch` boxes per step and `memory`, on `device`; `stop` ends it, `report` hears of
     every step, `checkpoint` too: it gets the counters and what tells the boxes that are left. With
     `largest_first` (a depth) boxes are taken shallowest first, up to that depth."""
@@ -114,7 +114,9 @@ class _Step:
     parts: Parts | None
 
 
-def search(first: DomainBatch, method: Method[K], policy: Policy, limits: Limits, tally: Tally | None = None) -> Ending:
+def search(
+    first: DomainBatch, method: SearchMethod[K], policy: Policy, limits: SearchLimits, tally: Tally | None = None
+) -> Ending:
     """Settles every box of `first` as far as the `policy` wants it, or stops with what is open. `tally` is what an
     earlier search had done that left these boxes.
 
@@ -184,7 +186,7 @@ def _figures(step: _Step, parts: Parts) -> list[float]:
     return torch.stack([*shares, open_boxes.score.min().double(), open_boxes.depth.max().double()]).tolist()
 
 
-def _advance(open_set: OpenSet | LargestFirst, size: int, method: Method[K], policy: Policy) -> _Step:
+def _advance(open_set: OpenSet | LargestFirst, size: int, method: SearchMethod[K], policy: Policy) -> _Step:
     """Takes `size` boxes and puts their children back; whatever is raised, the open set holds the same boxes after."""
     batch = open_set.pop(size, policy.wanted())
     try:
@@ -199,7 +201,7 @@ def _advance(open_set: OpenSet | LargestFirst, size: int, method: Method[K], pol
     return step
 
 
-def _work(batch: DomainBatch, method: Method[K], policy: Policy) -> _Step:
+def _work(batch: DomainBatch, method: SearchMethod[K], policy: Policy) -> _Step:
     """Bounds a batch, settles what it can, and splits the rest."""
     known = method.bound(batch)
     boxes = batch.select(known.alive)

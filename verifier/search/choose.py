@@ -29,7 +29,7 @@ HOPELESS = 4000.0
 WORTHWHILE = 0.7
 """The cheap bounds go first when they leave less than this share of the boxes open."""
 
-Bound = Callable[[DomainBatch, Method], Bounded]
+BoundBoxes = Callable[[DomainBatch, Method], Bounded]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Chooser:
     counts the multiply-adds of all bounds so far, about.
     """
 
-    bound: Bound
+    bound: BoundBoxes
     cut: Callable[[DomainBatch, Bounded], DomainBatch]
     method: Method
     fixed: bool

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from verifier.bounds.rational import Rational
 from verifier.problem.rows import RowTable
-from verifier.search.bab import Method, TryPoints
+from verifier.search.bab import SearchMethod, TryPoints
 from verifier.search.bounding import Bounded
 from verifier.search.domains import DomainBatch, join
 from verifier.search.leaf import settle_affine
@@ -22,7 +22,7 @@ from verifier.search.ties import hopeless, settle_ties
 
 
 @dataclass(eq=False)
-class Halving(Method[Bounded]):
+class Halving(SearchMethod[Bounded]):
     """Boxes bounded by `bounds`, and halved at an input or a neuron up to `max_depth` times; `fractions` is the network
     in fractions, where it is small enough."""
 
@@ -32,21 +32,21 @@ class Halving(Method[Bounded]):
     max_depth: int
 
     def bound(self, batch: DomainBatch) -> Bounded:
-        """See `Method`."""
+        """See `SearchMethod`."""
         return self.bounds(batch)
 
     def points(self, boxes: DomainBatch, known: Bounded) -> tuple[Tensor, Tensor]:
-        """See `Method`."""
+        """See `SearchMethod`."""
         return suggest(boxes, known)
 
     def clip(self, boxes: DomainBatch, known: Bounded) -> tuple[DomainBatch, Bounded]:
-        """See `Method`."""
+        """See `SearchMethod`."""
         return clip(boxes, known)
 
     def settle(
         self, boxes: DomainBatch, known: Bounded, try_points: TryPoints
     ) -> tuple[DomainBatch, Bounded, object | None]:
-        """See `Method`."""
+        """See `SearchMethod`."""
         keep, found = settle_affine(boxes, known, try_points)
         if found is not None:
             return boxes, known, found
@@ -60,7 +60,7 @@ class Halving(Method[Bounded]):
         return replace(known, lost=lost), found
 
     def split(self, batch: DomainBatch, boxes: DomainBatch, known: Bounded) -> Parts:
-        """See `Method`."""
+        """See `SearchMethod`."""
         return divide(boxes, known, self.max_depth)
 
 
@@ -98,7 +98,7 @@ class Recorded(Halving):
     """Settled boxes that do not hold in the proof, with scores of their inputs and neurons to split."""
 
     def bound(self, batch: DomainBatch) -> Bounded:
-        """See `Method`."""
+        """See `SearchMethod`."""
         self._batch = batch
         return self.bounds(batch)
 
@@ -133,11 +133,11 @@ class Recorded(Halving):
         return Parts(join([p.children for p in parts]), join([p.stuck for p in parts]))
 
     def commit(self) -> None:
-        """See `Method`."""
+        """See `SearchMethod`."""
         self.record.commit()
 
     def rollback(self) -> None:
-        """See `Method`."""
+        """See `SearchMethod`."""
         self.record.rollback()
 
 

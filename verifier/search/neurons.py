@@ -41,7 +41,7 @@ LEVELS = 255
 
 
 @dataclass(eq=False)
-class NeuronSplit:
+class NeuronBounding:
     """Bounds and branching for subproblems with decided neurons.
 
     `exact` and `fast` are the roots of all queries in float64 and in the precision of the search; `table` the rows.
@@ -80,7 +80,7 @@ class NeuronSplit:
         alpha = torch.zeros(len(parts), self.count, dtype=torch.uint8, device=clauses.device)
         return replace(parts, share=parts.share / clauses[index], clause=number[:, None], alpha=alpha)
 
-    def refined(self, boxes: DomainBatch, batch: int, stop: Callable[[], bool]) -> NeuronSplit:
+    def refined(self, boxes: DomainBatch, batch: int, stop: Callable[[], bool]) -> NeuronBounding:
         """The same with tighter intervals for the neurons that matter to the clauses that the roots leave open, those
         that cost them most first; `batch` subproblems at a time, until
         `stop()` says so."""

@@ -1,20 +1,20 @@
 """The semantic front-end: an image, a network and ranges of brightness, contrast and the like -> a standard problem.
 
 build(...)    one image -> (ONNX file, VNN-LIB text) that any VNN-COMP tool can run
-prepare(...)  the same, kept as a `Study` that can be evaluated, drawn and put into a batch
-batch(...)    many studies of one network -> one network and arrays per image, without files
+prepare(...)  the same, kept as a `SemanticProblem` that can be evaluated, drawn and put into a batch
+batch(...)    many problems of one network -> one network and arrays per image, without files
 """
 
 from verifier.semantic.batch import Batch, Query, batch
 from verifier.semantic.perturbation import Patch, Perturbation, Range
-from verifier.semantic.properties import Budget, Coordinates, Head, Heatmap, Label, Pose
-from verifier.semantic.study import Pair, Study, build, prepare
+from verifier.semantic.problem import Pair, SemanticProblem, build, prepare
+from verifier.semantic.properties import Coordinates, ErrorBudget, Head, Heatmap, Label, Pose
 from verifier.semantic.target import Target
 
 __all__ = [
     "Batch",
-    "Budget",
     "Coordinates",
+    "ErrorBudget",
     "Head",
     "Heatmap",
     "Label",
@@ -24,7 +24,7 @@ __all__ = [
     "Pose",
     "Query",
     "Range",
-    "Study",
+    "SemanticProblem",
     "Target",
     "batch",
     "build",

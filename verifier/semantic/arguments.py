@@ -13,11 +13,11 @@ from verifier.data import source, truth
 from verifier.data.frame import PIXELS, Head
 from verifier.errors import OptionsError
 from verifier.semantic import pose, sources
-from verifier.semantic.network import Network
+from verifier.semantic.network import ImageNetwork
 from verifier.semantic.perturbation import IDENTITY, Patch, Perturbation, Range
-from verifier.semantic.properties import Budget, Coordinates, Heatmap, Label, Pose, Property
+from verifier.semantic.problem import REFERENCES, SemanticProblem, prepare
+from verifier.semantic.properties import Coordinates, ErrorBudget, Heatmap, Label, Pose, Property
 from verifier.semantic.sources import Example
-from verifier.semantic.study import REFERENCES, Study, prepare
 
 KINDS = ("linf", "l1", "l2", "heatmap", "budget-mean", "budget-sum", "pose", "label")
 
@@ -63,7 +63,7 @@ def add_property(group: argparse._ArgumentGroup) -> None:
 
 
 def pictures(
-    options: argparse.Namespace, network: Network, data: str | None = None
+    options: argparse.Namespace, network: ImageNetwork, data: str | None = None
 ) -> tuple[list[Example], str, list[Path]]:
     """The pictures of the command line (`data` where it names none), how they get the network's size, what was read."""
     place, folder, keypoints = options.data or data, options.pictures, options.keypoints
@@ -108,7 +108,7 @@ def perturbation(options: argparse.Namespace) -> Perturbation:
     return Perturbation(tuple(ranges), anchor, options.haze_colour, patch)
 
 
-def kind(options: argparse.Namespace, network: Network, example: Example) -> str:
+def kind(options: argparse.Namespace, network: ImageNetwork, example: Example) -> str:
     """The property by name: the given one, else what network and truth are made for."""
     if options.property is not None:
         return str(options.property)
@@ -118,7 +118,7 @@ def kind(options: argparse.Namespace, network: Network, example: Example) -> str
     return "label" if target is not None and target.keypoints is None and target.label is not None else "linf"
 
 
-def properties(options: argparse.Namespace, network: Network, example: Example) -> Property:
+def properties(options: argparse.Namespace, network: ImageNetwork, example: Example) -> Property:
     """The property of the command line; a pose property takes its camera from the example."""
     name, hidden = kind(options, network, example), options.include_hidden
     head = Head.given(options.output_scale, options.output_shift) or PIXELS
@@ -134,7 +134,7 @@ def properties(options: argparse.Namespace, network: Network, example: Example) 
     if name.startswith("budget"):
         if options.limit is None:
             raise OptionsError("a budget property needs --limit: how many pixels the key points may be off together")
-        return Budget(
+        return ErrorBudget(
             options.limit.pixels(network.width), name == "budget-mean", options.weights, hidden, head, options.offset
         )
     if options.tolerance is None:
@@ -147,9 +147,9 @@ def properties(options: argparse.Namespace, network: Network, example: Example) 
     return Coordinates(reach, name, options.sides, hidden, head)
 
 
-def study(
-    options: argparse.Namespace, network: Network, example: Example, perturbed: Perturbation, prop: Property
-) -> Study:
+def problem(
+    options: argparse.Namespace, network: ImageNetwork, example: Example, perturbed: Perturbation, prop: Property
+) -> SemanticProblem:
     """The problem of one picture."""
     clip = "none" if options.no_clip else options.clip
     return prepare(network, example.image, example.target, perturbed, prop, reference=options.reference, clip=clip)

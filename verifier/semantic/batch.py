@@ -1,4 +1,4 @@
-"""The same study for many images of one network without files: one network, and arrays per image."""
+"""The same problem for many images of one network without files: one network, and arrays per image."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import onnx
 from verifier.brief import brief
 from verifier.errors import ProblemError
 from verifier.semantic import composite
-from verifier.semantic.rows import Rows
-from verifier.semantic.study import Study
+from verifier.semantic.problem import SemanticProblem
+from verifier.semantic.rows import SparseRows
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,9 +21,9 @@ class Query:
     """One image. The flat network input is x = offset + matrix @ p for parameters p in the box.
 
     offset (n,), matrix (n, d), box (d, 2): float64; the numbers of offset and matrix are exactly the weights that the
-    study's own file stores. rows: the property over the shared network's flat output, an OR of clauses that are ANDs
+    problem's own file stores. rows: the property over the shared network's flat output, an OR of clauses that are ANDs
     of rows C y <= rhs (violation); `rows.dense()` is C (R, n_out), `rows.rhs` (R,), `rows.clause` (R,).
-    study: the problem it came from, for pictures and for replaying a counterexample.
+    problem: the problem it came from, for pictures and for replaying a counterexample.
     """
 
     __repr__ = brief
@@ -31,51 +31,51 @@ class Query:
     offset: np.ndarray
     matrix: np.ndarray
     box: np.ndarray
-    rows: Rows
-    study: Study
+    rows: SparseRows
+    problem: SemanticProblem
 
 
 class Batch(NamedTuple):
-    """model: the ONNX network all queries share, input `flat` (1, n); queries: one per study, in order."""
+    """model: the ONNX network all queries share, input `flat` (1, n); queries: one per problem, in order."""
 
     model: onnx.ModelProto
     queries: list[Query]
 
 
-def batch(studies: Sequence[Study]) -> Batch:
-    """Queries for studies of one network that agree in clip and in the kind of property.
+def batch(problems: Sequence[SemanticProblem]) -> Batch:
+    """Queries for problems of one network that agree in clip and in the kind of property.
 
     The shared network takes the image before the clip (and the targets, for Budget and coupled Pose, whose rows speak
-    about |y - t|), so everything that differs between images is in the arrays. Raises ProblemError when the studies
+    about |y - t|), so everything that differs between images is in the arrays. Raises ProblemError when the problems
     do not share a network, or when one of them multiplies two parameters: a product is not an affine input map.
     """
-    if not studies:
-        raise ProblemError("a batch study needs at least one image")
-    first = studies[0]
+    if not problems:
+        raise ProblemError("a batch needs at least one image")
+    first = problems[0]
     distance = first.compiled.tail is not None
-    for number, study in enumerate(studies):
-        if study.network is not first.network:
-            raise ProblemError(f"study {number} uses another network object than study 0; load the network once")
-        if study.clip != first.clip or (study.compiled.tail is not None) != distance:
-            raise ProblemError(f"study {number} differs from study 0 in its clip or its kind of property")
-        if study.input_map.products:
-            raise ProblemError(f"study {number} multiplies two parameters; such studies run from files only")
+    for number, problem in enumerate(problems):
+        if problem.network is not first.network:
+            raise ProblemError(f"problem {number} uses another network object than problem 0; load the network once")
+        if problem.clip != first.clip or (problem.compiled.tail is not None) != distance:
+            raise ProblemError(f"problem {number} differs from problem 0 in its clip or its kind of property")
+        if problem.input_map.products:
+            raise ProblemError(f"problem {number} multiplies two parameters; such problems run from files only")
     model = composite.with_image(first.network, first.clip, distance, "\n".join(first.summary[-2:]))
-    return Batch(model, [_query(study, distance) for study in studies])
+    return Batch(model, [_query(problem, distance) for problem in problems])
 
 
-def _query(study: Study, distance: bool) -> Query:
-    offset, matrix, rows = study.input_map.offset, study.input_map.matrix, study.compiled.rows
-    tail = study.compiled.tail
+def _query(problem: SemanticProblem, distance: bool) -> Query:
+    offset, matrix, rows = problem.input_map.offset, problem.input_map.matrix, problem.compiled.rows
+    tail = problem.compiled.tail
     if distance and tail is not None:
         offset = np.concatenate([offset, tail.centre])
         matrix = np.concatenate([matrix, np.zeros((len(tail.centre), matrix.shape[1]))])
         rows = _through(rows, tail.matrix)
-    return Query(offset, matrix, study.perturbation.box, rows, study)
+    return Query(offset, matrix, problem.perturbation.box, rows, problem)
 
 
-def _through(rows: Rows, matrix: np.ndarray) -> Rows:
+def _through(rows: SparseRows, matrix: np.ndarray) -> SparseRows:
     """Rows over z = M v become rows over v."""
     dense = rows.dense() @ matrix
     row, column = np.nonzero(dense)
-    return Rows(matrix.shape[1], rows.clause, rows.rhs, row, column, dense[row, column])
+    return SparseRows(matrix.shape[1], rows.clause, rows.rhs, row, column, dense[row, column])

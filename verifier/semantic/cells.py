@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from verifier.search.bab import Method
+from verifier.search.bab import SearchMethod
 from verifier.search.domains import DomainBatch, join
 from verifier.search.halving import narrowed
 from verifier.search.memory import Memory, step_bytes
@@ -38,43 +38,43 @@ def memory_of(family: Family, limit: int | None) -> Memory:
 
 
 @dataclass(frozen=True, eq=False)
-class Known:
+class KnownCells:
     """What is known about the boxes `alive` (A,) of a batch: `cells`."""
 
     alive: Tensor
     cells: CellBounds
 
-    def select(self, keep: Tensor) -> Known:
+    def select(self, keep: Tensor) -> KnownCells:
         """The boxes named by a mask."""
-        return Known(self.alive[keep], self.cells.select(keep))
+        return KnownCells(self.alive[keep], self.cells.select(keep))
 
 
 @dataclass(eq=False)
-class Verdicts(Method[Known]):
-    """The method (see `bab.Method`) of a search for verdicts."""
+class Verdicts(SearchMethod[KnownCells]):
+    """See `bab.SearchMethod`: a search for verdicts."""
 
     family: Family
 
-    def bound(self, batch: DomainBatch) -> Known:
-        """See `Method`."""
+    def bound(self, batch: DomainBatch) -> KnownCells:
+        """See `SearchMethod`."""
         cells = bound_cells(self.family, batch.lower, batch.upper, batch.query)
         open_ = (~(cells.worst > 0)).nonzero()[:, 0]
-        return Known(open_, cells.select(open_))
+        return KnownCells(open_, cells.select(open_))
 
-    def points(self, boxes: DomainBatch, known: Known) -> tuple[Tensor, Tensor]:
+    def points(self, boxes: DomainBatch, known: KnownCells) -> tuple[Tensor, Tensor]:
         """The corner where the linear part of the critical row is least, and the centre."""
         cells = known.cells
         row = cells.slopes.gather(1, cells.critical[:, None, None].expand(-1, 1, boxes.lower.shape[1]))[:, 0]
         corner = torch.where(row > 0, boxes.lower, boxes.upper)
         return torch.cat([corner, (boxes.lower + boxes.upper) / 2]), boxes.query.repeat(2)
 
-    def clip(self, boxes: DomainBatch, known: Known) -> tuple[DomainBatch, Known]:
-        """See `Method`."""
+    def clip(self, boxes: DomainBatch, known: KnownCells) -> tuple[DomainBatch, KnownCells]:
+        """See `SearchMethod`."""
         lower, upper = known.cells.clip(boxes.lower, boxes.upper)
         keep = (lower <= upper).all(1)
         return narrowed(boxes, lower, upper, known.cells.worst).select(keep), known.select(keep)
 
-    def split(self, batch: DomainBatch, boxes: DomainBatch, known: Known) -> Parts:
+    def split(self, batch: DomainBatch, boxes: DomainBatch, known: KnownCells) -> Parts:
         """Halves the boxes; those that have become too thin for that are given up."""
         count = halvings(known.cells, boxes.upper - boxes.lower)
         stuck = [boxes.select(slice(0, 0))]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from verifier.console.arguments import Parser, numbers
+from verifier.console.arguments import CommandParser, numbers
 from verifier.console.outputs import keep_inputs
 from verifier.data import networks, unchanged
 from verifier.data import options as shared
@@ -19,10 +19,10 @@ from verifier.files.whole import write
 from verifier.graph.onnx_import.source import files_of
 from verifier.semantic import arguments, draw, network, pose
 from verifier.semantic.perturbation import IDENTITY
+from verifier.semantic.problem import SemanticProblem
+from verifier.semantic.problem import unchanged as answer
 from verifier.semantic.properties import Pose, Property
 from verifier.semantic.sources import Example
-from verifier.semantic.study import Study
-from verifier.semantic.study import unchanged as answer
 
 EPILOG = f"""\
 Inputs of the written network, in this order (those given): {", ".join(IDENTITY)}.
@@ -30,9 +30,9 @@ Steps: contrast around the anchor, gains, brightness and gradient, haze, patch, 
 {shared.DATA}"""
 
 
-def parser() -> Parser:
+def parser() -> CommandParser:
     """The options of `secateur spec`."""
-    p = Parser("secateur spec", __doc__, EPILOG)
+    p = CommandParser("secateur spec", __doc__, EPILOG)
     p.add_argument("model", help="network.onnx, or the name of a shipped network: " + ", ".join(networks.names()))
     p.add_argument("--out", type=Path, required=True, help="prefix of the files written: .onnx, .vnnlib, .json")
     inputs = p.add_argument_group("images and their truth")
@@ -63,8 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         names = []
         for prefix, example in zip(prefixes, examples, strict=True):
             prop = arguments.properties(options, net, example)
-            study = arguments.study(options, net, example, perturbed, prop)
-            _write(options, study, prop, example, prefix, example.note or note)
+            problem = arguments.problem(options, net, example, perturbed, prop)
+            _write(options, problem, prop, example, prefix, example.note or note)
             names.append(prefix.name)
         if len(examples) > 1:
             lines = [f"{name}.onnx,{name}.vnnlib,{options.timeout:g}\n" for name in names]
@@ -95,30 +95,30 @@ def _outputs(options: argparse.Namespace, prefixes: list[Path], examples: list[E
 
 
 def _write(
-    options: argparse.Namespace, study: Study, prop: Property, example: Example, prefix: Path, note: str
+    options: argparse.Namespace, problem: SemanticProblem, prop: Property, example: Example, prefix: Path, note: str
 ) -> None:
-    at = study.perturbation.identity if options.at is None else np.array(options.at)
-    if at.shape != study.perturbation.identity.shape:  # before anything is written
-        raise OptionsError(f"--at needs {len(study.perturbation.ranges)} values, found {len(at)}")
-    write(prefix.with_name(f"{prefix.name}.onnx"), study.model().SerializeToString())
-    write(prefix.with_name(f"{prefix.name}.vnnlib"), study.spec(options.vnnlib))
-    clean = answer(study, prop, example.target)
-    notes = [*study.summary, note, unchanged.line([clean])]
+    at = problem.perturbation.identity if options.at is None else np.array(options.at)
+    if at.shape != problem.perturbation.identity.shape:  # before anything is written
+        raise OptionsError(f"--at needs {len(problem.perturbation.ranges)} values, found {len(at)}")
+    write(prefix.with_name(f"{prefix.name}.onnx"), problem.model().SerializeToString())
+    write(prefix.with_name(f"{prefix.name}.vnnlib"), problem.spec(options.vnnlib))
+    clean = answer(problem, prop, example.target)
+    notes = [*problem.summary, note, unchanged.line([clean])]
     if isinstance(prop, Pose) and example.view is not None:
-        notes.append(_pose_note(study, prop, example.view))
-    record = _record(options, study, example, notes)
+        notes.append(_pose_note(problem, prop, example.view))
+    record = _record(options, problem, example, notes)
     write(prefix.with_name(f"{prefix.name}.json"), json.dumps(record, indent=1) + "\n")
     for line in [f"{prefix}.onnx {prefix}.vnnlib", *notes]:
         print(line)
     for line in unchanged.warnings([clean]):
         print(f"secateur spec: warning: {example.name}: {line}", file=sys.stderr)
     if options.draw is not None:
-        draw.counterexample(study, at, _picture(options, prefix, example), prop)
+        draw.counterexample(problem, at, _picture(options, prefix, example), prop)
 
 
-def _pose_note(study: Study, prop: Pose, view: pose.View) -> str:
+def _pose_note(problem: SemanticProblem, prop: Pose, view: pose.View) -> str:
     """How far first order can be trusted, by exact PnP on sampled errors."""
-    index = study.target.chosen(prop.hidden)
+    index = problem.target.chosen(prop.hidden)
     tau = None
     if prop.allocation != "coupled":
         used = (2 * index[:, None] + np.arange(2)).ravel()
@@ -130,21 +130,23 @@ def _pose_note(study: Study, prop: Pose, view: pose.View) -> str:
     )
 
 
-def _record(options: argparse.Namespace, study: Study, example: Example, notes: list[str]) -> dict[str, object]:
-    target = study.target
-    clean = study.answer(study.perturbation.identity)
+def _record(
+    options: argparse.Namespace, problem: SemanticProblem, example: Example, notes: list[str]
+) -> dict[str, object]:
+    target = problem.target
+    clean = problem.answer(problem.perturbation.identity)
     points, seen = target.keypoints, target.visibility
     return {
         "image": example.name,
-        "parameters": [{"name": r.name, "low": r.low, "high": r.high} for r in study.perturbation.ranges],
-        "identity": study.perturbation.identity.tolist(),
-        "clip": study.clip,
-        "property": arguments.kind(options, study.network, example),
-        "reference": study.reference,
+        "parameters": [{"name": r.name, "low": r.low, "high": r.high} for r in problem.perturbation.ranges],
+        "identity": problem.perturbation.identity.tolist(),
+        "clip": problem.clip,
+        "property": arguments.kind(options, problem.network, example),
+        "reference": problem.reference,
         "summary": notes,
         "keypoints": None if points is None or seen is None else np.column_stack([points, seen]).tolist(),
         "label": target.label,
-        "excess_of_unchanged_image": float(study.compiled.excess(clean)),
+        "excess_of_unchanged_image": float(problem.compiled.excess(clean)),
     }
 
 

@@ -9,8 +9,8 @@ import onnx
 from onnx import compose
 
 from verifier.errors import OptionsError
-from verifier.graph.onnx_import.build import Builder, checked
-from verifier.semantic.network import Network, graph_inputs
+from verifier.graph.onnx_import.build import ModelBuilder, checked
+from verifier.semantic.network import ImageNetwork, graph_inputs
 from verifier.semantic.perturbation import Monomial, Polynomial
 from verifier.semantic.properties import AbsTail
 
@@ -19,7 +19,7 @@ PREFIX = "net/"
 
 
 @dataclass(frozen=True, eq=False)
-class InputMap:
+class ParameterMap:
     """The first layer of the composite as numbers: flat image before the clip = offset + matrix @ features.
 
     offset (n,) and matrix (n, d + P), float64 holding exactly the weights stored in the file, in the network's layout;
@@ -31,7 +31,7 @@ class InputMap:
     products: tuple[Monomial, ...]
 
 
-def input_map(network: Network, polynomial: Polynomial, parameters: int) -> InputMap:
+def input_map(network: ImageNetwork, polynomial: Polynomial, parameters: int) -> ParameterMap:
     """Arrange the coefficient images for the network and round them to its element type."""
 
     def flat(monomial: Monomial) -> np.ndarray:
@@ -41,11 +41,16 @@ def input_map(network: Network, polynomial: Polynomial, parameters: int) -> Inpu
 
     products = polynomial.products
     columns = [flat((i,)) for i in range(parameters)] + [flat(m) for m in products]
-    return InputMap(flat(()), np.stack(columns, axis=1), products)
+    return ParameterMap(flat(()), np.stack(columns, axis=1), products)
 
 
 def with_parameters(
-    network: Network, image: InputMap, parameters: int, clip: str, tail: AbsTail | np.ndarray | None, note: str = ""
+    network: ImageNetwork,
+    image: ParameterMap,
+    parameters: int,
+    clip: str,
+    tail: AbsTail | np.ndarray | None,
+    note: str = "",
 ) -> onnx.ModelProto:
     """The composite with input `parameters` (1, d): products, one Gemm with the image as weights, clip, network, tail.
 
@@ -66,8 +71,8 @@ def with_parameters(
     return graph.close(given, value, [1, len(matrix)], note)
 
 
-def with_image(network: Network, clip: str, distance: bool, note: str = "") -> onnx.ModelProto:
-    """The network shared by a batch study: input `flat` (1, n) is the image before the clip, in the network's layout.
+def with_image(network: ImageNetwork, clip: str, distance: bool, note: str = "") -> onnx.ModelProto:
+    """The network shared by a batch: input `flat` (1, n) is the image before the clip, in the network's layout.
 
     With `distance` the input is (1, n + m), the image followed by a target t for the m outputs, and the output is
     |y - t| (1, m); otherwise the output is the network's own.
@@ -82,10 +87,10 @@ def with_image(network: Network, clip: str, distance: bool, note: str = "") -> o
     return graph.close(("flat", [1, n + m]), value, [1, m], note)
 
 
-class _Composer(Builder):
+class _Composer(ModelBuilder):
     """Collects the nodes before and behind the network, which is `inner`, under prefixed names."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: ImageNetwork) -> None:
         super().__init__()
         self.network = network
         self.inner = compose.add_prefix(network.proto, PREFIX)

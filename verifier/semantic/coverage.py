@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING
 import vnnlib
 from verifier.budget import memory_limit
 from verifier.console import process
-from verifier.console.arguments import Parser
+from verifier.console.arguments import CommandParser
 from verifier.console.outputs import keep_inputs
 from verifier.data import networks, source, unchanged
 from verifier.data import options as shared
 from verifier.errors import OptionsError, SecateurError, UnsoundError
 from verifier.graph.onnx_import import load_model
 from verifier.graph.onnx_import.source import files_of
-from verifier.semantic import arguments, network, study
-from verifier.semantic.properties import Budget, Coordinates, Property
+from verifier.semantic import arguments, network, problem
+from verifier.semantic.properties import Coordinates, ErrorBudget, Property
 from vnnlib import VnnLibError
 
 if TYPE_CHECKING:
@@ -42,12 +42,12 @@ exit codes: 0 done (also when area is left open); 1 internal error; 2 bad input,
 """
 
 
-def parser() -> Parser:
+def parser() -> CommandParser:
     """The options of `secateur coverage`."""
-    p = Parser("secateur coverage", __doc__, EPILOG)
+    p = CommandParser("secateur coverage", __doc__, EPILOG)
     p.add_argument("model", nargs="?", help="with SPEC: network with a few varying inputs, .onnx; else one for images")
     p.add_argument("spec", nargs="?", type=Path, help="its specification: .vnnlib")
-    _study_options(p)
+    _image_options(p)
     limits = p.add_argument_group("when to stop")
     limits.add_argument(
         "--open", type=float, default=0.01, metavar="SHARE", help="done when no more is open (default 0.01)"
@@ -69,8 +69,8 @@ def parser() -> Parser:
     return p
 
 
-def _study_options(p: Parser) -> None:
-    """The options of a study of images: those of `secateur spec`."""
+def _image_options(p: CommandParser) -> None:
+    """The options for images: those of `secateur spec`."""
     images = p.add_argument_group("images of a data set, without files")
     images.add_argument("--network", help="network that takes images, or the name of a shipped one; as well as MODEL")
     shared.add_data(images, "--image")
@@ -101,10 +101,10 @@ def _run(options: argparse.Namespace) -> int:
     _check(options)
     from verifier.semantic import coverage_run
 
-    files = coverage_run.Files(options.json, options.npz, options.picture, options.checkpoint)
+    files = coverage_run.CoverageFiles(options.json, options.npz, options.picture, options.checkpoint)
     keep_inputs(files.all, _inputs(options))
     files.check()
-    limits = coverage_run.Limits(options.open, options.per_image, options.depth)
+    limits = coverage_run.CoverageLimits(options.open, options.per_image, options.depth)
     family, reach, measure = _family(options)
     return coverage_run.run(
         family,
@@ -168,25 +168,27 @@ def _studies(options: argparse.Namespace) -> tuple[Family, float | None, str | N
     perturbed = arguments.perturbation(options)
     examples, note, _ = arguments.pictures(options, net, "aircraft23")
     properties = [arguments.properties(options, net, example) for example in examples]
-    studies = [
-        arguments.study(options, net, example, perturbed, prop)
+    problems = [
+        arguments.problem(options, net, example, perturbed, prop)
         for example, prop in zip(examples, properties, strict=True)
     ]
     answers = [
-        study.unchanged(one, prop, example.target)
-        for one, prop, example in zip(studies, properties, examples, strict=True)
+        problem.unchanged(one, prop, example.target)
+        for one, prop, example in zip(problems, properties, examples, strict=True)
     ]
     if not options.quiet:
         print(f"{note}\n{unchanged.line(answers)}", file=sys.stderr)
     for line in unchanged.warnings(answers):
         print(f"secateur coverage: warning: {line}", file=sys.stderr)
-    family = replace(families.from_studies(studies, device_of(options.device)), titles=tuple(e.name for e in examples))
+    family = replace(
+        families.from_problems(problems, device_of(options.device)), titles=tuple(e.name for e in examples)
+    )
     return family, *_measured(properties[0])
 
 
 def _measured(prop: Property) -> tuple[float | None, str | None]:
     """The tolerance in pixels of a property that has one number for it, and what is measured."""
-    if isinstance(prop, Budget):
+    if isinstance(prop, ErrorBudget):
         total = "mean" if prop.mean else "sum"
         return prop.limit, f"{total} of key point errors |dx| + |dy|, px"
     if isinstance(prop, Coordinates) and isinstance(prop.tolerance, float) and prop.head.scale == 1.0:

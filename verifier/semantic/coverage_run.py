@@ -17,7 +17,7 @@ from verifier.files.whole import make_folder
 from verifier.progress import StatusLine
 from verifier.semantic import coverage_report
 from verifier.semantic.coverage_report import Coverage
-from verifier.semantic.coverage_search import Limits, State, audit, cover
+from verifier.semantic.coverage_search import CoverageLimits, State, audit, cover
 from verifier.semantic.family import Family
 
 EXIT_DONE, EXIT_INTERRUPTED = 0, 130
@@ -27,7 +27,7 @@ SAMPLES = 500
 
 
 @dataclass(frozen=True)
-class Files:
+class CoverageFiles:
     """Where a run writes: figures, cells, a picture; `checkpoint` is saved while running and gone on from."""
 
     json: Path | None = None
@@ -41,23 +41,23 @@ class Files:
         return self.json, self.npz, self.picture, self.checkpoint
 
     @staticmethod
-    def named(target: str) -> Files:
+    def named(target: str) -> CoverageFiles:
         """The files for one argument: nothing, a file (its ending says which), or a folder for all three.
 
         A folder that does not exist is made when the run writes; its parent has to exist.
         """
         if not target:
-            return Files()
+            return CoverageFiles()
         path = Path(target)
         suffix = path.suffix.lower()
         if path.is_dir() or not suffix:
-            return Files(*(path / f"coverage{ending}" for ending in (".json", ".npz", ".png")))
+            return CoverageFiles(*(path / f"coverage{ending}" for ending in (".json", ".npz", ".png")))
         if suffix == ".json":
-            return Files(json=path)
+            return CoverageFiles(json=path)
         if suffix == ".npz":
-            return Files(npz=path)
+            return CoverageFiles(npz=path)
         if suffix in PICTURES:
-            return Files(picture=path)
+            return CoverageFiles(picture=path)
         raise OptionsError(
             f"{path}: found the ending '{suffix}', expected a folder, or .json, .npz, .png, .pdf or .svg"
         )
@@ -74,8 +74,8 @@ class Files:
 
 def run(
     family: Family,
-    files: Files,
-    limits: Limits,
+    files: CoverageFiles,
+    limits: CoverageLimits,
     budget: Budget,
     *,
     tolerance: float | None = None,
@@ -112,7 +112,13 @@ def run(
 
 
 def _search(
-    family: Family, checkpoint: Path | None, mark: str, limits: Limits, budget: Budget, batch: int | None, quiet: bool
+    family: Family,
+    checkpoint: Path | None,
+    mark: str,
+    limits: CoverageLimits,
+    budget: Budget,
+    batch: int | None,
+    quiet: bool,
 ) -> State:
     state: State | None = None
     save = None
@@ -149,7 +155,7 @@ def remaining(timeout: float | None, started: float, memory: int | None = None) 
     return Budget.of(None if timeout is None else max(0.0, timeout - (time.monotonic() - started)), memory)
 
 
-def _write(files: Files, found: list[Coverage], state: State, limits: Limits, mark: str) -> None:
+def _write(files: CoverageFiles, found: list[Coverage], state: State, limits: CoverageLimits, mark: str) -> None:
     for path in filter(None, (files.json, files.npz, files.picture)):
         make_folder(path.parent, parents=False)
     if files.json is not None:

@@ -22,8 +22,7 @@ from verifier.budget import Budget
 from verifier.engine.outcome import progress_of
 from verifier.errors import OptionsError, UnsoundError
 from verifier.progress import Progress
-from verifier.search.bab import Limits as SearchLimits
-from verifier.search.bab import Method, search
+from verifier.search.bab import SearchLimits, SearchMethod, search
 from verifier.search.domains import DomainBatch, whole
 from verifier.search.policy import ExactCoverage, Parts, Tally
 from verifier.semantic import grid
@@ -38,7 +37,7 @@ PART_ROUNDS = 14
 
 
 @dataclass(frozen=True)
-class Limits:
+class CoverageLimits:
     """When a member is done: `open_share` of its box left, or `seconds` spent on it; cells are halved up to `depth`
     times.
     """
@@ -88,7 +87,7 @@ class State:
 
 def cover(
     family: Family,
-    limits: Limits,
+    limits: CoverageLimits,
     budget: Budget,
     state: State | None = None,
     save: Callable[[State], None] | None = None,
@@ -181,8 +180,8 @@ class _Known:
 
 
 @dataclass(eq=False)
-class Areas(Method[_Known]):
-    """The method (see `bab.Method`) of a search for exact areas: cells are never clipped, and halved where they are."""
+class Areas(SearchMethod[_Known]):
+    """See `bab.SearchMethod`: a search for exact areas. Cells are never clipped, and halved where they are."""
 
     family: Family
     depth: int

@@ -10,33 +10,33 @@ from PIL import Image, ImageDraw
 
 from verifier.errors import OutputError
 from verifier.files.whole import Whole
+from verifier.semantic.problem import SemanticProblem
 from verifier.semantic.properties import Property, predict
-from verifier.semantic.study import Study
 
 SIDE = 512  # the picture is enlarged by a whole factor to about this size
 TRUE, PREDICTED, MISS = (60, 220, 60), (255, 70, 60), (255, 210, 40)
 
 
-def counterexample(study: Study, values: np.ndarray, path: Path, prop: Property) -> None:
+def counterexample(problem: SemanticProblem, values: np.ndarray, path: Path, prop: Property) -> None:
     """Write the clean image and the image at `values` side by side, with key points and a caption.
 
     Green rings: reference; red crosses: prediction; yellow lines join the two. Raises OutputError.
     """
-    clean = study.perturbation.identity
-    captions = ["unchanged", ", ".join(f"{n} {v:.4g}" for n, v in zip(study.perturbation.names, values, strict=True))]
+    clean = problem.perturbation.identity
+    captions = ["unchanged", ", ".join(f"{n} {v:.4g}" for n, v in zip(problem.perturbation.names, values, strict=True))]
     panels = []
     for at, caption in zip((clean, np.asarray(values)), captions, strict=True):
-        output = study.answer(at)
-        broken = float(study.compiled.excess(output))
+        output = problem.answer(at)
+        broken = float(problem.compiled.excess(output))
         verdict = f"violated by {broken:.3g}" if broken > 0 else f"holds, margin {-broken:.3g}"
-        truth, marks = study.target.keypoints, study.target.visibility
+        truth, marks = problem.target.keypoints, problem.target.visibility
         if truth is None or marks is None:
-            panels.append(panel(study.picture(at), None, None, [caption, f"class {int(output.argmax())}: {verdict}"]))
+            panels.append(panel(problem.picture(at), None, None, [caption, f"class {int(output.argmax())}: {verdict}"]))
         else:
             seen = np.flatnonzero(marks)
-            found = predict(study.network, output, prop)
+            found = predict(problem.network, output, prop)
             lines = [caption, verdict, "green ring: reference, red cross: prediction"]
-            panels.append(panel(study.picture(at), truth[seen], found[seen], lines))
+            panels.append(panel(problem.picture(at), truth[seen], found[seen], lines))
     save(side_by_side(panels), path)
 
 

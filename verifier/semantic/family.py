@@ -1,7 +1,7 @@
 """Many problems with few parameters over one shared network, as arrays: what verdict and coverage searches run on.
 
 A member q of a family is a box of parameters p (d,), an affine map from p to the network's input, and a violation
-over the shared output z (see `conditions`). Members come from studies (the images
+over the shared output z (see `conditions`). Members come from problems (the images
 of one network, nothing is written to disk) or from one ordinary pair of files (one member per input box).
 """
 
@@ -34,7 +34,7 @@ from verifier.semantic.batch import Query, batch
 from verifier.semantic.conditions import CellBounds, Conditions, LinearRows
 from verifier.semantic.map_conditions import BudgetConditions, WindowConditions
 from verifier.semantic.maps import MapBudget, Windows
-from verifier.semantic.study import Study
+from verifier.semantic.problem import SemanticProblem
 from verifier.tolerance import ulp
 
 _EPS = ulp(torch.float64)
@@ -100,10 +100,10 @@ class Family:
 class Judge:
     """ONNX Runtime on the member's own file: the last word on its counterexamples. Built when first asked.
 
-    Of a study, or of one case of a pair of files, whose inputs are `rest` but for the `columns` that vary.
+    Of a problem, or of one case of a pair of files, whose inputs are `rest` but for the `columns` that vary.
     """
 
-    study: Study | None = None
+    problem: SemanticProblem | None = None
     replay: Replay | None = None
     case: int = 0
     rest: np.ndarray | None = None
@@ -127,26 +127,26 @@ class Judge:
 
     def _open(self) -> tuple[Model, vnnlib.NormalForm | None, Session]:
         """The member's own network and specification; of heatmaps, the property itself, which needs no rows."""
-        assert self.study is not None
-        model = load_model(self.study.model().SerializeToString())
-        if self.study.compiled.maps is not None:
+        assert self.problem is not None
+        model = load_model(self.problem.model().SerializeToString())
+        if self.problem.compiled.maps is not None:
             return model, None, Session(model)
-        return model, vnnlib.normalise(vnnlib.loads(self.study.spec())), Session(model)
+        return model, vnnlib.normalise(vnnlib.loads(self.problem.spec())), Session(model)
 
     def _inside(self, points: np.ndarray, model: Model, form: vnnlib.NormalForm | None) -> np.ndarray:
         """Points inside the stated bounds that the model's input type can hold (see `attack.replay`)."""
-        assert self.study is not None
-        box = self.study.perturbation.box if form is None else np.stack([form.lower[0], form.upper[0]], 1)
+        assert self.problem is not None
+        box = self.problem.perturbation.box if form is None else np.stack([form.lower[0], form.upper[0]], 1)
         if not _single(model):
             return np.clip(points, box[:, 0], box[:, 1])
         low, high = vnnlib.float32_inside(box[None, :, 0], box[None, :, 1])
         return np.clip(points.astype(np.float32), low, high).astype(np.float64)
 
     def _broken(self, point: np.ndarray, value: np.ndarray, model: Model, form: vnnlib.NormalForm | None) -> bool:
-        assert self.study is not None
+        assert self.problem is not None
         if form is not None:
             return bool(_judged(form, model).holds(point, value))
-        maps = self.study.compiled.maps
+        maps = self.problem.compiled.maps
         return maps is not None and bool(maps.violated(value.reshape(-1).astype(np.float64)))
 
 
@@ -161,18 +161,18 @@ def _judged(form: vnnlib.NormalForm, model: Model) -> vnnlib.NormalForm:
     return replace(form, lower=low, upper=high)
 
 
-def from_studies(studies: Sequence[Study], device: torch.device, seed: int = 0) -> Family:
-    """The studies as one family; the shared network is compared with ONNX Runtime on random images of theirs.
+def from_problems(problems: Sequence[SemanticProblem], device: torch.device, seed: int = 0) -> Family:
+    """The problems as one family; the shared network is compared with ONNX Runtime on random images of theirs.
 
     Raises:
-        ProblemError: the studies do not share a network, a kind of property, or the number of parameters.
+        ProblemError: the problems do not share a network, a kind of property, or the number of parameters.
         UnsoundError: the imported network and ONNX Runtime disagree.
     """
-    shared, queries = batch(studies)
+    shared, queries = batch(problems)
     d = queries[0].matrix.shape[1]
     for number, query in enumerate(queries):
-        if query.matrix.shape[1] != d or query.study.perturbation.names != queries[0].study.perturbation.names:
-            raise ProblemError(f"study {number} has other parameters than study 0; a family shares them")
+        if query.matrix.shape[1] != d or query.problem.perturbation.names != queries[0].problem.perturbation.names:
+            raise ProblemError(f"problem {number} has other parameters than problem 0; a family shares them")
     _check_inputs(d)
     model = load_model(shared.SerializeToString())
     _compare(model, queries, seed)
@@ -188,11 +188,11 @@ def from_studies(studies: Sequence[Study], device: torch.device, seed: int = 0) 
         _tensor(low, device),
         _tensor(high, device),
         conditions,
-        tuple(Judge(study=q.study) for q in queries),
-        queries[0].study.perturbation.names,
-        queries[0].study.perturbation.identity,
+        tuple(Judge(problem=q.problem) for q in queries),
+        queries[0].problem.perturbation.names,
+        queries[0].problem.perturbation.identity,
         tuple(f"image {i}" for i in range(len(queries))),
-        claims=tuple(q.study.claim for q in queries),
+        claims=tuple(q.problem.claim for q in queries),
     )
 
 
@@ -279,7 +279,7 @@ def _compare(model: Model, queries: Sequence[Query], seed: int) -> None:
 
 def _conditions(graph: Graph, queries: Sequence[Query], device: torch.device) -> tuple[Graph, Conditions]:
     """The network whose outputs the violations speak about, and the violations."""
-    maps = [query.study.compiled.maps for query in queries]
+    maps = [query.problem.compiled.maps for query in queries]
     windows = [m for m in maps if isinstance(m, Windows)]
     budgets = [m for m in maps if isinstance(m, MapBudget)]
     if len(windows) == len(maps):
@@ -287,7 +287,7 @@ def _conditions(graph: Graph, queries: Sequence[Query], device: torch.device) ->
     if len(budgets) == len(maps):
         return graph, BudgetConditions.of(budgets, device)
     if windows or budgets:
-        raise ProblemError("the studies ask different kinds of questions about heatmaps; a family shares one")
+        raise ProblemError("the problems ask different kinds of questions about heatmaps; a family shares one")
     matrix, rows = _stack(queries, graph.n_outputs)
     return append_rows(graph, matrix), LinearRows(RowTable.from_rows(rows, torch.float64, device))
 

@@ -18,12 +18,12 @@ from verifier.engine.outcome import progress_of
 from verifier.options import Options, refuse_unused
 from verifier.progress import Progress
 from verifier.result import Result, Witness
-from verifier.search.bab import Limits, search
+from verifier.search.bab import SearchLimits, search
 from verifier.search.domains import whole
 from verifier.search.policy import Tally, VerdictPerQuery
 from verifier.semantic.cells import Verdicts, batch_size, memory_of
-from verifier.semantic.family import Family, from_studies
-from verifier.semantic.study import Study
+from verifier.semantic.family import Family, from_problems
+from verifier.semantic.problem import SemanticProblem
 
 POINTS = 5
 """Points per parameter of the first look for counterexamples (corners, edges and inside)."""
@@ -32,22 +32,22 @@ REPLAYS = 8
 """Points per step and member that are handed to ONNX Runtime."""
 
 
-def verify_studies(
-    studies: Sequence[Study],
+def verify_problems(
+    problems: Sequence[SemanticProblem],
     options: Options,
     budget: Budget,
     progress: Callable[[Progress], None] | None = None,
     *,
     per_image: float | None = None,
 ) -> list[Result]:
-    """One result per study, in order. `per_image` limits the seconds spent on each (its part of the common steps).
+    """One result per problem, in order. `per_image` limits the seconds spent on each (its part of the common steps).
 
     Raises:
-        ProblemError: the studies do not share a network (see `family.from_studies`).
+        ProblemError: the problems do not share a network (see `family.from_problems`).
         UnsoundError: the imported network and ONNX Runtime disagree.
     """
     refuse_unused(options, ("device", "seed", "search.batch"), "a search of many images (limits are the budget's)")
-    family = from_studies(studies, device_of(options.device), options.seed)
+    family = from_problems(problems, device_of(options.device), options.seed)
     return verify_family(family, budget, progress, per_image=per_image, batch=options.search.batch)
 
 
@@ -59,7 +59,7 @@ def verify_family(
     per_image: float | None = None,
     batch: int | None = None,
 ) -> list[Result]:
-    """Verdicts for the members of a family; see `verify_studies`."""
+    """Verdicts for the members of a family; see `verify_problems`."""
     begin = time.monotonic()
 
     def test(points: Tensor, query: Tensor) -> dict[int, Witness]:
@@ -77,7 +77,7 @@ def verify_family(
         # the first member comes out first
         first = whole(family.lower, family.upper).select(torch.arange(family.members - 1, -1, -1, device=family.device))
         policy.begin(first)
-        limits = Limits(budget.expired, report, batch_size(family, batch), family.device, memory)
+        limits = SearchLimits(budget.expired, report, batch_size(family, batch), family.device, memory)
         ending = search(first, Verdicts(family), policy, limits)
     open_ = policy.finish(ending.rest, memory.reason if ending.no_room else budget.stopped)
     return [_result(family, policy, q, float(open_[q])) for q in range(family.members)]

@@ -24,7 +24,7 @@ BATCH = 256
 DEEPER = 4
 """Halvings of a cell that the checker's bounds do not certify as a whole; what is left then is not in the proof."""
 
-Box = dict[int, tuple[float, float]]
+Ranges = dict[int, tuple[float, float]]
 
 
 def write(
@@ -76,10 +76,10 @@ class _Map:
                 self.writer.commit()
         return covered / max(1, len(queries))
 
-    def _tree(self, q: int, mine: np.ndarray, ends: tuple[np.ndarray, np.ndarray]) -> list[tuple[int, Box]]:
+    def _tree(self, q: int, mine: np.ndarray, ends: tuple[np.ndarray, np.ndarray]) -> list[tuple[int, Ranges]]:
         """Splits a query's box until every node is a cell or holds none: the nodes of the cells, and where they lie."""
         cells, d = self.cells, len(self.free)
-        leaves: list[tuple[int, Box]] = []
+        leaves: list[tuple[int, Ranges]] = []
         box = {int(j): (float(low), float(high)) for j, low, high in zip(self.free, *ends, strict=True)}
         stack = [(q, np.zeros(d, np.int64), box, mine)]
         while stack:
@@ -102,7 +102,7 @@ class _Map:
                 stack.append((child, after, {**box, j: half}, mine[(index & 1) == side]))
         return leaves
 
-    def _prove(self, q: int, nodes: list[tuple[int, Box]], deeper: int) -> Fraction:
+    def _prove(self, q: int, nodes: list[tuple[int, Ranges]], deeper: int) -> Fraction:
         """Writes the leaves that hold, and halves the others; the share of the query's box that they cover."""
         if not nodes:
             return Fraction(0)

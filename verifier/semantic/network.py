@@ -28,7 +28,7 @@ ELEMENT: dict[int, np.dtype] = {
 
 
 @dataclass(frozen=True, eq=False)
-class Network:
+class ImageNetwork:
     """An ONNX network with one input and one output.
 
     shape: input shape with a batch of 1. layout: `nchw` (channels first), `nhwc` (channels last) or `flat` (one
@@ -94,7 +94,9 @@ class Network:
 
     def __repr__(self) -> str:
         image = f"{self.layout} image {self.channels} x {self.height} x {self.width}"
-        return f"Network({image} -> {list(self.output)}; {counted(node.op_type for node in self.proto.graph.node)})"
+        return (
+            f"ImageNetwork({image} -> {list(self.output)}; {counted(node.op_type for node in self.proto.graph.node)})"
+        )
 
 
 def graph_inputs(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
@@ -106,7 +108,7 @@ def graph_inputs(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
 def load(
     model: str | Path | bytes | onnx.ModelProto, *, channels: int | None = None, layout: str = "auto",
     mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None,
-) -> Network:  # fmt: skip
+) -> ImageNetwork:  # fmt: skip
     """Read a network and find out what image it takes.
 
     `channels` helps where the input shape alone does not tell (a flat input). Raises ModelError for a file that cannot
@@ -128,7 +130,7 @@ def load(
     shape = _dims(inputs[0])
     frame = Frame.of(shape, layout, channels)
     given = frame.normalisation(mean, std)
-    return Network(proto, shape, frame.layout, *frame.size, _output_shape(proto), *given)
+    return ImageNetwork(proto, shape, frame.layout, *frame.size, _output_shape(proto), *given)
 
 
 def _dims(value: onnx.ValueInfoProto) -> tuple[int, ...]:

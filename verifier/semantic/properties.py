@@ -2,7 +2,7 @@
 
     Coordinates   |y_k - t_k| <= tau_k per key point, in the norm linf, l1 or l2 (inscribed polygon)
     Heatmap       the argmax of map k decodes to a position within tau_k of the truth (linf)
-    Budget        sum or mean over key points of |dx| + |dy| stays within a limit
+    ErrorBudget   sum or mean over key points of |dx| + |dy| stays within a limit
     Pose          pose error to first order within limits, through the key points (linearised)
     Label         the class stays the argmax
 
@@ -23,8 +23,8 @@ from verifier.data.frame import PIXELS, Head
 from verifier.errors import OptionsError, ProblemError
 from verifier.semantic import pose
 from verifier.semantic.maps import MapBudget, Maps, Windows
-from verifier.semantic.network import Network
-from verifier.semantic.rows import Rows, build, none, pairs
+from verifier.semantic.network import ImageNetwork
+from verifier.semantic.rows import SparseRows, build, none, pairs
 from verifier.semantic.target import Target, check_label
 
 NORMS = ("linf", "l1", "l2")
@@ -52,7 +52,7 @@ class Compiled:
 
     __repr__ = brief
 
-    rows: Rows
+    rows: SparseRows
     tail: AbsTail | None
     claim: str
     excess: Callable[[np.ndarray], np.ndarray]
@@ -69,7 +69,7 @@ class Coordinates:
     hidden: bool = False
     head: Head = PIXELS
 
-    def compile(self, network: Network, target: Target) -> Compiled:
+    def compile(self, network: ImageNetwork, target: Target) -> Compiled:
         """Rows: 2 or 4 one-row clauses per key point and axis, or one per side of the polygon."""
         if self.norm not in NORMS:
             raise OptionsError(f"unknown norm '{self.norm}'; choose one of {', '.join(NORMS)}")
@@ -130,7 +130,7 @@ class Heatmap:
     offset: float | None = None
     hidden: bool = False
 
-    def compile(self, network: Network, target: Target) -> Compiled:
+    def compile(self, network: ImageNetwork, target: Target) -> Compiled:
         """One clause per map and cell outside its window: that cell beats (or ties) all cells of the window."""
         maps, rows, columns, stride = heatmap_shape(network)
         offset = 0.5 * stride if self.offset is None else self.offset
@@ -159,7 +159,7 @@ class Heatmap:
 
 
 @dataclass(frozen=True)
-class Budget:
+class ErrorBudget:
     """The sum (or mean) over the chosen key points of |dx| + |dy| stays within `limit` pixels.
 
     Of a coordinate head, or of the argmax of heatmaps (cells decode as for `Heatmap`, with its `offset`); the latter
@@ -176,7 +176,7 @@ class Budget:
     head: Head = PIXELS
     offset: float | None = None
 
-    def compile(self, network: Network, target: Target) -> Compiled:
+    def compile(self, network: ImageNetwork, target: Target) -> Compiled:
         """One clause with one row over the tail output z = sum w |y - t|; or the cost of every cell of a heatmap."""
         if not (math.isfinite(self.limit) and self.limit > 0):
             raise OptionsError(f"the error budget must be positive, found {self.limit}")
@@ -207,7 +207,7 @@ class Budget:
             f"the {'mean' if self.mean else 'sum'} over {_points(index)} of |dx| + |dy| stays within {self.limit:g} px"
         )
 
-    def _of_maps(self, network: Network, target: Target) -> Compiled:
+    def _of_maps(self, network: ImageNetwork, target: Target) -> Compiled:
         maps, rows, columns, stride = heatmap_shape(network)
         offset = 0.5 * stride if self.offset is None else self.offset
         points, index = _key_points(target, network, maps, self.hidden)
@@ -242,7 +242,7 @@ class Pose:
     hidden: bool = False
     head: Head = PIXELS
 
-    def compile(self, network: Network, target: Target) -> Compiled:
+    def compile(self, network: ImageNetwork, target: Target) -> Compiled:
         """6 one-row clauses over a tail (coupled), or two bounds per coordinate."""
         points, index = _coordinates(network, target, self.hidden)
         if np.shape(self.jacobian) != (2 * len(points), 6):
@@ -276,7 +276,7 @@ class Pose:
 class Label:
     """The class of the target stays the strict argmax."""
 
-    def compile(self, network: Network, target: Target) -> Compiled:
+    def compile(self, network: ImageNetwork, target: Target) -> Compiled:
         """One clause per other class: it reaches the score of the right one."""
         n = network.n_outputs
         if n < 2 or max(network.output) != n:
@@ -291,10 +291,10 @@ class Label:
         return Compiled(rows, None, f"class {label} keeps the highest score", excess)
 
 
-Property = Coordinates | Heatmap | Budget | Pose | Label
+Property = Coordinates | Heatmap | ErrorBudget | Pose | Label
 
 
-def heatmap_shape(network: Network) -> tuple[int, int, int, int]:
+def heatmap_shape(network: ImageNetwork) -> tuple[int, int, int, int]:
     """Maps, rows, columns and stride of a heatmap head; ProblemError if the output is not one."""
     shape = network.output
     if len(shape) not in (3, 4) or (len(shape) == 4 and shape[0] != 1):
@@ -311,7 +311,7 @@ def heatmap_shape(network: Network) -> tuple[int, int, int, int]:
     return maps, rows, columns, stride
 
 
-def _window_rows(inside: np.ndarray, used: np.ndarray) -> Rows:
+def _window_rows(inside: np.ndarray, used: np.ndarray) -> SparseRows:
     """One clause per cell outside its window: it beats (or ties) every cell inside. inside (K, P), used (K,)."""
     low, high, clause, before, cells = [], [], [], 0, inside.shape[1]
     for k in np.flatnonzero(used):
@@ -323,7 +323,7 @@ def _window_rows(inside: np.ndarray, used: np.ndarray) -> Rows:
     return pairs(inside.size, *(np.concatenate(part) for part in (low, high, clause)))
 
 
-def predict(network: Network, output: np.ndarray, prop: Property) -> np.ndarray:
+def predict(network: ImageNetwork, output: np.ndarray, prop: Property) -> np.ndarray:
     """Key points (K, 2) in pixels that an output (any shape with the network's elements) stands for.
 
     The property knows how outputs mean pixels (its `head`, or the `offset` of a heatmap).
@@ -331,12 +331,12 @@ def predict(network: Network, output: np.ndarray, prop: Property) -> np.ndarray:
     if len(network.output) >= 3:
         maps, _, columns, stride = heatmap_shape(network)
         best = output.reshape(maps, -1).argmax(axis=1)
-        given = prop.offset if isinstance(prop, Heatmap | Budget) else None
+        given = prop.offset if isinstance(prop, Heatmap | ErrorBudget) else None
         return stride * np.stack([best % columns, best // columns], axis=1) + (0.5 * stride if given is None else given)
     return getattr(prop, "head", PIXELS).pixels(output.reshape(-1))
 
 
-def _key_points(target: Target, network: Network, expected: int, hidden: bool) -> tuple[np.ndarray, np.ndarray]:
+def _key_points(target: Target, network: ImageNetwork, expected: int, hidden: bool) -> tuple[np.ndarray, np.ndarray]:
     index = target.chosen(hidden)
     assert target.keypoints is not None  # checked by chosen()
     if len(target.keypoints) != expected:
@@ -347,7 +347,7 @@ def _key_points(target: Target, network: Network, expected: int, hidden: bool) -
     return target.keypoints, index
 
 
-def _coordinates(network: Network, target: Target, hidden: bool) -> tuple[np.ndarray, np.ndarray]:
+def _coordinates(network: ImageNetwork, target: Target, hidden: bool) -> tuple[np.ndarray, np.ndarray]:
     n = network.n_outputs
     if n % 2 or len(network.output) > 2 or max(network.output, default=1) != n:
         maps = "; maps of scores, one per key point, need --property heatmap" if len(network.output) in (3, 4) else ""

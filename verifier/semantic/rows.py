@@ -12,7 +12,7 @@ from scipy.sparse import coo_matrix
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class SparseRows:
     """Sparse table of R rows over n outputs, row r belonging to clause `clause[r]` (non-decreasing from 0).
 
     entry_row, entry_column (int64) and entry_value (float64, each a float32 number) hold the coefficients, `rhs` (R,)
@@ -56,21 +56,21 @@ class Rows:
         return np.asarray((worst <= 0).any(axis=-1))
 
 
-def pairs(n: int, low: np.ndarray, high: np.ndarray, clause: np.ndarray) -> Rows:
+def pairs(n: int, low: np.ndarray, high: np.ndarray, clause: np.ndarray) -> SparseRows:
     """Rows  y[low] - y[high] <= 0, one per element of the index arrays (R,)."""
     count = len(low)
     columns = np.stack([low, high], axis=1).ravel().astype(np.int64)
     values = np.tile(np.array([1.0, -1.0]), count)
-    return Rows(n, clause.astype(np.int64), np.zeros(count), np.repeat(np.arange(count), 2), columns, values)
+    return SparseRows(n, clause.astype(np.int64), np.zeros(count), np.repeat(np.arange(count), 2), columns, values)
 
 
-def none(n: int) -> Rows:
+def none(n: int) -> SparseRows:
     """No rows: the property has no such form."""
     empty = np.zeros(0, dtype=np.int64)
-    return Rows(n, empty, np.zeros(0), empty, empty, np.zeros(0))
+    return SparseRows(n, empty, np.zeros(0), empty, empty, np.zeros(0))
 
 
-def build(n: int, clauses: list[list[tuple[dict[int, float], float]]]) -> Rows:
+def build(n: int, clauses: list[list[tuple[dict[int, float], float]]]) -> SparseRows:
     """From a list of clauses, each a list of (coefficients by output, rhs); coefficients are rounded to float32."""
     clause: list[int] = []
     rhs: list[float] = []
@@ -86,7 +86,7 @@ def build(n: int, clauses: list[list[tuple[dict[int, float], float]]]) -> Rows:
             clause.append(number)
             rhs.append(float(bound))
     integer = np.int64
-    return Rows(
+    return SparseRows(
         n,
         np.array(clause, dtype=integer),
         np.array(rhs, dtype=np.float64),

@@ -12,10 +12,10 @@ from verifier.brief import brief
 from verifier.data import airframe, truth
 from verifier.data.render import camera
 from verifier.data.scene import FOCAL, Scene
-from verifier.data.source import Annotated, Arrays, Rendered, Sample, Source
+from verifier.data.source import Annotated, PictureArrays, PictureSource, Rendered, Sample
 from verifier.errors import OptionsError, ProblemError
 from verifier.semantic import pose
-from verifier.semantic.network import Network
+from verifier.semantic.network import ImageNetwork
 from verifier.semantic.target import Target
 
 
@@ -35,26 +35,26 @@ class Example:
     note: str = ""
 
 
-def examples(network: Network, source: Source, indices: Sequence[int]) -> list[Example]:
+def examples(network: ImageNetwork, source: PictureSource, indices: Sequence[int]) -> list[Example]:
     """The pictures of these indices, at the network's size."""
     return [_example(network, sample) for sample in source.read(network.frame, indices)]
 
 
-def check_truth(source: Source) -> None:
+def check_truth(source: PictureSource) -> None:
     """ProblemError for an .npz file whose labels only training can use."""
-    if isinstance(source, Arrays) and source.targets is not None and source.points is None:
+    if isinstance(source, PictureArrays) and source.targets is not None and source.points is None:
         raise ProblemError(
             f"{source.path}: labels of a floating type are in the network's own units; give key points as 'keypoints' "
             "(n, K, 2) in pixels, or classes as labels of an integer type; or --reference self"
         )
 
 
-def rendered(network: Network, split: str, start: int, stop: int, view: str = "quarter") -> list[Example]:
+def rendered(network: ImageNetwork, split: str, start: int, stop: int, view: str = "quarter") -> list[Example]:
     """Pictures start .. stop-1 of `aircraft23`."""
     return examples(network, Rendered(split, view), range(start, stop))
 
 
-def one_object(source: Source, identity: int) -> Source:
+def one_object(source: PictureSource, identity: int) -> PictureSource:
     """The source with only this COCO annotation; OptionsError where there are no annotations."""
     if not isinstance(source, Annotated):
         raise OptionsError(
@@ -74,7 +74,7 @@ def told(example: Example, file: Path | None, label: int | None) -> Example:
     return Example(example.image, target, example.name, example.view, example.note)
 
 
-def _example(network: Network, sample: Sample) -> Example:
+def _example(network: ImageNetwork, sample: Sample) -> Example:
     target = None
     if sample.keypoints is not None or sample.label is not None:
         target = Target(sample.keypoints, sample.visibility, sample.label)

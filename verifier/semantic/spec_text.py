@@ -6,10 +6,10 @@ import numpy as np
 
 import vnnlib
 from verifier.errors import OptionsError
-from verifier.semantic.rows import Rows
+from verifier.semantic.rows import SparseRows
 
 
-def is_simple(rows: Rows) -> bool:
+def is_simple(rows: SparseRows) -> bool:
     """Whether every row compares one output with a constant or two outputs with each other."""
     if not rows.count:
         return False
@@ -21,7 +21,7 @@ def is_simple(rows: Rows) -> bool:
 
 
 def write(
-    version: int, box: np.ndarray, rows: Rows, output: tuple[int, ...], dtype: np.dtype, comments: list[str]
+    version: int, box: np.ndarray, rows: SparseRows, output: tuple[int, ...], dtype: np.dtype, comments: list[str]
 ) -> str:
     """The whole file. box (d, 2): bounds of the parameters; rows must be simple and speak about `output` elements."""
     if version not in (1, 2):

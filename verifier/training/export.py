@@ -7,7 +7,7 @@ import onnx
 from torch import Tensor, nn
 
 from verifier.errors import ModelError
-from verifier.graph.onnx_import.build import Builder, Tensors, checked
+from verifier.graph.onnx_import.build import ModelBuilder, Tensors, checked
 from verifier.graph.onnx_import.session import IR_VERSION
 from verifier.training.models import Architecture, Pixels, Residual
 
@@ -33,7 +33,7 @@ def to_onnx(model: nn.Sequential, arch: Architecture, note: str = "", keep_norm:
     return checked(proto, "the trained network")
 
 
-class _Writer(Builder):
+class _Writer(ModelBuilder):
     """Collects nodes and weights; values are named after the layer that makes them."""
 
     def __init__(self, keep_norm: bool) -> None:

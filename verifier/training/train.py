@@ -17,15 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from verifier.console.arguments import Parser
+from verifier.console.arguments import CommandParser
 from verifier.data import aircraft23
 from verifier.errors import OptionsError, SecateurError
 from verifier.files.whole import Whole, make_folder, write
+from verifier.progress import Say
 from verifier.training import augment, measure
 from verifier.training.export import to_onnx
 from verifier.training.models import BUILDERS, Architecture, build
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Recipe:
 
 
 @dataclass(frozen=True, eq=False)
-class Split:
+class DataSplit:
     """Tensors of one split: images (n, C, H, W), points (n, K, 2) pixels, visibility (n, K)."""
 
     images: Tensor
@@ -60,13 +59,13 @@ class Split:
     visibility: Tensor
 
 
-def load(split: str, n: int, arch: Architecture, view: str) -> Split:
+def load(split: str, n: int, arch: Architecture, view: str) -> DataSplit:
     """A split of `aircraft23` as tensors."""
     data = aircraft23.load(split, n, size=arch.size, grey=arch.channels == 1, view=view)
-    return Split(*(torch.from_numpy(np.ascontiguousarray(a)) for a in data))
+    return DataSplit(*(torch.from_numpy(np.ascontiguousarray(a)) for a in data))
 
 
-def batches(data: Split, recipe: Recipe, draw: torch.Generator) -> list[tuple[Tensor, Tensor, Tensor]]:
+def batches(data: DataSplit, recipe: Recipe, draw: torch.Generator) -> list[tuple[Tensor, Tensor, Tensor]]:
     """One epoch of augmented batches, lazily; every batch shares one mirror flip and one shift."""
     order = torch.randperm(len(data.images), generator=draw).split(recipe.batch)
     return [(index, torch.randint(0, 2, (1,), generator=draw),
@@ -74,7 +73,7 @@ def batches(data: Split, recipe: Recipe, draw: torch.Generator) -> list[tuple[Te
 
 
 def _augmented(
-    data: Split, plan: tuple[Tensor, Tensor, Tensor], recipe: Recipe, draw: torch.Generator
+    data: DataSplit, plan: tuple[Tensor, Tensor, Tensor], recipe: Recipe, draw: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     index, flip, move = plan
     images, points, seen = data.images[index], data.points[index], data.visibility[index]
@@ -85,7 +84,7 @@ def _augmented(
 
 
 def epoch(
-    model: nn.Module, data: Split, recipe: Recipe, optimiser: torch.optim.Optimizer, draw: torch.Generator,
+    model: nn.Module, data: DataSplit, recipe: Recipe, optimiser: torch.optim.Optimizer, draw: torch.Generator,
     progress: Callable[[float], float],
 ) -> float:  # fmt: skip
     """One pass over the data; `progress(share of this epoch)` is the share of the training done. Returns the loss."""
@@ -214,9 +213,9 @@ def report(model: nn.Module, arch: Architecture, recipe: Recipe, command: Sequen
     }
 
 
-def parser() -> Parser:
+def parser() -> CommandParser:
     """The command line."""
-    parser = Parser("secateur train", __doc__)
+    parser = CommandParser("secateur train", __doc__)
     parser.add_argument("--out", type=Path, required=True, help="path without suffix: .onnx, .json and .ckpt are added")
     parser.add_argument("--model", default="cnn7", choices=sorted(BUILDERS))
     for field in ("width", "size"):

@@ -23,8 +23,8 @@ from benchmarks.studies.remedies import terms
 from pruning import api
 from pruning.groups import find_groups
 from pruning.net import Net
-from pruning.planning import Floor, Plan
-from pruning.study.making import Maker, Settings, chain
+from pruning.planning import ChannelFloor, Plan
+from pruning.study.making import Maker, NetworkSettings, chain
 from pruning.study.plan import stage_ratios
 from pruning.study.wiring import rectangle
 from verifier.training import measure
@@ -67,7 +67,7 @@ class Bench:
 
     dense: Net
     maker: Maker
-    held: training.Split
+    held: training.DataSplit
 
     def run(self, variant: Variant, work: Path) -> dict[str, object]:
         """Widths, and figures right after the first cut and at the end."""
@@ -88,7 +88,7 @@ class Bench:
 
     def _plan(self, variant: Variant, net: Net, ratio: float) -> Plan:
         settings = replace(self.maker.settings, allocation=variant.allocation, least=variant.least)
-        maker = replace(self.maker, settings=settings, floor=Floor(2, 0.1))
+        maker = replace(self.maker, settings=settings, floor=ChannelFloor(2, 0.1))
         maker.__dict__["split"] = self.maker.split
         counts = None
         if variant.shares:
@@ -140,7 +140,7 @@ def main() -> int:
     options = parser.parse_args()
     variants = [Variant(**{**v, "shares": tuple(v.get("shares", ()))}) for v in yaml.safe_load(options.variants.open())]
     dense = api.load(options.network)
-    maker = Maker(Settings(width=16), "aircraft23", rectangle("medium"))
+    maker = Maker(NetworkSettings(width=16), "aircraft23", rectangle("medium"))
     held = training.load("val", 1000, Architecture("cnn7", 16, 64), training.Recipe.view)
     bench = Bench(dense, maker, held)
     print("dense", bench.figures(chain(dense, 64, fresh=False)), flush=True)

@@ -11,7 +11,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch, Rectangle
 
 from pruning.study.details import Details
-from pruning.study.hands import Witness
+from pruning.study.hands import PictureWitness
 from verifier.page import style
 from verifier.page.style import Drawn
 
@@ -71,7 +71,7 @@ def _map(axes: Axes, found: Details) -> None:
         ticks([start, (start + end) / 2, end])
 
 
-def draw_witness(witness: Witness, tau: float, axes_names: Sequence[str], stem: str, title: str) -> Drawn:
+def draw_witness(witness: PictureWitness, tau: float, axes_names: Sequence[str], stem: str, title: str) -> Drawn:
     """The picture at a counterexample: squares of side 2 tau at the truth, crosses at the predictions."""
     truth, guess, worst = witness.truth, witness.predicted, witness.worst
     side = max(witness.picture.shape[:2])

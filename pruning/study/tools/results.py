@@ -21,7 +21,7 @@ MAX_BYTES = 1 << 28
 FIELDS = "category,onnx,vnnlib,prepare_seconds,result,run_seconds"
 
 
-class Answer(Enum):
+class ResultWord(Enum):
     """What a result word means for scoring."""
 
     UNSAT = "unsat"
@@ -33,26 +33,26 @@ class Answer(Enum):
     @property
     def solved(self) -> bool:
         """Whether it claims a verdict."""
-        return self in (Answer.SAT, Answer.UNSAT)
+        return self in (ResultWord.SAT, ResultWord.UNSAT)
 
 
 # By prefix, first match wins (the scoring scripts' table; `holds` and `violated` are what they turn words into).
 _PREFIXES = (
-    ("unsat", Answer.UNSAT),
-    ("holds", Answer.UNSAT),
-    ("sat", Answer.SAT),
-    ("violated", Answer.SAT),
-    ("timed", Answer.TIMEOUT),
-    ("timeout", Answer.TIMEOUT),
-    ("run_instance_timeout", Answer.TIMEOUT),
-    ("prepare_instance_timeout", Answer.TIMEOUT),
-    ("no_result_in_file", Answer.UNKNOWN),
-    ("prepare_instance_error", Answer.UNKNOWN),
-    ("unknown", Answer.UNKNOWN),
-    ("error", Answer.ERROR),
+    ("unsat", ResultWord.UNSAT),
+    ("holds", ResultWord.UNSAT),
+    ("sat", ResultWord.SAT),
+    ("violated", ResultWord.SAT),
+    ("timed", ResultWord.TIMEOUT),
+    ("timeout", ResultWord.TIMEOUT),
+    ("run_instance_timeout", ResultWord.TIMEOUT),
+    ("prepare_instance_timeout", ResultWord.TIMEOUT),
+    ("no_result_in_file", ResultWord.UNKNOWN),
+    ("prepare_instance_error", ResultWord.UNKNOWN),
+    ("unknown", ResultWord.UNKNOWN),
+    ("error", ResultWord.ERROR),
 )
 
-Key = tuple[str, str, str, int]
+RunKey = tuple[str, str, str, int]
 """category, network, specification, how many equal lines came before."""
 
 
@@ -60,7 +60,7 @@ Key = tuple[str, str, str, int]
 class Entry:
     """One line: what the tool answered and the seconds it took (without preparation)."""
 
-    answer: Answer
+    answer: ResultWord
     seconds: float
     word: str
 
@@ -70,15 +70,15 @@ class Tool:
     """One results file. strange: words outside the table, counted as unknown."""
 
     name: str
-    entries: dict[Key, Entry]
+    entries: dict[RunKey, Entry]
     strange: tuple[str, ...] = ()
 
 
-def answer(word: str) -> Answer | None:
+def answer(word: str) -> ResultWord | None:
     """Meaning of a result word by its prefix; UNKNOWN if empty, None if it is in no table."""
     text = word.strip().lower()
     if not text:
-        return Answer.UNKNOWN
+        return ResultWord.UNKNOWN
     return next((value for prefix, value in _PREFIXES if text.startswith(prefix)), None)
 
 
@@ -98,7 +98,7 @@ def read_all(arguments: Sequence[str]) -> list[Tool]:
 
 def read(path: Path, name: str) -> Tool:
     """One results file. Raises ResultsError with the line and what was expected."""
-    entries: dict[Key, Entry] = {}
+    entries: dict[RunKey, Entry] = {}
     strange: set[str] = set()
     before: Counter[tuple[str, str, str]] = Counter()
     for number, fields in _lines(path):
@@ -110,7 +110,7 @@ def read(path: Path, name: str) -> Tool:
         if meaning is None:
             strange.add(fields[4].strip()[:40])
         base = instance(*fields[:3])
-        entries[(*base, before[base])] = Entry(meaning or Answer.UNKNOWN, float(fields[5]), fields[4].strip())
+        entries[(*base, before[base])] = Entry(meaning or ResultWord.UNKNOWN, float(fields[5]), fields[4].strip())
         before[base] += 1
     if not entries:
         raise ResultsError(f"{path}: no results in it; expected lines {FIELDS}")

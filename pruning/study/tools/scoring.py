@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pruning.study.tools.results import Answer, Key, Tool
-from pruning.study.tools.truth import Known, Truth, decide
+from pruning.study.tools.results import ResultWord, RunKey, Tool
+from pruning.study.tools.truth import ListedVerdict, ReferenceVerdict, decide
 
 RIGHT, WRONG = 10, -150
 
@@ -41,10 +41,10 @@ class Standing:
 class Contradiction:
     """An instance on which tools answered differently, or against a listed verdict."""
 
-    key: Key
+    key: RunKey
     sat: tuple[str, ...]
     unsat: tuple[str, ...]
-    truth: Truth
+    truth: ReferenceVerdict
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,15 @@ class Comparison:
 
 
 def compare(
-    tools: Sequence[Tool], known: Mapping[tuple[str, str, str], Known] | None = None, timeout: float | None = None
+    tools: Sequence[Tool],
+    known: Mapping[tuple[str, str, str], ListedVerdict] | None = None,
+    timeout: float | None = None,
 ) -> Comparison:
     """Compare result files. known: from `truth.read`; timeout: seconds, for instances whose limit it does not give."""
     known = known or {}
     keys = sorted({key for tool in tools for key in tool.entries})
     truths = {key: decide(tools, key, known) for key in keys}
-    groups: dict[str, list[Key]] = {}
+    groups: dict[str, list[RunKey]] = {}
     for key in keys:
         groups.setdefault(key[0], []).append(key)
     limits, sources = _limits(tools, groups, known, timeout)
@@ -89,9 +91,13 @@ def compare(
 
 
 def _standing(
-    tool: Tool, tools: Sequence[Tool], keys: Sequence[Key], truths: Mapping[Key, Truth], limits: Mapping[Key, float]
+    tool: Tool,
+    tools: Sequence[Tool],
+    keys: Sequence[RunKey],
+    truths: Mapping[RunKey, ReferenceVerdict],
+    limits: Mapping[RunKey, float],
 ) -> Standing:
-    counts = dict.fromkeys(Answer, 0)
+    counts = dict.fromkeys(ResultWord, 0)
     right = wrong = unique = missing = 0
     seconds = 0.0
     for key in keys:
@@ -111,12 +117,13 @@ def _standing(
             wrong += 1
             seconds += penalty
     return Standing(
-        tool.name, len(keys), counts[Answer.SAT], counts[Answer.UNSAT], right, wrong, unique, counts[Answer.TIMEOUT],
-        counts[Answer.ERROR], counts[Answer.UNKNOWN], missing, seconds / len(keys), RIGHT * right + WRONG * wrong, 0.0,
+        tool.name, len(keys), counts[ResultWord.SAT], counts[ResultWord.UNSAT], right, wrong, unique,
+        counts[ResultWord.TIMEOUT], counts[ResultWord.ERROR], counts[ResultWord.UNKNOWN], missing, seconds / len(keys),
+        RIGHT * right + WRONG * wrong, 0.0,
     )  # fmt: skip
 
 
-def _right(tool: Tool, key: Key, truth: Answer) -> bool:
+def _right(tool: Tool, key: RunKey, truth: ResultWord) -> bool:
     return key in tool.entries and tool.entries[key].answer is truth
 
 
@@ -131,10 +138,10 @@ def _with_score(row: Standing, score: float) -> Standing:
 
 def _limits(
     tools: Sequence[Tool],
-    groups: Mapping[str, Sequence[Key]],
-    known: Mapping[tuple[str, str, str], Known],
+    groups: Mapping[str, Sequence[RunKey]],
+    known: Mapping[tuple[str, str, str], ListedVerdict],
     timeout: float | None,
-) -> tuple[dict[Key, float], dict[str, str]]:
+) -> tuple[dict[RunKey, float], dict[str, str]]:
     """Time limit per instance, and per category in words where it comes from."""
     limits, sources = {}, {}
     for name, members in groups.items():
@@ -151,22 +158,22 @@ def _limits(
     return limits, sources
 
 
-def _contradictions(tools: Sequence[Tool], truths: Mapping[Key, Truth]) -> list[Contradiction]:
+def _contradictions(tools: Sequence[Tool], truths: Mapping[RunKey, ReferenceVerdict]) -> list[Contradiction]:
     found = []
     for key, truth in truths.items():
-        said = {a: tuple(t.name for t in tools if _right(t, key, a)) for a in (Answer.SAT, Answer.UNSAT)}
+        said = {a: tuple(t.name for t in tools if _right(t, key, a)) for a in (ResultWord.SAT, ResultWord.UNSAT)}
         against = truth.answer is not None and any(names for a, names in said.items() if a is not truth.answer)
         if all(said.values()) or against:
-            found.append(Contradiction(key, said[Answer.SAT], said[Answer.UNSAT], truth))
+            found.append(Contradiction(key, said[ResultWord.SAT], said[ResultWord.UNSAT], truth))
     return found
 
 
-def _times(tool: Tool, truths: Mapping[Key, Truth]) -> tuple[float, ...]:
+def _times(tool: Tool, truths: Mapping[RunKey, ReferenceVerdict]) -> tuple[float, ...]:
     good = (e.seconds for key, e in tool.entries.items() if e.answer.solved and e.answer is truths[key].answer)
     return tuple(sorted(good))
 
 
-def _coverage_of(known: Mapping[tuple[str, str, str], Known], keys: Sequence[Key]) -> list[str]:
+def _coverage_of(known: Mapping[tuple[str, str, str], ListedVerdict], keys: Sequence[RunKey]) -> list[str]:
     """How many instances a given list knows: paths that are spelled differently would go unnoticed otherwise."""
     if not known:
         return []
@@ -175,7 +182,7 @@ def _coverage_of(known: Mapping[tuple[str, str, str], Known], keys: Sequence[Key
     return [f"the list names {there} of these {len(keys)} instances and gives a verdict for {told}"]
 
 
-def _notes(tools: Sequence[Tool], keys: Sequence[Key], truths: Mapping[Key, Truth]) -> list[str]:
+def _notes(tools: Sequence[Tool], keys: Sequence[RunKey], truths: Mapping[RunKey, ReferenceVerdict]) -> list[str]:
     notes = []
     for tool in tools:
         absent = sum(key not in tool.entries for key in keys)

@@ -19,29 +19,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pruning.study.errors import ResultsError
-from pruning.study.tools.results import Answer, Key, Tool, answer, instance
+from pruning.study.tools.results import ResultWord, RunKey, Tool, answer, instance
 
 _COLUMNS = {"category": ("category", "benchmark"), "onnx": ("onnx",), "vnnlib": ("vnnlib",), "expected": ("expected",)}
 MAX_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
-class Truth:
+class ReferenceVerdict:
     """The verdict held true (None: open) and the rule it comes from."""
 
-    answer: Answer | None
+    answer: ResultWord | None
     source: str
 
 
 @dataclass(frozen=True)
-class Known:
+class ListedVerdict:
     """One line of a list: expected verdict (None where it has none) and time limit in seconds, if given."""
 
-    answer: Answer | None
+    answer: ResultWord | None
     timeout: float | None
 
 
-def read(path: Path) -> dict[tuple[str, str, str], Known]:
+def read(path: Path) -> dict[tuple[str, str, str], ListedVerdict]:
     """A list whose header names category (or benchmark), onnx, vnnlib, expected and, if it likes, timeout_s."""
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -55,19 +55,21 @@ def read(path: Path) -> dict[tuple[str, str, str], Known]:
         raise ResultsError(f"{path}: not a list of instances: {error}") from None
 
 
-def decide(tools: Sequence[Tool], key: Key, known: Mapping[tuple[str, str, str], Known]) -> Truth:
+def decide(tools: Sequence[Tool], key: RunKey, known: Mapping[tuple[str, str, str], ListedVerdict]) -> ReferenceVerdict:
     """The truth about one instance by the rules above."""
     listed = known.get(key[:3])
     if listed is not None and listed.answer is not None:
-        return Truth(listed.answer, "file")
+        return ReferenceVerdict(listed.answer, "file")
     answers = [tool.entries[key].answer for tool in tools if key in tool.entries]
-    sat, unsat = answers.count(Answer.SAT), answers.count(Answer.UNSAT)
+    sat, unsat = answers.count(ResultWord.SAT), answers.count(ResultWord.UNSAT)
     if sat == unsat:
-        return Truth(None, "open")
-    return Truth(Answer.SAT if sat > unsat else Answer.UNSAT, "majority" if min(sat, unsat) else "agreed")
+        return ReferenceVerdict(None, "open")
+    return ReferenceVerdict(
+        ResultWord.SAT if sat > unsat else ResultWord.UNSAT, "majority" if min(sat, unsat) else "agreed"
+    )
 
 
-def _known(path: Path, number: int, line: Mapping[str, str]) -> tuple[tuple[str, str, str], Known]:
+def _known(path: Path, number: int, line: Mapping[str, str]) -> tuple[tuple[str, str, str], ListedVerdict]:
     values = {}
     for name, spellings in _COLUMNS.items():
         found = next((line[s] for s in spellings if line.get(s) is not None), None)
@@ -83,4 +85,4 @@ def _known(path: Path, number: int, line: Mapping[str, str]) -> tuple[tuple[str,
     except ValueError:
         raise ResultsError(f"{path}:{number}: time limit {limit[:40]!r}; expected seconds") from None
     solved = meaning if meaning is not None and meaning.solved else None
-    return instance(values["category"], values["onnx"], values["vnnlib"]), Known(solved, seconds)
+    return instance(values["category"], values["onnx"], values["vnnlib"]), ListedVerdict(solved, seconds)

@@ -13,7 +13,7 @@ from onnx import helper
 from tests.models import build
 from verifier.checker.bounds import sweep, walk
 from verifier.checker.errors import Unreadable
-from verifier.checker.network import Network, read_network
+from verifier.checker.network import CheckedNetwork, read_network
 from verifier.checker.ops import Array, Piecewise, Sigmoid, Square
 
 RNG = np.random.default_rng(0)
@@ -70,7 +70,7 @@ DTYPE = {"leaky": np.float32, "pooling": np.float32, "groups": np.float32}
 """ONNX Runtime has no float64 kernels for some operators."""
 
 
-def made(tmp_path: Path, name: str) -> tuple[Network, onnxruntime.InferenceSession, tuple[int, ...]]:
+def made(tmp_path: Path, name: str) -> tuple[CheckedNetwork, onnxruntime.InferenceSession, tuple[int, ...]]:
     inputs, nodes, weights = CASES[name]
     data = build(nodes, inputs, ["y"], weights, opset=14, dtype=DTYPE.get(name, np.float64))
     (tmp_path / "m.onnx").write_bytes(data)

@@ -93,7 +93,7 @@ def test_one_table_of_slopes_is_held(tmp_path: Path) -> None:
 def test_a_row_is_named_once(tmp_path: Path) -> None:
     """Every named row costs as much memory as the network has inputs."""
     leaf = fmt.Leaf(0, rows=(((0, 0.5), (0, 0.5)),))
-    clip = fmt.Clip(0, ((0, 0), (0, 0)), ((0, 1, 1.0),))
+    clip = fmt.InputClip(0, ((0, 0), (0, 0)), ((0, 1, 1.0),))
     for event in (leaf, clip):
         with pytest.raises(Rejected, match="a row that is named twice"):
             check(*files(tmp_path, 40, [event, fmt.End(0, 1)]))

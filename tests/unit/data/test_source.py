@@ -187,13 +187,16 @@ def test_truth_names_the_option_for_a_coco_file(tmp_path: Path) -> None:
 
 def test_the_answer_to_unchanged_pictures() -> None:
     at, other = np.array([[3.0, 4.0], [30.0, 40.0]]), np.array([[3.0, 4.0], [33.0, 44.0]])
-    good = unchanged.Answer(at.reshape(-1), at, other, excess=-1.0)
+    good = unchanged.UnchangedAnswer(at.reshape(-1), at, other, excess=-1.0)
     assert unchanged.line([good]) == "unchanged image: error 2.5 px (largest 5), outputs span 3..40"
     assert unchanged.warnings([good]) == []
-    small = unchanged.Answer(at.reshape(-1) / 64, at / 64, other, excess=9.0)
+    small = unchanged.UnchangedAnswer(at.reshape(-1) / 64, at / 64, other, excess=9.0)
     scale, broken = unchanged.warnings([small])
     assert "targets span 3..44 px, the network's answers mean 0.04688..0.625 px" in scale and "--output-scale" in scale
     assert broken.startswith("the unchanged image violates the property already")
-    classes = [unchanged.Answer(np.array([0.0, 1.0]), 1, 1), unchanged.Answer(np.array([2.0, 1.0]), 0, 1)]
+    classes = [
+        unchanged.UnchangedAnswer(np.array([0.0, 1.0]), 1, 1),
+        unchanged.UnchangedAnswer(np.array([2.0, 1.0]), 0, 1),
+    ]
     assert unchanged.line(classes) == "2 unchanged images: 1 of 2 classes wrong, outputs span 0..2"
     assert Head(64.0).value(32.0) == 0.5 and Head.given(None, None) is None and Head.given(2.0, None) == Head(2.0)

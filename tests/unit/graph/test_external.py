@@ -17,7 +17,7 @@ from pruning import cli as prune
 from pruning import runtime as pruning_runtime
 from verifier.command.umbrella import main as secateur
 from verifier.errors import ModelError
-from verifier.graph.onnx_import import Limits, load_model
+from verifier.graph.onnx_import import ModelLimits, load_model
 from verifier.graph.onnx_import.source import files_of, read_model
 from verifier.problem.runtime import Session, compare
 from verifier.semantic import network
@@ -207,7 +207,7 @@ def test_the_size_is_bounded_over_all_tensors(tmp_path: Path) -> None:
     path = split(tmp_path / "m")
     assert len(read_model(path).data) > 4000
     with pytest.raises(ModelError, match="more than 4000 bytes"):
-        load_model(path, limits=Limits(bytes=4000))
+        load_model(path, limits=ModelLimits(bytes=4000))
 
 
 def test_bytes_have_no_folder(tmp_path: Path) -> None:

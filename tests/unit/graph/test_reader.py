@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.models import build, convnet, mlp, outputs_of, random_inputs, run_onnx
 from verifier.errors import ModelError, UnsupportedOperator
 from verifier.graph.check import check_graph
-from verifier.graph.onnx_import import Limits, load_model
+from verifier.graph.onnx_import import ModelLimits, load_model
 from verifier.graph.onnx_import.registry import lowers
 
 RNG = np.random.default_rng(3)
@@ -87,7 +87,7 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
 def test_gzip_bomb_is_stopped_early() -> None:
     bomb = gzip.compress(bytes(50_000_000))
     assert len(bomb) < 100_000
-    for limits in (Limits(bytes=1_000_000), Limits(unpacked=1_000_000)):
+    for limits in (ModelLimits(bytes=1_000_000), ModelLimits(unpacked=1_000_000)):
         with pytest.raises(ModelError, match="more than 1000000 bytes after decompression"):
             load_model(bomb, limits=limits)
 
@@ -97,13 +97,13 @@ def test_limits_on_size_nodes_and_elements(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(data)
     with pytest.raises(ModelError, match="limit of 10"):
-        load_model(path, limits=Limits(bytes=10))
+        load_model(path, limits=ModelLimits(bytes=10))
     with pytest.raises(ModelError, match="limit of 10"):
-        load_model(data, limits=Limits(bytes=10))
+        load_model(data, limits=ModelLimits(bytes=10))
     with pytest.raises(ModelError, match="nodes"):
-        load_model(data, limits=Limits(nodes=2))
+        load_model(data, limits=ModelLimits(nodes=2))
     with pytest.raises(ModelError, match="limit of 8 elements"):
-        load_model(data, limits=Limits(elements=8))
+        load_model(data, limits=ModelLimits(elements=8))
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_damaged_files_give_a_model_error_or_a_checked_model(position: int, byte
     else:
         data[position] = byte
     try:
-        model = load_model(bytes(data), limits=Limits(elements=10**6))
+        model = load_model(bytes(data), limits=ModelLimits(elements=10**6))
     except ModelError as error:
         assert "\n" not in str(error)
     else:

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from torch import Tensor
 
 from pruning.ibp import rising
-from pruning.net import Op
+from pruning.net import OnnxNode
 from verifier.bounds.bounder import Method, sweep
 from verifier.bounds.inputs import IdentityMap
 from verifier.bounds.network import build
@@ -108,7 +108,7 @@ def test_a_toy_operator_is_read_simplified_bounded_and_listed() -> None:
 
     assert "| Toy | relaxed | y = x, or x / 4 where x < 0 |" in tables()
     assert known()["Toy"].bends and traits("Toy").steepness({}) == 1.0
-    assert rising(Op("Toy", ("x",), ("y",)))
+    assert rising(OnnxNode("Toy", ("x",), ("y",)))
 
 
 @pytest.mark.usefixtures("registered")

@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from verifier.graph.ir import Graph
-from verifier.graph.onnx_import.context import Builder, Var
-from verifier.graph.onnx_import.model import Limits
+from verifier.graph.onnx_import.context import GraphBuilder, Var
+from verifier.graph.onnx_import.model import ModelLimits
 
 _UNARY = ("Relu", "Abs", "Sign", "Floor", "Round", "Sigmoid", "Tanh", "Erf", "Atan", "Softplus", "Sin", "Cos")
 _KINDS = (
@@ -24,7 +24,7 @@ class RandomGraph:
 
     def __init__(self, seed: int, nodes: int, inputs: int = 1, outputs: int = 1) -> None:
         self.rng = np.random.default_rng(seed)
-        self.b = Builder(Limits())
+        self.b = GraphBuilder(ModelLimits())
         self.b.begin("random", "v")
         names = [f"in{k}" for k in range(inputs)]
         shapes = [self._shape() for _ in names]

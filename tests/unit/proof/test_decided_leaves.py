@@ -14,7 +14,7 @@ from tests.models import build
 from verifier import Verdict, verify
 from verifier.checker import format as fmt
 from verifier.checker.check import check
-from verifier.checker.network import Network, read_network
+from verifier.checker.network import CheckedNetwork, read_network
 from verifier.checker.prove import Claim, Part, Prover
 from verifier.checker.query import read_queries
 from verifier.options import Options
@@ -54,7 +54,7 @@ def spec_of(limit: float, inputs: int) -> str:
     return "\n".join([*lines, f"(assert (<= Y_0 {limit!r}))", f"(assert (<= Y_1 {limit!r}))"])
 
 
-def claims_of(network: Network) -> list[Claim]:
+def claims_of(network: CheckedNetwork) -> list[Claim]:
     v = network.tensors["r"]
     parts = [Part(0, -1, (), tuple((v, k, s) for k, s in enumerate(signs))) for signs in product((-1, 1), repeat=WIDTH)]
     return [Claim(part, (), intervals=fmt.ROOT) for part in parts]

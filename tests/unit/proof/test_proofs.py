@@ -158,7 +158,7 @@ def test_convolutions_of_few_inputs_are_proven_with_symbols(tmp_path: Path) -> N
 
 
 def test_the_cases_split_what_they_are_for(by_inputs: Case, by_neurons: Case) -> None:
-    assert {fmt.InputSplit, fmt.Clip} <= {type(e) for e in parts(by_inputs.proof)[1]}
+    assert {fmt.InputSplit, fmt.InputClip} <= {type(e) for e in parts(by_inputs.proof)[1]}
     _, events = parts(by_neurons.proof)
     assert any(isinstance(e, fmt.NeuronSplit) for e in events)
     assert any(isinstance(e, fmt.Leaf) and any(e.beta) and e.slopes >= 0 for e in events)
@@ -213,14 +213,14 @@ NEURONS = {
 
 
 CLIPS = {
-    "slab outside of the box": change(fmt.Clip, lambda e: [replace(e, slabs=((0, 1, 9.0),))]),  # type: ignore[type-var]
-    "slab at NaN": change(fmt.Clip, lambda e: [replace(e, slabs=((0, 1, float("nan")),))]),  # type: ignore[type-var]
-    "slab of an input that is not there": change(fmt.Clip, lambda e: [replace(e, slabs=((99, 1, 0.0),))]),  # type: ignore[type-var]
-    "slab of everything": change(fmt.Clip, lambda e: [replace(e, slabs=((0, 1, -1.0), (0, -1, 1.0)))]),  # type: ignore[type-var]
-    "no rows": change(fmt.Clip, lambda e: [replace(e, rows=())]),  # type: ignore[type-var]
-    "rows of one clause": change(fmt.Clip, lambda e: [replace(e, rows=e.rows[:1])]),  # type: ignore[type-var, union-attr]
-    "row that is not there in a clip": change(fmt.Clip, lambda e: [replace(e, rows=(*e.rows, (0, 7)))]),  # type: ignore[type-var, union-attr]
-    "dropped clip": change(fmt.Clip, lambda e: []),
+    "slab outside of the box": change(fmt.InputClip, lambda e: [replace(e, slabs=((0, 1, 9.0),))]),  # type: ignore[type-var]
+    "slab at NaN": change(fmt.InputClip, lambda e: [replace(e, slabs=((0, 1, float("nan")),))]),  # type: ignore[type-var]
+    "slab of an input that is not there": change(fmt.InputClip, lambda e: [replace(e, slabs=((99, 1, 0.0),))]),  # type: ignore[type-var]
+    "slab of everything": change(fmt.InputClip, lambda e: [replace(e, slabs=((0, 1, -1.0), (0, -1, 1.0)))]),  # type: ignore[type-var]
+    "no rows": change(fmt.InputClip, lambda e: [replace(e, rows=())]),  # type: ignore[type-var]
+    "rows of one clause": change(fmt.InputClip, lambda e: [replace(e, rows=e.rows[:1])]),  # type: ignore[type-var, union-attr]
+    "row that is not there in a clip": change(fmt.InputClip, lambda e: [replace(e, rows=(*e.rows, (0, 7)))]),  # type: ignore[type-var, union-attr]
+    "dropped clip": change(fmt.InputClip, lambda e: []),
 }  # fmt: skip
 
 
@@ -237,12 +237,12 @@ def test_broken_proofs_are_rejected(kind: str, i: int, tmp_path: Path, by_inputs
 
 PERHAPS = {
     "slab position": change(
-        fmt.Clip, lambda e: [replace(e, slabs=tuple((j, s, at - s * 0.1) for j, s, at in e.slabs))]  # type: ignore[type-var, union-attr]
+        fmt.InputClip, lambda e: [replace(e, slabs=tuple((j, s, at - s * 0.1) for j, s, at in e.slabs))]  # type: ignore[type-var, union-attr]
     ),
     "slab coordinate": change(
-        fmt.Clip, lambda e: [replace(e, slabs=tuple(((j + 1) % 3, s, at) for j, s, at in e.slabs))]  # type: ignore[type-var, union-attr]
+        fmt.InputClip, lambda e: [replace(e, slabs=tuple(((j + 1) % 3, s, at) for j, s, at in e.slabs))]  # type: ignore[type-var, union-attr]
     ),
-    "slab side": change(fmt.Clip, lambda e: [replace(e, slabs=tuple((j, -s, at) for j, s, at in e.slabs))]),  # type: ignore[type-var, union-attr]
+    "slab side": change(fmt.InputClip, lambda e: [replace(e, slabs=tuple((j, -s, at) for j, s, at in e.slabs))]),  # type: ignore[type-var, union-attr]
     "split position": change(fmt.InputSplit, lambda e: [replace(e, at=e.at * 0.7 + 0.05)]),  # type: ignore[type-var, union-attr]
     "split coordinate": change(fmt.InputSplit, lambda e: [replace(e, coordinate=(e.coordinate + 1) % 3)]),  # type: ignore[type-var, union-attr]
     "neuron": change(fmt.NeuronSplit, lambda e: [replace(e, neuron=(e.neuron + 1) % 12)]),  # type: ignore[type-var, union-attr]

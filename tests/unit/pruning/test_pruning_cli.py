@@ -12,7 +12,7 @@ import pytest
 from pruning_nets import conv_net, images, mlp, mlp_weights
 
 import pruning
-from pruning import Floor, ScoreOptions, TrainOptions, cli, onnx_io
+from pruning import ChannelFloor, ScoreOptions, TrainOptions, cli, onnx_io
 from pruning.calibration import Activations
 from verifier.errors import OutputError
 
@@ -56,7 +56,7 @@ CALLS = {
     "matched": (("--criterion", "random-matched", "--seed", 4), {"criterion": "random-matched", "seed": 4}),
     "selection": (
         ("--allocation", "global", "--norm", "none", "--keep", "conv0", "--min-channels", 2, "--min-fraction", 0.1),
-        {"allocation": "global", "norm": "none", "keep": ("conv0",), "floor": Floor(2, 0.1)},
+        {"allocation": "global", "norm": "none", "keep": ("conv0",), "floor": ChannelFloor(2, 0.1)},
     ),
     "scores": (
         ("--agg", "q90", "--usn-bias", "centred", "--usn-stability-exp", 1, "--fold", "zero", "--rescale", "none"),

@@ -64,7 +64,7 @@ def test_a_constant_channel_folds_without_any_error(kind):
     net = build(nodes, w, {"x": [2, 6, 6]}, {"y": out})
     data = calibration(net)
     scores = pruning.score(net, data, "usn")
-    plan = pruning.plan(net, scores, 0.5, floor=pruning.Floor(2))
+    plan = pruning.plan(net, scores, 0.5, floor=pruning.ChannelFloor(2))
     pruned = pruning.apply(net, plan, "mean", data, border="exact")
     assert pruned.plan.removed.sum() == (2 if kind == "grouped" else 4)
     x = images((2, 6, 6), 8, seed=9)
@@ -82,7 +82,7 @@ def test_calibration_error_falls_from_zero_to_mean_to_graft(seed):
     """Right after the cut layer (its readers' outputs), on the data the constants come from."""
     net = mlp(mlp_weights(seed))
     data = calibration(net, semantic=pruning.Semantic(), count=64)  # one point of S: the averages are exact
-    plan = random_plan(net, 0.4, seed, floor=pruning.Floor(1, 0.0))
+    plan = random_plan(net, 0.4, seed, floor=pruning.ChannelFloor(1, 0.0))
     only_first = np.where(np.arange(plan.groups.n) < 12, plan.removed, False)
     plan = pruning.Plan(**{**plan.__dict__, "removed": only_first})
     target = Activations(net, ["z1"])(data.images)["z1"]

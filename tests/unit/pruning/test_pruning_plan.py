@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pruning_nets import S_SMALL, build, calibration, conv_net, mlp, mlp_weights, node
 
 import pruning
-from pruning import Floor, ScoreOptions, Semantic, oracles
+from pruning import ChannelFloor, ScoreOptions, Semantic, oracles
 from pruning.errors import CriterionError, DataError, NothingToPrune, RatioError
 from pruning.planning import normalised
 from pruning.scores import CRITERIA
@@ -147,7 +147,7 @@ def test_floors_and_what_was_reached():
     plan = pruning.plan(net, scores, 0.9)
     assert [int(plan.removed[g.channels].sum()) for g in plan.groups.groups] == [8, 6, 0]
     assert plan.reached == pytest.approx(14 / 22) and "asked for 90%, reached 64%" in plan.notes[0]
-    deep = pruning.plan(net, scores, 0.9, floor=Floor(1, 0.0))
+    deep = pruning.plan(net, scores, 0.9, floor=ChannelFloor(1, 0.0))
     assert [int(deep.removed[g.channels].sum()) for g in deep.groups.groups] == [11, 9, 0]
 
 

@@ -15,7 +15,7 @@ from pruning.errors import CriterionError, DataError
 from pruning.fold import fold, readers
 from pruning.groups import find_groups
 from pruning.marginal import CELL, marginal_counts
-from pruning.options import Floor
+from pruning.options import ChannelFloor
 from pruning.planning import make_plan
 from pruning.surgery import mask
 
@@ -121,7 +121,7 @@ def test_channels_are_taken_where_they_cost_the_least_certified_loss():
     data = calibration(net, count=6, labels=True)
     scores = pruning.score(net, data, "l2")
     assert not scores.free.any()
-    found = marginal_counts(scores, data, 0.5, False, Floor(2, 0.0))
+    found = marginal_counts(scores, data, 0.5, False, ChannelFloor(2, 0.0))
     means = channel_means(net, [("a0", 1), ("a1", 1)], data)
     order = [sorted(range(7), key=lambda c: scores.values[c]), sorted(range(7, 12), key=lambda c: scores.values[c])]
     counts = [0, 0]
@@ -145,8 +145,8 @@ def test_idle_channels_go_first_and_floors_hold():
     data = calibration(net, count=12, labels=True)
     scores = pruning.score(net, data, "usn")
     assert scores.free[:5].all() and scores.free.sum() == 5
-    assert marginal_counts(scores, data, 5 / 22, False, Floor(1, 0.0)) == {0: 5, 1: 0}
-    for ratio, floor in itertools.product((0.5, 0.9), (Floor(4, 0.0), Floor(1, 0.5))):
+    assert marginal_counts(scores, data, 5 / 22, False, ChannelFloor(1, 0.0)) == {0: 5, 1: 0}
+    for ratio, floor in itertools.product((0.5, 0.9), (ChannelFloor(4, 0.0), ChannelFloor(1, 0.5))):
         counts = marginal_counts(scores, data, ratio, False, floor)
         room = {i: len(g.channels) - floor.least(g) for i, g in enumerate(scores.groups.groups[:2])}
         assert all(counts[i] <= room[i] for i in room)

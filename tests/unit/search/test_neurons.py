@@ -19,10 +19,10 @@ from verifier.graph.onnx_import import load_model
 from verifier.options import AttackOptions, Options
 from verifier.passes.flatten_io import flatten_io
 from verifier.result import Verdict
-from verifier.search.bab import Limits, search
+from verifier.search.bab import SearchLimits, search
 from verifier.search.domains import whole
 from verifier.search.halving import Halving
-from verifier.search.neurons import NeuronSplit
+from verifier.search.neurons import NeuronBounding
 from verifier.search.policy import FirstSat
 
 
@@ -32,7 +32,7 @@ def decide(graph: Graph, low: np.ndarray, high: np.ndarray, row: int, threshold:
     known = case.sweep(Method(affine=False, rows=True))
     ground = Ground.of(case.network, known)
     rows = table([[[(row, threshold)]]])
-    split = NeuronSplit(ground, Ground.at(case.network, ground.pre, None), rows, never)
+    split = NeuronBounding(ground, Ground.at(case.network, ground.pre, None), rows, never)
 
     def try_points(points: torch.Tensor, query: torch.Tensor) -> object | None:
         values = case.network.forward(points)[:, row]
@@ -46,7 +46,7 @@ def decide(graph: Graph, low: np.ndarray, high: np.ndarray, row: int, threshold:
 
     how = Halving(split, rows, lambda: None, max_depth=200)
     first = split.roots(whole(case.lower, case.upper))
-    outcome = search(first, how, FirstSat(try_points), Limits(stop, lambda t: None, batch=64))
+    outcome = search(first, how, FirstSat(try_points), SearchLimits(stop, lambda t: None, batch=64))
     if outcome.found is not None:
         return False
     return None if outcome.out_of_time or outcome.tally.stuck else True

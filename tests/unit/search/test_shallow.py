@@ -99,7 +99,7 @@ def searched(
     method = step.OneLayer([[c]], stop)
     first = method.roots(whole(c.lower[None], c.upper[None]))
     policy = FirstSat(lambda points, query: found(points))
-    return bab.search(first, method, policy, bab.Limits(stop, report, method.batch))
+    return bab.search(first, method, policy, bab.SearchLimits(stop, report, method.batch))
 
 
 def shifted(c: Clause, by: float) -> Clause:
@@ -139,7 +139,7 @@ def test_rows_are_below_the_functions(seed: int, k: int, steps: int) -> None:
     """On every point of the subproblem, before and after the ascent; and the ascent never loses anything."""
     c = clause(seed, k=k)
     nodes = some_nodes(c, seed)
-    start = dual.Planes(c, nodes).rows(nodes.weights, nodes.alpha, nodes.beta)
+    start = dual.LayerRelaxation(c, nodes).rows(nodes.weights, nodes.alpha, nodes.beta)
     after, rows = dual.ascend(c, nodes, steps)
     assert bool((rows.value >= start.value).all())
     x = points(c)
@@ -298,7 +298,7 @@ def test_programs_obey_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     c = spiky(0, 1000.0)
     nodes, rows = dual.ascend(c, dual.join([dual.root(c)] * 5), 3)
     calls: list[int] = []
-    monkeypatch.setattr(leaf, "relax", lambda c, node: calls.append(0) or leaf.Relaxed(False))
+    monkeypatch.setattr(leaf, "relax", lambda c, node: calls.append(0) or leaf.LeafRelaxation(False))
     kept, after, points = step._relax(c, nodes, rows, lambda: len(calls) == 2)
     assert len(calls) == 2 and len(kept) == 5 and points == [] and torch.equal(after.value, rows.value)
 
@@ -326,7 +326,7 @@ def test_signs_that_no_point_has_are_proven() -> None:
         c, weight=weight, bias=bias, gain=-torch.ones(1, 2).double(), constant=torch.tensor([-9.0]).double(), loose=2
     )
     node = replace(dual.root(c), sign=torch.ones(1, 2).double(), low=torch.zeros(1, 2).double())
-    assert leaf.relax(c, node) == leaf.Relaxed(True)
+    assert leaf.relax(c, node) == leaf.LeafRelaxation(True)
     possible = replace(c, bias=torch.tensor([-0.2, 0.3]).double())
     relaxed = leaf.relax(possible, node)
     assert not relaxed.proven and relaxed.open is not None

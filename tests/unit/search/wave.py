@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.unit.search.tables import CPU, domains
 from verifier.search import bab
-from verifier.search.bab import Ending, Limits
+from verifier.search.bab import Ending, SearchLimits
 from verifier.search.bounding import Bounded
 from verifier.search.domains import DomainBatch
 from verifier.search.halving import Halving
@@ -73,7 +73,7 @@ class Strategy(Halving):
 
 
 def search(first: DomainBatch, s: Strategy) -> Ending:
-    limits = Limits(s.stop, s.report, s.batch, s.device, s.memory)
+    limits = SearchLimits(s.stop, s.report, s.batch, s.device, s.memory)
     return bab.search(first, s, FirstSat(lambda *at: s.try_points(*at), s.attack, s.queries), limits)
 
 

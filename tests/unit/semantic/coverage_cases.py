@@ -1,4 +1,4 @@
-"""Networks and studies whose coverage is searched."""
+"""Networks and problems whose coverage is searched."""
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
@@ -34,7 +34,7 @@ def mlp(seed, hidden=(10, 8), outputs=2):
     return load_model(model.SerializeToString()), layers
 
 
-def image_study(tolerance, seed=0, size=8, clip="clip", points=3):
+def image_problem(tolerance, seed=0, size=8, clip="clip", points=3):
     net = networks.load(small_network("coordinates", size=size, points=points, seed=seed))
     image = np.random.default_rng(seed + 100).random((1, size, size))
     return prepare(net, image, None, MEDIUM, Coordinates(tolerance), reference="self", clip=clip)

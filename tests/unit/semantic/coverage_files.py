@@ -1,15 +1,15 @@
-"""The same study through its files."""
+"""The same problem through its files."""
 
 import verifier
 import vnnlib
 
 
-def by_files(study, **more):
-    model = verifier.load(_saved(study, more.pop("folder")))
-    return verifier.verify(model, vnnlib.loads(study.spec()), timeout=60, **more)
+def by_files(problem, **more):
+    model = verifier.load(_saved(problem, more.pop("folder")))
+    return verifier.verify(model, vnnlib.loads(problem.spec()), timeout=60, **more)
 
 
-def _saved(study, folder):
+def _saved(problem, folder):
     path = folder / "composite.onnx"
-    path.write_bytes(study.model().SerializeToString())
+    path.write_bytes(problem.model().SerializeToString())
     return path

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 import vnnlib
-from tests.unit.semantic.coverage_cases import MEDIUM, image_study, mlp
+from tests.unit.semantic.coverage_cases import MEDIUM, image_problem, mlp
 from tests.unit.semantic.plane_oracle import safe_share
 from tests.unit.semantic.semantic_helpers import network as small_network
 from verifier.budget import Budget
@@ -16,8 +16,8 @@ from verifier.errors import OptionsError, ProblemError, UnsoundError
 from verifier.semantic import Coordinates, grid, prepare, rectangle
 from verifier.semantic import network as networks
 from verifier.semantic.coverage_report import collect, fingerprint, load_state, save_state
-from verifier.semantic.coverage_search import CERTIFIED, OPEN, REFUTED, Limits, State, audit, cover
-from verifier.semantic.family import from_files, from_studies
+from verifier.semantic.coverage_search import CERTIFIED, OPEN, REFUTED, CoverageLimits, State, audit, cover
+from verifier.semantic.family import from_files, from_problems
 
 CPU = torch.device("cpu")
 
@@ -50,7 +50,7 @@ def test_certified_area_is_the_exact_safe_area_of_an_mlp(seed):
         (np.array([0.0, -1.0]), round(float(draw.normal() - 1), 3)),
     ]
     family = from_files(model, spec_of(rows), CPU)
-    state = cover(family, Limits(0.0005), Budget.of(60))
+    state = cover(family, CoverageLimits(0.0005), Budget.of(60))
     safe = safe_share(layers, [-1, -1], [1, 1], rows)
     certified, refuted = state.shares(CERTIFIED)[0], state.shares(REFUTED)[0]
     assert state.shares(OPEN)[0] <= 0.0005
@@ -60,25 +60,25 @@ def test_certified_area_is_the_exact_safe_area_of_an_mlp(seed):
 
 @pytest.mark.parametrize("clip", ["clip", "none"])
 def test_certified_area_is_the_exact_safe_area_of_a_convolution_behind_a_clip(clip):
-    study = image_study(0.12, seed=3, clip=clip)
-    family = from_studies([study], CPU)
-    state = cover(family, Limits(0.0005), Budget.of(60))
-    safe = safe_share(_layers(study), study.perturbation.box[:, 0], study.perturbation.box[:, 1], _rows(study))
+    problem = image_problem(0.12, seed=3, clip=clip)
+    family = from_problems([problem], CPU)
+    state = cover(family, CoverageLimits(0.0005), Budget.of(60))
+    safe = safe_share(_layers(problem), problem.perturbation.box[:, 0], problem.perturbation.box[:, 1], _rows(problem))
     assert 0.05 < safe < 0.95
     assert abs(state.shares(CERTIFIED)[0] - safe) < 1e-3
     assert abs(state.shares(REFUTED)[0] - (1 - safe)) < 1e-3
 
 
-def _layers(study):
+def _layers(problem):
     """Image map, clip, convolution as a matrix by applying it to unit images, relu, dense."""
-    image = study.input_map
-    tensors = {t.name: numpy_helper.to_array(t).astype(float) for t in study.network.proto.graph.initializer}
-    size = study.network.width
+    image = problem.input_map
+    tensors = {t.name: numpy_helper.to_array(t).astype(float) for t in problem.network.proto.graph.initializer}
+    size = problem.network.width
     unit = torch.eye(size * size, dtype=torch.float64).reshape(-1, 1, size, size)
     weight = torch.from_numpy(tensors["w1"])
     matrix = torch.nn.functional.conv2d(unit, weight, stride=2, padding=1).flatten(1).T.numpy()
     bias = np.repeat(tensors["b1"], matrix.shape[0] // len(tensors["b1"]))
-    clip = [("clip", 0.0, 1.0)] if study.clip == "clip" else []
+    clip = [("clip", 0.0, 1.0)] if problem.clip == "clip" else []
     return [
         ("affine", image.matrix, image.offset),
         *clip,
@@ -88,13 +88,13 @@ def _layers(study):
     ]
 
 
-def _rows(study):
-    return list(zip(study.compiled.rows.dense(), study.compiled.rows.rhs, strict=True))
+def _rows(problem):
+    return list(zip(problem.compiled.rows.dense(), problem.compiled.rows.rhs, strict=True))
 
 
 def test_areas_add_up_to_one_exactly_and_cells_do_not_overlap():
     family = _two()
-    state = cover(family, Limits(0.01), Budget.of(60))
+    state = cover(family, CoverageLimits(0.01), Budget.of(60))
     for found in collect(family, state, maps=False):
         assert found.certified + found.refuted + found.open == Fraction(1)
         _check_tiling(found.cells)
@@ -102,11 +102,11 @@ def test_areas_add_up_to_one_exactly_and_cells_do_not_overlap():
 
 def _two():
     net = networks.load(small_network("coordinates", size=8, points=3, seed=0))
-    studies = [
+    problems = [
         prepare(net, np.random.default_rng(i).random((1, 8, 8)), None, MEDIUM, Coordinates(t), reference="self")
         for i, t in enumerate((0.08, 0.3))
     ]
-    return from_studies(studies, CPU)
+    return from_problems(problems, CPU)
 
 
 def _check_tiling(cells):
@@ -119,7 +119,7 @@ def _check_tiling(cells):
 
 def test_no_sample_contradicts_a_certified_or_a_refuted_cell():
     family = _two()
-    state = cover(family, Limits(0.005), Budget.of(60))
+    state = cover(family, CoverageLimits(0.005), Budget.of(60))
     audit(family, state, 3000)
     for found in collect(family, state):
         for point in found.examples:
@@ -128,7 +128,7 @@ def test_no_sample_contradicts_a_certified_or_a_refuted_cell():
 
 def test_a_wrongly_certified_cell_is_reported():
     family = _two()
-    state = cover(family, Limits(0.01), Budget.of(60))
+    state = cover(family, CoverageLimits(0.01), Budget.of(60))
     assert (state.status == REFUTED).any()
     wrong = State(
         state.cells,
@@ -161,17 +161,22 @@ class _After:
 
 def test_an_interrupted_run_that_goes_on_equals_an_uninterrupted_one(tmp_path):
     family = _two()
-    whole = cover(family, Limits(0.02), Budget.of(60), batch=4)
+    whole = cover(family, CoverageLimits(0.02), Budget.of(60), batch=4)
     path, mark = tmp_path / "run.npz", fingerprint(family)
     state = None
     for steps in (2, 1, 4, 3):
         cover(
-            family, Limits(0.02), Budget(5.0, clock=_After(steps)), state, lambda s: save_state(path, s, mark), batch=4
+            family,
+            CoverageLimits(0.02),
+            Budget(5.0, clock=_After(steps)),
+            state,
+            lambda s: save_state(path, s, mark),
+            batch=4,
         )
         state = load_state(path, family, mark)
         assert (state.status == OPEN).any()
         assert len(state.cells) < len(whole.cells)
-    state = cover(family, Limits(0.02), Budget.of(60), state, batch=4)
+    state = cover(family, CoverageLimits(0.02), Budget.of(60), state, batch=4)
     for status in (CERTIFIED, REFUTED, OPEN):
         assert grid.area(state.of(status), 2) == grid.area(whole.of(status), 2)
     assert (state.boxes == whole.boxes).all()
@@ -211,12 +216,12 @@ def test_checkpoints_of_other_problems_and_damaged_ones_are_refused(tmp_path):
 
 def test_limits_are_obeyed_and_checked():
     family = _two()
-    state = cover(family, Limits(0.0, depth=6), Budget.of(60))
+    state = cover(family, CoverageLimits(0.0, depth=6), Budget.of(60))
     assert state.cells.depth.max() <= 6
-    assert cover(family, Limits(), Budget.of(0.0)).shares(OPEN).tolist() == [1, 1]
+    assert cover(family, CoverageLimits(), Budget.of(0.0)).shares(OPEN).tolist() == [1, 1]
     for bad in ({"open_share": 1.0}, {"open_share": -0.1}, {"seconds": 0.0}, {"depth": 0}):
         with pytest.raises(OptionsError):
-            Limits(**bad)
+            CoverageLimits(**bad)
 
 
 def test_cases_with_one_box_are_one_member():
@@ -230,7 +235,7 @@ def test_cases_with_one_box_are_one_member():
     )
     family = from_files(model, text, CPU)
     assert family.members == 1
-    state = cover(family, Limits(0.0005), Budget.of(60))
+    state = cover(family, CoverageLimits(0.0005), Budget.of(60))
     assert abs(state.shares(CERTIFIED)[0] - safe_share(layers, [-1, -1], [1, 1], rows)) < 1e-3
 
 
@@ -248,7 +253,7 @@ def test_conjunctions_are_refuted_only_where_every_row_holds():
         (assert (<= Y_0 {a})) (assert (>= Y_1 {b}))""")
     )
     family = from_files(model, form, CPU)
-    state = cover(family, Limits(0.003), Budget.of(60))
+    state = cover(family, CoverageLimits(0.003), Budget.of(60))
     share = ((y[0] <= a) & (y[1] >= b)).mean()
     assert 0.02 < share < 0.98
     assert abs(state.shares(REFUTED)[0] - share) < 0.015

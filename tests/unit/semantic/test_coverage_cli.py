@@ -5,7 +5,7 @@ import onnx
 import pytest
 from PIL import Image
 
-from tests.unit.semantic.coverage_cases import image_study
+from tests.unit.semantic.coverage_cases import image_problem
 from tests.unit.semantic.semantic_helpers import network as small_network
 from verifier.semantic.coverage import main
 
@@ -14,9 +14,9 @@ ONE = ["--network", "cnn7_w8", "--images", "4:5", "--contrast", "0.9,1.1", "--br
 
 @pytest.fixture
 def pair(tmp_path):
-    study = image_study(0.12, seed=3)
-    (tmp_path / "a.onnx").write_bytes(study.model().SerializeToString())
-    (tmp_path / "a.vnnlib").write_text(study.spec())
+    problem = image_problem(0.12, seed=3)
+    (tmp_path / "a.onnx").write_bytes(problem.model().SerializeToString())
+    (tmp_path / "a.vnnlib").write_text(problem.spec())
     return str(tmp_path / "a.onnx"), str(tmp_path / "a.vnnlib")
 
 

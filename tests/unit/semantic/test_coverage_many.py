@@ -12,15 +12,14 @@ from verifier.budget import Budget
 from verifier.data import networks as shipped
 from verifier.errors import ProblemError
 from verifier.options import AttackOptions, Options
-from verifier.semantic import Budget as ErrorBudget
-from verifier.semantic import Coordinates, Label, Perturbation, Range, network, prepare, sources
-from verifier.semantic.family import from_studies
-from verifier.semantic.many import verify_family, verify_studies
+from verifier.semantic import Coordinates, ErrorBudget, Label, Perturbation, Range, network, prepare, sources
+from verifier.semantic.family import from_problems
+from verifier.semantic.many import verify_family, verify_problems
 
 MEDIUM = Perturbation((Range("contrast", 0.8, 1.2), Range("brightness", -0.1, 0.1)))
 
 
-def small_studies(kind, props, seed=0):
+def small_problems(kind, props, seed=0):
     net = network.load(small_network(kind, size=8, points=3, seed=seed))
     draw = np.random.default_rng(seed)
     images = [draw.random((1, 8, 8)) for _ in props]
@@ -29,12 +28,12 @@ def small_studies(kind, props, seed=0):
     ]
 
 
-def check_witness(study, result):
-    """The witness violates the study's own files, judged by ONNX Runtime alone."""
+def check_witness(problem, result):
+    """The witness violates the problem's own files, judged by ONNX Runtime alone."""
     assert result.witness is not None
-    y = run(session(study.model().SerializeToString()), result.witness.x[None])
+    y = run(session(problem.model().SerializeToString()), result.witness.x[None])
     assert np.array_equal(y.reshape(-1).astype(np.float64), result.witness.y)
-    rows, _ = study.spec_rows
+    rows, _ = problem.spec_rows
     assert rows.violated(y.reshape(-1).astype(np.float64))
 
 
@@ -49,12 +48,12 @@ def check_witness(study, result):
     ids=["linf", "l2", "budget", "label"],
 )
 def test_the_verdicts_are_those_of_the_files(kind, props, tmp_path):
-    studies = small_studies(kind, props)
-    found = verify_studies(studies, Options(), Budget.of(60))
-    for study, result in zip(studies, found, strict=True):
-        assert result.verdict is by_files(study, folder=tmp_path).verdict
+    problems = small_problems(kind, props)
+    found = verify_problems(problems, Options(), Budget.of(60))
+    for problem, result in zip(problems, found, strict=True):
+        assert result.verdict is by_files(problem, folder=tmp_path).verdict
         if result.verdict is verifier.Verdict.SAT:
-            check_witness(study, result)
+            check_witness(problem, result)
     if kind == "coordinates":
         assert len({result.verdict for result in found}) == 2
 
@@ -63,63 +62,63 @@ def test_the_shipped_network_gives_the_verdicts_of_the_files(tmp_path):
     net = network.load(shipped.path())
     examples = sources.rendered(net, "test", 4, 8)
     prop = [Coordinates(t) for t in (6.0, 1.0, 1.5, 6.0)]
-    studies = [prepare(net, e.image, e.target, MEDIUM, p) for e, p in zip(examples, prop, strict=True)]
-    found = verify_studies(studies, Options(), Budget.of(120))
+    problems = [prepare(net, e.image, e.target, MEDIUM, p) for e, p in zip(examples, prop, strict=True)]
+    found = verify_problems(problems, Options(), Budget.of(120))
     options = Options(attack=AttackOptions(restarts=8, steps=10))
     assert [r.verdict.value for r in found] == ["unsat", "sat", "sat", "unsat"]
-    for study, result in list(zip(studies, found, strict=True))[1:3]:
-        check_witness(study, result)
-        assert by_files(study, folder=tmp_path, options=options).verdict is result.verdict
+    for problem, result in list(zip(problems, found, strict=True))[1:3]:
+        check_witness(problem, result)
+        assert by_files(problem, folder=tmp_path, options=options).verdict is result.verdict
 
 
 def test_one_member_at_a_time_gives_the_same_verdicts():
-    studies = small_studies("coordinates", [Coordinates(t) for t in (0.03, 0.1, 0.2, 0.5)])
-    together = verify_studies(studies, Options(), Budget.of(60))
-    alone = [verify_studies([s], Options(), Budget.of(60))[0] for s in studies]
+    problems = small_problems("coordinates", [Coordinates(t) for t in (0.03, 0.1, 0.2, 0.5)])
+    together = verify_problems(problems, Options(), Budget.of(60))
+    alone = [verify_problems([s], Options(), Budget.of(60))[0] for s in problems]
     assert [r.verdict for r in together] == [r.verdict for r in alone]
 
 
 def test_tolerances_next_to_the_worst_error_are_settled():
-    studies = small_studies("coordinates", [Coordinates(0.3)])
-    family = from_studies(studies, torch.device("cpu"))
+    problems = small_problems("coordinates", [Coordinates(0.3)])
+    family = from_problems(problems, torch.device("cpu"))
     side = torch.linspace(0, 1, 201, dtype=torch.float64)
     points = family.lower[0] + torch.cartesian_prod(side, side) * (family.upper[0] - family.lower[0])
     margin = family.margins(points, torch.zeros(len(points), dtype=torch.int64), exact=True)
     worst = 0.3 - float(margin.min())
-    studies = small_studies("coordinates", [Coordinates(worst * f) for f in (0.999, 1.001)][:1])
-    assert verify_studies(studies, Options(), Budget.of(60))[0].verdict is verifier.Verdict.SAT
-    studies = small_studies("coordinates", [Coordinates(worst * 1.001)])
-    assert verify_studies(studies, Options(), Budget.of(60))[0].verdict is verifier.Verdict.UNSAT
+    problems = small_problems("coordinates", [Coordinates(worst * f) for f in (0.999, 1.001)][:1])
+    assert verify_problems(problems, Options(), Budget.of(60))[0].verdict is verifier.Verdict.SAT
+    problems = small_problems("coordinates", [Coordinates(worst * 1.001)])
+    assert verify_problems(problems, Options(), Budget.of(60))[0].verdict is verifier.Verdict.UNSAT
 
 
 def test_no_time_is_a_timeout_and_a_stop_is_unknown():
-    studies = small_studies("coordinates", [Coordinates(0.3)] * 2)
-    assert [r.verdict.value for r in verify_studies(studies, Options(), Budget.of(0.0))] == ["timeout"] * 2
+    problems = small_problems("coordinates", [Coordinates(0.3)] * 2)
+    assert [r.verdict.value for r in verify_problems(problems, Options(), Budget.of(0.0))] == ["timeout"] * 2
     budget = Budget.of(60)
     budget.stop("enough")
-    results = verify_studies(studies, Options(), budget)
+    results = verify_problems(problems, Options(), budget)
     assert [(r.verdict.value, r.reason) for r in results] == [("unknown", "enough")] * 2
     assert all(r.open_fraction == 1.0 for r in results)
 
 
 def test_the_limit_of_one_image_does_not_stop_the_others():
-    family = from_studies(small_studies("coordinates", [Coordinates(0.3)] * 3), torch.device("cpu"))
+    family = from_problems(small_problems("coordinates", [Coordinates(0.3)] * 3), torch.device("cpu"))
     assert {r.verdict.value for r in verify_family(family, Budget.of(60), per_image=1e-9)} <= {"timeout", "sat"}
 
 
 def test_studies_of_different_networks_are_refused():
-    studies = small_studies("coordinates", [Coordinates(0.3)]) + small_studies(
+    problems = small_problems("coordinates", [Coordinates(0.3)]) + small_problems(
         "coordinates", [Coordinates(0.3)], seed=1
     )
     with pytest.raises(ProblemError, match="another network"):
-        verify_studies(studies, Options(), Budget.of(60))
+        verify_problems(problems, Options(), Budget.of(60))
 
 
 def test_the_engine_bounds_convolutional_semantic_pairs_by_zonotopes(tmp_path):
     net = network.load(shipped.path())
     example = sources.rendered(net, "test", 4, 5)[0]
-    study = prepare(net, example.image, example.target, MEDIUM, Coordinates(6.0))
-    result = by_files(study, folder=tmp_path)
+    problem = prepare(net, example.image, example.target, MEDIUM, Coordinates(6.0))
+    result = by_files(problem, folder=tmp_path)
     assert (result.verdict.value, result.settings["method"]) == ("unsat", "zonotope")
     tight = prepare(net, example.image, example.target, MEDIUM, Coordinates(1.0))
     assert by_files(tight, folder=tmp_path).verdict.value == "sat"

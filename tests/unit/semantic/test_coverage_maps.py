@@ -16,12 +16,11 @@ from verifier.budget import Budget
 from verifier.errors import OptionsError, ProblemError, UnsoundError
 from verifier.options import Options
 from verifier.result import Verdict
-from verifier.semantic import Budget as ErrorBudget
-from verifier.semantic import Heatmap, Perturbation, Range, Target, prepare
+from verifier.semantic import ErrorBudget, Heatmap, Perturbation, Range, Target, prepare
 from verifier.semantic import network as networks
-from verifier.semantic.coverage_search import CERTIFIED, OPEN, REFUTED, Limits, State, audit, cover
-from verifier.semantic.family import bound_cells, from_studies
-from verifier.semantic.many import verify_studies
+from verifier.semantic.coverage_search import CERTIFIED, OPEN, REFUTED, CoverageLimits, State, audit, cover
+from verifier.semantic.family import bound_cells, from_problems
+from verifier.semantic.many import verify_problems
 from verifier.semantic.maps import MapBudget, Windows
 
 CPU = torch.device("cpu")
@@ -79,8 +78,8 @@ TOLERANCE = 2.0  # pixels; the cells are 4 apart, so the argmax may not move at 
 @pytest.mark.parametrize(("prop", "seed"), [(Heatmap(TOLERANCE), 0), (Heatmap(TOLERANCE), 2), (ErrorBudget(2.1), 2)])
 def test_areas_are_those_of_the_exact_cut(prop, seed):
     problem = study(prop, seed, size=8)
-    family = from_studies([problem], CPU)
-    state = cover(family, Limits(0.003), Budget.of(60))
+    family = from_problems([problem], CPU)
+    state = cover(family, CoverageLimits(0.003), Budget.of(60))
     safe = exact_share(problem)
     assert state.shares(OPEN)[0] <= 0.003
     assert safe - 0.003 <= state.shares(CERTIFIED)[0] <= safe + 1e-6
@@ -96,8 +95,8 @@ def test_areas_are_those_of_the_exact_cut(prop, seed):
 def test_every_sample_agrees_with_its_cell(prop, seed):
     """ONNX Runtime on the study's own network, the property from its words, 2000 points."""
     problem = study(prop, seed, points=3)
-    family = from_studies([problem], CPU)
-    state = cover(family, Limits(0.08), Budget.of(60))
+    family = from_problems([problem], CPU)
+    state = cover(family, CoverageLimits(0.08), Budget.of(60))
     low, high = state.cells.corners(family.lower.numpy(), family.upper.numpy())
     box, draw = problem.perturbation.box, np.random.default_rng(seed)
     points = box[:, 0] + draw.random((2000, 2)) * (box[:, 1] - box[:, 0])
@@ -124,7 +123,7 @@ def test_bounds_hold_for_every_pair_of_cells():
     seen = set()
     for prop in (Heatmap(5.0), ErrorBudget(3.0)):
         problem = study(prop, 2, points=3)
-        family = from_studies([problem], CPU)
+        family = from_problems([problem], CPU)
         draw = np.random.default_rng(0)
         at, size = torch.from_numpy(draw.random((60, 2))), torch.from_numpy(10.0 ** draw.uniform(-4, -0.5, (60, 1)))
         width = family.upper - family.lower
@@ -147,7 +146,7 @@ def test_window_verdicts_are_those_of_the_files(tmp_path):
     box = Perturbation((Range("contrast", 0.9, 1.1), Range("brightness", -0.05, 0.05)))
     problems = [study(Heatmap(t), 1, points=3, box=b) for t, b in ((2.0, WIDE), (2.0, box), (9.0, box))]
     problems = [replace(p, network=problems[0].network) for p in problems]
-    found = verify_studies(problems, Options(), Budget.of(60))
+    found = verify_problems(problems, Options(), Budget.of(60))
     for problem, result in zip(problems, found, strict=True):
         assert result.verdict is by_files(problem, folder=tmp_path).verdict
     assert len({r.verdict for r in found}) == 2
@@ -156,7 +155,7 @@ def test_window_verdicts_are_those_of_the_files(tmp_path):
 def test_budget_verdicts_and_witnesses():
     problems = [study(ErrorBudget(limit), 1, points=3) for limit in (1.0, 100.0)]
     problems[1] = replace(problems[1], network=problems[0].network)
-    bad, good = verify_studies(problems, Options(), Budget.of(60))
+    bad, good = verify_problems(problems, Options(), Budget.of(60))
     assert (bad.verdict, good.verdict) == (Verdict.SAT, Verdict.UNSAT)
     assert bad.witness is not None
     y = run(session(problems[0].model()), bad.witness.x[None])
@@ -183,18 +182,18 @@ def test_a_network_of_equal_cells_is_never_certified():
     target = Target(np.array([[6.0, 6.0], [10.0, 10.0]]))
     image = np.random.default_rng(0).random((1, 16, 16))
     for prop in (Heatmap(5.0), ErrorBudget(6.0)):
-        family = from_studies([prepare(net, image, target, WIDE, prop)], CPU)
-        state = cover(family, Limits(0.0, depth=4), Budget.of(20))
+        family = from_problems([prepare(net, image, target, WIDE, prop)], CPU)
+        state = cover(family, CoverageLimits(0.0, depth=4), Budget.of(20))
         assert state.shares(CERTIFIED)[0] == 0
-        assert verify_studies([prepare(net, image, target, WIDE, prop)], Options(), Budget.of(20))[0].verdict in (
+        assert verify_problems([prepare(net, image, target, WIDE, prop)], Options(), Budget.of(20))[0].verdict in (
             Verdict.SAT,
         )
 
 
 def test_wrong_cells_are_reported():
     for prop in (Heatmap(2.0), ErrorBudget(3.0)):
-        family = from_studies([study(prop, 1, points=3)], CPU)
-        state = cover(family, Limits(0.05), Budget.of(30))
+        family = from_problems([study(prop, 1, points=3)], CPU)
+        state = cover(family, CoverageLimits(0.05), Budget.of(30))
         for kind, other in ((REFUTED, CERTIFIED), (CERTIFIED, REFUTED)):
             assert (state.status == kind).any()
             swapped = np.where(state.status == kind, other, state.status).astype(np.uint8)
@@ -210,8 +209,8 @@ def test_full_size_maps_fit():
     images = [draw.random((1, 64, 64)) for _ in range(2)]
     problems = [prepare(net, image, None, box, Heatmap(7.0), reference="self") for image in images]
     assert problems[0].compiled.rows.count > 20_000
-    family = from_studies(problems, CPU)
-    state = cover(family, Limits(0.05), Budget.of(30))
+    family = from_problems(problems, CPU)
+    state = cover(family, CoverageLimits(0.05), Budget.of(30))
     assert (state.shares(OPEN) <= 0.05).all() and family.inputs <= MAX_INPUTS
     audit(family, state, 50)
 
@@ -227,4 +226,4 @@ def test_what_cannot_be_asked():
     mixed = [study(Heatmap(5.0), 0), study(ErrorBudget(5.0), 0)]
     mixed[1] = replace(mixed[1], network=mixed[0].network)
     with pytest.raises(ProblemError, match="different kinds"):
-        from_studies(mixed, CPU)
+        from_problems(mixed, CPU)

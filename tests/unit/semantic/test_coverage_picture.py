@@ -12,8 +12,8 @@ from verifier.budget import Budget
 from verifier.graph.onnx_import import load_model
 from verifier.semantic import Coordinates, Perturbation, Range, coverage_picture, coverage_report, notes, prepare
 from verifier.semantic import network as networks
-from verifier.semantic.coverage_search import Limits, cover
-from verifier.semantic.family import from_files, from_studies
+from verifier.semantic.coverage_search import CoverageLimits, cover
+from verifier.semantic.family import from_files, from_problems
 
 CPU = torch.device("cpu")
 
@@ -28,7 +28,7 @@ def study(tolerance=0.2, low=0.8):
 
 
 def covered(family):
-    return coverage_report.collect(family, cover(family, Limits(0.05), Budget()))
+    return coverage_report.collect(family, cover(family, CoverageLimits(0.05), Budget()))
 
 
 def of_pair(problem, text=None):
@@ -104,7 +104,7 @@ def test_the_comments_of_a_specification_survive_reading_and_writing(version):
 
 
 def test_a_contact_sheet_has_a_key_for_every_mark(monkeypatch):
-    found = covered(from_studies([study(t) for t in (0.02, 0.2, 5.0)], CPU))
+    found = covered(from_problems([study(t) for t in (0.02, 0.2, 5.0)], CPU))
     assert any(len(c.examples) for c in found) and any(c.rectangle is not None for c in found)
     _, text = drawn(monkeypatch, coverage_picture.contact_sheet, found)
     for word in ("certified", "refuted", "open", "unchanged image", "counterexample", "largest certified rectangle"):
@@ -113,6 +113,6 @@ def test_a_contact_sheet_has_a_key_for_every_mark(monkeypatch):
 
 
 def test_a_shared_claim_stands_above_the_sheet(monkeypatch):
-    found = covered(from_studies([study(), study()], CPU))
+    found = covered(from_problems([study(), study()], CPU))
     _, text = drawn(monkeypatch, coverage_picture.contact_sheet, found)
     assert "Claim: visible key points stay within 0.2 px" in text.replace("\n", " ")

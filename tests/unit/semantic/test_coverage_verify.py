@@ -10,7 +10,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import vnnlib
-from tests.unit.semantic.coverage_cases import image_study
+from tests.unit.semantic.coverage_cases import image_problem
 from verifier.budget import Budget
 from verifier.checker import cli as checker
 from verifier.checker import format as fmt
@@ -21,14 +21,14 @@ from verifier.checker.query import read_queries
 from verifier.command import verify as cli
 from verifier.graph.onnx_import import load_model
 from verifier.semantic import coverage
-from verifier.semantic.coverage_search import CERTIFIED, REFUTED, Limits, audit, cover
+from verifier.semantic.coverage_search import CERTIFIED, REFUTED, CoverageLimits, audit, cover
 from verifier.semantic.family import from_files
 
 
 def image(tmp_path, tolerance):
-    study = image_study(tolerance, seed=3)
-    (tmp_path / "a.onnx").write_bytes(study.model().SerializeToString())
-    (tmp_path / "a.vnnlib").write_text(study.spec())
+    problem = image_problem(tolerance, seed=3)
+    (tmp_path / "a.onnx").write_bytes(problem.model().SerializeToString())
+    (tmp_path / "a.vnnlib").write_text(problem.spec())
     return str(tmp_path / "a.onnx"), str(tmp_path / "a.vnnlib")
 
 
@@ -123,7 +123,7 @@ def test_fixed_inputs_that_float32_moves_do_not_count(inputs, tmp_path):
     model, spec = affine(tmp_path, inputs)
     family = from_files(load_model(model), vnnlib.normalise(vnnlib.load(spec)), torch.device("cpu"))
     assert family.inputs == inputs and family.slack is not None
-    state = cover(family, Limits(0.02), Budget.of(60))
+    state = cover(family, CoverageLimits(0.02), Budget.of(60))
     side = 1 - 0.1 * (4 - inputs)
     exact = side**inputs / {1: 1, 2: 2, 3: 6}[inputs]
     assert exact - 0.02 <= state.shares(REFUTED)[0] <= exact + 1e-9
@@ -139,7 +139,7 @@ def test_the_slack_of_fixed_inputs_is_part_of_the_proof(tmp_path):
     family = from_files(load_model(model), vnnlib.normalise(vnnlib.load(spec)), torch.device("cpu"))
     assert family.slack is not None
     wide = torch.full_like(family.slack, 0.1) * (family.slack > 0)
-    state = cover(type(family)(**{**vars(family), "slack": wide}), Limits(0.0, depth=12), Budget.of(20))
+    state = cover(type(family)(**{**vars(family), "slack": wide}), CoverageLimits(0.0, depth=12), Budget.of(20))
     # sum = x + 0.3 + [-0.3, 0.3]: violated for all of them below x = 0.4, for none above x = 1.0
     assert abs(state.shares(REFUTED)[0] - 0.4) < 2e-3
     assert state.shares(CERTIFIED)[0] == 0

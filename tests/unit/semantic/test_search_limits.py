@@ -13,14 +13,14 @@ from verifier.command import verify as command
 from verifier.errors import OptionsError
 from verifier.options import BoundOptions, Options
 from verifier.semantic import Coordinates, Perturbation, Range, cells, coverage, coverage_search, grid, network, prepare
-from verifier.semantic.coverage_search import CERTIFIED, OPEN, REFUTED, Limits, cover
-from verifier.semantic.family import Family, from_studies
-from verifier.semantic.many import verify_family, verify_studies
+from verifier.semantic.coverage_search import CERTIFIED, OPEN, REFUTED, CoverageLimits, cover
+from verifier.semantic.family import Family, from_problems
+from verifier.semantic.many import verify_family, verify_problems
 
 RANGES = Perturbation((Range("contrast", 0.8, 1.2), Range("brightness", -0.1, 0.1)))
 
 
-def studies(*tolerances: float) -> list:
+def problems(*tolerances: float) -> list:
     import numpy as np
 
     net = network.load(small_network("coordinates", size=8, points=3, seed=0))
@@ -29,14 +29,14 @@ def studies(*tolerances: float) -> list:
 
 
 def family(*tolerances: float) -> Family:
-    return from_studies(studies(*tolerances), torch.device("cpu"))
+    return from_problems(problems(*tolerances), torch.device("cpu"))
 
 
 @pytest.fixture
 def pair(tmp_path):
-    (study,) = studies(0.1)
-    (tmp_path / "a.onnx").write_bytes(study.model().SerializeToString())
-    (tmp_path / "a.vnnlib").write_text(study.spec())
+    (problem,) = problems(0.1)
+    (tmp_path / "a.onnx").write_bytes(problem.model().SerializeToString())
+    (tmp_path / "a.vnnlib").write_text(problem.spec())
     return str(tmp_path / "a.onnx"), str(tmp_path / "a.vnnlib")
 
 
@@ -59,9 +59,9 @@ def narrow(monkeypatch):
 
 def test_areas_are_the_same_where_steps_have_to_be_smaller(narrow):
     members = family(0.1, 0.2)
-    found = cover(members, Limits(0.0, depth=8), Budget.of(60), batch=32)
+    found = cover(members, CoverageLimits(0.0, depth=8), Budget.of(60), batch=32)
     assert narrow and not found.ended
-    small = cover(members, Limits(0.0, depth=8), Budget.of(60), batch=1)
+    small = cover(members, CoverageLimits(0.0, depth=8), Budget.of(60), batch=1)
     for status in (CERTIFIED, REFUTED, OPEN):
         assert grid.area(found.of(status), 2) == grid.area(small.of(status), 2)
     assert all(total == 1 for total in grid.area(found.cells, 2))
@@ -77,7 +77,7 @@ def test_verdicts_are_the_same_where_steps_have_to_be_smaller(narrow):
 def test_without_room_nothing_is_claimed():
     members = family(0.1)
     budget = Budget.of(60, memory_bytes=1)
-    state = cover(members, Limits(), budget)
+    state = cover(members, CoverageLimits(), budget)
     assert state.shares(OPEN).tolist() == [1.0] and "--memory" in state.ended
     (result,) = verify_family(family(1.5), budget)
     assert result.verdict.value == "unknown" and result.reason.startswith("memory: ") and result.open_fraction == 1.0
@@ -93,7 +93,7 @@ def test_a_search_without_room_tells_so_and_is_open(pair, capsys):
 
 def test_progress_tells_what_is_settled_and_how_long_is_left():
     seen: list = []
-    cover(family(0.1), Limits(0.05), Budget.of(60), progress=seen.append)
+    cover(family(0.1), CoverageLimits(0.05), Budget.of(60), progress=seen.append)
     assert [p.boxes for p in seen] == sorted(p.boxes for p in seen) and seen[-1].settled >= 0.95
     assert all(0 < p.remaining <= 60 for p in seen)
 
@@ -116,7 +116,7 @@ def test_options_that_coverage_honours(pair, tmp_path, capsys):
 
 def test_options_that_a_search_of_many_images_cannot_honour_are_refused():
     with pytest.raises(OptionsError, match=r"bounds\.method: found 'crown'"):
-        verify_studies(studies(0.1), Options(bounds=BoundOptions(method="crown")), Budget.of(60))
+        verify_problems(problems(0.1), Options(bounds=BoundOptions(method="crown")), Budget.of(60))
 
 
 def test_a_result_says_why_its_search_was_chosen(pair, tmp_path, capsys):

@@ -5,8 +5,8 @@ import pytest
 from tests.unit.semantic.semantic_helpers import network, run, session
 from verifier.errors import ModelError, OptionsError, ProblemError
 from verifier.semantic import (
-    Budget,
     Coordinates,
+    ErrorBudget,
     Heatmap,
     Label,
     Patch,
@@ -82,11 +82,11 @@ def test_layouts_and_normalisation(kind, channels):
 @pytest.mark.parametrize("opset", [7, 9, 10, 11, 13, 17])
 @pytest.mark.parametrize("clip", ["clip", "relu"])
 def test_opsets(opset, clip):
-    problem = study(ranges=FIVE, opset=opset, clip=clip, prop=Budget(1.0))
+    problem = study(ranges=FIVE, opset=opset, clip=clip, prop=ErrorBudget(1.0))
     model = problem.model()
     assert next(o.version for o in model.opset_import if o.domain == "") == opset
     check(problem, lambda v: np.abs(problem.answer(v).reshape(3, 2) - problem.target.keypoints).sum() / 3)
-    shared, _ = batch([study(opset=opset, clip=clip, prop=Budget(1.0))])
+    shared, _ = batch([study(opset=opset, clip=clip, prop=ErrorBudget(1.0))])
     onnx.checker.check_model(shared, full_check=True)
 
 
@@ -185,7 +185,7 @@ class TestBatch:
         return [prepare(net, image, None, perturbed, prop, reference="self") for image in images]
 
     @pytest.mark.parametrize(
-        "prop", [Coordinates(0.5), Coordinates(0.6, "l2"), Budget(0.6)], ids=["linf", "l2", "budget"]
+        "prop", [Coordinates(0.5), Coordinates(0.6, "l2"), ErrorBudget(0.6)], ids=["linf", "l2", "budget"]
     )
     def test_arrays_and_files_say_the_same(self, prop):
         problems = self.problems(prop)
@@ -217,7 +217,7 @@ class TestBatch:
         with pytest.raises(ProblemError, match="another network"):
             batch([one, two])
         net, image, target = one.network, one.image, one.target
-        other = prepare(net, image, target, one.perturbation, Budget(1.0), reference="self")
+        other = prepare(net, image, target, one.perturbation, ErrorBudget(1.0), reference="self")
         with pytest.raises(ProblemError, match="kind of property"):
             batch([one, other])
         perturbed = Perturbation((*TWO, Range("haze", 0, 0.1)))

@@ -6,8 +6,8 @@ import pytest
 from tests.unit.semantic.semantic_helpers import Spec, network, official_reader_accepts, run, session
 from verifier.errors import OptionsError, ProblemError
 from verifier.semantic import (
-    Budget,
     Coordinates,
+    ErrorBudget,
     Head,
     Heatmap,
     Label,
@@ -159,7 +159,7 @@ def test_rounded_budgets_are_stricter_than_the_budget():
 
     draw = np.random.default_rng(5)
     weights = draw.uniform(0.1, 3, 3)
-    problem = study(Budget(1.0, True, tuple(weights)))
+    problem = study(ErrorBudget(1.0, True, tuple(weights)))
     rows, tail = problem.spec_rows
     points = [Fraction(float(v)) for v in problem.target.keypoints.ravel()]
     exact = [Fraction(float(w)) / 3 for w in np.repeat(weights, 2)]
@@ -195,7 +195,7 @@ def onnx_zero(tensor):
 def test_budget(version, mean):
     weights, head = np.array([1.0, 2.0, 0.5]), Head(0.5, 1.0)
     limit = 1.0 if mean else 3.0
-    problem = study(Budget(limit, mean, tuple(weights), head=head))
+    problem = study(ErrorBudget(limit, mean, tuple(weights), head=head))
     seen = problem.target.visibility == 2
 
     def truth(y):
@@ -251,7 +251,7 @@ def test_pose(allocation):
         Coordinates(1.0),
         Coordinates(1.0, "l1"),
         Coordinates(1.0, "l2"),
-        Budget(1.0),
+        ErrorBudget(1.0),
         Coordinates((0.1, 1e-7, 12345.678)),
     ],
 )
@@ -264,7 +264,7 @@ def test_version_1_text_stays_inside_the_official_reader(prop):
 
 
 def test_declarations_and_shapes_fit_the_network():
-    for prop, kind in ((Coordinates(1.0), "coordinates"), (Budget(1.0), "coordinates"), (Heatmap(4.0), "heatmap")):
+    for prop, kind in ((Coordinates(1.0), "coordinates"), (ErrorBudget(1.0), "coordinates"), (Heatmap(4.0), "heatmap")):
         problem = study(prop, kind)
         output = session(problem.model()).get_outputs()[0].shape
         declared = Spec(problem.spec(1)).declared
@@ -338,10 +338,10 @@ def test_bad_input_gets_one_clear_error():
         bad(Coordinates(wrong), "tolerances", error=OptionsError)
     bad(Coordinates(1.0, "l3"), "unknown norm", error=OptionsError)
     bad(Coordinates(1.0, "l2", 2), "3 to 360 sides", error=OptionsError)
-    bad(Budget(0.0), "budget must be positive", error=OptionsError)
-    bad(Budget(1e-9), "below the resolution", error=OptionsError, target=Target(three + 1e-3))
-    bad(Budget(1.0, weights=(1.0, 2.0)), "3 non-negative", error=OptionsError)
-    bad(Budget(1.0, weights=(1.0, -2.0, 1.0)), "3 non-negative", error=OptionsError)
+    bad(ErrorBudget(0.0), "budget must be positive", error=OptionsError)
+    bad(ErrorBudget(1e-9), "below the resolution", error=OptionsError, target=Target(three + 1e-3))
+    bad(ErrorBudget(1.0, weights=(1.0, 2.0)), "3 non-negative", error=OptionsError)
+    bad(ErrorBudget(1.0, weights=(1.0, -2.0, 1.0)), "3 non-negative", error=OptionsError)
     bad(Pose(np.zeros((6, 6)), np.ones(6)), "do not determine the pose")
     bad(Pose(np.zeros((4, 6)), np.ones(6)), "must be 6 x 6", error=OptionsError)
     bad(ok, "unknown reference", error=OptionsError, reference="both")

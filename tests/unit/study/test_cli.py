@@ -12,7 +12,7 @@ import yaml
 
 from benchmarks import synthetic_study as synthetic
 from pruning.study import cli
-from pruning.study.runner import Progress
+from pruning.study.runner import StudyProgress
 from pruning.study.terminal import progress_told
 
 
@@ -154,6 +154,6 @@ def test_progress_on_a_terminal_and_in_a_file():
         (io.StringIO(), "1 of 2 results"),
     ):
         with progress_told(stream) as tell:
-            tell(Progress(1, 2, 7200.0, None))
-            tell(Progress(2, 2, 0.0, None))
+            tell(StudyProgress(1, 2, 7200.0, None))
+            tell(StudyProgress(2, 2, 0.0, None))
         assert stream.getvalue().startswith(expected) and stream.getvalue().endswith("2 of 2 results\n")

@@ -90,13 +90,13 @@ def test_shipped_names_and_missing_truth(place, capsys):
     assert "shipped are: cnn7_w8" in capsys.readouterr().err
     assert cli.main(["pixels.onnx", "--data", "images.npz"]) == 2
     assert "a target is needed" in capsys.readouterr().err
-    task = spec.Task("aircraft23", 0.2, "small", 30.0)
+    task = spec.VerificationTask("aircraft23", 0.2, "small", 30.0)
     assert hands(task).count() is None and "cnn7_w8" in hands(task).describe([networks.find("cnn7_w8")], [0])[1]
 
 
 def test_older_folders_of_results_can_be_gone_on_with():
     """What a task was before it had these settings is what is recorded where they are not used."""
-    assert spec.Task("aircraft23").record() == {
+    assert spec.VerificationTask("aircraft23").record() == {
         "data": "aircraft23", "tau": 0.03, "rectangle": "medium", "timeout": 60.0, "clock": "wall",
     }  # fmt: skip
-    assert spec.Task("a.json", crop="none").record()["crop"] == "none"
+    assert spec.VerificationTask("a.json", crop="none").record()["crop"] == "none"

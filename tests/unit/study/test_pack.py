@@ -18,16 +18,16 @@ from verifier.command.instances import read_list
 from verifier.data import aircraft23
 from verifier.errors import OptionsError, OutputError
 
-SMALL = pack.Settings(ratios=(0.0, 0.5), pictures=1)
+SMALL = pack.PackSettings(ratios=(0.0, 0.5), pictures=1)
 
 
 @pytest.fixture(scope="module")
-def files() -> pack.Files:
+def files() -> pack.PackFiles:
     return pack.build(SMALL)
 
 
 @pytest.fixture(scope="module")
-def folder(files: pack.Files, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(files: pack.PackFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
     files.write(found := tmp_path_factory.mktemp("pack") / "set")
     return found
 
@@ -46,7 +46,7 @@ def session(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(str(path), options)
 
 
-def test_the_same_seed_gives_the_same_bytes(files: pack.Files, folder: Path) -> None:
+def test_the_same_seed_gives_the_same_bytes(files: pack.PackFiles, folder: Path) -> None:
     assert digest(pack.build(SMALL).content) == digest(files.content) == on_disk(folder)
 
 
@@ -114,7 +114,7 @@ def test_a_set_that_grows_too_large_is_refused_and_nothing_is_written(
     assert "0.3 MB" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
-def test_a_folder_with_other_files_is_left_alone(files: pack.Files, folder: Path, tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_left_alone(files: pack.PackFiles, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(OutputError, match=r"other files \(notes.txt\)"):
         files.write(tmp_path)
@@ -131,7 +131,7 @@ def test_a_folder_with_other_files_is_left_alone(files: pack.Files, folder: Path
 )
 def test_settings_out_of_range(wrong: dict[str, object]) -> None:
     with pytest.raises(OptionsError, match="expected|needs"):
-        pack.Settings(**wrong)  # type: ignore[arg-type]
+        pack.PackSettings(**wrong)  # type: ignore[arg-type]
 
 
 def test_solve_writes_verdicts_with_a_witness_and_goes_on_with_the_same_files_only(

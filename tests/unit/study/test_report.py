@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from benchmarks import synthetic_study as synthetic
 from pruning.study import analysis, goals, headline, report, runner, words
 from pruning.study.figures import curves, maps
-from pruning.study.goals import Outcome
+from pruning.study.goals import GoalOutcome
 from pruning.study.stats import Estimate
 from pruning.study.summary import Contrast
 from verifier.page import style
@@ -135,7 +135,7 @@ def test_the_tables_hold_every_treatment_and_every_contrast(study):
     for c in found.contrasts:
         assert words.interval(c.coverage, 100, sign=True) in page
     for check in (*found.criterion, *found.goals):
-        assert (check.what in page) == (check.outcome is not Outcome.UNMEASURED)
+        assert (check.what in page) == (check.outcome is not GoalOutcome.UNMEASURED)
     assert found.rows[0].machine in page and found.rows[0].versions in page
 
 
@@ -223,7 +223,7 @@ def test_one_ratio_is_one_figure_and_several_are_curves(study, tmp_path):
     found = analysis.analyse(rows, "one ratio", None, REPLICATES)
     (only,) = report._curves(found)
     assert only.stem == "together" and all(s.label in only.spoken for s in found.summaries)
-    missing = [c for c in found.criterion if c.outcome is Outcome.UNMEASURED]
+    missing = [c for c in found.criterion if c.outcome is GoalOutcome.UNMEASURED]
     page = "".join(Page(report.write(found, tmp_path).read_text()).texts)
     assert missing and not any(c.what in page for c in missing) and "not measured" not in page
 

@@ -18,7 +18,7 @@ from benchmarks import synthetic_study as synthetic
 from pruning.study import analysis, build, details, plan, row, runner
 from pruning.study.errors import ResultsError, StudyFileError
 from pruning.study.hands import Hands
-from pruning.study.spec import Task
+from pruning.study.spec import VerificationTask
 
 ARMS = {"dense+ft": None, "usn": None, "random": {"draws": 2}, "random-matched": None, "small-scratch": None}
 
@@ -130,7 +130,7 @@ def test_given_files_are_compared_and_guarded_the_same_way(tmp_path):
     synthetic.prune(model=paths[0], criterion="usn", ratio=0.5, like=None, seed=0, work=tmp_path, out=paths[1])
     record = {"tool": "secateur prune 0.1.0", "criterion": "usn", "ratio": 0.5}
     paths[1].with_suffix(".json").write_text(json.dumps(record))
-    task = Task("synthetic")
+    task = VerificationTask("synthetic")
     rows = runner.compare(paths, range(5), task, tmp_path / "out", synthetic.hands())
     assert {(r.name, r.criterion, r.ratio) for r in rows} == {("dense", "", None), ("pruned", "usn", 0.5)}
     assert len(rows) == 10
@@ -193,7 +193,7 @@ def test_details_hold_what_the_verifier_gave(tmp_path):
     outcome = synthetic.hands().verify
     model = tmp_path / "dense.onnx"
     synthetic.train(seed=0, epochs=1, like=None, work=tmp_path, out=model)
-    found = [(i, outcome(model, i, Task("synthetic"))) for i in range(10)]
+    found = [(i, outcome(model, i, VerificationTask("synthetic"))) for i in range(10)]
     image, given = next((i, o) for i, o in found if o.witness is not None)
     details.save(tmp_path, "dense", image, given)
     held = details.load(tmp_path, "dense", image)

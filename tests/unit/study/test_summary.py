@@ -9,8 +9,8 @@ import pytest
 
 from pruning.study import analysis, details, goals, select, summary
 from pruning.study.errors import ResultsError
-from pruning.study.goals import Outcome
-from pruning.study.hands import Witness
+from pruning.study.goals import GoalOutcome
+from pruning.study.hands import PictureWitness
 from tests.unit.study.made_rows import FEW, rows
 
 
@@ -80,51 +80,51 @@ BETTER = [1.0, 0.2] * 15 + [1.0, 1.0] * 15
 
 def test_a_study_that_keeps_every_promise_passes():
     for checks in whole(BETTER):
-        assert goals.verdict(checks) is Outcome.PASS and {c.outcome for c in checks} == {Outcome.PASS}
+        assert goals.verdict(checks) is GoalOutcome.PASS and {c.outcome for c in checks} == {GoalOutcome.PASS}
 
 
 @pytest.mark.parametrize(
     ("change", "missed", "outcome"),
     [
-        ({"usn": [1.0, 0.2] * 30}, {"coverage", "verified rate"}, Outcome.INCONCLUSIVE),
-        ({"usn": [1.0, 0.2] * 29 + [1.0, 1.0]}, {"coverage", "verified rate"}, Outcome.INCONCLUSIVE),  # no proof
-        ({"usn": [0.2] * 60}, {"coverage", "verified rate"}, Outcome.FAIL),
-        ({"usn": BETTER, "slow": 9.0}, {"median time"}, Outcome.FAIL),
-        ({"usn": BETTER, "error": 0.0112}, {"clean error"}, Outcome.FAIL),
+        ({"usn": [1.0, 0.2] * 30}, {"coverage", "verified rate"}, GoalOutcome.INCONCLUSIVE),
+        ({"usn": [1.0, 0.2] * 29 + [1.0, 1.0]}, {"coverage", "verified rate"}, GoalOutcome.INCONCLUSIVE),  # no proof
+        ({"usn": [0.2] * 60}, {"coverage", "verified rate"}, GoalOutcome.FAIL),
+        ({"usn": BETTER, "slow": 9.0}, {"median time"}, GoalOutcome.FAIL),
+        ({"usn": BETTER, "error": 0.0112}, {"clean error"}, GoalOutcome.FAIL),
     ],
 )
 def test_each_promise_can_fail_alone(change, missed, outcome):
     checks, _ = whole(**change)
     assert goals.verdict(checks) is outcome
-    assert {c.what.split(": ")[1] for c in checks if c.outcome is not Outcome.PASS} == missed
+    assert {c.what.split(": ")[1] for c in checks if c.outcome is not GoalOutcome.PASS} == missed
 
 
 def test_a_gain_whose_interval_holds_the_goal_is_inconclusive():
     base = [1.0, 0.2] * 50
     for better, outcome in (
-        (1, Outcome.FAIL),
-        (8, Outcome.INCONCLUSIVE),
-        (9, Outcome.INCONCLUSIVE),
-        (30, Outcome.PASS),
+        (1, GoalOutcome.FAIL),
+        (8, GoalOutcome.INCONCLUSIVE),
+        (9, GoalOutcome.INCONCLUSIVE),
+        (30, GoalOutcome.PASS),
     ):
         held = rows("dense+ft", None, base) + rows("usn", 0.5, base[2 * better :] + [1.0] * 2 * better)
         gain = summary.contrast(held, ("usn", 0.5), ("dense+ft", None), FEW).verified
         check = next(c for c in goals.goals(summary.contrasts(held, "usn", FEW)) if "8.2" in c.wanted)
         assert check.outcome is outcome, (better, gain)
-        assert (gain.low < goals.POINTS <= gain.high) == (outcome is Outcome.INCONCLUSIVE)
+        assert (gain.low < goals.POINTS <= gain.high) == (outcome is GoalOutcome.INCONCLUSIVE)
 
 
 def test_four_times_faster_means_four():
-    for slow, outcome in ((2.0, Outcome.PASS), (2.01, Outcome.FAIL)):
+    for slow, outcome in ((2.0, GoalOutcome.PASS), (2.01, GoalOutcome.FAIL)):
         _, checks = whole(BETTER, slow)
         assert next(c for c in checks if "1/4" in c.wanted).outcome is outcome
 
 
 def test_what_was_not_measured_is_no_pass():
     checks, more = whole(BETTER, without=("random-matched",))
-    assert goals.verdict(checks) is Outcome.UNMEASURED and goals.verdict(more) is Outcome.UNMEASURED
-    assert {c.outcome for c in checks} == {Outcome.PASS, Outcome.UNMEASURED}
-    assert goals.verdict([]) is Outcome.UNMEASURED
+    assert goals.verdict(checks) is GoalOutcome.UNMEASURED and goals.verdict(more) is GoalOutcome.UNMEASURED
+    assert {c.outcome for c in checks} == {GoalOutcome.PASS, GoalOutcome.UNMEASURED}
+    assert goals.verdict([]) is GoalOutcome.UNMEASURED
 
 
 def test_the_notes_warn():
@@ -145,7 +145,7 @@ def test_a_network_compared_with_nothing_shows_its_worst_images(tmp_path, monkey
     held = [
         replace(r, verdict="refuted", refuted=1 - r.certified, open=0.0) for r in rows("one", None, [0.5, 0.2, 0.8])
     ]
-    witness = Witness(np.zeros(2), np.zeros((4, 4)), np.zeros((1, 2)), np.ones((1, 2)), 0)
+    witness = PictureWitness(np.zeros(2), np.zeros((4, 4)), np.zeros((1, 2)), np.ones((1, 2)), 0)
     monkeypatch.setattr(details, "load", lambda *_: details.Details(None, None, (), witness))
     found = analysis.analyse(held, "t", baseline="one", replicates=FEW)
     assert [r.image for r, _ in select.worst(found, tmp_path)] == [1, 0, 2]

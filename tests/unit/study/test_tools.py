@@ -8,7 +8,7 @@ import pytest
 
 from pruning.study.errors import ResultsError
 from pruning.study.tools import output, results, scoring, truth
-from pruning.study.tools.results import Answer
+from pruning.study.tools.results import ResultWord
 
 
 def file(tmp_path, name, lines):
@@ -30,11 +30,12 @@ def compared(tmp_path, known=None, timeout=60.0, **files):
 @pytest.mark.parametrize(
     ("word", "meaning"),
     [
-        ("unsat", Answer.UNSAT), ("sat", Answer.SAT), ("timeout", Answer.TIMEOUT), ("timed-out", Answer.TIMEOUT),
-        ("run_instance_timeout", Answer.TIMEOUT), ("prepare_instance_timeout", Answer.TIMEOUT),
-        ("no_result_in_file", Answer.UNKNOWN), ("prepare_instance_error_1", Answer.UNKNOWN), ("", Answer.UNKNOWN),
-        ("unknown", Answer.UNKNOWN), ("error_exit_code_139", Answer.ERROR), ("error", Answer.ERROR),
-        ("holds", Answer.UNSAT), ("violated", Answer.SAT), (" UNSAT ", Answer.UNSAT), ("maybe", None),
+        ("unsat", ResultWord.UNSAT), ("sat", ResultWord.SAT), ("timeout", ResultWord.TIMEOUT),
+        ("timed-out", ResultWord.TIMEOUT), ("run_instance_timeout", ResultWord.TIMEOUT),
+        ("prepare_instance_timeout", ResultWord.TIMEOUT), ("no_result_in_file", ResultWord.UNKNOWN),
+        ("prepare_instance_error_1", ResultWord.UNKNOWN), ("", ResultWord.UNKNOWN), ("unknown", ResultWord.UNKNOWN),
+        ("error_exit_code_139", ResultWord.ERROR), ("error", ResultWord.ERROR),
+        ("holds", ResultWord.UNSAT), ("violated", ResultWord.SAT), (" UNSAT ", ResultWord.UNSAT), ("maybe", None),
     ],
 )  # fmt: skip
 def test_words(word, meaning):
@@ -88,7 +89,7 @@ def test_points_of_2025_by_hand(tmp_path):
 def test_a_tie_stays_open_and_costs_nobody(tmp_path):
     found = compared(tmp_path, a=lines("sat"), b=lines("unsat"))
     assert [(s.right, s.wrong, s.points) for s in found.overall] == [(0, 0, 0)] * 2
-    assert found.contradictions[0].truth == truth.Truth(None, "open")
+    assert found.contradictions[0].truth == truth.ReferenceVerdict(None, "open")
     assert [s.score for s in found.overall] == [0, 0]
 
 

@@ -16,7 +16,7 @@ from pruning import api
 from pruning.groups import find_groups
 from pruning.study import allocation, spec, verifying
 from pruning.study.errors import StudyFileError
-from pruning.study.making import Maker, Settings, chain
+from pruning.study.making import Maker, NetworkSettings, chain
 from pruning.study.wiring import hands, rectangle
 from verifier.data import networks
 from verifier.errors import UnsoundError
@@ -198,13 +198,13 @@ def test_networks_that_are_no_chain_cannot_be_trained(tmp_path: Path) -> None:
 
 def test_settings_and_data_are_checked() -> None:
     with pytest.raises(StudyFileError, match="unknown key 'depth'"):
-        Settings.of({"depth": 3})
+        NetworkSettings.of({"depth": 3})
     with pytest.raises(StudyFileError, match=r"network\.width"):
-        Settings.of({"width": "wide"})
+        NetworkSettings.of({"width": "wide"})
     with pytest.raises(StudyFileError, match=r"network\.images: found 0; expected a number above 0"):
-        Settings.of({"images": 0})
+        NetworkSettings.of({"images": 0})
     with pytest.raises(StudyFileError, match=r"network\.allocation: found 'fair'"):
-        Settings.of({"allocation": "fair"})
+        NetworkSettings.of({"allocation": "fair"})
     with pytest.raises(StudyFileError, match="aircraft23 only"):
         Maker.of(replace(STUDY, task=replace(STUDY.task, data="people.json")), rectangle("small"))
     assert rectangle("contrast=0.9:1.1,brightness=0:0.1").brightness == (0.0, 0.1)
@@ -213,8 +213,8 @@ def test_settings_and_data_are_checked() -> None:
 SHIPPED = networks.path("cnn7_w8")
 
 
-def check(image: int, tau: float, limit: float = 30.0) -> verifying.Outcome:
-    task = spec.Task("aircraft23", tau, "small", limit)
+def check(image: int, tau: float, limit: float = 30.0) -> verifying.ImageVerdict:
+    task = spec.VerificationTask("aircraft23", tau, "small", limit)
     return hands(task).verify(SHIPPED, image, task)
 
 
@@ -235,7 +235,7 @@ def test_a_wide_tolerance_is_certified_and_a_narrow_one_refuted() -> None:
 def test_limit_and_seconds_go_by_the_clock_of_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = iter(range(10**6))
     monkeypatch.setitem(verifying.CLOCKS, "processor", lambda: 50.0 * next(calls))  # every look costs 50 s
-    task = spec.Task("aircraft23", 0.05, "medium", 120.0, "processor")
+    task = spec.VerificationTask("aircraft23", 0.05, "medium", 120.0, "processor")
     found = hands(task).verify(SHIPPED, 0, task)
     assert found.verdict == "open" and found.open > 0 and found.seconds >= 120 and found.seconds % 50 == 0
 

@@ -1,7 +1,7 @@
 """From an ONNX file to the intermediate representation. The only package of the verifier that knows ONNX."""
 
-from verifier.graph.onnx_import.model import Final, Limits, Model, TensorInfo
+from verifier.graph.onnx_import.model import Final, Model, ModelLimits, TensorInfo
 from verifier.graph.onnx_import.reader import load_model
 from verifier.graph.onnx_import.registry import operators
 
-__all__ = ["Final", "Limits", "Model", "TensorInfo", "load_model", "operators"]
+__all__ = ["Final", "Model", "ModelLimits", "TensorInfo", "load_model", "operators"]

@@ -8,38 +8,38 @@ import numpy as np
 
 from verifier.graph.exact import added
 from verifier.graph.onnx_import.arithmetic import bound_by
-from verifier.graph.onnx_import.context import Context, Value, Var
+from verifier.graph.onnx_import.context import Context, Operand, Var
 from verifier.graph.onnx_import.registry import lowers
 from verifier.graph.operators import OPERATORS
 
 
 @lowers(*(name for name, row in OPERATORS.items() if row.as_is))
-def as_it_is(c: Context) -> Value:
+def as_it_is(c: Context) -> Operand:
     """The operator of the IR of the same name."""
     return c.unary(c.op, c.x())
 
 
 @lowers("Neg")
-def neg(c: Context) -> Value:
+def neg(c: Context) -> Operand:
     """-x."""
     return c.scale(c.x(), -1.0)
 
 
 @lowers("Ceil")
-def ceil(c: Context) -> Value:
+def ceil(c: Context) -> Operand:
     """-floor(-x)."""
     return c.scale(c.unary("Floor", c.scale(c.x(), -1.0)), -1.0)
 
 
 @lowers("LeakyRelu", since=6)
-def leaky_relu(c: Context) -> Value:
+def leaky_relu(c: Context) -> Operand:
     """max(x, 0) + alpha * min(x, 0); a negative alpha by its parts."""
     x, alpha = c.x(), float(c.attr("alpha", 0.01))
     return _two_slopes(c, x, np.asarray(alpha)) if alpha < 0 else c.unary("LeakyRelu", x, alpha=alpha)
 
 
 @lowers("PRelu", since=7)
-def prelu(c: Context) -> Value:
+def prelu(c: Context) -> Operand:
     """LeakyRelu with a slope per element (unidirectional broadcasting)."""
     x, slope = c.x(), c.const(1, "slope")
     if slope.size == 1 and slope.flat[0] >= 0:
@@ -58,7 +58,7 @@ def _two_slopes(c: Context, x: Var, slope: np.ndarray) -> Var:
 
 
 @lowers("Clip", since=6)
-def clip(c: Context) -> Value:
+def clip(c: Context) -> Operand:
     """min(max(x, low), high); bounds are attributes before opset 11, inputs after."""
     x = c.x()
     low, high = (
@@ -75,13 +75,13 @@ def clip(c: Context) -> Value:
 
 
 @lowers("HardSigmoid", since=6)
-def hard_sigmoid(c: Context) -> Value:
+def hard_sigmoid(c: Context) -> Operand:
     """clip(alpha * x + beta, 0, 1)."""
     return _hard_sigmoid(c, c.x(), float(c.attr("alpha", 0.2)), beta=float(c.attr("beta", 0.5)))
 
 
 @lowers("HardSwish", since=14)
-def hard_swish(c: Context) -> Value:
+def hard_swish(c: Context) -> Operand:
     """x * clip(x / 6 + 0.5, 0, 1)."""
     return c.binary("Mul", c.x(), _hard_sigmoid(c, c.x(), *c.quotient(1.0, 6.0), beta=0.5))
 
@@ -91,20 +91,20 @@ def _hard_sigmoid(c: Context, x: Var, alpha: float | np.ndarray, roundings: floa
 
 
 @lowers("Softsign")
-def softsign(c: Context) -> Value:
+def softsign(c: Context) -> Operand:
     """x / (1 + |x|)."""
     x = c.x()
     return c.binary("Mul", x, c.unary("Reciprocal", c.shift(c.unary("Abs", x), 1.0)))
 
 
 @lowers("Elu", since=6)
-def elu(c: Context) -> Value:
+def elu(c: Context) -> Operand:
     """relu(x) + alpha * (exp(-relu(-x)) - 1): the two parts never act at once."""
     return _elu(c, c.x(), float(c.attr("alpha", 1.0)))
 
 
 @lowers("Celu", since=12)
-def celu(c: Context) -> Value:
+def celu(c: Context) -> Operand:
     """relu(x) + alpha * (exp(-relu(-x) / alpha) - 1)."""
     alpha = float(c.attr("alpha", 1.0))
     if alpha == 0:
@@ -113,7 +113,7 @@ def celu(c: Context) -> Value:
 
 
 @lowers("Selu", since=6)
-def selu(c: Context) -> Value:
+def selu(c: Context) -> Operand:
     """gamma * elu(x)."""
     alpha, gamma = c.attr("alpha", 1.6732632423543772), c.attr("gamma", 1.0507009873554805)
     return c.scale(_elu(c, c.x(), float(alpha)), float(gamma))
@@ -126,21 +126,21 @@ def _elu(c: Context, x: Var, alpha: float, inner: float | np.ndarray = -1.0, rou
 
 
 @lowers("Mish", since=18)
-def mish(c: Context) -> Value:
+def mish(c: Context) -> Operand:
     """x * tanh(softplus(x))."""
     x = c.x()
     return c.binary("Mul", x, c.unary("Tanh", c.unary("Softplus", x)))
 
 
 @lowers("Swish", since=24)
-def swish(c: Context) -> Value:
+def swish(c: Context) -> Operand:
     """x * sigmoid(alpha x)."""
     x = c.x()
     return c.binary("Mul", x, c.unary("Sigmoid", c.scale(x, float(c.attr("alpha", 1.0)))))
 
 
 @lowers("Gelu", since=20)
-def gelu(c: Context) -> Value:
+def gelu(c: Context) -> Operand:
     """x / 2 * (1 + erf(x / sqrt(2))), or with tanh(sqrt(2 / pi) (x + 0.044715 x^3)) in place of erf."""
     x = c.x()
     if c.attr("approximate", "none") == "tanh":
@@ -152,7 +152,7 @@ def gelu(c: Context) -> Value:
 
 
 @lowers("ThresholdedRelu", since=7)
-def thresholded_relu(c: Context) -> Value:
+def thresholded_relu(c: Context) -> Operand:
     """x where x > alpha, else 0: the part above alpha, and a step of height alpha."""
     x, alpha = c.x(), float(c.attr("alpha", 1.0))
     above = c.unary("Relu", c.shift(x, -alpha))
@@ -160,7 +160,7 @@ def thresholded_relu(c: Context) -> Value:
 
 
 @lowers("Shrink", since=9)
-def shrink(c: Context) -> Value:
+def shrink(c: Context) -> Operand:
     """x + bias below -lambda, x - bias above lambda, else 0."""
     x, limit, bias = c.x(), float(c.attr("lambd", 0.5)), float(c.attr("bias", 0.0))
     sides = []
@@ -174,13 +174,13 @@ def shrink(c: Context) -> Value:
 
 
 @lowers("Sinh", "Cosh", since=9)
-def hyperbolic(c: Context) -> Value:
+def hyperbolic(c: Context) -> Operand:
     """(exp(x) -+ exp(-x)) / 2."""
     up, down = c.unary("Exp", c.x()), c.unary("Exp", c.scale(c.x(), -1.0))
     return c.scale(c.binary("Sub" if c.op == "Sinh" else "Add", up, down), 0.5)
 
 
 @lowers("Tan", since=7)
-def tan(c: Context) -> Value:
+def tan(c: Context) -> Operand:
     """sin(x) / cos(x)."""
     return c.binary("Mul", c.unary("Sin", c.x()), c.unary("Reciprocal", c.unary("Cos", c.x())))

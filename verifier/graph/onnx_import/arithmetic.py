@@ -7,32 +7,32 @@ from collections.abc import Callable
 
 import numpy as np
 
-from verifier.graph.onnx_import.context import Context, Value, Var
+from verifier.graph.onnx_import.context import Context, Operand, Var
 from verifier.graph.onnx_import.registry import lowers
 
 
 @lowers("Add", since=7)
-def add(c: Context) -> Value:
+def add(c: Context) -> Operand:
     """x + y."""
     return summed(c, c.value(0), c.value(1))
 
 
 @lowers("Sum", since=8)
-def sum_(c: Context) -> Value:
+def sum_(c: Context) -> Operand:
     """Sum of any number of inputs."""
     values = [c.value(i) for i in range(len(c.inputs))]
     return functools.reduce(lambda x, y: summed(c, x, y), values)
 
 
 @lowers("Mean", since=8)
-def mean(c: Context) -> Value:
+def mean(c: Context) -> Operand:
     """Mean of any number of inputs."""
     total = functools.reduce(lambda x, y: summed(c, x, y), [c.value(i) for i in range(len(c.inputs))])
     return c.scale(_var(c, total), *c.quotient(1.0, float(len(c.inputs))))
 
 
 @lowers("Sub", since=7)
-def sub(c: Context) -> Value:
+def sub(c: Context) -> Operand:
     """x - y."""
     x, y = c.value(0), c.value(1)
     if isinstance(y, np.ndarray):
@@ -43,13 +43,13 @@ def sub(c: Context) -> Value:
 
 
 @lowers("Mul", since=7)
-def mul(c: Context) -> Value:
+def mul(c: Context) -> Operand:
     """x * y; x * x is a square."""
     return _mul(c, c.value(0), c.value(1))
 
 
 @lowers("Div", since=7)
-def div(c: Context) -> Value:
+def div(c: Context) -> Operand:
     """x / y, as a product with the reciprocal."""
     x, y = c.value(0), c.value(1)
     if isinstance(y, Var):
@@ -60,7 +60,7 @@ def div(c: Context) -> Value:
 
 
 @lowers("Pow", since=7)
-def power(c: Context) -> Value:
+def power(c: Context) -> Operand:
     """x ** n for a constant integer n or n = 0.5, and c ** x for positive constants c."""
     n = c.value(1)
     if isinstance(n, Var):
@@ -89,18 +89,18 @@ def _power(c: Context, x: Var, n: float) -> Var:
 
 
 @lowers("Max", since=6)
-def maximum(c: Context) -> Value:
+def maximum(c: Context) -> Operand:
     """Pairwise: max(a, b) = a + relu(b - a); with a constant, a clip."""
     return _extremum(c, lambda a, b: c.binary("Add", a, c.unary("Relu", c.binary("Sub", b, a))), above=True)
 
 
 @lowers("Min", since=6)
-def minimum(c: Context) -> Value:
+def minimum(c: Context) -> Operand:
     """Pairwise: min(a, b) = a - relu(a - b); with a constant, a clip."""
     return _extremum(c, lambda a, b: c.binary("Sub", a, c.unary("Relu", c.binary("Sub", a, b))), above=False)
 
 
-def _extremum(c: Context, pair: Callable[[Var, Var], Var], above: bool) -> Value:
+def _extremum(c: Context, pair: Callable[[Var, Var], Var], above: bool) -> Operand:
     values = [c.value(i) for i in range(len(c.inputs))]
     variables = [value for value in values if isinstance(value, Var)]
     constants = [value for value in values if isinstance(value, np.ndarray)]
@@ -122,7 +122,7 @@ def bound_by(c: Context, x: Var, limit: np.ndarray, above: bool) -> Var:
     return c.shift(part, limit)
 
 
-def summed(c: Context, x: Value, y: Value) -> Value:
+def summed(c: Context, x: Operand, y: Operand) -> Operand:
     """x + y."""
     if isinstance(x, np.ndarray):
         x, y = y, x
@@ -130,7 +130,7 @@ def summed(c: Context, x: Value, y: Value) -> Value:
     return c.shift(x, y) if isinstance(y, np.ndarray) else c.plus(x, y)
 
 
-def _mul(c: Context, x: Value, y: Value) -> Value:
+def _mul(c: Context, x: Operand, y: Operand) -> Operand:
     if isinstance(x, np.ndarray):
         x, y = y, x
     x = _var(c, x)
@@ -139,5 +139,5 @@ def _mul(c: Context, x: Value, y: Value) -> Value:
     return c.unary("Pow", x, exponent=2) if x.name == y.name else c.product(x, y)
 
 
-def _var(c: Context, value: Value) -> Var:
+def _var(c: Context, value: Operand) -> Var:
     return value if isinstance(value, Var) else c.constant(value)

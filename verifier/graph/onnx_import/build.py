@@ -9,14 +9,14 @@ import onnx
 from onnx import helper, numpy_helper, shape_inference
 
 from verifier.errors import ModelError
-from verifier.graph.onnx_import.model import Limits
+from verifier.graph.onnx_import.model import ModelLimits
 
 PRODUCER = "secateur"
 Tensors = Mapping[str, tuple[np.dtype | type, Sequence[int | str]]]
 """Element type and shape by name; a dimension that is a name is free."""
 
 
-class Builder:
+class ModelBuilder:
     """Collects the nodes and constants of a graph, in order."""
 
     def __init__(self) -> None:
@@ -54,8 +54,8 @@ class Builder:
 
 def checked(proto: onnx.ModelProto, what: str) -> onnx.ModelProto:
     """The same model, after the full check of onnx. Raises ModelError: it is not valid, or too large for one file."""
-    if proto.ByteSize() > Limits.bytes:
-        raise ModelError(f"{what} would take more than {Limits.bytes} bytes, the limit of one ONNX file")
+    if proto.ByteSize() > ModelLimits.bytes:
+        raise ModelError(f"{what} would take more than {ModelLimits.bytes} bytes, the limit of one ONNX file")
     try:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, shape_inference.InferenceError, ValueError, TypeError) as error:

@@ -1,7 +1,8 @@
 """What a lowering function sees: one ONNX node with its inputs resolved, and a builder to emit IR nodes with.
 
 A value is either a numpy array (a constant, known exactly; floats always float64) or a `Var`: it depends on the
-network's inputs, or it is a constant that had to be rounded, a Constant node with its `bias_error` (`Builder.inexact`).
+network's inputs, or it is a constant that had to be rounded, a Constant node with its `bias_error`
+(`GraphBuilder.inexact`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from verifier.errors import ModelError, UnsupportedOperator
 from verifier.graph.check import all_finite
 from verifier.graph.exact import quotient, roundings
 from verifier.graph.ir import Attribute, Node, Shape
-from verifier.graph.onnx_import.model import Limits
+from verifier.graph.onnx_import.model import ModelLimits
 from verifier.graph.operators import OPERATORS
 
 
@@ -45,7 +46,7 @@ class Var:
         return self.dtype.kind == "f"
 
 
-Value = np.ndarray | Var
+Operand = np.ndarray | Var
 
 
 _REARRANGES = frozenset(name for name, row in OPERATORS.items() if row.moves and row.inputs == 1) - {"Pad"}
@@ -65,10 +66,10 @@ def rounding_params(roundings: float) -> dict[str, np.ndarray]:
     return {"roundings": np.array(float(roundings))} if roundings else {}
 
 
-class Builder:
+class GraphBuilder:
     """Collects the IR nodes of a graph; every helper returns the Var of its result and skips what changes nothing."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: ModelLimits) -> None:
         self.limits = limits
         self.nodes: list[Node] = []
         self.shapes: dict[str, Shape] = {}
@@ -337,12 +338,12 @@ class Builder:
         return self.unary("Clip", x, min=float(low), max=float(high))
 
 
-class Context(Builder):
+class Context(GraphBuilder):
     """Never instantiated by a lowering: the one builder of an import, looking at one ONNX node at a time."""
 
     op: str
     opset: int
-    inputs: tuple[Value | None, ...]
+    inputs: tuple[Operand | None, ...]
     n_outputs: int
     declared: Shape | None
     _attributes: Mapping[str, Any]
@@ -353,7 +354,7 @@ class Context(Builder):
         op: str,
         opset: int,
         name: str,
-        inputs: Sequence[Value | None],
+        inputs: Sequence[Operand | None],
         n_outputs: int,
         attributes: Mapping[str, Any],
         declared: Shape | None,
@@ -384,7 +385,7 @@ class Context(Builder):
         """Whether the optional input `index` is given."""
         return index < len(self.inputs) and self.inputs[index] is not None
 
-    def value(self, index: int) -> Value:
+    def value(self, index: int) -> Operand:
         """Input `index`, constant or not."""
         if not self.has(index):
             raise self.wrong(f"input {index} is missing")
@@ -420,7 +421,7 @@ class Context(Builder):
             return self.binary("Add", x, y)
         return self.shift(x, node.params["value"], node.params["bias_error"])
 
-    def known(self, value: Value) -> tuple[np.ndarray, float] | None:
+    def known(self, value: Operand) -> tuple[np.ndarray, float] | None:
         """A constant and by how many roundings it is off; None where that is too many, or it depends on an input."""
         if isinstance(value, np.ndarray):
             return value, 0.0

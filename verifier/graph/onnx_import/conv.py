@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from verifier.graph.ir import Attribute
-from verifier.graph.onnx_import.context import Context, Value, Var, rounding_params
+from verifier.graph.onnx_import.context import Context, Operand, Var, rounding_params
 from verifier.graph.onnx_import.registry import lowers
 
 
 @lowers("Conv")
-def conv(c: Context) -> Value:
+def conv(c: Context) -> Operand:
     """Convolution; uneven padding becomes a Pad node."""
     x, weight, bias, off = _operands(c)
     kernel = weight.shape[2:]
@@ -62,7 +62,7 @@ def convolve(
 
 
 @lowers("ConvTranspose")
-def conv_transpose(c: Context) -> Value:
+def conv_transpose(c: Context) -> Operand:
     """Transposed convolution; what the IR's symmetric padding cannot say becomes Slice and Pad of the full result."""
     x, weight, bias, off = _operands(c)
     if isinstance(bias, Var):
@@ -165,7 +165,7 @@ def _per_axis(c: Context, name: str, count: int, default: int) -> list[int]:
     return [int(value) for value in values]
 
 
-def _operands(c: Context) -> tuple[Var, np.ndarray, Value | None, float]:
+def _operands(c: Context) -> tuple[Var, np.ndarray, Operand | None, float]:
     """Input, weight, bias (a Var where it had to be rounded), and by how many roundings the weight is off."""
     x, (weight, off) = c.x(0), c.weight(1, "weight")
     bias = c.value(2) if c.has(2) else None

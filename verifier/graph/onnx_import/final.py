@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx
 
-from verifier.graph.onnx_import.context import Value, Var
+from verifier.graph.onnx_import.context import Operand, Var
 from verifier.graph.onnx_import.model import Final
 from verifier.graph.onnx_import.reduce import softmax_groups
 
@@ -18,7 +18,7 @@ _WHOLE = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)  # wide enough for any
 
 
 def find_final(
-    nodes: Sequence[onnx.NodeProto], outputs: Sequence[str], values: Mapping[str, Value], opset: int
+    nodes: Sequence[onnx.NodeProto], outputs: Sequence[str], values: Mapping[str, Operand], opset: int
 ) -> tuple[Final, str] | None:
     """The final operator and the IR value that holds the logits, where the only output is one (perhaps reshaped)."""
     if len(outputs) != 1:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from verifier.graph.onnx_import.context import Context, Value, Var
+from verifier.graph.onnx_import.context import Context, Operand, Var
 from verifier.graph.onnx_import.registry import lowers
 
 
 @lowers("Concat", since=4)
-def concat(c: Context) -> Value:
+def concat(c: Context) -> Operand:
     """Constants among the inputs become Constant nodes; empty ones vanish."""
     values = [c.value(i) for i in range(len(c.inputs))]
     rank = len(values[0].shape)
@@ -26,7 +26,7 @@ def _without(shape: Sequence[int], axis: int) -> tuple[int, ...]:
 
 
 @lowers("Split")
-def split(c: Context) -> Value | tuple[Value, ...]:
+def split(c: Context) -> Operand | tuple[Operand, ...]:
     """One Slice per output."""
     x = c.x()
     axis = c.axis(int(c.attr("axis", 0)), x.rank)
@@ -41,14 +41,14 @@ def split(c: Context) -> Value | tuple[Value, ...]:
     return tuple(_range(c, x, axis, range(end - size, end)) for size, end in zip(sizes, ends, strict=True))
 
 
-def _range(c: Context, x: Var, axis: int, positions: range) -> Value:
+def _range(c: Context, x: Var, axis: int, positions: range) -> Operand:
     if not positions:
         return np.zeros([0 if a == axis else size for a, size in enumerate(x.shape)])
     return c.take(x, axis, np.asarray(positions))
 
 
 @lowers("Slice")
-def slice_(c: Context) -> Value:
+def slice_(c: Context) -> Operand:
     """Python slices, clamped the same way; a negative step becomes a Take."""
     if c.opset < 10:
         starts, ends, axes, steps = c.ints(9, "starts"), c.ints(9, "ends"), c.ints(9, "axes"), None
@@ -73,7 +73,7 @@ def slice_(c: Context) -> Value:
 
 
 @lowers("Gather")
-def gather(c: Context) -> Value:
+def gather(c: Context) -> Operand:
     """Constant indices of any rank: one Take, then a Reshape."""
     x = c.x()
     axis = c.axis(int(c.attr("axis", 0)), x.rank)
@@ -105,7 +105,7 @@ def _positions(shape: Sequence[int]) -> np.ndarray:
 
 
 @lowers("GatherElements", since=11)
-def gather_elements(c: Context) -> Value:
+def gather_elements(c: Context) -> Operand:
     """Constant indices: a Take of the flattened input."""
     x = c.x()
     axis = c.axis(int(c.attr("axis", 0)), x.rank)
@@ -118,7 +118,7 @@ def gather_elements(c: Context) -> Value:
 
 
 @lowers("GatherND", since=11)
-def gather_nd(c: Context) -> Value:
+def gather_nd(c: Context) -> Operand:
     """Constant indices: a Take of the flattened input."""
     x, indices, shared = c.x(), c.const(1, "indices"), int(c.attr("batch_dims", 0))
     if not 0 <= shared < min(x.rank, indices.ndim) or indices.shape[:shared] != x.shape[:shared]:
@@ -133,7 +133,7 @@ def gather_nd(c: Context) -> Value:
 
 
 @lowers("ScatterND", since=11)
-def scatter_nd(c: Context) -> Value:
+def scatter_nd(c: Context) -> Operand:
     """Constant indices: each update meets, or replaces, what is at its place."""
     x, indices, updates = c.x(), c.const(1, "indices"), c.x(2)
     return _scattered(c, x, _positions(x.shape)[_tuple_index(c, indices, x.shape)], updates)
@@ -141,7 +141,7 @@ def scatter_nd(c: Context) -> Value:
 
 @lowers("Scatter", since=9)
 @lowers("ScatterElements", since=11)
-def scatter_elements(c: Context) -> Value:
+def scatter_elements(c: Context) -> Operand:
     """As ScatterND, with indices along one axis."""
     x, updates = c.x(), c.x(2)
     axis = c.axis(int(c.attr("axis", 0)), x.rank)
@@ -152,7 +152,7 @@ def scatter_elements(c: Context) -> Value:
     return _scattered(c, x, np.take_along_axis(_positions(x.shape)[off_axis], indices, axis), updates)
 
 
-def _scattered(c: Context, x: Var, targets: np.ndarray, updates: Var) -> Value:
+def _scattered(c: Context, x: Var, targets: np.ndarray, updates: Var) -> Operand:
     """x with `updates` at the positions `targets`, one round for each time that a place is met again."""
     if targets.shape != updates.shape:
         raise c.wrong(f"updates of shape {updates.shape}, expected {targets.shape}")
@@ -196,7 +196,7 @@ def _tuple_index(c: Context, indices: np.ndarray, shape: Sequence[int]) -> tuple
 
 
 @lowers("Pad", since=2)
-def pad(c: Context) -> Value:
+def pad(c: Context) -> Operand:
     """Constant padding as Pad and Shift; reflect, edge and wrap as Take."""
     x = c.x()
     mode = c.attr("mode", "constant")
@@ -235,7 +235,7 @@ def _pad_counts(c: Context, rank: int) -> tuple[list[int], list[int]]:
 
 
 @lowers("Trilu", since=14)
-def trilu(c: Context) -> Value:
+def trilu(c: Context) -> Operand:
     """Multiplication with a mask."""
     x = c.x()
     if x.rank < 2:

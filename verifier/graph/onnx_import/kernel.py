@@ -15,7 +15,7 @@ import onnx
 from onnx import helper
 
 from verifier.errors import ModelError, UnsupportedOperator
-from verifier.graph.onnx_import.build import Builder
+from verifier.graph.onnx_import.build import ModelBuilder
 from verifier.graph.onnx_import.context import Context, Var
 from verifier.graph.onnx_import.session import IR_VERSION, open_session, run_session
 
@@ -31,7 +31,7 @@ class Kernel:
         self._context = c
         self._names = [f"i{k}" if array is not None else "" for k, array in enumerate(arrays)]
         outputs = [f"o{k}" for k in range(c.n_outputs)]
-        builder = Builder()
+        builder = ModelBuilder()
         builder.nodes.append(helper.make_node(c.op, self._names, outputs, **_plain(attributes)))
         given = zip(self._names, arrays, strict=True)
         inputs = {name: (array.dtype, array.shape) for name, array in given if array is not None}

@@ -6,12 +6,12 @@ import numpy as np
 
 from verifier.graph.enclose import FLOOR
 from verifier.graph.exact import multiplied
-from verifier.graph.onnx_import.context import Context, Value, Var, elements
+from verifier.graph.onnx_import.context import Context, Operand, Var, elements
 from verifier.graph.onnx_import.registry import lowers
 
 
 @lowers("MatMul")
-def matmul(c: Context) -> Value:
+def matmul(c: Context) -> Operand:
     """Numpy matrix product, either side constant or none."""
     a, b = c.value(0), c.value(1)
     if 0 in (len(a.shape), len(b.shape)):
@@ -19,7 +19,7 @@ def matmul(c: Context) -> Value:
     return times(c, a, b)
 
 
-def times(c: Context, a: Value, b: Value) -> Var:
+def times(c: Context, a: Operand, b: Operand) -> Var:
     """a @ b; a constant side becomes the weight of a Dense, also where it had to be rounded a few times."""
     (left, left_off), (right, right_off) = _weight(c, a), _weight(c, b)
     if right is not None:
@@ -29,13 +29,13 @@ def times(c: Context, a: Value, b: Value) -> Var:
     return product(c, _var(c, a), _var(c, b))
 
 
-def _weight(c: Context, value: Value) -> tuple[np.ndarray | None, float]:
+def _weight(c: Context, value: Operand) -> tuple[np.ndarray | None, float]:
     found = c.known(value)
     return found if found is not None else (None, 0.0)
 
 
 @lowers("Gemm")
-def gemm(c: Context) -> Value:
+def gemm(c: Context) -> Operand:
     """alpha * A' @ B' + beta * C."""
     alpha, beta = float(c.attr("alpha", 1.0)), float(c.attr("beta", 1.0))
     a, b = c.value(0), c.value(1)
@@ -60,7 +60,7 @@ def gemm(c: Context) -> Value:
 
 
 @lowers("BatchNormalization", since=7)
-def batch_normalization(c: Context) -> Value:
+def batch_normalization(c: Context) -> Operand:
     """Inference form: (x - mean) / sqrt(var + epsilon) * scale + bias, per channel (axis 1)."""
     if c.attr("training_mode", 0):
         raise c.refuse("training mode; export the model in evaluation mode")
@@ -101,7 +101,7 @@ def product(c: Context, a: Var, b: Var) -> Var:
 
 
 @lowers("Einsum", since=12)
-def einsum(c: Context) -> Value:
+def einsum(c: Context) -> Operand:
     """Both operands with one axis per letter, multiplied, and summed over the letters that the result lacks."""
     terms, result = _letters(c)
     dense = _einsum_dense(c, terms, result)
@@ -109,7 +109,7 @@ def einsum(c: Context) -> Value:
         return dense
     order = result + "".join(sorted(set("".join(terms)) - set(result)))
     sizes: dict[str, int] = {}
-    parts: list[Value] = []
+    parts: list[Operand] = []
     for index, letters in enumerate(terms):
         value = c.value(index)
         for letter, size in zip(letters, value.shape, strict=True):
@@ -203,11 +203,11 @@ def _drop(c: Context, y: Var, row: bool, column: bool) -> Var:
     return c.reshape(y, shape)
 
 
-def _transposed(c: Context, value: Value) -> Value:
+def _transposed(c: Context, value: Operand) -> Operand:
     return value.T if isinstance(value, np.ndarray) else c.transpose(value, (1, 0))
 
 
-def _var(c: Context, value: Value) -> Var:
+def _var(c: Context, value: Operand) -> Var:
     return value if isinstance(value, Var) else c.constant(value)
 
 

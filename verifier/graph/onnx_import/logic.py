@@ -12,11 +12,11 @@ from dataclasses import replace
 import numpy as np
 
 from verifier.graph.onnx_import.arithmetic import sub, summed
-from verifier.graph.onnx_import.context import Context, Value, Var
+from verifier.graph.onnx_import.context import Context, Operand, Var
 from verifier.graph.onnx_import.opaque import opaque
 from verifier.graph.onnx_import.registry import lowers
 
-Lowering = Callable[[Context], "Value | tuple[Value, ...]"]
+Lowering = Callable[[Context], "Operand | tuple[Operand, ...]"]
 TRUTH = np.dtype(bool)
 _LARGEST = 2.0**53
 """Whole numbers up to this are float64 numbers, so that arithmetic on them is exact in every bound."""
@@ -33,7 +33,7 @@ def on_whole(op: str, lowering: Lowering) -> Lowering:
     if op not in _ON_WHOLE:
         return opaque
 
-    def lower(c: Context) -> Value | tuple[Value, ...]:
+    def lower(c: Context) -> Operand | tuple[Operand, ...]:
         results = lowering(c)
         results = results if isinstance(results, tuple) else (results,)
         return tuple(_kept(c, one) for one in results)
@@ -41,7 +41,7 @@ def on_whole(op: str, lowering: Lowering) -> Lowering:
     return lower
 
 
-def _kept(c: Context, y: Value) -> Value:
+def _kept(c: Context, y: Operand) -> Operand:
     if isinstance(y, np.ndarray) or y.dtype.kind not in "iu" or y.opaque:
         return y
     return within(c, y, y.dtype)
@@ -80,7 +80,7 @@ def _not(c: Context, x: Var) -> Var:
 
 
 @lowers("Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal", since=7)
-def compare(c: Context) -> Value:
+def compare(c: Context) -> Operand:
     """By the sign of the difference."""
     x = sub(c)
     assert isinstance(x, Var)
@@ -94,13 +94,13 @@ def compare(c: Context) -> Value:
 
 
 @lowers("Not")
-def negated(c: Context) -> Value:
+def negated(c: Context) -> Operand:
     """1 - x."""
     return replace(_not(c, c.x()), dtype=TRUTH)
 
 
 @lowers("And", "Or", "Xor", since=7)
-def connected(c: Context) -> Value:
+def connected(c: Context) -> Operand:
     """And: x + y - 1 from 0 on. Or: x + y up to 1. Xor: |x - y|."""
     if c.op == "Xor":
         x = sub(c)
@@ -115,7 +115,7 @@ def connected(c: Context) -> Value:
     return replace(result, dtype=TRUTH)
 
 
-def _chosen(c: Context) -> Value | tuple[Value, ...]:
+def _chosen(c: Context) -> Operand | tuple[Operand, ...]:
     """Where, with a condition that depends on the input: b + condition (a - b), exact once the condition is known."""
     condition, a, b = c.x(0), c.value(1), c.value(2)
     if any(isinstance(one, np.ndarray) and not np.isfinite(one).all() for one in (a, b)):
@@ -132,12 +132,12 @@ def _chosen(c: Context) -> Value | tuple[Value, ...]:
 
 
 @lowers("Where", since=9)
-def where(c: Context) -> Value | tuple[Value, ...]:
+def where(c: Context) -> Operand | tuple[Operand, ...]:
     """Selection; with a constant condition by constant masks."""
     if isinstance(c.value(0), Var):
         return _chosen(c)
     mask = c.const(0, "condition").astype(bool)
-    parts: list[Value] = []
+    parts: list[Operand] = []
     for index, chosen in ((1, mask), (2, ~mask)):
         value = c.value(index)
         if isinstance(value, np.ndarray):
@@ -148,7 +148,7 @@ def where(c: Context) -> Value | tuple[Value, ...]:
 
 
 @lowers("ArgMax", "ArgMin")
-def arg_max(c: Context) -> Value:
+def arg_max(c: Context) -> Operand:
     """The index of the largest element; of two elements by their difference. Ties go to the first, or to the last."""
     x = c.x() if c.op == "ArgMax" else c.scale(c.x(), -1.0)
     axis = c.axis(int(c.attr("axis", 0)), x.rank)
@@ -171,7 +171,7 @@ def index_of_largest(c: Context, x: Var, axis: int, last: bool = False) -> Var:
 
 
 @lowers("TopK", since=10)
-def top_k(c: Context) -> Value | tuple[Value, ...]:
+def top_k(c: Context) -> Operand | tuple[Operand, ...]:
     """The largest element and its index; more than one are only run."""
     x = c.x()
     axis = c.axis(int(c.attr("axis", -1)), x.rank)
@@ -185,7 +185,7 @@ def top_k(c: Context) -> Value | tuple[Value, ...]:
 
 
 @lowers("CumSum", since=11)
-def running_sum(c: Context) -> Value:
+def running_sum(c: Context) -> Operand:
     """A triangular matrix along one axis."""
     x = c.x()
     axis = c.axis(int(c.const(1, "axis").reshape(())), x.rank)

@@ -10,7 +10,7 @@ from verifier.graph.ir import Graph, Shape
 
 
 @dataclass(frozen=True)
-class Limits:
+class ModelLimits:
     """Bounds on what an untrusted file may ask for.
 
     `bytes`: size of the file with its external weights (protobuf itself stops at 2 GiB). `unpacked`: size of a gzip

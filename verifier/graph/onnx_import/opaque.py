@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from verifier.graph.ir import Attribute
-from verifier.graph.onnx_import.context import Context, Value, Var
+from verifier.graph.onnx_import.context import Context, Operand, Var
 from verifier.graph.onnx_import.kernel import output_shapes
 from verifier.graph.onnx_import.registry import lowers
 
@@ -19,7 +19,7 @@ _OTHER = (
 
 
 @lowers(*_OTHER)
-def opaque(c: Context) -> Value | tuple[Value, ...]:
+def opaque(c: Context) -> Operand | tuple[Operand, ...]:
     """An Opaque node per output, with the best guess at its shape."""
     variables = [c.x(i) for i in range(len(c.inputs)) if isinstance(c.inputs[i], Var)]
     dtype = np.dtype(bool) if c.op in _LOGICAL else np.dtype(np.int64) if c.op in _INDEX else None

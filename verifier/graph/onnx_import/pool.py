@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from verifier.graph.onnx_import.context import Context, Value
+from verifier.graph.onnx_import.context import Context, Operand
 from verifier.graph.onnx_import.conv import convolve, pads, spatial
 from verifier.graph.onnx_import.registry import lowers
 
 
 @lowers("MaxPool")
-def max_pool(c: Context) -> Value:
+def max_pool(c: Context) -> Operand:
     """Take every window's elements side by side, then ReduceMax; padding never wins, so it is left out.
 
     `storage_order` is about the second output only.
@@ -34,7 +34,7 @@ def max_pool(c: Context) -> Value:
 
 
 @lowers("AveragePool")
-def average_pool(c: Context) -> Value:
+def average_pool(c: Context) -> Operand:
     """Depthwise convolution with ones, divided by the number of elements that count in each window."""
     x = c.x()
     size = x.shape[2:]
@@ -64,7 +64,7 @@ def average_pool(c: Context) -> Value:
 
 
 @lowers("GlobalAveragePool")
-def global_average_pool(c: Context) -> Value:
+def global_average_pool(c: Context) -> Operand:
     """Mean over the spatial axes, which stay as 1."""
     x = c.x()
     y = c.reduce_sum(x, range(2, x.rank))
@@ -73,7 +73,7 @@ def global_average_pool(c: Context) -> Value:
 
 
 @lowers("GlobalMaxPool")
-def global_max_pool(c: Context) -> Value:
+def global_max_pool(c: Context) -> Operand:
     """Maximum over the spatial axes, which stay as 1."""
     x = c.x()
     y = c.reshape(x, (*x.shape[:2], int(np.prod(x.shape[2:]))))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from verifier.graph.onnx_import.context import Context, Value, Var
+from verifier.graph.onnx_import.context import Context, Operand, Var
 from verifier.graph.onnx_import.conv import convolve, pads, spatial
 from verifier.graph.onnx_import.linear import times
 from verifier.graph.onnx_import.logic import within
@@ -29,7 +29,7 @@ def _zero(c: Context, index: int) -> np.ndarray:
 
 
 @lowers("QuantizeLinear", since=10)
-def quantize(c: Context) -> Value | tuple[Value, ...]:
+def quantize(c: Context) -> Operand | tuple[Operand, ...]:
     """Round(x / scale) + zero point, within the type."""
     x, zero = c.x(), _zero(c, 2)
     target = int(c.attr("output_dtype", 0))
@@ -49,7 +49,7 @@ def _quantised(c: Context, x: Var, zero: np.ndarray, dtype: np.dtype) -> Var:
 
 
 @lowers("DequantizeLinear", since=10)
-def dequantize(c: Context) -> Value | tuple[Value, ...]:
+def dequantize(c: Context) -> Operand | tuple[Operand, ...]:
     """(q - zero point) * scale."""
     x = c.x()
     if c.attr("block_size", 0):
@@ -69,7 +69,7 @@ def _ratio(c: Context, first: int, second: int, result: int, rank: int, axis: in
 
 
 @lowers("QLinearConv", since=10)
-def q_conv(c: Context) -> Value:
+def q_conv(c: Context) -> Operand:
     """A convolution of the whole numbers, scaled and quantised again."""
     x, weight = c.x(), c.const(3, "weight").astype(np.float64)
     rank = x.rank
@@ -89,7 +89,7 @@ def _whole_conv(c: Context, x: Var, weight: np.ndarray, bias: np.ndarray | None)
 
 
 @lowers("ConvInteger", since=10)
-def conv_integer(c: Context) -> Value:
+def conv_integer(c: Context) -> Operand:
     """A convolution of whole numbers."""
     weight = c.const(1, "weight").astype(np.float64)
     weight = weight - _per_axis(c, _zero(c, 3), weight.ndim, 0)
@@ -101,13 +101,13 @@ def _scalar(c: Context, index: int) -> np.ndarray:
 
 
 @lowers("MatMulInteger", since=10)
-def matmul_integer(c: Context) -> Value:
+def matmul_integer(c: Context) -> Operand:
     """A product of matrices of whole numbers."""
     return within(c, _whole_product(c, 0, 1, 2, 3), np.dtype(np.int32))
 
 
 @lowers("QLinearMatMul", since=10)
-def q_matmul(c: Context) -> Value:
+def q_matmul(c: Context) -> Operand:
     """A product of matrices of whole numbers, scaled and quantised again."""
     y = _whole_product(c, 0, 3, 2, 5)
     y = c.scale(y, *_ratio(c, 1, 4, 6, y.rank, y.rank - 1))
@@ -116,7 +116,7 @@ def q_matmul(c: Context) -> Value:
 
 
 def _whole_product(c: Context, a: int, b: int, zero_a: int, zero_b: int) -> Var:
-    values: list[Value] = []
+    values: list[Operand] = []
     for index, zero in ((a, zero_a), (b, zero_b)):
         value, offset = c.value(index), _zero(c, zero).astype(np.float64)
         offset = offset.reshape(()) if offset.size == 1 else offset

@@ -29,10 +29,10 @@ from verifier.graph.onnx_import import (  # noqa: F401 (the imports fill the reg
     resize,
     shape,
 )
-from verifier.graph.onnx_import.context import Context, Value, Var
+from verifier.graph.onnx_import.context import Context, Operand, Var
 from verifier.graph.onnx_import.final import find_final
 from verifier.graph.onnx_import.fold import approximate, fold, foldable, normal
-from verifier.graph.onnx_import.model import Limits, Model, TensorInfo
+from verifier.graph.onnx_import.model import Model, ModelLimits, TensorInfo
 from verifier.graph.onnx_import.registry import lookup
 from verifier.graph.onnx_import.schema import missing
 from verifier.graph.onnx_import.source import parse, printable, read_model
@@ -64,7 +64,7 @@ _INDEXED = (
 _NONSENSE = (TypeError, ValueError, IndexError, KeyError, AttributeError, ArithmeticError, AssertionError)
 
 
-def load_model(source: str | os.PathLike[str] | bytes, *, limits: Limits | None = None) -> Model:
+def load_model(source: str | os.PathLike[str] | bytes, *, limits: ModelLimits | None = None) -> Model:
     """Read an ONNX model: a path (`path`.gz is tried where `path` does not exist) or its bytes, gzipped or not.
 
     Weights in files beside the model are read where a path is given (see `source.read_model`).
@@ -73,7 +73,7 @@ def load_model(source: str | os.PathLike[str] | bytes, *, limits: Limits | None 
         ModelError: the file cannot be read, is not ONNX, is invalid, too large, or holds NaN or infinite weights.
         UnsupportedOperator: an operator, opset or domain is outside the importer's reach.
     """
-    limits = limits or Limits()
+    limits = limits or ModelLimits()
     read = read_model(source, limits)
     path, proto = read.path, parse(read)
     try:
@@ -102,12 +102,12 @@ def _opset(proto: onnx.ModelProto) -> int:
 class _Import:
     """One import: the state that the walk over the ONNX nodes shares."""
 
-    def __init__(self, proto: onnx.ModelProto, data: bytes, path: str, limits: Limits) -> None:
+    def __init__(self, proto: onnx.ModelProto, data: bytes, path: str, limits: ModelLimits) -> None:
         self.proto, self.graph, self.data, self.path = proto, proto.graph, data, path
         self.opset = _opset(proto)
         self.context = Context(limits)
         self.limits = limits
-        self.values: dict[str, Value] = {}
+        self.values: dict[str, Operand] = {}
         self.declared: dict[str, Shape] = {}
 
     def run(self) -> Model:
@@ -246,7 +246,7 @@ class _Import:
         label = _label(node, position)
         context = self.context
         context.begin(f"node '{label}' ({node.op_type})", next((name for name in node.output if name), label))
-        inputs: list[Value | None] = []
+        inputs: list[Operand | None] = []
         for name in node.input:
             if name and name not in self.values:
                 raise ModelError(f"node '{label}' ({node.op_type}) reads '{name}', which nothing before it defines")
@@ -266,7 +266,7 @@ class _Import:
         if len(results) < count:
             raise context.refuse(f"its output {len(results) + 1}")
 
-    def _results(self, node: onnx.NodeProto) -> tuple[Value, ...]:
+    def _results(self, node: onnx.NodeProto) -> tuple[Operand, ...]:
         context = self.context
         if node.op_type == "Constant":
             return (self._constant(node),)
@@ -301,7 +301,7 @@ class _Import:
                 return opaque.opaque(self.context)
             raise
 
-    def _fold_constants(self, lowering: Any) -> tuple[Value, ...]:
+    def _fold_constants(self, lowering: Any) -> tuple[Operand, ...]:
         """Constants alone: lower, enclose the values, and forget the nodes; where that does not work, ask ONNX
         Runtime. What had to be rounded becomes a Constant node that says by how much.
         """
@@ -330,7 +330,7 @@ class _Import:
             context.inexact.pop(node.output, None)
         if results is None or any(isinstance(one, Var) and one.name not in known for one in results):
             return self._run_constants()
-        made: list[Value] = []
+        made: list[Operand] = []
         for one in results:
             if isinstance(one, np.ndarray) or one.name in context.inexact:
                 made.append(one)
@@ -339,7 +339,7 @@ class _Import:
             made.append(context.rounded(value, error) if error.any() else np.array(value))
         return tuple(made)
 
-    def _run_constants(self) -> tuple[Value, ...]:
+    def _run_constants(self) -> tuple[Operand, ...]:
         """Constants alone, by ONNX Runtime, where it rounds nothing; otherwise a network that is run, not bounded."""
         found = kernel.of_constants(self.context)
         if found is not None:

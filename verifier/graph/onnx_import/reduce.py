@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from verifier.graph.onnx_import.context import Context, Value, Var
+from verifier.graph.onnx_import.context import Context, Operand, Var
 from verifier.graph.onnx_import.registry import lowers
 
 # Above this many classes the pairwise form of Softmax gives way to the plain one: it needs n^2 differences, but their
@@ -17,13 +17,13 @@ _PRODUCT = 64  # elements of a ReduceProd
 
 
 @lowers("ReduceSum")
-def reduce_sum(c: Context) -> Value:
+def reduce_sum(c: Context) -> Operand:
     """Sum over axes."""
     return _reduce(c, lambda x, axes: c.reduce_sum(x, axes))
 
 
 @lowers("ReduceMean")
-def reduce_mean(c: Context) -> Value:
+def reduce_mean(c: Context) -> Operand:
     """Mean over axes."""
 
     def mean(x: Var, axes: Sequence[int]) -> Var:
@@ -33,36 +33,36 @@ def reduce_mean(c: Context) -> Value:
 
 
 @lowers("ReduceMax")
-def reduce_max(c: Context) -> Value:
+def reduce_max(c: Context) -> Operand:
     """Maximum over axes."""
     return _reduce(c, lambda x, axes: _max(c, x, axes))
 
 
 @lowers("ReduceMin")
-def reduce_min(c: Context) -> Value:
+def reduce_min(c: Context) -> Operand:
     """-max(-x) over axes."""
     return _reduce(c, lambda x, axes: c.scale(_max(c, c.scale(x, -1.0), axes), -1.0))
 
 
 @lowers("ReduceL1")
-def reduce_l1(c: Context) -> Value:
+def reduce_l1(c: Context) -> Operand:
     """Sum of absolute values."""
     return _reduce(c, lambda x, axes: c.reduce_sum(c.unary("Abs", x), axes), plain=False)
 
 
 @lowers("ReduceSumSquare")
-def reduce_sum_square(c: Context) -> Value:
+def reduce_sum_square(c: Context) -> Operand:
     """Sum of squares."""
     return _reduce(c, lambda x, axes: c.reduce_sum(c.unary("Pow", x, exponent=2), axes), plain=False)
 
 
 @lowers("ReduceL2")
-def reduce_l2(c: Context) -> Value:
+def reduce_l2(c: Context) -> Operand:
     """Square root of the sum of squares."""
     return _reduce(c, lambda x, axes: c.unary("Sqrt", c.reduce_sum(c.unary("Pow", x, exponent=2), axes)), plain=False)
 
 
-def _reduce(c: Context, rule: Callable[[Var, Sequence[int]], Var], plain: bool = True) -> Value:
+def _reduce(c: Context, rule: Callable[[Var, Sequence[int]], Var], plain: bool = True) -> Operand:
     x = c.x()
     given = c.ints(1, "axes")
     if not given:
@@ -100,13 +100,13 @@ def _along_one(c: Context, x: Var, axes: Sequence[int], rule: Callable[[Var, int
 
 
 @lowers("Softmax", since=1)
-def softmax_coerced(c: Context) -> Value:
+def softmax_coerced(c: Context) -> Operand:
     """Before opset 13: over all axes from `axis` (default 1) on, taken as one."""
     return _softmax(c, *softmax_groups(c.x().shape, c.axis(int(c.attr("axis", 1)), c.x().rank), coerced=True))
 
 
 @lowers("Softmax", since=13)
-def softmax(c: Context) -> Value:
+def softmax(c: Context) -> Operand:
     """Over one axis (default the last)."""
     return _softmax(c, *softmax_groups(c.x().shape, c.axis(int(c.attr("axis", -1)), c.x().rank), coerced=False))
 
@@ -118,7 +118,7 @@ def softmax_groups(shape: Sequence[int], axis: int, coerced: bool) -> tuple[int,
     return math.prod(shape[:axis]), shape[axis] if shape else 1, math.prod(shape[axis + 1 :])
 
 
-def _softmax(c: Context, outer: int, n: int, inner: int) -> Value:
+def _softmax(c: Context, outer: int, n: int, inner: int) -> Operand:
     """exp of the logarithm, whose powers of e never exceed 1; of two classes a sigmoid."""
     if n == 2:
         x = c.x()
@@ -144,31 +144,31 @@ def _log_softmax(c: Context, outer: int, n: int, inner: int) -> Var:
 
 
 @lowers("LogSoftmax", since=1)
-def log_softmax_coerced(c: Context) -> Value:
+def log_softmax_coerced(c: Context) -> Operand:
     """Before opset 13: over all axes from `axis` (default 1) on, taken as one."""
     return _log_softmax(c, *softmax_groups(c.x().shape, c.axis(int(c.attr("axis", 1)), c.x().rank), coerced=True))
 
 
 @lowers("LogSoftmax", since=13)
-def log_softmax(c: Context) -> Value:
+def log_softmax(c: Context) -> Operand:
     """Over one axis (default the last)."""
     return _log_softmax(c, *softmax_groups(c.x().shape, c.axis(int(c.attr("axis", -1)), c.x().rank), coerced=False))
 
 
 @lowers("ReduceLogSumExp")
-def reduce_log_sum_exp(c: Context) -> Value:
+def reduce_log_sum_exp(c: Context) -> Operand:
     """log of the sum of exp over axes."""
     return _reduce(c, lambda x, axes: _along_one(c, x, axes, c.log_sum_exp), plain=False)
 
 
 @lowers("ReduceLogSum")
-def reduce_log_sum(c: Context) -> Value:
+def reduce_log_sum(c: Context) -> Operand:
     """log of the sum over axes."""
     return _reduce(c, lambda x, axes: c.unary("Log", c.reduce_sum(x, axes)), plain=False)
 
 
 @lowers("ReduceProd")
-def reduce_prod(c: Context) -> Value:
+def reduce_prod(c: Context) -> Operand:
     """Products of halves."""
     return _reduce(c, lambda x, axes: _along_one(c, x, axes, lambda y, axis: _product(c, y, axis)))
 
@@ -186,7 +186,7 @@ def _product(c: Context, x: Var, axis: int) -> Var:
 
 
 @lowers("LayerNormalization", since=17)
-def layer_normalization(c: Context) -> Value:
+def layer_normalization(c: Context) -> Operand:
     """(x - mean) / sqrt(variance + epsilon) * scale + bias over the axes from `axis` on."""
     if c.n_outputs > 1:
         raise c.refuse("its second output")
@@ -197,7 +197,7 @@ def layer_normalization(c: Context) -> Value:
 
 
 @lowers("RMSNormalization", since=23)
-def rms_normalization(c: Context) -> Value:
+def rms_normalization(c: Context) -> Operand:
     """x / sqrt(mean of squares + epsilon) * scale over the axes from `axis` on."""
     x = c.x()
     y = _normalised(c, x, tuple(range(c.axis(int(c.attr("axis", -1)), x.rank), x.rank)), centre=False)
@@ -205,7 +205,7 @@ def rms_normalization(c: Context) -> Value:
 
 
 @lowers("InstanceNormalization")
-def instance_normalization(c: Context) -> Value:
+def instance_normalization(c: Context) -> Operand:
     """As LayerNormalization over the axes of space, with scale and bias per channel."""
     x = c.x()
     per_channel = (-1,) + (1,) * (x.rank - 2)
@@ -214,7 +214,7 @@ def instance_normalization(c: Context) -> Value:
 
 
 @lowers("GroupNormalization", since=18)
-def group_normalization(c: Context) -> Value:
+def group_normalization(c: Context) -> Operand:
     """As LayerNormalization over groups of channels; scale and bias per group before opset 21, per channel after."""
     x, groups = c.x(), int(c.attr("num_groups", 1))
     if groups < 1 or x.shape[1] % groups:
@@ -227,14 +227,14 @@ def group_normalization(c: Context) -> Value:
 
 
 @lowers("MeanVarianceNormalization", since=9)
-def mean_variance_normalization(c: Context) -> Value:
+def mean_variance_normalization(c: Context) -> Operand:
     """(x - mean) / (deviation + 1e-9)."""
     x = c.x()
     return _normalised(c, x, c.axes([int(axis) for axis in c.attr("axes", [0, 2, 3])], x.rank), 0.0, 1e-9)
 
 
 @lowers("LpNormalization")
-def lp_normalization(c: Context) -> Value:
+def lp_normalization(c: Context) -> Operand:
     """x / norm along one axis."""
     x, p = c.x(), int(c.attr("p", 2))
     axis = c.axis(int(c.attr("axis", -1)), x.rank)

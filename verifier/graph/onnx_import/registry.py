@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from verifier.graph.onnx_import.context import Context, Value
+    from verifier.graph.onnx_import.context import Context, Operand
 
-    Lowering = Callable[[Context], "Value | tuple[Value, ...]"]
+    Lowering = Callable[[Context], "Operand | tuple[Operand, ...]"]
 
 _TABLE: dict[str, list[tuple[int, Lowering]]] = {}
 

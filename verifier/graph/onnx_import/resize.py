@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from verifier.graph.onnx_import.context import Context, Value, Var
+from verifier.graph.onnx_import.context import Context, Operand, Var
 from verifier.graph.onnx_import.kernel import Kernel
 from verifier.graph.onnx_import.registry import lowers
 
@@ -77,7 +77,7 @@ class _Node:
 
 @lowers("Upsample", since=7)
 @lowers("Resize", since=10)
-def resize(c: Context) -> Value:
+def resize(c: Context) -> Operand:
     """Every mode, as ONNX Runtime computes it; what it refuses is refused."""
     x = c.x()
     node = _read(c, x.shape)

@@ -7,19 +7,19 @@ import math
 import numpy as np
 import onnx
 
-from verifier.graph.onnx_import.context import Context, Value, Var, elements
+from verifier.graph.onnx_import.context import Context, Operand, Var, elements
 from verifier.graph.onnx_import.logic import converted
 from verifier.graph.onnx_import.registry import lowers
 
 
 @lowers("Identity")
-def identity(c: Context) -> Value:
+def identity(c: Context) -> Operand:
     """The input itself."""
     return c.value(0)
 
 
 @lowers("Dropout", since=7)
-def dropout(c: Context) -> Value | tuple[Value, ...]:
+def dropout(c: Context) -> Operand | tuple[Operand, ...]:
     """Inference form: the input itself."""
     if c.has(2) and c.const(2, "training_mode").any():
         raise c.refuse("training mode; export the model in evaluation mode")
@@ -28,7 +28,7 @@ def dropout(c: Context) -> Value | tuple[Value, ...]:
 
 
 @lowers("Cast", "CastLike")
-def cast(c: Context) -> Value:
+def cast(c: Context) -> Operand:
     """To a floating-point type the real number stays; to whole numbers it is rounded towards 0."""
     x = c.x()
     target = onnx.helper.tensor_dtype_to_np_dtype(int(c.attr("to", 1))) if c.op == "Cast" else c.value(1).dtype
@@ -38,7 +38,7 @@ def cast(c: Context) -> Value:
 
 
 @lowers("Reshape", since=5)
-def reshape(c: Context) -> Value:
+def reshape(c: Context) -> Operand:
     """0 copies a dimension (unless allowzero), -1 is what is left."""
     x = c.x()
     target = [int(size) for size in c.const(1, "shape").reshape(-1)]
@@ -62,7 +62,7 @@ def resolve_shape(c: Context, shape: tuple[int, ...], target: list[int]) -> tupl
 
 
 @lowers("Flatten")
-def flatten(c: Context) -> Value:
+def flatten(c: Context) -> Operand:
     """To a matrix, split at `axis`."""
     x = c.x()
     axis = int(c.attr("axis", 1))
@@ -73,7 +73,7 @@ def flatten(c: Context) -> Value:
 
 
 @lowers("Squeeze")
-def squeeze(c: Context) -> Value:
+def squeeze(c: Context) -> Operand:
     """Drop axes of size 1."""
     x = c.x()
     given = c.ints(1, "axes")
@@ -84,7 +84,7 @@ def squeeze(c: Context) -> Value:
 
 
 @lowers("Unsqueeze")
-def unsqueeze(c: Context) -> Value:
+def unsqueeze(c: Context) -> Operand:
     """Insert axes of size 1."""
     x = c.x()
     given = c.ints(1, "axes")
@@ -96,7 +96,7 @@ def unsqueeze(c: Context) -> Value:
 
 
 @lowers("Transpose")
-def transpose(c: Context) -> Value:
+def transpose(c: Context) -> Operand:
     """Axis permutation, reversed by default."""
     x = c.x()
     perm = [int(axis) for axis in c.attr("perm", range(x.rank - 1, -1, -1))]
@@ -106,7 +106,7 @@ def transpose(c: Context) -> Value:
 
 
 @lowers("Expand", since=8)
-def expand(c: Context) -> Value:
+def expand(c: Context) -> Operand:
     """Two-way broadcasting to a shape."""
     x = c.x()
     target = [int(size) for size in c.const(1, "shape").reshape(-1)]
@@ -115,7 +115,7 @@ def expand(c: Context) -> Value:
 
 
 @lowers("Tile", since=6)
-def tile(c: Context) -> Value:
+def tile(c: Context) -> Operand:
     """Repetition of the whole along every axis."""
     x = c.x()
     repeats = [int(count) for count in c.const(1, "repeats").reshape(-1)]
@@ -128,7 +128,7 @@ def tile(c: Context) -> Value:
 
 
 @lowers("DepthToSpace")
-def depth_to_space(c: Context) -> Value:
+def depth_to_space(c: Context) -> Operand:
     """Channels to blocks of pixels."""
     x, block = c.x(), int(c.attr("blocksize", 1))
     batch, channels, height, width = _image(c, x)
@@ -143,7 +143,7 @@ def depth_to_space(c: Context) -> Value:
 
 
 @lowers("SpaceToDepth")
-def space_to_depth(c: Context) -> Value:
+def space_to_depth(c: Context) -> Operand:
     """Blocks of pixels to channels."""
     x, block = c.x(), int(c.attr("blocksize", 1))
     batch, channels, height, width = _image(c, x)
@@ -162,7 +162,7 @@ def _image(c: Context, x: Var) -> tuple[int, int, int, int]:
 
 
 @lowers("Shape")
-def shape_of(c: Context) -> Value:
+def shape_of(c: Context) -> Operand:
     """Static: symbolic dimensions count as 1."""
     shape = c.value(0).shape
     start, end = c.attr("start", 0), c.attr("end", None)
@@ -170,6 +170,6 @@ def shape_of(c: Context) -> Value:
 
 
 @lowers("Size")
-def size_of(c: Context) -> Value:
+def size_of(c: Context) -> Operand:
     """Number of elements."""
     return np.asarray(elements(c.value(0).shape), dtype=np.int64)

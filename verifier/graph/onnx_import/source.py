@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from verifier.errors import ModelError
 from verifier.graph.onnx_import.build import first_line
 from verifier.graph.onnx_import.external import embed, external_tensors, locations
-from verifier.graph.onnx_import.model import Limits
+from verifier.graph.onnx_import.model import ModelLimits
 
 IN_MEMORY = "<bytes>"
 _GZIP = b"\x1f\x8b"
@@ -24,14 +24,14 @@ _NAMES_A_FILE = b"location"  # the key that external data cannot do without
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelBytes:
     """`data`: a whole serialized model, as stored where it is one file. `path`: where it was read."""
 
     data: bytes
     path: str
 
 
-def read_model(path: str | os.PathLike[str] | bytes, limits: Limits | None = None) -> Source:
+def read_model(path: str | os.PathLike[str] | bytes, limits: ModelLimits | None = None) -> ModelBytes:
     """The model in `path`, or in `path`.gz where `path` does not exist, with its external weights inside; or bytes of
     one, gzipped or not.
 
@@ -41,9 +41,9 @@ def read_model(path: str | os.PathLike[str] | bytes, limits: Limits | None = Non
         ModelError: no such file, unreadable, recognisably something else, or too large; external weights that are
             missing, damaged or outside the folder of the model.
     """
-    limits = limits or Limits()
+    limits = limits or ModelLimits()
     if isinstance(path, bytes):
-        return Source(plain(path, IN_MEMORY, limits.bytes, limits.unpacked), IN_MEMORY)
+        return ModelBytes(plain(path, IN_MEMORY, limits.bytes, limits.unpacked), IN_MEMORY)
     data, found = read_bytes(path, limits.bytes)
     data = plain(data, found, limits.bytes, limits.unpacked)
     proto = _with_external(data)
@@ -53,10 +53,10 @@ def read_model(path: str | os.PathLike[str] | bytes, limits: Limits | None = Non
         except ModelError as error:
             raise ModelError(f"{found}: {printable(str(error))}") from None
         data = proto.SerializeToString()
-    return Source(data, found)
+    return ModelBytes(data, found)
 
 
-def parse(read: Source, check: bool = False) -> onnx.ModelProto:
+def parse(read: ModelBytes, check: bool = False) -> onnx.ModelProto:
     """The model of `read`; `check` adds the checker of onnx.
 
     Raises:
@@ -90,8 +90,8 @@ def files_of(path: str | os.PathLike[str]) -> list[Path]:
     """All files that `read_model` reads for `path`, for callers that must not write over them; never raises."""
     found = Path(path) if Path(path).exists() else Path(f"{path}.gz")
     try:
-        data, name = read_bytes(path, Limits().bytes)
-        proto = _with_external(plain(data, name, Limits().bytes, Limits().unpacked))
+        data, name = read_bytes(path, ModelLimits().bytes)
+        proto = _with_external(plain(data, name, ModelLimits().bytes, ModelLimits().unpacked))
         return [found] if proto is None else [found, *locations(proto, found.parent)]
     except ModelError:
         return [found]  # its reader will say what is wrong with it

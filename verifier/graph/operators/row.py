@@ -11,7 +11,7 @@ import numpy as np
 
 from verifier.graph.ir import Node, Shape
 
-Value = Callable[..., np.ndarray]
+ValueRule = Callable[..., np.ndarray]
 """(node, params, shape, *xs) -> the value: params in the type of xs, xs (M, *S_i) each, shape = (M, *T)."""
 
 
@@ -77,7 +77,7 @@ class Operator(Traits):
     """
 
     name: str
-    value: Value
+    value: ValueRule
     inputs: int | None = 1
     shape: Callable[..., Shape] = same
     fits: Callable[[Shape, Shape], bool] | None = None
@@ -99,7 +99,7 @@ OPERATORS: dict[str, Operator] = {}
 """Every operator of the IR that can be evaluated, by name."""
 
 
-def declare(name: str, value: Value, **fields: Any) -> None:
+def declare(name: str, value: ValueRule, **fields: Any) -> None:
     """Enter a row into the table."""
     if name in OPERATORS:
         raise ValueError(f"operator {name} is declared twice")

@@ -32,7 +32,7 @@ PUSHES = (1.0, 1.3, 2.0, 4.0)
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class TensorRecord:
     """Tensors with the same leading dimension."""
 
     def select(self, index: Tensor | slice) -> Self:
@@ -46,7 +46,7 @@ class Batch:
 
 
 @dataclass(frozen=True, eq=False)
-class Nodes(Batch):
+class Nodes(TensorRecord):
     """B subproblems: boxes `lower`, `upper` (B, n); intervals `low`, `high` (B, N) of the neurons' arguments; decided
     `sign` (B, N) -1, 0 or 1; multipliers `weights` (B, K), `alpha`, `beta` (B, N); `place` (B,) in the batch of the
     search.
@@ -75,7 +75,7 @@ def root(clause: Clause) -> Nodes:
     return Nodes(lower, upper, low, high, zero, weights, zero + 0.5, zero, place)
 
 
-Kind = TypeVar("Kind", bound=Batch)
+Kind = TypeVar("Kind", bound=TensorRecord)
 
 
 def join(parts: list[Kind]) -> Kind:
@@ -85,7 +85,7 @@ def join(parts: list[Kind]) -> Kind:
 
 
 @dataclass(frozen=True, eq=False)
-class Rows(Batch):
+class DualRows(TensorRecord):
     """Linear lower bounds `row` (B, n), `constant` (B,) of the weighted functions, the allowance for rounding taken
     off; their minima `value` (B,), and a point `x` (B, n) where each is attained."""
 
@@ -95,12 +95,12 @@ class Rows(Batch):
     x: Tensor
 
 
-def ascend(clause: Clause, nodes: Nodes, steps: int) -> tuple[Nodes, Rows]:
+def ascend(clause: Clause, nodes: Nodes, steps: int) -> tuple[Nodes, DualRows]:
     """The subproblems with the best multipliers found by `steps` of Adam (Kingma & Ba 2015), and their rows.
 
     Every iterate is a valid bound; more steps only tighten.
     """
-    planes = Planes(clause, nodes)
+    planes = LayerRelaxation(clause, nodes)
     names = ("weights", "alpha", "beta")
     now = kept = [nodes.weights, nodes.alpha, nodes.beta]
     rows = best = planes.rows(*now)
@@ -111,7 +111,7 @@ def ascend(clause: Clause, nodes: Nodes, steps: int) -> tuple[Nodes, Rows]:
         now = planes.admissible(*(t + rate * moves[n] * u for t, n, u in zip(now, names, planes.units, strict=True)))
         rows = planes.rows(*now)
         better = rows.value > best.value
-        best = Rows(
+        best = DualRows(
             *(
                 torch.where(better.view(-1, *([1] * (a.dim() - 1))), a, b)
                 for a, b in zip(_parts(rows), _parts(best), strict=True)
@@ -121,11 +121,11 @@ def ascend(clause: Clause, nodes: Nodes, steps: int) -> tuple[Nodes, Rows]:
     return replace(nodes, weights=kept[0], alpha=kept[1], beta=kept[2]), best
 
 
-def _parts(rows: Rows) -> tuple[Tensor, ...]:
+def _parts(rows: DualRows) -> tuple[Tensor, ...]:
     return rows.row, rows.constant, rows.value, rows.x
 
 
-class Planes:
+class LayerRelaxation:
     """The relaxation of a batch of subproblems for given intervals."""
 
     def __init__(self, clause: Clause, nodes: Nodes) -> None:
@@ -150,7 +150,7 @@ class Planes:
         slope = torch.where(self.open, torch.where(above, self.chord, alpha), self.on.double())
         return slope, torch.where(above, self.lift, 0.0)
 
-    def rows(self, weights: Tensor, alpha: Tensor, beta: Tensor) -> Rows:
+    def rows(self, weights: Tensor, alpha: Tensor, beta: Tensor) -> DualRows:
         """The linear bounds for given multipliers."""
         clause, nodes = self.clause, self.nodes
         gain = weights @ clause.gain
@@ -161,7 +161,7 @@ class Planes:
         error = weights @ clause.row_error + beta @ clause.argument_error
         constant = offset - error - 4 * clause.unit * (gain * shift).abs().sum(1)
         value = (row * self.centre).sum(1) + constant - (row.abs() * self.radius).sum(1)
-        return Rows(row, constant, value, self.centre - self.radius * row.sign())
+        return DualRows(row, constant, value, self.centre - self.radius * row.sign())
 
     def slopes(self, x: Tensor, weights: Tensor, alpha: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of the bound with respect to the multipliers, in units of each neuron's spread."""
@@ -184,7 +184,7 @@ class Planes:
         return [weights, alpha.clamp(0, 1), torch.where(self.nodes.sign != 0, beta.clamp(min=0), 0.0)]
 
 
-def stiffness(clause: Clause, nodes: Nodes, rows: Rows) -> Tensor:
+def stiffness(clause: Clause, nodes: Nodes, rows: DualRows) -> Tensor:
     """How many times (B,) the variation of the steepest neuron, of those that have a multiplier, is that of the row on
     the box."""
     radius = (nodes.upper - nodes.lower) / 2
@@ -194,7 +194,7 @@ def stiffness(clause: Clause, nodes: Nodes, rows: Rows) -> Tensor:
     return largest / (rows.row.abs() * radius).sum(1).clamp(min=torch.finfo(torch.float64).tiny)
 
 
-def cut(clause: Clause, nodes: Nodes, rows: Rows) -> tuple[Nodes, Tensor]:
+def cut(clause: Clause, nodes: Nodes, rows: DualRows) -> tuple[Nodes, Tensor]:
     """Boxes and intervals cut to where the rows are <= 0, and which subproblems (B,) that leaves without a point."""
     width = nodes.upper - nodes.lower
     reach = -rows.value[:, None] / rows.row.abs().clamp(min=torch.finfo(torch.float64).tiny)
@@ -214,7 +214,7 @@ def cut(clause: Clause, nodes: Nodes, rows: Rows) -> tuple[Nodes, Tensor]:
     return replace(nodes, lower=lower, upper=upper, low=low, high=high), empty
 
 
-def _least(weight: Tensor, bias: Tensor, rows: Rows, lower: Tensor, upper: Tensor, unit: float) -> Tensor:
+def _least(weight: Tensor, bias: Tensor, rows: DualRows, lower: Tensor, upper: Tensor, unit: float) -> Tensor:
     """Lower bounds (B, M) of weight . x + bias where the row is <= 0: any multiplier of the row gives one. The rounding
     of weight . x + bias itself is left to the caller, that of the row's share is allowed for."""
     centre, radius = (lower + upper) / 2, (upper - lower) / 2
@@ -232,7 +232,7 @@ def _least(weight: Tensor, bias: Tensor, rows: Rows, lower: Tensor, upper: Tenso
     return best
 
 
-def look_ahead(clause: Clause, nodes: Nodes, rows: Rows, most: int) -> tuple[Tensor, Tensor]:
+def look_ahead(clause: Clause, nodes: Nodes, rows: DualRows, most: int) -> tuple[Tensor, Tensor]:
     """The loose neuron (B,) whose two sides raise the bound most, -1 where none is open; and estimates (B, 2) of the
     bound on its positive and negative side.
 

@@ -15,30 +15,30 @@ import torch
 from torch import Tensor
 
 from verifier.search.linear_program import minimise
-from verifier.search.shallow.dual import Nodes, Planes, Rows
+from verifier.search.shallow.dual import DualRows, LayerRelaxation, Nodes
 from verifier.search.shallow.form import Clause
 from verifier.tolerance import gamma
 
 
 @dataclass(frozen=True, eq=False)
-class Open:
+class OpenLeaf:
     """A subproblem (one) with the program's multipliers, their `rows`, and the `point` (1, n) where the relaxed
     functions are smallest."""
 
     nodes: Nodes
-    rows: Rows
+    rows: DualRows
     point: Tensor
 
 
 @dataclass(frozen=True)
-class Relaxed:
+class LeafRelaxation:
     """Whether a subproblem is `proven`; what the program found otherwise, None where there is no optimum."""
 
     proven: bool
-    open: Open | None = None
+    open: OpenLeaf | None = None
 
 
-def relax(clause: Clause, node: Nodes) -> Relaxed:
+def relax(clause: Clause, node: Nodes) -> LeafRelaxation:
     """Solves the relaxation of one subproblem.
 
     Variables: x (n), y (J) for the open ReLUs, and the level t, which is minimised:
@@ -53,7 +53,7 @@ def relax(clause: Clause, node: Nodes) -> Relaxed:
     )
     numbers = (low, high, lower, upper, linear, constant, gain, weight, bias)
     if not all(np.isfinite(t).all() for t in numbers) or (lower > upper).any():
-        return Relaxed(False)
+        return LeafRelaxation(False)
     on, open_ = low >= 0, (low < 0) & (high > 0)
     # an open ReLU that no function counts positively lies on its chord; the others need a variable
     falling = open_ & (gain <= 0).all(0)
@@ -83,22 +83,22 @@ def relax(clause: Clause, node: Nodes) -> Relaxed:
         np.r_[upper, np.full(j + 1, np.inf)],
     )
     if solved is None:
-        return Relaxed(False)
+        return LeafRelaxation(False)
     by_function, by_side = solved.dual[:k], solved.dual[k + j : k + j + len(decided)]
     if solved.x is None:
         error = clause.argument_error[decided].cpu().numpy()
-        return Relaxed(_no_point(by_side, sides[:, :n], right[2] + error, lower, upper))
+        return LeafRelaxation(_no_point(by_side, sides[:, :n], right[2] + error, lower, upper))
     weights = torch.from_numpy(by_function / max(by_function.sum(), 1e-300)).to(node.weights)[None]
     total = (weights @ clause.gain)[0].cpu().numpy()[free]
     alpha, beta = node.alpha.clone(), torch.zeros_like(node.beta)
     ratio = np.divide(solved.dual[k : k + j], total, out=np.full(j, 0.5), where=total > 0)
     alpha[0, free] = torch.from_numpy(np.clip(ratio, 0, 1)).to(alpha)
     beta[0, decided] = torch.from_numpy(by_side).to(beta)
-    rows = Planes(clause, node).rows(weights, alpha, beta)
+    rows = LayerRelaxation(clause, node).rows(weights, alpha, beta)
     if bool(rows.value > 0):
-        return Relaxed(True)
+        return LeafRelaxation(True)
     point = torch.from_numpy(solved.x[:n]).to(node.lower).clamp(node.lower[0], node.upper[0])[None]
-    return Relaxed(False, Open(replace(node, weights=weights, alpha=alpha, beta=beta), rows, point))
+    return LeafRelaxation(False, OpenLeaf(replace(node, weights=weights, alpha=alpha, beta=beta), rows, point))
 
 
 def _no_point(dual: np.ndarray, sides: np.ndarray, right: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> bool:

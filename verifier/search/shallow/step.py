@@ -8,11 +8,11 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from verifier.search.bab import Method, TryPoints
+from verifier.search.bab import SearchMethod, TryPoints
 from verifier.search.domains import DomainBatch, join, padded, pick
 from verifier.search.policy import Parts
 from verifier.search.shallow import dual, leaf
-from verifier.search.shallow.dual import Nodes, Rows, ascend, cut, stiffness
+from verifier.search.shallow.dual import DualRows, Nodes, ascend, cut, stiffness
 from verifier.search.shallow.form import Clause
 
 STEPS = 10
@@ -60,9 +60,9 @@ def _together(parts: list[Open]) -> Open:
 
 
 @dataclass(eq=False)
-class OneLayer(Method[Open]):
-    """The method (see `bab.Method`) of networks with one hidden layer; `clauses[q][c]` are the functions of clause c of
-    query q on its box. `work` counts multiply-adds so far."""
+class OneLayer(SearchMethod[Open]):
+    """See `bab.SearchMethod`; for networks with one hidden layer; `clauses[q][c]` are the functions of clause c
+    of query q on its box. `work` counts multiply-adds so far."""
 
     clauses: list[list[Clause]]
     stop: Callable[[], bool]
@@ -87,7 +87,7 @@ class OneLayer(Method[Open]):
         return join(parts) if parts else boxes.select(slice(0, 0))
 
     def bound(self, batch: DomainBatch) -> Open:
-        """See `Method`."""
+        """See `SearchMethod`."""
         found: list[Open] = []
         for clause, index in self._groups(batch):
             nodes = _nodes(clause, batch.select(index), index)
@@ -104,7 +104,7 @@ class OneLayer(Method[Open]):
         return _together(found)
 
     def points(self, boxes: DomainBatch, known: Open) -> tuple[Tensor, Tensor]:
-        """See `Method`."""
+        """See `SearchMethod`."""
         return known.points, known.query
 
     def clip(self, boxes: DomainBatch, known: Open) -> tuple[DomainBatch, Open]:
@@ -128,7 +128,7 @@ class OneLayer(Method[Open]):
         return boxes.select(keep), known.select(keep), None
 
     def split(self, batch: DomainBatch, boxes: DomainBatch, known: Open) -> Parts:
-        """See `Method`."""
+        """See `SearchMethod`."""
         usable = known.neuron >= 0
         chosen, neuron, parts = boxes.select(usable), known.neuron[usable], []
         for clause, index in self._groups(chosen):
@@ -170,7 +170,7 @@ def _open(nodes: Nodes, value: Tensor, neuron: Tensor, points: Tensor, query: Te
     return Open(nodes.place, nodes.lower, nodes.upper, _state(nodes), value, neuron, points, query.expand(len(points)))
 
 
-def _bound(clause: Clause, nodes: Nodes, stop: Callable[[], bool]) -> tuple[Nodes, Rows, Tensor]:
+def _bound(clause: Clause, nodes: Nodes, stop: Callable[[], bool]) -> tuple[Nodes, DualRows, Tensor]:
     """The subproblems that stay open, cut, and their rows; and points (M, n) worth trying."""
     points: list[Tensor] = []
     for _ in range(ROUNDS):
@@ -186,12 +186,14 @@ def _bound(clause: Clause, nodes: Nodes, stop: Callable[[], bool]) -> tuple[Node
     return nodes, rows, torch.cat([rows.x, *points])
 
 
-def _relax(clause: Clause, nodes: Nodes, rows: Rows, stop: Callable[[], bool]) -> tuple[Nodes, Rows, list[Tensor]]:
+def _relax(
+    clause: Clause, nodes: Nodes, rows: DualRows, stop: Callable[[], bool]
+) -> tuple[Nodes, DualRows, list[Tensor]]:
     """The subproblems that stay open when the stiff ones are bounded by their linear programs, their rows, and the
     programs' points (1, n): a row's own point is a corner of the box, which no spike is at."""
     stiff = stiffness(clause, nodes, rows) > STIFF
     keep, points = torch.ones_like(stiff), []
-    found: dict[int, tuple[Nodes, Rows]] = {}
+    found: dict[int, tuple[Nodes, DualRows]] = {}
     for i in stiff.nonzero()[:, 0].tolist():
         if stop():
             break

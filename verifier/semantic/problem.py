@@ -11,15 +11,15 @@ import numpy as np
 import onnx
 
 from verifier.brief import brief
-from verifier.data.unchanged import Answer
+from verifier.data.unchanged import UnchangedAnswer
 from verifier.errors import OptionsError, ProblemError
 from verifier.semantic import composite, notes, properties, spec_text
 from verifier.semantic import network as networks
 from verifier.semantic import perturbation as transform
-from verifier.semantic.network import Network
+from verifier.semantic.network import ImageNetwork
 from verifier.semantic.perturbation import Perturbation
 from verifier.semantic.properties import AbsTail, Compiled, Property
-from verifier.semantic.rows import Rows
+from verifier.semantic.rows import SparseRows
 from verifier.semantic.target import Target
 
 REFERENCE_WORDS = {"gt": "the ground truth", "self": "the network's own answer to the unchanged image"}
@@ -35,7 +35,7 @@ class Pair(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Study:
+class SemanticProblem:
     """Network, image (C, H, W) in [0, 1], ranges and property, checked against each other.
 
     target is the reference the property was stated against (ground truth, or the clean prediction).
@@ -43,7 +43,7 @@ class Study:
 
     __repr__ = brief
 
-    network: Network
+    network: ImageNetwork
     image: np.ndarray
     perturbation: Perturbation
     target: Target
@@ -57,21 +57,21 @@ class Study:
         return transform.expand(self.perturbation, self.image)
 
     @cached_property
-    def input_map(self) -> composite.InputMap:
+    def input_map(self) -> composite.ParameterMap:
         """The first layer of the composite as arrays."""
         return composite.input_map(self.network, self.polynomial, len(self.perturbation.ranges))
 
     @cached_property
-    def spec_rows(self) -> tuple[Rows, AbsTail | np.ndarray | None]:
+    def spec_rows(self) -> tuple[SparseRows, AbsTail | np.ndarray | None]:
         """Rows that a VNN-LIB file can state, and the tail they need behind the network."""
         rows = self.compiled.rows
         if self.compiled.tail is not None or rows.count == 0 or spec_text.is_simple(rows):
             return rows, self.compiled.tail
         count = np.arange(rows.count)  # every row becomes an output of its own: z = C y, violated where z <= rhs
-        return Rows(rows.count, rows.clause, rows.rhs, count, count, np.ones(rows.count)), rows.dense()
+        return SparseRows(rows.count, rows.clause, rows.rhs, count, count, np.ones(rows.count)), rows.dense()
 
     def picture(self, values: np.ndarray) -> np.ndarray:
-        """The image at a parameter point, float64 (C, H, W), clipped as the study says."""
+        """The image at a parameter point, float64 (C, H, W), clipped as the problem says."""
         return transform.apply(self.perturbation, self.image, values, self.clip != "none")
 
     def answer(self, values: np.ndarray) -> np.ndarray:
@@ -133,16 +133,16 @@ class Study:
 
 
 def prepare(
-    model: Network | str | Path | bytes | onnx.ModelProto, image: np.ndarray, target: Target | None,
+    model: ImageNetwork | str | Path | bytes | onnx.ModelProto, image: np.ndarray, target: Target | None,
     perturbed: Perturbation, prop: Property, *, reference: str = "gt", clip: str = "clip",
-) -> Study:  # fmt: skip
+) -> SemanticProblem:  # fmt: skip
     """Check everything against each other and compile the property.
 
     image: float (C, H, W) in [0, 1]. With reference `self` the target is the network's clean answer; key points marked
     invisible in the given target (if any) stay out of the property.
     Raises ModelError, ProblemError or OptionsError with one clear sentence.
     """
-    net = model if isinstance(model, Network) else networks.load(model)
+    net = model if isinstance(model, ImageNetwork) else networks.load(model)
     picture = _checked(net, image)
     if reference not in REFERENCES:
         raise OptionsError(f"unknown reference '{reference}'; choose one of {', '.join(REFERENCES)}")
@@ -157,36 +157,40 @@ def prepare(
         )
     else:  # a prediction may lie outside the frame, an annotation must not
         target.check_frame(net.width, net.height)
-    study = Study(net, picture, perturbed, target, prop.compile(net, target), reference, clip)
-    _ = study.polynomial  # constants that do not fit the image are reported now, not when the file is written
-    return study
+    problem = SemanticProblem(net, picture, perturbed, target, prop.compile(net, target), reference, clip)
+    _ = problem.polynomial  # constants that do not fit the image are reported now, not when the file is written
+    return problem
 
 
 def build(
-    model: Network | str | Path | bytes | onnx.ModelProto, image: np.ndarray, target: Target | None,
+    model: ImageNetwork | str | Path | bytes | onnx.ModelProto, image: np.ndarray, target: Target | None,
     parameters: Perturbation, property: Property, *, reference: str = "gt", clip: str = "clip", vnnlib: int = 1,
 ) -> Pair:  # fmt: skip
     """The standard pair for one image: composite ONNX with the parameters as inputs, and its VNN-LIB specification."""
-    study = prepare(model, image, target, parameters, property, reference=reference, clip=clip)
-    return Pair(study.model().SerializeToString(), study.spec(vnnlib), study.summary)
+    problem = prepare(model, image, target, parameters, property, reference=reference, clip=clip)
+    return Pair(problem.model().SerializeToString(), problem.spec(vnnlib), problem.summary)
 
 
-def unchanged(study: Study, prop: Property, known: Target | None = None) -> Answer:
+def unchanged(problem: SemanticProblem, prop: Property, known: Target | None = None) -> UnchangedAnswer:
     """What the network says to the unchanged image, held against `known` or else the target of the property."""
-    output = study.network.run(study.image)
-    flat, excess = output.reshape(-1), float(study.compiled.excess(output.reshape(-1)))
+    output = problem.network.run(problem.image)
+    flat, excess = output.reshape(-1), float(problem.compiled.excess(output.reshape(-1)))
     if isinstance(prop, properties.Label):
-        label = study.target.label if known is None or known.label is None else known.label
-        return Answer(flat, int(flat.argmax()), label, excess)
-    found = properties.predict(study.network, output, prop)
-    target = study.target if known is None or known.keypoints is None else known
+        label = problem.target.label if known is None or known.label is None else known.label
+        return UnchangedAnswer(flat, int(flat.argmax()), label, excess)
+    found = properties.predict(problem.network, output, prop)
+    target = problem.target if known is None or known.keypoints is None else known
     if target.keypoints is None or target.visibility is None or len(target.keypoints) != len(found):
-        return Answer(flat, excess=excess)
+        return UnchangedAnswer(flat, excess=excess)
     index = np.flatnonzero(target.visibility >= (1 if prop.hidden else 2))
-    return Answer(flat, found[index], target.keypoints[index], excess) if len(index) else Answer(flat, excess=excess)
+    return (
+        UnchangedAnswer(flat, found[index], target.keypoints[index], excess)
+        if len(index)
+        else UnchangedAnswer(flat, excess=excess)
+    )
 
 
-def _checked(net: Network, image: np.ndarray) -> np.ndarray:
+def _checked(net: ImageNetwork, image: np.ndarray) -> np.ndarray:
     value = np.asarray(image, dtype=np.float64)
     if value.ndim != 3 or value.shape != (net.channels, net.height, net.width):
         raise ProblemError(
@@ -198,7 +202,7 @@ def _checked(net: Network, image: np.ndarray) -> np.ndarray:
     return value
 
 
-def _own_answer(net: Network, image: np.ndarray, given: Target | None, prop: Property) -> Target:
+def _own_answer(net: ImageNetwork, image: np.ndarray, given: Target | None, prop: Property) -> Target:
     output = net.run(image)
     if isinstance(prop, properties.Label):
         return Target(label=int(output.argmax()))
