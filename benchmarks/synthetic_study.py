@@ -61,14 +61,16 @@ def train(*, seed: int, epochs: float, like: Path | None, work: Path, out: Path)
     out.write_text(json.dumps(value))
 
 
-def prune(*, model: Path, criterion: str, ratio: float, like: Path | None, seed: int, work: Path, out: Path) -> None:
+def prune(
+    *, model: Path, criterion: str, ratio: float, like: Path | None, seed: int, work: Path, out: Path, shared: str = ""
+) -> None:
     value = json.loads(model.read_text())
     width = json.loads(like.read_text())["width"] if like else value["width"] * (1 - ratio)
     steps = [*value["steps"], ["prune", criterion, round(ratio, 9), seed]]
     out.write_text(json.dumps({**value, "arm": criterion, "draw": seed, "width": width, "steps": steps}))
 
 
-def finetune(*, model: Path, seed: int, epochs: float, work: Path, out: Path) -> None:
+def finetune(*, model: Path, seed: int, epochs: float, work: Path, out: Path, certified: bool = False) -> None:
     value = json.loads(model.read_text())
     arm = "dense+ft" if value["arm"] == "dense" else value["arm"]
     out.write_text(json.dumps({**value, "arm": arm, "steps": [*value["steps"], ["finetune", epochs, seed]]}))

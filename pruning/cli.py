@@ -120,8 +120,9 @@ _TRAINING: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("max_drop", "stop when the error rises by this share", {}),
     ("wasserstein", "weight of the concentration loss", {}),
     ("stability", "stability regulariser", {"choices": choices.STABILITIES}),
-    ("certified", "weight of the certified loss", {}),
+    ("certified", "weight of the loss on bounds over random sub-rectangles of S", {}),
     ("certified_bounds", "its bounds", {"choices": choices.CERTIFIED_BOUNDS}),
+    ("cell", "sides of the sub-rectangles after the warm-up, share of those of S", {}),
     ("device", "torch device for the training modes", {}),
 )
 

@@ -57,6 +57,11 @@ def output_bounds(model: TorchNet, images: Any, middle: Any, half: Any, clip: bo
     return values[net.outputs[0]].ends
 
 
+def furthest(lower: Any, upper: Any, target: Any) -> Any:
+    """The outputs (n, m) between the bounds that are furthest from the target, element by element."""
+    return torch.where((lower - target).abs() > (upper - target).abs(), lower, upper)
+
+
 def _mirror(form: Form) -> Form:
     """1 - v."""
     return Form(1 - form.centre, -form.first, -form.second, form.radius)

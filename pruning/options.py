@@ -91,10 +91,10 @@ class TrainOptions:
 
     wasserstein: the concentration loss starts at this share of the task loss; separation and across: weights of the
     optional terms relative to it; stability: none, rs or nrs with weight `stability_weight` (VITA's 0.01 for
-    adversarial training); consistency: weight of |f(x') - f(x)|^2; certified: weight of the task loss of
-    the bounds (certified_bounds: `interval`, or `affine` in contrast and brightness) on a random cell with `cell` times
-    the sides of S, ramped up like the concentration loss; exposure:
-    training uses S enlarged by this factor; rescale: see `pruning.apply`.
+    adversarial training); consistency: weight of |f(x') - f(x)|^2; certified: weight of the task loss of the bounds
+    (certified_bounds: `affine` in contrast and brightness, or `interval`) over a random sub-rectangle of S per image,
+    whose sides grow to `cell` times those of S while the weight does (`pruning.curriculum`); exposure: training uses S
+    enlarged by this factor; rescale: see `pruning.apply`.
     """
 
     mode: str = "one-shot"
@@ -110,8 +110,8 @@ class TrainOptions:
     stability_weight: float = 0.01
     consistency: float = 0.0
     certified: float = 0.0
-    certified_bounds: str = "interval"
-    cell: float = 0.25
+    certified_bounds: str = "affine"
+    cell: float = 1 / 16
     exposure: float = 1.5
     calibration: int = 256
     rescale: str = "silent"

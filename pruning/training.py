@@ -21,6 +21,7 @@ from pruning import forms, ibp, losses
 from pruning.agreement import Agreement, agreement
 from pruning.api import PrunedModel, apply
 from pruning.calibration import Calibration, Semantic
+from pruning.curriculum import Curriculum
 from pruning.errors import CriterionError, DataError
 from pruning.fold import readers
 from pruning.groups import Groups, find_groups
@@ -184,7 +185,7 @@ def fine_tune(
     steps = max(1, -(-len(data.images) // options.batch_size)) * epochs
     optimiser = torch.optim.Adam(list(model.trainable.values()), lr=options.rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    objective = _Objective(model, plan, options, steps)
+    objective = _Objective(model, plan, options, steps, data.semantic)
     fixed = {name: model.tensor(mask.astype(np.float32)) for name, mask in (masks or {}).items()}
     for step in range(steps):
         rows = rng.choice(len(data.images), min(options.batch_size, len(data.images)), replace=False)
@@ -209,8 +210,11 @@ def fine_tune(
 class _Objective:
     """L = L_task + l_w * (L_conc + a*L_sep + b*L_layer) + l_r * L_stab + l_k * |f(x') - f(x)|^2."""
 
-    def __init__(self, model: TorchNet, plan: Plan | None, options: TrainOptions, steps: int) -> None:
-        self.model, self.plan, self.options, self.steps = model, plan, options, steps
+    def __init__(
+        self, model: TorchNet, plan: Plan | None, options: TrainOptions, steps: int, rectangle: Semantic
+    ) -> None:
+        self.model, self.plan, self.options, self.steps, self.rectangle = model, plan, options, steps, rectangle
+        self.curriculum = Curriculum(options.certified, options.cell)
         self.scale: float | None = None
         self.places = _candidates(plan) if plan is not None and options.wasserstein > 0 else []
         self.units = list(plan.groups.units) if plan is not None else []
@@ -236,7 +240,7 @@ class _Objective:
         if self._needs_scores():
             loss = loss + self._score_terms(clean, raw, semantic, rng)
         if self.options.certified > 0:
-            loss = loss + self._certified(raw, labels, step, rng, semantic)
+            loss = loss + self._certified(raw, labels, step, rng)
         if self.options.consistency > 0:
             loss = loss + self.options.consistency * (output - self.model(clean)).pow(2).mean()
         return loss
@@ -255,18 +259,14 @@ class _Objective:
             chosen.append(self.model.tensor(candidates))
         return losses.concentration(activations, weights, chosen)
 
-    def _certified(self, raw: np.ndarray, labels: Any, step: int, rng: np.random.Generator, semantic: Semantic) -> Any:
-        grow = min(1.0, (step + 1) / max(1.0, 0.3 * self.steps))
-        low, high = np.array([semantic.contrast, semantic.brightness]).T
-        half = grow * self.options.cell * (high - low) / 2
-        middle = rng.uniform(low + half, high - half, (len(raw), 2))
-        weight = self.options.certified * grow
+    def _certified(self, raw: np.ndarray, labels: Any, step: int, rng: np.random.Generator) -> Any:
+        middle, half = self.curriculum.cells(self.rectangle, len(raw), step / self.steps, rng)
+        weight = self.curriculum.influence((step + 1) / self.steps)
         if self.options.certified_bounds == "affine":
-            spots = self.model.tensor(middle.astype(np.float32))
-            sides = self.model.tensor(np.broadcast_to(half, middle.shape).astype(np.float32))
-            bounds = forms.output_bounds(self.model, self.model.tensor(raw), spots, sides, semantic.clip)
+            images, spots, sides = (self.model.tensor(part) for part in (raw, middle, half))
+            bounds = forms.output_bounds(self.model, images, spots, sides, self.rectangle.clip)
             return weight * ibp.worst_loss(*bounds, labels)
-        ends = [self.model.tensor(semantic.apply_each(raw, point)) for point in (middle - half, middle + half)]
+        ends = [self.model.tensor(self.rectangle.apply_each(raw, point)) for point in (middle - half, middle + half)]
         return weight * ibp.certified_loss(self.model, ends[0], ends[1], labels)
 
     def _needs_scores(self) -> bool:

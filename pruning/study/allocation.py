@@ -3,6 +3,7 @@
     uniform      the same share of every layer
     global       the lowest scores, relative to the median of their layer
     mrs          by measured sensitivity (`pruning.sensitivity`, form `prune`)
+    marginal     where the next channels of the criterion cost the least certified loss (`pruning.marginal`)
     dense-first  from the hidden dense layers first, down to `least` neurons each; the rest, the same share of every
                  convolution
 
@@ -17,18 +18,22 @@ from typing import Any
 
 from pruning.calibration import Calibration
 from pruning.groups import Groups
-from pruning.options import ALLOCATIONS
+from pruning.marginal import marginal_counts
+from pruning.options import ChannelFloor
+from pruning.scores import Scores
 from pruning.sensitivity import mrs_ratios
 
-NAMES = (*ALLOCATIONS, "dense-first")
 
-
-def settings(name: str, groups: Groups, data: Calibration, ratio: float, least: int) -> dict[str, Any]:
-    """Arguments of `make_plan` for this allocation; the same for every criterion, but for `global`."""
+def settings(
+    name: str, scores: Scores, data: Calibration, ratio: float, least: int, floor: ChannelFloor
+) -> dict[str, Any]:
+    """Arguments of `make_plan` for this allocation; the same for every criterion, but for `global` and `marginal`."""
     if name == "mrs":
-        return {"allocation": "mrs", "layer_ratios": mrs_ratios(groups, data, ratio, "prune", False)}
+        return {"allocation": "mrs", "layer_ratios": mrs_ratios(scores.groups, data, ratio, "prune", False)}
     if name == "dense-first":
-        return {"allocation": "mrs", "layer_ratios": dense_first(groups, ratio, least)}
+        return {"allocation": "mrs", "layer_ratios": dense_first(scores.groups, ratio, least)}
+    if name == "marginal":
+        return {"allocation": name, "counts": marginal_counts(scores, data, ratio, False, floor)}
     return {"allocation": name}
 
 

@@ -105,14 +105,14 @@ def _make(spec: Study, job: NetworkJob, folder: Path, hands: Hands) -> StudyNetw
         _need(hands.train, Train)(seed=job.seed, epochs=spec.budget.train, like=None, work=work, out=fresh)
     elif job.kind == "scratch":
         assert job.like is not None
-        total = spec.budget.train + spec.budget.finetune
-        like = folder / f"{job.like}.onnx"
-        _need(hands.train, Train)(seed=_seed(job), epochs=total, like=like, work=work, out=fresh)
+        like, tuned = folder / f"{job.like}.onnx", spec.budget.finetune if job.certified else 0.0
+        begun = work / "begun.onnx" if tuned else fresh
+        total = spec.budget.train + spec.budget.finetune - tuned
+        _need(hands.train, Train)(seed=_seed(job), epochs=total, like=like, work=work, out=begun)
+        if tuned:
+            _tune(job, begun, tuned, hands, work, fresh)
     elif job.kind == "tune":
-        parent = folder / f"{job.parent}.onnx"
-        _need(hands.finetune, FineTune)(
-            model=parent, seed=_seed(job), epochs=spec.budget.finetune, work=work, out=fresh
-        )
+        _tune(job, folder / f"{job.parent}.onnx", spec.budget.finetune, hands, work, fresh)
     else:
         _prune(spec, job, folder, hands, work, fresh)
     if not fresh.is_file():
@@ -122,6 +122,11 @@ def _make(spec: Study, job: NetworkJob, folder: Path, hands: Hands) -> StudyNetw
     return StudyNetwork(
         job.name, out, digest(out), job.arm, job.criterion, job.ratio, job.seed, job.draw, size, seconds, source
     )
+
+
+def _tune(job: NetworkJob, model: Path, epochs: float, hands: Hands, work: Path, out: Path) -> None:
+    finetune = _need(hands.finetune, FineTune)
+    finetune(model=model, seed=_seed(job), epochs=epochs, certified=job.certified, work=work, out=out)
 
 
 def _source(spec: Study, job: NetworkJob) -> str:
@@ -154,16 +159,18 @@ def _same_source(spec: Study, job: NetworkJob, model: StudyNetwork) -> None:
 
 def _prune(spec: Study, job: NetworkJob, folder: Path, hands: Hands, work: Path, out: Path) -> None:
     assert job.ratio is not None
-    prune, finetune = _need(hands.prune, Prune), _need(hands.finetune, FineTune)
+    prune = _need(hands.prune, Prune)
     current = folder / f"{job.parent}.onnx"
     for stage, ratio in enumerate(stage_ratios(job.ratio, spec.stages), 1):
         # A matched arm hits the widths of its model's last stage; its earlier stages follow that model's own.
         like = None if job.like is None else _stage(folder / "work" / job.like, stage, "cut")
         cut, tuned = _stage(work, stage, "cut"), _stage(work, stage, "tuned")
-        prune(model=current, criterion=job.arm, ratio=ratio, like=like, seed=_seed(job), work=work, out=cut)
+        prune(
+            model=current, criterion=job.criterion, ratio=ratio, like=like, seed=_seed(job), work=work, out=cut,
+            shared=job.shared,
+        )  # fmt: skip
         if spec.budget.finetune:
-            epochs = spec.budget.finetune / spec.stages
-            finetune(model=cut, seed=_seed(job), epochs=epochs, work=work, out=tuned)
+            _tune(job, cut, spec.budget.finetune / spec.stages, hands, work, tuned)
             cut = tuned
         current = cut
     out.write_bytes(current.read_bytes())
@@ -176,7 +183,7 @@ def _stage(work: Path, stage: int, what: str) -> Path:
 def _seed(job: NetworkJob) -> int:
     # draws of one training seed differ, and no two seeds share a stream; nor does random-matched with random, of which
     # it would be a copy wherever the allocation gives all arms the same widths
-    return job.seed * 1000 + job.draw + (500 if job.arm == "random-matched" else 0)
+    return job.seed * 1000 + job.draw + (500 if job.criterion == "random-matched" else 0)
 
 
 def _left(jobs: list[NetworkJob], done: Mapping[str, StudyNetwork]) -> str:

@@ -86,20 +86,24 @@ class Prune(Protocol):
     """Remove `ratio` of the channels of `model` ranked by `criterion` and write the result to `out`.
 
     `like`: an ONNX file (pruned from the same parent) whose number of channels per layer is to be hit exactly. `seed`
-    settles every random choice.
+    settles every random choice. `shared`: how the ratio is shared out over the layers; empty: as the study says.
     """
 
     def __call__(
-        self, *, model: Path, criterion: str, ratio: float, like: Path | None, seed: int, work: Path, out: Path
-    ) -> None:
+        self, *, model: Path, criterion: str, ratio: float, like: Path | None, seed: int, work: Path, out: Path,
+        shared: str,
+    ) -> None:  # fmt: skip
         """Do it; see the class."""
         ...
 
 
 class FineTune(Protocol):
-    """Train `model` on for `epochs` epochs at the fine-tuning rate and write it to `out`."""
+    """Train `model` on for `epochs` epochs at the fine-tuning rate and write it to `out`.
 
-    def __call__(self, *, model: Path, seed: int, epochs: float, work: Path, out: Path) -> None:
+    `certified`: with a loss on bounds over the rectangle beside that of the task.
+    """
+
+    def __call__(self, *, model: Path, seed: int, epochs: float, certified: bool, work: Path, out: Path) -> None:
         """Do it; see the class."""
         ...
 

@@ -1,8 +1,9 @@
 """Makes the networks of a study: training from new weights, pruning, fine-tuning.
 
-Pruned networks are chains of Conv, Relu, Flatten and Gemm (`cnn7` is). They are trained as they are, with the loop,
-the augmentation and the loss of the dense network; from new weights (small-scratch) with batch normalisation behind
-each convolution, as the dense network had. Fine-tuning starts at a tenth of the rate (`fine`) and follows a cosine.
+Fine-tuning takes any network that PyTorch reads (`pruning.torch_bridge`) as it is, with the loop, the augmentation and
+the loss of the dense network, starts at a tenth of the rate (`fine`) and follows a cosine; certified, with a loss on
+bounds over sub-rectangles of S beside it (`pruning.curriculum`). From new weights (small-scratch) networks are chains
+of Conv, Relu, Flatten and Gemm (`cnn7` is), with batch normalisation behind each convolution, as the dense one had.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from pruning import api
+from pruning import api, forms
 from pruning.calibration import Calibration, Semantic
+from pruning.curriculum import Curriculum
+from pruning.errors import CriterionError
 from pruning.groups import Groups, find_groups
 from pruning.net import Net
 from pruning.options import ChannelFloor, ScoreOptions
@@ -26,13 +29,29 @@ from pruning.planning import Plan, make_plan
 from pruning.scores import Scores, movement
 from pruning.study import allocation
 from pruning.study.errors import StudyFileError
-from pruning.study.spec import Study
+from pruning.study.spec import SHARINGS, Study
+from pruning.torch_bridge import TorchNet
 from verifier.training import augment, measure
 from verifier.training import train as training
 from verifier.training.export import to_onnx
 from verifier.training.models import Architecture, Pixels, build
 
-More = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
+
+@dataclass(frozen=True)
+class StepBatch:
+    """What the loss of one step was computed on: images before and after the perturbation, key points (n, K, 2) in
+    pixels, weights (n, K), and what the network answered to `moved`. done: share of the training.
+    """
+
+    images: torch.Tensor
+    moved: torch.Tensor
+    points: torch.Tensor
+    weights: torch.Tensor
+    output: torch.Tensor
+    done: float
+
+
+More = Callable[[StepBatch, torch.Tensor], torch.Tensor]
 
 SCORED = {"usn-cert": 24, "looseness": 8}
 """Images that scores with proved bounds are computed on; every other criterion gets `calibration` of them."""
@@ -42,7 +61,9 @@ SCORED = {"usn-cert": 24, "looseness": 8}
 class NetworkSettings:
     """The key `network` of a study file. images, batch, rate: of training; fine: share of that rate in
     fine-tuning; calibration: images for scores; allocation, least: how a ratio is shared out over the layers
-    (`pruning.study.allocation`)."""
+    (`pruning.study.allocation`); certified, cell, bounded: weight of the certified loss of arms with `+cert`, sides of
+    its sub-rectangles at the end as a share of those of S (`pruning.curriculum`), images of a batch that are bounded.
+    """
 
     name: str = "cnn7"
     width: int = 8
@@ -54,6 +75,9 @@ class NetworkSettings:
     calibration: int = 256
     allocation: str = "uniform"
     least: int = 12
+    certified: float = 0.1
+    cell: float = 1 / 16
+    bounded: int = 24
 
     @staticmethod
     def of(given: Mapping[str, Any]) -> NetworkSettings:
@@ -70,10 +94,12 @@ class NetworkSettings:
         for key, value in vars(made).items():
             if not isinstance(value, str) and value <= 0:
                 raise StudyFileError(f"network.{key}: found {value}; expected a number above 0")
-        if made.allocation not in allocation.NAMES:
+        if made.allocation not in SHARINGS:
             raise StudyFileError(
-                f"network.allocation: found '{made.allocation}'; expected one of {', '.join(allocation.NAMES)}"
+                f"network.allocation: found '{made.allocation}'; expected one of {', '.join(SHARINGS)}"
             )
+        if made.cell > 1:
+            raise StudyFileError(f"network.cell: found {made.cell:g}; expected a share of the sides of S, at most 1")
         return made
 
 
@@ -116,35 +142,50 @@ class Maker:
         self.fit(model, epochs, self.settings.rate, seed)
         self.write(model, out)
 
-    def finetune(self, *, model: Path, seed: int, epochs: float, work: Path, out: Path) -> None:
+    def finetune(self, *, model: Path, seed: int, epochs: float, certified: bool, work: Path, out: Path) -> None:
         """See `hands.FineTune`."""
         torch.manual_seed(seed)
-        tuned = chain(api.load(model), self.settings.size, fresh=False)
-        self.fit(tuned, epochs, self.settings.fine * self.settings.rate, seed + 500_000)
-        self.write(tuned, out)
+        tuned = Tuned(api.load(model), self.settings.size)
+        more = _Certified(tuned, self.settings, self.semantic, seed) if certified else None
+        self.fit(tuned, epochs, self.settings.fine * self.settings.rate, seed + 500_000, more)
+        api.save(tuned.exported(), out)
 
     def prune(
-        self, *, model: Path, criterion: str, ratio: float, like: Path | None, seed: int, work: Path, out: Path
-    ) -> None:
+        self, *, model: Path, criterion: str, ratio: float, like: Path | None, seed: int, work: Path, out: Path,
+        shared: str = "",
+    ) -> None:  # fmt: skip
         """See `hands.Prune`. Removed channels are folded as their mean; channels that fall silent by it are woken.
 
         Whole layers do at 75 %, and no gradient passes a silent layer: every such network answered a constant.
         """
         net = api.load(model)
         counts = None if like is None else _removed(find_groups(net), find_groups(api.load(like)))
-        plan, data = self.plan(net, criterion, ratio, seed, counts), self.calibration("", 0)
+        plan, data = self.plan(net, criterion, ratio, seed, counts, shared), self.calibration("", 0)
         pruned = api.apply(net, plan, "mean", data, "interior", rescale="silent")
         api.save(pruned.net, out)
 
-    def plan(self, net: Net, criterion: str, ratio: float, seed: int, counts: Mapping[int, int] | None = None) -> Plan:
-        """The channels to remove; counts: how many of each group, instead of the study's allocation."""
+    def plan(
+        self,
+        net: Net,
+        criterion: str,
+        ratio: float,
+        seed: int,
+        counts: Mapping[int, int] | None = None,
+        shared: str = "",
+    ) -> Plan:
+        """The channels to remove; counts: how many of each group, instead of an allocation; shared: an allocation
+        instead of the study's.
+        """
         groups, common = find_groups(net), self.calibration("", 0)
         scores = api.score(
             groups, self.calibration(criterion, seed), criterion, ScoreOptions(seed=seed, mask_ratio=ratio)
         )
         scores = _idle_first(scores, movement.idle_channels(groups, common))
-        shared = allocation.settings(self.settings.allocation, groups, common, ratio, self.settings.least)
-        return make_plan(scores, ratio, **shared, floor=self.floor, counts=counts)
+        if counts is not None:
+            return make_plan(scores, ratio, floor=self.floor, counts=counts)
+        name = shared or self.settings.allocation
+        how = allocation.settings(name, scores, common, ratio, self.settings.least, self.floor)
+        return make_plan(scores, ratio, **how, floor=self.floor)
 
     def calibration(self, criterion: str, seed: int) -> Calibration:
         """The first training images, with keypoints in pixels; as many for every criterion but those in `SCORED`."""
@@ -152,33 +193,34 @@ class Maker:
         labels = self.split.points[:count].reshape(count, -1).numpy()
         return Calibration(self.split.images[:count].numpy(), labels, self.semantic, seed=seed)
 
-    def fit(self, model: nn.Sequential, epochs: float, rate: float, seed: int, more: More | None = None) -> None:
+    def fit(self, model: nn.Module, epochs: float, rate: float, seed: int, more: More | None = None) -> None:
         """Train in place for `epochs` passes over the images, warm-up and cosine, random s in 1.5 S.
 
-        more: a further term of the loss, of (images, output, loss so far, share of the training done).
+        more: a further term of the loss, of the batch and the loss so far.
         """
         data, batch = self.split, self.settings.batch
         draw = torch.Generator().manual_seed(seed + 1)
         recipe = training.Recipe(batch=batch)
-        optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=recipe.decay)
+        groups = model.groups(recipe.decay) if isinstance(model, Tuned) else [{"params": list(model.parameters())}]
+        optimiser = torch.optim.AdamW([{"factor": 1.0, **group} for group in groups], weight_decay=recipe.decay)
         steps, done = max(1, round(epochs * len(data.images) / batch)), 0
         model.train()
         while done < steps:
             for rows, flip, move in training.batches(data, recipe, draw)[: steps - done]:
                 for group in optimiser.param_groups:
-                    group["lr"] = rate * _schedule(done / steps)
+                    group["lr"] = rate * group["factor"] * _schedule(done / steps)
                 images, points, seen = data.images[rows], data.points[rows], data.visibility[rows]
                 if int(flip):
                     images, points, seen = augment.mirror(images, points, seen)
                 images, points, seen = augment.shift(images, points, seen, int(move[0]), int(move[1]))
-                images = self.moved(images, draw)
-                output = model(images)
-                loss = measure.loss(output, points, (seen > 0).float(), self.settings.size)
+                moved, weights = self.moved(images, draw), (seen > 0).float()
+                output = model(moved)
+                loss = measure.loss(output, points, weights, self.settings.size)
                 if more is not None:
-                    loss = loss + more(images, output, loss, done / steps)
+                    loss = loss + more(StepBatch(images, moved, points, weights, output, done / steps), loss)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
-                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], 1.0)
                 optimiser.step()
                 done += 1
         model.eval()
@@ -192,6 +234,56 @@ class Maker:
     def write(self, model: nn.Sequential, out: Path) -> None:
         """As ONNX."""
         out.write_bytes(to_onnx(model, self.arch).SerializeToString())
+
+
+class Tuned(nn.Module):
+    """A network of a file, trained on as it is. Raises CriterionError for one that PyTorch does not read."""
+
+    def __init__(self, net: Net, size: int) -> None:
+        super().__init__()
+        self.model, self.reach = TorchNet(net), Pixels(size).reach
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(N, C, size, size) -> what the network answers."""
+        output: torch.Tensor = self.model(images)
+        return output
+
+    def groups(self, decay: float) -> list[dict[str, Any]]:
+        """Parameters for the optimiser; `factor`: of the rate.
+
+        The last layer of a coordinate head has Pixels folded in: its weights are `reach` times those that were trained,
+        and have to move, and to decay, as those would.
+        """
+        last = self.model.net.nodes[-1]
+        scaled = set(last.inputs) if last.type == "Gemm" else set()
+        own = [
+            [p for name, p in self.model.trainable.items() if (name in scaled) == chosen] for chosen in (False, True)
+        ]
+        return [{"params": own[0]}, {"params": own[1], "factor": self.reach, "weight_decay": decay / self.reach}]
+
+    def exported(self) -> Net:
+        """The network with its present weights. CriterionError if they are not finite."""
+        net = self.model.exported()
+        if not all(np.isfinite(net.weights[name]).all() for name in self.model.trainable):
+            raise CriterionError("training diverged (weights are not finite); lower network.rate or network.fine")
+        return net
+
+
+class _Certified:
+    """The loss of the worst outputs over a random sub-rectangle of S for some images of each batch (see `More`)."""
+
+    def __init__(self, tuned: Tuned, settings: NetworkSettings, semantic: Semantic, seed: int) -> None:
+        self.model, self.semantic, self.bounded = tuned.model, semantic, settings.bounded
+        self.curriculum = Curriculum(settings.certified, settings.cell)
+        self.rng = np.random.default_rng([seed, 31])
+
+    def __call__(self, batch: StepBatch, loss: torch.Tensor) -> torch.Tensor:
+        images, points = batch.images[: self.bounded], batch.points[: self.bounded]
+        middle, half = self.curriculum.cells(self.semantic, len(images), batch.done, self.rng)
+        bounds = forms.output_bounds(self.model, images, *(self.model.tensor(side) for side in (middle, half)))
+        worst = forms.furthest(*bounds, points.reshape(len(points), -1))
+        weights = batch.weights[: self.bounded]
+        return self.curriculum.influence(batch.done) * measure.loss(worst, points, weights, images.shape[-1])
 
 
 def chain(net: Net, size: int, fresh: bool) -> nn.Sequential:

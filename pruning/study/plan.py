@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,7 +17,9 @@ class NetworkJob:
     """One network of a study.
 
     kind: `train` (new weights), `tune` (the parent trained on), `prune` (the parent cut and trained on) or `scratch`
-    (new weights in the shape of `like`). parent, like: names of other jobs, which come earlier in the plan.
+    (new weights in the shape of `like`). parent, like: names of other jobs, which come earlier in the plan. criterion:
+    what its channels are ranked by; shared: its allocation over the layers, empty for the study's; certified: whether
+    it is fine-tuned with a loss on bounds.
     shown: whether it is verified (the dense parent may only be a means).
     """
 
@@ -30,16 +32,14 @@ class NetworkJob:
     parent: str | None = None
     like: str | None = None
     shown: bool = True
-
-    @property
-    def criterion(self) -> str:
-        """What its channels were ranked by."""
-        return self.arm if self.kind == "prune" else ""
+    criterion: str = ""
+    shared: str = ""
+    certified: bool = False
 
 
 def jobs(spec: Study) -> list[NetworkJob]:
     """Every network, in an order in which each comes after those it is made from."""
-    arms = sorted(spec.arms, key=lambda arm: arm.name in MATCHED)  # stable: the matched ones go last
+    arms = sorted(spec.arms, key=lambda arm: arm.kind in MATCHED)  # stable: the matched ones go last
     result = []
     for seed in spec.seeds:
         shown = any(arm.name == "dense" for arm in arms)
@@ -53,19 +53,19 @@ def _jobs_of(spec: Study, arm: Arm, seed: int) -> Iterator[NetworkJob]:
     dense = _name("dense", seed)
     if arm.name == "dense":
         return
-    if arm.name == "dense+ft":
-        yield NetworkJob(_name(arm.name, seed), "tune", arm.name, seed, parent=dense)
+    if arm.kind == "dense":
+        yield NetworkJob(_name(arm.name, seed), "tune", arm.name, seed, parent=dense, certified=arm.certified)
         return
     for ratio in spec.ratios_of(arm):
-        like = _name(spec.match, seed, ratio) if arm.name in MATCHED else None
+        like = _name(spec.match, seed, ratio) if arm.kind in MATCHED else None
         for draw in range(arm.draws):
             name = _name(
                 arm.name, seed, ratio, draw or None
             )  # no suffix for the first: an arm may get more draws later
-            if arm.name == "small-scratch":
-                yield NetworkJob(name, "scratch", arm.name, seed, ratio, draw, like=like)
-            else:
-                yield NetworkJob(name, "prune", arm.name, seed, ratio, draw, parent=dense, like=like)
+            job = NetworkJob(name, "scratch", arm.name, seed, ratio, draw, like=like, certified=arm.certified)
+            if arm.kind != "small-scratch":
+                job = replace(job, kind="prune", parent=dense, criterion=arm.kind, shared=arm.shared)
+            yield job
 
 
 def _name(arm: str, seed: int, ratio: float | None = None, draw: int | None = None) -> str:

@@ -13,7 +13,9 @@
 
 Arms: `dense` (as trained), `dense+ft` (with the same extra training as the pruned ones), `small-scratch` (the shape of
 the `match` arm from new weights, same total training), `random-matched` (random channels, as many per layer as the
-`match` arm), and any criterion of `prune`.
+`match` arm), and any criterion of `prune`. With `+cert` behind its name an arm is fine-tuned with a loss on bounds as
+well (`dense+cert`, `usn+cert`; as many epochs), with the name of an allocation its ratio is shared out over the layers
+by that one (`usn+marginal`, `usn-taylor+marginal+cert`).
 """
 
 from __future__ import annotations
@@ -28,14 +30,17 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from pruning.options import ALLOCATIONS
 from pruning.study.errors import StudyFileError
 from verifier.console.arguments import SHARE, tolerance
 from verifier.data.options import CROP
 
-UNPRUNED = ("dense", "dense+ft")
+UNPRUNED = ("dense", "dense+ft", "dense+cert")
 MATCHED = ("random-matched", "small-scratch")
 RECTANGLES = ("small", "medium", "large")
 CLOCKS = ("wall", "processor")
+SHARINGS = (*ALLOCATIONS, "dense-first")
+"""How a ratio is shared out over the layers, see `pruning.study.allocation`."""
 PROPERTIES = ("linf", "heatmap", "label")
 _TASK_KEYS = ("data", "tau", "rectangle", "timeout", "clock")  # of a study file; the rest is for given networks
 MAX_BYTES = 1 << 20
@@ -93,6 +98,21 @@ class Arm:
     draws: int = 1
     ratios: tuple[float, ...] = ()
 
+    @property
+    def kind(self) -> str:
+        """What it is apart from its suffixes: `dense`, one of MATCHED, or a criterion."""
+        return self.name.split("+")[0]
+
+    @property
+    def certified(self) -> bool:
+        """Whether it is fine-tuned with a loss on bounds."""
+        return "cert" in self.name.split("+")[1:]
+
+    @property
+    def shared(self) -> str:
+        """Its own allocation over the layers; empty: the study's."""
+        return next((part for part in self.name.split("+")[1:] if part in SHARINGS), "")
+
 
 @dataclass(frozen=True)
 class EpochBudget:
@@ -107,7 +127,8 @@ class EpochBudget:
 
 @dataclass(frozen=True)
 class Study:
-    """A whole study. `match`: the arm whose layer widths random-matched and small-scratch take.
+    """A whole study. `match`: the arm whose layer widths random-matched and small-scratch take; `focus`: the arm that
+    the report is about.
 
     dense: files of trained networks by seed, taken as the dense ones of those seeds instead of training them.
     """
@@ -122,6 +143,7 @@ class Study:
     network: Mapping[str, Any] = field(default_factory=dict)
     stages: int = 1
     match: str = "usn"
+    focus: str = "usn"
     shuffle: int = 0
     dense: Mapping[int, str] = field(default_factory=dict)
 
@@ -146,11 +168,20 @@ class Study:
 
     def _check_arm(self, arm: Arm, names: list[str]) -> None:
         _require(1 <= arm.draws <= 1000, f"arm {arm.name}: draws {arm.draws}; expected 1 to 1000")
+        known = ("ft", "cert") if arm.kind == "dense" else ("cert",) if arm.kind in MATCHED else (*SHARINGS, "cert")
+        suffixes = arm.name.split("+")[1:]
+        for suffix in suffixes:
+            _require(suffix in known, f"arm {arm.name}: unknown '+{suffix}'; expected one of +{', +'.join(known)}")
+        twice = len(suffixes) > 1 + arm.certified or len(set(suffixes)) < len(suffixes)
+        _require(
+            not twice, f"arm {arm.name}: more than one allocation, or +cert twice; expected such as usn+marginal+cert"
+        )
+        _require(arm.name in UNPRUNED or arm.kind != "dense", f"arm {arm.name}: expected one of {', '.join(UNPRUNED)}")
         ratios = self.ratios_of(arm)
         _unique(f"ratios of arm {arm.name}", ratios)
         _require(all(0 < r < 1 for r in ratios), f"arm {arm.name}: ratios {ratios}; expected shares above 0, below 1")
         _require(bool(ratios) or arm.name in UNPRUNED, f"arm {arm.name} has no ratio; give ratios: [0.5]")
-        if arm.name in MATCHED:
+        if arm.kind in MATCHED:
             _require(self.match in names, f"arm {arm.name} takes its widths from arm {self.match}; add that arm")
             held = self.ratios_of(next(a for a in self.arms if a.name == self.match))
             lost = sorted(set(ratios) - set(held))
@@ -222,7 +253,8 @@ def parse(value: Any) -> Study:
         budget=EpochBudget(**{k: _number(f"budget.{k}", v) for k, v in budget.items()}),
         network=_plain("network", top.get("network", {})),
         stages=_integer("stages", top.get("stages", 1)),
-        match=_text("match", top.get("match", "usn")),
+        match=_text("match", top.get("match", Study.match)),
+        focus=_text("focus", top.get("focus", Study.focus)),
         shuffle=_integer("shuffle", top.get("shuffle", 0)),
         dense=_dense(top.get("dense", {})),
     )

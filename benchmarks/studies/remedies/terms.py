@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pruning import losses
 from pruning.planning import Plan
+from pruning.study.making import StepBatch
 from verifier.training import measure
 
 
@@ -17,11 +18,11 @@ class Teacher:
     def __init__(self, model: nn.Module, weight: float) -> None:
         self.model, self.weight = model.eval(), weight
 
-    def __call__(self, images: Tensor, output: Tensor, loss: Tensor, done: float) -> Tensor:
+    def __call__(self, batch: StepBatch, loss: Tensor) -> Tensor:
         """See `making.More`."""
         with torch.no_grad():
-            points = self.model(images).reshape(len(images), -1, 2)
-        return self.weight * measure.loss(output, points, torch.ones(points.shape[:2]), images.shape[-1])
+            points = self.model(batch.moved).reshape(len(batch.moved), -1, 2)
+        return self.weight * measure.loss(batch.output, points, torch.ones(points.shape[:2]), batch.moved.shape[-1])
 
 
 class Concentration:
@@ -35,7 +36,7 @@ class Concentration:
             if isinstance(layer, nn.ReLU):
                 layer.register_forward_hook(lambda _m, _i, value: self.seen.append(value))
 
-    def __call__(self, images: Tensor, output: Tensor, loss: Tensor, done: float) -> Tensor:
+    def __call__(self, batch: StepBatch, loss: Tensor) -> Tensor:
         """See `making.More`."""
         values, self.seen = [v.reshape(*v.shape[:2], -1) for v in self.seen], []
         weights = [
@@ -45,7 +46,7 @@ class Concentration:
         term = losses.concentration(values, weights, self.chosen[: len(values)])
         if not self.scale:
             self.scale = self.share * float(loss.detach()) / max(float(term.detach()), 1e-12)
-        return self.scale * min(1.0, done / 0.3) * term
+        return self.scale * min(1.0, batch.done / 0.3) * term
 
 
 def normalised(model: nn.Sequential, images: Tensor) -> nn.Sequential:

@@ -16,7 +16,7 @@ from benchmarks.studies.remedies import terms
 from pruning import api
 from pruning.groups import find_groups
 from pruning.planning import make_plan
-from pruning.study.making import chain
+from pruning.study.making import StepBatch, chain
 from verifier.data import networks
 
 SHIPPED = networks.path("cnn7_w8")
@@ -24,6 +24,11 @@ SHIPPED = networks.path("cnn7_w8")
 
 def pictures(count: int) -> torch.Tensor:
     return torch.rand(count, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def seen(images: torch.Tensor, output: torch.Tensor, done: float) -> StepBatch:
+    points = output.detach().reshape(len(images), -1, 2)
+    return StepBatch(images, images, points, torch.ones(points.shape[:2]), output, done)
 
 
 def test_batch_normalisation_is_put_back_without_changing_the_function() -> None:
@@ -45,7 +50,7 @@ def test_concentration_is_the_damage_of_the_removed_channels_as_a_share_of_all()
     model = chain(net, 64, fresh=False)
     term = terms.Concentration(model, plan, share=0.3)
     output = model(images)
-    first = term(images, output, torch.tensor(2.0), 0.3)
+    first = term(seen(images, output, 0.3), torch.tensor(2.0))
     assert float(first.detach()) == pytest.approx(0.6, rel=1e-5)  # starts at 0.3 times the loss of the task
     top = bottom = 0.0
     layers, value = list(model), images
@@ -74,8 +79,8 @@ def test_the_teachers_term_is_zero_for_the_teacher_itself() -> None:
     term = terms.Teacher(teacher, 2.0)
     with torch.no_grad():
         output = teacher(images)
-        assert float(term(images, output, torch.tensor(1.0), 0.5)) == 0
-        assert float(term(images, output + 6.4, torch.tensor(1.0), 0.5)) > 0.1
+        assert float(term(seen(images, output, 0.5), torch.tensor(1.0))) == 0
+        assert float(term(seen(images, output + 6.4, 0.5), torch.tensor(1.0))) > 0.1
 
 
 @pytest.mark.parametrize(("tau", "code"), [(0.5, 0), (0.001, 1)])

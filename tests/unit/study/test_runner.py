@@ -18,7 +18,7 @@ from benchmarks import synthetic_study as synthetic
 from pruning.study import analysis, build, details, plan, row, runner
 from pruning.study.errors import ResultsError, StudyFileError
 from pruning.study.hands import Hands
-from pruning.study.spec import VerificationTask
+from pruning.study.spec import Arm, VerificationTask
 
 ARMS = {"dense+ft": None, "usn": None, "random": {"draws": 2}, "random-matched": None, "small-scratch": None}
 
@@ -51,6 +51,26 @@ def test_every_pruned_arm_gets_the_same_training(tmp_path):
         totals[path.stem] = sum(step[1] for step in history if step[0] != "prune")
     dense = {totals.pop("dense-s0"), totals.pop("dense-s1")}
     assert dense == {6} and set(totals.values()) == {8}
+
+
+def test_certified_arms_get_the_same_training_and_say_so(tmp_path):
+    asked = []
+
+    def finetune(*, certified, **rest):
+        asked.append((rest["out"].parent.name, certified))
+        synthetic.finetune(**rest)
+
+    arms = ["dense+ft", "dense+cert", "usn", "usn+mrs+cert", "small-scratch+cert"]
+    study = replace(small(1), arms=tuple(map(Arm, arms)), seeds=(0,))
+    hands = replace(synthetic.hands(), finetune=finetune)
+    build.build(study, plan.jobs(study), tmp_path, hands, lambda _: None)
+    tuned = {"dense+ft-s0": False, "dense+cert-s0": True, "usn-r0.5-s0": False, "usn+mrs+cert-r0.5-s0": True}
+    assert {name: certified for name, certified in asked if "scratch" not in name and "0.75" not in name} == {
+        name: certified for name, certified in tuned.items()
+    }
+    assert dict(asked)["small-scratch+cert-r0.5-s0"]
+    history = json.loads((tmp_path / "small-scratch+cert-r0.5-s0.onnx").read_text())["steps"]
+    assert [step[:2] for step in history] == [["train", 6], ["finetune", 2]]
 
 
 def test_matched_arms_copy_the_widths_and_draws_differ(tmp_path):

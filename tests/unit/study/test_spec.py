@@ -56,6 +56,12 @@ def test_a_count_of_images_means_the_first_ones_and_a_list_means_itself():
         ({"budget": {"train": 1}}, "budget needs both"),
         ({"budget": {"train": 0, "finetune": 1}}, "train above 0"),
         ({"stages": 0}, "stages 0"),
+        ({"arms": ["usn+certified"]}, "unknown '+certified'; expected one of +uniform"),
+        ({"arms": ["dense+marginal"]}, "unknown '+marginal'; expected one of +ft, +cert"),
+        ({"arms": ["usn", "random-matched+mrs"]}, "unknown '+mrs'; expected one of +cert"),
+        ({"arms": ["usn+mrs+global"]}, "more than one allocation"),
+        ({"arms": ["usn+cert+cert"]}, "or +cert twice"),
+        ({"arms": ["dense+ft+cert"]}, "arm dense+ft+cert: "),
         ({"clock": "sun"}, "clock 'sun'; expected one of wall, processor"),
         ({"dense": ["a.onnx"]}, "dense: found ['a.onnx']"),
         ({"dense": {"0": "a.onnx"}}, "dense: seed: found '0'"),
@@ -69,6 +75,29 @@ def test_what_is_wrong_is_named(change, words):
     with pytest.raises(StudyFileError) as caught:
         spec.parse({**GOOD, **change})
     assert words in str(caught.value)
+
+
+def test_suffixes_say_how_an_arm_is_tuned_and_shared_out():
+    arms = [
+        "dense+cert",
+        "usn",
+        "usn+marginal",
+        "usn-taylor+marginal+cert",
+        "random-matched+cert",
+        "small-scratch+cert",
+    ]
+    found = {job.arm: job for job in plan.jobs(spec.parse({**GOOD, "arms": arms}))}
+    assert {name: (job.kind, job.criterion, job.shared, job.certified) for name, job in found.items()} == {
+        "dense": ("train", "", "", False),
+        "dense+cert": ("tune", "", "", True),
+        "usn": ("prune", "usn", "", False),
+        "usn+marginal": ("prune", "usn", "marginal", False),
+        "usn-taylor+marginal+cert": ("prune", "usn-taylor", "marginal", True),
+        "random-matched+cert": ("prune", "random-matched", "", True),
+        "small-scratch+cert": ("scratch", "", "", True),
+    }
+    assert found["small-scratch+cert"].like == found["random-matched+cert"].like == "usn-r0.5-s0"
+    assert found["dense+cert"].name == "dense+cert-s0" and found["usn"].parent == "dense-s0"
 
 
 @pytest.mark.parametrize("key", ["name", "data", "images", "arms", "seeds", "budget"])

@@ -12,12 +12,13 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from pruning import api
+from pruning import api, forms
 from pruning.groups import find_groups
 from pruning.study import allocation, spec, verifying
 from pruning.study.errors import StudyFileError
-from pruning.study.making import Maker, NetworkSettings, chain
+from pruning.study.making import Maker, NetworkSettings, Tuned, chain
 from pruning.study.wiring import hands, rectangle
+from pruning.torch_bridge import TorchNet
 from verifier.data import networks
 from verifier.errors import UnsoundError
 from verifier.training.export import to_onnx
@@ -179,12 +180,50 @@ def test_fine_tuning_and_scratch_keep_the_shape_and_change_the_weights(
 ) -> None:
     cut, tuned, scratch = (tmp_path / f"{n}.onnx" for n in ("cut", "tuned", "scratch"))
     maker.prune(model=dense, criterion="l2", ratio=0.5, like=None, seed=0, work=tmp_path, out=cut)
-    maker.finetune(model=cut, seed=0, epochs=1, work=tmp_path, out=tuned)
+    maker.finetune(model=cut, seed=0, epochs=1, certified=False, work=tmp_path, out=tuned)
     maker.train(seed=1, epochs=1, like=cut, work=tmp_path, out=scratch)
     assert widths(tuned) == widths(scratch) == widths(cut)
     pictures = np.random.default_rng(0).random((2, 1, 16, 16), np.float32)
     near, far = (np.abs(answer(p, pictures) - answer(cut, pictures)).mean() for p in (tuned, scratch))
     assert 0 < near < far
+
+
+@pytest.mark.parametrize("name", ["cnn7", "resnet8"])
+def test_certified_fine_tuning_tightens_the_bounds(maker: Maker, tmp_path: Path, name: str) -> None:
+    """Against fine-tuning without it, on images that neither has seen."""
+    torch.manual_seed(0)
+    arch = Architecture(name, 4, 16)
+    start = tmp_path / "start.onnx"
+    onnx.save(to_onnx(build(arch).eval(), arch), start)
+    settings = replace(maker.settings, certified=3.0, cell=1.0, fine=1.0)
+    held = maker.split.images[:6].flip(3)
+    middle, half = (torch.tensor([part]).repeat(6, 1) for part in ([1.0, 0.0], [0.1, 0.05]))
+    spread = {}
+    for certified in (False, True):
+        out = tmp_path / f"{certified}.onnx"
+        made = Maker(settings, maker.data, maker.semantic)
+        made.__dict__["split"] = maker.split
+        made.finetune(model=start, seed=0, epochs=12, certified=certified, work=tmp_path, out=out)
+        with torch.no_grad():
+            low, high = forms.output_bounds(TorchNet(api.load(out)), held, middle, half)
+        spread[certified] = float((high - low).mean())
+        assert np.isfinite(answer(out, held.numpy())).all() and out.read_bytes() != start.read_bytes()
+    assert spread[True] < 0.9 * spread[False]
+
+
+def test_the_last_layer_moves_as_if_its_scale_were_not_folded_in(maker: Maker, dense: Path) -> None:
+    """One step with the rate of each: the weights in pixels move by `reach` times what those of a module do."""
+    net = api.load(dense)
+    module, tuned = chain(net, 16, fresh=False), Tuned(net, 16)
+    before = {name: net.weights[name].copy() for name in net.weights}
+    maker.fit(module, 1e-9, 1e-3, 0)
+    maker.fit(tuned, 1e-9, 1e-3, 0)
+    after = tuned.exported().weights
+    maker.write(module, dense.parent / "module.onnx")
+    other = api.load(dense.parent / "module.onnx").weights
+    assert [np.abs(after[n] - before[n]).max() > 0 for n in before] == [True] * len(before)
+    for mine, theirs in zip(after.values(), other.values(), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=2e-4)
 
 
 def test_networks_that_are_no_chain_cannot_be_trained(tmp_path: Path) -> None:
