@@ -31,7 +31,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import verifier
 from benchmarks.semantic_demo import IMAGE, LOOSE, RANGES
-from verifier.bounds import bounder
+from verifier.bounds import sweep
 from verifier.options import Options
 from verifier.progress import Progress
 
@@ -192,14 +192,12 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=(*FILES, KEY_POINTS), default=(*FILES, KEY_POINTS))
     parser.add_argument("--seconds", type=float, default=60.0, help="time limit of each search")
     parser.add_argument("--dtype", choices=("auto", "float32", "float64"), default="auto")
-    parser.add_argument(
-        "--chunk", choices=tuple(bounder.ROW_ELEMENTS), default="cpu", help="chunks of backward rows of"
-    )
+    parser.add_argument("--chunk", choices=tuple(sweep.ROW_ELEMENTS), default="cpu", help="chunks of backward rows of")
     parser.add_argument("--where", type=int, default=0, metavar="N", help="the N lines of ours with most calls")
     given = parser.parse_args()
     if given.vnncomp is None and set(given.only) != {KEY_POINTS}:
         parser.error("found neither --vnncomp nor VNNCOMP, expected the folder of the VNN-COMP benchmarks")
-    bounder.ROW_ELEMENTS["cpu"] = bounder.ROW_ELEMENTS[given.chunk]
+    sweep.ROW_ELEMENTS["cpu"] = sweep.ROW_ELEMENTS[given.chunk]
     options = Options(device="cpu", dtype=given.dtype, timeout=given.seconds)
     print("search           verdict     boxes  steps  calls/step  waits/step  calls before  user CPU s")
     with tempfile.TemporaryDirectory() as folder:

@@ -26,7 +26,7 @@ from benchmarks.demo import NEAR_AND_FAST, write_network
 from benchmarks.semantic_soundness import LEVELS, check
 from verifier.bounds.inputs import centre_radius
 from verifier.bounds.lumped import Prepared, Source, sweep_lumped
-from verifier.bounds.rounded import EXACT
+from verifier.bounds.zonotope import EXACT
 from verifier.budget import Budget
 from verifier.console import process
 from verifier.data import networks

@@ -26,11 +26,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from verifier.bounds.alpha import tighten
 from verifier.bounds.backward import walk_back
-from verifier.bounds.bounder import Method, sweep
 from verifier.bounds.inputs import AffineMap, IdentityMap, InputMap, centre_radius
 from verifier.bounds.lumped import Prepared, Source, sweep_lumped
 from verifier.bounds.network import Network, build
-from verifier.bounds.rounded import Twin
+from verifier.bounds.sweep import Method, sweep
+from verifier.bounds.zonotope import Twin
 from verifier.console.process import keep_freed_memory
 from verifier.graph.ir import Graph, Node
 from verifier.graph.onnx_import import load_model

@@ -16,10 +16,10 @@ from pruning import onnx_io
 from pruning.errors import CriterionError
 from pruning.net import Net
 from verifier.bounds.backward import walk_back
-from verifier.bounds.bounder import Method, sweep
 from verifier.bounds.inputs import AffineMap, centre_radius
 from verifier.bounds.network import build
-from verifier.bounds.rounded import Twin, start, sweep_rounded
+from verifier.bounds.sweep import Method, sweep
+from verifier.bounds.zonotope import Twin, start, sweep_zonotope
 from verifier.errors import ModelError
 from verifier.graph.ir import Graph, Node
 from verifier.graph.onnx_import import load_model
@@ -28,7 +28,7 @@ from verifier.passes.flatten_io import flatten_io
 if TYPE_CHECKING:
     import torch
 
-    from verifier.bounds.rounded import Zonotope
+    from verifier.bounds.zonotope import Zonotope
     from verifier.graph.ir import Graph
 
 CELLS_AT_ONCE = 8
@@ -42,7 +42,7 @@ def interval_oracle(
 ) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
     """Proved bounds of values inside `net`; shapes as `pruning.scores.certified` says.
 
-    Zonotopes over contrast and brightness with a symbol per unstable neuron (`verifier.bounds.rounded`), every
+    Zonotopes over contrast and brightness with a symbol per unstable neuron (`verifier.bounds.zonotope`), every
     rounding of the bounds included: they hold for the network in exact arithmetic on the float32 image. Raises
     CriterionError for a network the verifier cannot bound.
     """
@@ -57,7 +57,7 @@ def interval_oracle(
                 centre, radius = centre_radius(box[:, :, 0].contiguous(), box[:, :, 1].contiguous())
                 n = len(box)
                 begin = start(offset.expand(n, -1), matrix.expand(n, -1, -1), centre, radius, twin.fast.dtype)
-                parts.append(_ends(sweep_rounded(twin, begin)[0]))
+                parts.append(_ends(sweep_zonotope(twin, begin)[0]))
     lower, upper = (np.concatenate(side).reshape(len(images), len(cells), -1) for side in zip(*parts, strict=True))
     found, at = {}, 0
     for name in wanted:

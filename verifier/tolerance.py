@@ -18,6 +18,40 @@ FUNCTION_ULPS = 4.0
 # Terms that `gamma` counts beyond those of a sum; 8 of them for weights that are off themselves.
 SPARE = 16
 
+EXACT = 2.0**-52
+"""An ulp of float64, in which affine forms keep what rounding must not drown."""
+
+FLOOR = 1e-25
+"""Added to the radius of affine forms that are partly float32: far above what underflow can lose there in a sum of 10^9
+terms, far below any real margin; it keeps every spread positive, too."""
+
+LAYER_FLOOR = 1e-290
+"""What underflow may lose in all the sums of a bound of one hidden layer, in float64: `tiny` times 10^17 products."""
+
+NARROWEST = 1e-300
+"""Radius that a box without width is said to have where something is divided by it: larger, so sound, and nothing
+beside any number that a float32 input tells from the next."""
+
+TIED = 1e-9
+"""A bound within this share of its own summands of 0 is a tie, worth the price of fractions. No proof rests on it."""
+
+UNSCALED = 1e-6
+"""Against the largest of its kind, what of a score, a weight or a gradient may be noise: it must not decide which way a
+search goes. No proof rests on it."""
+
+LEAST = 1e-12
+"""Least number that a heuristic divides by or takes the logarithm of. No proof rests on it."""
+
+BALANCE = 1e-6
+"""Error of the sum of the shares of all boxes: there may be millions, each a product of halves and of clipped parts."""
+
+LEEWAY = 1e-9
+"""Of the numbers that a margin is a difference of: what float64 at a point may be off by, against bounds over the
+reals. No proof rests on it."""
+
+LIMIT_GUARD = 1e-12
+"""Relative: a sum of distances that equals the limit up to rounding counts as within it."""
+
 # Error of a derivative put together from two such functions and a product, in ulp.
 SLOPE_ULPS = 12.0
 

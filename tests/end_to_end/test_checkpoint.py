@@ -310,9 +310,9 @@ def seen(net: Net, options: Options, clock: Any, memory: int | None, monkeypatch
     """Every batch of boxes of a search on a machine with such a clock and so much memory."""
     batches, bound = [], methods.bound_boxes
 
-    def record(network: Any, table: Any, batch: Any, *more: Any) -> Any:
+    def record(setting: Any, batch: Any, *more: Any) -> Any:
         batches.append(batch.lower.numpy().tobytes() + batch.upper.numpy().tobytes())
-        return bound(network, table, batch, *more)
+        return bound(setting, batch, *more)
 
     with monkeypatch.context() as patch:
         patch.setattr(methods, "bound_boxes", record)

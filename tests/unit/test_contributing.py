@@ -62,10 +62,10 @@ def test_a_bound_method(question: tuple[Path, Path], monkeypatch: pytest.MonkeyP
     """Intervals alone, handed to the search in the place where it takes its bounds from."""
     usual, seen = solve(question), []
 
-    def intervals(network, table, batch, inputs, method, *rest) -> Bounded:  # type: ignore[no-untyped-def]
+    def intervals(setting, batch, method, *rest) -> Bounded:  # type: ignore[no-untyped-def]
         seen.append(len(batch))
         plain = replace(method, affine=False, rows=False, alpha_steps=0)
-        return bound_boxes(network, table, batch, inputs, plain, *rest)
+        return bound_boxes(setting, batch, plain, *rest)
 
     monkeypatch.setattr(methods, "bound_boxes", intervals)
     result = solve(question)
@@ -77,8 +77,8 @@ def test_a_branching_rule(question: tuple[Path, Path], monkeypatch: pytest.Monke
     """A rule that always splits the second input until it is short: more boxes, and the same verdict."""
     usual, rules = solve(question), []
 
-    def second_first(network, table, batch, *rest) -> Bounded:  # type: ignore[no-untyped-def]
-        bounded = bound_boxes(network, table, batch, *rest)
+    def second_first(setting, batch, *rest) -> Bounded:  # type: ignore[no-untyped-def]
+        bounded = bound_boxes(setting, batch, *rest)
         width = (batch.upper - batch.lower)[bounded.alive]
         score = width.clone()
         score[:, 1] *= 1 + 1e3 * (width[:, 1] > 0.1)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from verifier.bounds.inputs import InputMap
 from verifier.bounds.network import Network
-from verifier.problem.rows import RowTable
+from verifier.problem.rows import Asked, RowTable
 
 FIRST_STEP, LAST_STEP = 0.25, 1e-4
 """Sizes of the first and the last step, in units of the box's widths."""
@@ -24,11 +24,14 @@ MOMENTUM = 0.5
 
 def row_values(network: Network, inputs: InputMap, table: RowTable, p: Tensor, query: Tensor) -> Tensor:
     """row - rhs at points p (M, n) of queries (M,): (M, K); <= 0 where the row holds; -inf in padding."""
-    picked = table.row[query]
-    value = network.forward(inputs.point(p, query)).gather(1, picked)
+    return _values(network, inputs, table, p, query, table.at(query))
+
+
+def _values(network: Network, inputs: InputMap, table: RowTable, p: Tensor, query: Tensor, asked: Asked) -> Tensor:
+    value = network.forward(inputs.point(p, query)).gather(1, asked.row)
     if table.mixed is not None:
-        value = value + torch.bmm(table.mixed[picked], p[:, :, None])[:, :, 0]
-    return value - table.rhs[query]
+        value = value + torch.bmm(table.mixed[asked.row], p[:, :, None])[:, :, 0]
+    return value - asked.rhs
 
 
 def clause_loss(table: RowTable, values: Tensor, query: Tensor) -> Tensor:
@@ -53,7 +56,8 @@ def sample(
     share = torch.rand(lower.shape, generator=generator, dtype=lower.dtype, device=lower.device)
     share[::2] = (3 * share[::2] - 1).clamp(0, 1)
     points = torch.minimum(lower + (upper - lower) * share, upper)
-    loss = clause_loss(table, row_values(network, inputs, table, points, query), query)
+    asked = table.at(query)
+    loss = asked.scores(_values(network, inputs, table, points, query, asked))
     return points, torch.nan_to_num(loss, nan=torch.inf)
 
 
@@ -82,37 +86,36 @@ def pgd(
     gradient itself in units of its largest component so far (with each input in units of its width), which suits few.
     Both keep a part of their last step.
     """
-    width, p = upper - lower, start
+    width, p, asked = upper - lower, start, table.at(query)
     signed = (torch.arange(len(p), device=p.device) % 2 == 0)[:, None]
-    move = torch.zeros_like(p)
+    move, tiny = torch.zeros_like(p), torch.finfo(p.dtype).tiny
     best, lowest = p.clone(), torch.full((len(p), table.most), torch.inf, dtype=p.dtype, device=p.device)
-    asked = torch.inf
-    runs = 0
+    reached, told, runs = lowest.amin(1), torch.inf, 0
     for step in range(steps):
         if stop():
             break
         p = p.detach().requires_grad_(True)
-        scores = clause_loss(table, row_values(network, inputs, table, p, query), query)
+        scores = asked.scores(_values(network, inputs, table, p, query, asked))
         runs += 1
-        loss = scores.gather(1, aim[:, None])[:, 0]
         with torch.no_grad():
-            reached = torch.nan_to_num(scores, nan=torch.inf)
-            better = reached.amin(1) < lowest.amin(1)
-            best, lowest = torch.where(better[:, None], p, best), torch.minimum(lowest, reached)
-        least = float(lowest.min())
-        if least <= 0 and (asked > 0 or least < 2 * asked):
-            asked = least
-            if found(best.detach(), lowest.amin(1)):
+            lowest = torch.minimum(lowest, torch.nan_to_num(scores, nan=torch.inf))
+            before, reached = reached, lowest.amin(1)
+            best = torch.where((reached < before)[:, None], p, best)
+        least = float(reached.min())
+        if least <= 0 and (told > 0 or least < 2 * told):
+            told = least
+            if found(best.detach(), reached):
                 break
-        finite = torch.where(torch.isfinite(loss), loss, 0.0)
-        if step + 1 == steps or not finite.requires_grad:
+        if step + 1 == steps or not scores.requires_grad:
             break
-        (gradient,) = torch.autograd.grad(finite.sum(), p, allow_unused=True)
+        # a loss that is no number has no direction
+        loss = torch.nan_to_num(scores.gather(1, aim[:, None]), nan=0.0, posinf=0.0, neginf=0.0)
+        (gradient,) = torch.autograd.grad(loss.sum(), p, allow_unused=True)
         if gradient is None:
             break
         gradient = torch.nan_to_num(gradient * width, nan=0.0, posinf=0.0, neginf=0.0)
-        largest = gradient.abs().amax(1, keepdim=True).clamp(min=torch.finfo(p.dtype).tiny)
-        move = MOMENTUM * move + torch.where(signed, gradient.sign(), gradient / largest)
+        largest = gradient.abs().amax(1, keepdim=True).clamp_min_(tiny)
+        move = torch.where(signed, gradient.sign(), gradient / largest).add_(move, alpha=MOMENTUM)
         size = FIRST_STEP * (1 - step / steps) ** 2 + LAST_STEP
-        p = torch.clamp(p.detach() - size * width * move, lower, upper)
+        p = torch.clamp(torch.addcmul(p.detach(), width, move, value=-size), lower, upper)
     return best.detach(), lowest, runs

@@ -29,10 +29,10 @@ from torch import Tensor
 
 from verifier.bounds.ascend import Adam
 from verifier.bounds.backward import Kinks, concretise, of_groups, walk_back
-from verifier.bounds.bounder import Sweep
 from verifier.bounds.network import Network
 from verifier.bounds.rounding import Allowance
-from verifier.ops.kinds import Interval, LinearOp, Relaxation, RelaxedOp
+from verifier.bounds.sweep import Sweep
+from verifier.ops.kinds import Interval, LinearOp, Op, Relaxation, RelaxedOp
 from verifier.tolerance import gamma
 
 RATE = 0.12, 0.95
@@ -285,24 +285,19 @@ class Relaxed:
 
     def values(self, p: Parameters, walked: Walked) -> tuple[dict[int, Tensor], Tensor]:
         """The relaxed network at the minimiser: the arguments of the ReLU operators and the output (B, m)."""
-        network = self.ground.network
-        slots: dict[int, Tensor] = {0: walked.point}
         arguments: dict[int, Tensor] = {}
-        for i, (op, sources) in enumerate(zip(network.ops[: self.slot], network.sources, strict=False)):
-            xs = [slots[s] for s in sources]
+
+        def step(i: int, op: Op, xs: list[Tensor]) -> Tensor:
             if isinstance(op, LinearOp):
-                y = op.forward(*xs)
-                y = y if sources else y.expand(len(walked.point), *y.shape[1:])
-            else:
-                assert isinstance(op, RelaxedOp)
-                if i in self.lower:
-                    arguments[i] = xs[0]
-                    y = self.kinks(i, p.alpha[i]).value(xs[0], walked.at.get(i))
-                else:
-                    y = _on_plane(op, xs, self.others[i], walked.at.get(i))
-            slots[i + 1] = y
-            network.release(slots, i)
-        return arguments, slots[self.slot].flatten(1)
+                return op.forward(*xs) if xs else op.forward().expand(len(walked.point), *op.out_shape)
+            assert isinstance(op, RelaxedOp)
+            if i not in self.lower:
+                return _on_plane(op, xs, self.others[i], walked.at.get(i))
+            arguments[i] = xs[0]
+            return self.kinks(i, p.alpha[i]).value(xs[0], walked.at.get(i))
+
+        output = self.ground.network.walk(walked.point, step, self.slot)
+        return arguments, output.flatten(1)
 
     def gradients(self, p: Parameters, walked: Walked) -> dict[str, Tensor]:
         """d bound / d parameters, with 0 where a parameter plays no part."""

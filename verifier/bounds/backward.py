@@ -99,7 +99,7 @@ def walk_back(
                 parts, owed = given.step(rows)
                 state = torch.cat([state[:1] + owed, state[1:]])
             else:
-                planes = planes_of(given, marked) if allowance is None else allowance.planes(i, given)
+                planes = planes_of(op, given, marked) if allowance is None else allowance.planes(i, given)
                 if owner is not None:
                     planes = planes.of(owner)
                 parts, owed = _relaxed_step(op, rows, planes)
@@ -124,18 +124,12 @@ def walk_back(
         coefficients = pending[0].flatten(2)
     shift = state[0]
     if allowance is not None:
-        shift = shift - _rest(allowance, bias, owner)
+        # roundings of the bias that the walk started with, and underflow, of coefficients and of products
+        rest = torch.add(allowance.floor, bias.detach().abs(), alpha=SPARE * allowance.steps * ulp(bias.dtype))
+        shift = shift - rest
     # +inf is an overflow, whatever was added afterwards
     shift = _known_below(shift)
     return coefficients, shift.masked_fill(state[1] != 0, -torch.inf) if marked else shift
-
-
-def _rest(allowance: Allowance, bias: Tensor, owner: Tensor | None) -> Tensor:
-    """What a walk loses beside the costs of its steps: roundings of the bias it started with, (R, K), and underflow, of
-    coefficients and of products."""
-    total = bias.detach().abs() * (SPARE * allowance.steps * ulp(bias.dtype))
-    floor = allowance.floor
-    return total + (floor if owner is None or len(floor) == 1 else floor.index_select(0, owner))[:, None]
 
 
 def _known_below(bound: Tensor) -> Tensor:
@@ -177,13 +171,15 @@ def _relaxed_step(op: RelaxedOp, rows: Tensor, planes: Planes) -> tuple[tuple[Te
     upper . row + (lower - upper) . p.
     """
     positive = rows.clamp(min=0)
-    every, more = planes.columns[0][:, :, None], planes.columns[1][:, :, None]
-    owed = (rows.flatten(2) * every).addcmul_(positive.flatten(2), more)
+    every, more = planes.packed[:, :, :, None]
+    both = (rows.flatten(2) * every).addcmul_(positive.flatten(2), more)
+    if not planes.slopes:
+        return (both[-1].view(rows.shape),), both[:-1].sum(-1)
     parts = tuple(
         (op.spread(rows, index) * upper[:, None]).addcmul_(op.spread(positive, index), change[:, None])
         for index, (upper, change) in enumerate(planes.slopes)
     )
-    return parts, owed.sum(-1)
+    return parts, both.sum(-1)
 
 
 class Region(NamedTuple):
@@ -213,13 +209,12 @@ class Region(NamedTuple):
 
         `rigorous` takes off what rounding may have added: gamma_n (|a| . |x| + |bias|), n the inputs.
         """
-        low = torch.baddbmm(bias[:, :, None], coefficients, self.centre[:, :, None])
-        low = torch.baddbmm(low, coefficients.abs(), (self.wide if rigorous else self.radius)[:, :, None], alpha=-1)
-        low = low[:, :, 0]
+        n, dtype, start = self.centre.shape[1], bias.dtype, bias
         if rigorous:
-            n, dtype = self.centre.shape[1], bias.dtype
-            low = low - (bias.abs() * gamma(2 * n, dtype)).add_(lost(2 * n, dtype))
-        return _known_below(low)
+            start = torch.sub(bias, bias.abs(), alpha=2 * gamma(2 * n, dtype))
+        low = torch.baddbmm(start[:, :, None], coefficients, self.centre[:, :, None])
+        low = torch.baddbmm(low, coefficients.abs(), (self.wide if rigorous else self.radius)[:, :, None], alpha=-1)
+        return _known_below(low[:, :, 0] - lost(2 * n, dtype) if rigorous else low[:, :, 0])
 
 
 def concretise(coefficients: Tensor, bias: Tensor, lower: Tensor, upper: Tensor, rigorous: bool = True) -> Tensor:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from verifier.bounds.forms import AffineForm
+from verifier.bounds.affine import AffineForm
 from verifier.tolerance import gamma, ulp
 
 

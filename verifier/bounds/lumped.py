@@ -6,11 +6,11 @@ A value v of box b is
 
 The relaxations are DeepZ's (Singh et al. 2018), with the noise of every neuron lumped into the radius at once. So a
 linear layer costs d + 2 applications, whatever the number of neurons that are not affine, and bounds of a batch cost a
-small multiple of inference. `bounds.rounded`, which keeps the noise apart, costs ten times as much per box and is far
+small multiple of inference. `bounds.zonotope`, which keeps the noise apart, costs ten times as much per box and is far
 tighter on deep networks. Element-wise work is done in place, in chunks of the batch that stay in the cache.
 
 Precision: inputs and radius are of the fast type, the centre is float64 until its rounding would be small beside the
-radius (`SETTLED`), and of the fast type from there on. See `bounds.rounded` for why, and for the bound of a sum's
+radius (`SETTLED`), and of the fast type from there on. See `bounds.zonotope` for why, and for the bound of a sum's
 error, gamma_n * sum |w| |v|, which must be in the radius before |W| is applied. ReLUs, which have a bound of every |v|
 at hand, add it for the layer that reads them; elsewhere an extra step does. `FLOOR` covers underflow and keeps every
 spread positive. The result needs no recheck. What overflows becomes NaN, which readers must take for "nothing known".
@@ -24,17 +24,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from verifier.bounds.affine import AffineForm, generic_form
 from verifier.bounds.cores import on_cores
-from verifier.bounds.forms import AffineForm
-from verifier.bounds.forward import as_interval, relaxed_form
 from verifier.bounds.network import Network
-from verifier.bounds.rounded import EXACT, FLOOR, Twin, terms_of
+from verifier.bounds.zonotope import Twin, terms_of
 from verifier.ops.affine import Dense
 from verifier.ops.conv import Conv, ConvTranspose
-from verifier.ops.kinds import Interval, LinearOp, RelaxedOp
+from verifier.ops.kinds import Interval, LinearOp, Op, RelaxedOp
 from verifier.ops.layout import Reshape
 from verifier.ops.piecewise import Clip, Relu
-from verifier.tolerance import SPARE, ulp
+from verifier.tolerance import EXACT, FLOOR, ulp
+from verifier.tolerance import gamma as sum_error
 
 CHUNK_ELEMENTS = 600_000
 """Elements of the widest value in one chunk of boxes: larger chunks leave the cache, smaller ones wait for torch."""
@@ -136,7 +136,7 @@ def _owned(network: Network, i: int) -> bool:
 
 def gamma(terms: int, dtype: torch.dtype) -> float:
     """At least the relative error of a sum of `terms` products whose weights were rounded at import and to the type."""
-    return (terms + 8 + SPARE) * ulp(dtype) / 2
+    return sum_error(terms + 8, dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,25 +208,22 @@ def sweep_lumped(
 
 
 def _sweep(given: Prepared, first: Lumped, unstable: Tensor | None) -> Lumped:
-    network, exact = given.twin.fast, given.twin.exact
-    forms: dict[int, Lumped] = {0: first}
-    for i, (op, sources) in enumerate(zip(network.ops, network.sources, strict=True)):
-        read = [forms[s] for s in sources]
+    network = given.twin.fast
+
+    def step(i: int, op: Op, read: list[Lumped]) -> Lumped:
         if isinstance(op, LinearOp):
-            twin = exact.ops[i]
-            assert isinstance(twin, LinearOp)
-            forms[i + 1] = _linear(op, twin, read, given.extra[i]) if read else _constant(twin, first)
-        elif isinstance(op, Relu):
-            forms[i + 1] = _relu(read[0] if given.owned[i] else _copied(read[0]), given.room[i], unstable)
-        elif isinstance(op, Clip) and all(map(math.isfinite, op._limits())):
-            forms[i + 1] = _clip(
-                read[0] if given.owned[i] else _copied(read[0]), *op._limits(), given.room[i], unstable
-            )
-        else:
-            assert isinstance(op, RelaxedOp)
-            forms[i + 1] = _generic(op, read, unstable)
-        network.release(forms, i)  # type: ignore[arg-type]
-    out = forms[network.output]
+            exact = given.twin.exact.ops[i]
+            assert isinstance(exact, LinearOp)
+            return _linear(op, exact, read, given.extra[i]) if read else _constant(exact, first)
+        assert isinstance(op, RelaxedOp)
+        if isinstance(op, Relu):
+            return _relu(read[0] if given.owned[i] else _copied(read[0]), given.room[i], unstable)
+        if isinstance(op, Clip) and all(map(math.isfinite, op._limits())):
+            argument = read[0] if given.owned[i] else _copied(read[0])
+            return _clip(argument, *op._limits(), given.room[i], unstable)
+        return _generic(op, read, unstable)
+
+    out = network.walk(first, step)
     batch, m = len(first.centre), network.m
     return Lumped(out.centre.reshape(batch, m), out.inputs.reshape(-1, batch, m), out.radius.reshape(batch, m))
 
@@ -385,23 +382,16 @@ def _cut(
 def _generic(op: RelaxedOp, read: list[Lumped], unstable: Tensor | None) -> Lumped:
     """Any other non-linear operator by its own planes in float64."""
     low = read[0].radius.dtype
-    bounds = [as_interval(form.interval()) for form in read]
-    if unstable is not None:
-        unstable.add_(op.unstable(*bounds).flatten(1).sum(1))
-    planes = op.relax(*bounds, parallel=True)  # type: ignore[call-arg]
     forms = [
         AffineForm(
             torch.cat([f.centre[:, None].double(), f.inputs.transpose(0, 1).double()], 1), f.radius.double()[:, None]
         )
         for f in read
     ]
-    result = relaxed_form(op, forms, bounds, (), planes)
-    size = planes.lower_offset.abs() + planes.upper_offset.abs()
-    for bound, a, b in zip(bounds, planes.lower_slopes, planes.upper_slopes, strict=True):
-        size = size + op.collect((a.abs() + b.abs()) * torch.maximum(bound.lower.abs(), bound.upper.abs()))
-    terms = max(math.prod(shape) for shape in op.in_shapes) / max(1, math.prod(op.out_shape)) + 8
+    result, bent = generic_form(op, forms)
+    if unstable is not None:
+        unstable.add_(bent)
     inputs = result.maps[:, 1:].transpose(0, 1)
-    rounding = inputs.abs().sum(0) * (2 * ulp(low)) + 16 * terms * EXACT * size
-    radius = (result.radius[:, 0] + rounding) * (1 + 4 * ulp(low)) + FLOOR
+    radius = (result.radius[:, 0] + inputs.abs().sum(0) * (2 * ulp(low))) * (1 + 4 * ulp(low)) + FLOOR
     radius = torch.nan_to_num(radius, nan=torch.inf, posinf=torch.inf)
     return Lumped(result.maps[:, 0].contiguous(), inputs.to(low).contiguous(), radius.to(low))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
@@ -78,14 +78,25 @@ class Network:
         """Elements of the largest value."""
         return max(_numel(shape) for shape in self.shapes)
 
+    def walk(self, start: T, step: Callable[[int, Op, list[T]], T], slot: int | None = None) -> T:
+        """The one forward walk: what there is in `slot` (None: the output), with `start` in slot 0; `step(i, op, read)`
+        makes what operator i leaves of what it reads. What no later operator reads is dropped."""
+        end = self.output if slot is None else slot
+        values: dict[int, T] = {0: start}
+        for i, op in enumerate(self.ops if slot is None else self.ops[:slot]):
+            values[i + 1] = step(i, op, [values[s] for s in self.sources[i]])
+            for s in self.sources[i]:
+                if self.last_use[s] == i and s != end:
+                    values.pop(s, None)
+        return values[end]
+
     def forward(self, x: Tensor) -> Tensor:
         """Concrete values: (M, n) -> (M, m)."""
-        values: dict[int, Tensor] = {0: x}
-        for i, (op, sources) in enumerate(zip(self.ops, self.sources, strict=True)):
-            y = op.forward(*(values[s] for s in sources))
-            values[i + 1] = y if sources else y.expand(x.shape[0], *y.shape[1:])
-            self.release(values, i)
-        return values[self.output]
+
+        def step(_: int, op: Op, xs: list[Tensor]) -> Tensor:
+            return op.forward(*xs) if xs else op.forward().expand(len(x), *op.out_shape)
+
+        return self.walk(x, step)
 
     def readers(self, slot: int) -> int:
         """How often a slot is read; the network's result counts as read once more."""
@@ -97,12 +108,6 @@ class Network:
         for slot in (self.output, *(s for read in self.sources for s in read)):
             counts[slot] += 1
         return tuple(counts)
-
-    def release(self, values: dict[int, T], i: int) -> None:
-        """Drops from `values` what no operator after `ops[i]` reads."""
-        for s in self.sources[i]:
-            if self.last_use[s] == i:
-                values.pop(s, None)
 
 
 def narrowed(exact: Network, graph: Graph) -> Network | None:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from verifier.bounds.affine import intersect
 from verifier.bounds.alpha_beta import Ground, Task, climb, prove
-from verifier.bounds.forward import intersect
 from verifier.bounds.network import Network
 from verifier.ops.kinds import Interval
 

@@ -39,22 +39,19 @@ from verifier.tolerance import gamma, lost, ulp
 
 
 class Planes(NamedTuple):
-    """The planes of an operator as a walk uses them: `columns` (2, c, B, |T|) for rows and for their positive parts,
-    c = 1 or 2 (with marks); per input the upper slope and what the lower one has more, (B, *S_i) each. `folded`: the
-    columns hold the charges and the constant of the operator that makes the argument as well."""
+    """The planes of an operator as a walk uses them, for rows (index 0) and for their positive parts (index 1), in one
+    tensor `packed` (2, c, B, |T|): one column, or two with marks, and last, where the operator is element-wise, the
+    slopes; otherwise those are in `slopes`, (2, B, *S_i) per input. `folded`: the columns hold the charges and the
+    constant of the operator that makes the argument as well."""
 
-    columns: Tensor
-    slopes: tuple[tuple[Tensor, Tensor], ...]
+    packed: Tensor
+    slopes: tuple[Tensor, ...] = ()
     folded: bool = False
 
     def of(self, boxes: Tensor) -> Planes:
         """The planes of the boxes (R,) that own groups of rows."""
-        slopes = tuple((upper.index_select(0, boxes), more.index_select(0, boxes)) for upper, more in self.slopes)
-        return Planes(self.columns.index_select(2, boxes), slopes, self.folded)
-
-    def at(self, planes: Relaxation) -> Planes:
-        """The same with other slopes."""
-        return Planes(self.columns, _slopes(planes), self.folded)
+        slopes = tuple(t.index_select(1, boxes) for t in self.slopes)
+        return Planes(self.packed.index_select(2, boxes), slopes, self.folded)
 
 
 def columns(amount: Tensor, marked: bool) -> Tensor:
@@ -65,23 +62,30 @@ def columns(amount: Tensor, marked: bool) -> Tensor:
     return torch.stack([clean, (amount != clean).to(amount.dtype)])
 
 
-def planes_of(planes: Relaxation, marked: bool) -> Planes:
+def _stacked(op: RelaxedOp, planes: Relaxation) -> Tensor:
+    """Upper and lower offsets, and slopes where they are element-wise: (2, 1 or 2, B, |T|)."""
+    upper, lower = [planes.upper_offset], [planes.lower_offset]
+    if op.elementwise:
+        upper, lower = [*upper, *planes.upper_slopes], [*lower, *planes.lower_slopes]
+    return torch.stack([t.flatten(1) for t in (*upper, *lower)]).unflatten(0, (2, -1))
+
+
+def planes_of(op: RelaxedOp, planes: Relaxation, marked: bool) -> Planes:
     """Planes as a walk uses them, without any charge."""
-    return Planes(_columns(planes.lower_offset, planes.upper_offset, marked), _slopes(planes))
+    return _packed(op, _stacked(op, planes), planes, marked)
 
 
-def _columns(lower: Tensor, upper: Tensor, marked: bool) -> Tensor:
-    """Columns (2, c, B, |T|) from what a unit of positive coefficient adds, and what one of negative coefficient takes:
-    lower . p - upper . n  with the positive part p and the negative part n = p - row of a row."""
-    up = columns(upper.flatten(1), marked)
-    low = columns(lower.flatten(1), marked)
+def _packed(op: RelaxedOp, both: Tensor, planes: Relaxation, marked: bool, folded: bool = False) -> Planes:
+    """From what `_stacked` makes, which is overwritten: with the positive part p of a row and its negative part
+    n = row - p,  upper . n + lower . p  =  upper . row + (lower - upper) . p."""
     if marked:  # a mark counts whatever the sign
-        up[1].neg_()
-    return torch.stack([up, low - up])
-
-
-def _slopes(planes: Relaxation) -> tuple[tuple[Tensor, Tensor], ...]:
-    return tuple((upper, lower - upper) for lower, upper in zip(planes.lower_slopes, planes.upper_slopes, strict=True))
+        clean, mark = columns(both[:, :1], True)
+        both = torch.cat([clean, torch.cat([-mark[:1], mark[1:]]), both[:, 1:]], 1)
+    both[1].sub_(both[0])
+    if op.elementwise:
+        return Planes(both, (), folded)
+    slopes = zip(planes.upper_slopes, planes.lower_slopes, strict=True)
+    return Planes(both, tuple(torch.stack([high, low - high]) for high, low in slopes), folded)
 
 
 @dataclass(eq=False)
@@ -98,18 +102,18 @@ class Allowance:
     _read: list[tuple[int, Tensor]] = field(default_factory=list)
     _floor: tuple[int, Tensor] | None = None
     _columns: dict[int, Tensor] = field(default_factory=dict)
+    _loads: dict[int, Tensor] = field(default_factory=dict)
     _planes: dict[int, tuple[Relaxation, Planes]] = field(default_factory=dict)
 
     @property
     def floor(self) -> Tensor:
-        """What underflow may lose on a walk from anywhere, of coefficients and of products: (B,), or (1,) before
-        anything has been noted."""
+        """What underflow may lose on a walk from anywhere, of coefficients and of products, on any box: (1,)."""
         done, total = self._floor or (0, self._own)
         if done < len(self._read):
             terms = max(terms for terms, _ in self._read[done:])
             every = torch.cat([size for _, size in self._read[done:]], 1)
             # an element without bounds has a coefficient of exactly 0, or its charge is infinite anyway
-            few = torch.nan_to_num(every, nan=0.0, posinf=0.0).sum(1)
+            few = torch.nan_to_num(every, nan=0.0, posinf=0.0).sum(1).amax(0, keepdim=True)
             total = total + few.mul_(SPARE * lost(terms, every.dtype))
         self._floor = len(self._read), total
         return total
@@ -170,13 +174,12 @@ class Allowance:
 
     def of(self, boxes: Tensor) -> Allowance:
         """The same for groups of rows that belong to the boxes (R,)."""
-        floor = self.floor
         return Allowance(
             self.network,
             {slot: cost if len(cost) == 1 else cost.index_select(0, boxes) for slot, cost in self.costs.items()},
             {i: tuple(t.index_select(0, boxes) for t in sizes) for i, sizes in self.sizes.items()},
             None if self.output is None else self.output.index_select(0, boxes),
-            _floor=(0, floor if len(floor) == 1 else floor.index_select(0, boxes)),
+            _floor=(0, self.floor),
         )
 
     def column(self, slot: int) -> Tensor | None:
@@ -201,22 +204,31 @@ class Allowance:
     def _charged(self, i: int, planes: Relaxation) -> Planes:
         op = self.network.ops[i]
         assert isinstance(op, RelaxedOp)
-        lower, upper = planes.lower_offset, planes.upper_offset
-        cost = torch.maximum(lower.abs(), upper.abs()).mul(self._sum(op.out_shape))
-        for low, high, size in zip(planes.lower_slopes, planes.upper_slopes, self.sizes[i], strict=True):
-            cost = cost + op.collect(times(low.abs() + high.abs(), size)) * (8 * ulp(self.network.dtype))
-        cost = cost.detach() * (SPARE + self._sum(op.out_shape))
-        producer = self.network.producer(i)
-        if producer is not None:  # |row over the argument| <= |row| max |slope|
-            low, high = planes.lower_slopes[0], planes.upper_slopes[0]
-            own = self.costs.get(self.network.sources[i][0])
-            if own is not None:
-                most = torch.maximum(low.detach().abs(), high.detach().abs())
-                cost = cost + times(most, self._charge(self.network.sources[i][0], own))
-            if (constant := producer.offset()) is not None:
-                lower, upper = lower + low * constant, upper + high * constant
-        marked = not self.network.finite
-        return Planes(_columns(lower - cost, upper + cost, marked), _slopes(planes), producer is not None)
+        producer, marked, spare = self.network.producer(i), not self.network.finite, SPARE + self._sum(op.out_shape)
+        both = _stacked(op, planes)
+        size = both.detach().abs().amax(0)
+        cost = size[0] * (self._sum(op.out_shape) * spare)
+        unit = 8 * ulp(self.network.dtype) * spare
+        if op.elementwise:
+            cost = cost + times(size[1], self._load(i, 2 * unit), exact=marked)
+            if producer is not None and producer.offset_column is not None:
+                both[:, 0].addcmul_(both[:, 1], producer.offset_column)
+        else:
+            for low, high, reach in zip(planes.lower_slopes, planes.upper_slopes, self.sizes[i], strict=True):
+                cost = cost + op.collect(times(low.abs() + high.abs(), reach)).flatten(1).detach() * unit
+        both[0, 0].add_(cost)
+        both[1, 0].sub_(cost)
+        return _packed(op, both, planes, marked, producer is not None)
+
+    def _load(self, i: int, unit: float) -> Tensor:
+        """What a row over the argument of the element-wise operator i pays per unit of |coefficient|, (B, |S|): the
+        products with its slopes, and the charges of the operator that makes it, if they are folded."""
+        if i not in self._loads:
+            load, slot = self.sizes[i][0] * unit, self.network.sources[i][0]
+            if self.network.producer(i) is not None and slot in self.costs:
+                load = load + self._charge(slot, self.costs[slot])
+            self._loads[i] = load.flatten(1)
+        return self._loads[i]
 
     def added(self, i: int) -> Tensor:
         """What adding a row over the argument of operator i costs per unit of |coefficient|: (c, B, |S|)."""
@@ -228,6 +240,8 @@ SPARE = 1.01
 """Costs are sums of positive terms that have been rounded themselves, and so are their products with coefficients."""
 
 
-def times(slope: Tensor, size: Tensor) -> Tensor:
-    """slope * size; a slope of 0 takes nothing of an unbounded value."""
+def times(slope: Tensor, size: Tensor, exact: bool = True) -> Tensor:
+    """slope * size; a slope of 0 takes nothing of an unbounded value (`exact`: there may be some)."""
+    if not exact:
+        return slope * size
     return (slope * size).masked_fill_(slope == 0, 0.0)

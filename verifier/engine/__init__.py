@@ -15,7 +15,7 @@ import numpy as np
 
 import vnnlib
 from verifier.attack.replay import Replay
-from verifier.bounds.bounder import OutOfTime
+from verifier.bounds.sweep import OutOfTime
 from verifier.budget import Budget
 from verifier.engine import sampling
 from verifier.engine.going_on import AnyPath, with_checkpoint

@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from verifier.bounds.alpha_beta import Ground
-from verifier.bounds.bounder import Method, sweep
 from verifier.bounds.centred import Centred
-from verifier.bounds.lumped import Prepared
 from verifier.bounds.network import build
 from verifier.bounds.rational import Rational
-from verifier.bounds.rounded import Twin
+from verifier.bounds.sweep import Method, sweep
 from verifier.budget import Budget
 from verifier.engine.on_device import OnDevice
 from verifier.engine.outcome import Answer
@@ -35,7 +33,7 @@ if TYPE_CHECKING:
     from verifier.proof.writer import ProofWriter
 
 ROOT_ELEMENTS = 2_000_000
-"""Elements of the temporaries of a chunk of backward rows at the root (`bounder.Method`): few large convolutions."""
+"""Elements of the temporaries of a chunk of backward rows at the root (`sweep.Method`): few large convolutions."""
 
 REFINE_SHARE = 0.2
 """Share of the time left that tighter intervals at the root may take."""
@@ -132,18 +130,14 @@ def _bounding(
     """The bounding step where inputs are split: zonotopes for few inputs and many neurons (their points are all the
     attack there is: no work is counted), lumped ones where asked for, or cheap and tight bounds, measured."""
     cost = Cost(on.network, on.free)
-    if strategy.kind is Kind.ZONOTOPE:
-        return partial(zonotope.bound_zonotope, Twin.of(on.problem.graph, on.device), on.table), lambda: 0.0
-    if strategy.kind is Kind.LUMPED:
-        prepared = Prepared.of(Twin.of(on.problem.graph, on.device))
-        return partial(
-            zonotope.bound_lumped, prepared, on.table
-        ), lambda: cost.sweep() * (answer.tally.boxes - answer.earlier)
     stop = answer.budget.expired
 
     def bound(batch: DomainBatch, bounds: Method) -> Bounded:
-        return bound_boxes(on.network, on.table, batch, on.inputs, bounds, stop, on.single)
+        return bound_boxes(on.setting, batch, bounds, stop)
 
+    if strategy.kind in (Kind.ZONOTOPE, Kind.LUMPED):
+        each = cost.sweep() if strategy.kind is Kind.LUMPED else 0.0
+        return lambda batch: bound(batch, strategy.bounds), lambda: each * (answer.tally.boxes - answer.earlier)
     chooser = Chooser(bound, _halves, strategy.bounds, strategy.fixed, cost)
     if strategy.deterministic:
         chooser.clock = lambda: chooser.work

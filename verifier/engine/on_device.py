@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from verifier.bounds.bound import Setting
 from verifier.bounds.inputs import IdentityMap, InputMap
 from verifier.bounds.network import Network, build, narrowed
 from verifier.errors import OptionsError
@@ -44,6 +46,11 @@ class OnDevice:
             lower,
             upper,
         )
+
+    @cached_property
+    def setting(self) -> Setting:
+        """The same, as bounds take it."""
+        return Setting(self.problem.graph, self.network, self.table, self.inputs, self.single)
 
     @property
     def queries(self) -> int:

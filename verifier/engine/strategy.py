@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from verifier.bounds.bounder import Method
+from verifier.bounds.sweep import Method
 from verifier.engine.on_device import OnDevice
 from verifier.errors import OptionsError
 from verifier.options import Options
@@ -66,7 +66,7 @@ class Strategy:
     @property
     def method(self) -> str:
         """The bounds' name in results."""
-        return {Kind.ZONOTOPE: "zonotope", Kind.LUMPED: "lumped"}.get(self.kind, self.bounds.name)
+        return self.bounds.name
 
 
 def choose(on: OnDevice, options: Options, asked: str = "") -> Strategy:
@@ -83,7 +83,9 @@ def choose(on: OnDevice, options: Options, asked: str = "") -> Strategy:
     d, method = on.free, options.bounds.method
     affine = d <= AFFINE_INPUTS
     alpha = options.bounds.alpha_steps if method == "alpha" or (method == "auto" and not affine) else 0
-    bounds = Method(interval=True, affine=affine, rows=method in ("auto", "crown", "alpha"), alpha_steps=alpha)
+    bounds = Method(affine=affine, rows=method in ("auto", "crown", "alpha"), alpha_steps=alpha)
+    if kind in (Kind.ZONOTOPE, Kind.LUMPED):
+        bounds = Method(kind="zonotope" if kind is Kind.ZONOTOPE else "lumped")
     neurons = kind in (Kind.NEURONS, Kind.ONE_LAYER)
     if neurons and method != "auto":
         reason += f" (bounds.method {method} is for splits of inputs, and not used)"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import vnnlib
 from verifier.attack.replay import Replay
-from verifier.bounds.bounder import OutOfTime
+from verifier.bounds.sweep import OutOfTime
 from verifier.budget import Budget
 from verifier.engine.methods import prepare
 from verifier.engine.on_device import OnDevice

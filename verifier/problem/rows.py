@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -42,14 +43,48 @@ class RowTable:
         row, rhs, clause, clauses = (t.to(device) for t in (self.row, self.rhs, self.clause, self.clauses))
         return RowTable(row, rhs, clause, clauses, mixed, self.most, self.strict.to(device))
 
+    @cached_property
+    def some_strict(self) -> bool:
+        """Whether any row is strict."""
+        return bool(self.strict.any())
+
+    def at(self, query: Tensor) -> Asked:
+        """What the queries (B,) of boxes or points ask, looked up once for all that is bounded or tried there."""
+        clause = self.clause.index_select(0, query).clamp_(max=self.most)
+        beyond = torch.arange(self.most, device=query.device) >= self.clauses.index_select(0, query)[:, None]
+        strict = self.strict.index_select(0, query) if self.some_strict else None
+        row, rhs = self.row.index_select(0, query), self.rhs.index_select(0, query)
+        return Asked(row, rhs, clause, beyond, strict)
+
     def clause_scores(self, low: Tensor, query: Tensor) -> Tensor:
+        """See `Asked.scores`."""
+        return self.at(query).scores(low)
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """The rows of B boxes or points: `row` (B, K), `rhs` (B, K), `clause` (B, K) with C for padding, `beyond` (B, C)
+    clauses that there are not, `strict` (B, K) or None where no row is."""
+
+    row: Tensor
+    rhs: Tensor
+    clause: Tensor
+    beyond: Tensor
+    strict: Tensor | None
+
+    def select(self, index: Tensor) -> Asked:
+        """Those at `index`."""
+        row, rhs, clause, beyond = (t.index_select(0, index) for t in (self.row, self.rhs, self.clause, self.beyond))
+        return Asked(row, rhs, clause, beyond, None if self.strict is None else self.strict.index_select(0, index))
+
+    def scores(self, low: Tensor) -> Tensor:
         """Best row bound per clause, (B, K) -> (B, C); +inf beyond the query's clauses, -inf for one without rows.
 
         A strict row, which says < 0, is impossible where its bound is 0: that counts as the smallest positive number.
         """
-        touching = self.strict[query] & (low == 0)
-        low = torch.where(touching, torch.finfo(low.dtype).tiny, low)
-        scores = low.new_full((len(query), self.most + 1), -torch.inf)
-        scores = scores.scatter_reduce(1, self.clause[query].clamp(max=self.most), low, "amax")[:, : self.most]
-        beyond = torch.arange(self.most, device=low.device)[None] >= self.clauses[query][:, None]
-        return scores.masked_fill(beyond, torch.inf)
+        if self.strict is not None:
+            low = torch.where(self.strict & (low == 0), torch.finfo(low.dtype).tiny, low)
+        most = self.beyond.shape[1]
+        scores = low.new_full((len(low), most + 1), -torch.inf)
+        scores = scores.scatter_reduce(1, self.clause, low, "amax")[:, :most]
+        return scores.masked_fill(self.beyond, torch.inf)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from verifier.bounds.bounder import OutOfTime
+from verifier.bounds.sweep import OutOfTime
 from verifier.checker.bounds import Enclosures, walk
 from verifier.checker.errors import Unreadable
 from verifier.checker.ops import Array, Linear

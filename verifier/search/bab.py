@@ -16,7 +16,7 @@ from typing import Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from verifier.bounds.bounder import OutOfTime
+from verifier.bounds.sweep import OutOfTime
 from verifier.search.domains import DomainBatch
 from verifier.search.memory import CPU, Memory, attempt
 from verifier.search.policy import Parts, Policy, Tally

@@ -30,6 +30,7 @@ from verifier.search.bab import Ending
 from verifier.search.domains import DomainBatch
 from verifier.search.memory import attempt
 from verifier.search.policy import Tally
+from verifier.tolerance import BALANCE
 
 FORMAT = 1
 MOST_BYTES = 1 << 33
@@ -37,9 +38,6 @@ MOST_BYTES = 1 << 33
 
 PART = 10.0
 """A file is written no sooner than after so many times what the last one took."""
-
-BALANCE = 1e-6
-"""Error of the sum of all shares: there may be millions, each a product of halves and of clipped parts."""
 
 COUNTERS = tuple(f.name for f in fields(Tally) if f.name not in ("lower", "open_boxes"))
 _FLOAT, _INT = np.dtype("<f8"), np.dtype("<i8")

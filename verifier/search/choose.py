@@ -15,10 +15,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from verifier.bounds.bounder import Method
 from verifier.bounds.network import Network
+from verifier.bounds.sweep import Method
 from verifier.search.bounding import Bounded
 from verifier.search.domains import DomainBatch
+from verifier.tolerance import LEEWAY
 
 SAMPLE = 24
 """Boxes that are bounded in every way to compare them. Halves are as many again, in calls about the same price."""
@@ -132,13 +133,13 @@ class Chooser:
         gain = _typical(_missing(base.value)) - _typical(_missing(least))
         rise = _typical(_missing(base.value)) - _typical(_missing(tight.values))
         levels = rise / gain if gain > 0 else float("inf") if rise > 0 else 0.0
-        self.rows_pay = min(levels, 60.0) * math.log(2) > math.log(max(1.0, rows_time / max(cheap_time, 1e-9)))
+        self.rows_pay = min(levels, 60.0) * math.log(2) > math.log(max(1.0, rows_time / max(cheap_time, LEEWAY)))
         return tight if count == len(first.alive) else None
 
 
 def _missing(values: torch.Tensor) -> torch.Tensor:
     """Logarithm of what a bound misses; proven boxes miss next to nothing."""
-    return (-values).clamp(min=1e-9).log()
+    return (-values).clamp(min=LEEWAY).log()
 
 
 def _typical(values: torch.Tensor) -> float:

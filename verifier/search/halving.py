@@ -18,7 +18,7 @@ from verifier.search.domains import DomainBatch, join
 from verifier.search.leaf import settle_affine
 from verifier.search.policy import Parts
 from verifier.search.settle import shrink, shrink_all
-from verifier.search.ties import hopeless, settle_ties
+from verifier.search.ties import hopeless, settle_ties, ties
 
 
 @dataclass(eq=False)
@@ -47,12 +47,22 @@ class Halving(SearchMethod[Bounded]):
         self, boxes: DomainBatch, known: Bounded, try_points: TryPoints
     ) -> tuple[DomainBatch, Bounded, object | None]:
         """See `SearchMethod`."""
+        affine, tied = self._rare(boxes, known)
+        if not affine and not tied:
+            return boxes, known, None
         keep, found = settle_affine(boxes, known, try_points)
         if found is not None:
             return boxes, known, found
-        keep = keep & ~settle_ties(boxes, known, self.fractions, self.table)
-        boxes, known = boxes.select(keep), known.select(keep)
+        if tied:
+            keep = keep & ~settle_ties(boxes, known, self.fractions, self.table)
+        kept = keep.nonzero()[:, 0]
+        boxes, known = boxes.select(kept), known.select(kept)
         return boxes, *self._without_hope(boxes, known, try_points)
+
+    def _rare(self, boxes: DomainBatch, known: Bounded) -> tuple[bool, bool]:
+        """Whether there are affine boxes, and ties: most steps have neither, and one read-back says so."""
+        found = torch.stack([(known.unstable == 0).any(), ties(boxes, known).any()]).tolist()
+        return found[0], found[1]
 
     def _without_hope(self, boxes: DomainBatch, known: Bounded, try_points: TryPoints) -> tuple[Bounded, object | None]:
         """What is known, with boxes that nothing can settle marked as such."""
@@ -119,8 +129,11 @@ class Recorded(Halving):
     ) -> tuple[DomainBatch, Bounded, object | None]:
         """The linear programs of affine boxes are the proof's own. Fractions are no leaf that the checker knows, so
         boxes that they would prove stay open, and the record is told."""
-        if not self.record.tied:
+        affine, tied = self._rare(boxes, known)
+        if tied and not self.record.tied:
             self.record.tied = bool(settle_ties(boxes, known, self.fractions, self.table).any())
+        if not affine:
+            return boxes, known, None
         return boxes, *self._without_hope(boxes, known, try_points)
 
     def split(self, batch: DomainBatch, boxes: DomainBatch, known: Bounded) -> Parts:
@@ -188,8 +201,8 @@ def clip(boxes: DomainBatch, bounded: Bounded) -> tuple[DomainBatch, Bounded]:
     if bounded.sign_coefficients is not None and bounded.sign_constant is not None and bounded.sign_constant.shape[1]:
         lower, upper = shrink_all(bounded.sign_coefficients, bounded.sign_constant, lower, upper)
     cut_down = narrowed(boxes, lower, upper, bounded.value)
-    keep = ~(lower > upper).any(1)
-    return cut_down.select(keep), bounded.select(keep)
+    kept = (lower <= upper).all(1).nonzero()[:, 0]
+    return cut_down.select(kept), bounded.select(kept)
 
 
 def narrowed(boxes: DomainBatch, lower: Tensor, upper: Tensor, score: Tensor) -> DomainBatch:

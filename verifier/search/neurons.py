@@ -14,9 +14,9 @@ from torch import Tensor
 
 from verifier.bounds.alpha_beta import Ground, Parameters, Relaxed, Task, Walked, climb, prove
 from verifier.bounds.backward import neuron_rows, of_groups, walk_back
-from verifier.bounds.bounder import OutOfTime
 from verifier.bounds.refine import STEPS as REFINE_STEPS
 from verifier.bounds.refine import refine
+from verifier.bounds.sweep import OutOfTime
 from verifier.problem.rows import RowTable
 from verifier.search.bounding import Bounded
 from verifier.search.domains import DomainBatch

@@ -106,6 +106,8 @@ def joint_scores(
     bound, so the number of steps only decides how tight it is. Clauses of one row gain nothing and are left alone.
     """
     most = scores.shape[1]
+    if low.shape[1] == 1:
+        return scores
     known = torch.isfinite(low)
     member = (clause[:, None] == torch.arange(most, device=clause.device)[None, :, None]) & known[:, None]
     several = member.sum(2) > 1
@@ -115,26 +117,22 @@ def joint_scores(
     coefficients = coefficients.masked_fill(~known[:, :, None], 0.0)
     constant = constant.masked_fill(~known, 0.0)
     centre, radius = ((lower + upper) / 2)[:, None], ((upper - lower) / 2)[:, None]
-    size = (low.abs().masked_fill(~torch.isfinite(low), 0.0)).amax(1).clamp(min=torch.finfo(low.dtype).tiny)
+    limits = torch.finfo(low.dtype)
+    size = low.abs().masked_fill(~known, 0.0).amax(1).clamp(min=limits.tiny)
     rate = (4.0 / size)[:, None, None]
-    rounding = (
-        gamma(constant.shape[1] + lower.shape[1], low.dtype) * 3 * row_scale(coefficients, constant, lower, upper)
-    )
     n = lower.shape[1]
-    middle = torch.bmm(coefficients, centre.transpose(1, 2))[:, :, 0] + constant - rounding
-    rows = torch.cat([coefficients, middle[:, :, None]], 2)
-    logits = torch.zeros(member.shape, dtype=low.dtype, device=low.device).masked_fill(~member, -torch.inf)
-    best = scores
+    rounding = 3 * gamma(constant.shape[1] + n, low.dtype) * row_scale(coefficients, constant, lower, upper)
+    middle = torch.baddbmm((constant - rounding)[:, :, None], coefficients, centre.transpose(1, 2))
+    rows, turned, reach = torch.cat([coefficients, middle], 2), coefficients.transpose(1, 2), radius.transpose(1, 2)
+    # what is no member keeps a weight of 0 whatever its slope; a clause without members is `several` of nothing
+    logits = torch.zeros(member.shape, dtype=low.dtype, device=low.device).masked_fill(~member, limits.min)
+    values = []
     for step in range(JOINT_STEPS):
-        weight = torch.nan_to_num(torch.softmax(logits, 2), nan=0.0)
-        row, value = torch.bmm(weight, rows).split([n, 1], 2)
-        value = value[:, :, 0] - (row.abs() * radius).sum(2)
-        value = torch.nan_to_num(value, nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
-        best = torch.where(several, torch.maximum(best, value), best)
-        if step + 1 == JOINT_STEPS:
-            break
-        least = torch.addcmul(centre, radius, row.sign(), value=-1)
-        slope = torch.baddbmm(constant[:, None], least, coefficients.transpose(1, 2))
-        logits = torch.addcmul(logits, torch.nan_to_num(slope), rate, value=1 / (1 + step))
-        logits = logits.masked_fill(~member, -torch.inf)
-    return best
+        row, value = torch.bmm(torch.softmax(logits, 2), rows).split([n, 1], 2)
+        values.append(torch.baddbmm(value, row.abs(), reach, alpha=-1))
+        if step + 1 < JOINT_STEPS:
+            least = torch.addcmul(centre, radius, row.sign(), value=-1)
+            slope = torch.baddbmm(constant[:, None], least, turned)
+            logits = torch.addcmul(logits, slope, rate, value=1 / (1 + step))
+    best = torch.nan_to_num(torch.cat(values, 2), nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf).amax(2)
+    return torch.where(several, torch.maximum(scores, best), scores)

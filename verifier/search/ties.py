@@ -18,9 +18,7 @@ from verifier.problem.rows import RowTable
 from verifier.search.bounding import Bounded
 from verifier.search.domains import DomainBatch
 from verifier.search.settle import row_scale
-
-CLOSE = 1e-9
-"""A bound within this share of its own summands of 0 is a tie, worth the price of fractions."""
+from verifier.tolerance import TIED
 
 MOST = 64
 """Boxes of a step that are looked at in fractions."""
@@ -29,16 +27,20 @@ POINTS = 32
 """Points of a box that violates throughout that are tried before it is given up."""
 
 
+def ties(boxes: DomainBatch, bounded: Bounded) -> Tensor:
+    """Boxes (B,) without decided neurons whose bound meets 0 up to rounding."""
+    if not len(boxes) or boxes.signs.shape[1]:
+        return torch.zeros_like(boxes.query, dtype=torch.bool)
+    scale = row_scale(bounded.coefficients, bounded.constant, boxes.lower, boxes.upper)
+    return bounded.value > -TIED * scale.masked_fill(~torch.isfinite(bounded.low), 0.0).amax(1)
+
+
 def settle_ties(
     boxes: DomainBatch, bounded: Bounded, fractions: Callable[[], Rational | None], table: RowTable
 ) -> Tensor:
     """Which boxes (B,) fractions prove: every clause that the bounds leave possible is impossible."""
     proven = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.lower.device)
-    if not len(boxes) or boxes.signs.shape[1]:
-        return proven
-    scale = row_scale(bounded.coefficients, bounded.constant, boxes.lower, boxes.upper)
-    worst = torch.where(torch.isfinite(bounded.low), scale, 0.0).amax(1)
-    close = (bounded.value > -CLOSE * worst).nonzero()[:, 0].tolist()
+    close = ties(boxes, bounded).nonzero()[:, 0].tolist()
     rational = fractions() if close else None
     if rational is None:
         return proven

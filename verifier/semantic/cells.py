@@ -14,6 +14,7 @@ from verifier.search.memory import Memory, step_bytes
 from verifier.search.policy import Parts
 from verifier.semantic.conditions import CellBounds
 from verifier.semantic.family import Family, bound_cells
+from verifier.tolerance import LEAST, NARROWEST
 
 BATCH = 8
 """Boxes per step on a CPU: each brings a hundred maps of its own, and the large first boxes a thousand."""
@@ -105,11 +106,11 @@ def halvings(bounds: CellBounds, width: Tensor) -> Tensor:
     middle = bounds.middle.gather(1, pick)[:, 0]
     d = width.shape[1]
     swing = bounds.slopes.abs().gather(1, pick[:, :, None].expand(-1, 1, d))[:, 0].sum(1)
-    target = torch.where(middle.abs() > swing, middle.abs() - swing, 0.5 * (middle.abs() + swing)).clamp(min=1e-12)
+    target = torch.where(middle.abs() > swing, middle.abs() - swing, 0.5 * (middle.abs() + swing)).clamp(min=LEAST)
     rounds = torch.log2((noise / target).clamp(min=1.0, max=1e6)) / 2
     count = (rounds * d).ceil().clamp(1, MOST_HALVINGS).nan_to_num(nan=1.0, posinf=MOST_HALVINGS).to(torch.int64)
     # the next halving always goes to the input with the most blame left
-    blame = torch.nan_to_num(bounds.blame, nan=0.0, posinf=1e300) * (width > 0) + 1e-300 * width
+    blame = torch.nan_to_num(bounds.blame, nan=0.0, posinf=1e300) * (width > 0) + NARROWEST * width
     result = torch.zeros(len(count), d, dtype=torch.int64, device=width.device)
     for step in range(int(count.max()) if len(count) else 0):
         most = blame.argmax(1, keepdim=True)

@@ -13,9 +13,10 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from verifier.bounds.rounded import EXACT, FLOOR, Symbols, Zonotope
+from verifier.bounds.zonotope import Symbols, Zonotope
 from verifier.problem.rows import RowTable
 from verifier.search.settle import shrink
+from verifier.tolerance import EXACT, FLOOR, NARROWEST
 
 
 def clause_best(values: Tensor, clause: Tensor, start: Tensor) -> Tensor:
@@ -79,7 +80,7 @@ class CellBounds:
 
     def clip(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """The part of each box (B, d) where the rows leave a violation possible."""
-        radius = ((upper - lower) / 2).clamp(min=1e-300)
+        radius = ((upper - lower) / 2).clamp(min=NARROWEST)
         scores = clause_best(self.low, self.clause, self.floor)
         return shrink(self.clause, scores, self.low, self.slopes / radius[:, None], lower, upper)
 
@@ -134,8 +135,7 @@ class LinearRows(Conditions):
         row, rhs, d = table.row[query], table.rhs[query], symbols.inputs
         value = out.core[:, 0].gather(1, row)
         slopes = out.core[:, 1:].gather(2, row[:, None].expand(-1, d, -1)).transpose(1, 2)
-        rest = torch.cat([out.radius[:0], *out.maps]).abs().double()
-        owner, ids = (torch.cat([query[:0], *parts]) for parts in (out.owner, out.ids))
+        rest, owner, ids = out.noises()
         noise = out.radius.double().index_add_(0, owner, rest)
         noise = (noise * (1 + (len(rest) + 4) * EXACT)).gather(1, row)
         spread = slopes.abs().sum(2) + noise

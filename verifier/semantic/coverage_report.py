@@ -20,6 +20,7 @@ from verifier.semantic import grid, rectangle
 from verifier.semantic.coverage_search import CERTIFIED, OPEN, REFUTED, State
 from verifier.semantic.family import Family
 from verifier.semantic.grid import Cells
+from verifier.tolerance import NARROWEST
 
 FORMAT = "secateur-coverage-1"
 MAX_FILE = 1 << 31
@@ -156,7 +157,7 @@ def _examples(family: Family, q: int, cells: Cells, status: np.ndarray) -> np.nd
         return np.zeros((0, family.inputs))
     low, high = refuted.corners(family.lower.cpu().numpy(), family.upper.cpu().numpy())
     centres, found = (low + high) / 2, []
-    width = (family.upper[q] - family.lower[q]).clamp(min=1e-300).cpu().numpy()
+    width = (family.upper[q] - family.lower[q]).clamp(min=NARROWEST).cpu().numpy()
     value = np.ldexp(1.0, -refuted.depth)
     for _ in range(EXAMPLES):
         point = centres[int(value.argmax())]

@@ -15,8 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from verifier.bounds.rounded import EXACT as _EPS
-from verifier.bounds.rounded import FLOOR
 from verifier.brief import brief
 from verifier.budget import Budget
 from verifier.engine.outcome import progress_of
@@ -30,6 +28,7 @@ from verifier.semantic.cells import batch_size, halvings, memory_of
 from verifier.semantic.conditions import CellBounds, between
 from verifier.semantic.family import Family, bound_cells
 from verifier.semantic.grid import Cells
+from verifier.tolerance import EXACT, FLOOR, LEEWAY, NARROWEST
 
 OPEN, CERTIFIED, REFUTED = 0, 1, 2
 PART_ROUNDS = 14
@@ -226,7 +225,7 @@ def settle_parts(
     lower, upper = (torch.from_numpy(a) for a in cells.corners(family.lower.cpu().numpy(), family.upper.cpu().numpy()))
     width = (upper - lower).to(family.device)
     bounds = bounds.to(torch.device("cpu"))
-    centre, radius = (lower + upper) / 2, ((upper - lower) / 2).clamp(min=1e-300)
+    centre, radius = (lower + upper) / 2, ((upper - lower) / 2).clamp(min=NARROWEST)
     part, parent = cells, torch.arange(len(cells))
     steep, noise = _steep(bounds, torch.ones_like(radius), parent, bounds.critical)
     noisy = (steep.sum(1) <= noise) | torch.from_numpy(cells.depth >= depth)
@@ -240,7 +239,7 @@ def settle_parts(
             return
         part, parent = _halves(part, steep.argmax(1).numpy()), parent.repeat(2)
         low, high = (torch.from_numpy(a) for a in part.corners(family.lower.cpu().numpy(), family.upper.cpu().numpy()))
-        pad = 16 * _EPS * (low.abs() + high.abs() + centre[parent].abs()) / radius[parent] + 8 * _EPS
+        pad = 16 * EXACT * (low.abs() + high.abs() + centre[parent].abs()) / radius[parent] + 8 * EXACT
         middle = ((low + high) / 2 - centre[parent]) / radius[parent]
         reach = (high - low) / (2 * radius[parent]) + pad
         certified, refuted, critical = _linear_verdict(bounds, middle, reach, parent)
@@ -279,7 +278,7 @@ def _linear_verdict(bounds: CellBounds, middle: Tensor, reach: Tensor, parent: T
     slopes = bounds.slopes[parent]
     value = bounds.middle[parent] + torch.bmm(slopes, middle[:, :, None])[:, :, 0]
     swing = torch.bmm(slopes.abs(), reach[:, :, None])[:, :, 0] + bounds.noise[parent]
-    rounding = 16 * _EPS * (bounds.middle[parent].abs() + bounds.slopes[parent].abs().sum(2) + swing) + FLOOR
+    rounding = 16 * EXACT * (bounds.middle[parent].abs() + bounds.slopes[parent].abs().sum(2) + swing) + FLOOR
     low, high = between(value, swing + rounding)
     worst, reached = bounds.settled(low, high, parent)
     return worst > 0, reached < 0, bounds.decisive(low, high, parent)
@@ -327,7 +326,7 @@ def _audit_member(family: Family, cells: Cells, status: int, samples: int, rng: 
     share[: samples // 2] = np.round(share[: samples // 2])
     points = lower + share * (upper - lower)
     # the bounds are over exact reals, these margins carry float64 rounding
-    least, most = _spans(family, points, q, 1e-9 * family.conditions.scale(q))
+    least, most = _spans(family, points, q, LEEWAY * family.conditions.scale(q))
     wrong, margin = (most < 0, most) if status == CERTIFIED else (least > 0, least)
     if wrong.any():
         _contradiction(family, q, points[wrong][0], margin[wrong][0], status)

@@ -17,7 +17,7 @@ from torch import Tensor
 import vnnlib
 from verifier.attack.replay import Replay
 from verifier.bounds.inputs import centre_radius
-from verifier.bounds.rounded import MAX_INPUTS, Twin, start, sweep_rounded
+from verifier.bounds.zonotope import MAX_INPUTS, Twin, start, sweep_zonotope
 from verifier.brief import brief
 from verifier.errors import ProblemError
 from verifier.graph.ir import Graph
@@ -336,4 +336,4 @@ def bound_cells(family: Family, lower: Tensor, upper: Tensor, query: Tensor) -> 
     if family.slack is not None:
         rounded = family.slack[query].to(first.radius.dtype) * (1 + 4 * ulp(first.radius.dtype))
         first = replace(first, radius=(first.radius + rounded) * (1 + 4 * ulp(first.radius.dtype)))
-    return family.conditions.bound(*sweep_rounded(family.twin, first), query)
+    return family.conditions.bound(*sweep_zonotope(family.twin, first), query)

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from verifier.bounds.rounded import EXACT, FLOOR, Symbols, Zonotope
+from verifier.bounds.zonotope import Symbols, Zonotope
 from verifier.semantic.conditions import CellBounds, Conditions, between, blame, clause_best
 from verifier.semantic.maps import MapBudget, Windows
-from verifier.tolerance import ulp
+from verifier.tolerance import EXACT, FLOOR, NARROWEST, UNSCALED, ulp
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,8 +237,8 @@ def _settled(
 def _largest_stake(low: Tensor, high: Tensor, clause: Tensor, value: Tensor, base: Tensor) -> Tensor:
     """The row whose sign changes the sum most and most evenly divides the box: |value - base| min(share, 1 - share)."""
     anchor = torch.cat([base, base.new_zeros(len(base), 1)], 1).gather(1, clause)
-    share = (-low / (high - low).clamp(min=1e-300)).clamp(0.0, 1.0)
-    stake = (value - anchor).abs() * (torch.minimum(share, 1 - share) + 1e-6)
+    share = (-low / (high - low).clamp(min=NARROWEST)).clamp(0.0, 1.0)
+    stake = (value - anchor).abs() * (torch.minimum(share, 1 - share) + UNSCALED)
     return stake.masked_fill((clause == base.shape[1]) | (low > 0) | (high < 0), -1.0).argmax(1)
 
 

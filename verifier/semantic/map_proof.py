@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from verifier.bounds.bounder import OutOfTime
+from verifier.bounds.sweep import OutOfTime
 from verifier.checker import format as fmt
 from verifier.checker.ops import Conv
 from verifier.checker.prove import Claim, Part

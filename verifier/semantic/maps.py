@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LIMIT_GUARD = 1e-12
-"""Relative: a sum of distances that equals the limit up to rounding counts as within it."""
+from verifier.tolerance import LIMIT_GUARD
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from tests.unit.bounds.cases import Boxes, boxes
 from tests.unit.search.tables import domains, table
 from verifier.attack import campaign
 from verifier.attack.campaign import Campaign
-from verifier.bounds.bounder import OutOfTime
+from verifier.bounds.sweep import OutOfTime
 from verifier.budget import Budget
 from verifier.engine import methods, solve
 from verifier.engine.points import Points

@@ -12,9 +12,9 @@ from torch import Tensor
 from tests import oracles
 from verifier.bounds.alpha import tighten
 from verifier.bounds.backward import concretise, walk_back
-from verifier.bounds.bounder import Method, Sweep, sweep
 from verifier.bounds.inputs import IdentityMap, InputMap
 from verifier.bounds.network import Network, build
+from verifier.bounds.sweep import Method, Sweep, sweep
 from verifier.graph.ir import Graph
 
 METHODS = {

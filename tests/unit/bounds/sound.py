@@ -7,7 +7,7 @@ import torch
 
 from tests import oracles
 from tests.unit.bounds.cases import Boxes, points_of
-from verifier.bounds.bounder import Sweep
+from verifier.bounds.sweep import Sweep
 from verifier.search.settle import row_scale
 
 

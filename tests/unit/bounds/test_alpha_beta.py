@@ -16,7 +16,7 @@ from tests.strategies import build
 from tests.unit.bounds.cases import Boxes, boxes
 from verifier.bounds.alpha import tighten
 from verifier.bounds.alpha_beta import Ground, Relaxed, Task, climb, prove
-from verifier.bounds.bounder import Method, never
+from verifier.bounds.sweep import Method, never
 from verifier.graph.ir import Graph
 
 ROOT = Method(affine=False, rows=True)

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from tests.strategies import ALL_BLOCKS, GraphBuilder, build, graphs
 from tests.unit.bounds.cases import METHODS, ROWS, Boxes, boxes, matrix_for, some_boxes
 from tests.unit.bounds.sound import check_rows, check_sweep
-from verifier.bounds.bounder import OutOfTime, Sweep, sweep
 from verifier.bounds.inputs import AffineMap, IdentityMap
 from verifier.bounds.network import build as bind
+from verifier.bounds.sweep import OutOfTime, Sweep, sweep
 from verifier.graph.ir import Graph, Node
 
 

@@ -13,8 +13,8 @@ from tests.strategies import RELU_BLOCKS
 from tests.strategies import build as random_graph
 from tests.unit.bounds.cases import Boxes, boxes
 from verifier.bounds.backward import walk_back
-from verifier.bounds.bounder import Method, Sweep, sweep
 from verifier.bounds.centred import Centred
+from verifier.bounds.sweep import Method, Sweep, sweep
 from verifier.graph.ir import Graph, Node
 
 ROWS = Method(affine=False, rows=True)

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from verifier.bounds.bounder import Method, sweep
 from verifier.bounds.inputs import IdentityMap
 from verifier.bounds.lumped import Prepared, Source, sweep_lumped
 from verifier.bounds.network import build
 from verifier.bounds.rational import Rational
-from verifier.bounds.rounded import Twin, start, sweep_rounded
+from verifier.bounds.sweep import Method, sweep
+from verifier.bounds.zonotope import Twin, start, sweep_zonotope
 from verifier.graph.check import check_graph
 from verifier.graph.ir import Graph, Node
 from verifier.ops.kinds import Interval
@@ -53,7 +53,7 @@ def test_the_error_of_an_offset_widens_every_bound(name: str, way: str) -> None:
         centre, radius = (low + high) / 2, (high - low) / 2
         if way == "zonotope":
             first = start(torch.zeros_like(centre), eye, centre, radius, twin.fast.dtype)
-            bound = sweep_rounded(twin, first)[0].interval()
+            bound = sweep_zonotope(twin, first)[0].interval()
         else:
             source = Source.of(torch.zeros_like(eye[:, 0]), eye, twin.fast.dtype)
             bound = sweep_lumped(Prepared.of(twin), source, centre, radius, query).interval()
@@ -101,7 +101,9 @@ def test_zonotopes_allow_for_rounded_weights(way: str, seed: int) -> None:
     centre = torch.from_numpy(x)[None]
     radius = torch.full_like(centre, 1e-30)
     if way == "zonotope":
-        bound = sweep_rounded(twin, start(torch.zeros_like(centre), eye, centre, radius, twin.fast.dtype))[0].interval()
+        bound = sweep_zonotope(twin, start(torch.zeros_like(centre), eye, centre, radius, twin.fast.dtype))[
+            0
+        ].interval()
     else:
         source = Source.of(torch.zeros_like(eye[:, 0]), eye, twin.fast.dtype)
         query = torch.zeros(1, dtype=torch.int64)

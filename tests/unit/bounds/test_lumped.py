@@ -15,7 +15,7 @@ from tests.unit.bounds.cases import METHODS, Boxes, boxes, matrix_for, points_of
 from verifier.bounds import lumped
 from verifier.bounds.inputs import centre_radius
 from verifier.bounds.lumped import Lumped, Prepared, Source, sweep_lumped
-from verifier.bounds.rounded import Twin
+from verifier.bounds.zonotope import Twin
 from verifier.graph.ir import Graph, Node
 
 CPU = torch.device("cpu")

@@ -11,8 +11,9 @@ import torch
 from tests.strategies import GraphBuilder
 from tests.unit.bounds.cases import METHODS, ROWS, Boxes, boxes
 from tests.unit.search.tables import domains
+from verifier.bounds.affine import as_interval
 from verifier.bounds.backward import concretise
-from verifier.bounds.forward import as_interval
+from verifier.bounds.bound import Setting
 from verifier.graph.ir import Graph
 from verifier.ops.kinds import Interval
 from verifier.problem.problem import Rows
@@ -148,8 +149,8 @@ def test_overflow_proves_nothing(name: str, depth: int, dtype: torch.dtype) -> N
                 batch = domains(case.lower, case.upper)
                 for clauses in ([[0, 1, 2]], [[0, 1], [2]], [[0], [1], [2]]):
                     table = _table(clauses, dtype)
-                    args = case.network, table, batch, case.inputs, METHODS[name], lambda: False
-                    bounded = bound_boxes(*args)
+                    setting = Setting(case.graph, case.network, table, case.inputs)
+                    bounded = bound_boxes(setting, batch, METHODS[name], lambda: False)
                     assert not bounded.values.isnan().any()
                     truth = _violates(case, clauses)
                     violated += truth

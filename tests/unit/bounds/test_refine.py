@@ -10,9 +10,9 @@ from tests import oracles
 from tests.strategies import build as random_graph
 from tests.unit.bounds.cases import boxes
 from verifier.bounds.alpha_beta import Ground
-from verifier.bounds.bounder import Method, never
 from verifier.bounds.network import build
 from verifier.bounds.refine import refine
+from verifier.bounds.sweep import Method, never
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests import oracles
 from tests.strategies import RELU_BLOCKS, build
 from tests.unit.bounds.cases import METHODS, ROWS, Boxes, boxes, matrix_for
-from verifier.bounds import forward, rounding
+from verifier.bounds import affine, rounding
 from verifier.bounds.rational import Rational
 from verifier.graph.check import check_graph
 from verifier.graph.ir import Graph, Node
@@ -188,9 +188,9 @@ def test_planes_and_affine_forms_pay_for_themselves(monkeypatch: pytest.MonkeyPa
     """The bounds hold; without either charge they do not, so this test would see that one is missing."""
     assert drifted() == set()
     with monkeypatch.context() as patch:
-        free = lambda self, i, planes: rounding.planes_of(planes, not self.network.finite)  # noqa: E731
+        free = lambda self, i, planes: rounding.planes_of(self.network.ops[i], planes, not self.network.finite)  # noqa: E731
         patch.setattr(rounding.Allowance, "planes", free)
         assert "row" in drifted()
     with monkeypatch.context() as patch:
-        patch.setattr(forward, "_rounding", lambda op, forms, bounds, planes: torch.zeros_like(planes.lower_offset))
+        patch.setattr(affine, "_rounding", lambda op, forms, bounds, planes: torch.zeros_like(planes.lower_offset))
         assert "interval" in drifted()

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from verifier.bounds.backward import concretise, walk_back
-from verifier.bounds.bounder import Method, Sweep, narrow, sweep
 from verifier.bounds.inputs import IdentityMap
 from verifier.bounds.network import Network, build, narrowed
+from verifier.bounds.sweep import Method, Sweep, narrow, sweep
 from verifier.graph.ir import Graph, Node
 from verifier.ops.kinds import Interval
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from tests.models import build, outputs_of, run_onnx
-from verifier.bounds.bounder import Method, sweep
 from verifier.bounds.inputs import IdentityMap
 from verifier.bounds.network import build as bind
+from verifier.bounds.sweep import Method, sweep
 from verifier.errors import ModelError
 from verifier.graph.check import check_graph
 from verifier.graph.evaluate import evaluate

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from pruning.ibp import rising
 from pruning.net import OnnxNode
-from verifier.bounds.bounder import Method, sweep
 from verifier.bounds.inputs import IdentityMap
 from verifier.bounds.network import build
+from verifier.bounds.sweep import Method, sweep
 from verifier.graph.check import check_graph
 from verifier.graph.enclose import Enclosure, enclose_node
 from verifier.graph.evaluate import evaluate

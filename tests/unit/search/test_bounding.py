@@ -14,8 +14,10 @@ from tests import oracles
 from tests.strategies import ALL_BLOCKS, build, graphs
 from tests.unit.bounds.cases import METHODS, Boxes, boxes, points_of, some_boxes
 from tests.unit.search.tables import domains, table
+from verifier.bounds.bound import Setting
 from verifier.bounds.inputs import AffineMap, IdentityMap
 from verifier.bounds.network import Network, narrowed
+from verifier.bounds.sweep import never
 from verifier.graph.ir import Graph
 from verifier.problem.rows import RowTable
 from verifier.search.bounding import Bounded, bound_boxes
@@ -32,7 +34,7 @@ def _values(case: Boxes, mixed: np.ndarray | None, points: np.ndarray) -> np.nda
 
 def _step(case: Boxes, rows: RowTable, name: str, single: Network | None = None) -> Bounded:
     batch = domains(case.lower, case.upper, case.query)
-    return bound_boxes(case.network, rows, batch, case.inputs, METHODS[name], lambda: False, single)
+    return bound_boxes(Setting(case.graph, case.network, rows, case.inputs, single), batch, METHODS[name], never)
 
 
 def _check(
@@ -184,7 +186,8 @@ def test_a_second_pass_over_the_open_boxes_keeps_its_places() -> None:
     rows = table([[[(0, float(np.quantile(least, 0.05)))]]])
     cheap = _step(case, rows, "attributed")
     open_boxes = domains(case.lower, case.upper).select(cheap.alive)
-    tight = bound_boxes(case.network, rows, open_boxes, case.inputs, METHODS["attributed with rows"], lambda: False)
+    setting = Setting(case.graph, case.network, rows, case.inputs)
+    tight = bound_boxes(setting, open_boxes, METHODS["attributed with rows"], never)
     merged = tight.renumbered(cheap.alive, cheap.values)
     assert 0 < len(merged.alive) < len(cheap.alive) < 60
     assert set(merged.alive.tolist()) <= set(cheap.alive.tolist())

@@ -17,6 +17,7 @@ from tests import models
 from tests.strategies import GraphBuilder, build
 from tests.unit.bounds.cases import METHODS, boxes
 from tests.unit.search.tables import CPU, domains, table
+from verifier.bounds.bound import Setting
 from verifier.bounds.network import build as bind
 from verifier.budget import Budget
 from verifier.engine import solve
@@ -55,8 +56,8 @@ def test_the_score_of_a_centred_product_is_what_its_inputs_cost(seed: int, n: in
     case = boxes(graph, -radius[None], radius[None])
     for name in ("attributed", "attributed with rows"):
         batch = domains(case.lower, case.upper, case.query)
-        bounded = bound_boxes(case.network, table([[[(0, -1e9)], [(0, 1e9)]]]), batch, case.inputs, METHODS[name],
-                              lambda: False)  # fmt: skip
+        setting = Setting(graph, case.network, table([[[(0, -1e9)], [(0, 1e9)]]]), case.inputs)
+        bounded = bound_boxes(setting, batch, METHODS[name], lambda: False)
         moves_left, moves_right = np.abs(left) * radius, np.abs(right) * radius
         r, s = moves_left.sum(1, keepdims=True), moves_right.sum(1, keepdims=True)
         np.testing.assert_allclose(

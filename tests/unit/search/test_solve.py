@@ -254,13 +254,13 @@ def test_little_memory_changes_no_verdict(neurons: bool, monkeypatch: pytest.Mon
     monkeypatch.setattr(strategy, "INPUT_SPLIT", 0 if neurons else 20)
     bound, failed = methods.bound_boxes, []
 
-    def narrow(network: object, table: object, batch: DomainBatch, *rest: object) -> object:
+    def narrow(setting: object, batch: DomainBatch, *rest: object) -> object:
         if len(batch) > 3:
             failed.append(len(batch))
             raise RuntimeError(
                 "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
             )
-        return bound(network, table, batch, *rest)
+        return bound(setting, batch, *rest)
 
     def refuse(*arguments: object) -> object:
         raise MemoryError

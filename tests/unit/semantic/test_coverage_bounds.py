@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.strategies import ALL_BLOCKS, boxes, graphs, relu_graphs
-from verifier.bounds import rounded
-from verifier.bounds.rounded import Twin, start, sweep_rounded
+from verifier.bounds import zonotope
+from verifier.bounds.zonotope import Twin, start, sweep_zonotope
 
 CPU = torch.device("cpu")
 
@@ -24,7 +24,7 @@ def check(graph, lower, upper, seed, points=64):
     centre = (low + high) / 2
     radius = torch.maximum(high - centre, centre - low) * (1 + 1e-15)
     n = len(lower)
-    out, symbols, unstable = sweep_rounded(
+    out, symbols, unstable = sweep_zonotope(
         twin,
         start(
             torch.zeros(3, n, dtype=torch.float64),
@@ -54,7 +54,7 @@ def check(graph, lower, upper, seed, points=64):
 def test_random_graphs_of_all_operators(data):
     graph = data.draw(graphs(ALL_BLOCKS))
     n = graph.size(graph.inputs[0])
-    if n <= rounded.MAX_INPUTS:
+    if n <= zonotope.MAX_INPUTS:
         lower, upper = data.draw(boxes(n))
         check(graph, lower, upper, data.draw(st.integers(0, 99)), points=16)
 
@@ -73,5 +73,5 @@ def test_noise_that_finds_no_room_goes_into_the_radius(room, monkeypatch):
     from verifier.passes.flatten_io import flatten_io
 
     graph = flatten_io(mlp(0, hidden=(20, 20))[0].graph)
-    monkeypatch.setattr(rounded, "MAP_ELEMENTS", room)
+    monkeypatch.setattr(zonotope, "MAP_ELEMENTS", room)
     check(graph, np.array([-1.0, -1.0]), np.array([1.0, 1.0]), 0)

@@ -11,7 +11,7 @@ from tests.unit.semantic.coverage_files import by_files
 from tests.unit.semantic.plane_oracle import argmax_areas
 from tests.unit.semantic.semantic_helpers import network as small_network
 from tests.unit.semantic.semantic_helpers import run, session
-from verifier.bounds.rounded import MAX_INPUTS
+from verifier.bounds.zonotope import MAX_INPUTS
 from verifier.budget import Budget
 from verifier.errors import OptionsError, ProblemError, UnsoundError
 from verifier.options import Options

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from verifier.bounds.ascend import Adam
 from verifier.search.shallow.form import Clause
-from verifier.tolerance import ulp
+from verifier.tolerance import UNSCALED, ulp
 
 CUTS = (0.15, 0.35, 0.7, 1.2, 2.5)
 """Multipliers of the row that are tried when a neuron's interval is cut, times the ratio of their spreads. (Exact ones
@@ -179,7 +179,7 @@ class LayerRelaxation:
     def admissible(self, weights: Tensor, alpha: Tensor, beta: Tensor) -> list[Tensor]:
         """The multipliers moved into their ranges."""
         if weights.shape[1] > 1:
-            weights = weights.clamp(min=1e-6)
+            weights = weights.clamp(min=UNSCALED)
             weights = weights / weights.sum(1, keepdim=True)
         return [weights, alpha.clamp(0, 1), torch.where(self.nodes.sign != 0, beta.clamp(min=0), 0.0)]
 

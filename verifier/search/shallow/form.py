@@ -12,15 +12,12 @@ import torch
 from torch import Tensor
 
 from verifier.bounds.network import Network
-from verifier.ops.kinds import LinearOp
+from verifier.ops.kinds import LinearOp, Op
 from verifier.problem.rows import RowTable
-from verifier.tolerance import gamma
+from verifier.tolerance import LAYER_FLOOR, gamma
 
 MOST_ELEMENTS = 20_000_000
 """Elements of the largest matrix that is written down."""
-
-FLOOR = 1e-290
-"""What underflow may lose in all the sums of a bound, absolutely: far above `tiny` times the number of products."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,35 +89,35 @@ def formulate(network: Network) -> Layer:
     variables = n + neurons
     unit = torch.eye(n, dtype=torch.float64, device=network.device)
     start = torch.cat([unit, unit.new_zeros(neurons, n)]), unit.new_zeros(1, n)
-    # by slot: columns (variables, *S) and constants (1, *S), each with the sums of magnitudes beside it
-    values: dict[int, tuple[Tensor, ...]] = {0: (*start, *start)}
+    first: tuple[Tensor, ...] = (*start, *start)
     found: list[tuple[Tensor, ...]] = []
     place, terms = n, 0
-    for i, (op, sources) in enumerate(zip(network.ops, network.sources, strict=True)):
+
+    # by slot: columns (variables, *S) and constants (1, *S), each with the sums of magnitudes beside it
+    def step(i: int, op: Op, given: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        nonlocal place, terms
         if isinstance(op, LinearOp):
-            given = [values[s] for s in sources]
             part, size = op.linear(*(v[0] for v in given)), op.absolute(*(v[2] for v in given))
             offset = op.offset()
             more = op.absolute(*(v[3] for v in given))
-            values[i + 1] = (
-                part if sources else part.new_zeros(variables, *part.shape[1:]),
+            terms += op.terms + 2
+            return (
+                part if given else part.new_zeros(variables, *part.shape[1:]),
                 op.forward(*(v[1] for v in given)),
-                size if sources else part.new_zeros(variables, *part.shape[1:]),
+                size if given else part.new_zeros(variables, *part.shape[1:]),
                 more if offset is None else more + offset.abs(),
             )
-            terms += op.terms + 2
-        else:
-            columns, constants, size, more = values[sources[0]]
-            found.append((columns.flatten(1).T[:, :n], constants.flatten(), size.flatten(1).T[:, :n], more.flatten()))
-            count = constants.numel()
-            fresh = unit.new_zeros(variables, count)
-            fresh[place : place + count] = torch.eye(count, dtype=unit.dtype, device=unit.device)
-            fresh = fresh.reshape(variables, *network.shapes[i + 1])
-            zero = unit.new_zeros(1, *network.shapes[i + 1])
-            values[i + 1] = fresh, zero, fresh, zero
-            place += count
-        network.release(values, i)
-    columns, constants, size, more = values[network.output]
+        columns, constants, size, more = given[0]
+        found.append((columns.flatten(1).T[:, :n], constants.flatten(), size.flatten(1).T[:, :n], more.flatten()))
+        count = constants.numel()
+        fresh = unit.new_zeros(variables, count)
+        fresh[place : place + count] = torch.eye(count, dtype=unit.dtype, device=unit.device)
+        fresh = fresh.reshape(variables, *network.shapes[i + 1])
+        zero = unit.new_zeros(1, *network.shapes[i + 1])
+        place += count
+        return fresh, zero, fresh, zero
+
+    columns, constants, size, more = network.walk(first, step)
     weight, bias, weight_size, bias_size = (torch.cat(parts) for parts in zip(*found, strict=True))
     return Layer(
         columns.flatten(1).T,
@@ -167,10 +164,10 @@ def _clause(
     centre, radius, reach = (lower + upper) / 2, (upper - lower) / 2, torch.maximum(lower.abs(), upper.abs())
     size = layer.weight_size @ reach + layer.bias_size
     middle, spread = layer.weight @ centre + layer.bias, layer.weight.abs() @ radius
-    error = 4 * layer.unit * size + FLOOR
+    error = 4 * layer.unit * size + LAYER_FLOOR
     low, high = middle - spread - error, middle + spread + error
     # 4 units: the entries' own rounding, that of the sums below, and that of a bound and of its minimum over the box
-    row_error = 4 * layer.unit * (sizes[0] @ reach + sizes[1] + sizes[2] @ size) + FLOOR
+    row_error = 4 * layer.unit * (sizes[0] @ reach + sizes[1] + sizes[2] @ size) + LAYER_FLOOR
     on = (low >= 0).double()
     linear = linear + (gain * on) @ layer.weight
     constant = constant + (gain * on) @ layer.bias

@@ -17,7 +17,7 @@ from torch import Tensor
 from verifier.search.linear_program import minimise
 from verifier.search.shallow.dual import DualRows, LayerRelaxation, Nodes
 from verifier.search.shallow.form import Clause
-from verifier.tolerance import gamma
+from verifier.tolerance import NARROWEST, gamma
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +88,7 @@ def relax(clause: Clause, node: Nodes) -> LeafRelaxation:
     if solved.x is None:
         error = clause.argument_error[decided].cpu().numpy()
         return LeafRelaxation(_no_point(by_side, sides[:, :n], right[2] + error, lower, upper))
-    weights = torch.from_numpy(by_function / max(by_function.sum(), 1e-300)).to(node.weights)[None]
+    weights = torch.from_numpy(by_function / max(by_function.sum(), NARROWEST)).to(node.weights)[None]
     total = (weights @ clause.gain)[0].cpu().numpy()[free]
     alpha, beta = node.alpha.clone(), torch.zeros_like(node.beta)
     ratio = np.divide(solved.dual[k : k + j], total, out=np.full(j, 0.5), where=total > 0)

@@ -28,24 +28,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from verifier.bounds.forms import AffineForm
-from verifier.bounds.forward import as_interval, relaxed_form
+from verifier.bounds.affine import AffineForm, generic_form
 from verifier.bounds.network import Network, build
 from verifier.graph.ir import Graph
-from verifier.ops.affine import Add, Constant, Dense, Scale, Shift, Sub
-from verifier.ops.conv import Conv, ConvTranspose
-from verifier.ops.kinds import Interval, LinearOp, RelaxedOp
+from verifier.ops.affine import Dense, Scale
+from verifier.ops.conv import Conv
+from verifier.ops.kinds import Interval, LinearOp, Op, RelaxedOp
 from verifier.ops.layout import Reshape
 from verifier.ops.piecewise import Clip, Relu
-from verifier.tolerance import SPARE, ulp
-
-FLOOR = 1e-25
-"""Absolute margin of a proof: far above what underflow can lose in a sum of 10^9 terms, far below any real margin."""
+from verifier.tolerance import EXACT, FLOOR, NARROWEST, gamma, ulp
 
 MAX_INPUTS = 6
 """Most inputs the constants below allow for."""
 
-EXACT = ulp(torch.float64)
 MAP_ELEMENTS = 24_000_000
 """Elements of the largest tensor of maps; noise beyond that goes into the radius, smallest first."""
 
@@ -110,6 +105,12 @@ class Zonotope:
         # a sum of at most M positive terms
         return total.mul_(1 + (self.count + 4) * ulp(total.dtype))
 
+    def noises(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The symbols' sizes (M, *S) float64, their boxes (M,) and their numbers (M,)."""
+        none = torch.zeros(0, dtype=torch.int64, device=self.radius.device)
+        owner, ids = (torch.cat([none, *parts]) for parts in (self.owner, self.ids))
+        return torch.cat([self.radius[:0], *self.maps]).abs().double(), owner, ids
+
     def measured(self) -> Zonotope:
         """The same with its noise computed once for all readers."""
         return replace(self, noise=self.lumped())
@@ -160,7 +161,7 @@ class Symbols:
     def share(self) -> Tensor:
         """Part of each neuron's movement that is due to each input: (symbols, d), rows sum to 1."""
         moves = torch.cat(self.moves)
-        return moves / moves.sum(1, keepdim=True).clamp(min=1e-30)
+        return moves / moves.sum(1, keepdim=True).clamp(min=NARROWEST)
 
 
 def start(offset: Tensor, matrix: Tensor, centre: Tensor, radius: Tensor, fast: torch.dtype) -> Zonotope:
@@ -170,33 +171,31 @@ def start(offset: Tensor, matrix: Tensor, centre: Tensor, radius: Tensor, fast: 
     return Zonotope(core, (), (), (), (32 * EXACT * size).to(fast))
 
 
-def sweep_rounded(twin: Twin, first: Zonotope) -> tuple[Zonotope, Symbols, Tensor]:
+def sweep_zonotope(twin: Twin, first: Zonotope) -> tuple[Zonotope, Symbols, Tensor]:
     """The network's output as zonotopes (B, m), the symbols used, and the number (B,) of neurons not affine on the
     box.
     """
     batch, width = first.core.shape[:2]
     symbols = Symbols(width - 1, first.core.device)
     unstable = torch.zeros(batch, dtype=torch.int64, device=first.core.device)
-    forms: dict[int, Zonotope] = {0: first}
     network = twin.exact
-    for i, (op, fast, sources) in enumerate(zip(network.ops, twin.fast.ops, network.sources, strict=True)):
-        given = [forms[s] for s in sources]
+
+    def step(i: int, op: Op, given: list[Zonotope]) -> Zonotope:
         if isinstance(op, LinearOp):
+            fast = twin.fast.ops[i]
             assert isinstance(fast, LinearOp)
-            forms[i + 1] = _linear(op, fast, given) if given else _constant(op, first)
-        elif isinstance(op, Relu):
+            return _linear(op, fast, given) if given else _constant(op, first)
+        if isinstance(op, Relu):
             # only an operator that makes new tensors owns its result: a reshape may share it with other readers
-            own = sources[0] > 0 and isinstance(network.ops[sources[0] - 1], Conv | Dense)
-            forms[i + 1] = _relu(
-                given[0].opened().measured(), own and network.last_use[sources[0]] == i, symbols, unstable
-            )
-        elif isinstance(op, Clip):
-            forms[i + 1] = _clip(given[0].opened().measured(), *op._limits(), symbols, unstable)
-        else:
-            assert isinstance(op, RelaxedOp)
-            forms[i + 1] = _generic(op, given, unstable)
-        network.release(forms, i)
-    out = forms[network.output].opened()
+            source = network.sources[i][0]
+            own = source > 0 and isinstance(network.ops[source - 1], Conv | Dense)
+            return _relu(given[0].opened().measured(), own and network.last_use[source] == i, symbols, unstable)
+        if isinstance(op, Clip):
+            return _clip(given[0].opened().measured(), *op._limits(), symbols, unstable)
+        assert isinstance(op, RelaxedOp)
+        return _generic(op, given, unstable)
+
+    out = network.walk(first, step).opened()
     flat = replace(
         out,
         core=out.core.reshape(batch, width, network.m),
@@ -208,27 +207,9 @@ def sweep_rounded(twin: Twin, first: Zonotope) -> tuple[Zonotope, Symbols, Tenso
 
 
 def terms_of(op: LinearOp) -> int:
-    """Most terms of one element of the output; 0 where the operator only moves numbers."""
-    if isinstance(op, Dense):
-        return int(op.params["weight"].shape[1])
-    if isinstance(op, Conv):
-        return int(op.params["weight"][0].numel())
-    if isinstance(op, ConvTranspose):
-        return int(op.params["weight"][:, 0].numel())
-    if isinstance(op, Scale):
-        return 1
-    if isinstance(op, Add | Sub):
-        return 2
-    if isinstance(op, Shift | Constant) or type(op).__module__ == "verifier.ops.layout":
-        return 0
-    return sum(_numel(shape) for shape in op.in_shapes)
-
-
-def _numel(shape: tuple[int, ...]) -> int:
-    size = 1
-    for s in shape:
-        size *= s
-    return size
+    """Most terms of one element of the output; 0 only where the operator moves numbers as they are: a power of two
+    rounds nothing, but it moves what `FLOOR` has to be larger than."""
+    return max(op.terms, isinstance(op, Scale))
 
 
 def _constant(op: LinearOp, first: Zonotope) -> Zonotope:
@@ -301,10 +282,9 @@ def _with_rounding(form: Zonotope, terms: int) -> Tensor:
     terms beyond n are for weights rounded at import and to the fast type, the roundings of this line, and gamma_n's
     denominator.
     """
-    gamma, exact = (terms + SPARE) * ulp(form.radius.dtype) / 2, (terms + SPARE) * EXACT
-    noise = torch.add(form.radius, form.lumped(), alpha=gamma)
+    noise = torch.add(form.radius, form.lumped(), alpha=gamma(terms, form.radius.dtype))
     for i in range(form.core.shape[1]):
-        noise.add_(form.core[:, i].abs(), alpha=exact)
+        noise.add_(form.core[:, i].abs(), alpha=2 * gamma(terms, torch.float64))
     return noise
 
 
@@ -417,14 +397,7 @@ def _clip(form: Zonotope, low: float, high: float, symbols: Symbols, unstable: T
 def _generic(op: RelaxedOp, given: list[Zonotope], unstable: Tensor) -> Zonotope:
     """Any other non-linear operator by its own planes in float64; noise symbols are lumped."""
     fast = given[0].radius.dtype
-    bounds = [as_interval(form.interval()) for form in given]
-    unstable += op.unstable(*bounds).flatten(1).sum(1)
-    planes = op.relax(*bounds, parallel=True)
-    result = relaxed_form(op, [AffineForm(f.core, f.lumped().double()[:, None]) for f in given], bounds, (), planes)
-    total = planes.lower_offset.abs() + planes.upper_offset.abs()
-    for bound, low, high in zip(bounds, planes.lower_slopes, planes.upper_slopes, strict=True):
-        total = total + op.collect((low.abs() + high.abs()) * torch.maximum(bound.lower.abs(), bound.upper.abs()))
-    terms = max(_numel(shape) for shape in op.in_shapes) / max(1, _numel(op.out_shape)) + 8
-    radius = (result.radius[:, 0] + 16 * terms * EXACT * total) * (1 + 4 * ulp(fast))
-    radius = torch.nan_to_num(radius, nan=torch.inf, posinf=torch.inf).to(fast)
-    return Zonotope(result.maps, (), (), (), radius)
+    result, bent = generic_form(op, [AffineForm(f.core, f.lumped().double()[:, None]) for f in given])
+    unstable += bent
+    radius = torch.nan_to_num(result.radius[:, 0] * (1 + 4 * ulp(fast)), nan=torch.inf, posinf=torch.inf)
+    return Zonotope(result.maps, (), (), (), radius.to(fast))

@@ -1,0 +1,287 @@
+"""The one call between a search and bounds: `bound(setting, boxes, method) -> Bounds`.
+
+Whatever the method, the result is the same: lower bounds of the property's rows, linear functions that are such bounds,
+and for whoever splits boxes how much of a bound's looseness each input is to blame for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from verifier.bounds.affine import blamed_moves
+from verifier.bounds.alpha import tighten
+from verifier.bounds.backward import concretise, walk_back
+from verifier.bounds.inputs import InputMap, centre_radius
+from verifier.bounds.lumped import Prepared, Source, sweep_lumped
+from verifier.bounds.network import Network
+from verifier.bounds.sweep import Method, Sweep, narrow, never, sweep
+from verifier.bounds.zonotope import Twin, start, sweep_zonotope
+from verifier.graph.ir import Graph
+from verifier.ops.kinds import Interval, Relaxation, RelaxedOp
+from verifier.problem.rows import Asked, RowTable
+from verifier.tolerance import EXACT, FLOOR, NARROWEST, subtract_down
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What is bounded: the rows of `table` over the outputs of `network`, which is `graph` in float64. With `single`,
+    the same in float32 (`network.narrowed`), intervals of intermediate values are computed there, all rounding allowed
+    for."""
+
+    graph: Graph
+    network: Network
+    table: RowTable
+    inputs: InputMap
+    single: Network | None = None
+
+    @cached_property
+    def twin(self) -> Twin:
+        """The network in the two precisions of zonotopes."""
+        return Twin.of(self.graph, self.network.device)
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        """The same for forms with one radius."""
+        return Prepared.of(self.twin)
+
+
+class Boxes(Protocol):
+    """B boxes `lower`, `upper` (B, n) of parameters, and their queries (B,)."""
+
+    @property
+    def lower(self) -> Tensor: ...  # noqa: D102
+    @property
+    def upper(self) -> Tensor: ...  # noqa: D102
+    @property
+    def query(self) -> Tensor: ...  # noqa: D102
+
+
+@dataclass(frozen=True, eq=False)
+class Bounds:
+    """Over the reals: all rounding is allowed for.
+
+    `forward` (B, K) are lower bounds of  row - rhs  for all rows of the table; `alive` (A,) the boxes with a clause
+    that these leave possible, `column` (A, K') the rows of such clauses, and for those `low` (A, K') lower bounds,
+    `coefficients` (A, K', n) and `constant` (A, K') linear functions below row - rhs. `unstable` (B,) counts neurons
+    that are not affine, `unstable_at[i]` is their mean number at operator i. `blame` tells of one row (A,) per box how
+    much of its looseness is due to each input (A, n), in the units of the row.
+    """
+
+    forward: Tensor
+    alive: Tensor
+    column: Tensor
+    low: Tensor
+    coefficients: Tensor
+    constant: Tensor
+    unstable: Tensor
+    unstable_at: dict[int, float]
+    blame: Callable[[Tensor], Tensor]
+
+
+def bound(setting: Setting, boxes: Boxes, method: Method, stop: Callable[[], bool] = never) -> Bounds:
+    """Bounds of the rows of every box.
+
+    Raises:
+        OutOfTime: `stop()` said so in the middle.
+    """
+    return {"crown": _crown, "zonotope": _zonotope, "lumped": _lumped}[method.kind](setting, boxes, method, stop)
+
+
+FINEST = 2.0**-8
+"""How much of its width a free input of a box may gain by being rounded to float32, for bounds to be computed there."""
+
+
+def _fits_single(boxes: Boxes, inputs: InputMap) -> bool:
+    """Whether float32 tells the ends of all boxes apart; a box too small for it is one where rounding decides."""
+    low, high = narrow(Interval(boxes.lower, boxes.upper))
+    width = boxes.upper - boxes.lower
+    grown = (high.double() - low.double()) - width > FINEST * width
+    columns = inputs.columns(boxes.query)
+    return not bool((grown.gather(1, columns.clamp(min=0)) & (columns >= 0)).any())
+
+
+def _crown(setting: Setting, boxes: Boxes, method: Method, stop: Callable[[], bool]) -> Bounds:
+    """Forward sweep, then backward rows for what it leaves open."""
+    network, table, inputs = setting.network, setting.table, setting.inputs
+    single = setting.single if setting.single is not None and _fits_single(boxes, inputs) else None
+    swept, exact = (network, None) if single is None else (single, network)
+    known = sweep(swept, boxes.lower, boxes.upper, boxes.query, inputs, method, stop, exact)
+    asked = table.at(boxes.query)
+    forward = _forward_rows(table, asked, known, boxes)
+    scores = asked.scores(forward)
+    alive = (~(scores.amin(1) > 0)).nonzero()[:, 0]  # NaN proves nothing
+    owner = None if len(alive) == len(scores) else alive
+    lower, upper, query = boxes.lower, boxes.upper, boxes.query
+    if owner is not None:
+        asked, (lower, upper, query, scores) = (
+            asked.select(alive),
+            (t.index_select(0, alive) for t in (lower, upper, query, scores)),
+        )
+    column, means = _open_rows(asked, scores, known.means)
+    row = asked.row.gather(1, column)
+    rows = torch.zeros(*row.shape, network.m, dtype=network.dtype, device=network.device).scatter_(
+        2, row[:, :, None], 1.0
+    )
+    rows, first = rows.reshape(*row.shape, *network.shapes[network.output]), rows.new_zeros(row.shape)
+    trace: dict[int, Tensor] = {}
+    at_input = walk_back(network, network.output, rows, first, known.relaxations, owner, trace, known.allowance)
+    coefficients, bias = inputs.pull(*at_input, query)
+    mixed = None if table.mixed is None else table.mixed[row]
+    if mixed is not None:
+        coefficients = coefficients + mixed
+    if method.alpha_steps and len(alive):
+        where = lower, upper, query, inputs
+        coefficients, bias = tighten(
+            network, *where, known, rows, first, method.alpha_steps, stop, owner=alive, extra=mixed
+        )
+    rhs = asked.rhs.gather(1, column)
+    low = subtract_down(concretise(coefficients, bias, lower, upper), rhs).masked_fill(torch.isinf(rhs), -torch.inf)
+    return Bounds(
+        forward,
+        alive,
+        column,
+        low,
+        coefficients,
+        subtract_down(bias, rhs),
+        known.unstable,
+        dict(zip(known.pre, means, strict=True)),
+        partial(_blame, network, known, trace, owner, inputs.columns(query), coefficients.shape[2]),
+    )
+
+
+def _forward_rows(table: RowTable, asked: Asked, known: Sweep, boxes: Boxes) -> Tensor:
+    """Lower bounds of row - rhs (B, K) from the forward sweep alone."""
+    low = known.output.lower.gather(1, asked.row)
+    if table.mixed is not None:
+        low = subtract_down(low, -concretise(table.mixed[asked.row], torch.zeros_like(low), boxes.lower, boxes.upper))
+    low = subtract_down(low, asked.rhs).masked_fill_(torch.isinf(asked.rhs), -torch.inf)
+    return torch.nan_to_num(low, nan=-torch.inf, neginf=-torch.inf)
+
+
+def _open_rows(asked: Asked, scores: Tensor, unstable: Tensor) -> tuple[Tensor, list[float]]:
+    """Columns (A, K') of the rows of clauses that are still possible; and `unstable` as numbers, read back with K'."""
+    closed = F.pad(scores, (0, 1), value=torch.inf) > 0
+    needed = ~closed.gather(1, asked.clause) & (asked.rhs.abs() < torch.inf)
+    most = needed.sum(1).max() if len(scores) else scores.new_ones(())
+    count, *numbers = torch.cat([most[None].double(), unstable]).tolist()
+    order = needed.to(torch.int8).sort(dim=1, descending=True, stable=True).indices
+    return order[:, : max(1, int(count))], numbers
+
+
+def _blame(
+    network: Network,
+    known: Sweep,
+    trace: dict[int, Tensor],
+    owner: Tensor | None,
+    columns: Tensor,
+    n: int,
+    critical: Tensor,
+) -> Tensor:
+    """Every neuron that is not affine costs a row about |coefficient at the neuron| x the largest gap between its
+    planes; how much each input moves the neuron's argument says whose doing that is."""
+    total = torch.zeros(len(critical), n, dtype=network.dtype, device=network.device)
+    if not known.reach:
+        return total
+
+    def mine(t: Tensor) -> Tensor:
+        return t if owner is None else t.index_select(0, owner)
+
+    caused = columns.new_zeros(columns.shape, dtype=network.dtype)
+    for i, rows in trace.items():
+        op = network.ops[i]
+        assert isinstance(op, RelaxedOp)
+        at = rows.flatten(2)
+        at = at.gather(1, critical[:, None, None].expand(-1, 1, at.shape[2]))[:, 0].abs()
+        loss = at * mine(_gap(op, known.relaxations[i], known.pre[i]).flatten(1))
+        moves = mine(blamed_moves(op, known.pre[i], known.reach[i])).flatten(2)
+        share = loss / moves.sum(1).clamp(min=torch.finfo(loss.dtype).tiny)
+        caused += torch.bmm(moves, torch.nan_to_num(share, nan=0.0, posinf=0.0)[:, :, None])[:, :, 0]
+    return total.scatter_add(1, columns.clamp(min=0), caused * (columns >= 0))
+
+
+def _gap(op: RelaxedOp, planes: Relaxation, pre: tuple[Interval, ...]) -> Tensor:
+    """Largest distance between the two planes on the box: (B, *T)."""
+    gap = planes.upper_offset - planes.lower_offset
+    for low, high, x in zip(planes.lower_slopes, planes.upper_slopes, pre, strict=True):
+        slope = high - low
+        gap = gap + op.collect(torch.maximum(slope * x.lower, slope * x.upper))
+    return torch.nan_to_num(gap, nan=0.0, posinf=0.0, neginf=0.0).clamp(min=0)
+
+
+def _zonotope(setting: Setting, boxes: Boxes, method: Method, stop: Callable[[], bool]) -> Bounds:
+    """Zonotopes with a symbol per neuron, on boxes whose inputs are the network's own."""
+    b, n = boxes.lower.shape
+    centre, radius = _around(boxes)
+    eye = torch.eye(n, dtype=centre.dtype, device=centre.device).expand(b, n, n)
+    first = start(torch.zeros_like(centre), eye, centre, radius, setting.twin.fast.dtype)
+    out, symbols, unstable = sweep_zonotope(setting.twin, first)
+    rest, owner, ids = out.noises()
+    noise = out.radius.double().index_add_(0, owner, rest) * (1 + (len(rest) + 4) * EXACT)
+
+    def due(row: Tensor) -> Tensor:
+        """How much of the noise of output `row` (B, 1) is due to each input: (B, n)."""
+        at_row = rest.gather(1, row[owner])
+        return centre.new_zeros(b, n).index_add(0, owner, at_row * symbols.share().to(at_row)[ids])
+
+    return _from_forms(setting.table, boxes, (centre, radius), out.core.transpose(0, 1), noise, unstable, due)
+
+
+def _lumped(setting: Setting, boxes: Boxes, method: Method, stop: Callable[[], bool]) -> Bounds:
+    """The same by the cheapest affine forms; noise is blamed on the inputs by their widths."""
+    n = boxes.lower.shape[1]
+    centre, radius = _around(boxes)
+    eye = torch.eye(n, dtype=centre.dtype, device=centre.device)[None]
+    source = Source.of(torch.zeros_like(eye[:, 0]), eye, setting.twin.fast.dtype)
+    unstable = torch.zeros_like(boxes.query)
+    out = sweep_lumped(setting.prepared, source, centre, radius, torch.zeros_like(boxes.query), unstable)
+    values = torch.cat([out.centre[None], out.inputs.double()])
+    noise, part = out.radius.double(), radius / radius.sum(1, keepdim=True)
+
+    def due(row: Tensor) -> Tensor:
+        return noise.gather(1, row) * part
+
+    return _from_forms(setting.table, boxes, (centre, radius), values, noise, unstable, due)
+
+
+def _around(boxes: Boxes) -> tuple[Tensor, Tensor]:
+    centre, radius = centre_radius(boxes.lower, boxes.upper)
+    return centre, (radius * (1 + 4 * EXACT)).clamp(min=NARROWEST)
+
+
+def _from_forms(
+    table: RowTable,
+    boxes: Boxes,
+    box: tuple[Tensor, Tensor],
+    values: Tensor,
+    noises: Tensor,
+    unstable: Tensor,
+    due: Callable[[Tensor], Tensor],
+) -> Bounds:
+    """From the outputs values[0] + sum_i e_i values[1 + i] within `noises`, (1 + n, B, m) and (B, m), float64."""
+    (centre, radius), n = box, boxes.lower.shape[1]
+    row, rhs = table.row[boxes.query], table.rhs[boxes.query]
+    slopes = values[1:].gather(2, row[None].expand(n, -1, -1)).permute(1, 2, 0)
+    noise, value = noises.gather(1, row), values[0].gather(1, row)
+    spread = slopes.abs().sum(2) + noise
+    coefficients = slopes / radius[:, None]
+    shift = torch.bmm(coefficients, centre[:, :, None])[:, :, 0]
+    finite = torch.where(torch.isinf(rhs), 0.0, rhs.abs())
+    margin = 16 * EXACT * (value.abs() + spread + shift.abs() + finite) + FLOOR
+    low = torch.nan_to_num(value - spread - rhs - margin, nan=-torch.inf)
+    alive = (~(table.clause_scores(low, boxes.query).amin(1) > 0)).nonzero()[:, 0]
+
+    def blame(critical: Tensor) -> Tensor:
+        every = critical.new_zeros(len(row)).index_copy(0, alive, critical)[:, None]
+        return 2 * due(row.gather(1, every)).index_select(0, alive)  # noise is on both sides
+
+    constant = value - shift - noise - rhs - margin
+    column = torch.arange(row.shape[1], device=row.device).expand(len(alive), -1)
+    known, rows, shifts = (t.index_select(0, alive) for t in (low, coefficients, constant))
+    return Bounds(low, alive, column, known, rows, shifts, unstable, {}, blame)

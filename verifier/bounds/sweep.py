@@ -1,0 +1,343 @@
+"""Bounds of a batch of boxes: a forward sweep for every intermediate value, backward rows where they pay.
+
+One sweep visits the operators once. Before each non-linear operator the interval of its inputs is the intersection of
+whatever the method computes: interval arithmetic, the affine form, backward rows for the neurons that are still
+unstable. The planes chosen there serve all later backward rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from verifier.bounds.affine import (
+    AffineForm,
+    as_interval,
+    constant_form,
+    intersect,
+    interval_step,
+    linear_step,
+    relaxed_form,
+)
+from verifier.bounds.backward import Region, neuron_rows, walk_back
+from verifier.bounds.centred import Centred
+from verifier.bounds.inputs import IdentityMap, InputMap
+from verifier.bounds.network import Network
+from verifier.bounds.rounding import Allowance
+from verifier.ops.elementwise import magnitude
+from verifier.ops.kinds import Interval, LinearOp, Op, Relaxation, RelaxedOp
+
+ROW_ELEMENTS = {"cpu": 400_000, "cuda": 64_000_000}
+"""What a chunk of backward rows may hold: on a CPU about a core's cache. Larger chunks wait for memory (5x50 network of
+ACAS Xu's shape, 512 boxes: 0.25 to 0.5 million elements take less than half the time of 4 million), smaller ones
+for the interpreter."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """Which bounds are computed: zonotopes with a symbol per neuron, forms in mixed precision whose noise is lumped, or
+    (`crown`) what the rest says. `affine` needs few free inputs (`attribute`: with the noise in parts per input);
+    `rows` refines unstable neurons by backward rows; output rows take `alpha_steps` steps of alpha-CROWN."""
+
+    kind: Literal["crown", "zonotope", "lumped"] = "crown"
+
+    interval: bool = True
+    affine: bool = True
+    attribute: bool = True
+    rows: bool = False
+    alpha_steps: int = 0
+    row_elements: int | None = None  # elements of the temporaries of a chunk of backward rows; None: by device
+
+    @property
+    def name(self) -> str:
+        """The method's name in results."""
+        if self.kind != "crown":
+            return self.kind
+        return ("alpha" if self.alpha_steps else "crown") if self.rows else "forward"
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """What is known about a batch of boxes after the forward sweep.
+
+    `pre[i]` intervals of the inputs of the non-linear operator i, `relaxations[i]` its planes, `output` the interval
+    of the network's output (B, m), `unstable` (B,) how many neurons are not affine on the box. `reach[i]` tells
+    how far each free input moves the inputs of operator i, (B, d, *S) >= 0 (empty without affine forms).
+    `means` are the batch's mean counts of unstable neurons, by non-linear operator. `allowance` is what backward rows
+    have to pay for rounding (None after a sweep in float32 alone, which proves nothing).
+    """
+
+    pre: dict[int, tuple[Interval, ...]]
+    relaxations: dict[int, Relaxation]
+    output: Interval
+    unstable: Tensor
+    reach: dict[int, tuple[Tensor, ...]]
+    means: Tensor
+    allowance: Allowance | None
+
+
+class OutOfTime(Exception):
+    """The budget ran out in the middle of a step; nothing that was computed may be used."""
+
+
+def never() -> bool:
+    """The stop test of an unlimited budget."""
+    return False
+
+
+def sweep(
+    network: Network,
+    lower: Tensor,
+    upper: Tensor,
+    query: Tensor,
+    inputs: InputMap,
+    method: Method,
+    stop: Callable[[], bool] = never,
+    exact: Network | None = None,
+    centred: Centred | None = None,
+) -> Sweep:
+    """Bounds every intermediate value on the parameter boxes (B, d) of queries (B,).
+
+    With `exact`, the same network in float64, this one in float32 (`network.narrowed`) only computes the intervals,
+    with every rounding allowed for; planes and costs are those of `exact`, and so is the type of everything in the
+    result. With `centred` (of these boxes, whose parameters are the inputs) the rows of intermediate values are its.
+
+    Raises:
+        OutOfTime: `stop()` said so.
+    """
+    walk = _Forward(network, lower, upper, query, inputs, method, stop, exact, centred)
+    output = walk.known(network.walk(walk.start(), walk.step))
+    output = Interval(*(t.reshape(-1, network.m).expand(len(query), network.m) for t in output))
+    return walk.result(output)
+
+
+class _Value(NamedTuple):
+    """What is known about a value, in one way or both."""
+
+    form: AffineForm | None
+    interval: Interval | None
+
+
+class _Forward:
+    """The rules of a sweep, and what it gathers (see `Sweep`)."""
+
+    def __init__(
+        self,
+        network: Network,
+        lower: Tensor,
+        upper: Tensor,
+        query: Tensor,
+        inputs: InputMap,
+        method: Method,
+        stop: Callable[[], bool],
+        exact: Network | None,
+        centred: Centred | None,
+    ) -> None:
+        if exact is not None:
+            lower, upper = narrow(Interval(lower, upper))
+        self.network, self.exact, self.method, self.stop, self.centred = network, exact, method, stop, centred
+        self.box, self.query, self.inputs = Interval(lower, upper), query, inputs
+        self.region = Region.of(lower, upper)
+        self.plain = method.interval or not method.affine
+        rigorous = exact is not None or network.dtype == torch.float64
+        self.allowance = Allowance(network) if rigorous else None
+        self.precise = self.allowance if exact is None else Allowance(exact)
+        every = [self.precise, centred] if exact is None else [self.allowance, self.precise, centred]
+        self.books: list[Allowance | Centred] = [book for book in every if book is not None]
+        self.pre: dict[int, tuple[Interval, ...]] = {}
+        self.relaxations: dict[int, Relaxation] = {}
+        self.reach: dict[int, tuple[Tensor, ...]] = {}
+        self.counts: dict[int, Tensor] = {}
+
+    def start(self) -> _Value:
+        """The boxes themselves."""
+        mapped = not isinstance(self.inputs, IdentityMap)
+        if self.method.affine or mapped:  # with one generator for each of very many inputs otherwise
+            self.first = self.inputs.form(*self.box, self.query, self.method.attribute)
+        interval = (self.first.interval() if mapped else self.box) if self.plain else None
+        return self._read(0, _Value(self.first if self.method.affine else None, interval))
+
+    def step(self, i: int, op: Op, read: list[_Value]) -> _Value:
+        """What is known after operator i.
+
+        Raises:
+            OutOfTime: `stop()` said so.
+        """
+        if self.stop():
+            raise OutOfTime
+        if isinstance(op, LinearOp):
+            return self._read(i + 1, self._linear(i, op, read))
+        assert isinstance(op, RelaxedOp)
+        return self._read(i + 1, self._relaxed(i, op, read))
+
+    def _read(self, slot: int, value: _Value) -> _Value:
+        """Notes what it costs that several operators read a slot."""
+        if self.books and self.network.readers(slot) > 1:
+            bound = value.interval or self.known(value)
+            for book in self.books:
+                book.readers(slot, bound)
+        return value
+
+    def _linear(self, i: int, op: LinearOp, read: list[_Value]) -> _Value:
+        forms = [value.form for value in read if value.form is not None]
+        given = [value.interval for value in read if value.interval is not None]
+        image = linear_step(op, forms, given)
+        if self.books and not given and read:
+            given = [self.known(value) for value in read]
+        for book in self.books:
+            book.linear(i, given, *([image.size] if book is self.allowance else []))
+        form, interval = image.form, image.interval
+        if form is None and self.method.affine:
+            form = constant_form(op, self.first)
+        if interval is None and self.plain:
+            interval = interval_step(op, [])
+        return _Value(form, interval)
+
+    def _relaxed(self, i: int, op: RelaxedOp, read: list[_Value]) -> _Value:
+        forms = [value.form for value in read if value.form is not None]
+        moves = tuple(form.moves() for form in forms)
+        bounds = []
+        for k, (slot, value) in enumerate(zip(self.network.sources[i], read, strict=True)):
+            bound = self.known(value, moves[k] if moves else None)
+            bounds.append(self._refined(i, slot, bound) if self.method.rows else bound)
+        self.pre[i] = tuple(bounds)
+        for book in self.books:
+            book.relaxed(i, bounds)
+        self.counts[i] = op.unstable(*bounds).flatten(1).sum(1)
+        form = None
+        if forms:
+            self.reach[i] = moves
+            self.relaxations[i], parallel = op.relax_both(*bounds)
+            form = relaxed_form(op, forms, bounds, moves, parallel, self.network.finite)
+        else:
+            self.relaxations[i] = op.relax(*bounds)
+        if self.centred is not None:
+            self.centred.relax(i, self.relaxations[i])
+        return _Value(form, interval_step(op, bounds) if self.plain else None)
+
+    def known(self, value: _Value, moves: Tensor | None = None) -> Interval:
+        """The interval of a value."""
+        form, interval = value
+        if form is None:
+            assert interval is not None
+            return interval
+        known = as_interval(form.interval(moves))
+        return known if interval is None else intersect(known, interval)
+
+    def _refined(self, i: int, slot: int, bound: Interval) -> Interval:
+        """Backward rows for the elements of `slot` on which operator i is not affine; sparse over (box, neuron)."""
+        if not self.relaxations:
+            return bound  # only linear operators so far: the forward bounds are exact
+        network, query, centred = self.network, self.query, self.centred
+
+        def walk(first: int, rows: Tensor, bias: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
+            at_input = walk_back(network, first, rows, bias, self.relaxations, owner, allowance=self.allowance)
+            return self.inputs.pull(*at_input, query[owner])
+
+        mask = open_elements(network, i, slot, bound)
+        elements = self.method.row_elements or ROW_ELEMENTS.get(query.device.type, ROW_ELEMENTS["cpu"])
+        chunk = max(1, elements // (4 * network.widest))
+        if centred is not None:
+            known, box = centred.deviation(slot, bound), Region.of(*centred.box)
+            found = intersect_rows(centred.network, slot, known, mask, box, chunk, self.stop, centred.walk)
+            return intersect(centred.restored(slot, found), bound)
+        return intersect_rows(network, slot, bound, mask, self.region, chunk, self.stop, walk)
+
+    def result(self, output: Interval) -> Sweep:
+        """All of it, in the type of `exact` where that is given."""
+        exact, every = self.exact, torch.stack([torch.zeros_like(self.query), *self.counts.values()])
+        if exact is not None:
+            wide = exact.dtype
+            self.pre = {i: tuple(Interval(*(t.to(wide) for t in x)) for x in xs) for i, xs in self.pre.items()}
+            self.relaxations = {
+                i: op.relax(*self.pre[i]) for i, op in enumerate(exact.ops) if isinstance(op, RelaxedOp)
+            }
+            self.reach = {i: tuple(t.to(wide) for t in moves) for i, moves in self.reach.items()}
+            output = Interval(*(t.to(wide) for t in output))
+        if self.precise is not None:
+            self.precise.output = magnitude(output)
+        return Sweep(
+            self.pre, self.relaxations, output, every.sum(0), self.reach, every[1:].double().mean(1), self.precise
+        )
+
+
+def narrow(bound: Interval) -> Interval:
+    """An interval in float32, rounded outwards."""
+    lower, upper = bound.lower.float(), bound.upper.float()
+    inf = torch.full((), torch.inf, device=lower.device)
+    return Interval(
+        torch.where(lower.double() > bound.lower, torch.nextafter(lower, -inf), lower),
+        torch.where(upper.double() < bound.upper, torch.nextafter(upper, inf), upper),
+    )
+
+
+def open_elements(network: Network, i: int, slot: int, bound: Interval) -> Tensor:
+    """The elements (B, size) of the value in `slot` whose bounds matter to operator i: where it is not affine."""
+    op = network.ops[i]
+    assert isinstance(op, RelaxedOp)
+    if len(network.sources[i]) == 1 and op.in_shapes[0] == op.out_shape:
+        return op.unstable(bound).flatten(1)
+    return (bound.upper > bound.lower).flatten(1)
+
+
+Walk = Callable[[int, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def intersect_rows(
+    network: Network,
+    slot: int,
+    bound: Interval,
+    mask: Tensor,
+    region: Region,
+    chunk: int,
+    stop: Callable[[], bool],
+    walk: Walk,
+) -> Interval:
+    """`bound` intersected with backward rows for the elements in `mask` (B, size), `chunk` elements at a time.
+
+    `walk(slot, rows, bias, owner)` takes rows (R, K, *S) from a slot to the parameters of the boxes `owner` (R,).
+
+    Raises:
+        OutOfTime: `stop()` said so between two chunks.
+    """
+    counts = mask.sum(1)
+    order = counts.argsort(descending=True)
+    sizes = [size for size in counts.index_select(0, order).tolist() if size > 0]
+    if not sizes:
+        return bound
+    # boxes with about equally many rows side by side; the padding repeats elements that are not in the mask
+    order = order[: len(sizes)]
+    wanted = mask.index_select(0, order).to(torch.int8).sort(dim=1, descending=True, stable=True)
+    spare = wanted.values == 0
+    both = torch.stack([bound.lower.flatten(1), -bound.upper.flatten(1)], 1)  # lower bounds of z and of -z
+    best, regions = both.index_select(0, order), region.select(order)
+    start = 0
+    while start < len(sizes):
+        end = min(len(sizes), start + max(1, chunk // sizes[start]))
+        for first in range(0, sizes[start], chunk):
+            if stop():
+                raise OutOfTime
+            part = slice(start, end), slice(first, min(first + chunk, sizes[start]))
+            picked, owner = wanted.indices[part], order[start:end]
+            found = _both_sides(network, slot, owner, picked, regions.part(start, end), walk)
+            found = found.masked_fill(spare[part][:, None], -torch.inf)
+            best[start:end].scatter_reduce_(2, picked[:, None].expand_as(found), found, "amax")
+        start = end
+    lower, upper = both.index_copy(0, order, best).view(-1, 2, *bound.lower.shape[1:]).unbind(1)
+    upper = upper.neg()
+    # rounding may make them cross by an ulp where nothing is proven (float32): a point's hull then
+    return Interval(torch.minimum(lower, upper), torch.maximum(lower, upper))
+
+
+def _both_sides(network: Network, slot: int, owner: Tensor, picked: Tensor, region: Region, walk: Walk) -> Tensor:
+    """Backward lower bounds of elements `picked` (R, K) of the value in `slot` on the boxes `owner` (R,), and of their
+    negatives: (R, 2, K)."""
+    count = picked.shape[1]
+    first, rows, bias = neuron_rows(network, slot, picked.flatten())
+    rows, bias = rows.reshape(*picked.shape, *rows.shape[2:]), bias.view(picked.shape)
+    rows, bias = torch.cat([rows, -rows], 1), torch.cat([bias, -bias], 1)
+    return region.least(*walk(first, rows, bias, owner)).unflatten(1, (2, count))
