@@ -13,7 +13,7 @@ from torch import Tensor
 
 from verifier.bounds.inputs import InputMap
 from verifier.bounds.network import Network
-from verifier.problem.rows import Asked, RowTable
+from verifier.problem.rows import AskedRows, RowTable
 
 FIRST_STEP, LAST_STEP = 0.25, 1e-4
 """Sizes of the first and the last step, in units of the box's widths."""
@@ -27,7 +27,7 @@ def row_values(network: Network, inputs: InputMap, table: RowTable, p: Tensor, q
     return _values(network, inputs, table, p, query, table.at(query))
 
 
-def _values(network: Network, inputs: InputMap, table: RowTable, p: Tensor, query: Tensor, asked: Asked) -> Tensor:
+def _values(network: Network, inputs: InputMap, table: RowTable, p: Tensor, query: Tensor, asked: AskedRows) -> Tensor:
     value = network.forward(inputs.point(p, query)).gather(1, asked.row)
     if table.mixed is not None:
         value = value + torch.bmm(table.mixed[asked.row], p[:, :, None])[:, :, 0]

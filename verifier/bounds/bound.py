@@ -25,7 +25,7 @@ from verifier.bounds.sweep import Method, Sweep, narrow, never, sweep
 from verifier.bounds.zonotope import Twin, start, sweep_zonotope
 from verifier.graph.ir import Graph
 from verifier.ops.kinds import Interval, Relaxation, RelaxedOp
-from verifier.problem.rows import Asked, RowTable
+from verifier.problem.rows import AskedRows, RowTable
 from verifier.tolerance import EXACT, FLOOR, NARROWEST, subtract_down
 
 
@@ -156,7 +156,7 @@ def _crown(setting: Setting, boxes: Boxes, method: Method, stop: Callable[[], bo
     )
 
 
-def _forward_rows(table: RowTable, asked: Asked, known: Sweep, boxes: Boxes) -> Tensor:
+def _forward_rows(table: RowTable, asked: AskedRows, known: Sweep, boxes: Boxes) -> Tensor:
     """Lower bounds of row - rhs (B, K) from the forward sweep alone."""
     low = known.output.lower.gather(1, asked.row)
     if table.mixed is not None:
@@ -165,7 +165,7 @@ def _forward_rows(table: RowTable, asked: Asked, known: Sweep, boxes: Boxes) -> 
     return torch.nan_to_num(low, nan=-torch.inf, neginf=-torch.inf)
 
 
-def _open_rows(asked: Asked, scores: Tensor, unstable: Tensor) -> tuple[Tensor, list[float]]:
+def _open_rows(asked: AskedRows, scores: Tensor, unstable: Tensor) -> tuple[Tensor, list[float]]:
     """Columns (A, K') of the rows of clauses that are still possible; and `unstable` as numbers, read back with K'."""
     closed = F.pad(scores, (0, 1), value=torch.inf) > 0
     needed = ~closed.gather(1, asked.clause) & (asked.rhs.abs() < torch.inf)

@@ -48,21 +48,21 @@ class RowTable:
         """Whether any row is strict."""
         return bool(self.strict.any())
 
-    def at(self, query: Tensor) -> Asked:
+    def at(self, query: Tensor) -> AskedRows:
         """What the queries (B,) of boxes or points ask, looked up once for all that is bounded or tried there."""
         clause = self.clause.index_select(0, query).clamp_(max=self.most)
         beyond = torch.arange(self.most, device=query.device) >= self.clauses.index_select(0, query)[:, None]
         strict = self.strict.index_select(0, query) if self.some_strict else None
         row, rhs = self.row.index_select(0, query), self.rhs.index_select(0, query)
-        return Asked(row, rhs, clause, beyond, strict)
+        return AskedRows(row, rhs, clause, beyond, strict)
 
     def clause_scores(self, low: Tensor, query: Tensor) -> Tensor:
-        """See `Asked.scores`."""
+        """See `AskedRows.scores`."""
         return self.at(query).scores(low)
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class AskedRows:
     """The rows of B boxes or points: `row` (B, K), `rhs` (B, K), `clause` (B, K) with C for padding, `beyond` (B, C)
     clauses that there are not, `strict` (B, K) or None where no row is."""
 
@@ -72,10 +72,10 @@ class Asked:
     beyond: Tensor
     strict: Tensor | None
 
-    def select(self, index: Tensor) -> Asked:
+    def select(self, index: Tensor) -> AskedRows:
         """Those at `index`."""
         row, rhs, clause, beyond = (t.index_select(0, index) for t in (self.row, self.rhs, self.clause, self.beyond))
-        return Asked(row, rhs, clause, beyond, None if self.strict is None else self.strict.index_select(0, index))
+        return AskedRows(row, rhs, clause, beyond, None if self.strict is None else self.strict.index_select(0, index))
 
     def scores(self, low: Tensor) -> Tensor:
         """Best row bound per clause, (B, K) -> (B, C); +inf beyond the query's clauses, -inf for one without rows.
