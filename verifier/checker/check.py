@@ -19,7 +19,7 @@ from verifier.checker.bounds import sweep
 from verifier.checker.errors import Rejected, Unreadable
 from verifier.checker.network import CheckedNetwork, read_network
 from verifier.checker.ops import Array, Piecewise
-from verifier.checker.prove import Claim, Part, Prover
+from verifier.checker.prove import Claim, Narrowed, Part, Prover
 from verifier.checker.query import Queries, read_queries
 
 BATCH = 256
@@ -192,10 +192,11 @@ class _Tree:
 
     def _leaf(self, leaf: fmt.Leaf) -> None:
         part = self._take(leaf.node)
-        self.leaves += 1
+        self.leaves += not leaf.narrows
+        self.splits += leaf.narrows
         clauses = self.prover.clauses(part)
         rows = leaf.rows or (((0, 1.0),),) * len(clauses)
-        name = f"leaf {self.leaves - 1} (node {leaf.node})"
+        name = f"{'narrowing' if leaf.narrows else 'leaf'} of node {leaf.node}"
         if len(rows) != len(clauses):
             raise Rejected(f"{name}: rows for {len(rows)} clauses, expected {len(clauses)}")
         for picked, clause in zip(rows, clauses, strict=True):
@@ -207,10 +208,20 @@ class _Tree:
             raise Rejected(f"{name}: {len(leaf.beta)} multipliers for {len(part.signs)} decided neurons, all >= 0")
         if leaf.slopes not in (-1, self.tables - 1):
             raise Rejected(f"{name}: slopes {leaf.slopes}, expected {self.tables - 1}, the last that stand before it")
-        slopes = self.slopes if leaf.slopes >= 0 else {}
-        self._wait(leaf.node, Claim(part, tuple(enumerate(rows)), leaf.beta, slopes, leaf.intervals))
+        slopes = self.slopes if leaf.slopes >= 0 else part.narrowed.slopes if part.narrowed else {}
+        narrows = None
+        if leaf.narrows:
+            if len(clauses) != 1 or leaf.intervals != fmt.ROOT:
+                raise Rejected(
+                    f"{name}: a node of {len(clauses)} clauses, expected one, with intervals of the whole box"
+                )
+            narrows = Narrowed(2 * (self.prover.neurons + self.prover.network.inputs), slopes)
+            self._put(replace(part, narrowed=narrows))
+        self._wait(leaf.node, Claim(part, tuple(enumerate(rows)), leaf.beta, slopes, leaf.intervals, narrows=narrows))
 
     def _wait(self, node: int, claim: Claim) -> None:
+        if claim.part.pending:
+            self._flush()
         self.waiting.append((node, claim))
         self.waiting_size += claim.part.size + sum(t.size for t in claim.slopes.values())
         if len(self.waiting) >= BATCH or self.waiting_size > MOST_WAITING:
@@ -221,7 +232,7 @@ class _Tree:
             return
         margins = self.prover.prove([claim for _, claim in self.waiting])
         for (node, claim), margin in zip(self.waiting, margins, strict=True):
-            if not margin > 0:
+            if claim.narrows is None and not margin > 0:
                 raise Rejected(f"node {node}: the bound {margin:.3g} is not positive on {self._where(claim.part)}")
         self.waiting, self.waiting_size = [], 0
 

@@ -1,4 +1,4 @@
-"""The proof file, version 1: encoding and decoding, and nothing about its meaning (docs/certificates.md).
+"""The proof file, version 2: encoding and decoding, and nothing about its meaning (docs/certificates.md).
 
     b"SECATEUR PROOF\\n", u16 version, sha256 of the model, sha256 of the specification, text: tool,
     u8 kind (1: tree, 2: witness, 3: map), varint: number of split tensors, their names as texts, events
@@ -19,12 +19,15 @@ import numpy as np
 from verifier.checker.errors import Unreadable
 
 MAGIC = b"SECATEUR PROOF\n"
-VERSION = 1
+VERSION = 2
 TREE, WITNESS, MAP = 1, 2, 3
 INPUT, NEURON, CLAUSES, LEAF, SLOPES, END, CLIP = range(1, 8)
-PICKS, WEIGHTS, BETA, USES_SLOPES = 1, 2, 4, 8
+PICKS, WEIGHTS, BETA, USES_SLOPES, NARROWS = 1, 2, 4, 8, 64
 FORMS, ROWS, ROOT, SYMBOLS = range(4)
 """Where a leaf's intervals come from; the number stands in bits 4 and 5 of its flags."""
+
+SHORT = np.r_[0, 2.0 ** (np.arange(1, 256) // 8 - 31) * (1 + np.arange(1, 256) % 8 / 8)].astype(np.float32)
+"""The multipliers that a byte can name: 0, and eight for every power of 2 up to 1."""
 
 MOST_NAME, MOST_ITEMS = 4096, 1 << 24
 
@@ -68,15 +71,18 @@ class ClauseSplit:
 @dataclass(frozen=True)
 class Leaf:
     """`rows[c]` are (position of the row in clause c, weight) of the node's clauses; () stands for the first row of
-    each. `beta` one multiplier for every decided neuron, `slopes` a table of `Slopes` (-1: none), `intervals` says
+    each. `beta` one multiplier for every decided neuron, `slopes` a table of `Slopes` (-1: that which
+    the node was narrowed with, if it was), `intervals` says
     where the intervals come from: affine forms on the part, backward rows on the part as well, backward rows on the
-    query's whole box, or affine forms with a symbol for every neuron that is not linear on the part."""
+    query's whole box, or affine forms with a symbol for every neuron that is not linear on the part. With `narrows` the
+    node (of one clause) is no leaf: it becomes one node, narrowed to where the weighted rows can hold."""
 
     node: int
     rows: tuple[tuple[tuple[int, float], ...], ...] = ()
     beta: tuple[float, ...] = ()
     slopes: int = -1
     intervals: int = FORMS
+    narrows: bool = False
 
 
 @dataclass(frozen=True)
@@ -157,7 +163,7 @@ def _encode_leaf(leaf: Leaf) -> bytes:
     plain = all(len(row) == 1 and row[0][1] == 1 for row in leaf.rows)
     first = plain and all(row[0][0] == 0 for row in leaf.rows)
     flags = 0 if first else PICKS if plain else WEIGHTS
-    flags |= BETA * bool(leaf.beta) | USES_SLOPES * (leaf.slopes >= 0) | leaf.intervals << 4
+    flags |= BETA * bool(leaf.beta) | USES_SLOPES * (leaf.slopes >= 0) | leaf.intervals << 4 | NARROWS * leaf.narrows
     out = bytes([LEAF]) + varint(leaf.node) + bytes([flags])
     if flags & (PICKS | WEIGHTS):
         out += varint(len(leaf.rows))
@@ -167,7 +173,10 @@ def _encode_leaf(leaf: Leaf) -> bytes:
         else:
             out += varint(len(row)) + b"".join(varint(k) + struct.pack("<f", w) for k, w in row)
     if leaf.beta:
-        out += varint(len(leaf.beta)) + struct.pack(f"<{len(leaf.beta)}f", *leaf.beta)
+        beta = np.asarray(leaf.beta, "<f4")
+        places = np.searchsorted(SHORT, beta).clip(max=255)
+        short = bool((SHORT[places] == beta).all())
+        out += varint(2 * len(beta) + short) + (places.astype(np.uint8) if short else beta).tobytes()
     return out + (varint(leaf.slopes) if leaf.slopes >= 0 else b"")
 
 
@@ -244,7 +253,7 @@ class Reader:
 
     def _leaf(self) -> Leaf:
         node, flags = self._varint(), self._bytes(1)[0]
-        if flags >> 4 > SYMBOLS or flags & 3 == 3:
+        if flags > 127 or flags & 3 == 3:
             self._fail(f"found flags {flags} of a leaf")
         rows: list[tuple[tuple[int, float], ...]] = []
         for _ in range(self._count(MOST_ITEMS) if flags & 3 else 0):
@@ -252,9 +261,9 @@ class Reader:
                 rows.append(((self._varint(), 1.0),))
             else:
                 rows.append(tuple((self._varint(), self._floats(1)[0]) for _ in range(self._count(MOST_NAME))))
-        beta = self._floats(self._count(MOST_ITEMS)) if flags & BETA else ()
+        beta = self._multipliers() if flags & BETA else ()
         slopes = self._varint() if flags & USES_SLOPES else -1
-        return Leaf(node, tuple(rows), beta, slopes, flags >> 4)
+        return Leaf(node, tuple(rows), beta, slopes, flags >> 4 & 3, bool(flags & NARROWS))
 
     def _clip(self) -> InputClip:
         node, flags = self._varint(), self._bytes(1)[0]
@@ -266,6 +275,13 @@ class Reader:
             place = self._varint()
             slabs.append((place >> 1, 1 if place & 1 else -1, struct.unpack("<d", self._bytes(8))[0]))
         return InputClip(node, rows, tuple(slabs), flags >> 4)
+
+    def _multipliers(self) -> tuple[float, ...]:
+        """float32 numbers, or bytes that name such."""
+        count, short = divmod(self._count(2 * MOST_ITEMS), 2)
+        if short:
+            return tuple(SHORT[np.frombuffer(self._bytes(count), np.uint8)].tolist())
+        return self._floats(count)
 
     def _floats(self, count: int) -> tuple[float, ...]:
         return struct.unpack(f"<{count}f", self._bytes(4 * count))

@@ -9,7 +9,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from verifier.checker.bounds import CHUNK, Enclosures, most_rows, packs, sweep, walk
+from verifier.checker.bounds import CHUNK, MOST_NUMBERS, Enclosures, most_rows, packs, sweep, walk
+from verifier.checker.errors import Unreadable
 from verifier.checker.format import FORMS, ROOT, ROWS, SYMBOLS
 from verifier.checker.network import CheckedNetwork
 from verifier.checker.ops import TINY, UNIT, Array, Piecewise, gamma
@@ -20,20 +21,38 @@ Slab = tuple[int, int, float]
 ClauseTask = tuple[int, int, Picked]
 
 
+@dataclass(eq=False)
+class Narrowed:
+    """Where violations can lie on a part: in `box`, lower and upper (n,), and with the arguments of Relu v in
+    `ends[v]`, low and high, flat; `size` numbers in all. None until the prover says so. `slopes` are those of the row
+    that narrowed it."""
+
+    size: int
+    slopes: Mapping[int, Array]
+    box: tuple[Array, Array] | None = None
+    ends: dict[int, tuple[Array, Array]] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Part:
     """A node of the tree: the query, the clause that is asked for (-1: all), the inputs that were cut, (coordinate,
-    lower, upper), and the decided neurons, (value of the Relu, neuron, side)."""
+    lower, upper), the decided neurons, (value of the Relu, neuron, side), and where it was `narrowed` to."""
 
     query: int
     clause: int = -1
     cuts: tuple[tuple[int, float, float], ...] = ()
     signs: tuple[tuple[int, int, int], ...] = ()
+    narrowed: Narrowed | None = None
 
     @property
     def size(self) -> int:
-        """What it takes of memory, in cut inputs and decided neurons."""
-        return len(self.cuts) + len(self.signs)
+        """What it takes of memory, in cut inputs, decided neurons, and numbers."""
+        return len(self.cuts) + len(self.signs) + (self.narrowed.size if self.narrowed else 0)
+
+    @property
+    def pending(self) -> bool:
+        """Whether the prover has not narrowed it yet."""
+        return self.narrowed is not None and self.narrowed.box is None
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +60,8 @@ class Claim:
     """That a part holds no violation, or some `slabs` of it do not (see `format.InputClip`): in each slab, every clause
     has one of the `rows`, (clause, rows and weights), that cannot hold there. `beta` is a multiplier for every decided
     neuron, `slopes` are bytes per Relu, (*S), 255 for a slope of 1; `intervals` says where intervals come from
-    (`format.FORMS`, ..)."""
+    (`format.FORMS`, ..). With `narrows` nothing is claimed: that is where it is said to what its one row narrows the
+    part."""
 
     part: Part
     rows: tuple[tuple[int, Picked], ...]
@@ -49,6 +69,7 @@ class Claim:
     slopes: Mapping[int, Array] = field(default_factory=dict)
     intervals: int = FORMS
     slabs: tuple[Slab, ...] = ()
+    narrows: Narrowed | None = None
 
 
 class Prover:
@@ -57,17 +78,21 @@ class Prover:
     def __init__(self, network: CheckedNetwork, queries: Queries) -> None:
         self.network, self.queries = network, queries
         self.relus = {v: op for v, op in enumerate(network.nodes) if isinstance(op, Piecewise) and op.is_relu}
+        self.neurons = sum(math.prod(op.shape) for op in self.relus.values())
         self.largest = max(math.prod(s) for s in network.shapes)
         self.rows = _dense(queries.outputs, network.outputs)
         self.inputs = _dense(queries.inputs, network.inputs if any(len(p) for p, _ in queries.inputs) else 0)
         self.rhs = np.array(queries.rhs)
-        self._roots: tuple[int, Enclosures] | None = None
+        self._roots: tuple[int, Enclosures, dict[int, tuple[Array, Array]]] | None = None
 
     def box(self, part: Part) -> tuple[Array, Array]:
         """The inputs of a part, (n,) each."""
         lower, upper = self.queries.lower[part.query].copy(), self.queries.upper[part.query].copy()
         for coordinate, low, high in part.cuts:
             lower[coordinate], upper[coordinate] = low, high
+        if part.narrowed is not None and part.narrowed.box is not None:
+            lower, upper = np.maximum(lower, part.narrowed.box[0]), np.minimum(upper, part.narrowed.box[1])
+            lower, upper = np.minimum(lower, upper), np.maximum(lower, upper)  # crossed: no violation there
         return lower, upper
 
     def share(self, part: Part) -> Fraction:
@@ -94,11 +119,15 @@ class Prover:
         low, high = list(whole.low), list(whole.high)
         low[0], high[0] = lower, upper
         empty = np.repeat(whole.empty, len(parts))
-        for v in {at for p in parts for at, _, _ in p.signs}:
+        changed = {at for p in parts for at, _, _ in p.signs} | {at for p in parts for at in _ends(p)}
+        for v in changed:
             s = self.network.nodes[v].sources[0]  # type: ignore[union-attr]
             low[s], high[s] = (np.repeat(t[s], len(parts), 0) for t in (whole.low, whole.high))
             flat_low, flat_high = low[s].reshape(len(parts), -1), high[s].reshape(len(parts), -1)
             for b, p in enumerate(parts):
+                if v in _ends(p):
+                    flat_low[b] = np.maximum(flat_low[b], _ends(p)[v][0])
+                    flat_high[b] = np.minimum(flat_high[b], _ends(p)[v][1])
                 for at, k, side in p.signs:
                     if at == v and side > 0:
                         flat_low[b, k] = max(flat_low[b, k], 0.0)
@@ -109,15 +138,40 @@ class Prover:
             flat_low[crossed] = flat_high[crossed] = 0.0
         floor = np.repeat(whole.floor, len(parts))
         found = replace(whole, low=low, high=high, empty=empty, floor=floor, planes=dict(whole.planes), form=None)
-        found.planes.update({v: found.plane(v) for p in parts for v in {at for at, _, _ in p.signs}})
+        found.planes.update({v: found.plane(v) for v in changed})
         return found
 
     def root(self, query: int) -> Enclosures:
         """Intervals of a query's whole box by backward rows; kept for the last query that asked."""
         if self._roots is None or self._roots[0] != query:
             lower, upper = self.queries.lower[query], self.queries.upper[query]
-            self._roots = query, sweep(self.network, lower[None], upper[None], rows=True)
+            self._roots = query, sweep(self.network, lower[None], upper[None], rows=True), {}
         return self._roots[1]
+
+    def lines(self, query: int, v: int) -> tuple[Array, Array]:
+        """Linear functions below z and below -z, z the arguments of Relu v, on a query's whole box: coefficients
+        (2, N, n) and least values (2, N).
+
+        Raises:
+            Unreadable: they are too many.
+        """
+        whole, kept = self.root(query), self._roots[2]  # type: ignore[index]
+        if v not in kept:
+            source = self.network.nodes[v].sources[0]  # type: ignore[union-attr]
+            shape, n = self.network.shapes[source], self.network.inputs
+            count = math.prod(shape)
+            if count * n > MOST_NUMBERS:
+                raise Unreadable(f"{count} neurons over {n} inputs are too many to narrow")
+            rows, least = np.zeros((2, count, n)), np.zeros((2, count))
+            for at in range(0, count, most_rows(self.network)):
+                some = np.arange(at, min(count, at + most_rows(self.network)))
+                for i, side in enumerate((1.0, -1.0)):
+                    unit = np.zeros((1, len(some), count))
+                    unit[0, np.arange(len(some)), some] = side
+                    walked = walk(whole, whole.planes, unit.reshape(1, -1, *shape), np.zeros(1, np.int64), source)
+                    rows[i, some], least[i, some] = walked.coefficients[0], walked.low[0]
+            kept[v] = rows, least
+        return kept[v]
 
     def groups(self, claims: Sequence[Claim]) -> list[list[int]]:
         """Positions of claims that can be bounded together: the same kind of intervals, a bounded size."""
@@ -130,26 +184,61 @@ class Prover:
         return [group[i : i + sizes[k]] for k, group in kinds.items() for i in range(0, len(group), sizes[k])]
 
     def prove(self, claims: Sequence[Claim]) -> Array:
-        """How far every leaf is from a violation, rigorously: positive is proven, and so is +inf (no point there)."""
-        margin = np.full(len(claims), math.inf)
-        for group in self.groups(claims):
-            margin[group] = self._group([claims[i] for i in group])
-        return margin
+        """How far every leaf is from a violation, rigorously: positive is proven, and so is +inf (no point there).
+        Claims that narrow are told to what."""
+        return self.margins(claims)[0]
 
-    def _group(self, claims: list[Claim]) -> Array:
+    def margins(self, claims: Sequence[Claim]) -> tuple[Array, Array]:
+        """The same, and what was taken off for rounding."""
+        margin, error = np.full(len(claims), math.inf), np.zeros(len(claims))
+        for group in self.groups(claims):
+            margin[group], error[group] = self._group([claims[i] for i in group])
+        return margin, error
+
+    def _group(self, claims: list[Claim]) -> tuple[Array, Array]:
         swept, planes = self.prepare(claims)
         tasks = [(b, c, rows) for b, claim in enumerate(claims) if not swept.empty[b] for c, rows in claim.rows]
         found: list[list[tuple[int, float, Array]]] = [[] for _ in claims]
-        margin, _, coefficients = self.walk(swept, planes, claims, tasks)
-        for (b, c, _), value, row in zip(tasks, margin, coefficients, strict=True):
+        margin, lost, coefficients = self.walk(swept, planes, claims, tasks)
+        least, error = np.full(len(claims), math.inf), np.zeros(len(claims))
+        for (b, c, _), value, off, row in zip(tasks, margin, lost, coefficients, strict=True):
             found[b].append((c, value, row))
-        least = np.full(len(claims), math.inf)
+            error[b] = max(error[b], off)
         for b, claim in enumerate(claims):
             if not swept.empty[b]:
                 low, high = swept.low[0][b], swept.high[0][b]
                 count = len(self.clauses(claim.part))
                 least[b] = min(_weakest(found[b], count, low, high, slab) for slab in claim.slabs or (None,))
-        return least
+            if claim.narrows is not None:
+                self.narrow(swept, b, claim, least[b], found[b][0][2] if found[b] else np.zeros(self.network.inputs))
+        return least, error
+
+    def narrow(self, swept: Enclosures, b: int, claim: Claim, margin: float, row: Array) -> None:
+        """Says where violations can lie on part b of the sweep: a row that exceeds its limit by  margin + sum_j |row_j|
+        d_j,  d_j the distance of input j from the end where the row is least, leaves  sum_j |row_j| d_j <= -margin."""
+        low, high = swept.low[0][b], swept.high[0][b]
+        most, where = max(0.0, -margin), claim.narrows
+        assert where is not None
+        if swept.empty[b] or not math.isfinite(margin):  # nothing lies there, or nothing is known
+            where.box = low, high
+            return
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            reach = most / np.abs(row) * (1 + 4 * UNIT)
+            top = np.where(row > 0, np.nextafter(low + reach, np.inf), np.inf)
+            bottom = np.where(row < 0, np.nextafter(high - reach, -np.inf), -np.inf)
+        where.box = np.fmax(low, bottom), np.fmin(high, top)
+        whole = self.queries.lower[claim.part.query], self.queries.upper[claim.part.query]
+        for v in self.relus:
+            source = self.network.nodes[v].sources[0]  # type: ignore[union-attr]
+            own = [t[b if len(t) > 1 else 0].reshape(-1).copy() for t in (swept.low[source], swept.high[source])]
+            open_ = np.flatnonzero((own[0] < 0) & (own[1] > 0))
+            rows, least = (t[:, open_] for t in self.lines(claim.part.query, v))
+            # from the whole box to the part's, and to where violations can lie
+            moved = np.maximum(rows, 0) @ (low - whole[0]) + np.maximum(-rows, 0) @ (whole[1] - high)
+            tighter = np.nextafter(least + _risen(rows, row, high - low, most, moved), -np.inf)
+            own[0][open_] = np.fmax(own[0][open_], tighter[0])
+            own[1][open_] = np.fmin(own[1][open_], -tighter[1])
+            where.ends[v] = own[0], own[1]
 
     def prepare(self, claims: Sequence[Claim]) -> tuple[Enclosures, dict[int, tuple[Array, ...]]]:
         """Intervals and linear bounds for claims of one group."""
@@ -244,6 +333,33 @@ class Prover:
         """low - lost - rhs, rounded down; its sign is exact where nothing was lost."""
         low = np.where(lost > 0, np.nextafter(bound - lost, -np.inf), bound)
         return np.where(low > rhs, np.maximum(low - rhs, np.nextafter(0, 1)), np.minimum(low - rhs, 0.0))
+
+
+def _ends(part: Part) -> dict[int, tuple[Array, Array]]:
+    return part.narrowed.ends if part.narrowed is not None else {}
+
+
+def _risen(rows: Array, row: Array, width: Array, most: float, moved: Array) -> Array:
+    """By how much the least values (..) of linear functions `rows` (.., n) over a box rise, at least, `moved` (..) >= 0
+    included, where  sum_j |row_j| d_j <= most,  d_j the distance from the end of input j where `row` (n,) is least.
+
+    For any g >= 0 a function is not below its sum with  g (sum_j |row_j| d_j - most).  Where the two have coefficients
+    of different signs they are least at different ends, and the sum gains  min(g |row_j|, |rows_j|)  times the width.
+    The best g is a quotient |rows_j| / |row_j|: that where the inputs of larger ones have used `most` up.
+    """
+    size = np.abs(row)
+    against = np.where(rows * row < 0, np.abs(rows), 0.0)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        quotient = np.nan_to_num(against / size, nan=0.0, posinf=0.0)
+        order = np.argsort(-quotient, -1)
+        used = np.cumsum((size * width)[order], -1)
+        at = np.minimum((used < most).sum(-1, keepdims=True), len(row) - 1)
+        g = np.take_along_axis(np.take_along_axis(quotient, order, -1), at, -1)
+        g = np.where(used[..., -1:] < most, 0.0, g)
+        gained = np.minimum(g * size, against) @ width
+        paid = g[..., 0] * most * (1 + 4 * UNIT) + TINY
+        risen = (gained + moved) * (1 - gamma(3 * len(row))) - paid
+        return risen - (np.abs(risen) + paid) * (4 * UNIT) - TINY
 
 
 def _dense(rows: Sequence[tuple[Array, Array]], width: int) -> Array:

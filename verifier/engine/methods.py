@@ -65,6 +65,8 @@ def prepare(on: OnDevice, strategy: Strategy, answer: Answer, proof: ProofWriter
         one_layer, _ = attempt(partial(_one_layer, on, stop))
         if one_layer is not None:
             limits = replace(limits, batch=min(limits.batch, one_layer.batch))
+            if proof is not None:
+                one_layer.record = proof.one_layer(on.problem, on.network, stop)
             return Searched(one_layer.roots(first), one_layer, lambda: one_layer.work, limits)
     split = _neuron_split(on, strategy, first, answer.budget, proof) if strategy.neurons else None
     if proof is not None:

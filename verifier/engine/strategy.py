@@ -126,7 +126,7 @@ def _kind(on: OnDevice, method: str, asked: str) -> tuple[Kind, str]:
         return Kind.INPUTS, f"{inputs}, but the network has no ReLU to split"
     if not form.suits(network):
         return Kind.NEURONS, inputs
-    if asked:
+    if asked == "a checkpoint":
         return Kind.NEURONS, f"{inputs}; one hidden layer, but {asked} is asked for"
     if on.queries > FEW_QUERIES:
         return Kind.NEURONS, f"{inputs}; one hidden layer, but {on.queries} boxes to search, more than {FEW_QUERIES}"

@@ -32,10 +32,8 @@ from verifier.errors import OutputError, ProofError
 from verifier.files.whole import Whole
 from verifier.problem.problem import Problem
 from verifier.proof.hints import Hint, suggest
+from verifier.proof.one_layer import LEVELS, OneLayerProof
 from verifier.search.domains import DomainBatch
-
-LEVELS = 255
-"""Slopes are bytes."""
 
 OFTEN = 0.3
 """Share of the settled boxes that needed backward rows from which open ones are clipped by such rows as well."""
@@ -65,7 +63,7 @@ class ProofWriter:
         self._pending: list[bytes] = []
         self._state = (0, 0, self._next, 0)
         self._tables = 0
-        self._relus: dict[int, tuple[int, int]] = {}
+        self.relus: dict[int, tuple[int, int]] = {}
         self._needed = 0.0
         self._file = Whole(self.path, "the proof")
         self._stream = self._file.stream
@@ -76,17 +74,18 @@ class ProofWriter:
         network: Network,
         stop: Callable[[], bool],
         found: Callable[[], Parameters] | None,
-        rows: bool,
+        rows: bool = False,
+        neurons: bool = False,
     ) -> None:
         """Fits the proof to the problem that is searched; `found` gives the slopes and multipliers of the last batch
         where neurons are split, `rows` says whether the search bounds neurons by backward rows (otherwise
-        by zonotopes).
+        by zonotopes), `neurons` whether neurons are split by a search that keeps its multipliers itself.
 
         Raises:
             ProofError: boxes or neurons of the search are not those of the files.
         """
         queries = self.prover.queries
-        neurons = found is not None
+        neurons = neurons or found is not None
         self._found, self._stop, self._rows = found, stop, rows
         self._place = {int(j): i for i, j in enumerate(problem.kept)}
         self.kept, self.root_lower, self.root_upper = problem.kept, problem.lower, problem.upper
@@ -111,9 +110,14 @@ class ProofWriter:
                 size = math.prod(network.shapes[i + 1])
                 if not isinstance(op, Piecewise) or not op.is_relu or math.prod(op.shape) != size:
                     raise ProofError(f"no proof can be written: the Relu '{name}' of the search is not one of the file")
-                self._relus[i] = (v, first)
+                self.relus[i] = (v, first)
                 names.append(name)
         self.header(tuple(names))
+
+    def one_layer(self, problem: Problem, network: Network, stop: Callable[[], bool]) -> OneLayerProof:
+        """Fits the proof to a search over the signs of the one hidden layer, and what that search tells it to."""
+        self.begin(problem, network, stop, None, neurons=True)
+        return OneLayerProof(self, problem)
 
     def header(self, tensors: tuple[str, ...] = (), kind: int = fmt.TREE) -> None:
         """The beginning of a tree (or map); `tensors` are the ONNX names whose neurons may be split."""
@@ -137,10 +141,26 @@ class ProofWriter:
 
     def halves(self, node: int, coordinate: int, at: float) -> tuple[int, int]:
         """Cuts one node: the numbers of its lower and its upper half."""
-        self._pending.append(fmt.encode(fmt.InputSplit(node, coordinate, at)))
+        return self._number(fmt.InputSplit(node, coordinate, at), 2), self._next - 1
+
+    def decided(self, node: int, tensor: int, neuron: int) -> tuple[int, int]:
+        """Decides a neuron of one node: the numbers of its sides <= 0 and >= 0."""
+        return self._number(fmt.NeuronSplit(node, tensor, neuron), 2), self._next - 1
+
+    def taken_apart(self, query: int, clauses: int) -> int:
+        """The number of the first of a query's clauses."""
+        return self._number(fmt.ClauseSplit(query), clauses)
+
+    def narrowed(self, node: int, claim: Claim) -> int:
+        """The number of what a node is narrowed to by a claim."""
+        return self._number(self._leaf(node, claim), 1)
+
+    def _number(self, event: fmt.Event, count: int) -> int:
+        """The number of the first of `count` nodes that an event makes."""
+        self._pending.append(fmt.encode(event))
         self.splits += 1
-        self._next += 2
-        return self._next - 2, self._next - 1
+        self._next += count
+        return self._next - count
 
     def neurons(self, boxes: DomainBatch, neuron: Tensor, children: DomainBatch) -> DomainBatch:
         """Neuron `neuron[b]` is decided: the children are all sides <= 0, then all sides >= 0."""
@@ -153,7 +173,7 @@ class ProofWriter:
     def _operator(self, neuron: int) -> tuple[int, tuple[int, int]]:
         """Which tensor of the header a neuron of the search belongs to, and (value, first neuron)."""
         found = 0, (0, 0)
-        for place, (v, first) in enumerate(self._relus.values()):
+        for place, (v, first) in enumerate(self.relus.values()):
             if first <= neuron:
                 found = place, (v, first)
         return found
@@ -176,7 +196,7 @@ class ProofWriter:
         worst = torch.zeros(count, n, dtype=torch.float64)
         lower, upper, node = batch.lower.double().cpu().clone(), batch.upper.double().cpu().clone(), batch.node.cpu()
         hints = self._hints([self._claim(batch, b) for b in asked], settled[asked].tolist())
-        first, node = dict(self._relus.values()), node.clone()
+        first, node = dict(self.relus.values()), node.clone()
         for b, hint in zip(asked, hints, strict=True):
             if hint.holds:
                 open_[b] = False
@@ -239,7 +259,7 @@ class ProofWriter:
         beta = tuple(max(0.0, float(np.float32(found.beta[b, d].item()))) for d in columns)
         shapes = self.prover.network.shapes
         slopes = {
-            self._relus[i][0]: np.rint(a[b].cpu().numpy() * LEVELS).astype(np.uint8).reshape(shapes[self._relus[i][0]])
+            self.relus[i][0]: np.rint(a[b].cpu().numpy() * LEVELS).astype(np.uint8).reshape(shapes[self.relus[i][0]])
             for i, a in found.alpha.items()
         }
         weights = [float(np.float32(w)) for w in found.weight[b].tolist()][: len(self.prover.clauses(part)[0])]
@@ -248,15 +268,18 @@ class ProofWriter:
 
     def leaf(self, node: int, claim: Claim) -> None:
         """A node that is proven by the claim."""
+        self._pending.append(fmt.encode(self._leaf(node, claim)))
+        self.leaves += 1
+
+    def _leaf(self, node: int, claim: Claim) -> fmt.Leaf:
         slopes = -1
-        if claim.slopes:
-            tables = tuple(claim.slopes[v] for v, _ in self._relus.values())
+        if claim.slopes and not (claim.part.narrowed and claim.slopes is claim.part.narrowed.slopes):
+            tables = tuple(claim.slopes[v] for v, _ in self.relus.values())
             slopes = self._tables
             self._tables += 1
             self._pending.append(fmt.encode(fmt.Slopes(tables)))
         rows = tuple(picked for _, picked in claim.rows)
-        self._pending.append(fmt.encode(fmt.Leaf(node, rows, claim.beta, slopes, claim.intervals)))
-        self.leaves += 1
+        return fmt.Leaf(node, rows, claim.beta, slopes, claim.intervals, claim.narrows is not None)
 
     def _clip(self, node: int, claim: Claim) -> None:
         rows = tuple((c, picked[0][0]) for c, picked in claim.rows)

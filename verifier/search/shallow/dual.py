@@ -49,7 +49,7 @@ class TensorRecord:
 class Nodes(TensorRecord):
     """B subproblems: boxes `lower`, `upper` (B, n); intervals `low`, `high` (B, N) of the neurons' arguments; decided
     `sign` (B, N) -1, 0 or 1; multipliers `weights` (B, K), `alpha`, `beta` (B, N); `place` (B,) in the batch of the
-    search.
+    search, `node` (B, 1) in the tree of a proof, or (B, 0).
     """
 
     lower: Tensor
@@ -61,6 +61,7 @@ class Nodes(TensorRecord):
     alpha: Tensor
     beta: Tensor
     place: Tensor
+    node: Tensor
 
     def __len__(self) -> int:
         return len(self.place)
@@ -72,7 +73,7 @@ def root(clause: Clause) -> Nodes:
     zero = clause.gain.new_zeros(1, n)
     weights, place = zero.new_full((1, k), 1 / max(1, k)), torch.zeros(1, dtype=torch.int64, device=zero.device)
     lower, upper, low, high = (t[None] for t in (clause.lower, clause.upper, clause.low, clause.high))
-    return Nodes(lower, upper, low, high, zero, weights, zero + 0.5, zero, place)
+    return Nodes(lower, upper, low, high, zero, weights, zero + 0.5, zero, place, place[:, None][:, :0])
 
 
 Kind = TypeVar("Kind", bound=TensorRecord)
@@ -95,7 +96,7 @@ class DualRows(TensorRecord):
     x: Tensor
 
 
-def ascend(clause: Clause, nodes: Nodes, steps: int) -> tuple[Nodes, DualRows]:
+def ascend(clause: Clause, nodes: Nodes, steps: int, frozen: bool = False) -> tuple[Nodes, DualRows]:
     """The subproblems with the best multipliers found by `steps` of Adam (Kingma & Ba 2015), and their rows.
 
     Every iterate is a valid bound; more steps only tighten.
@@ -107,7 +108,10 @@ def ascend(clause: Clause, nodes: Nodes, steps: int) -> tuple[Nodes, DualRows]:
     adam = Adam((0.8, 0.95))
     for step in range(1, steps + 1):
         rate = 0.5 * 0.1 ** (step / steps)
-        moves = adam.step(dict(zip(names, planes.slopes(rows.x, *now), strict=True)))
+        slopes = dict(zip(names, planes.slopes(rows.x, *now), strict=True))
+        if frozen:
+            slopes["alpha"] = torch.zeros_like(slopes["alpha"])
+        moves = adam.step(slopes)
         now = planes.admissible(*(t + rate * moves[n] * u for t, n, u in zip(now, names, planes.units, strict=True)))
         rows = planes.rows(*now)
         better = rows.value > best.value

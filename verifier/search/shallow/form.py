@@ -6,7 +6,7 @@ violated at x exactly when all of its K functions are <= 0 there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -47,7 +47,8 @@ class Clause:
     somewhere: there the ReLU has to be bounded from above, which only knowing the sign makes exact. The others are
     convex and are bounded exactly by the best slope in [0, 1].
     `argument_error` (N,), `row_error` (K,): what rounding may add to the arguments and functions on the box, for these
-    matrices and for any bound computed from them; `unit` is the relative error of one such sum.
+    matrices and for any bound computed from them; `unit` is the relative error of one such sum. For whoever writes a
+    proof: `neuron` (N,) are their numbers in the layer, `on` says of its every neuron whether it is never negative.
     """
 
     linear: Tensor
@@ -63,6 +64,8 @@ class Clause:
     argument_error: Tensor
     row_error: Tensor
     unit: float
+    neuron: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    on: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
 
     def values(self, x: Tensor) -> Tensor:
         """The functions at points (B, n): (B, K)."""
@@ -188,4 +191,6 @@ def _clause(
         error[order],
         row_error,
         layer.unit,
+        order,
+        low >= 0,
     )

@@ -8,7 +8,7 @@ program finds the multipliers; the bound is recomputed from them in float64, and
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -32,10 +32,12 @@ class OpenLeaf:
 
 @dataclass(frozen=True)
 class LeafRelaxation:
-    """Whether a subproblem is `proven`; what the program found otherwise, None where there is no optimum."""
+    """Whether a subproblem is `proven`; what the program found otherwise, None where there is no optimum; and `nodes`,
+    the subproblem with the program's multipliers, None where it found none."""
 
     proven: bool
     open: OpenLeaf | None = None
+    nodes: Nodes | None = field(default=None, compare=False)
 
 
 def relax(clause: Clause, node: Nodes) -> LeafRelaxation:
@@ -87,7 +89,10 @@ def relax(clause: Clause, node: Nodes) -> LeafRelaxation:
     by_function, by_side = solved.dual[:k], solved.dual[k + j : k + j + len(decided)]
     if solved.x is None:
         error = clause.argument_error[decided].cpu().numpy()
-        return LeafRelaxation(_no_point(by_side, sides[:, :n], right[2] + error, lower, upper))
+        beta = torch.zeros_like(node.beta)
+        beta[0, decided] = torch.from_numpy(by_side).to(beta)
+        nothing = replace(node, weights=torch.zeros_like(node.weights), beta=beta)
+        return LeafRelaxation(_no_point(by_side, sides[:, :n], right[2] + error, lower, upper), None, nothing)
     weights = torch.from_numpy(by_function / max(by_function.sum(), NARROWEST)).to(node.weights)[None]
     total = (weights @ clause.gain)[0].cpu().numpy()[free]
     alpha, beta = node.alpha.clone(), torch.zeros_like(node.beta)
@@ -95,10 +100,11 @@ def relax(clause: Clause, node: Nodes) -> LeafRelaxation:
     alpha[0, free] = torch.from_numpy(np.clip(ratio, 0, 1)).to(alpha)
     beta[0, decided] = torch.from_numpy(by_side).to(beta)
     rows = LayerRelaxation(clause, node).rows(weights, alpha, beta)
+    better = replace(node, weights=weights, alpha=alpha, beta=beta)
     if bool(rows.value > 0):
-        return LeafRelaxation(True)
+        return LeafRelaxation(True, None, better)
     point = torch.from_numpy(solved.x[:n]).to(node.lower).clamp(node.lower[0], node.upper[0])[None]
-    return LeafRelaxation(False, OpenLeaf(replace(node, weights=weights, alpha=alpha, beta=beta), rows, point))
+    return LeafRelaxation(False, OpenLeaf(better, rows, point), better)
 
 
 def _no_point(dual: np.ndarray, sides: np.ndarray, right: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> bool:

@@ -1,0 +1,196 @@
+"""The proof of a search over the signs of one hidden layer: its bounds are the checker's own.
+
+The search proposes multipliers. A subproblem whose row is positive with them is a leaf; every other is narrowed to
+where the row can be <= 0, box and arguments of its neurons, and goes on from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from verifier.checker import format as fmt
+from verifier.checker.prove import Claim, Narrowed, Part, Prover
+from verifier.problem.problem import Problem
+from verifier.search.shallow.dual import Nodes
+from verifier.search.shallow.form import Clause
+
+LEVELS = 255
+"""Slopes are bytes."""
+
+COARSE = 17
+"""Slopes are multiples of COARSE / LEVELS, which takes fewer bytes and costs no subproblems."""
+
+SPARE = 1e3
+"""A leaf's margin is so many times what was taken off it for rounding: the checker that reads may sum in another order
+from the first narrowing on."""
+
+
+class Writer(Protocol):
+    """What of a proof's writer is needed here: see `writer.ProofWriter`."""
+
+    prover: Prover
+    relus: dict[int, tuple[int, int]]
+
+    def taken_apart(self, query: int, clauses: int) -> int:
+        """The first of the nodes of a query's clauses."""
+
+    def decided(self, node: int, tensor: int, neuron: int) -> tuple[int, int]:
+        """The sides <= 0 and >= 0 of a neuron."""
+
+    def narrowed(self, node: int, claim: Claim) -> int:
+        """What a node is narrowed to by a claim."""
+
+    def leaf(self, node: int, claim: Claim) -> None:
+        """A node that is proven by a claim."""
+
+    def commit(self) -> None:
+        """The step has happened."""
+
+    def rollback(self) -> None:
+        """The step has not happened."""
+
+
+class OneLayerProof:
+    """Writes the splits, narrowings and leaves of such a search; `parts` are its open nodes."""
+
+    def __init__(self, writer: Writer, problem: Problem) -> None:
+        self.writer, self.kept = writer, problem.kept
+        self.relus = writer.relus
+        self.firsts = np.array([first for _, first in self.relus.values()])
+        self.values = [v for v, _ in self.relus.values()]
+        self.shapes = {v: writer.prover.network.shapes[v] for v in self.values}
+        self.parts: dict[int, Part] = {}
+        self._made: dict[int, Part] = {}
+        self._gone: set[int] = set()
+
+    def roots(self, query: Tensor, clause: Tensor) -> Tensor:
+        """The nodes (B, 1) of every clause of every query, in their order."""
+        numbers: list[int] = []
+        for q in query.unique_consecutive().tolist():
+            count = int((query == q).sum())
+            first = self.writer.taken_apart(q, count)
+            numbers += range(first, first + count)
+            self._made.update({first + c: Part(q, c) for c in range(count)})
+        self.commit()
+        assert clause.tolist() == [self.parts[n].clause for n in numbers]
+        return torch.tensor(numbers, dtype=torch.int64, device=query.device)[:, None]
+
+    def _part(self, node: int) -> Part:
+        return self._made[node] if node in self._made else self.parts[node]
+
+    def _claims(self, clause: Clause, nodes: Nodes, fresh: bool, short: bool) -> list[Claim]:
+        """What the subproblems' multipliers claim: with slopes of their own if `fresh`, otherwise those that they were
+        narrowed with; `short` multipliers take a byte each."""
+        place = clause.neuron.cpu().numpy()
+        alpha, beta, weights = (t.double().cpu().numpy() for t in (nodes.alpha, nodes.beta, nodes.weights))
+        # a neuron without a sign change on the box is not open for the checker either, but for rounding
+        slopes = np.tile(np.where(clause.on.cpu().numpy(), LEVELS, 0).astype(np.uint8), (len(alpha), 1))
+        counts = ((nodes.low < 0) & (nodes.high > 0) & (nodes.weights @ clause.gain > 0)).cpu().numpy()
+        slopes[:, place] = np.where(counts, np.rint(np.clip(alpha, 0, 1) * (LEVELS // COARSE)) * COARSE, 0)
+        where = {int(k): i for i, k in enumerate(place)}
+        claims = []
+        for b, node in enumerate(nodes.node[:, 0].tolist()):
+            part = self._part(node)
+            decided = [where[self.firsts[self.values.index(v)] + k] for v, k, _ in part.signs]
+            scale = max(1e-300, weights[b].max(initial=0.0), beta[b].max(initial=0.0))
+            multipliers = (beta[b, decided] / scale).astype(np.float32)
+            betas = tuple((shortened(multipliers) if short else multipliers).tolist())
+            picked = [(k, w) for k, w in enumerate((weights[b] / scale).astype(np.float32).tolist()) if w > 0]
+            if len(picked) == 1 and not any(betas):
+                picked = [(picked[0][0], 1.0)]
+            tables: Mapping[int, np.ndarray] = {
+                v: slopes[b, first : first + int(np.prod(self.shapes[v]))].reshape(self.shapes[v])
+                for v, first in self.relus.values()
+            }
+            if part.narrowed and not fresh:
+                tables = part.narrowed.slopes
+            rows = ((0, tuple(picked or [(0, 0.0)])),)
+            claims.append(Claim(part, rows, betas if any(betas) else (), tables, fmt.ROOT))
+        return claims
+
+    def narrow(self, clause: Clause, nodes: Nodes, fresh: bool) -> tuple[Nodes, Tensor]:
+        """The subproblems narrowed as the proof says, with new nodes, and which (B,) it settles."""
+        if not len(nodes):
+            return nodes, torch.zeros(0, dtype=torch.bool, device=nodes.place.device)
+        prover, count = self.writer.prover, 2 * (self.writer.prover.neurons + self.writer.prover.network.inputs)
+        claims = [replace(c, narrows=Narrowed(count, c.slopes)) for c in self._claims(clause, nodes, fresh, short=True)]
+        margins, errors = prover.margins(claims)
+        settled = margins > SPARE * errors
+        node, place = nodes.node.clone(), clause.neuron.cpu().numpy()
+        low, high, lower, upper = (t.cpu().numpy().copy() for t in (nodes.low, nodes.high, nodes.lower, nodes.upper))
+        for b, claim in enumerate(claims):
+            at = int(node[b, 0])
+            self._gone.add(at)
+            if settled[b]:
+                self.writer.leaf(at, replace(claim, narrows=None))
+                continue
+            node[b, 0] = self.writer.narrowed(at, claim)
+            found = claim.narrows
+            assert found is not None and found.box is not None
+            self._made[int(node[b, 0])] = replace(claim.part, narrowed=found)
+            lower[b] = np.maximum(lower[b], found.box[0][self.kept])
+            upper[b] = np.minimum(upper[b], found.box[1][self.kept])
+            if found.ends:
+                ends = [np.concatenate([found.ends[v][i] for v in self.values])[place] for i in (0, 1)]
+                low[b], high[b] = np.fmax(low[b], ends[0]), np.fmin(high[b], ends[1])
+        low, high = np.minimum(low, high), np.maximum(low, high)
+        lower, upper = np.minimum(lower, upper), np.maximum(lower, upper)
+        new = (torch.from_numpy(t).to(nodes.low) for t in (low, high, lower, upper))
+        names = ("low", "high", "lower", "upper")
+        mask = torch.from_numpy(settled).to(nodes.place.device)
+        if fresh:
+            kept = [np.concatenate([c.slopes[v].reshape(-1) for v in self.values])[place] / LEVELS for c in claims]
+            nodes = replace(nodes, alpha=torch.from_numpy(np.stack(kept)).to(nodes.alpha))
+        return replace(nodes, node=node, **dict(zip(names, new, strict=True))), mask
+
+    def leaf(self, clause: Clause, node: Nodes) -> bool:
+        """Writes the leaf of one subproblem, if its multipliers prove it."""
+        claim = self._claims(clause, node, fresh=True, short=False)[0]
+        margin, error = self.writer.prover.margins([claim])
+        if not margin[0] > SPARE * error[0]:
+            return False
+        self.writer.leaf(int(node.node[0, 0]), claim)
+        self._gone.add(int(node.node[0, 0]))
+        return True
+
+    def split(self, clause: Clause, nodes: Nodes, neuron: Tensor) -> Tensor:
+        """Decides a neuron of each subproblem: the nodes (2 B, 1), all sides >= 0 first."""
+        sides: tuple[list[int], list[int]] = [], []
+        for node, k in zip(nodes.node[:, 0].tolist(), clause.neuron[neuron].tolist(), strict=True):
+            place = int(np.searchsorted(self.firsts, k, side="right")) - 1
+            v, first = self.values[place], int(self.firsts[place])
+            part, children = self._part(node), self.writer.decided(node, place, k - first)
+            self._gone.add(node)
+            for child, side, out in zip(children, (-1, 1), sides, strict=True):
+                self._made[child] = replace(part, signs=(*part.signs, (v, k - first, side)))
+                out.append(child)
+        return torch.tensor(sides[1] + sides[0], dtype=torch.int64, device=nodes.place.device)[:, None]
+
+    def commit(self) -> None:
+        """The step has happened."""
+        self.parts.update(self._made)
+        for node in self._gone:
+            self.parts.pop(node, None)
+        self._forget()
+        self.writer.commit()
+
+    def rollback(self) -> None:
+        """The step has not happened."""
+        self._forget()
+        self.writer.rollback()
+
+    def _forget(self) -> None:
+        self._made, self._gone = {}, set()
+
+
+def shortened(numbers: np.ndarray) -> np.ndarray:
+    """The nearest numbers that take a byte in a proof."""
+    above = np.searchsorted(fmt.SHORT, numbers).clip(1, len(fmt.SHORT) - 1)
+    lower, upper = fmt.SHORT[above - 1], fmt.SHORT[above]
+    return np.where(numbers - lower < upper - numbers, lower, upper)
