@@ -20,7 +20,8 @@ class Progress:
 
     `boxes` were bounded in `seconds`, `open_boxes` wait; `lower` is the least lower bound over the open boxes (what
     still misses 0; None before the first), `settled` the share of the input volume that is proven (0 to 1, None where
-    not known), `remaining` the seconds left (infinite without a limit).
+    not known), `remaining` the seconds left (infinite without a limit); `certified` the share free of violations,
+    where the search keeps those apart (mean over its queries).
     """
 
     boxes: int
@@ -29,6 +30,7 @@ class Progress:
     lower: float | None = None
     settled: float | None = None
     remaining: float = math.inf
+    certified: float | None = None
 
     @property
     def rate(self) -> float:

@@ -25,8 +25,8 @@ FOCUS = "usn"
 class Analysis:
     """focus: the arm the study is about; baseline: name of the first network where files were given, else None.
 
-    rates: verified rates at shorter limits. criterion, goals: empty where files were compared. notes: what a reader
-    should know before believing a figure.
+    rates: verified rates and certified areas at shorter limits. criterion, goals: empty where files were compared.
+    notes: what a reader should know before believing a figure.
     """
 
     __repr__ = brief
@@ -51,22 +51,26 @@ def of_folder(folder: Path, replicates: int = stats.REPLICATES) -> Analysis:
         raise ResultsError(f"{folder / 'results.jsonl'}: no results yet")
     record = _record(folder / "study.json")
     baseline = record.get("baseline")
-    found = analyse(rows, str(record.get("name") or folder.resolve().name), baseline, replicates)
+    title, focus = str(record.get("name") or folder.resolve().name), str(record.get("focus") or FOCUS)
+    found = analyse(rows, title, baseline, replicates, focus, tuple(record.get("limits") or ()))
     return replace(found, notes=(*found.notes, *_given(record)))
 
 
 def analyse(
-    rows: Sequence[StudyRow], title: str, baseline: str | None = None, replicates: int = stats.REPLICATES
-) -> Analysis:
-    """Summaries, contrasts and checks of some rows; baseline: the arm others are held against when files were given."""
+    rows: Sequence[StudyRow], title: str, baseline: str | None = None, replicates: int = stats.REPLICATES,
+    focus: str = FOCUS, at: Sequence[float] = (),
+) -> Analysis:  # fmt: skip
+    """Summaries, contrasts and checks of some rows; baseline: the arm others are held against when files were given;
+    focus: the arm it is about; at: limits in seconds at which rates are told.
+    """
     summaries = [summary.summarise(rows, t, replicates) for t in summary.treatments(rows)]
     if baseline is not None:
         summaries.sort(key=lambda s: s.arm != baseline)
-        contrasts, focus = summary.against(rows, baseline, replicates), FOCUS
+        contrasts = summary.against(rows, baseline, replicates)
         checks: tuple[list[Check], list[Check]] = ([], [])
     else:
         arms = {r.arm for r in rows}
-        focus = FOCUS if FOCUS in arms else min((r.arm for r in rows if r.ratio is not None), default=FOCUS)
+        focus = focus if focus in arms else min((r.arm for r in rows if r.ratio is not None), default=focus)
         contrasts = summary.contrasts(rows, focus, replicates)
         checks = (goals.criterion(contrasts, focus), goals.goals(contrasts, focus))
     return Analysis(
@@ -76,7 +80,7 @@ def analyse(
         rows=tuple(rows),
         summaries=tuple(summaries),
         contrasts=tuple(contrasts),
-        rates=tuple(limits.rates(rows, baseline or limits.REFERENCE, replicates)),
+        rates=tuple(limits.rates(rows, baseline or limits.REFERENCE, replicates, at)),
         criterion=tuple(checks[0]),
         goals=tuple(checks[1]),
         notes=tuple(_notes(rows, summaries, baseline is not None)),

@@ -50,6 +50,7 @@ class ImageVerdict:
 
     cells (n, 2, 2) float64: low and high corner of each closed cell of a 2-D rectangle; states (n,) int8: 1 certified,
     -1 refuted, 0 open. Both None where the rectangle is not 2-D or no map is wanted. axes: names of its two parameters.
+    trace: seconds and the share certified by then, both rising, from one run.
     """
 
     __repr__ = brief
@@ -68,6 +69,7 @@ class ImageVerdict:
     states: np.ndarray | None = field(default=None, repr=False)
     witness: PictureWitness | None = field(default=None, repr=False)
     axes: tuple[str, str] = ("contrast", "brightness")
+    trace: tuple[tuple[float, float], ...] = ()
 
 
 class Train(Protocol):

@@ -1,12 +1,63 @@
-"""One sentence that says what a study found: time, error and proof of the pruned networks against the unpruned ones."""
+"""What a study found, in three sentences: time, error and proof of the pruned networks against the unpruned ones; what
+waiting longer changes; and how it compares with the controls and the goals.
+"""
 
 from __future__ import annotations
 
+from pruning.study import goals, limits, words
 from pruning.study.analysis import Analysis
+from pruning.study.goals import GoalOutcome
 from pruning.study.stats import Estimate
 from pruning.study.summary import Contrast, label
 
 UNPRUNED = ("dense+ft", "dense")
+
+
+def sentences(analysis: Analysis) -> str:
+    """All that can be said of the three."""
+    return " ".join(text for text in (sentence(analysis), waiting(analysis), controls(analysis)) if text)
+
+
+def waiting(analysis: Analysis) -> str:
+    """How the gain in verified rate over the reference depends on the limit; empty where there is none to compare."""
+    found = chosen(analysis)
+    rates = next((r for r in analysis.rates if found is not None and r.treatment == found.treatment), None)
+    if rates is None or not rates.gains:
+        return ""
+    best = max(range(len(rates.gains)), key=lambda at: rates.gains[at].value)
+    told = [
+        f"after {words.number(rates.limits[at])} s {_images(rates.gains[at])}"
+        for at in sorted({best, len(rates.gains) - 1})
+    ]
+    cross = limits.crossing(rates)
+    turn = f"; they cross between {words.number(cross[0])} and {words.number(cross[1])} s" if cross else ""
+    reference = analysis.baseline or limits.REFERENCE
+    return f"Of images certified in full, {label(rates.treatment)} has, against {reference}, {', '.join(told)}{turn}."
+
+
+def _images(gain: Estimate) -> str:
+    interval = f"{words.interval(gain, 100, sign=True)} points"
+    return f"as many within chance ({interval})" if gain.low <= 0 <= gain.high else interval
+
+
+def controls(analysis: Analysis) -> str:
+    """What the other networks of the same ratio certify beside the focus, and how many goals are reached."""
+    found = chosen(analysis)
+    if found is None or analysis.baseline is not None:
+        return ""
+    others = [c for c in analysis.contrasts if c.treatment == found.treatment and c.baseline[1] is not None]
+    groups = {
+        "less": [c for c in others if c.coverage.low > 0],
+        "more": [c for c in others if c.coverage.high < 0],
+        "no different area within chance": [c for c in others if c.coverage.low <= 0 <= c.coverage.high],
+    }
+    told = [f"{', '.join(c.baseline[0] for c in members)} {how}" for how, members in groups.items() if members]
+    checks = goals.measured(analysis.goals)
+    passed = sum(check.outcome is GoalOutcome.PASS for check in checks)
+    parts = [f"at the same ratio certify {'; '.join(told)}"] if told else []
+    parts += [f"{passed} of {len(checks)} goals that were measured are reached"] if checks else []
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
 def sentence(analysis: Analysis) -> str:

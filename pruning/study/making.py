@@ -26,7 +26,7 @@ from pruning.groups import Groups, find_groups
 from pruning.net import Net
 from pruning.options import ChannelFloor, ScoreOptions
 from pruning.planning import Plan, make_plan
-from pruning.scores import Scores, movement
+from pruning.scores import CRITERIA, Scores, movement
 from pruning.study import allocation
 from pruning.study.errors import StudyFileError
 from pruning.study.spec import SHARINGS, Study
@@ -119,8 +119,17 @@ class Maker:
             raise StudyFileError(
                 f"data '{study.task.data}': networks can be trained on aircraft23 only; compare given files"
             )
+        for arm in study.arms:
+            if arm.kind not in ("dense", "small-scratch", *CRITERIA):
+                known = ", ".join(sorted(CRITERIA))
+                raise StudyFileError(f"arm {arm.name}: no criterion of that name; expected one of {known}")
         highest = max([r for arm in study.arms for r in study.ratios_of(arm)], default=0.0)
         settings = NetworkSettings.of(study.network)
+        if settings.name != "cnn7" and any(arm.kind == "small-scratch" for arm in study.arms):
+            raise StudyFileError(
+                f"arm small-scratch starts from new weights, which only chains (cnn7) can here; leave it out for "
+                f"{settings.name}"
+            )
         share = 0.0 if settings.allocation == "dense-first" else min(0.25, 1 - highest)
         floor = ChannelFloor(2, share)  # the floor must not keep a ratio from being reached
         return Maker(settings, study.task.data, semantic, floor)

@@ -7,7 +7,7 @@ from pathlib import Path
 from pruning.study import analysis as analyses
 from pruning.study import details, goals, headline, select, words
 from pruning.study.analysis import Analysis
-from pruning.study.figures import curves, maps
+from pruning.study.figures import area, curves, maps
 from pruning.study.summary import label, penalised
 from verifier.files.whole import write as write_file
 from verifier.page import cactus, style
@@ -42,12 +42,13 @@ def render(analysis: Analysis, drawn: dict[str, list[Drawn]]) -> str:
         a=analysis,
         drawn=drawn,
         facts=_facts(analysis),
-        headline=headline.sentence(analysis),
+        headline=headline.sentences(analysis),
         first_table=first_table(analysis),
         proof=proof_table(analysis),
         cost=cost_table(analysis),
         contrasts=contrast_table(analysis),
         rates=rate_table(analysis),
+        areas=area_table(analysis),
         checks=_checklists(analysis),
         tau=f"{first.tau:.2%}".replace(".00", ""),
         first=first,
@@ -116,6 +117,18 @@ def rate_table(analysis: Analysis) -> Table:
     return Table(("network", *(f"{words.number(limit)} s" for limit in limits)), tuple(rows))
 
 
+def area_table(analysis: Analysis) -> Table:
+    """Certified areas at the same limits, and in brackets the points above the reference; empty without traces."""
+    limits = analysis.rates[0].limits if analysis.rates else ()
+    rows = []
+    for r in analysis.rates:
+        gains = [f" ({words.interval(g, 100, sign=True)})" for g in r.coverage_gains] or [""] * len(limits)
+        if r.coverage:
+            cells = (f"{words.interval(c, 100)}{g}" for c, g in zip(r.coverage, gains, strict=True))
+            rows.append((r.label, *cells))
+    return Table(("network", *(f"{words.number(limit)} s" for limit in limits)), tuple(rows))
+
+
 def _checklists(analysis: Analysis) -> list[tuple[str, list[goals.Check], goals.GoalOutcome, int]]:
     """Title, the conditions that are measured, how they came out together, how many are not measured."""
     lists = [("Success criterion", analysis.criterion), ("Goals of the release", analysis.goals)]
@@ -153,15 +166,19 @@ def _cactus(analysis: Analysis) -> list[Drawn]:
     for ratio in ratios:
         members = [s for s in analysis.summaries if ratio is None or s.ratio in (None, ratio)]
         members.sort(key=lambda s: (s.arm != analysis.focus, s.arm.startswith("dense")))
-        times, totals = {}, {}
+        times, totals, rows_of = {}, {}, {}
         for s in members:
             rows = [r for r in analysis.rows if (r.arm, r.ratio) == (s.arm, s.ratio)]
             name = s.label if ratio is None else s.arm
+            rows_of[name] = rows
             times[name] = [r.seconds for r in rows if penalised(r) == r.seconds]
             totals[name] = len(rows)
         stem = "cactus" if ratio is None else f"cactus-{ratio:g}"
         title = "Images settled in time" + ("" if ratio is None else f", {ratio:.0%} removed")
         drawn.append(cactus.draw(times, totals, stem, title, "images", True, analysis.focus))
+        title = title.replace("Images settled in time", "Certified area over time")
+        over_time = area.draw(rows_of, stem.replace("cactus", "area"), title, analysis.focus)
+        drawn += [] if over_time is None else [over_time]
     return drawn
 
 

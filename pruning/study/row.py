@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cache
+from itertools import pairwise
 from types import UnionType
 from typing import Any, get_args, get_type_hints
 
@@ -13,6 +14,7 @@ from pruning.study.ledger import json_lines
 from verifier.errors import UnsoundError
 
 VERDICTS = ("certified", "refuted", "open")
+MOST_TRACED = 1000
 AREA_SLACK = 1e-6  # areas are sums of up to 1e6 cells in float64; their total may miss 1 by far less than this
 
 
@@ -32,6 +34,7 @@ class StudyRow:
     unstable_ratio: the same as a share of all non-linear neurons.
     clock: what seconds and timeout are counted by, see `spec.VerificationTask`.
     clean_error: mean keypoint error on the unchanged image, as a share of its side.
+    trace: seconds and the share certified by then, both rising; empty in folders of older versions.
     parameters, macs, nonlinear: size of the network. versions, machine: what it ran on.
     """
 
@@ -63,6 +66,13 @@ class StudyRow:
     versions: str
     machine: str
     clock: str = "wall"
+    trace: tuple[tuple[float, float], ...] = ()
+
+    def certified_by(self, limit: float) -> float | None:
+        """Share of the rectangle that was certified after so many seconds; None where that is not known."""
+        if limit >= self.timeout or limit >= self.seconds:
+            return self.certified
+        return max((share for seconds, share in self.trace if seconds <= limit), default=0.0) if self.trace else None
 
     @property
     def key(self) -> tuple[str, int]:
@@ -102,6 +112,11 @@ def check(row: StudyRow) -> None:
     for name in ("seconds", "boxes", "unstable", "unstable_ratio", "clean_error", "parameters", "macs", "nonlinear"):
         if getattr(row, name) < 0:
             raise ValueError(f"{name} is negative: {getattr(row, name)}")
+    for (a, b), (c, d) in pairwise(row.trace):
+        if not (0 <= a <= c and -AREA_SLACK <= b <= d + AREA_SLACK):
+            raise ValueError(f"trace falls from {(a, b)} to {(c, d)}; expected seconds and certified shares that rise")
+    if row.trace and abs(row.trace[-1][1] - row.certified) > AREA_SLACK:
+        raise ValueError(f"trace ends with a share of {row.trace[-1][1]}, certified are {row.certified}")
     where = f"network {row.name}, image {row.image}"
     if row.verified and (row.refuted > 0 or row.open > AREA_SLACK):
         raise UnsoundError(f"{where}: called certified with refuted area {row.refuted:g} and open area {row.open:g}")
@@ -119,6 +134,11 @@ def _types() -> dict[str, Any]:
 
 
 def _typed(name: str, value: Any, expected: Any) -> Any:
+    if name == "trace":
+        pairs = [] if not isinstance(value, list | tuple) or len(value) > MOST_TRACED else value
+        if pairs != value or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
+            raise ValueError(f"trace is {value!r:.60}; expected at most {MOST_TRACED} pairs of seconds and share")
+        return tuple((_typed("trace: seconds", a, float), _typed("trace: share", b, float)) for a, b in pairs)
     options = get_args(expected) if isinstance(expected, UnionType) else (expected,)
     if value is None and type(None) in options:
         return None

@@ -128,6 +128,7 @@ def _row(model: StudyNetwork, image: int, task: VerificationTask, outcome: Image
         boxes=int(outcome.boxes), unstable=float(outcome.unstable), unstable_ratio=float(outcome.unstable_ratio),
         clean_error=float(outcome.clean_error), parameters=model.size.parameters, macs=model.size.macs,
         nonlinear=model.size.nonlinear, versions=versions(), machine=machine(), clock=task.clock,
+        trace=tuple((round(float(seconds), 4), round(float(share), 9)) for seconds, share in outcome.trace),
     )  # fmt: skip
     try:
         row.check(result)

@@ -4,6 +4,8 @@
     data: aircraft23                    ratios: [0.5, 0.75]      tau: 0.03    rectangle: medium    timeout: 60
     clock: wall                         (or processor: seconds of computing, for a machine that others use too)
     network: {name: cnn7, width: 16}    budget: {train: 60, finetune: 20}     stages: 1
+    limits: [1, 5, 60]                  (seconds at which rates are told; default: shares of timeout)
+    focus: usn                          (the arm that the report is about)
     arms:
       dense+ft:                         (an arm without settings)
       random: {draws: 2}
@@ -128,7 +130,7 @@ class EpochBudget:
 @dataclass(frozen=True)
 class Study:
     """A whole study. `match`: the arm whose layer widths random-matched and small-scratch take; `focus`: the arm that
-    the report is about.
+    the report is about; `limits`: seconds at which it tells rates, from the one run at the task's timeout.
 
     dense: files of trained networks by seed, taken as the dense ones of those seeds instead of training them.
     """
@@ -144,6 +146,7 @@ class Study:
     stages: int = 1
     match: str = "usn"
     focus: str = "usn"
+    limits: tuple[float, ...] = ()
     shuffle: int = 0
     dense: Mapping[int, str] = field(default_factory=dict)
 
@@ -155,6 +158,8 @@ class Study:
         _unique("images", self.images)
         _require(all(i >= 0 for i in self.images), "an image index is negative; indices start at 0")
         _require(self.stages >= 1, f"stages {self.stages}; expected 1 or more")
+        fine = list(self.limits) == sorted(set(self.limits)) and all(0 < t <= self.task.timeout for t in self.limits)
+        _require(fine, f"limits {list(self.limits)}; expected rising seconds up to the timeout {self.task.timeout:g}")
         lost = sorted(set(self.dense) - set(self.seeds))
         _require(not lost, f"dense: names a network for seeds {lost}, which are not in seeds {list(self.seeds)}")
         for arm in self.arms:
@@ -255,6 +260,7 @@ def parse(value: Any) -> Study:
         stages=_integer("stages", top.get("stages", 1)),
         match=_text("match", top.get("match", Study.match)),
         focus=_text("focus", top.get("focus", Study.focus)),
+        limits=tuple(_number("limits", limit) for limit in _list("limits", top.get("limits", []))),
         shuffle=_integer("shuffle", top.get("shuffle", 0)),
         dense=_dense(top.get("dense", {})),
     )

@@ -65,7 +65,7 @@ def print_analysis(analysis: Analysis, console: Console) -> None:
         titles = ("verified % at a limit of", *(f"{words.number(limit)} s" for limit in analysis.rates[0].limits))
         shown = [(r.label, *(f"{100 * v.value:.1f}" for v in r.verified)) for r in analysis.rates]
         _table(console, "", titles, shown)
-    console.print(headline.sentence(analysis), markup=False, highlight=False, soft_wrap=True)
+    console.print(headline.sentences(analysis), markup=False, highlight=False, soft_wrap=True)
     for title, checks in (("Success criterion", analysis.criterion), ("Goals", analysis.goals)):
         if checks:
             _checks(console, title, checks)

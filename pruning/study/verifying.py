@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from verifier.data.source import PictureSource
 from verifier.data.unchanged import UnchangedAnswer
 from verifier.engine.on_device import device_of
 from verifier.errors import UnsoundError
+from verifier.progress import Progress
 from verifier.semantic import (
     Coordinates,
     Heatmap,
@@ -59,6 +60,9 @@ AUDITED = 500
 
 NOISE = 1e-3
 """Pixels by which a sample may miss the tolerance because float32 inference rounds; real violations are larger."""
+
+TRACED = 0.005
+"""Of the rectangle: how much more has to be certified for another point of the trace."""
 
 DESCRIBED = 100
 """Pictures whose unchanged answer is told before a comparison."""
@@ -135,13 +139,21 @@ def verify(model: Path, images: Images, index: int, task: VerificationTask, sema
     began = clock()
     budget = Budget.of(task.timeout, None if task.memory is None else memory_limit(task.memory), clock)
     family = from_problems([problem], device_of(task.device))
-    state = cover(family, CoverageLimits(OPEN_SHARE), budget)
+    trace: list[tuple[float, float]] = []
+
+    def watch(progress: Progress) -> None:
+        certified = progress.certified or 0.0
+        if certified >= TRACED + (trace[-1][1] if trace else 0.0):
+            trace.append((clock() - began, certified))
+
+    state = cover(family, CoverageLimits(OPEN_SHARE), budget, progress=watch)
     witness = None
     if state.shares(CERTIFIED)[0] < 1:
         witness = _violation(family, problem, state, _grid(family, 11))
     if witness is None and state.shares(OPEN)[0] > 0 and not state.shares(REFUTED)[0] and not budget.expired():
-        state = cover(family, CoverageLimits(0.0), budget, state)
+        state = cover(family, CoverageLimits(0.0), budget, state, progress=watch)
     seconds = clock() - began
+    trace.append((seconds, float(state.shares(CERTIFIED)[0])))
     points = _grid(family, SIDE)
     margins = _margins(family, points)
     audit(family, state, AUDITED)
@@ -153,7 +165,8 @@ def verify(model: Path, images: Images, index: int, task: VerificationTask, sema
         _random_points_hold(problem, index)
     verdict = "certified" if certified else "open" if witness is None else "refuted"
     sampled = float((margins > -NOISE).mean())
-    return _outcome(family, problem, example, task, state, verdict, seconds, sampled, witness)
+    found = _outcome(family, problem, example, task, state, verdict, seconds, sampled, witness)
+    return replace(found, trace=tuple(trace))
 
 
 def _property(net: ImageNetwork, target: Target | None, task: VerificationTask) -> Property:

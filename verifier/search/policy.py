@@ -241,6 +241,11 @@ class ExactCoverage(Policy):
     def __post_init__(self) -> None:
         self.queries = len(self.open)
 
+    @property
+    def certified_share(self) -> float:
+        """Mean over queries of the share that this search has certified."""
+        return sum(float(boxes.share.sum()) for boxes in self.certified) / max(1, self.queries)
+
     def wanted(self) -> Tensor | None:
         """See `Policy`."""
         wanted = self.open > self.open_share

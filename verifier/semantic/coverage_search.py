@@ -109,6 +109,7 @@ def cover(
         torch.from_numpy(state.boxes.copy()),
     )
     before = [(state.of(status), status) for status in (CERTIFIED, REFUTED)]
+    known = float(state.shares(CERTIFIED).mean())
 
     def now(rest: DomainBatch | None) -> State:
         parts = [*before, (cells_of(policy.certified), CERTIFIED), (cells_of(policy.refuted), REFUTED)]
@@ -120,7 +121,8 @@ def cover(
     def report(tally: Tally) -> None:
         if progress is not None:
             tally = replace(tally, boxes=int(policy.boxes.sum()))
-            progress(progress_of(tally, time.monotonic() - began, budget))
+            certified = known + policy.certified_share
+            progress(replace(progress_of(tally, time.monotonic() - began, budget), certified=certified))
 
     def checkpoint(tally: Tally, rest: Callable[[], DomainBatch | None]) -> None:
         nonlocal saved

@@ -11,7 +11,8 @@ from tests.unit.study.made_row import make
 from verifier.errors import UnsoundError
 
 
-@pytest.mark.parametrize("changes", [{}, {"ratio": None}, {"sampled": 0.9}, {"name": "é ü"}, {"seconds": 1e-12}])
+@pytest.mark.parametrize("changes", [{}, {"ratio": None}, {"sampled": 0.9}, {"name": "é ü"}, {"seconds": 1e-12},
+                                     {"trace": ((0.5, 0.25), (1.25, 0.5))}])  # fmt: skip
 def test_round_trip(changes):
     held = make(**changes)
     assert row.decode(json.loads(json.dumps(row.encode(held)))) == held
@@ -31,6 +32,13 @@ def test_round_trip(changes):
         ({"boxes": True}, "boxes is True"),
         ({"image": "3"}, "image is '3'"),
         ({"name": None}, "name is None"),
+        ({"trace": ((2.0, 0.1), (1.0, 0.5))}, "trace falls"),
+        ({"trace": ((0.5, 0.6), (1.0, 0.5))}, "trace falls"),
+        ({"trace": ((0.5, 0.4),)}, "trace ends with a share of 0.4, certified are 0.5"),
+        ({"trace": ((0.5, float("nan")),)}, "finite"),
+        ({"trace": (0.5, 0.5)}, "pairs of seconds and share"),
+        ({"trace": "often"}, "pairs of seconds and share"),
+        ({"trace": ((0.5, 0.5),) * 1001}, "at most 1000 pairs"),
     ],
 )
 def test_impossible_values_are_named(changes, word):
@@ -42,6 +50,13 @@ def test_rows_from_before_there_was_a_choice_of_clocks_count_wall_time():
     value = row.encode(make())
     assert value.pop("clock") == "wall"
     assert row.decode(value) == make() and row.decode({**value, "clock": "processor"}).clock == "processor"
+
+
+def test_what_was_certified_by_a_time_is_read_off_the_trace():
+    held = make(seconds=9.0, timeout=10.0, trace=((0.5, 0.25), (2.0, 0.375), (9.0, 0.5)))
+    wanted = {0.4: 0.0, 0.5: 0.25, 1.9: 0.25, 2.0: 0.375, 8.9: 0.375, 9.0: 0.5, 10.0: 0.5, 60.0: 0.5}
+    assert {limit: held.certified_by(limit) for limit in wanted} == wanted
+    assert make().certified_by(1.0) is None and make().certified_by(1.25) == 0.5  # it ended by then
 
 
 def test_missing_and_unknown_fields_are_named():

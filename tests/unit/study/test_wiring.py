@@ -244,6 +244,12 @@ def test_settings_and_data_are_checked() -> None:
         NetworkSettings.of({"images": 0})
     with pytest.raises(StudyFileError, match=r"network\.allocation: found 'fair'"):
         NetworkSettings.of({"allocation": "fair"})
+    with pytest.raises(StudyFileError, match=r"network\.cell: found 2"):
+        NetworkSettings.of({"cell": 2.0})
+    with pytest.raises(StudyFileError, match="arm usm: no criterion of that name; expected one of .*usn"):
+        Maker.of(replace(STUDY, arms=(spec.Arm("usm"),)), rectangle("small"))
+    with pytest.raises(StudyFileError, match="small-scratch starts from new weights, which only chains .*resnet8"):
+        Maker.of(replace(STUDY, network={"name": "resnet8"}), rectangle("small"))
     with pytest.raises(StudyFileError, match="aircraft23 only"):
         Maker.of(replace(STUDY, task=replace(STUDY.task, data="people.json")), rectangle("small"))
     assert rectangle("contrast=0.9:1.1,brightness=0:0.1").brightness == (0.0, 0.1)
@@ -295,6 +301,8 @@ def test_cells_of_a_map_tile_the_rectangle_and_agree_with_samples() -> None:
     )  # met by the unchanged image, hardly by its neighbours
     found = check(0, tau)
     assert found.verdict == "refuted" and 0 < found.certified < 1 and 0 < found.refuted < 1
+    assert len(found.trace) > 2 and list(found.trace) == sorted(found.trace)
+    assert found.trace[-1] == (found.seconds, pytest.approx(found.certified)) and found.trace[0][1] < found.certified
     assert found.cells is not None and found.states is not None
     area = np.prod(found.cells[:, 1] - found.cells[:, 0], axis=1) / (0.2 * 0.1)
     assert area.sum() == pytest.approx(1, abs=1e-5)
@@ -312,7 +320,7 @@ def test_a_violation_inside_a_certified_area_stops_the_study(monkeypatch: pytest
     """The checks must be able to fail: a search that certifies everything is caught."""
     real = verifying.cover
 
-    def liar(family: object, *rest: object) -> object:
+    def liar(family: object, *rest: object, **_: object) -> object:
         state = real(family, *rest)
         state.status[:] = verifying.CERTIFIED
         return state
