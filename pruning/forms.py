@@ -16,10 +16,7 @@ from pruning import ibp
 from pruning.errors import CriterionError
 from pruning.net import OnnxNode
 from pruning.torch_bridge import TorchNet
-
-LINEAR = {"Flatten", "Reshape", "AveragePool", "GlobalAveragePool", "Identity", "Dropout", "Squeeze", "Unsqueeze"}
-LINEAR |= {"Transpose", "Resize", "Upsample"}
-"""Linear, without offset and without negative weights: centre, generators and radius pass alike."""
+from verifier.graph.operators import traits
 
 
 class Form(NamedTuple):
@@ -86,7 +83,7 @@ def _step(model: TorchNet, node: OnnxNode, values: dict[str, Form]) -> Form:
         return Form(model.run_node(node, [c]), a, b, absolute)
     if alone and node.type == "Relu":
         return _relu(values[data[0]])
-    if alone and node.type in LINEAR and ibp.rising(node):
+    if alone and ibp.rising(node) and (traits(node.type).linear or ibp.interpolates(node)):  # and without an offset
         return Form(*(model.run_node(node, [part]) for part in values[data[0]]))
     if alone and node.type == "BatchNormalization":
         form = values[data[0]]

@@ -16,6 +16,7 @@ from pruning.errors import CriterionError
 from pruning.groups import Groups, Unit, activation_nodes
 from pruning.net import Net, OnnxNode
 from pruning.scores.movement import channels_first
+from verifier.graph.operators import traits
 
 ChannelLines = Mapping[str, tuple[np.ndarray, np.ndarray]]  # output of the activation -> (p, q) along its channel axis
 
@@ -83,7 +84,7 @@ def _places(groups: Groups, removed: np.ndarray) -> list[tuple[Unit, OnnxNode]]:
         if not removed[hit].any():
             continue
         readers = activation_nodes(groups, unit.value)
-        if not readers or any(node.type not in ("Relu", "LeakyRelu", "PRelu") for _, node in readers):
+        if not readers or any(traits(node.type).left is None for _, node in readers):
             kinds = ", ".join(sorted({node.type for _, node in readers})) or "no activation"
             raise CriterionError(f"fold 'graft' straightens Relu, LeakyRelu and PRelu; '{unit.value}' feeds {kinds}")
         places.extend((unit, node) for _, node in readers)
@@ -91,11 +92,14 @@ def _places(groups: Groups, removed: np.ndarray) -> list[tuple[Unit, OnnxNode]]:
 
 
 def _slope(net: Net, node: OnnxNode, length: int, axis: int) -> np.ndarray:
-    if node.type == "Relu":
-        return np.zeros(length)
-    if node.type == "LeakyRelu":
-        return np.full(length, float(node.attrs.get("alpha", 0.01)))
-    slope = net.constant(node.input(1))
-    if slope is None or slope.size not in (1, length):
+    left, params = traits(node.type).left, {}
+    assert left is not None
+    if len(node.inputs) > 1 and (given := net.constant(node.input(1))) is not None:
+        params["slope"] = given
+    try:
+        slope = np.asarray(left(node.attrs, params), np.float64)
+    except KeyError:  # it depends on the network's input
+        slope = np.zeros(0)
+    if slope.size not in (1, length):
         raise CriterionError(f"fold 'graft': PRelu '{node.label}' has neither one slope nor one per channel")
-    return np.broadcast_to(slope.reshape(-1), (length,)).astype(np.float64)
+    return np.broadcast_to(slope.reshape(-1), (length,))

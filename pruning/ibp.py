@@ -52,9 +52,14 @@ def worst_loss(lower: Any, upper: Any, labels: Any) -> Any:
     return torch.nn.functional.cross_entropy(torch.where(chosen, low, high), labels.reshape(-1).long())
 
 
+def interpolates(node: OnnxNode) -> bool:
+    """Whether the node resizes: it is linear, and its weights are not negative where `rising` says so."""
+    return node.type in ("Resize", "Upsample")
+
+
 def rising(node: OnnxNode) -> bool:
     """True if the outputs of this node do not fall when its input rises (weights of an interpolation included)."""
-    if node.type in ("Resize", "Upsample"):
+    if interpolates(node):
         return node.attrs.get("mode", b"nearest") in (b"nearest", b"linear")
     return len(node.outputs) == 1 and traits(node.type).rises(node.attrs)
 

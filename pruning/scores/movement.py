@@ -29,7 +29,6 @@ IMAGES = 32  # and on this many of those there are
 READ = 128  # positions read of one image: evenly spaced rows, shifted from image to image so that each comes up alike
 TURN = 11  # samples run at once: so their maps stay in the cache
 HELD = 1 << 20  # and at most so many values are held
-BLOCK = 16  # images whose reduced values are summed at once
 _FORMULA = (
     "our USN = R * T^g, R = Sig / (Sig + Bias2 + Var), T = 1 - P[sign flips]; "
     "ranked by 10 log10(Sig/MSE) + 10 g log10 T"
@@ -58,8 +57,7 @@ class Movement:
 class _Sums:
     """Running sums for one unit; z arrives as (K + 1, ..., C, ...) with the clean image first.
 
-    Per image only what runs over all of z, in float32 (K terms each, relative error below K * 2^-24); what is left, a
-    K-th of it, waits until `BLOCK` images are there and is summed in float64.
+    What runs over all of z is computed in float32 (K terms each, relative error below K * 2^-24), sums in float64.
     """
 
     def __init__(
@@ -67,28 +65,41 @@ class _Sums:
     ) -> None:
         self.unit, self.per_position, self.with_flips = unit, options.aggregate == "q90", with_flips
         self.count, self.positions, self.step, self.images = count, positions, step, 0
-        self.waiting: list[tuple[np.ndarray, ...]] = []
         channels, self.places = len(unit.channel), 0
-        self.mse, self.bias2 = np.zeros(()), np.zeros(())  # (C,), or (C, P) where positions are kept
         self.first, self.second, self.flips = (np.zeros(channels) for _ in range(3))
+        self.mse, self.bias2 = np.zeros(()), np.zeros(())  # (C,), or (C, P) where positions are kept
         self.highest, self.silent = np.full(channels, -np.inf), np.arange(channels)
 
     def add(self, z: np.ndarray) -> None:
-        """The clean image and all its samples: what `read` gave."""
+        """The clean image and all its samples: what `read` gave. The formula of the module, up to the division by the
+        number of images."""
+        self.shape = z.shape[1:]
+        clean = self._by_channel(z[0])
         if not self.images:
-            first = channels_first(z[:1], self.unit.axis)[0]
-            self.places, self.reference = first.shape[1], first[:, :1].astype(np.float64)
+            self.places, self.reference = clean.shape[1], clean[:, :1]
             self.moved = np.empty_like(z[1:])  # held, since a new one for each image costs more than its arithmetic
         moved = np.subtract(z[1:], z[0], out=self.moved).reshape(self.count, -1)
-        middle, squares = np.ones(self.count, z.dtype) @ moved, np.einsum("kx,kx->x", moved, moved)
-        negative = (z[1:] < 0).view(np.uint8) if self.with_flips else np.empty((0, *z[0].shape), np.uint8)
-        below = np.add.reduce(negative, axis=0, dtype=np.uint8 if self.count < 256 else np.int64)
-        self.waiting.append((z[0].copy(), middle.reshape(z[0].shape), squares.reshape(z[0].shape), below))
-        if len(self.silent):
-            self._listen(z)
+        middle = self._by_channel(np.ones(self.count, z.dtype) @ moved) / self.count
+        squares = self._by_channel(np.einsum("kx,kx->x", moved, moved)) / self.count
+        shifted = clean - self.reference  # so that the variance of a constant is exactly zero
+        self.first += shifted.sum(1)
+        self.second += np.einsum("cp,cp->c", shifted, shifted)
+        kept = "cp" if self.per_position else "c"
+        self.mse = self.mse + np.einsum(f"cp->{kept}", squares)
+        self.bias2 = self.bias2 + np.einsum(f"cp,cp->{kept}", middle, middle)
+        if self.with_flips:
+            negative = (z[1:] < 0).view(np.uint8)
+            below = self._by_channel(np.add.reduce(negative, 0, np.uint8 if self.count < 256 else np.int64))
+            self.flips += np.where(clean < 0, self.count - below, below).sum(1) / self.count
+        if len(self.silent):  # maxima of the channels that were never positive yet
+            top = channels_first(np.take(z, self.silent, self.unit.axis), self.unit.axis).max((0, 2))
+            self.highest[self.silent] = np.maximum(self.highest[self.silent], top)
+            self.silent = self.silent[self.highest[self.silent] <= 0]
         self.images += 1
-        if len(self.waiting) == BLOCK:
-            self._settle()
+
+    def _by_channel(self, part: np.ndarray) -> np.ndarray:
+        """A value of one image, or a number for each of its elements, as float64 (C, P)."""
+        return channels_first(part.reshape(1, *self.shape), self.unit.axis)[0].astype(np.float64)
 
     def read(self, z: np.ndarray) -> np.ndarray:
         """Rows of a large map: systematic sampling, whose start moves by the golden ratio from image to image."""
@@ -99,30 +110,7 @@ class _Sums:
         start = self.images * 0.6180339887498949 % 1
         return z[:, :, ((start + np.arange(count)) * length / count).astype(np.int64)]
 
-    def _listen(self, z: np.ndarray) -> None:
-        """Maxima, for the channels that were never positive yet."""
-        part = np.take(z, self.silent, self.unit.axis)
-        top = part.max(tuple(a for a in range(z.ndim) if a != self.unit.axis))
-        self.highest[self.silent] = np.maximum(self.highest[self.silent], top)
-        self.silent = self.silent[self.highest[self.silent] <= 0]
-
-    def _settle(self) -> None:
-        """Add the waiting images to the sums: the formula of the module, up to the division by their number."""
-        parts = (channels_first(np.stack(part), self.unit.axis) for part in zip(*self.waiting, strict=True))
-        clean, middle, squares, below = parts
-        self.waiting, count = [], np.float64(self.count)
-        shifted = clean - self.reference  # so that the variance of a constant is exactly zero
-        self.first += shifted.sum((0, 2))
-        self.second += np.einsum("ncp,ncp->c", shifted, shifted)
-        kept = "cp" if self.per_position else "c"
-        self.mse = self.mse + np.einsum(f"ncp->{kept}", squares / count)
-        self.bias2 = self.bias2 + np.einsum(f"ncp,ncp->{kept}", middle / count, middle / count)
-        if self.with_flips:
-            self.flips += np.where(clean < 0, self.count - below.astype(np.int64), below).sum((0, 2)) / count
-
     def result(self) -> Movement:
-        if self.waiting:
-            self._settle()
         n = self.images * self.places
         mean = self.first / n
         sig = np.maximum(self.second / n - mean**2, 0.0)
@@ -131,10 +119,9 @@ class _Sums:
             bias2 = np.minimum(np.quantile(self.bias2 / self.images, 0.9, axis=1), mse)
         else:
             mse, bias2 = self.mse / n, self.bias2 / n
-        flips = self.flips / n
         sampled = self.step > 1 or self.places < self.positions
         mean = mean + self.reference[:, 0]
-        return Movement(self.unit, sig, mse, bias2, flips, mean, self.highest, self.positions, sampled)
+        return Movement(self.unit, sig, mse, bias2, self.flips / n, mean, self.highest, self.positions, sampled)
 
 
 def measure(groups: Groups, calibration: Calibration, options: ScoreOptions, with_flips: bool) -> list[Movement]:

@@ -7,22 +7,18 @@ n u / (1 - n u), u = 2**-53 (Higham 2002, section 3.1).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from verifier.graph.evaluate import apply
-from verifier.graph.exact import is_exact, rounded_once
+from verifier.graph.evaluate import apply, is_exact
+from verifier.graph.exact import FUNCTION, ONE, UNIT
 from verifier.graph.ir import ROUNDINGS, Graph, Node, Shape
 from verifier.graph.operators import OPERATORS
 
-_UNIT = 2.0**-52  # twice u: leaves room for the rounding of the bounds themselves
 FLOOR = 1e-300  # far above what underflow can lose in a sum of 10**20 terms
-_ONE = 2.0**-53 * (1 + 2.0**-40)  # one correct rounding, relative to the rounded result
 _SMALLEST = 1e-130  # a product of two numbers above, times an error, is far from underflow
-FUNCTION = 16 * 2.0**-52  # error of numpy's functions, relative to 1 here; four times what its documentation promises
 
 
 class Enclosure(NamedTuple):
@@ -59,26 +55,17 @@ def enclose_node(node: Node, xs: Sequence[Enclosure], shape: Shape) -> Enclosure
         return None
     values = [x.value for x in xs]
     value = apply(node, values, shape)
-    if node.op == "Dense" and not xs[0].error.any() and node.exact and not is_exact(node, values, value):
-        careful = _dense(node, values[0], shape)
-        if careful is not None and careful.finite:
-            return careful
+    careful = OPERATORS[node.op].careful
+    if careful is not None and not xs[0].error.any() and node.exact and not is_exact(node, values, value):
+        found = careful(node, values[0])
+        if found is not None and Enclosure(*found).finite:
+            return Enclosure(*found)
     with np.errstate(all="ignore"):
         error = _error(node, xs, values, value, shape)
     if error is None:
         return None
     result = Enclosure(value, np.broadcast_to(error, value.shape))
     return result if result.finite else None
-
-
-def _dense(node: Node, x: np.ndarray, shape: Shape) -> Enclosure | None:
-    """A Dense of exact numbers, each sum rounded once: computed weights (a Gram matrix) lose as little as can be."""
-    product = rounded_once(x.reshape(-1, x.shape[-1]), node.params["weight"].T)
-    if product is None:
-        return None
-    value = product + node.params.get("bias", np.zeros(()))
-    error = _ONE * (np.abs(product) + (np.abs(value) if "bias" in node.params else 0.0)) * (1 + _UNIT)
-    return Enclosure(value.reshape(len(x), *shape), error.reshape(len(x), *shape))
 
 
 def _error(
@@ -93,46 +80,36 @@ def _error(
     steepness = row.steepness(node.attrs)
     if (row.moves or row.picks) and steepness == 1:  # no further apart than their arguments, and never rounded
         return xs[0].error if row.elementwise else apply(node, [x.error for x in xs], shape)
-    terms = _terms(node, values)
+    terms = row.terms(node, values) if row.terms is not None else 2
     total = np.zeros(value.shape) if own is None else own + np.zeros(value.shape)
     if row.linear:
         if moved:
             total = total + apply(_absolute(node, False), [x.error for x in xs], shape)
         if rounded and (row.elementwise or row.broadcasts):
-            total = total + (_ONE + float(node.params.get("roundings", 0.0)) * _ONE) * np.abs(value)
+            total = total + (ONE + float(node.params.get("roundings", 0.0)) * ONE) * np.abs(value)
         elif rounded:
-            total = total + (terms + 4 + ROUNDINGS) * _UNIT * apply(
+            total = total + (terms + 4 + ROUNDINGS) * UNIT * apply(
                 _absolute(node, True), [np.abs(v) for v in values], shape
             )
-    elif node.op == "Mul":
-        (x, y), (a, b) = values, (one.error for one in xs)
-        total = total + np.abs(x) * b + np.abs(y) * a + a * b + _ONE * np.abs(value)
-    elif node.op in ("LeakyRelu", "PRelu"):
-        slope = np.abs(node.params["slope"] if node.op == "PRelu" else np.array(node.number("alpha")))
-        total = total + np.maximum(slope, 1.0) * xs[0].error + _UNIT * np.abs(value)
+    elif row.error is not None:
+        total = total + row.error(node, values, [x.error for x in xs], value)
+    elif row.left is not None:
+        slope = np.abs(row.left(node.attrs, node.params))
+        total = total + np.maximum(slope, 1.0) * xs[0].error + UNIT * np.abs(value)
     elif row.within_one and steepness is not None and steepness <= 1:
         total = total + np.where(_plain(node, xs[0]), 0.0, xs[0].error + FUNCTION)
     elif row.monotone:
-        x, e = values[0], np.nextafter(xs[0].error, np.inf) + _UNIT * np.abs(values[0]) if moved else 0.0
-        if node.op == "Reciprocal" and (np.abs(x) <= e).any():
+        x, e = values[0], np.nextafter(xs[0].error, np.inf) + UNIT * np.abs(values[0]) if moved else 0.0
+        if row.pole is not None and (np.abs(x - row.pole) <= e).any():
             return None
         ends = [apply(node, [x + side * e], shape) for side in (-1, 1)]  # not finite outside the domain
         apart = np.maximum(*(np.abs(end - value) for end in ends)) if moved else 0.0
-        own_error = _ONE if row.once else FUNCTION
+        own_error = ONE if row.once else FUNCTION
         size = np.maximum(np.abs(value), np.maximum(*map(np.abs, ends)))
         total = total + np.where(_plain(node, xs[0]), 0.0, apart + own_error * size)
-    elif node.op == "Pow":
-        size, n = np.abs(values[0]), node.integer("exponent")
-        large = (size + xs[0].error) ** n
-        total = total + (large - size**n) + (FUNCTION + n * _UNIT) * large
-    elif node.op == "LogSumExp":
-        axis = node.integer("axis") + 1
-        top = np.abs(values[0]).max(axis)
-        rounding = (values[0].shape[axis] + 32) * _UNIT * (2 + top + np.abs(value))
-        total = total + xs[0].error.max(axis) + rounding
     else:
         return None
-    return total * (1 + (terms + 8 + ROUNDINGS) * _UNIT) + (FLOOR if _tiny(node, xs, value) else 0.0)
+    return total * (1 + (terms + 8 + ROUNDINGS) * UNIT) + (FLOOR if _tiny(node, xs, value) else 0.0)
 
 
 def _plain(node: Node, x: Enclosure) -> np.ndarray:
@@ -147,26 +124,9 @@ def _tiny(node: Node, xs: Sequence[Enclosure], value: np.ndarray) -> bool:
     return any(bool(((array != 0) & (np.abs(array) < _SMALLEST)).any()) for array in arrays if array.dtype.kind == "f")
 
 
-def _terms(node: Node, values: list[np.ndarray]) -> int:
-    """Most numbers that one element of the result adds up."""
-    match node.op:
-        case "Dense":
-            return int(node.params["weight"].shape[1])
-        case "Conv":
-            return math.prod(node.params["weight"].shape[1:])
-        case "ConvTranspose":
-            return math.prod(node.params["weight"].shape) // node.params["weight"].shape[1]
-        case "ReduceSum":
-            return math.prod(values[0].shape[axis + 1] for axis in node.integers("axes"))
-    return 2
-
-
 def _absolute(node: Node, constant: bool) -> Node:
     """The node with absolute weights; its constant part absolute or left out."""
     params = {n: np.abs(a) for n, a in node.params.items() if n in ("weight", "factor")}
     if constant:
         params |= {n: np.abs(a) for n, a in node.params.items() if n in ("bias", "offset")}
-    elif node.op == "Shift":
-        return Node("Reshape", node.inputs, node.output)
-    op = "Add" if node.op == "Sub" else node.op
-    return Node(op, node.inputs, node.output, params, node.attrs)
+    return Node(OPERATORS[node.op].absolute or node.op, node.inputs, node.output, params, node.attrs)

@@ -42,6 +42,14 @@ def apply(node: Node, xs: Sequence[np.ndarray], shape: Shape) -> np.ndarray:
     return values[node.output]
 
 
+def is_exact(node: Node, xs: Sequence[np.ndarray], y: np.ndarray) -> bool:
+    """Whether y (M, *T) is exactly what `node` makes of the inputs (M, *S) each; False where that is not known."""
+    row = OPERATORS[node.op]
+    if "roundings" in node.params:
+        return False
+    return row.moves or row.picks or (row.exact is not None and row.exact(node, xs, y))
+
+
 def _step(node: Node, values: dict[str, np.ndarray], shapes: Mapping[str, Shape], points: int, dtype: type) -> None:
     row = OPERATORS.get(node.op)
     if row is None:

@@ -12,15 +12,15 @@ multiply-adds, where all of them are multiples of one power of two 2**g and thei
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
 
-from verifier.graph.evaluate import apply
-from verifier.graph.ir import ROUNDINGS, Node
-from verifier.graph.operators import OPERATORS
+from verifier.graph.ir import ROUNDINGS
 
+UNIT = 2.0**-52  # twice u: leaves room for the rounding of the bounds themselves
+ONE = 2.0**-53 * (1 + 2.0**-40)  # one correct rounding, relative to the rounded result
+FUNCTION = 16 * 2.0**-52  # error of numpy's functions, relative to 1 here; four times what its documentation promises
 _DIGITS = 53
 _SPLIT = 134217729.0  # 2**27 + 1
 _LARGE, _SMALL = 2.0**900, 2.0**-900  # products and factors in between neither overflow nor underflow when split
@@ -59,9 +59,9 @@ def matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
     """a @ b for matrices (n, k) and (k, m), or None where an element of the result is no float64 number."""
     with np.errstate(all="ignore"):
         value, size = a @ b, np.abs(a) @ np.abs(b)
-    single = _single_powers(a)[:, None] | _single_powers(b.T)[None, :]
+    single = single_powers(a)[:, None] | single_powers(b.T)[None, :]
     grid = lowest_bit(a, 1)[:, None] + lowest_bit(b, 0)[None, :]
-    open_ = np.argwhere(~_fits(size, grid, single))
+    open_ = np.argwhere(~fits(size, grid, single))
     for done, (i, j) in enumerate(open_):
         total = _exact_sum(a[i], b[:, j]) if (done + 1) * a.shape[1] <= _TERMS else None
         if total is None:
@@ -111,7 +111,7 @@ def lowest_bit(array: np.ndarray, axis: int | tuple[int, ...] | None = None) -> 
     return np.asarray(bits.min(axis=axis, initial=_NO_BIT))
 
 
-def _fits(size: np.ndarray, grid: np.ndarray, single: np.ndarray | bool = False) -> np.ndarray:
+def fits(size: np.ndarray, grid: np.ndarray, single: np.ndarray | bool = False) -> np.ndarray:
     """Whether sums of multiples of 2**grid are exact whose absolute values add up to `size` (rounded itself);
     `single` where the sum is one number times a power of two.
     """
@@ -120,7 +120,7 @@ def _fits(size: np.ndarray, grid: np.ndarray, single: np.ndarray | bool = False)
     return np.asarray(np.isfinite(size) & small & (grid > -1000) & (exponent < 1000))
 
 
-def _single_powers(rows: np.ndarray) -> np.ndarray:
+def single_powers(rows: np.ndarray) -> np.ndarray:
     """Which rows hold nothing but one power of two (or zeros): products with them are exact, sums have one term."""
     mantissa, _ = np.frexp(rows)
     plain = (rows == 0) | (np.abs(mantissa) == 0.5)
@@ -130,46 +130,11 @@ def _single_powers(rows: np.ndarray) -> np.ndarray:
 def summed_exactly(array: np.ndarray, axis: int | tuple[int, ...]) -> bool:
     """Whether sums of the elements along `axis` are exact in any order, for all sums."""
     with np.errstate(all="ignore"):
-        return bool(_fits(np.abs(array).sum(axis=axis), lowest_bit(array, axis)).all())
+        return bool(fits(np.abs(array).sum(axis=axis), lowest_bit(array, axis)).all())
 
 
-def is_exact(node: Node, xs: Sequence[np.ndarray], y: np.ndarray) -> bool:
-    """Whether y (M, *T) is exactly what `node` makes of the inputs (M, *S) each; False where that is not known."""
-    if "roundings" in node.params:
-        return False
-    if OPERATORS[node.op].moves or OPERATORS[node.op].picks:
-        return True
-    match node.op:
-        case "Add":
-            return added(xs[0], xs[1]) is not None
-        case "Sub":
-            return added(xs[0], 0.0 - xs[1]) is not None
-        case "Shift":
-            return added(xs[0], node.params["offset"]) is not None
-        case "Scale":
-            return multiplied(xs[0], node.params["factor"]) is not None
-        case "Mul":
-            return multiplied(xs[0], xs[1]) is not None
-        case "LeakyRelu":
-            return multiplied(np.minimum(xs[0], 0.0), np.array(node.number("alpha"))) is not None
-        case "PRelu":
-            return multiplied(np.minimum(xs[0], 0.0), node.params["slope"]) is not None
-        case "Pow":
-            return node.integer("exponent") == 2 and multiplied(xs[0], xs[0]) is not None
-        case "Sqrt":
-            return _same(multiplied(y, y), xs[0])
-        case "Reciprocal":
-            return _same(multiplied(y, xs[0]), np.ones(()))
-        case "ReduceSum":
-            return summed_exactly(xs[0], tuple(axis + 1 for axis in node.integers("axes")))
-        case "Dense":
-            return _dense(node, xs[0], y)
-        case "Conv" | "ConvTranspose":
-            return _convolution(node, xs[0], y)
-    return False
-
-
-def _same(found: np.ndarray | None, wanted: np.ndarray) -> bool:
+def equal(found: np.ndarray | None, wanted: np.ndarray | float) -> bool:
+    """Whether something was found, and is what was wanted."""
     return found is not None and bool((found == wanted).all())
 
 
@@ -181,7 +146,7 @@ def quotient(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
     """
     with np.errstate(all="ignore"):
         result = np.asarray(np.asarray(x, np.float64) / np.asarray(y, np.float64))
-        exact = _same(multiplied(result, np.asarray(y)), np.asarray(x))
+        exact = equal(multiplied(result, np.asarray(y)), np.asarray(x))
     size = np.abs(result[np.broadcast_to(x, result.shape) != 0])
     if not exact and size.size and not (size.min() > _SMALL and size.max() < _LARGE):
         raise OverflowError(f"a quotient of {float(np.max(np.abs(x)))} and numbers up to {float(np.max(np.abs(y)))}")
@@ -200,29 +165,3 @@ def roundings(value: np.ndarray, error: np.ndarray) -> float | None:
         return None
     most = float((error[moved] / value[moved]).max()) * 2.0**53 * (1 + 2.0**-40)
     return most if most <= ROUNDINGS else None
-
-
-def _dense(node: Node, x: np.ndarray, y: np.ndarray) -> bool:
-    weight = node.params["weight"]
-    product = matmul(x.reshape(-1, x.shape[-1]), weight.T)
-    if product is None:
-        return False
-    total = added(product, node.params["bias"]) if "bias" in node.params else product
-    return total is not None and bool((total.reshape(y.shape) == y).all())
-
-
-def _convolution(node: Node, x: np.ndarray, y: np.ndarray) -> bool:
-    """By the bits of all weights and of all inputs of a point; tighter would need every window."""
-    weight, points = node.params["weight"], len(x)
-    plain = Node(node.op, node.inputs, node.output, {"weight": weight}, node.attrs)
-    heavy = Node(node.op, node.inputs, node.output, {"weight": np.abs(weight)}, node.attrs)
-    size = apply(heavy, [np.abs(x)], y.shape[1:])
-    flat = x.reshape(points, -1)
-    grid = (lowest_bit(flat, 1) + lowest_bit(weight)).reshape(points, *[1] * (y.ndim - 1))
-    single = _single_powers(flat).reshape(grid.shape)
-    if not _fits(size, grid, single).all():
-        return False
-    if "bias" not in node.params:
-        return True
-    bias = node.params["bias"].reshape(-1, *[1] * (weight.ndim - 2))
-    return added(apply(plain, [x], y.shape[1:]), bias) is not None

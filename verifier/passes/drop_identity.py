@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from verifier.graph.ir import Graph, Node, Shape
-from verifier.passes.rewrite import Rewriter, uniform
+from verifier.graph.operators import OPERATORS
+from verifier.passes.rewrite import Rewriter
 
 
 def drop_identity(graph: Graph) -> Graph:
@@ -48,25 +49,10 @@ def _keeps_order(shape: Shape, perm: tuple[int, ...]) -> bool:
 
 
 def _is_identity(node: Node, shapes: dict[str, Shape]) -> bool:
-    before, after = shapes[node.inputs[0]], shapes[node.output]
-    if before != after:
+    before, row = shapes[node.inputs[0]], OPERATORS.get(node.op)
+    if row is None or before != shapes[node.output]:
         return False
-    match node.op:
-        case "Reshape" | "Expand" | "Slice" | "Pad" | "Concat" | "ReduceSum":
-            return True  # with the shape unchanged
-        case "Transpose":
-            return node.integers("perm") == tuple(range(len(before)))
-        case "Take":
-            return bool((node.params["indices"] == np.arange(before[node.integer("axis")])).all())
-        case "Scale":
-            return uniform(node.params["factor"]) == 1 and node.exact
-        case "Shift":
-            return uniform(node.params["offset"]) == 0 and node.exact
-        case "Clip":
-            return node.number("min") == -math.inf and node.number("max") == math.inf
-        case "LeakyRelu":
-            return node.number("alpha") == 1
-    return False
+    return row.identity(node, before) if row.identity is not None else row.moves
 
 
 def _merge_reshape(node: Node, front: Node, shapes: dict[str, Shape]) -> Node | None:

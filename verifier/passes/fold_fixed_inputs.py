@@ -84,15 +84,13 @@ def _reached(graph: Graph, free: np.ndarray) -> dict[str, bool]:
 
 def _shadow(node: Node) -> Node:
     """A node that is positive exactly where `node` may depend on a marked input element."""
-    match node.op:
-        case "Dense" | "Conv" | "ConvTranspose":
-            return Node(node.op, node.inputs, node.output, {"weight": _structure(node.params["weight"])}, node.attrs)
-        case "Scale":
-            return Node("Scale", node.inputs, node.output, {"factor": _structure(node.params["factor"])})
-        case "Constant":
-            return Node("Constant", (), node.output, {"value": np.zeros(node.params["value"].shape)})
     row = OPERATORS[node.op]
-    if row.moves or node.op == "ReduceSum":
+    if not node.inputs:
+        return Node(node.op, (), node.output, {"value": np.zeros(node.params["value"].shape)})
+    weights = {name: _structure(node.params[name]) for name in ("weight", "factor") if name in node.params}
+    if weights:
+        return Node(node.op, node.inputs, node.output, weights, node.attrs)
+    if row.linear and not row.elementwise and not row.broadcasts:
         return node
     if row.drops_axis:
         return Node("ReduceMax", node.inputs, node.output, attrs=node.attrs)

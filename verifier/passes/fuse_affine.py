@@ -10,8 +10,7 @@ from fractions import Fraction
 import numpy as np
 
 from verifier.graph.enclose import enclose
-from verifier.graph.evaluate import evaluate
-from verifier.graph.exact import is_exact
+from verifier.graph.evaluate import evaluate, is_exact
 from verifier.graph.ir import Graph, Node, Shape
 from verifier.graph.operators import OPERATORS
 from verifier.passes.fold_constants import constant_params

@@ -7,13 +7,16 @@ operator that is not here, or would have to round, is folded by lowering it and 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import onnx
 
-from verifier.graph.enclose import FLOOR, FUNCTION
-from verifier.graph.exact import added, multiplied, summed_exactly
+from verifier.graph.enclose import FLOOR
+from verifier.graph.exact import FUNCTION, added, equal, multiplied, summed_exactly
+from verifier.graph.ir import Node
 from verifier.graph.onnx_import.context import Context, elements
+from verifier.graph.operators import OPERATORS
 
 Fold = Callable[[Context, list[np.ndarray]], "np.ndarray | None"]
 _TABLE: dict[str, Fold] = {}
@@ -53,8 +56,8 @@ def fold(c: Context) -> np.ndarray | None:
 
 def _is_exact(op: str, xs: list[np.ndarray], y: np.ndarray) -> bool:
     """Whether the floats `y` are the real numbers that the table's function makes of `xs`."""
-    check = _CHECKS.get(op)
-    if check is None:
+    row, check = OPERATORS.get(op), _CHECKS.get(op)
+    if check is None and (op not in _ROWS or row is None or row.picks):
         return True
     finite = np.isfinite(y)  # an infinite element is refused where it is used, and rounds nothing
     if not finite.all():
@@ -63,7 +66,13 @@ def _is_exact(op: str, xs: list[np.ndarray], y: np.ndarray) -> bool:
         if any(part.shape != y.shape for part in parts):
             return False
         xs, y = [np.asarray(part[finite]) for part in parts], y[finite]
-    return check([np.asarray(x, np.float64) for x in xs], y)
+    xs = [np.asarray(x, np.float64) for x in xs]
+    if check is not None:
+        return check(xs, y)
+    assert row is not None
+    if row.plain is not None and bool((xs[0] == row.plain).all()):
+        return True
+    return row.exact is not None and row.exact(Node(op, (), ""), xs, y)
 
 
 def _adds(xs: list[np.ndarray], y: np.ndarray) -> bool:
@@ -83,21 +92,10 @@ def _powers(xs: list[np.ndarray], y: np.ndarray) -> bool:
     return bool(np.isin(n, (0, 1)).all()) or (bool((n == 2).all()) and multiplied(x, x) is not None)
 
 
-def _is(found: np.ndarray | None, wanted: np.ndarray | float) -> bool:
-    return found is not None and bool((found == wanted).all())
-
-
 _CHECKS: dict[str, Callable[[list[np.ndarray], np.ndarray], bool]] = {
-    "Add": _adds, "Sum": _adds, "Range": _progresses, "Pow": _powers,
-    "Sub": lambda xs, y: added(xs[0], -xs[1]) is not None,
-    "Mul": lambda xs, y: multiplied(xs[0], xs[1]) is not None,
-    "Div": lambda xs, y: _is(multiplied(y, xs[1]), xs[0]),
-    "Sqrt": lambda xs, y: _is(multiplied(y, y), xs[0]),
-    "Reciprocal": lambda xs, y: _is(multiplied(y, xs[0]), 1.0),
-    "Exp": lambda xs, y: not xs[0].any(),
-    "Log": lambda xs, y: bool((xs[0] == 1).all()),
+    "Sum": _adds, "Range": _progresses, "Pow": _powers, "Div": lambda xs, y: equal(multiplied(y, xs[1]), xs[0]),
 }  # fmt: skip
-"""What may round, and how to see that it did not."""
+"""What may round, and how to see that it did not; of operators of the IR the table of operators says it."""
 
 _FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {
     "Asin": np.arcsin, "Acos": np.arccos, "Asinh": np.arcsinh, "Acosh": np.arccosh, "Atanh": np.arctanh,
@@ -162,12 +160,14 @@ def _divide(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.where((x < 0) != (y < 0), -quotient, quotient)
 
 
-_ELEMENTWISE: dict[str, Callable[..., np.ndarray]] = {
-    "Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": _divide, "Equal": np.equal, "Greater": np.greater,
-    "Less": np.less, "GreaterOrEqual": np.greater_equal, "LessOrEqual": np.less_equal, "And": np.logical_and,
-    "Or": np.logical_or, "Xor": np.logical_xor, "Not": np.logical_not, "Neg": np.negative, "Abs": np.abs,
-    "Floor": np.floor, "Ceil": np.ceil, "Round": np.round, "Sqrt": np.sqrt, "Exp": np.exp, "Log": np.log,
-    "Sign": np.sign, "Where": np.where, "Identity": lambda x: x, "Reciprocal": lambda x: 1.0 / x,
+_ROWS: dict[str, Callable[..., np.ndarray]] = {
+    name: partial(row.value, None, {}, ()) for name, row in OPERATORS.items()
+    if (row.elementwise or row.broadcasts) and not (row.attrs or row.needs)
+}  # fmt: skip
+_ELEMENTWISE: dict[str, Callable[..., np.ndarray]] = _ROWS | {
+    "Div": _divide, "Equal": np.equal, "Greater": np.greater, "Less": np.less, "GreaterOrEqual": np.greater_equal,
+    "LessOrEqual": np.less_equal, "And": np.logical_and, "Or": np.logical_or, "Xor": np.logical_xor,
+    "Not": np.logical_not, "Neg": np.negative, "Ceil": np.ceil, "Where": np.where, "Identity": lambda x: x,
 }  # fmt: skip
 for _op, _function in _ELEMENTWISE.items():
     _enter(_op)(_broadcast(_function))

@@ -15,22 +15,23 @@ from verifier.graph.onnx_import.arithmetic import sub, summed
 from verifier.graph.onnx_import.context import Context, Operand, Var
 from verifier.graph.onnx_import.opaque import opaque
 from verifier.graph.onnx_import.registry import lowers
+from verifier.graph.operators import traits
 
 Lowering = Callable[[Context], "Operand | tuple[Operand, ...]"]
 TRUTH = np.dtype(bool)
 _LARGEST = 2.0**53
 """Whole numbers up to this are float64 numbers, so that arithmetic on them is exact in every bound."""
 _ON_WHOLE = frozenset({
-    "Add", "Sub", "Mul", "Sum", "Neg", "Abs", "Sign", "Relu", "Max", "Min", "Clip", "Where", "Equal", "Greater", "Less",
-    "GreaterOrEqual", "LessOrEqual", "And", "Or", "Xor", "Not", "ReduceSum", "ReduceMax", "ReduceMin", "ArgMax",
-    "ArgMin", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "MaxPool", "TopK",
+    "Sum", "Neg", "Max", "Min", "Where", "Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual", "And", "Or",
+    "Xor", "Not", "ReduceMin", "ArgMin", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger",
+    "MatMulInteger", "MaxPool", "TopK",
 })  # fmt: skip
-"""Operators whose lowering is right for whole numbers too."""
+"""Operators without a row whose lowering is right for whole numbers too; of the others the row says it."""
 
 
 def on_whole(op: str, lowering: Lowering) -> Lowering:
     """The lowering of an operator that reads whole numbers or truth values: within their type, or opaque."""
-    if op not in _ON_WHOLE:
+    if op not in _ON_WHOLE and not traits(op).whole:
         return opaque
 
     def lower(c: Context) -> Operand | tuple[Operand, ...]:

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from verifier.graph.exact import (
+    ONE,
+    UNIT,
+    added,
+    equal,
+    fits,
+    lowest_bit,
+    matmul,
+    multiplied,
+    rounded_once,
+    single_powers,
+    summed_exactly,
+)  # fmt: skip
 from verifier.graph.ir import Node, Shape
-from verifier.graph.operators.row import declare, need
+from verifier.graph.operators.row import ValueRule, declare, need
 
 
 def _dense_shape(node: Node, shape: Shape) -> Shape:
@@ -128,15 +141,90 @@ def _sum(node: Node, params: Mapping[str, np.ndarray], shape: Shape, x: np.ndarr
     return x.sum(axis=tuple(axis + 1 for axis in node.integers("axes")))
 
 
+def _dense_exact(node: Node, xs: Sequence[np.ndarray], y: np.ndarray) -> bool:
+    product = matmul(xs[0].reshape(-1, xs[0].shape[-1]), node.params["weight"].T)
+    if product is None:
+        return False
+    total = added(product, node.params["bias"]) if "bias" in node.params else product
+    return total is not None and equal(total.reshape(y.shape), y)
+
+
+def _dense_careful(node: Node, x: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Each sum rounded once: computed weights (a Gram matrix) lose as little as can be."""
+    weight = node.params["weight"]
+    product = rounded_once(x.reshape(-1, x.shape[-1]), weight.T)
+    if product is None:
+        return None
+    value = product + node.params.get("bias", np.zeros(()))
+    error = ONE * (np.abs(product) + (np.abs(value) if "bias" in node.params else 0.0)) * (1 + UNIT)
+    shape = (*x.shape[:-1], len(weight))
+    return value.reshape(shape), error.reshape(shape)
+
+
+def _convolution_exact(value: ValueRule, node: Node, xs: Sequence[np.ndarray], y: np.ndarray) -> bool:
+    """By the bits of all weights and of all inputs of a point; tighter would need every window."""
+    (x,), weight = xs, node.params["weight"]
+    with np.errstate(all="ignore"):
+        size = value(node, {"weight": np.abs(weight)}, y.shape, np.abs(x))
+        flat = x.reshape(len(x), -1)
+        grid = (lowest_bit(flat, 1) + lowest_bit(weight)).reshape(len(x), *[1] * (y.ndim - 1))
+        if not fits(size, grid, single_powers(flat).reshape(grid.shape)).all():
+            return False
+        if "bias" not in node.params:
+            return True
+        bias = node.params["bias"].reshape(-1, *[1] * (weight.ndim - 2))
+        return added(value(node, {"weight": weight}, y.shape, x), bias) is not None
+
+
+def _window(node: Node, xs: Sequence[np.ndarray]) -> int:
+    return math.prod(node.params["weight"].shape[1:])
+
+
+def _painted(node: Node, xs: Sequence[np.ndarray]) -> int:
+    shape = node.params["weight"].shape
+    return math.prod(shape) // int(shape[1])
+
+
+def _summed(node: Node, xs: Sequence[np.ndarray]) -> int:
+    return math.prod(xs[0].shape[axis + 1] for axis in node.integers("axes"))
+
+
+def _sum_exact(node: Node, xs: Sequence[np.ndarray], y: np.ndarray) -> bool:
+    return summed_exactly(xs[0], tuple(axis + 1 for axis in node.integers("axes")))
+
+
+def _is_all(name: str, number: float) -> Callable[[Node, Shape], bool]:
+    return lambda node, shape: bool((node.params[name] == number).all()) and node.exact
+
+
 _linear = partial(declare, linear=True)
 _layer = partial(_linear, needs=("weight",), may=("bias", "bias_error", "roundings"))
 _WINDOW = ("stride", "padding", "dilation", "groups")
-_layer("Dense", _dense, shape=_dense_shape, inner=True)
-_layer("Conv", _conv, shape=_conv_shape, attrs=_WINDOW)
-_layer("ConvTranspose", _conv_transpose, shape=_conv_transpose_shape, attrs=(*_WINDOW, "output_padding"))
+_layer(
+    "Dense", _dense, shape=_dense_shape, inner=True, exact=_dense_exact, careful=_dense_careful,
+    terms=lambda node, xs: int(node.params["weight"].shape[1]),
+)  # fmt: skip
+_layer("Conv", _conv, shape=_conv_shape, attrs=_WINDOW, exact=partial(_convolution_exact, _conv), terms=_window)
+_layer(
+    "ConvTranspose", _conv_transpose, shape=_conv_transpose_shape, attrs=(*_WINDOW, "output_padding"),
+    exact=partial(_convolution_exact, _conv_transpose), terms=_painted,
+)  # fmt: skip
 _each = partial(_linear, elementwise=True, inner=True)
-_each("Scale", lambda node, params, shape, x: x * params["factor"], needs=("factor",), may=("roundings",))
-_each("Shift", lambda node, params, shape, x: x + params["offset"], needs=("offset",), may=("bias_error",))
-_linear("Add", lambda node, params, shape, x, y: x + y, inputs=2, broadcasts=True)
-_linear("Sub", lambda node, params, shape, x, y: x - y, inputs=2, broadcasts=True)
-_linear("ReduceSum", _sum, shape=_reduce_sum_shape, attrs=("axes",))
+_each(
+    "Scale", lambda node, params, shape, x: x * params["factor"], needs=("factor",), may=("roundings",),
+    exact=lambda node, xs, y: multiplied(xs[0], node.params["factor"]) is not None, identity=_is_all("factor", 1.0),
+)  # fmt: skip
+_each(
+    "Shift", lambda node, params, shape, x: x + params.get("offset", 0.0), needs=("offset",), may=("bias_error",),
+    exact=lambda node, xs, y: added(xs[0], node.params["offset"]) is not None, identity=_is_all("offset", 0.0),
+)  # fmt: skip
+_both = partial(_linear, inputs=2, broadcasts=True, whole=True)
+_both("Add", lambda node, params, shape, x, y: x + y, exact=lambda node, xs, y: added(*xs) is not None)
+_both(
+    "Sub", lambda node, params, shape, x, y: x - y, absolute="Add",
+    exact=lambda node, xs, y: added(xs[0], 0.0 - xs[1]) is not None,
+)  # fmt: skip
+_linear(
+    "ReduceSum", _sum, shape=_reduce_sum_shape, attrs=("axes",), whole=True, exact=_sum_exact, terms=_summed,
+    identity=lambda node, shape: True,
+)  # fmt: skip

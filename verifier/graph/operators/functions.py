@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from verifier.graph.exact import FUNCTION, ONE, UNIT, equal, multiplied
 from verifier.graph.ir import Node, Shape
 from verifier.graph.operators.row import declare, need, without_axis
 
@@ -25,10 +26,13 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 _rises = partial(unary, increasing=True, monotone=True)
-unary("Relu", lambda x: np.maximum(x, 0), picks=True, increasing=True, lipschitz=1.0)
-unary("Abs", np.abs, picks=True, lipschitz=1.0)
+unary(
+    "Relu", lambda x: np.maximum(x, 0), picks=True, increasing=True, lipschitz=1.0, whole=True,
+    left=lambda attrs, params: 0.0,
+)  # fmt: skip
+unary("Abs", np.abs, picks=True, lipschitz=1.0, whole=True)
 _steps = partial(unary, picks=True, increasing=True, steps=True)
-_steps("Sign", np.sign)
+_steps("Sign", np.sign, whole=True)
 _steps("Floor", np.floor)
 _steps("Round", np.round)
 _rises("Sigmoid", sigmoid, lipschitz=0.25, within_one=True, plain=0.0)
@@ -40,8 +44,11 @@ unary("Cos", np.cos, lipschitz=1.0, within_one=True, plain=0.0)
 _rises("Exp", np.exp, plain=0.0)
 _rises("Softplus", lambda x: np.logaddexp(x, x.dtype.type(0)))
 _rises("Log", np.log, plain=1.0)
-_rises("Sqrt", np.sqrt, once=True)
-unary("Reciprocal", lambda x: 1 / x, monotone=True, once=True)
+_rises("Sqrt", np.sqrt, once=True, exact=lambda node, xs, y: equal(multiplied(y, y), xs[0]))
+unary(
+    "Reciprocal", lambda x: 1 / x, monotone=True, once=True, pole=0.0,
+    exact=lambda node, xs, y: equal(multiplied(y, xs[0]), 1.0),
+)  # fmt: skip
 
 
 def _leaky_shape(node: Node, shape: Shape) -> Shape:
@@ -98,6 +105,39 @@ def _place_of_largest(node: Node, params: Mapping[str, np.ndarray], shape: Shape
     return (x.shape[axis] - 1 - np.flip(x, axis).argmax(axis)).astype(x.dtype)
 
 
+def _slope(attrs: Mapping[str, Any], params: Mapping[str, np.ndarray]) -> float:
+    return float(attrs.get("alpha", 0.01))
+
+
+def _leaky_exact(node: Node, xs: Sequence[np.ndarray], y: np.ndarray) -> bool:
+    return multiplied(np.minimum(xs[0], 0.0), np.array(node.number("alpha"))) is not None
+
+
+def _prelu_exact(node: Node, xs: Sequence[np.ndarray], y: np.ndarray) -> bool:
+    return multiplied(np.minimum(xs[0], 0.0), node.params["slope"]) is not None
+
+
+def _power_exact(node: Node, xs: Sequence[np.ndarray], y: np.ndarray) -> bool:
+    return node.integer("exponent") == 2 and multiplied(xs[0], xs[0]) is not None
+
+
+def _power_error(node: Node, xs: Sequence[np.ndarray], errors: Sequence[np.ndarray], y: np.ndarray) -> np.ndarray:
+    size, n = np.abs(xs[0]), node.integer("exponent")
+    large = (size + errors[0]) ** n
+    return np.asarray((large - size**n) + (FUNCTION + n * UNIT) * large)
+
+
+def _product_error(node: Node, xs: Sequence[np.ndarray], errors: Sequence[np.ndarray], y: np.ndarray) -> np.ndarray:
+    (a, b), (e, f) = xs, errors
+    return np.asarray(np.abs(a) * f + np.abs(b) * e + e * f + ONE * np.abs(y))
+
+
+def _log_sum_exp_error(node: Node, xs: Sequence[np.ndarray], errors: Sequence[np.ndarray], y: np.ndarray) -> np.ndarray:
+    axis = node.integer("axis") + 1
+    top = np.abs(xs[0]).max(axis)
+    return np.asarray(errors[0].max(axis) + (xs[0].shape[axis] + 32) * UNIT * (2 + top + np.abs(y)))
+
+
 def _rises_if_positive(attrs: Mapping[str, Any]) -> bool:
     return float(attrs.get("alpha", 0.01)) >= 0
 
@@ -108,16 +148,30 @@ def _steeper_side(attrs: Mapping[str, Any]) -> float:
 
 _function = partial(declare, elementwise=True)
 _function(
-    "LeakyRelu", _leaky, shape=_leaky_shape, attrs=("alpha",), increasing=_rises_if_positive, lipschitz=_steeper_side
-)
-_function("PRelu", _prelu, needs=("slope",))
-_function("Clip", _clip, shape=_clip_shape, attrs=("min", "max"), picks=True, increasing=True, lipschitz=1.0)
+    "LeakyRelu", _leaky, shape=_leaky_shape, attrs=("alpha",), increasing=_rises_if_positive, lipschitz=_steeper_side,
+    left=_slope, exact=_leaky_exact, identity=lambda node, shape: node.number("alpha") == 1,
+)  # fmt: skip
+_function("PRelu", _prelu, needs=("slope",), left=lambda attrs, params: params["slope"], exact=_prelu_exact)
+_function(
+    "Clip", _clip, shape=_clip_shape, attrs=("min", "max"), picks=True, increasing=True, lipschitz=1.0, whole=True,
+    identity=lambda node, shape: node.number("min") == -math.inf and node.number("max") == math.inf,
+)  # fmt: skip
 _function("Within", _within, shape=_clip_shape, attrs=("min", "max"), picks=True, inner=True)
-_function("Pow", _power, shape=_pow_shape, attrs=("exponent",))
-declare("Mul", lambda node, params, shape, x, y: x * y, inputs=2, broadcasts=True)
-_along = partial(declare, shape=without_axis, attrs=("axis",), drops_axis=True)
-_along("ReduceMax", _largest, picks=True, increasing=True, lipschitz=1.0)
-_along("LogSumExp", _log_sum_exp, increasing=True, inner=True)
+_function("Pow", _power, shape=_pow_shape, attrs=("exponent",), exact=_power_exact, error=_power_error)
 declare(
-    "ArgMax", _place_of_largest, shape=without_axis, attrs=("axis", "last"), drops_axis=True, picks=True, steps=True
+    "Mul", lambda node, params, shape, x, y: x * y, inputs=2, broadcasts=True, whole=True,
+    exact=lambda node, xs, y: multiplied(*xs) is not None, error=_product_error,
+)  # fmt: skip
+_along = partial(declare, shape=without_axis, attrs=("axis",), drops_axis=True)
+_along("ReduceMax", _largest, picks=True, increasing=True, lipschitz=1.0, whole=True)
+_along("LogSumExp", _log_sum_exp, increasing=True, inner=True, error=_log_sum_exp_error)
+declare(
+    "ArgMax",
+    _place_of_largest,
+    shape=without_axis,
+    attrs=("axis", "last"),
+    drops_axis=True,
+    picks=True,
+    steps=True,
+    whole=True,
 )

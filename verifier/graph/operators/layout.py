@@ -71,11 +71,19 @@ def _concat(node: Node, params: Mapping[str, np.ndarray], shape: Shape, *xs: np.
     return np.concatenate(xs, axis=node.integer("axis") + 1)
 
 
+def _in_place(node: Node, shape: Shape) -> bool:
+    return node.integers("perm") == tuple(range(len(shape)))
+
+
+def _all_in_order(node: Node, shape: Shape) -> bool:
+    return bool((node.params["indices"] == np.arange(shape[node.integer("axis")])).all())
+
+
 _move("Reshape", lambda node, params, shape, x: x.reshape(shape), fits=same_size)
 _move("Expand", lambda node, params, shape, x: np.broadcast_to(x, shape), fits=_repeats)
-_move("Transpose", _transpose, shape=_transpose_shape, attrs=("perm",))
+_move("Transpose", _transpose, shape=_transpose_shape, attrs=("perm",), identity=_in_place)
 _move("Slice", _slice, shape=_slice_shape, attrs=("axis", "start", "stop", "step"))
-_move("Take", _take, shape=_take_shape, needs=("indices",), attrs=("axis",), inner=True)
+_move("Take", _take, shape=_take_shape, needs=("indices",), attrs=("axis",), inner=True, identity=_all_in_order)
 _move("Pad", _pad, shape=_pad_shape, attrs=("before", "after"))
 _move("Concat", _concat, inputs=None, shape=_concat_shape, attrs=("axis",))
 declare(

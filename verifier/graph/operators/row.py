@@ -22,7 +22,9 @@ class Traits:
     `elementwise`: one input, result of its shape. `broadcasts`: element-wise over several inputs that broadcast.
     `moves`: elements change places (repeats and added zeros included), none is computed. `increasing`: the result does
     not fall where an input rises. `lipschitz` L: |f(x + e) - f(x)| <= L |e| for an element-wise operator, and
-    <= L f(|e|) for any other one. Where a trait depends on the attributes, it is a function of them.
+    <= L f(|e|) for any other one. `left(attrs, params)`: the slope below 0 of a function that is the identity above.
+    `whole`: its lowering is right for whole numbers too. Where a trait depends on the attributes, it is a function of
+    them.
     """
 
     elementwise: bool = False
@@ -31,6 +33,8 @@ class Traits:
     moves: bool = False
     increasing: bool | Callable[[Mapping[str, Any]], bool] = False
     lipschitz: float | Callable[[Mapping[str, Any]], float] | None = None
+    left: Callable[[Mapping[str, Any], Mapping[str, np.ndarray]], float | np.ndarray] | None = None
+    whole: bool = False
 
     @property
     def bends(self) -> bool:
@@ -74,6 +78,13 @@ class Operator(Traits):
     `as_is`: ONNX has it under the same name, without attributes.
     `inner`: ONNX has no operator of that name. `monotone`: rising, or falling, on intervals where it is defined.
     `drops_axis`: a reduction along attrs axis. `steps`: constant but for jumps.
+
+    How its value is rounded: `exact(node, xs, y)` whether y (M, *T) is the real number of xs (M, *S) (None: known only
+    of what moves or picks). `error(node, xs, errors, y)` bounds |y - real value| for errors of xs and its own, where no
+    trait says it. `terms(node, xs)`: most numbers that one element adds up (None: 2). `careful(node, x)`: a value of an
+    exact x with a smaller error, and that. `pole`: where a monotone function jumps to infinity. `absolute`: the
+    operator that it is with absolute weights, if another. `identity(node, S)`: whether it is the identity, given that
+    the result has the input's shape (None: if it moves).
     """
 
     name: str
@@ -93,6 +104,13 @@ class Operator(Traits):
     steps: bool = False
     as_is: bool = False
     inner: bool = False
+    exact: Callable[[Node, Sequence[np.ndarray], np.ndarray], bool] | None = None
+    error: Callable[[Node, Sequence[np.ndarray], Sequence[np.ndarray], np.ndarray], np.ndarray] | None = None
+    terms: Callable[[Node, Sequence[np.ndarray]], int] | None = None
+    careful: Callable[[Node, np.ndarray], tuple[np.ndarray, np.ndarray] | None] | None = None
+    pole: float | None = None
+    absolute: str = ""
+    identity: Callable[[Node, Shape], bool] | None = None
 
 
 OPERATORS: dict[str, Operator] = {}
