@@ -88,7 +88,7 @@ clean:
 
 # The operator tables of the documentation; tests/test_architecture.py fails when they are out of date.
 operators: $(VENV)/stamp-package
-	$(BIN)/python -m verifier.ops.table docs/reference/operators.md
+	$(BIN)/python -m docs.tools.operators docs/reference/operators.md
 
 # The picture of the layers; tests/unit/test_contributing.py fails when it is out of date.
 layers: $(VENV)/stamp-package

@@ -1,9 +1,11 @@
-"""Forward affine bounds in PyTorch for certified training: centre + two generators + radius, differentiable.
+"""Forward bounds in PyTorch for certified training: centre, generators and radius, differentiable in the weights.
 
-A value over a cell of S is c + a_1 u_1 + a_2 u_2 +- r with |u| <= 1: u_1 moves the contrast, u_2 the brightness, r
-holds the relaxations. ReLU keeps the chord's slope, with the parallel
-line through the middle; other rising operators fall back to the interval. For training only, like `ibp`: rounding is
-not accounted for, so nothing is proved.
+A value over a cell is c + sum_i a_i u_i +- r with |u_i| <= 1. Over a cell of S there are two generators, u_1 moves the
+contrast and u_2 the brightness, and ReLU keeps the chord's slope with the parallel line through the middle; without
+generators these are plain intervals (Gowal et al. 2018), which say nothing on the whole rectangle. Rising operators and
+products with stored values fall back to intervals, where the dependence on s is lost.
+
+For training only: rounding is not accounted for, so these bounds prove nothing and are never used as such.
 """
 
 from __future__ import annotations
@@ -12,40 +14,80 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pruning import ibp
+from pruning import losses
 from pruning.errors import CriterionError
+from pruning.measure import is_heatmap
 from pruning.net import OnnxNode
 from pruning.torch_bridge import TorchNet
 from verifier.graph.operators import traits
 
+Ends = tuple[Any, Any]
+
 
 class Form(NamedTuple):
-    """c, a_1, a_2 and r >= 0, all (n, ...)."""
+    """c, the generators a_i and r >= 0, all (n, ...)."""
 
     centre: Any
-    first: Any
-    second: Any
+    generators: tuple[Any, ...]
     radius: Any
 
     @property
-    def ends(self) -> ibp.Ends:
+    def ends(self) -> Ends:
         """Lower and upper bounds."""
-        spread = self.first.abs() + self.second.abs() + self.radius
+        spread = sum((part.abs() for part in self.generators), self.radius)
         return self.centre - spread, self.centre + spread
 
+    def linear(self, centre: Any, part: Any, radius: Any) -> Form:
+        """`centre`, `part` and `radius` applied to the three."""
+        return Form(centre(self.centre), tuple(part(a) for a in self.generators), radius(self.radius))
 
-def output_bounds(model: TorchNet, images: Any, middle: Any, half: Any, clip: bool = True) -> ibp.Ends:
+
+def interval_bounds(model: TorchNet, lower: Any, upper: Any) -> Ends:
+    """Bounds (n, ...) of the output for inputs between `lower` and `upper`; CriterionError names what has no rule."""
+    return _walk(model, Form((lower + upper) / 2, (), (upper - lower) / 2))
+
+
+def output_bounds(model: TorchNet, images: Any, middle: Any, half: Any, clip: bool = True) -> Ends:
     """Bounds (n, ...) of the outputs for x'(s) = clip(alpha x + beta, 0, 1), s in middle +- half, both (n, 2).
 
     images (n, *S). Raises CriterionError naming the node that has no rule.
     """
     wide = (-1, *[1] * (images.ndim - 1))
-    alpha, beta = (middle[:, i].reshape(wide) for i in (0, 1))
-    rise, shift = (half[:, i].reshape(wide) for i in (0, 1))
+    (alpha, beta), (rise, shift) = ([side[:, i].reshape(wide) for i in (0, 1)] for side in (middle, half))
     zero = images * 0
-    form = Form(alpha * images + beta, rise * images, shift + zero, zero)
+    form = Form(alpha * images + beta, (rise * images, shift + zero), zero)
     if clip:  # clip(v, 0, 1) = 1 - relu(1 - relu(v))
         form = _mirror(_relu(_mirror(_relu(form))))
+    return _walk(model, form)
+
+
+def worst_loss(lower: Any, upper: Any, labels: Any) -> Any:
+    """Task loss of the worst output between bounds (n, ...): worst logits for classes, the further end for regression,
+    for heatmaps the lowest scores where the target is and the highest everywhere.
+    """
+    if labels.is_floating_point() and is_heatmap(lower, labels):
+        target = losses.spots(lower, labels)
+        return (upper.flatten(2).logsumexp(2) - (target * lower.flatten(2)).sum(2)).mean()
+    low, high = (side.reshape(len(side), -1) for side in (lower, upper))
+    if labels.is_floating_point():
+        target = labels.reshape(len(labels), -1)
+        return torch.maximum((low - target).pow(2), (high - target).pow(2)).mean()
+    chosen = torch.nn.functional.one_hot(labels.reshape(-1).long(), low.shape[1]).bool()
+    return torch.nn.functional.cross_entropy(torch.where(chosen, low, high), labels.reshape(-1).long())
+
+
+def rising(node: OnnxNode) -> bool:
+    """True if the outputs of this node do not fall when its input rises (weights of an interpolation included)."""
+    if _interpolates(node):
+        return node.attrs.get("mode", b"nearest") in (b"nearest", b"linear")
+    return len(node.outputs) == 1 and traits(node.type).rises(node.attrs)
+
+
+def _interpolates(node: OnnxNode) -> bool:
+    return node.type in ("Resize", "Upsample")
+
+
+def _walk(model: TorchNet, form: Form) -> Ends:
     net = model.net
     values = {net.inputs[0]: form}
     for node in net.nodes:
@@ -61,58 +103,54 @@ def furthest(lower: Any, upper: Any, target: Any) -> Any:
 
 def _mirror(form: Form) -> Form:
     """1 - v."""
-    return Form(1 - form.centre, -form.first, -form.second, form.radius)
+    return form.linear(lambda c: 1 - c, lambda a: -a, lambda r: r)
 
 
 def _relu(form: Form) -> Form:
     low, high = form.ends
     slope = high.clamp_min(0) / (high.clamp_min(0) - low.clamp_max(0)).clamp_min(1e-12)
     gap = -slope * low.clamp_max(0) / 2
-    slope = torch.where(high <= 0, torch.zeros_like(slope), slope)
-    gap = torch.where(high <= 0, torch.zeros_like(gap), gap)
-    return Form(slope * form.centre + gap, slope * form.first, slope * form.second, slope * form.radius + gap)
+    slope, gap = (torch.where(high <= 0, torch.zeros_like(part), part) for part in (slope, gap))
+    return form.linear(lambda c: slope * c + gap, lambda a: slope * a, lambda r: slope * r + gap)
 
 
 def _step(model: TorchNet, node: OnnxNode, values: dict[str, Form]) -> Form:
+    """Form of the first output of a node; CriterionError if it has no rule."""
     data = [name for name in node.inputs if name in values]
-    alone = len(data) == 1 and data[0] == node.inputs[0]
-    if alone and node.type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
-        c, a, b, r = values[data[0]]
-        absolute = model.run_node(node, [r], change=lambda weight: weight.abs(), offset=False)
-        a, b = (model.run_node(node, [part], offset=False) for part in (a, b))
-        return Form(model.run_node(node, [c]), a, b, absolute)
-    if alone and node.type == "Relu":
-        return _relu(values[data[0]])
-    if alone and ibp.rising(node) and (traits(node.type).linear or ibp.interpolates(node)):  # and without an offset
-        return Form(*(model.run_node(node, [part]) for part in values[data[0]]))
-    if alone and node.type == "BatchNormalization":
-        form = values[data[0]]
-        start = model.run_node(node, [form.centre * 0])
-        a, b, r = (model.run_node(node, [part]) - start for part in form[1:])
-        return Form(model.run_node(node, [form.centre]), a, b, r.abs())
+    form = values[node.inputs[0]] if data and data == [node.inputs[0]] else None
+
+    def plain(part: Any, offset: bool = True) -> Any:
+        return model.run_node(node, [part], offset=offset)
+
+    if form is not None and node.type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+        return form.linear(
+            plain, lambda a: plain(a, False), lambda r: model.run_node(node, [r], lambda w: w.abs(), offset=False)
+        )
+    if form is not None and node.type == "Relu" and form.generators:
+        return _relu(form)
+    if form is not None and rising(node):
+        if traits(node.type).linear or _interpolates(node):  # and without an offset
+            return form.linear(plain, plain, plain)
+        low, high = (plain(end) for end in form.ends)
+        middle = (low + high) / 2
+        return Form(middle, tuple(middle * 0 for _ in form.generators), (high - low) / 2)
+    if form is not None and node.type in ("BatchNormalization", "Mul", "Div"):  # a stored factor of either sign
+        start = plain(form.centre * 0)
+        return form.linear(plain, lambda a: plain(a) - start, lambda r: (plain(r) - start).abs())
     if node.type in ("Add", "Sub"):
-        return _sum(model, node, values)
-    return _interval(model, node, values)
+        sign = 1 if node.type == "Add" else -1
+        left, right = (values[n] if n in values else _stored(model.weight(n), values[data[0]]) for n in node.inputs)
+        pairs = zip(left.generators, right.generators, strict=True)
+        moved = tuple(a + sign * b for a, b in pairs)
+        return Form(left.centre + sign * right.centre, moved, left.radius + right.radius)
+    if node.type == "Concat" and len(data) == len(node.inputs):
+        axis, parts = int(node.attrs["axis"]), [values[name] for name in data]
+        kinds = zip(*([part.centre, *part.generators, part.radius] for part in parts), strict=True)
+        centre, *generators, radius = (torch.cat(list(kind), axis) for kind in kinds)
+        return Form(centre, tuple(generators), radius)
+    kind = "rule" if next(iter(values.values())).generators else "interval rule"
+    raise CriterionError(f"the certified loss has no {kind} for node '{node.label}' ({node.type})")
 
 
-def _sum(model: TorchNet, node: OnnxNode, values: dict[str, Form]) -> Form:
-    sign = 1 if node.type == "Add" else -1
-    parts = []
-    for name in node.inputs:
-        if name in values:
-            parts.append(values[name])
-        else:
-            stored = model.weight(name)
-            parts.append(Form(stored, stored * 0, stored * 0, stored * 0))
-    (c, a, b, r), (d, e, f, g) = parts
-    return Form(c + sign * d, a + sign * e, b + sign * f, r + g)
-
-
-def _interval(model: TorchNet, node: OnnxNode, values: dict[str, Form]) -> Form:
-    """The rule of plain intervals; the dependence on s is lost there."""
-    try:
-        low, high = ibp.step(model, node, {name: values[name].ends for name in node.inputs if name in values})
-    except CriterionError as refusal:
-        raise CriterionError(str(refusal).replace("interval rule", "rule")) from None
-    middle = (low + high) / 2
-    return Form(middle, middle * 0, middle * 0, (high - low) / 2)
+def _stored(value: Any, like: Form) -> Form:
+    return Form(value, tuple(value * 0 for _ in like.generators), value * 0)

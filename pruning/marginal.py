@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from pruning import forms, ibp
+from pruning import forms
 from pruning.calibration import Calibration, channel_means
 from pruning.fold import Constants, fold, readers
 from pruning.groups import find_groups
@@ -102,4 +102,4 @@ class _CertifiedLoss:
         with torch.no_grad():
             images, middle, half = (model.tensor(v.astype(np.float32)) for v in (self.data.images, self.middle, sides))
             bounds = forms.output_bounds(model, images, middle, half, self.data.semantic.clip)
-            return float(ibp.worst_loss(*bounds, model.tensor(self.target)))
+            return float(forms.worst_loss(*bounds, model.tensor(self.target)))

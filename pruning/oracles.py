@@ -26,10 +26,7 @@ from verifier.graph.onnx_import import load_model
 from verifier.passes.flatten_io import flatten_io
 
 if TYPE_CHECKING:
-    import torch
-
     from verifier.bounds.zonotope import Zonotope
-    from verifier.graph.ir import Graph
 
 CELLS_AT_ONCE = 8
 """Cells bounded in one sweep: their noise symbols (hundreds each, times all wanted values) are held together."""

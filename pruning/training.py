@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pruning import forms, ibp, losses
+from pruning import forms, losses
 from pruning.agreement import Agreement, agreement
 from pruning.api import PrunedModel, apply
 from pruning.calibration import Calibration, Semantic
@@ -265,9 +265,9 @@ class _Objective:
         if self.options.certified_bounds == "affine":
             images, spots, sides = (self.model.tensor(part) for part in (raw, middle, half))
             bounds = forms.output_bounds(self.model, images, spots, sides, self.rectangle.clip)
-            return weight * ibp.worst_loss(*bounds, labels)
+            return weight * forms.worst_loss(*bounds, labels)
         ends = [self.model.tensor(self.rectangle.apply_each(raw, point)) for point in (middle - half, middle + half)]
-        return weight * ibp.certified_loss(self.model, ends[0], ends[1], labels)
+        return weight * forms.worst_loss(*forms.interval_bounds(self.model, *ends), labels)
 
     def _needs_scores(self) -> bool:
         o = self.options

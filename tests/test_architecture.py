@@ -285,7 +285,7 @@ def test_vnnlib_is_ours() -> None:
 
 
 def test_operator_tables_are_current() -> None:
-    from verifier.ops.table import splice, tables
+    from docs.tools.operators import splice, tables
 
     page = (ROOT / "docs/reference/operators.md").read_text(encoding="utf-8")
     assert page == splice(page, tables()), "out of date: run `make operators`"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 from zipfile import BadZipFile
 
 import numpy as np
@@ -13,9 +12,6 @@ from pruning.study.errors import ResultsError
 from pruning.study.hands import ImageVerdict, PictureWitness
 from verifier.brief import brief
 from verifier.files.whole import Whole, make_folder
-
-if TYPE_CHECKING:
-    import numpy as np
 
 MAX_BYTES = 1 << 28
 _WITNESS = ("point", "picture", "predicted", "truth")

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pruning.study import stats
 from pruning.study.row import StudyRow
 from pruning.study.stats import Estimate
-
-if TYPE_CHECKING:
-    import numpy as np
 
 Treatment = tuple[str, float | None]
 """(arm, ratio): the networks that differ only in seed and draw."""

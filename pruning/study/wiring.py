@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pruning import api
 from pruning.calibration import Semantic
@@ -15,9 +14,6 @@ from pruning.study.spec import Study, VerificationTask
 from pruning.study.verifying import Images, describe, ranges, verify
 from verifier.semantic import network
 from verifier.training.augment import LEVELS
-
-if TYPE_CHECKING:
-    from pruning.calibration import Semantic
 
 
 def hands(task: VerificationTask, study: Study | None = None) -> Hands:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from verifier.page import style
 from verifier.page.style import Drawn
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def draw(

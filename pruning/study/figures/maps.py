@@ -16,7 +16,6 @@ from verifier.page import style
 from verifier.page.style import Drawn
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.axes import Axes
 
 PIXELS = 240

@@ -11,7 +11,8 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor
 
-from pruning.ibp import rising
+from docs.tools.operators import tables
+from pruning.forms import rising
 from pruning.net import OnnxNode
 from verifier.bounds.inputs import IdentityMap
 from verifier.bounds.network import build
@@ -29,7 +30,6 @@ from verifier.graph.operators.functions import unary
 from verifier.ops.piecewise import Hinge
 from verifier.ops.registry import _TABLE as RELAXATIONS
 from verifier.ops.registry import register
-from verifier.ops.table import tables
 from verifier.passes.flatten_io import flatten_io
 from verifier.passes.fold_fixed_inputs import fold_fixed_inputs
 from verifier.passes.prune_outputs import prune_outputs

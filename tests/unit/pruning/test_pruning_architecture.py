@@ -17,7 +17,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 
 TORCH = {
-    *("forms.py", "gradients.py", "ibp.py", "losses.py", "marginal.py", "oracles.py", "torch_bridge.py", "training.py"),
+    *("forms.py", "gradients.py", "losses.py", "marginal.py", "oracles.py", "torch_bridge.py", "training.py"),
     *("study/making.py", "study/verifying.py"),
 }
 """Imported where PyTorch is needed, and nowhere else: `prune --criterion l2` starts without it."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 from pruning_nets import S_SMALL, build, conv_net, images, mlp, mlp_weights, node
 
-from pruning import Calibration, TrainOptions, forms, ibp, onnx_io
+from pruning import Calibration, TrainOptions, forms, onnx_io
 from pruning.errors import CriterionError
 from pruning.torch_bridge import TorchNet
 from pruning.training import fine_tune
@@ -48,7 +48,7 @@ def test_bounds_hold_and_are_tighter_than_intervals(name):
         assert (y >= low - slack).all() and (y <= high + slack).all()
         worst = torch.maximum(worst, y)
     ends = [(x * (1 + t * 0.15) + t * 0.08).clamp(0, 1) for t in (-1, 1)]
-    plain = ibp.output_bounds(model, *ends)
+    plain = forms.interval_bounds(model, *ends)
     assert (high - low).mean() < 0.9 * (plain[1] - plain[0]).mean()
     point = forms.output_bounds(model, x, middle, half * 0)
     np.testing.assert_allclose(point[0].detach(), model(x).detach(), rtol=1e-3, atol=1e-3)
@@ -76,12 +76,12 @@ def test_worst_heatmap_loss_is_above_every_loss_inside():
     low = torch.randn(2, 3, 4, 4, generator=draw)
     high = low + torch.rand(2, 3, 4, 4, generator=draw)
     labels = torch.rand(2, 6, generator=draw) * 3
-    worst = float(ibp.worst_loss(low, high, labels))
+    worst = float(forms.worst_loss(low, high, labels))
     for _ in range(50):
         inside = low + (high - low) * torch.rand(2, 3, 4, 4, generator=draw)
         assert float(losses.task_loss(inside, labels)) <= worst
-    assert worst == pytest.approx(float(ibp.worst_loss(low, high, labels)))
-    assert float(ibp.worst_loss(low, low, labels)) == pytest.approx(float(losses.task_loss(low, labels)), rel=1e-5)
+    assert worst == pytest.approx(float(forms.worst_loss(low, high, labels)))
+    assert float(forms.worst_loss(low, low, labels)) == pytest.approx(float(losses.task_loss(low, labels)), rel=1e-5)
 
 
 def test_a_reshape_for_a_batch_of_one_takes_the_batches_of_training():

@@ -340,29 +340,29 @@ def test_optional_terms_change_the_training_and_stay_finite(extra, task):
 @pytest.mark.parametrize("kind", ["mlp", "conv", "conv-bn"])
 def test_interval_bounds_hold_and_train(kind):
     """Sampled outputs lie inside; with a zero-width cell the bounds are the output."""
-    from pruning.ibp import certified_loss, output_bounds
+    from pruning.forms import interval_bounds, worst_loss
 
     net = mlp(mlp_weights()) if kind == "mlp" else conv_net(2, bn=kind == "conv-bn")
     model = TorchNet(net)
     data = calibration(net, count=4)
     first, last = (torch.tensor(data.semantic.apply(data.images, point)) for point in ((0.95, -0.02), (1.05, 0.02)))
     ends = (first, last)
-    low, high = output_bounds(model, *ends)
+    low, high = interval_bounds(model, *ends)
     for t in np.linspace(0, 1, 9):
         y = model(ends[0] + (ends[1] - ends[0]) * float(t))
         assert (y >= low - 1e-5).all() and (y <= high + 1e-5).all()
     assert (high - low).max() > 1e-3
-    same = output_bounds(model, ends[0], ends[0])
+    same = interval_bounds(model, ends[0], ends[0])
     np.testing.assert_allclose(same[0].detach(), model(ends[0]).detach(), rtol=1e-4, atol=1e-5)
-    loss = certified_loss(model, *ends, torch.zeros(4, low.shape[1]))
+    loss = worst_loss(*interval_bounds(model, *ends), torch.zeros(4, low.shape[1]))
     assert loss.item() >= (model(ends[0]).pow(2).mean()).item() - 1e-6
-    classes = certified_loss(model, *ends, torch.zeros(4, dtype=torch.long))
+    classes = worst_loss(*interval_bounds(model, *ends), torch.zeros(4, dtype=torch.long))
     gradients = torch.autograd.grad(classes, list(model.trainable.values()), allow_unused=True)
     assert all(torch.isfinite(g).all() for g in gradients if g is not None) and any(g is not None for g in gradients)
 
 
 def test_interval_bounds_hold_on_random_graphs_or_name_the_node():
-    from pruning.ibp import output_bounds
+    from pruning.forms import interval_bounds
 
     held = 0
     for seed in range(30):
@@ -370,7 +370,7 @@ def test_interval_bounds_hold_on_random_graphs_or_name_the_node():
         try:
             model = TorchNet(net)
             x = torch.tensor(images((3, 8, 8), 4, seed))
-            low, high = output_bounds(model, x, x + 0.1)
+            low, high = interval_bounds(model, x, x + 0.1)
         except CriterionError as refusal:
             assert "no interval rule for node" in str(refusal) or "PyTorch" in str(refusal)
             continue

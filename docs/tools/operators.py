@@ -1,6 +1,6 @@
 """The operator tables of the documentation, made from the registries.
 
-`python -m verifier.ops.table docs/reference/operators.md` rewrites them.
+`python -m docs.tools.operators docs/reference/operators.md` rewrites them.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ BEGIN, END = "<!-- operators: begin (make operators) -->", "<!-- operators: end 
 def tables() -> str:
     """Markdown: which ONNX operators are read, and which operators of the IR have bound rules, with their files."""
     for module in pkgutil.iter_modules(verifier.ops.__path__):
-        if module.name != "table":
-            import_module(f"verifier.ops.{module.name}")
+        import_module(f"verifier.ops.{module.name}")
     names = list(onnx_operators())
     run_only = [name for name in names if lookup(name, OPSETS[-1]) is opaque]
     lines = [
