@@ -30,9 +30,21 @@ def one_of(default: str, *others: str) -> Any:
     return field(default=default, metadata={"choices": (default, *others)})
 
 
+def registered(default: str, names: list[str]) -> Any:
+    """A field that holds one of the words in `names`, to which whoever registers another one adds it."""
+    return field(default=default, metadata={"choices": names})
+
+
 def at_least(minimum: float, default: float | None, *, strict: bool = False) -> Any:
     """A number not below `minimum` (above it if `strict`), or None where the type allows it."""
     return field(default=default, metadata={"minimum": minimum, "strict": strict})
+
+
+BOUND_METHODS = ["auto", "forward", "crown", "alpha", "lumped"]
+"""Words for `bounds.method`, known before PyTorch is; `verifier.bounds.bound.bound_method` adds to them."""
+
+BRANCHING_RULES = ["auto", "smear", "widest"]
+"""Words for `search.branching`; `verifier.search.branch.branching_rule` adds to them."""
 
 
 class _Checked:
@@ -73,17 +85,19 @@ class _Checked:
 
 @dataclass(frozen=True)
 class SearchOptions(_Checked):
-    """Branch and bound. `batch`: boxes per step (None: from the problem and the free memory)."""
+    """Branch and bound. `batch`: boxes per step (None: from the problem and the free memory). `branching`: the rule by
+    which inputs are split."""
 
     batch: int | None = at_least(1, None)
     max_depth: int = at_least(1, 200)
+    branching: str = registered("auto", BRANCHING_RULES)
 
 
 @dataclass(frozen=True)
 class BoundOptions(_Checked):
     """Bounds. `method` "auto" chooses from the problem; `alpha_steps` are gradient steps of alpha-CROWN."""
 
-    method: str = one_of("auto", "forward", "crown", "alpha", "lumped")
+    method: str = registered("auto", BOUND_METHODS)
     alpha_steps: int = at_least(0, 20)
 
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor
 
 from docs.tools import layers
 from verifier import Options, verify
-from verifier.engine import methods
-from verifier.options import BoundOptions
+from verifier.bounds.bound import METHODS, Bounds, Boxes, Setting, bound_method
+from verifier.bounds.sweep import Method
+from verifier.options import BOUND_METHODS, BRANCHING_RULES, BoundOptions, SearchOptions
 from verifier.result import Result, Verdict
-from verifier.search.bounding import Bounded, bound_boxes
+from verifier.search.branch import RULES, branching_rule
+from verifier.search.domains import DomainBatch
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -54,41 +56,62 @@ def question(tmp_path: Path) -> tuple[Path, Path]:
     return model, spec
 
 
-def solve(question: tuple[Path, Path]) -> Result:
-    return verify(*question, Options(bounds=BoundOptions(method="crown")), timeout=60)
+def solve(question: tuple[Path, Path], bounds: str = "crown", branching: str = "auto") -> Result:
+    options = Options(bounds=BoundOptions(method=bounds), search=SearchOptions(branching=branching))
+    return verify(*question, options, timeout=60)
 
 
-def test_a_bound_method(question: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Intervals alone, handed to the search in the place where it takes its bounds from."""
-    usual, seen = solve(question), []
+@pytest.fixture
+def registries() -> Iterator[None]:
+    """What a test registers is gone after it."""
+    yield
+    for table, words in ((METHODS, BOUND_METHODS), (RULES, BRANCHING_RULES)):
+        table.pop("toy", None)  # type: ignore[attr-defined]
+        words[:] = [word for word in words if word != "toy"]
 
-    def intervals(setting, batch, method, *rest) -> Bounded:  # type: ignore[no-untyped-def]
-        seen.append(len(batch))
-        plain = replace(method, affine=False, rows=False, alpha_steps=0)
-        return bound_boxes(setting, batch, plain, *rest)
 
-    monkeypatch.setattr(methods, "bound_boxes", intervals)
-    result = solve(question)
+@pytest.mark.usefixtures("registries")
+def test_a_bound_method(question: tuple[Path, Path]) -> None:
+    """Intervals alone: registered under a name, `bounds.method` asks for them."""
+    seen = []
+
+    @bound_method("toy")
+    def intervals(setting: Setting, boxes: Boxes, method: Method, stop: Callable[[], bool]) -> Bounds:
+        seen.append(len(boxes.query))
+        return METHODS["crown"](setting, boxes, Method(affine=False), stop)
+
+    usual, result = solve(question), solve(question, bounds="toy")
     assert usual.verdict is result.verdict is Verdict.UNSAT
-    assert sum(seen) >= result.counters["boxes"] > 0
+    assert result.settings["method"] == "toy" and "bounds.method toy was asked for" in str(result.settings["strategy"])
+    assert sum(seen) == result.counters["boxes"] > 0
 
 
-def test_a_branching_rule(question: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rule that always splits the second input until it is short: more boxes, and the same verdict."""
-    usual, rules = solve(question), []
+@pytest.mark.usefixtures("registries")
+def test_a_branching_rule(question: tuple[Path, Path]) -> None:
+    """A rule that always splits the second input until it is short: registered under a name, `search.branching` asks
+    for it."""
+    firsts = []
 
-    def second_first(setting, batch, *rest) -> Bounded:  # type: ignore[no-untyped-def]
-        bounded = bound_boxes(setting, batch, *rest)
-        width = (batch.upper - batch.lower)[bounded.alive]
-        score = width.clone()
-        score[:, 1] *= 1 + 1e3 * (width[:, 1] > 0.1)
-        rules.append(score.argmax(1) == 1)
-        return replace(bounded, branch=score)
+    @branching_rule("toy")
+    def second_first(known: Bounds, boxes: DomainBatch, critical: Tensor) -> Tensor:
+        score = boxes.upper - boxes.lower
+        score[:, 1] *= 1 + 1e3 * (score[:, 1] > 0.1)
+        firsts.append(score.argmax(1) == 1)
+        return score
 
-    monkeypatch.setattr(methods, "bound_boxes", second_first)
-    result = solve(question)
+    usual, result = solve(question, "forward"), solve(question, "forward", "toy")
     assert usual.verdict is result.verdict is Verdict.UNSAT
-    assert any(bool(first.any()) for first in rules)
+    assert any(bool(first.any()) for first in firsts) and result.counters["boxes"] > 1
+
+
+def test_words_of_options_are_what_is_registered() -> None:
+    assert {*METHODS, "auto", "forward", "alpha"} - {"zonotope"} == set(BOUND_METHODS)
+    assert set(RULES) == set(BRANCHING_RULES)
+
+
+@pytest.mark.parametrize("rule", BRANCHING_RULES)
+def test_every_rule_ends_with_the_same_verdict(question: tuple[Path, Path], rule: str) -> None:
+    assert solve(question, "forward", rule).verdict is Verdict.UNSAT
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from verifier.bounds.sweep import Method, Sweep, narrow, never, sweep
 from verifier.bounds.zonotope import Twin, start, sweep_zonotope
 from verifier.graph.ir import Graph
 from verifier.ops.kinds import Interval, Relaxation, RelaxedOp
+from verifier.options import BOUND_METHODS
 from verifier.problem.rows import AskedRows, RowTable
 from verifier.tolerance import EXACT, FLOOR, NARROWEST, subtract_down
 
@@ -85,13 +86,32 @@ class Bounds:
     blame: Callable[[Tensor], Tensor]
 
 
+BoundMethod = Callable[[Setting, Boxes, Method, Callable[[], bool]], Bounds]
+
+METHODS: dict[str, BoundMethod] = {}
+"""Every bound method by the word for `Method.kind`."""
+
+
+def bound_method(name: str, offered: bool = True) -> Callable[[BoundMethod], BoundMethod]:
+    """Registers a bound method: `Method(kind=name)` computes it and, where it is `offered`, `bounds.method: name` asks
+    for it."""
+
+    def register(function: BoundMethod) -> BoundMethod:
+        METHODS[name] = function
+        if offered and name not in BOUND_METHODS:
+            BOUND_METHODS.append(name)
+        return function
+
+    return register
+
+
 def bound(setting: Setting, boxes: Boxes, method: Method, stop: Callable[[], bool] = never) -> Bounds:
     """Bounds of the rows of every box.
 
     Raises:
         OutOfTime: `stop()` said so in the middle.
     """
-    return {"crown": _crown, "zonotope": _zonotope, "lumped": _lumped}[method.kind](setting, boxes, method, stop)
+    return METHODS[method.kind](setting, boxes, method, stop)
 
 
 FINEST = 2.0**-8
@@ -107,6 +127,7 @@ def _fits_single(boxes: Boxes, inputs: InputMap) -> bool:
     return not bool((grown.gather(1, columns.clamp(min=0)) & (columns >= 0)).any())
 
 
+@bound_method("crown")
 def _crown(setting: Setting, boxes: Boxes, method: Method, stop: Callable[[], bool]) -> Bounds:
     """Forward sweep, then backward rows for what it leaves open."""
     network, table, inputs = setting.network, setting.table, setting.inputs
@@ -215,6 +236,7 @@ def _gap(op: RelaxedOp, planes: Relaxation, pre: tuple[Interval, ...]) -> Tensor
     return torch.nan_to_num(gap, nan=0.0, posinf=0.0, neginf=0.0).clamp(min=0)
 
 
+@bound_method("zonotope", offered=False)
 def _zonotope(setting: Setting, boxes: Boxes, method: Method, stop: Callable[[], bool]) -> Bounds:
     """Zonotopes with a symbol per neuron, on boxes whose inputs are the network's own."""
     b, n = boxes.lower.shape
@@ -233,6 +255,7 @@ def _zonotope(setting: Setting, boxes: Boxes, method: Method, stop: Callable[[],
     return _from_forms(setting.table, boxes, (centre, radius), out.core.transpose(0, 1), noise, unstable, due)
 
 
+@bound_method("lumped")
 def _lumped(setting: Setting, boxes: Boxes, method: Method, stop: Callable[[], bool]) -> Bounds:
     """The same by the cheapest affine forms; noise is blamed on the inputs by their widths."""
     n = boxes.lower.shape[1]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,11 +39,11 @@ for the interpreter."""
 
 @dataclass(frozen=True)
 class Method:
-    """Which bounds are computed: zonotopes with a symbol per neuron, forms in mixed precision whose noise is lumped, or
-    (`crown`) what the rest says. `affine` needs few free inputs (`attribute`: with the noise in parts per input);
-    `rows` refines unstable neurons by backward rows; output rows take `alpha_steps` steps of alpha-CROWN."""
+    """Which bounds are computed: `kind` names a method of `bound.METHODS`, and the rest says more of `crown`. `affine`
+    needs few free inputs (`attribute`: with the noise in parts per input); `rows` refines unstable neurons by backward
+    rows; output rows take `alpha_steps` steps of alpha-CROWN."""
 
-    kind: Literal["crown", "zonotope", "lumped"] = "crown"
+    kind: str = "crown"
 
     interval: bool = True
     affine: bool = True

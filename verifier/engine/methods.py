@@ -130,15 +130,15 @@ def _bounding(
     on: OnDevice, strategy: Strategy, answer: Answer
 ) -> tuple[Callable[[DomainBatch], Bounded], Callable[[], float]]:
     """The bounding step where inputs are split: zonotopes for few inputs and many neurons (their points are all the
-    attack there is: no work is counted), lumped ones where asked for, or cheap and tight bounds, measured."""
+    attack there is: no work is counted), what was asked for by name, or cheap and tight bounds, measured."""
     cost = Cost(on.network, on.free)
     stop = answer.budget.expired
 
     def bound(batch: DomainBatch, bounds: Method) -> Bounded:
-        return bound_boxes(on.setting, batch, bounds, stop)
+        return bound_boxes(on.setting, batch, bounds, stop, strategy.branching)
 
-    if strategy.kind in (Kind.ZONOTOPE, Kind.LUMPED):
-        each = cost.sweep() if strategy.kind is Kind.LUMPED else 0.0
+    if strategy.bounds.kind != "crown":
+        each = 0.0 if strategy.kind is Kind.ZONOTOPE else cost.sweep()
         return lambda batch: bound(batch, strategy.bounds), lambda: each * (answer.tally.boxes - answer.earlier)
     chooser = Chooser(bound, _halves, strategy.bounds, strategy.fixed, cost)
     if strategy.deterministic:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from verifier.budget import Budget
 from verifier.engine.on_device import OnDevice
-from verifier.engine.strategy import Kind, Strategy
+from verifier.engine.strategy import Strategy
 from verifier.progress import Progress
 from verifier.result import Result, Verdict, Witness
 from verifier.search.bab import Ending
@@ -34,7 +34,7 @@ class Answer:
             "queries": on.queries,
             "replays": tried(),
         }
-        single = on.single is not None and strategy.kind not in (Kind.LUMPED, Kind.ZONOTOPE)
+        single = on.single is not None and strategy.bounds.kind == "crown"
         self.settings = {
             "method": strategy.method,
             "batch": strategy.batch,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from verifier.bounds.bound import METHODS
 from verifier.bounds.sweep import Method
 from verifier.engine.on_device import OnDevice
 from verifier.errors import OptionsError
@@ -48,13 +49,15 @@ class Kind(Enum):
 @dataclass(frozen=True)
 class Strategy:
     """What was chosen for a problem: which search, its bounds (`fixed`: no cheaper ones are tried), boxes per step,
-    halvings at most, and the reason. `deterministic`: nothing that is measured may change what is searched."""
+    halvings at most, the rule for splits of inputs, and the reason. `deterministic`: nothing that is measured may
+    change what is searched."""
 
     kind: Kind
     bounds: Method
     fixed: bool
     batch: int
     max_depth: int
+    branching: str
     reason: str
     deterministic: bool = False
 
@@ -84,11 +87,12 @@ def choose(on: OnDevice, options: Options, asked: str = "") -> Strategy:
     affine = d <= AFFINE_INPUTS
     alpha = options.bounds.alpha_steps if method == "alpha" or (method == "auto" and not affine) else 0
     bounds = Method(affine=affine, rows=method in ("auto", "crown", "alpha"), alpha_steps=alpha)
-    if kind in (Kind.ZONOTOPE, Kind.LUMPED):
-        bounds = Method(kind="zonotope" if kind is Kind.ZONOTOPE else "lumped")
+    if kind is Kind.ZONOTOPE or _named(method):
+        bounds = Method(kind="zonotope" if kind is Kind.ZONOTOPE else method)
     neurons = kind in (Kind.NEURONS, Kind.ONE_LAYER)
-    if neurons and method != "auto":
-        reason += f" (bounds.method {method} is for splits of inputs, and not used)"
+    given = {"bounds.method": method, "search.branching": options.search.branching} if neurons else {}
+    for name in [name for name, word in given.items() if word != "auto"]:
+        reason += f" ({name} {given[name]} is for splits of inputs, and not used)"
     size = on.network.widest * (d + 2 if affine else 2)
     fitting = zonotope.BATCH if kind is Kind.ZONOTOPE else int(min(4096, max(8, 4_000_000 // max(1, size))))
     if neurons:
@@ -100,21 +104,27 @@ def choose(on: OnDevice, options: Options, asked: str = "") -> Strategy:
         method != "auto" or not affine,
         options.search.batch or fitting,
         deepest if neurons else min(deepest, HALVINGS * (d + 1)),
+        options.search.branching,
         reason,
         options.deterministic,
     )
 
 
+def _named(method: str) -> bool:
+    """Whether `bounds.method` names bounds of a kind of their own, not CROWN's."""
+    return method in METHODS and method != "crown"
+
+
 def _kind(on: OnDevice, method: str, asked: str) -> tuple[Kind, str]:
     network, d = on.network, on.free
-    if method == "lumped":
-        if not zonotope.lumps(network, on.table):
-            raise OptionsError(
-                f"bounds.method lumped: found {network.n} varying inputs,"
-                f" rows over {'inputs too' if on.table.mixed is not None else 'outputs only'};"
-                f" expected at most {zonotope.MOST_LUMPED} inputs and rows over outputs only"
-            )
-        return Kind.LUMPED, "bounds.method lumped was asked for"
+    if method == "lumped" and not zonotope.lumps(network, on.table):
+        raise OptionsError(
+            f"bounds.method lumped: found {network.n} varying inputs,"
+            f" rows over {'inputs too' if on.table.mixed is not None else 'outputs only'};"
+            f" expected at most {zonotope.MOST_LUMPED} inputs and rows over outputs only"
+        )
+    if _named(method):
+        return Kind.LUMPED if method == "lumped" else Kind.INPUTS, f"bounds.method {method} was asked for"
     if method == "auto" and zonotope.suits(network, on.table):
         return Kind.ZONOTOPE, f"{network.n} inputs vary and the network is convolutional"
     plain = set(network.relaxed) == set(network.relus)

@@ -65,8 +65,10 @@ class Bounded:
         return replace(self, **kept)
 
 
-def bound_boxes(setting: Setting, batch: DomainBatch, method: Method, stop: Callable[[], bool]) -> Bounded:
-    """Bounds the rows of every box that the forward sweep leaves open, and scores its inputs.
+def bound_boxes(
+    setting: Setting, batch: DomainBatch, method: Method, stop: Callable[[], bool], rule: str = "auto"
+) -> Bounded:
+    """Bounds the rows of every box that the forward sweep leaves open, and scores its inputs by a branching rule.
 
     Raises:
         OutOfTime: `stop()` said so in the middle.
@@ -88,7 +90,7 @@ def bound_boxes(setting: Setting, batch: DomainBatch, method: Method, stop: Call
         known.coefficients,
         known.constant,
         known.unstable.index_select(0, known.alive),
-        split_scores(known, boxes, clause, scores),
+        split_scores(known, boxes, clause, scores, rule),
         values.index_copy(0, known.alive, value),
         known.unstable_at,
     )
