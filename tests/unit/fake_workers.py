@@ -18,7 +18,7 @@ class FakeWorker(Worker):
     log: Path
     pause: float = 0.0
 
-    def prepare(self) -> None:
+    def prepare(self, beside: int) -> None:
         self._note("process")
         with self.log.with_name("pids").open("a") as stream:
             stream.write(f"{os.getpid()}\n")
@@ -75,7 +75,7 @@ class TogetherWorker(FakeWorker):
 class BrokenWorker(Worker):
     """Dies before it is ready."""
 
-    def prepare(self) -> None:
+    def prepare(self, beside: int) -> None:
         os._exit(7)
 
     def solve(self, job: Job) -> JobOutcome:

@@ -14,6 +14,7 @@ from verifier.command.instances import file_names, run_list
 from verifier.command.ledger import open_results
 from verifier.command.worker import Job
 from verifier.errors import OutputError
+from verifier.executors.processes import Processes
 
 
 def results(path: Path) -> dict[str, str]:
@@ -25,7 +26,7 @@ def results(path: Path) -> dict[str, str]:
 def test_a_list_ends_whatever_its_instances_do(tmp_path: Path) -> None:
     names = ("ok", "crash", "sat", "raise", "exit", "refuse", "ok")
     log = tmp_path / "log"
-    outcome = run_list(jobs(*names), tmp_path / "r.csv", 2, FakeWorker(log), witnesses=tmp_path / "w")
+    outcome = run_list(jobs(*names), tmp_path / "r.csv", Processes(2, FakeWorker(log)), witnesses=tmp_path / "w")
     words = ["unsat", "error", "sat", "error", "error", "error", "unsat"]
     assert results(tmp_path / "r.csv") == {f"p{i}.vnnlib": word for i, word in enumerate(words)}
     assert outcome.errors == 4 and not outcome.stopped and outcome.skipped == 0
@@ -36,7 +37,7 @@ def test_a_list_ends_whatever_its_instances_do(tmp_path: Path) -> None:
 
 
 def test_one_process_serves_many_instances(tmp_path: Path) -> None:
-    run_list(jobs(*["ok"] * 6), tmp_path / "r.csv", 1, FakeWorker(tmp_path / "log"))
+    run_list(jobs(*["ok"] * 6), tmp_path / "r.csv", Processes(1, FakeWorker(tmp_path / "log")))
     assert (tmp_path / "log").read_text().split() == ["process", *(f"p{i}.vnnlib" for i in range(6))]
 
 
@@ -47,7 +48,9 @@ def test_jobs_of_one_network_are_searched_together(
     """What is settled before something goes wrong has its line; the others are tried again one by one."""
     monkeypatch.setattr(instances, "KILL_AFTER", 0.3)
     todo, log = jobs(*["ok"] * 4, "other", "ok", timeout=0.5 if then == "hang" else 60), tmp_path / "log"
-    outcome = run_list(todo, tmp_path / "r.csv", 1, TogetherWorker(log, then=then), witnesses=tmp_path / "w")
+    outcome = run_list(
+        todo, tmp_path / "r.csv", Processes(1, TogetherWorker(log, then=then)), most=4, witnesses=tmp_path / "w"
+    )
     assert results(tmp_path / "r.csv") == {"p0.vnnlib": "sat", **{f"p{i}.vnnlib": "unsat" for i in range(1, 6)}}
     assert outcome.errors == 0 and (tmp_path / "w" / "ok_p0.counterexample").exists()
     told = log.read_text().splitlines()
@@ -57,20 +60,20 @@ def test_jobs_of_one_network_are_searched_together(
 
 
 def test_every_process_has_work_before_jobs_are_searched_together(tmp_path: Path) -> None:
-    run_list(jobs(*["ok"] * 4), tmp_path / "r.csv", 4, TogetherWorker(tmp_path / "log", then="all"))
+    run_list(jobs(*["ok"] * 4), tmp_path / "r.csv", Processes(4, TogetherWorker(tmp_path / "log", then="all")), most=4)
     assert "together" not in (tmp_path / "log").read_text()
 
 
 def test_a_worker_that_does_not_answer_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(instances, "KILL_AFTER", 0.3)
     started = time.monotonic()
-    run_list(jobs("hang", "ok", timeout=0.2), tmp_path / "r.csv", 1, FakeWorker(tmp_path / "log"))
+    run_list(jobs("hang", "ok", timeout=0.2), tmp_path / "r.csv", Processes(1, FakeWorker(tmp_path / "log")))
     assert results(tmp_path / "r.csv") == {"p0.vnnlib": "timeout", "p1.vnnlib": "unsat"}
     assert time.monotonic() - started < 30
 
 
 def test_workers_that_cannot_start_give_errors_and_no_endless_loop(tmp_path: Path) -> None:
-    outcome = run_list(jobs("ok", "ok"), tmp_path / "r.csv", 2, BrokenWorker())
+    outcome = run_list(jobs("ok", "ok"), tmp_path / "r.csv", Processes(2, BrokenWorker()))
     assert set(results(tmp_path / "r.csv").values()) == {"error"} and outcome.errors == 2
     assert all(row.seconds < 300 for row in outcome.rows)  # of the process, not of the machine's clock
 
@@ -78,18 +81,20 @@ def test_workers_that_cannot_start_give_errors_and_no_endless_loop(tmp_path: Pat
 def test_a_second_run_does_only_what_is_missing(tmp_path: Path) -> None:
     log, out = tmp_path / "log", tmp_path / "r.csv"
     todo = [*jobs("ok", "ok", "ok"), jobs("ok")[0]]  # the first stands in the list twice
-    run_list(todo[:2], out, 1, FakeWorker(log))
-    outcome = run_list(todo, out, 1, FakeWorker(log))
+    run_list(todo[:2], out, Processes(1, FakeWorker(log)))
+    outcome = run_list(todo, out, Processes(1, FakeWorker(log)))
     assert outcome.skipped == 2 and len(outcome.rows) == 2
     assert Counter(log.read_text().split()) == Counter({"process": 2, "p0.vnnlib": 2, "p1.vnnlib": 1, "p2.vnnlib": 1})
-    again = run_list(todo, out, 1, FakeWorker(log))
+    again = run_list(todo, out, Processes(1, FakeWorker(log)))
     assert again.skipped == 4 and not again.rows
 
 
 def test_the_witness_folder_must_be_possible(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="witnesses"):
-        run_list(jobs("ok"), tmp_path / "r.csv", 1, FakeWorker(tmp_path / "log"), witnesses=tmp_path / "file")
+        run_list(
+            jobs("ok"), tmp_path / "r.csv", Processes(1, FakeWorker(tmp_path / "log")), witnesses=tmp_path / "file"
+        )
 
 
 def test_witnesses_of_files_with_one_name_in_several_folders_do_not_overwrite_each_other() -> None:
@@ -109,9 +114,10 @@ import sys
 from pathlib import Path
 from tests.unit.fake_workers import FakeWorker, jobs
 from verifier.command.instances import run_list
+from verifier.executors.processes import Processes
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    outcome = run_list(jobs(*["ok"] * 12), folder / "r.csv", 2, FakeWorker(folder / "log", 0.15))
+    outcome = run_list(jobs(*["ok"] * 12), folder / "r.csv", Processes(2, FakeWorker(folder / "log", 0.15)))
     sys.exit(130 if outcome.stopped else 0)
 """
 

@@ -17,7 +17,8 @@ from tests.unit.fake_workers import FakeWorker
 from verifier.command import list_report, witness_picture
 from verifier.command.instances import Outcomes, run_list
 from verifier.command.list_report import Report
-from verifier.command.worker import Job, JobOutcome, Note
+from verifier.command.worker import Job, Note, JobOutcome
+from verifier.executors.processes import Processes
 from verifier.options import Options, dotted
 
 BAD = "<script>alert(1)</script>"
@@ -72,7 +73,7 @@ def written(path: Path, jobs: list[Job], outcome: Outcomes, report: Report) -> s
 def test_a_list_with_every_kind_of_ending(tmp_path: Path) -> None:
     jobs = [job(name, f"p{i}.vnnlib") for i, name in enumerate(("ok", "sat", "refuse", "ok", "<b>x"))]
     report = Report(tmp_path / "out.html", jobs)
-    outcome = run_list(jobs[:3], tmp_path / "r.csv", 1, FakeWorker(tmp_path / "log"), heard=report.heard)
+    outcome = run_list(jobs[:3], tmp_path / "r.csv", Processes(1, FakeWorker(tmp_path / "log")), heard=report.heard)
     text = written(tmp_path / "out.html", jobs, outcome, report)
     page = Page(text)
     lines = {tuple(row[:2]) for row in page.rows}
@@ -113,10 +114,10 @@ def test_names_are_text_wherever_they_stand(tmp_path: Path) -> None:
 def test_what_an_earlier_run_said_is_kept(tmp_path: Path) -> None:
     jobs, out = [job("ok", "a"), job("sat", "b"), job("ok", "c")], tmp_path / "out.html"
     first = Report(out, jobs)
-    outcome = run_list(jobs[:2], tmp_path / "r.csv", 1, FakeWorker(tmp_path / "log"), heard=first.heard)
+    outcome = run_list(jobs[:2], tmp_path / "r.csv", Processes(1, FakeWorker(tmp_path / "log")), heard=first.heard)
     written(out, jobs, outcome, first)
     second = Report(out, jobs, lambda job: "an earlier witness" if job.onnx == "sat" else None)
-    outcome = run_list(jobs, tmp_path / "r.csv", 1, FakeWorker(tmp_path / "log"), heard=second.heard)
+    outcome = run_list(jobs, tmp_path / "r.csv", Processes(1, FakeWorker(tmp_path / "log")), heard=second.heard)
     text = written(out, jobs, outcome, second)
     assert outcome.skipped == 2 and "3 of 3 settled" in text and "an earlier witness" in text
     assert ["ok a", "unsat", "0.50", "", "", "proven"] in Page(text).rows

@@ -1,4 +1,4 @@
-"""Runs a list of instances in worker processes; survives crashing workers, and a kill of itself.
+"""Runs a list of instances where an executor does; survives crashing workers, and a kill of itself.
 
 Every finished instance is a line of the results file at once. Started again with the same files, the run goes on
 behind the lines that are there.
@@ -14,16 +14,15 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from multiprocessing import connection, get_context
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from verifier.command.ledger import Finished, open_results
-from verifier.command.worker import READY, Job, JobOutcome, Note, Tell, Worker, serve
+from verifier.command.worker import Job, Note, JobOutcome, Tell
 from verifier.errors import ProblemError
+from verifier.executors.executor import Began, Done, Event, Executor, Failed, Lost, Said
 from verifier.files.ledger import Ledger
 from verifier.files.whole import make_folder, write
 from verifier.progress import StatusLine
@@ -31,21 +30,20 @@ from vnnlib import read_instances
 
 KILL_AFTER = 10.0
 """Seconds after its time limit at which a worker that has not answered is killed."""
-START_LIMIT = 180.0
-"""Seconds that a new process may take for its imports."""
 _WORDS = ("sat", "unsat", "unknown", "timeout", "error")
 
 
 @dataclass(frozen=True)
 class Outcomes:
     """What a run of a list did: rows of this run, how many of the list were there before, whether a signal ended it,
-    and all lines of the results file."""
+    all lines of the results file, and where it ran (nothing where nothing was left to do)."""
 
     rows: tuple[Finished, ...]
     skipped: int
     seconds: float
     stopped: bool = False
     lines: tuple[Finished, ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
 
     @property
     def errors(self) -> int:
@@ -106,49 +104,27 @@ def _locate(folder: Path, name: str) -> Path:
 
 
 @dataclass
-class _Slot:
-    """One worker process and the jobs that it has not answered; `together` while it searches several at once."""
+class _Group:
+    """Jobs that an executor was given as one task: their places in it and whether each has its line; `together` while
+    several are searched at once."""
 
-    process: Any = None
-    channel: Any = None
-    jobs: list[Job] = field(default_factory=list)
+    jobs: tuple[Job, ...]
+    kill_at: float
+    given: float = field(default_factory=time.monotonic)
+    began: float | None = None
     together: bool = False
-    ready: bool = False
-    sent: float = 0.0
-    kill_at: float = math.inf
+    told: set[int] = field(default_factory=set)
 
-    def start(self, worker: Worker) -> None:
-        context = get_context("spawn")  # a fork of a process with threads or CUDA may hang
-        self.channel, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, worker), daemon=True)
-        self.process.start()
-        theirs.close()  # so that the death of the worker is the end of the channel
-        self.ready, self.sent = False, time.monotonic()
-        self.kill_at = self.sent + START_LIMIT
+    @property
+    def left(self) -> list[int]:
+        """Those without a line."""
+        return [i for i in range(len(self.jobs)) if i not in self.told]
 
-    def assign(self, jobs: list[Job]) -> None:
-        self.jobs, self.together = list(jobs), len(jobs) > 1
-        if self.ready:
-            self.began(jobs)
-        with suppress(OSError):  # it died while idle: the end of the channel says so in the next step
-            self.channel.send(list(jobs))
-
-    def became_ready(self) -> None:
-        self.ready = True
-        self.began(self.jobs)
-
-    def began(self, jobs: Sequence[Job]) -> None:
+    def start(self, places: Sequence[int]) -> None:
         """The clock of these jobs starts."""
-        self.sent = time.monotonic()
-        limit = sum(math.inf if job.timeout is None else job.timeout for job in jobs)
-        self.kill_at = self.sent + limit + KILL_AFTER
-
-    def kill(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.join()
-            self.channel.close()
-            self.process = None
+        self.began, self.together = time.monotonic(), len(places) > 1
+        limits = (self.jobs[i].timeout for i in places)
+        self.kill_at = self.began + sum(math.inf if limit is None else limit for limit in limits) + KILL_AFTER
 
 
 @dataclass
@@ -156,9 +132,9 @@ class _Run:
     """The state of a running list; `run_list` explains it."""
 
     ledger: Ledger[Finished]
-    worker: Worker
+    executor: Executor[Sequence[Job]]
+    most: int
     pending: deque[Job]
-    slots: list[_Slot]
     witnesses: Path | None
     witness_names: dict[tuple[str, str], str]
     talk: int
@@ -169,30 +145,31 @@ class _Run:
     rows: list[Finished] = field(default_factory=list)
     stopped: bool = False
     alone: set[Job] = field(default_factory=set)
+    lost: Counter[Job] = field(default_factory=Counter)
+    running: dict[int, _Group] = field(default_factory=dict)
 
     def step(self) -> None:
         """Hands out jobs, waits a moment, collects what has come."""
-        for slot in self.slots:
-            if not slot.jobs and self.pending:
-                if slot.process is None:
-                    slot.start(self.worker)
-                slot.assign(self._next())
-        busy = {slot.channel: slot for slot in self.slots if slot.jobs}
-        for channel in connection.wait(list(busy), timeout=0.2):
-            self._collect(busy[channel])
+        while self.pending and len(self.running) < self.executor.width():
+            jobs = self._next()
+            number = self.executor.give(jobs)
+            self.running[number] = _Group(tuple(jobs), time.monotonic() + self.executor.start_limit)
+        for number, event in self.executor.wait(0.2):
+            self._collect(number, event)
         now = time.monotonic()
-        for slot in busy.values():
-            if slot.jobs and now > slot.kill_at:
-                word = "timeout" if slot.ready else "error"
-                self._end(
-                    slot, word, "killed: no answer after the time limit" if slot.ready else "imports took too long"
-                )
+        for number, group in list(self.running.items()):
+            if now > group.kill_at:
+                self.executor.kill(number)
+                if group.began is None:
+                    self._end(number, "error", "imports took too long", retries=0)
+                else:
+                    self._end(number, "timeout", "killed: no answer after the time limit", retries=0)
         self.line.show(self._bar())
 
     def _next(self) -> list[Job]:
         """The next job, and others of its network as far as the worker takes them and no process goes without work."""
         first = self.pending.popleft()
-        most = min(self.worker.together, -(-(len(self.pending) + 1) // len(self.slots)))
+        most = min(self.most, -(-(len(self.pending) + 1) // min(self.executor.width(), self.total)))
         if first in self.alone or first.model is None or first.proof is not None:
             return [first]  # a proof is about one pair of files
         jobs = [first]
@@ -202,39 +179,47 @@ class _Run:
                 self.pending.remove(job)
         return jobs
 
-    def _collect(self, slot: _Slot) -> None:
-        try:
-            message = slot.channel.recv()
-        except (EOFError, OSError):
-            slot.process.join(5)
-            self._end(slot, "error", f"the worker process died ({_exit_text(slot.process.exitcode)})")
-            return
-        if message == READY:
-            slot.became_ready()
-        elif isinstance(message, Job):
-            slot.together = False
-            slot.began([message])
-        else:
-            self._record(slot, *message)
+    def _collect(self, number: int, event: Event) -> None:
+        group = self.running[number]
+        match event:
+            case Began():
+                group.start(group.left)
+            case Said((place, outcome)):
+                group.told.add(place)
+                self._record(group.jobs[place], outcome)
+            case Said(place):
+                group.start([place])
+            case Done() if not group.left:
+                del self.running[number]
+            case Done():
+                self._end(number, "error", "the worker ended without an answer", retries=0)
+            case Failed(error):  # nothing about a job: those are answers
+                raise error
+            case Lost(why):
+                self._end(number, "error", why, self.executor.retries)
 
-    def _end(self, slot: _Slot, word: str, why: str) -> None:
-        """The worker is dead or has to be; its job gets `word`, and the next job a new process. Jobs that were searched
-        together are tried again one by one, and so are those that waited behind the one."""
-        slot.kill()
-        first, *waiting = slot.jobs
-        if slot.together:
-            waiting = slot.jobs
-        self.alone.update(waiting)
-        self.pending.extendleft(reversed(waiting))
-        slot.jobs = [] if slot.together else [first]
-        if slot.jobs:
-            self._record(slot, first, JobOutcome(word, time.monotonic() - slot.sent, Note(why)))
+    def _end(self, number: int, word: str, why: str, retries: int) -> None:
+        """A group ended before its time. Jobs that were searched together are tried again one by one, and so are those
+        that waited behind the one; that one has `retries` more, then it gets `word`."""
+        group = self.running.pop(number)
+        jobs = [group.jobs[i] for i in group.left]
+        running = jobs if group.together else jobs[:1]
+        self.lost.update(running)
+        if not group.together:
+            for job in running:
+                if self.lost[job] > retries:
+                    jobs.remove(job)
+                    seconds = time.monotonic() - (group.given if group.began is None else group.began)
+                    self._record(job, JobOutcome(word, seconds, Note(why)))
+        if jobs and self.talk:
+            self.line.print(f"{why}: {len(jobs)} instances are tried again, one by one")
+        self.alone.update(jobs)
+        self.pending.extendleft(reversed(jobs))
 
-    def _record(self, slot: _Slot, job: Job, outcome: JobOutcome) -> None:
-        slot.jobs.remove(job)
-        if not slot.jobs:
-            slot.kill_at = math.inf
-        if outcome.witness and self.witnesses is not None:  # before its line: a line promises the file
+    def _record(self, job: Job, outcome: JobOutcome) -> None:
+        if outcome.proof is not None and job.proof is not None:  # before its line: a line promises the files
+            write(job.proof, outcome.proof, "the proof")
+        if outcome.witness and self.witnesses is not None:
             write(self.witnesses / self.witness_names[job.onnx, job.vnnlib], outcome.witness, "the witness")
         row = Finished(job.category, job.onnx, job.vnnlib, outcome.result, outcome.seconds)
         self.ledger.append(row)
@@ -246,7 +231,7 @@ class _Run:
             )
 
     def _bar(self) -> str:
-        done, width = self.total - len(self.pending) - sum(len(slot.jobs) for slot in self.slots), 24
+        done, width = self.total - len(self.pending) - sum(len(group.left) for group in self.running.values()), 24
         filled = width * done // max(1, self.total)
         counts = Counter(row.result for row in self.rows)
         words = "  ".join(f"{word} {counts[word]}" for word in _WORDS if counts[word])
@@ -263,20 +248,21 @@ def unheard(job: Job, outcome: JobOutcome) -> None:
 def run_list(
     jobs: Sequence[Job],
     results: str | os.PathLike[str],
-    processes: int,
-    worker: Worker,
+    executor: Executor[Sequence[Job]],
     *,
+    most: int = 1,
     witnesses: str | os.PathLike[str] | None = None,
     proofs: str | os.PathLike[str] | None = None,
     talk: int = 0,
     heard: Tell = unheard,
 ) -> Outcomes:
-    """Runs `jobs` in `processes` workers and appends a line to `results` for each.
+    """Runs `jobs` in groups of one network, of at most `most`, and appends a line to `results` for each.
 
-    A worker that dies gives its instance `error`, one that does not answer `KILL_AFTER` seconds after the time limit is
-    killed and gives it `timeout`; both are replaced. SIGINT and SIGTERM end the run; what was running has no line and
-    is run again next time. `witnesses` is the folder for counterexample files, `proofs` that for proofs. `talk`: 0
-    nothing, 1 progress bar and errors, 2 also a line for every instance. `heard` hears of every job that has its line.
+    A worker that dies gives its instance `error`, where the executor allows no retry or the retry died as well; one
+    that does not answer `KILL_AFTER` seconds after the time limit is killed and gives it `timeout`. SIGINT and SIGTERM
+    end the run; what was running has no line and is run again next time. `witnesses` is the folder for counterexample
+    files, `proofs` that for proofs. `talk`: 0 nothing, 1 progress bar and errors, 2 also a line for every instance.
+    `heard` hears of every job that has its line.
 
     Raises:
         OutputError: a results or witness file cannot be written.
@@ -293,21 +279,22 @@ def run_list(
                 for job in jobs
             ]
         pending = _still_to_do(jobs, ledger)
-        slots = [_Slot() for _ in range(min(processes, len(pending)))]
         line = StatusLine(sys.stderr)
         line.enabled = line.enabled and talk > 0
         names = file_names(jobs, "counterexample")
-        run = _Run(ledger, worker, pending, slots, folder, names, talk, line, len(pending), heard)
         skipped = len(jobs) - len(pending)
-        with _threads_shared(processes), _stop_on_signal(run):
-            try:
-                while not run.stopped and (run.pending or any(slot.jobs for slot in slots)):
-                    run.step()
-            finally:
-                line.clear()
-                for slot in slots:
-                    slot.kill()
-        return Outcomes(tuple(run.rows), skipped, time.monotonic() - run.started, run.stopped, tuple(ledger.rows))
+        facts: list[tuple[str, str]] = []
+        with executor if pending else nullcontext():
+            facts += executor.facts() if pending else []
+            run = _Run(ledger, executor, most, pending, folder, names, talk, line, len(pending), heard)
+            with _stop_on_signal(run):
+                try:
+                    while not run.stopped and (run.pending or run.running):
+                        run.step()
+                finally:
+                    line.clear()
+        seconds = time.monotonic() - run.started
+        return Outcomes(tuple(run.rows), skipped, seconds, run.stopped, tuple(ledger.rows), tuple(facts))
 
 
 def file_names(jobs: Sequence[Job], suffix: str) -> dict[tuple[str, str], str]:
@@ -351,29 +338,6 @@ def _stop_on_signal(run: _Run) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _threads_shared(processes: int) -> Iterator[None]:
-    """Workers started inside divide the cores among them, unless the user has said otherwise."""
-    if processes == 1 or "OMP_NUM_THREADS" in os.environ:
-        yield
-        return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    os.environ["OMP_NUM_THREADS"] = str(max(1, cores // processes))
-    try:
-        yield
-    finally:
-        del os.environ["OMP_NUM_THREADS"]
-
-
-def _exit_text(code: int | None) -> str:
-    if code is not None and code < 0:
-        try:
-            return f"{signal.Signals(-code).name}{', perhaps out of memory' if code == -signal.SIGKILL else ''}"
-        except ValueError:
-            return f"signal {-code}"
-    return f"exit code {code}"
 
 
 def _flat_stem(name: str) -> str:

@@ -21,6 +21,7 @@ from verifier.console.outputs import keep_inputs
 from verifier.console.process import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_VERDICT
 from verifier.data import networks as shipped
 from verifier.errors import OutputError, ProblemError
+from verifier.executors import options as where
 from verifier.files.whole import check_writable, write
 from verifier.options import Options, dotted, refuse_unused
 from verifier.progress import History, Progress, StatusLine
@@ -185,12 +186,16 @@ def run_list(parser: CommandParser, args: argparse.Namespace) -> int:
         parser.error("--instances needs --results FILE")
     if args.json is not None:
         parser.error("--json belongs to a single instance")
-    if args.jobs < 1:
+    if args.jobs is not None and args.jobs < 1:
         parser.error(f"--jobs: found {args.jobs}, expected a number >= 1")
+    on_cluster = where.wanted(args)
+    if on_cluster and args.jobs is not None:
+        parser.error("--jobs is about processes of this machine; with --engine ray the cluster has the number")
     if args.report is not None and Path(args.report).resolve() == Path(args.results).resolve():
         parser.error("--report and --results name the same file")
 
     from verifier.command import instances, worker  # processes of its own
+    from verifier.executors import processes
 
     options = _options(args)
     jobs = instances.read_list(args.instances, cap=options.timeout)
@@ -204,18 +209,26 @@ def run_list(parser: CommandParser, args: argparse.Namespace) -> int:
     keep_inputs([args.results, args.report, *written], _list_inputs(args, jobs))
     page = _report(args, jobs, instances.file_names(jobs, "counterexample"))
     talk = 0 if args.quiet else 2 if args.verbose else 1
+    if on_cluster and options.device == "auto":  # a GPU is for the task that asked for it
+        options = dataclasses.replace(options, device="cpu")
+    engine = worker.EngineWorker(options)
+    executor = (
+        where.cluster(args, engine, options.device, options.memory)
+        if on_cluster
+        else processes.Processes(args.jobs or 1, engine)
+    )
     outcome = instances.run_list(
         jobs,
         args.results,
-        args.jobs,
-        worker.EngineWorker(options, args.jobs),
+        executor,
+        most=engine.together,
         witnesses=args.witnesses,
         proofs=args.proof,
         talk=talk,
         heard=instances.unheard if page is None else page.heard,
     )
     if page is not None:
-        facts = [("Processes", str(args.jobs)), ("This run", f"{outcome.seconds:.1f} s"), *about.facts()]
+        facts = [*outcome.facts, ("This run", f"{outcome.seconds:.1f} s"), *about.facts()]
         page.write(outcome.lines, dotted(options.to_mapping()), facts)
     if not args.quiet:
         print(outcome.table(), file=sys.stderr)

@@ -13,6 +13,7 @@ from verifier.console import process
 from verifier.console.arguments import CommandParser
 from verifier.console.process import EXIT_INPUT, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_VERDICT
 from verifier.errors import SecateurError, UnsoundError
+from verifier.executors import options as where
 
 if TYPE_CHECKING:
     from verifier.api import Engine
@@ -66,8 +67,8 @@ def main(argv: Sequence[str] | None = None, started: float | None = None, engine
             line.error(
                 "--checkpoint: a proof has none, and for a map `secateur coverage` has a --checkpoint of its own"
             )
-        if args.jobs != 1 or args.witnesses is not None:
-            line.error("--jobs and --witnesses belong to --instances")
+        if args.jobs is not None or args.witnesses is not None or where.wanted(args):
+            line.error("--jobs, --witnesses, --engine and --address belong to --instances")
         if args.coverage is not None:
             return _tasks().run_coverage(line, args, started)
         return _tasks().run_one(args, started, engine)
@@ -125,8 +126,9 @@ def parser() -> CommandParser:
     parser.add_argument("--report", metavar="FILE", help="write a page (HTML): of one instance, or of a list")
     several = parser.add_argument_group("lists of instances")
     several.add_argument("--instances", metavar="LIST", help="instances.csv: model,spec,timeout relative to its folder")
-    several.add_argument("--jobs", type=int, default=1, metavar="N", help="processes side by side (default 1)")
+    several.add_argument("--jobs", type=int, metavar="N", help="processes side by side (default 1)")
     several.add_argument("--witnesses", metavar="FOLDER", help="write one .counterexample file for every sat")
+    where.add_engine(several, "processes of this machine")
     talk = parser.add_mutually_exclusive_group()
     talk.add_argument("-v", "--verbose", action="store_true", help="counters, settings; tracebacks of internal errors")
     talk.add_argument("-q", "--quiet", action="store_true", help="nothing on stderr but errors")

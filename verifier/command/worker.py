@@ -1,19 +1,14 @@
-"""The process that solves the instances of a list one after the other: imports once, keeps networks it has loaded."""
+"""What solves the instances of a list in a process of its own: imports once, keeps networks it has loaded."""
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from multiprocessing import connection, parent_process
-from multiprocessing.connection import Connection
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import vnnlib
 from verifier.api import load, read_spec, solve, with_proof
@@ -21,6 +16,7 @@ from verifier.budget import Budget, memory_limit
 from verifier.command import report
 from verifier.console import process
 from verifier.errors import ProblemError, SecateurError
+from verifier.executors.executor import Emit, Servant
 from verifier.options import Options
 from vnnlib import VnnLibError
 
@@ -29,10 +25,11 @@ if TYPE_CHECKING:
     from verifier.result import Result
     from vnnlib import Spec
 
-READY = "ready"
-
 Tell = Callable[["Job", "JobOutcome"], None]
 """Hears what became of a job."""
+
+Message = int | tuple[int, "JobOutcome"]
+"""See `Worker`."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +63,13 @@ class Note:
 
 @dataclass(frozen=True)
 class JobOutcome:
-    """What became of a job: a verdict word or `error`, and the text of a witness."""
+    """What became of a job: a verdict word or `error`, the text of a witness, a proof that was written elsewhere."""
 
     result: str
     seconds: float
     note: Note = Note()
     witness: str = ""
+    proof: bytes | None = None
 
     @staticmethod
     def of(result: Result, spec: Spec, model: Model, seconds: float) -> JobOutcome:
@@ -88,14 +86,15 @@ class JobOutcome:
         return JobOutcome(result.verdict.value, seconds, note, witness)
 
 
-class Worker(Protocol):
-    """What runs in the process. It is pickled once, on its way there."""
+class Worker(Servant[Sequence[Job]]):
+    """What solves jobs of one network in a process, one after the other or together.
 
-    def prepare(self) -> None:
-        """Called once in the new process, before the first job: slow imports."""
+    Says (i, outcome) for each, the moment it is there, and i alone when job i is begun by itself.
+    """
 
     def solve(self, job: Job) -> JobOutcome:
         """One job; an exception counts as `error`."""
+        raise NotImplementedError
 
     @property
     def together(self) -> int:
@@ -105,19 +104,71 @@ class Worker(Protocol):
     def solve_together(self, jobs: Sequence[Job], tell: Tell) -> None:
         """Jobs of one network; those that are not told of, or all of them after an exception, are solved one by one."""
 
+    def do(self, task: Sequence[Job], emit: Emit) -> None:
+        """See `Servant`."""
+        left = list(range(len(task)))
+
+        def tell(job: Job, outcome: JobOutcome) -> None:
+            i = next(i for i in left if task[i] == job)
+            left.remove(i)
+            emit((i, outcome))
+
+        if len(task) > 1:
+            with suppress(Exception):  # whatever it was: each is asked alone, and says what is wrong with it
+                self.solve_together(task, tell)
+        for i in list(left):
+            emit(i)
+            emit((i, _attempt(self, task[i])))
+
+    def files(self, task: Sequence[Job]) -> dict[Path, tuple[Path, ...]]:
+        """See `Servant`."""
+        from verifier.graph.onnx_import.source import files_of  # onnx; asked only where files travel
+
+        found: dict[Path, tuple[Path, ...]] = {}
+        for job in task:
+            if job.model is not None and job.model not in found:
+                found[job.model] = tuple(files_of(job.model)[1:])
+            found[job.spec] = ()
+        return found
+
+    def moved(self, task: Sequence[Job], places: Mapping[Path, Path], folder: Path) -> list[Job]:
+        """See `Servant`."""
+        return [
+            replace(
+                job,
+                model=None if job.model is None else places.get(job.model, job.model),
+                spec=places.get(job.spec, job.spec),
+                proof=None if job.proof is None else folder / f"{i}.proof",
+            )
+            for i, job in enumerate(task)
+        ]
+
+    def back(self, message: Message, task: Sequence[Job], moved: Sequence[Job]) -> Message:
+        """See `Servant`: with the names of the list's own files, and the proof in it."""
+        if isinstance(message, int):
+            return message
+        i, outcome = message
+        job, there = task[i], moved[i]
+        text = outcome.note.message
+        for old, new in ((there.model, job.model), (there.spec, job.spec)):
+            text = text.replace(str(old), str(new)) if old is not None else text
+        proof = there.proof.read_bytes() if there.proof is not None and there.proof.exists() else None
+        return i, replace(outcome, note=replace(outcome.note, message=text), proof=proof)
+
 
 class EngineWorker(Worker):
-    """Solves jobs with the real engine. `processes` workers share the memory of the machine."""
+    """Solves jobs with the real engine. The processes of a machine share its memory."""
 
     CACHED_BYTES = 512 << 20
     TOGETHER = 16
 
-    def __init__(self, options: Options, processes: int = 1) -> None:
-        self._options, self._processes = options, processes
+    def __init__(self, options: Options) -> None:
+        self._options, self._beside = options, 1
         self._models: OrderedDict[Path, Model] = OrderedDict()
 
-    def prepare(self) -> None:
+    def prepare(self, beside: int) -> None:
         """Imports what every job needs."""
+        self._beside = beside
         process.keep_freed_memory()
         process.wait_without_spinning()
         import verifier.engine  # noqa: F401 (brings everything)
@@ -127,7 +178,7 @@ class EngineWorker(Worker):
         if job.model is None:
             raise ProblemError(f"found several networks, expected 1: {job.onnx[:200]}")
         started = time.monotonic()
-        budget = Budget.of(job.timeout, memory_limit(self._options.memory, self._processes))
+        budget = Budget.of(job.timeout, memory_limit(self._options.memory, self._beside))
         spec = read_spec(job.spec)
         model = self._load(job.model)
         if job.proof is None:
@@ -158,7 +209,7 @@ class EngineWorker(Worker):
             tell(jobs[i], JobOutcome.of(result, specs[i], model, before + result.seconds))
 
         longest = None if any(s is None for s in left) else sum(s for s in left if s is not None)
-        budget = Budget.of(longest, memory_limit(self._options.memory, self._processes))
+        budget = Budget.of(longest, memory_limit(self._options.memory, self._beside))
         solve_together(model, questions, self._options, budget, settled)
 
     def _load(self, path: Path) -> Model:
@@ -171,36 +222,6 @@ class EngineWorker(Worker):
         return self._models[path]
 
 
-def serve(channel: Connection, worker: Worker) -> None:
-    """Main function of the process: answers each list of jobs on `channel` with a (job, outcome) for every one, the
-    moment it is there, until the channel closes. The name of a job alone says that it is solved by itself from now on.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides what it means
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    worker.prepare()
-    channel.send(READY)
-    while True:
-        try:
-            jobs = channel.recv()
-        except EOFError:
-            return
-        _answer(channel, worker, jobs)
-
-
-def _answer(channel: Connection, worker: Worker, left: list[Job]) -> None:
-    def tell(job: Job, outcome: JobOutcome) -> None:
-        left.remove(job)
-        channel.send((job, outcome))
-
-    if len(left) > 1:
-        with suppress(Exception):  # whatever it was: each is asked alone, and says what is wrong with it
-            worker.solve_together(list(left), tell)
-    for job in list(left):
-        channel.send(job)
-        tell(job, _attempt(worker, job))
-
-
 def _attempt(worker: Worker, job: Job) -> JobOutcome:
     started = time.monotonic()
     try:
@@ -210,11 +231,3 @@ def _attempt(worker: Worker, job: Job) -> JobOutcome:
     except Exception as error:  # whatever it was, the other instances go on
         message = f"internal error: {type(error).__name__}: {' '.join(str(error).split())}"
     return JobOutcome("error", time.monotonic() - started, Note(message))
-
-
-def _die_with_parent() -> None:
-    """Ends this process when the parent is gone, also by SIGKILL, and also in the middle of a job."""
-    parent = parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
