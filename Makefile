@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 VNNCOMP ?= $(wildcard ../shared/vnncomp)
 
-.PHONY: demo test docs test-docs layers changelog dist test-real figures bench lint operators clean study study-kill render prune-oracle fuzz adversarial exact-verdicts
+.PHONY: demo test docs test-docs test-ray layers changelog dist test-real figures bench lint operators clean study study-kill render prune-oracle fuzz adversarial exact-verdicts
 .DEFAULT_GOAL := demo
 
 # The stamps make a second run quick; a changed pyproject.toml installs again.
@@ -49,6 +49,11 @@ docs: $(VENV)/stamp-docs
 # Every block of every page of the documentation; `make test` runs those of README and *start here* only.
 test-docs: $(VENV)/stamp-test
 	$(BIN)/python -m pytest tests/end_to_end/docs_pages.py
+
+# Lists, coverage and comparisons on a Ray cluster of two nodes on this machine, one of which is killed; minutes.
+test-ray: $(VENV)/stamp-test
+	$(BIN)/python -m pip install --quiet --editable '.[ray]'
+	$(BIN)/python -m pytest tests/end_to_end/ray_cluster.py
 
 # Real benchmark instances, as published by VNN-COMP; not part of this repository. ARGS, for instance: --separate,
 # --jobs 2, --only acasxu_2023, --first 10, --cap 60.

@@ -23,7 +23,15 @@ TOP = {
 }  # the modules that lie at the top of `verifier`; all else is in a layer
 # Where pruning meets the verifier from inside: bounds for its certified criteria, training and coverage for its
 # studies, problems and verdicts for its benchmark.
-_BRIDGES = ("oracles", "study/wiring", "study/making", "study/verifying", "study/pack", "study/pack_cli")
+_BRIDGES = (
+    "oracles",
+    "study/wiring",
+    "study/making",
+    "study/verifying",
+    "study/spread",
+    "study/pack",
+    "study/pack_cli",
+)
 BRIDGES = tuple(f"pruning/{name}.py" for name in _BRIDGES)
 ONNX_READERS = (
     "verifier/graph/onnx_import/",
@@ -117,7 +125,17 @@ def test_the_checker_stands_alone() -> None:
 
 
 def test_pruning_uses_only_the_graph_the_data_sets_and_the_public_door() -> None:
-    own = ("errors", "data", "graph", "brief", "page", "progress", "console.outputs", "console.arguments")
+    own = (
+        "errors",
+        "data",
+        "graph",
+        "brief",
+        "page",
+        "progress",
+        "console.outputs",
+        "console.arguments",
+        "executors.options",
+    )
     allowed = ("verifier", *(f"verifier.{name}" for name in own))
     wrong = [
         f"{path.relative_to(ROOT)}:{line}: {name}"

@@ -21,6 +21,7 @@ from verifier.console.outputs import keep_inputs
 from verifier.data import networks
 from verifier.data import options as shared
 from verifier.data.source import files_read
+from verifier.executors import options as where
 from verifier.graph.onnx_import.source import files_of
 
 Factory = Callable[[VerificationTask, Study | None], Hands]
@@ -37,6 +38,7 @@ def run(options: argparse.Namespace, plain: argparse.Namespace, factory: Factory
         found = f"both networks and --{chosen[0]}" if chosen else "nothing to compare"
         raise StudyFileError(f"{found}; give networks, or one of --study, --report, --results (see --help)")
     _refuse_unused(options, plain, chosen[0] if chosen else "models")
+    where.wanted(options)  # refuses what cannot be had, before anything is made
     if options.results:
         return _results(options)
     if options.report:
@@ -51,7 +53,7 @@ def run(options: argparse.Namespace, plain: argparse.Namespace, factory: Factory
 
 
 _USED = {
-    "study": {"images", "device", "memory", "out", "no_report", "check"},
+    "study": {"images", "device", "memory", "engine", "address", "out", "no_report", "check"},
     "report": {"no_report", "check"},
     "results": {"timeout", "truth", "json", "cactus", "overall"},
 }
@@ -87,7 +89,7 @@ def _run_study(options: argparse.Namespace, folder: Path, factory: Factory | Non
             raise StudyFileError(f"--images {options.images}; a study takes N, the first N of its images")
         study = spec.with_images(study, int(options.images))
     study = replace(study, task=replace(study.task, device=options.device, memory=options.memory))
-    hands = (factory or _own())(study.task, study)
+    hands = _where(options, (factory or _own())(study.task, study), study.task)
     with progress_told(sys.stderr) as tell:
         runner.run(study, folder, hands, tell, lambda text: print(text, file=sys.stderr, flush=True))
 
@@ -102,7 +104,7 @@ def _run_models(options: argparse.Namespace, folder: Path, factory: Factory | No
         str(options.pictures or ""), options.layout, options.channels, options.mean, options.std, options.output_scale,
         options.output_shift, options.reference, options.property or "", options.device, options.memory,
     )  # fmt: skip
-    hands = (factory or _own())(task, None)
+    hands = _where(options, (factory or _own())(task, None), task)
     chosen = shared.chosen(options.images, hands.count(), 100)
     for model in models:
         if not model.is_file():
@@ -111,6 +113,15 @@ def _run_models(options: argparse.Namespace, folder: Path, factory: Factory | No
         print(text, file=sys.stderr)
     with progress_told(sys.stderr) as tell:
         runner.compare(models, chosen, task, folder, hands, tell)
+
+
+def _where(options: argparse.Namespace, hands: Hands, task: VerificationTask) -> Hands:
+    """The hands, with a cluster for verification where one is asked for."""
+    if not where.wanted(options):
+        return hands
+    from pruning.study.wiring import on_cluster
+
+    return on_cluster(hands, task, lambda asking: where.cluster(options, asking, task.device, task.memory))
 
 
 def _tau(options: argparse.Namespace, models: Sequence[Path]) -> float:

@@ -5,7 +5,7 @@ Files are the currency: every callable reads ONNX files and writes one, so a kil
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -72,6 +72,15 @@ class ImageVerdict:
     trace: tuple[tuple[float, float], ...] = ()
 
 
+@dataclass(frozen=True)
+class ImageAnswer:
+    """An outcome, and what it was obtained with: see `machine`."""
+
+    outcome: ImageVerdict
+    versions: str
+    machine: str
+
+
 class Train(Protocol):
     """Train a network from new weights for `epochs` epochs and write it to `out`.
 
@@ -134,11 +143,20 @@ class Describe(Protocol):
         ...
 
 
+class Spread(Protocol):
+    """Verify many (network, image) elsewhere: their places in `pairs` and answers, in the order in which they come."""
+
+    def __call__(self, pairs: Sequence[tuple[Path, int]], task: VerificationTask) -> Iterator[tuple[int, ImageAnswer]]:
+        """Do it; see the class."""
+        ...
+
+
 @dataclass(frozen=True)
 class Hands:
     """Everything handed in. A comparison of given files needs only `measure` and `verify`.
 
-    count: how many pictures the data have, None where there is no limit.
+    count: how many pictures the data have, None where there is no limit. spread: takes the place of `verify`, if it is
+    there.
     """
 
     measure: Measure
@@ -148,3 +166,4 @@ class Hands:
     finetune: FineTune | None = None
     count: Callable[[], int | None] = lambda: None
     describe: Describe | None = None
+    spread: Spread | None = None

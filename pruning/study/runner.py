@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pruning.study import details, row
 from pruning.study.build import StudyNetwork, build, given
 from pruning.study.errors import ResultsError
-from pruning.study.hands import Hands, ImageVerdict
+from pruning.study.hands import ImageAnswer, Hands
 from pruning.study.ledger import Ledger, opened
 from pruning.study.machine import machine, versions
 from pruning.study.plan import jobs, schedule
@@ -107,10 +108,11 @@ def verify(
         left = [pair for pair in pairs if pair not in ledger]
         tell(StudyProgress(len(pairs) - len(left), len(pairs), None, None))
         started = time.monotonic()
-        for count, (name, image) in enumerate(left, 1):
-            outcome = hands.verify(by_name[name].path, image, task)
-            result = _row(by_name[name], image, task, outcome)
-            details.save(folder, name, image, outcome)
+        questions = [(by_name[name].path, image) for name, image in left]
+        for count, (i, answer) in enumerate((hands.spread or partial(_in_turn, hands))(questions, task), 1):
+            name, image = left[i]
+            result = _row(by_name[name], image, task, answer)
+            details.save(folder, name, image, answer.outcome)
             ledger.append(result)
             pace = (time.monotonic() - started) / count
             tell(StudyProgress(len(pairs) - len(left) + count, len(pairs), pace * (len(left) - count), result))
@@ -118,7 +120,13 @@ def verify(
         return [r for r in ledger.rows if r.key in wanted]
 
 
-def _row(model: StudyNetwork, image: int, task: VerificationTask, outcome: ImageVerdict) -> StudyRow:
+def _in_turn(hands: Hands, pairs: Sequence[tuple[Path, int]], task: VerificationTask) -> Iterator[tuple[int, ImageAnswer]]:
+    for i, (path, image) in enumerate(pairs):
+        yield i, ImageAnswer(hands.verify(path, image, task), versions(), machine())
+
+
+def _row(model: StudyNetwork, image: int, task: VerificationTask, answer: ImageAnswer) -> StudyRow:
+    outcome = answer.outcome
     result = StudyRow(
         name=model.name, network=model.sha256, arm=model.arm, criterion=model.criterion, ratio=model.ratio,
         seed=model.seed, draw=model.draw, data=task.data, image=image, tau=task.tau, rectangle=task.rectangle,
@@ -127,7 +135,7 @@ def _row(model: StudyNetwork, image: int, task: VerificationTask, outcome: Image
         sampled=None if outcome.sampled is None else float(outcome.sampled), seconds=round(float(outcome.seconds), 6),
         boxes=int(outcome.boxes), unstable=float(outcome.unstable), unstable_ratio=float(outcome.unstable_ratio),
         clean_error=float(outcome.clean_error), parameters=model.size.parameters, macs=model.size.macs,
-        nonlinear=model.size.nonlinear, versions=versions(), machine=machine(), clock=task.clock,
+        nonlinear=model.size.nonlinear, versions=answer.versions, machine=answer.machine, clock=task.clock,
         trace=tuple((round(float(seconds), 4), round(float(share), 9)) for seconds, share in outcome.trace),
     )  # fmt: skip
     try:

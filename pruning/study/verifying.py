@@ -106,7 +106,8 @@ def _loaded(
     return network.load(path, layout=layout, channels=channels, mean=mean, std=std)
 
 
-def _network(path: Path, task: VerificationTask) -> ImageNetwork:
+def open_network(path: Path, task: VerificationTask) -> ImageNetwork:
+    """A network as the task has it; one that has been read before is kept."""
     held = path.stat()
     stamp = (held.st_mtime_ns, held.st_size)
     return _loaded(path, stamp, task.layout, task.channels, task.mean, task.std)
@@ -118,7 +119,7 @@ def describe(
     """See `hands.Describe`: of up to 100 pictures."""
     lines: list[str] = []
     for path in models:
-        net = _network(path, task)
+        net = open_network(path, task)
         note = images.source.note(net.frame)
         lines += [] if note in lines else [note]
         answers = []
@@ -132,7 +133,7 @@ def describe(
 
 def verify(model: Path, images: Images, index: int, task: VerificationTask, semantic: Semantic) -> ImageVerdict:
     """The answer for one image; UnsoundError if a sample contradicts it."""
-    net = _network(model, task)
+    net = open_network(model, task)
     example = images.example(net, index)
     problem = _problem(net, example, task, semantic)
     clock = CLOCKS[task.clock]

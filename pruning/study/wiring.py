@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pruning import api
 from pruning.calibration import Semantic
 from pruning.cost import cost
-from pruning.study.hands import Hands, ImageVerdict, Size
+from pruning.study.hands import ImageAnswer, Hands, ImageVerdict, Size
 from pruning.study.making import Maker
 from pruning.study.spec import Study, VerificationTask
+from pruning.study.spread import Asking, ImageQuestion, answers
 from pruning.study.verifying import Images, describe, ranges, verify
+from verifier.executors.executor import Executor
 from verifier.semantic import network
 from verifier.training.augment import LEVELS
 
@@ -35,6 +38,17 @@ def hands(task: VerificationTask, study: Study | None = None) -> Hands:
         return Hands(measure, check, count=lambda: held.source.count, describe=tell)
     maker = Maker.of(study, semantic)
     return Hands(measure, check, maker.train, maker.prune, maker.finetune)
+
+
+def on_cluster(hands: Hands, task: VerificationTask, cluster: Callable[[Asking], Executor[ImageQuestion]]) -> Hands:
+    """The same, but that images are verified on a cluster, made for the one who answers there."""
+    given = replace(task, device="cpu") if task.device == "auto" else task  # a GPU is for the task that asked for it
+    asking, held = Asking(given, rectangle(task.rectangle)), Images(given)
+
+    def spread(pairs: Sequence[tuple[Path, int]], task: VerificationTask) -> Iterator[tuple[int, ImageAnswer]]:
+        return answers(cluster(asking), held, given, pairs) if pairs else iter(())
+
+    return replace(hands, spread=spread)
 
 
 def measure(model: Path) -> Size:

@@ -12,12 +12,14 @@ import logging
 import os
 import queue
 import shutil
+import subprocess
 import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, redirect_stdout
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -148,11 +150,20 @@ def _first_sentence(error: Exception) -> str:
     return " ".join(str(error).split()).partition(". ")[0][:200]
 
 
-_kept: dict[str, Servant[Any]] = {}
-"""In a process of a node: the servant of the run that it works for."""
+@dataclass(frozen=True)
+class _Kept:
+    """What a process of a node keeps from task to task; the folder goes with the process, even where that is killed."""
+
+    servant: Servant[Any]
+    folder: Path
+    remover: subprocess.Popen[bytes]
 
 
-def _servant(token: str, box: Sequence[Any], wanted: str) -> Servant[Any]:
+_kept: dict[str, _Kept] = {}
+"""In a process of a node, by the run that it works for."""
+
+
+def _keep(token: str, box: Sequence[Any], wanted: str) -> _Kept:
     if token not in _kept:
         if version() != wanted:
             raise OptionsError(f"this node has secateur {version()}, and the command that gives the tasks has {wanted}")
@@ -160,32 +171,33 @@ def _servant(token: str, box: Sequence[Any], wanted: str) -> Servant[Any]:
         here = ray.get_runtime_context().get_node_id()
         beside = next(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["NodeID"] == here)
         servant.prepare(max(1, int(beside)))
-        _kept.clear()
-        _kept[token] = servant
+        folder = tempfile.mkdtemp(prefix="secateur-")
+        # an orphan, since Ray kills children: it reads the end of a pipe when this process ends, in whatever way
+        remove = ["sh", "-c", '{ read _; rm -rf -- "$0"; } <&0 &', folder]
+        remover = subprocess.Popen(remove, stdin=subprocess.PIPE, start_new_session=True)
+        remover.wait()
+        _kept[token] = _Kept(servant, Path(folder), remover)
     return _kept[token]
 
 
 def _serve(
     token: str, box: Sequence[Any], wanted: str, task: Any, files: Sequence[tuple[Path, Path]], *contents: bytes
 ) -> Iterator[Event]:
-    """On a node: what `perform` tells of a task, with its files in a folder that is there as long as the task."""
-    servant = _servant(token, box, wanted)
-    # the same in every task of a process, which keeps networks by their path
-    folder = Path(tempfile.gettempdir()) / f"secateur-{token}-{os.getpid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    try:
-        places = {}
-        for (main, path), data in zip(files, contents, strict=True):
-            below = hashlib.sha256(str(main.parent).encode()).hexdigest()[:16]
-            place = folder / below / path.relative_to(main.parent)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(data)
-            places[path] = place
-        moved = servant.moved(task, places, folder)
-        for event in _streamed(servant, moved):
-            yield Said(servant.back(event.message, task, moved)) if isinstance(event, Said) else event
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    """On a node: what `perform` tells of a task, with its files in a folder; always at the same place, since networks
+    are kept by their path."""
+    kept = _keep(token, box, wanted)
+    places = {}
+    for (main, path), data in zip(files, contents, strict=True):
+        below = hashlib.sha256(str(main.parent).encode()).hexdigest()[:16]
+        place = kept.folder / below / path.relative_to(main.parent)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(data)
+        places[path] = place
+    moved = kept.servant.moved(task, places, kept.folder)
+    for event in _streamed(kept.servant, moved):
+        yield Said(kept.servant.back(event.message, task, moved)) if isinstance(event, Said) else event
+    for left in kept.folder.iterdir():
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def _streamed(servant: Servant[T], task: T) -> Iterator[Event]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from verifier.errors import OptionsError
@@ -25,10 +26,12 @@ def wanted(args: argparse.Namespace) -> bool:
     """Whether a cluster is asked for.
 
     Raises:
-        OptionsError: an address without one.
+        OptionsError: an address without one, or Ray is not installed.
     """
     if args.address is not None and args.engine != "ray":
         raise OptionsError("--address is that of a cluster: add --engine ray")
+    if args.engine == "ray":
+        import_module("verifier.executors.cluster")  # Ray
     return bool(args.engine == "ray")
 
 

@@ -23,6 +23,7 @@ from verifier.console.outputs import keep_inputs
 from verifier.data import networks, source, unchanged
 from verifier.data import options as shared
 from verifier.errors import OptionsError, SecateurError, UnsoundError
+from verifier.executors import options as where
 from verifier.graph.onnx_import import load_model
 from verifier.graph.onnx_import.source import files_of
 from verifier.semantic import arguments, network, problem
@@ -55,6 +56,7 @@ def parser() -> CommandParser:
     limits.add_argument("--timeout", type=float, metavar="S", help="seconds in all")
     limits.add_argument("--per-image", type=float, metavar="S", help="seconds per image")
     limits.add_argument("--memory", type=float, metavar="GB", help="host memory that the search may take")
+    where.add_engine(limits, "this process")
     limits.add_argument("--depth", type=int, default=30, help="halvings of the range, the resolution (default 30)")
     out = p.add_argument_group("output")
     out.add_argument("--json", type=Path, help="figures of every image")
@@ -99,13 +101,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     started = time.monotonic()
     _check(options)
-    from verifier.semantic import coverage_run
+    from verifier.semantic import coverage_run, spread
 
     files = coverage_run.CoverageFiles(options.json, options.npz, options.picture, options.checkpoint)
     keep_inputs(files.all, _inputs(options))
     files.check()
     limits = coverage_run.CoverageLimits(options.open, options.per_image, options.depth)
     family, reach, measure = _family(options)
+    executor = None
+    if where.wanted(options):
+        executor = where.cluster(options, spread.Covering(family, limits, options.memory), "cpu", options.memory)
     return coverage_run.run(
         family,
         files,
@@ -115,6 +120,7 @@ def _run(options: argparse.Namespace) -> int:
         measure=measure,
         samples=options.samples,
         quiet=options.quiet,
+        executor=executor,
     )
 
 
@@ -133,6 +139,8 @@ def _check(options: argparse.Namespace) -> None:
         )
     if options.samples < 0:
         raise OptionsError(f"--samples: found {options.samples}, expected a number >= 0")
+    if where.wanted(options) and options.device != "cpu":
+        raise OptionsError("--engine ray searches on the processors of the nodes: --device cpu is all it takes")
     if options.memory is not None and not options.memory > 0:
         raise OptionsError(f"--memory: found {options.memory:g}, expected a number > 0")
 

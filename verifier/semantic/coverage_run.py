@@ -13,12 +13,14 @@ from pathlib import Path
 
 from verifier.budget import Budget
 from verifier.errors import OptionsError
+from verifier.executors.executor import Executor
 from verifier.files.whole import make_folder
 from verifier.progress import StatusLine
 from verifier.semantic import coverage_report
 from verifier.semantic.coverage_report import Coverage
 from verifier.semantic.coverage_search import CoverageLimits, State, audit, cover
 from verifier.semantic.family import Family
+from verifier.semantic.spread import Part, cover_spread
 
 EXIT_DONE, EXIT_INTERRUPTED = 0, 130
 PICTURES = (".png", ".pdf", ".svg")
@@ -84,11 +86,12 @@ def run(
     batch: int | None = None,
     quiet: bool = False,
     prove: Callable[[State], Fraction] | None = None,
+    executor: Executor[Part] | None = None,
 ) -> int:
     """Searches, looks for contradictions, writes the files, prints a line per member; returns the exit code.
 
     `tolerance` and `measure` are for the picture, see `coverage_report.collect`; `prove` writes a proof of the
-    certified cells and says which share it covers.
+    certified cells and says which share it covers; `executor` is where members are searched, if not here.
 
     Raises:
         UnsoundError: a sample contradicts a certified or a refuted cell.
@@ -99,7 +102,7 @@ def run(
     if files.picture is not None and family.inputs != 2:
         raise OptionsError(f"{files.picture}: a map needs two varying inputs, found {family.inputs}")
     mark = coverage_report.fingerprint(family)
-    state = _search(family, files.checkpoint, mark, limits, budget, batch, quiet)
+    state = _search(family, files.checkpoint, mark, limits, budget, batch, quiet, executor)
     if state.ended:
         print(f"stopped: {state.ended}", file=sys.stderr)
     audit(family, state, samples)
@@ -119,6 +122,7 @@ def _search(
     budget: Budget,
     batch: int | None,
     quiet: bool,
+    executor: Executor[Part] | None,
 ) -> State:
     state: State | None = None
     save = None
@@ -131,8 +135,11 @@ def _search(
 
     line = StatusLine(sys.stderr)
     line.enabled = line.enabled and not quiet
-    with _interruptible(budget):
-        state = cover(family, limits, budget, state, save, line.show, batch)
+    with executor or contextlib.nullcontext(), _interruptible(budget):
+        if executor is None:
+            state = cover(family, limits, budget, state, save, line.show, batch)
+        else:
+            state = cover_spread(executor, family, limits, budget, state, save, line.show)
     line.clear()
     return state
 
