@@ -60,7 +60,8 @@ test-ray: $(VENV)/stamp-test
 test-real: $(VNNCOMP)/instances.csv $(VENV)/stamp-package
 	$(BIN)/python -m benchmarks.run "$(VNNCOMP)/instances.csv" --out out/real.jsonl $(ARGS)
 
-# The figures that the verifier has to reach, on the same instances. PARTS: startup safenlp acas acas-separate.
+# The figures that the verifier has to reach, on the same instances. PARTS: startup safenlp acas acas-separate ray (the
+# last with the extra `ray`, where it is named).
 figures: $(VNNCOMP)/instances.csv $(VENV)/stamp-package
 	$(BIN)/python -m benchmarks.figures "$(VNNCOMP)" $(PARTS)
 

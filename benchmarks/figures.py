@@ -1,7 +1,9 @@
 """The figures that the verifier has to reach, measured from outside; the machine has to be quiet.
 
     python -m benchmarks.figures VNNCOMP                    everything
-    python -m benchmarks.figures VNNCOMP startup safenlp    a part: startup, safenlp, acas, acas-separate
+    python -m benchmarks.figures VNNCOMP startup safenlp    a part: startup, safenlp, acas, acas-separate, ray
+
+`ray` needs the extra of that name and two processors, and is measured only where it is asked for.
 
 VNNCOMP is a folder with an instances.csv (see `run.py`). Prints a row per figure: what was measured, what is asked for.
 Exit code 1: a verdict contradicts a known one, or an instance ended in an error. A missed figure is no error.
@@ -79,6 +81,33 @@ def separately(name: str, limits: tuple[float, float, float]) -> Callable[[list[
     return measure
 
 
+def on_nodes(instances: list[Instance]) -> Measured:
+    """The list on a Ray cluster of two nodes of one processor each, by the time on one such node; verdicts compared with
+    those of this machine without Ray. The clusters are started before the clock."""
+    from ray.cluster_utils import Cluster  # the extra `ray`
+
+    node = {"num_cpus": 1, "object_store_memory": 200 << 20, "include_dashboard": False}
+    seconds, runs = {}, list(run_together(instances, ["--quiet"], float("inf"), 1))
+    differ = 0
+    for count in (1, 2):
+        cluster = Cluster(initialize_head=True, head_node_args=node)
+        for _ in range(count - 1):
+            cluster.add_node(**node)
+        started = time.monotonic()
+        options = ["--quiet", "--engine", "ray", "--address", cluster.address]
+        found = list(run_together(instances, options, float("inf"), None))
+        seconds[count] = time.monotonic() - started
+        cluster.shutdown()
+        differ += sum(one.verdict != other.verdict for one, other in zip(runs, found, strict=True))
+    print(f"one node {seconds[1]:.1f} s, two nodes {seconds[2]:.1f} s", file=sys.stderr)
+    name = f"ACAS Xu, {len(runs)} instances on two nodes"
+    figures = [
+        Figure(f"{name}, times one node", seconds[2] / seconds[1], 0.6, "x"),
+        Figure(f"{name}, verdicts that differ", differ, 0, ""),
+    ]
+    return figures, _judged(runs, instances)
+
+
 def _open(name: str, runs: list[Run]) -> Figure:
     return Figure(f"{name}, not settled", sum(run.verdict not in KNOWN for run in runs), 0, "")
 
@@ -92,7 +121,10 @@ PARTS: dict[str, tuple[str, Callable[[list[Instance]], Measured]]] = {
     "safenlp": ("safenlp", together("safenlp", 15)),
     "acas": ("acasxu_2023", together("ACAS Xu", 120)),
     "acas-separate": ("acasxu_2023", separately("ACAS Xu", (2.2, 2.5, 15))),
+    "ray": ("acasxu_2023", on_nodes),
 }
+ASKED_FOR = ("ray",)
+"""Parts that need more than the rest."""
 
 
 def main() -> int:
@@ -105,7 +137,7 @@ def main() -> int:
         parser.error(f"found {', '.join(unknown)}, expected some of {', '.join(PARTS)}")
     everything, runs = read_list(args.folder / "instances.csv"), []
     print("| figure | measured | asked for | met |\n| --- | --- | --- | --- |", flush=True)
-    for part in args.parts or PARTS:
+    for part in args.parts or [part for part in PARTS if part not in ASKED_FOR]:
         benchmark, measure = PARTS[part]
         figures, more = measure([i for i in everything if i.benchmark == benchmark][: args.first])
         runs += more

@@ -150,8 +150,9 @@ def run_alone(instance: Instance, options: list[str], cap: float) -> Run:
                _fault(instance, verdict, witness))  # fmt: skip
 
 
-def run_together(instances: list[Instance], options: list[str], cap: float, jobs: int) -> Iterator[Run]:
-    """One list of one benchmark through `verify --instances`; the seconds are those of its results file."""
+def run_together(instances: list[Instance], options: list[str], cap: float, jobs: int | None) -> Iterator[Run]:
+    """One list of one benchmark through `verify --instances`; the seconds are those of its results file. `jobs` None:
+    the options say where it runs."""
     with tempfile.TemporaryDirectory() as name:
         # the list runner takes the folder of the list as the category, and pairs lines by their names
         folder = Path(name) / instances[0].benchmark
@@ -161,7 +162,7 @@ def run_together(instances: list[Instance], options: list[str], cap: float, jobs
             csv.writer(stream).writerows([*key, min(i.timeout, cap)] for key, i in numbered.items())
         command = [sys.executable, "-m", "verifier.command.verify", "--instances", str(folder / "instances.csv"),
                    "--results", str(folder / "results.csv"), "--witnesses", str(folder / "witnesses"),
-                   "--jobs", str(jobs), *options]  # fmt: skip
+                   *([] if jobs is None else ["--jobs", str(jobs)]), *options]  # fmt: skip
         subprocess.run(command, stdout=subprocess.DEVNULL)
         with open(folder / "results.csv", newline="") as stream:
             rows = {(row[1], row[2]): (row[4], float(row[5])) for row in csv.reader(stream)}

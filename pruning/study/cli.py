@@ -11,7 +11,7 @@ from pruning.study.spec import CLOCKS, PROPERTIES, RECTANGLES
 from verifier.console.arguments import CommandParser, NamedSpan, share, tolerance
 from verifier.data import options as shared
 from verifier.errors import SecateurError
-from verifier.executors import options as where
+from verifier.executors.options import add_engine
 
 if TYPE_CHECKING:
     from pruning.study.command import Factory
@@ -75,7 +75,7 @@ def parser() -> CommandParser:
         "--device", choices=("auto", "cpu", "cuda"), default="cpu", help="where to search (default: cpu)"
     )
     images.add_argument("--memory", type=float, metavar="GB", help="host memory that a search may take")
-    where.add_engine(images, "this process, one image after the other")
+    add_engine(images, "this process, one image after the other")
     more = p.add_argument_group("output")
     more.add_argument("--truth", type=Path, metavar="FILE.csv", help="with --results: list with a column 'expected'")
     more.add_argument("--json", type=Path, metavar="FILE", help="with --results: write everything as JSON")

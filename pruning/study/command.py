@@ -21,7 +21,7 @@ from verifier.console.outputs import keep_inputs
 from verifier.data import networks
 from verifier.data import options as shared
 from verifier.data.source import files_read
-from verifier.executors import options as where
+from verifier.executors.options import cluster, wanted
 from verifier.graph.onnx_import.source import files_of
 
 Factory = Callable[[VerificationTask, Study | None], Hands]
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace, plain: argparse.Namespace, factory: Factory
         found = f"both networks and --{chosen[0]}" if chosen else "nothing to compare"
         raise StudyFileError(f"{found}; give networks, or one of --study, --report, --results (see --help)")
     _refuse_unused(options, plain, chosen[0] if chosen else "models")
-    where.wanted(options)  # refuses what cannot be had, before anything is made
+    wanted(options)  # refuses what cannot be had, before anything is made
     if options.results:
         return _results(options)
     if options.report:
@@ -117,11 +117,11 @@ def _run_models(options: argparse.Namespace, folder: Path, factory: Factory | No
 
 def _where(options: argparse.Namespace, hands: Hands, task: VerificationTask) -> Hands:
     """The hands, with a cluster for verification where one is asked for."""
-    if not where.wanted(options):
+    if not wanted(options):
         return hands
     from pruning.study.wiring import on_cluster
 
-    return on_cluster(hands, task, lambda asking: where.cluster(options, asking, task.device, task.memory))
+    return on_cluster(hands, task, lambda asking: cluster(options, asking, task.device, task.memory))
 
 
 def _tau(options: argparse.Namespace, models: Sequence[Path]) -> float:

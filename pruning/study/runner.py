@@ -14,7 +14,7 @@ from typing import Any
 from pruning.study import details, row
 from pruning.study.build import StudyNetwork, build, given
 from pruning.study.errors import ResultsError
-from pruning.study.hands import ImageAnswer, Hands
+from pruning.study.hands import Hands, ImageAnswer
 from pruning.study.ledger import Ledger, opened
 from pruning.study.machine import machine, versions
 from pruning.study.plan import jobs, schedule
@@ -120,7 +120,9 @@ def verify(
         return [r for r in ledger.rows if r.key in wanted]
 
 
-def _in_turn(hands: Hands, pairs: Sequence[tuple[Path, int]], task: VerificationTask) -> Iterator[tuple[int, ImageAnswer]]:
+def _in_turn(
+    hands: Hands, pairs: Sequence[tuple[Path, int]], task: VerificationTask
+) -> Iterator[tuple[int, ImageAnswer]]:
     for i, (path, image) in enumerate(pairs):
         yield i, ImageAnswer(hands.verify(path, image, task), versions(), machine())
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from pruning import api
 from pruning.calibration import Semantic
 from pruning.cost import cost
-from pruning.study.hands import ImageAnswer, Hands, ImageVerdict, Size
+from pruning.study.hands import Hands, ImageAnswer, ImageVerdict, Size
 from pruning.study.making import Maker
 from pruning.study.spec import Study, VerificationTask
 from pruning.study.spread import Asking, ImageQuestion, answers

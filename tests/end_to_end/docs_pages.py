@@ -12,7 +12,7 @@ import onnx
 import pytest
 from PIL import Image
 
-from tests.end_to_end.pages import Walk, pages, run, values
+from tests.end_to_end.pages import TARGETS, Walk, blocks, pages, run, values
 from verifier.data import networks
 
 TUTORIALS, HOWTO, REFERENCE = "docs/tutorials", "docs/howto", "docs/reference"
@@ -32,6 +32,11 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
 @pytest.mark.parametrize("page", pages())
 def test_every_page_runs(walk: Walk, page: str) -> None:
     walk.to(page)
+
+
+def test_blocks_that_need_more_are_run_by_another_target() -> None:
+    for needed in {block.needs for page in pages() for block in blocks(page)} - {""}:
+        assert f'frozenset({{"{needed}"}})' in (Path(__file__).parent / TARGETS[needed]).read_text()
 
 
 def test_from_pytorch_to_a_verdict(walk: Walk) -> None:
@@ -97,7 +102,7 @@ def test_a_list(walk: Walk) -> None:
 
 
 def test_a_list_in_parts_is_the_list(walk: Walk) -> None:
-    folder = walk.to(f"{HOWTO}/many-machines.md").folder
+    folder = walk.to(f"{HOWTO}/clusters.md").folder
     whole = results(folder / "results.csv")
     assert whole == results(folder / "done.csv") == results(folder / "array.csv")
     assert len((folder / "done.csv").read_text().splitlines()) == len(whole)

@@ -2,7 +2,8 @@
 
 A block whose first line is a comment with a file's name is that file (in a script, the line behind `#!`); in a block of
 `$` lines each is a command, with what it prints on standard output under it, numbers aside; `...` stands for whatever
-else it prints. `<!-- after: PAGE -->` says that a page goes on in the folder of another.
+else it prints. `<!-- after: PAGE -->` says that a page goes on in the folder of another, `<!-- with: NAME -->` in front
+of a block that it needs something which is not installed for every test.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ SCRIPTS = {"secateur": "verifier.command.umbrella", "verify": "verifier.command.
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 SHELL = re.compile(r"[|<>;&$*=]")  # more than a command and its arguments
 LIMIT = 120  # seconds of one command
+TARGETS = {"ray": "ray_cluster.py"}
+"""What blocks may need, and the file beside this one that runs them."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Block:
 
     language: str
     lines: tuple[str, ...]
+    needs: str = ""
 
     @property
     def file(self) -> str | None:
@@ -69,11 +73,14 @@ def text(page: str) -> str:
 
 def blocks(page: str) -> list[Block]:
     """All blocks, in their order."""
-    language, inside, found = "", None, []
+    language, inside, needs, found = "", None, "", []
     for line in text(page).splitlines():
-        if line.startswith("```"):
+        if needed := re.fullmatch(r"<!-- with: (\w+) -->", line):
+            needs = needed[1]
+        elif line.startswith("```"):
             if inside is not None:
-                found.append(Block(language, tuple(inside)))
+                found.append(Block(language, tuple(inside), needs))
+                needs = ""
             language = line.removeprefix("```")
             inside = None if inside is not None else []
         elif inside is not None:
@@ -100,10 +107,11 @@ def values(witness: str, letter: str) -> np.ndarray:
 
 @dataclass
 class Walk:
-    """Runs pages in `folder`; `fewer`: texts to replace, so that less is computed."""
+    """Runs pages in `folder`; `fewer`: texts to replace, so that less is computed; `have`: what blocks may need."""
 
     folder: Path
     fewer: Mapping[str, str]
+    have: frozenset[str] = frozenset()
     done: dict[str, AssertionError | None] = field(default_factory=dict)
     said: dict[str, str] = field(default_factory=dict)
     """Standard output and error of every command."""
@@ -125,6 +133,8 @@ class Walk:
         return self
 
     def _block(self, block: Block) -> None:
+        if block.needs and block.needs not in self.have:
+            return  # another target runs the page with it: `TARGETS`
         if block.file is not None:
             content = self._less("\n".join(block.lines) + "\n")
             (self.folder / block.file).write_text(content, encoding="utf-8")

@@ -24,10 +24,11 @@ from ray.cluster_utils import Cluster as Nodes
 
 from tests.end_to_end import nets
 from tests.end_to_end.conftest import ROOT, environment
+from tests.end_to_end.pages import Walk
 from tests.unit.fake_workers import FakeWorker, jobs
 from verifier.command.instances import run_list
 from verifier.command.ledger import open_results
-from verifier.command.worker import Job, Outcome
+from verifier.command.worker import Job, JobOutcome
 from verifier.errors import OptionsError
 from verifier.executors.cluster import Cluster
 from verifier.executors.executor import T
@@ -123,10 +124,10 @@ def results(path: Path) -> dict[str, str]:
 class Seeing(FakeWorker):
     """Answers where it was run and what it saw of its files."""
 
-    def solve(self, job: Job) -> Outcome:
+    def solve(self, job: Job) -> JobOutcome:
         assert job.model is not None
         seen = f"{os.environ.get('OMP_NUM_THREADS')} {job.model.read_text()} {job.spec.read_text()} {job.model}"
-        return Outcome("unsat", 0.1, witness=seen)
+        return JobOutcome("unsat", 0.1, witness=seen)
 
 
 def test_a_task_needs_no_file_of_the_machine_that_gave_it(nodes: Nodes, tmp_path: Path) -> None:
@@ -255,6 +256,15 @@ def test_a_comparison_is_the_same(nodes: Nodes, tmp_path: Path) -> None:
         for path in (tmp_path / "here/results.jsonl", tmp_path / "there/results.jsonl")
     ]
     assert found[0] == found[1] and len(found[0]) == 4
+
+
+def test_the_page_about_clusters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own cluster, by `ray start`; results as on one machine."""
+    for name in ("RAY_TMPDIR", "TMPDIR"):
+        monkeypatch.setenv(name, "/tmp")
+    folder = Walk(tmp_path, {}, frozenset({"ray"})).to("docs/howto/clusters.md").folder
+    assert words(folder / "results.csv") == words(folder / "far.csv")
+    assert (folder / "far/results.jsonl").read_text().count("certified")
 
 
 def test_a_cluster_that_is_not_there(tmp_path: Path) -> None:

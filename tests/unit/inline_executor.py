@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 
-from verifier.executors.executor import Done, Event, Executor, Failed, Lost, Servant, T, perform
+from verifier.executors.executor import Done, Executor, Failed, Lost, Servant, T, TaskEvent, perform
 
 
 class Inline(Executor[T]):
@@ -13,7 +13,7 @@ class Inline(Executor[T]):
     retries, start_limit = 1, float("inf")
 
     def __init__(
-        self, servant: Servant[T], places: int = 2, lose: Callable[[int, Event], bool] = lambda number, event: False
+        self, servant: Servant[T], places: int = 2, lose: Callable[[int, TaskEvent], bool] = lambda number, event: False
     ) -> None:
         self.servant, self.places, self.lose = servant, places, lose
         self.given: list[T] = []
@@ -39,10 +39,10 @@ class Inline(Executor[T]):
         self.waiting.append(len(self.given) - 1)
         return len(self.given) - 1
 
-    def wait(self, seconds: float) -> list[tuple[int, Event]]:
-        number, said = self.waiting.popleft(), list[Event]()
+    def wait(self, seconds: float) -> list[tuple[int, TaskEvent]]:
+        number, said = self.waiting.popleft(), list[TaskEvent]()
         perform(self.servant, self.given[number], said.append)  # type: ignore[arg-type]
-        events: list[tuple[int, Event]] = []
+        events: list[tuple[int, TaskEvent]] = []
         for event in said:
             if self.lose(number, event):
                 return [*events, (number, Lost("the node went away"))]

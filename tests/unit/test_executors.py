@@ -12,9 +12,9 @@ from tests.unit.fake_workers import FakeWorker, TogetherWorker, jobs
 from tests.unit.inline_executor import Inline
 from verifier.command.instances import run_list
 from verifier.command.ledger import open_results
-from verifier.command.worker import Job, Note, Outcome
+from verifier.command.worker import Job, JobOutcome, Note
 from verifier.errors import ModelError, UnsupportedOperator
-from verifier.executors.executor import Began, Done, Emit, Event, LostError, Said, Servant, run_each
+from verifier.executors.executor import Began, Done, Emit, LostError, Said, Servant, TaskEvent, run_each
 from verifier.executors.processes import Processes
 
 
@@ -87,7 +87,7 @@ def results(path: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("after", [Began, Said, Done])
-def test_jobs_of_a_lost_node_are_run_again_once(tmp_path: Path, after: type[Event]) -> None:
+def test_jobs_of_a_lost_node_are_run_again_once(tmp_path: Path, after: type[TaskEvent]) -> None:
     lost = Inline(FakeWorker(tmp_path / "log"), lose=lambda number, event: number == 1 and isinstance(event, after))
     outcome = run_list(jobs(*["ok"] * 4), tmp_path / "r.csv", lost)
     assert results(tmp_path / "r.csv") == {f"p{i}.vnnlib": "unsat" for i in range(4)}
@@ -127,16 +127,16 @@ def test_jobs_travel_with_their_files_and_come_back_under_their_names(tmp_path: 
     assert (moved.model, moved.spec, moved.timeout) == (tmp_path / "n.onnx", tmp_path / "p.vnnlib", 1.0)
     assert moved.proof is not None and moved.proof.parent == tmp_path
     moved.proof.write_bytes(b"steps")
-    message = 0, Outcome("error", 0.1, Note(f"{moved.model}: not an ONNX model"))
+    message = 0, JobOutcome("error", 0.1, Note(f"{moved.model}: not an ONNX model"))
     assert worker.back(message, [job], [moved]) == (
-        0, Outcome("error", 0.1, Note("/there/n.onnx: not an ONNX model"), proof=b"steps"),
+        0, JobOutcome("error", 0.1, Note("/there/n.onnx: not an ONNX model"), proof=b"steps"),
     )  # fmt: skip
     assert worker.back(0, [job], [moved]) == 0
 
 
 def test_a_proof_that_came_with_an_answer_is_written_before_its_line(tmp_path: Path) -> None:
     class Proving(FakeWorker):
-        def solve(self, job: Job) -> Outcome:
+        def solve(self, job: Job) -> JobOutcome:
             return replace(super().solve(job), proof=b"steps")
 
     run_list(jobs("ok"), tmp_path / "r.csv", Inline(Proving(tmp_path / "log")), proofs=tmp_path / "proofs")

@@ -17,7 +17,7 @@ from tests.unit.fake_workers import FakeWorker
 from verifier.command import list_report, witness_picture
 from verifier.command.instances import Outcomes, run_list
 from verifier.command.list_report import Report
-from verifier.command.worker import Job, Note, JobOutcome
+from verifier.command.worker import Job, JobOutcome, Note
 from verifier.executors.processes import Processes
 from verifier.options import Options, dotted
 

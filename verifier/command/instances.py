@@ -20,9 +20,9 @@ from pathlib import Path
 from types import FrameType
 
 from verifier.command.ledger import Finished, open_results
-from verifier.command.worker import Job, Note, JobOutcome, Tell
+from verifier.command.worker import Job, JobOutcome, Note, Tell
 from verifier.errors import ProblemError
-from verifier.executors.executor import Began, Done, Event, Executor, Failed, Lost, Said
+from verifier.executors.executor import Began, Done, Executor, Failed, Lost, Said, TaskEvent
 from verifier.files.ledger import Ledger
 from verifier.files.whole import make_folder, write
 from verifier.progress import StatusLine
@@ -179,7 +179,7 @@ class _Run:
                 self.pending.remove(job)
         return jobs
 
-    def _collect(self, number: int, event: Event) -> None:
+    def _collect(self, number: int, event: TaskEvent) -> None:
         group = self.running[number]
         match event:
             case Began():

@@ -22,6 +22,7 @@ from verifier.console.process import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_VERDI
 from verifier.data import networks as shipped
 from verifier.errors import OutputError, ProblemError
 from verifier.executors import options as where
+from verifier.executors.processes import Processes
 from verifier.files.whole import check_writable, write
 from verifier.options import Options, dotted, refuse_unused
 from verifier.progress import History, Progress, StatusLine
@@ -195,7 +196,6 @@ def run_list(parser: CommandParser, args: argparse.Namespace) -> int:
         parser.error("--report and --results name the same file")
 
     from verifier.command import instances, worker  # processes of its own
-    from verifier.executors import processes
 
     options = _options(args)
     jobs = instances.read_list(args.instances, cap=options.timeout)
@@ -213,9 +213,7 @@ def run_list(parser: CommandParser, args: argparse.Namespace) -> int:
         options = dataclasses.replace(options, device="cpu")
     engine = worker.EngineWorker(options)
     executor = (
-        where.cluster(args, engine, options.device, options.memory)
-        if on_cluster
-        else processes.Processes(args.jobs or 1, engine)
+        where.cluster(args, engine, options.device, options.memory) if on_cluster else Processes(args.jobs or 1, engine)
     )
     outcome = instances.run_list(
         jobs,

@@ -75,12 +75,11 @@ class _Version(argparse.Action):
 
 def version() -> str:
     """The version of this package."""
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import version as installed
+    from importlib import metadata
 
     try:
-        return installed("secateur")
-    except PackageNotFoundError:
+        return metadata.version("secateur")
+    except metadata.PackageNotFoundError:
         return "(not installed: run from a source tree)"
 
 

@@ -27,7 +27,7 @@ from typing import Any
 
 from verifier.console.arguments import version
 from verifier.errors import OptionsError
-from verifier.executors.executor import Done, Event, Executor, Failed, Lost, Said, Servant, T, perform
+from verifier.executors.executor import Done, Executor, Failed, Lost, Said, Servant, T, TaskEvent, perform
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read by Ray when it starts a cluster
 
@@ -117,7 +117,7 @@ class Cluster(Executor[T]):
         self._running[number] = self._task.remote(self._token, self._servant, version(), task, files, *contents)
         return number
 
-    def wait(self, seconds: float) -> list[tuple[int, Event]]:
+    def wait(self, seconds: float) -> list[tuple[int, TaskEvent]]:
         """See `Executor`."""
         numbers = {stream: number for number, stream in self._running.items()}
         if not numbers:
@@ -129,9 +129,9 @@ class Cluster(Executor[T]):
         """See `Executor`."""
         ray.cancel(self._running.pop(number), force=True)
 
-    def _next(self, number: int, stream: Any) -> Event:
+    def _next(self, number: int, stream: Any) -> TaskEvent:
         try:
-            event: Event = ray.get(next(stream))
+            event: TaskEvent = ray.get(next(stream))
         except RayTaskError as error:  # of what leads to the task: the task's own exceptions are messages
             event = Failed(OptionsError(f"a node cannot run tasks: {_last_line(error)}; is the same package on it?"))
         except (RayError, StopIteration) as error:
@@ -182,7 +182,7 @@ def _keep(token: str, box: Sequence[Any], wanted: str) -> _Kept:
 
 def _serve(
     token: str, box: Sequence[Any], wanted: str, task: Any, files: Sequence[tuple[Path, Path]], *contents: bytes
-) -> Iterator[Event]:
+) -> Iterator[TaskEvent]:
     """On a node: what `perform` tells of a task, with its files in a folder; always at the same place, since networks
     are kept by their path."""
     kept = _keep(token, box, wanted)
@@ -200,9 +200,9 @@ def _serve(
         shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
-def _streamed(servant: Servant[T], task: T) -> Iterator[Event]:
+def _streamed(servant: Servant[T], task: T) -> Iterator[TaskEvent]:
     """The events of a task as they come: it runs in a thread, since a stream is asked for its next event."""
-    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    events: queue.SimpleQueue[TaskEvent] = queue.SimpleQueue()
     thread = threading.Thread(target=perform, args=(servant, task, events.put), daemon=True)
     thread.start()
     while True:

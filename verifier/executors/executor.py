@@ -76,7 +76,7 @@ class Lost:
     why: str
 
 
-Event = Began | Said | Done | Failed | Lost
+TaskEvent = Began | Said | Done | Failed | Lost
 
 
 class Executor(AbstractContextManager["Executor[T]"], Protocol[T]):
@@ -107,7 +107,7 @@ class Executor(AbstractContextManager["Executor[T]"], Protocol[T]):
         """Starts a task, or queues it; returns its number."""
         ...
 
-    def wait(self, seconds: float) -> list[tuple[int, Event]]:
+    def wait(self, seconds: float) -> list[tuple[int, TaskEvent]]:
         """What has happened, after at most that many seconds; of one task in the order in which it did."""
         ...
 

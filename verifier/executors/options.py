@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from verifier.errors import OptionsError
@@ -31,7 +32,7 @@ def wanted(args: argparse.Namespace) -> bool:
     if args.address is not None and args.engine != "ray":
         raise OptionsError("--address is that of a cluster: add --engine ray")
     if args.engine == "ray":
-        import_module("verifier.executors.cluster")  # Ray
+        _ray()
     return bool(args.engine == "ray")
 
 
@@ -41,6 +42,9 @@ def cluster(args: argparse.Namespace, servant: Servant[T], device: str, memory: 
     Raises:
         OptionsError: Ray is not installed, or the address is of a kind that cannot be used.
     """
-    from verifier.executors.cluster import Cluster  # Ray
+    each = None if memory is None else memory * 1e9
+    return _ray().Cluster(servant, args.address, gpu=device == "cuda", memory=each)  # type: ignore[no-any-return]
 
-    return Cluster(servant, args.address, gpu=device == "cuda", memory=None if memory is None else memory * 1e9)
+
+def _ray() -> ModuleType:
+    return import_module("verifier.executors.cluster")

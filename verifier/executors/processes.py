@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any
 
-from verifier.executors.executor import Done, Event, Executor, Failed, Lost, Servant, T, perform
+from verifier.executors.executor import Done, Executor, Failed, Lost, Servant, T, TaskEvent, perform
 
 
 class Processes(Executor[T]):
@@ -62,10 +62,10 @@ class Processes(Executor[T]):
             process.channel.send(task)
         return number
 
-    def wait(self, seconds: float) -> list[tuple[int, Event]]:
+    def wait(self, seconds: float) -> list[tuple[int, TaskEvent]]:
         """See `Executor`."""
         numbers = {process.channel: number for number, process in self._busy.items()}
-        heard: list[tuple[int, Event]] = []
+        heard: list[tuple[int, TaskEvent]] = []
         for channel in connection.wait(list(numbers), timeout=seconds):
             number = numbers[channel]  # type: ignore[index]
             process = self._busy[number]

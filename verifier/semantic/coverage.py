@@ -27,6 +27,7 @@ from verifier.executors import options as where
 from verifier.graph.onnx_import import load_model
 from verifier.graph.onnx_import.source import files_of
 from verifier.semantic import arguments, network, problem
+from verifier.semantic.problem import SemanticProblem
 from verifier.semantic.properties import Coordinates, ErrorBudget, Property
 from vnnlib import VnnLibError
 
@@ -163,14 +164,14 @@ def _family(options: argparse.Namespace) -> tuple[Family, float | None, str | No
         spec = vnnlib.load(options.spec)
         form, model = vnnlib.normalise(spec), load_model(networks.find(options.model))
         return families.from_files(model, form, device_of(options.device), header=spec.header), None, None
-    return _studies(options)
+    problems, names, prop = _pictures(options)
+    family = families.from_problems(problems, device_of(options.device))
+    return replace(family, titles=names), *_measured(prop)
 
 
-def _studies(options: argparse.Namespace) -> tuple[Family, float | None, str | None]:
-    """The pictures as one family; says on stderr what the network answers to them unchanged."""
-    from verifier.engine.on_device import device_of
-    from verifier.semantic import family as families
-
+def _pictures(options: argparse.Namespace) -> tuple[list[SemanticProblem], tuple[str, ...], Property]:
+    """Problems and names of the pictures, and the property of the first; says on stderr what the network answers to
+    them unchanged."""
     path = networks.find(options.network if options.network is not None else options.model)
     net = network.load(path, channels=options.channels, layout=options.layout, mean=options.mean, std=options.std)
     perturbed = arguments.perturbation(options)
@@ -188,10 +189,7 @@ def _studies(options: argparse.Namespace) -> tuple[Family, float | None, str | N
         print(f"{note}\n{unchanged.line(answers)}", file=sys.stderr)
     for line in unchanged.warnings(answers):
         print(f"secateur coverage: warning: {line}", file=sys.stderr)
-    family = replace(
-        families.from_problems(problems, device_of(options.device)), titles=tuple(e.name for e in examples)
-    )
-    return family, *_measured(properties[0])
+    return problems, tuple(example.name for example in examples), properties[0]
 
 
 def _measured(prop: Property) -> tuple[float | None, str | None]:

@@ -20,7 +20,7 @@ from verifier.semantic import coverage_report
 from verifier.semantic.coverage_report import Coverage
 from verifier.semantic.coverage_search import CoverageLimits, State, audit, cover
 from verifier.semantic.family import Family
-from verifier.semantic.spread import Part, cover_spread
+from verifier.semantic.spread import CoverageTask, cover_spread
 
 EXIT_DONE, EXIT_INTERRUPTED = 0, 130
 PICTURES = (".png", ".pdf", ".svg")
@@ -86,7 +86,7 @@ def run(
     batch: int | None = None,
     quiet: bool = False,
     prove: Callable[[State], Fraction] | None = None,
-    executor: Executor[Part] | None = None,
+    executor: Executor[CoverageTask] | None = None,
 ) -> int:
     """Searches, looks for contradictions, writes the files, prints a line per member; returns the exit code.
 
@@ -122,7 +122,7 @@ def _search(
     budget: Budget,
     batch: int | None,
     quiet: bool,
-    executor: Executor[Part] | None,
+    executor: Executor[CoverageTask] | None,
 ) -> State:
     state: State | None = None
     save = None

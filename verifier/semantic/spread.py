@@ -31,14 +31,14 @@ GRACE = 10.0
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class CoverageTask:
     """Some members: the state has cells of no others. `seconds`: until the time limit, None without one."""
 
     state: State
     seconds: float | None
 
 
-class Covering(Servant[Part]):
+class Covering(Servant[CoverageTask]):
     """Searches parts of a family; `memory`: GB that each search may take."""
 
     def __init__(self, family: Family, limits: CoverageLimits, memory: float | None, batch: int | None = None) -> None:
@@ -50,14 +50,14 @@ class Covering(Servant[Part]):
         self._beside = beside
         process.keep_freed_memory()
 
-    def do(self, task: Part, emit: Emit) -> None:
+    def do(self, task: CoverageTask, emit: Emit) -> None:
         """See `Servant`: the state, again and again, at last the final one."""
         budget = Budget.of(task.seconds, memory_limit(self.memory, self._beside))
         cover(self.family, self.limits, budget, task.state, emit, batch=self.batch, save_every=TELL_EVERY)
 
 
 def cover_spread(
-    executor: Executor[Part],
+    executor: Executor[CoverageTask],
     family: Family,
     limits: CoverageLimits,
     budget: Budget,
@@ -80,10 +80,12 @@ def cover_spread(
     groups = [left[i : i + size] for i in range(0, len(left), size)]
     known = state
 
-    def part(i: int) -> Part:
+    def part(i: int) -> CoverageTask:
         mine = np.isin(known.cells.query, groups[i])
         seconds = None if np.isinf(budget.deadline) else budget.remaining()
-        return Part(replace(known, cells=known.cells.select(mine), status=known.status[mine], ended=""), seconds)
+        return CoverageTask(
+            replace(known, cells=known.cells.select(mine), status=known.status[mine], ended=""), seconds
+        )
 
     def over() -> bool:
         return bool(budget.stopped) or budget.clock() > budget.deadline + GRACE
