@@ -82,8 +82,8 @@ def separately(name: str, limits: tuple[float, float, float]) -> Callable[[list[
 
 
 def on_nodes(instances: list[Instance]) -> Measured:
-    """The list on a Ray cluster of two nodes of one processor each, by the time on one such node; verdicts compared with
-    those of this machine without Ray. The clusters are started before the clock."""
+    """The list on a Ray cluster of two nodes of one processor each, by the time on one such node; verdicts compared
+    with those of this machine without Ray. The clusters are started before the clock."""
     from ray.cluster_utils import Cluster  # the extra `ray`
 
     node = {"num_cpus": 1, "object_store_memory": 200 << 20, "include_dashboard": False}

@@ -126,6 +126,8 @@ class Seeing(FakeWorker):
 
     def solve(self, job: Job) -> JobOutcome:
         assert job.model is not None
+        assert job.model.parents[1].name.startswith("secateur-")
+        time.sleep(0.5)  # the folder stays while its process does
         seen = f"{os.environ.get('OMP_NUM_THREADS')} {job.model.read_text()} {job.spec.read_text()} {job.model}"
         return JobOutcome("unsat", 0.1, witness=seen)
 

@@ -173,7 +173,7 @@ def _keep(token: str, box: Sequence[Any], wanted: str) -> _Kept:
         servant.prepare(max(1, int(beside)))
         folder = tempfile.mkdtemp(prefix="secateur-")
         # an orphan, since Ray kills children: it reads the end of a pipe when this process ends, in whatever way
-        remove = ["sh", "-c", '{ read _; rm -rf -- "$0"; } <&0 &', folder]
+        remove = ["sh", "-c", 'exec 3<&0; { read _ <&3; rm -rf -- "$0"; } &', folder]
         remover = subprocess.Popen(remove, stdin=subprocess.PIPE, start_new_session=True)
         remover.wait()
         _kept[token] = _Kept(servant, Path(folder), remover)
