@@ -254,7 +254,10 @@ def test_a_comparison_is_the_same(nodes: Nodes, tmp_path: Path) -> None:
     run("pruning.study.cli", tmp_path, *command, "here")
     run("pruning.study.cli", tmp_path, *command, "there", "--engine", "ray", "--address", nodes.address)
     found = [
-        {(row["name"], row["image"]): row | {"seconds": 0.0} for row in map(json.loads, path.read_text().splitlines())}
+        {
+            (row["name"], row["image"]): row | {"seconds": 0.0, "trace": None}
+            for row in map(json.loads, path.read_text().splitlines())
+        }
         for path in (tmp_path / "here/results.jsonl", tmp_path / "there/results.jsonl")
     ]
     assert found[0] == found[1] and len(found[0]) == 4
