@@ -24,11 +24,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 import pruning
 from benchmarks import pruning_equality
-from pruning import Calibration, Semantic, onnx_io
+from pruning import Calibration, Perturbation, onnx_io
 from pruning.calibration import Activations
 
 VERDICTS = ["acasxu_2023", "dist_shift_2023", "cora", "collins_rul_cnn_2023", "mnist_fc", "safenlp"]
-MEDIUM = Semantic((0.8, 1.2), (-0.1, 0.1))
+MEDIUM = Perturbation.parse("medium")
 
 
 def cnn7(width: int = 16, size: int = 64, outputs: int = 46, seed: int = 0, norm: bool = True) -> pruning.Net:

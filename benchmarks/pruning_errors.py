@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 import pruning
-from pruning import Calibration, ChannelFloor, Net, Plan, ScoreOptions, Semantic, TrainOptions, oracles
+from pruning import Calibration, ChannelFloor, Net, Perturbation, Plan, ScoreOptions, TrainOptions, oracles
 from pruning.blocks import drop_blocks
 from pruning.calibration import Activations
 from pruning.correction import corrected
@@ -54,7 +54,7 @@ def measure(
     ratios: Sequence[float],
     out: Path,
     budget: Budget,
-    semantic: Semantic,
+    semantic: Perturbation,
     criteria: Sequence[str] = CRITERIA,
     draws: int = 1,
 ) -> None:
@@ -95,7 +95,7 @@ def key(row: dict) -> Key:
 class _Bench:
     """One network with its data; scores are kept between ratios where they do not depend on it."""
 
-    def __init__(self, path: Path, seed: int, budget: Budget, semantic: Semantic) -> None:
+    def __init__(self, path: Path, seed: int, budget: Budget, semantic: Perturbation) -> None:
         self.name, self.seed, self.budget = path.stem, seed, budget
         self.net = pruning.load(path)
         self.train = self._data(budget.images, "train", semantic)
@@ -103,7 +103,7 @@ class _Bench:
         self.part = self.train.part(slice(0, budget.calibration))
         self.scores: dict[tuple[str, float], pruning.Scores] = {}
 
-    def _data(self, images: int, split: str, semantic: Semantic) -> Calibration:
+    def _data(self, images: int, split: str, semantic: Perturbation) -> Calibration:
         return pruning.load_data("aircraft23", self.net, semantic, images, self.budget.samples, 0, split)
 
     def row(self, arm: str, ratio: float, draw: int = 0) -> dict:

@@ -20,7 +20,7 @@ import numpy as np
 
 import pruning
 from benchmarks import evidence, replay
-from pruning import Calibration, Semantic, onnx_io
+from pruning import Calibration, Perturbation, onnx_io
 from pruning.correction import corrected
 from verifier.errors import SecateurError
 
@@ -98,7 +98,7 @@ def prune(net: pruning.Net, cases: Sequence[evidence.Case], ratio: float) -> tup
     points = [case.lower + draw.random((128 // min(len(cases), 8), len(case.lower))) * (case.upper - case.lower)
               for case in cases[:8]]  # fmt: skip
     images = np.concatenate(points).astype(np.float32).reshape(-1, *shape[1:])
-    data = Calibration(images, None, Semantic(clip=False))
+    data = Calibration(images, None, Perturbation.parse("none", clip=False))
     plan = pruning.plan(net, pruning.score(net, data, "l2"), ratio)
     made = corrected(pruning.apply(net, plan, "mean", data, "exact", rescale="all"), data)
     return made.net, plan.reached

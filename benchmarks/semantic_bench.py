@@ -101,7 +101,7 @@ def bounds(images: Images) -> dict[str, object]:
     found: dict[str, object] = {}
     draw = np.random.default_rng(0)
     prepared = Prepared.of(family.twin)
-    source = Source.of(family.offset, family.matrix, family.twin.fast.dtype)
+    source = Source.of(family.image.offset, family.image.matrix, family.twin.fast.dtype)
     for parts in (8, 16, 32):
         for batch, lumped in ((8, False), (32, False), (64, True), (256, True)):
             query = torch.arange(batch) % family.members

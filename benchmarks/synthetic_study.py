@@ -100,6 +100,7 @@ def verify(model: Path, image: int, task: VerificationTask, maps: bool = True) -
         verdict, certified, refuted, left, seconds, len(cells), unstable, unstable / nonlinear, error,
         cells=cells if maps else None, states=states if maps else None,
         witness=_witness(image, radius, task.tau) if maps and verdict == "refuted" else None,
+        axes=("contrast", "brightness"),
     )  # fmt: skip
 
 

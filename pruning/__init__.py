@@ -13,7 +13,7 @@ _WHERE = {
     "load": "api", "save": "api", "score": "api", "plan": "api", "apply": "api", "matched": "api",
     "PrunedModel": "api",
     "prune": "runs",
-    "Calibration": "calibration", "Semantic": "calibration",
+    "Calibration": "calibration", "Perturbation": "calibration",
     "load_data": "datasets",
     "CRITERIA": "scores", "Scores": "scores",
     "PruneOptions": "options", "ScoreOptions": "options", "TrainOptions": "options", "ChannelFloor": "options",

@@ -106,7 +106,5 @@ def drop_blocks(net: Net, ratio: float, data: Calibration) -> tuple[Net, list[Bl
 
 
 def _outputs(net: Net, data: Calibration) -> np.ndarray:
-    points = data.semantic.points(data.samples, data.seed)[np.arange(len(data.images)) % data.samples]
-    return Activations(net, [net.outputs[0]])(data.semantic.apply_each(data.images, points))[net.outputs[0]].astype(
-        float
-    )
+    points = data.points()[np.arange(len(data.images)) % data.samples]
+    return Activations(net, [net.outputs[0]])(data.moved(data.images, points))[net.outputs[0]].astype(float)

@@ -1,12 +1,11 @@
-"""Calibration data and the semantic perturbation x'(s) = clip(alpha * x + beta, 0, 1), s = (alpha, beta).
+"""Calibration data, and what a perturbation makes of them: x'(s) = clip(image(x, s), 0, 1) for parameters s in a set S.
 
 Data that do not lie in [0, 1] (normalised images, other signals) are used as they are: nothing is clipped then.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,84 +14,43 @@ from pruning import onnx_io, runtime, sobol
 from pruning.errors import CriterionError, DataError
 from pruning.net import Net
 from verifier.brief import brief
-from verifier.console.arguments import spans, unknown
-from verifier.data.frame import check_unit
-from verifier.errors import OptionsError
+from verifier.data.frame import Frame
+from verifier.errors import ModelError, OptionsError
+from verifier.perturbation import PARAMETERS
+from verifier.perturbation.perturbation import Perturbation, apply, expand
+from verifier.perturbation.polynomial import ImageMap, Monomial, feature
+from verifier.perturbation.text import STILL
 
 STRAY = 1e-6  # so far outside [0, 1] a value may lie by rounding alone
 
 
-@dataclass(frozen=True)
-class Semantic:
-    """The rectangle S: ranges of the contrast factor alpha and of the brightness offset beta.
+def perturbation(text: str) -> Perturbation:
+    """S from a text (see `Perturbation.parse`); an empty one moves nothing."""
+    return Perturbation.parse(text, STILL)
 
-    clip: whether x'(s) is clipped to [0, 1].
-    """
 
-    contrast: tuple[float, float] = (1.0, 1.0)
-    brightness: tuple[float, float] = (0.0, 0.0)
-    clip: bool = True
-
-    def __post_init__(self) -> None:
-        for name, (low, high) in (("contrast", self.contrast), ("brightness", self.brightness)):
-            if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-                raise DataError(f"semantic range {name}={low}:{high} is empty or not finite; expected low:high")
-
-    @classmethod
-    def parse(cls, text: str) -> Semantic:
-        """Read `brightness=-0.1:0.1,contrast=0.8:1.2` (see `verifier.console.arguments.spans`)."""
-        try:
-            ranges = spans(text)
-        except OptionsError as error:
-            raise DataError(f"semantic ranges: {error}") from None
-        for name in ranges:
-            if name not in ("brightness", "contrast"):
-                what = unknown("parameter", name, ("brightness", "contrast"))
-                raise DataError(f"semantic ranges: {what}; expected brightness or contrast")
-            check_unit(name, *ranges[name])
-        return cls(ranges.get("contrast", (1.0, 1.0)), ranges.get("brightness", (0.0, 0.0)))
-
-    @property
-    def degenerate(self) -> bool:
-        """True if S is a single point."""
-        return self.contrast[0] == self.contrast[1] and self.brightness[0] == self.brightness[1]
-
-    def points(self, count: int, seed: int) -> np.ndarray:
-        """`count` scrambled Sobol points (count, 2) of S, columns alpha and beta."""
-        unit = sobol.points(count, np.random.default_rng(seed))
-        low, high = np.array([self.contrast, self.brightness]).T
-        return low + unit * (high - low)
-
-    def apply(self, images: np.ndarray, point: Sequence[float] | np.ndarray) -> np.ndarray:
-        """x'(s) for one point, in float32."""
-        moved = images * np.float32(point[0]) + np.float32(point[1])
-        return np.clip(moved, 0.0, 1.0, out=moved) if self.clip else moved
-
-    def apply_each(self, images: np.ndarray, points: np.ndarray) -> np.ndarray:
-        """x'(s_i) with one point per image."""
-        column = (-1, *[1] * (images.ndim - 1))
-        moved = images * points[:, 0].reshape(column).astype(np.float32)
-        moved += points[:, 1].reshape(column).astype(np.float32)
-        return np.clip(moved, 0.0, 1.0, out=moved) if self.clip else moved
+UNMOVED = perturbation("")
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Images (n, *S) float32, optional labels (n, ...), the rectangle S, number of its sample points and the seed.
+    """Images (n, *S) float32, optional labels (n, ...), the perturbation, number of its sample points and the seed.
 
     Labels of an integer type are classes, of a floating type regression targets in the units of the network output;
     for heatmaps (n, K, R, C) they are positions (n, 2K) in cells, x before y. `unlabelled` says why there are none.
-    Where the images leave [0, 1], `semantic.clip` is switched off: they are used as they are.
+    Where the images leave [0, 1], `semantic.clip` is switched off: they are used as they are. `frame` says how an image
+    lies in S, where its shape alone does not tell.
     """
 
     __repr__ = brief
 
     images: np.ndarray
     labels: np.ndarray | None = None
-    semantic: Semantic = Semantic()
+    semantic: Perturbation = UNMOVED
     samples: int = 32
     seed: int = 0
     unlabelled: str = ""
+    frame: Frame | None = None
 
     def __post_init__(self) -> None:
         images = np.asarray(self.images, np.float32)
@@ -123,7 +81,39 @@ class Calibration:
                 f"calibration images have shape {self.images.shape[1:]}, "
                 f"the network input '{net.inputs[0]}' expects {sample}"
             )
-        return replace(self, images=self.images.reshape(len(self.images), *sample))
+        frame = self.frame
+        if frame is None and len(sample) == 1 and self.images.ndim == 4:  # a picture that is read as one row
+            frame = replace(Frame.of(self.images.shape[1:]), shape=(1, *sample), layout="flat")
+        return replace(self, images=self.images.reshape(len(self.images), *sample), frame=frame)
+
+    def points(self, count: int | None = None, seed: int | None = None) -> np.ndarray:
+        """Scrambled Sobol points (count, d) of S; as many as there are samples, where no number is given."""
+        rng = np.random.default_rng(self.seed if seed is None else seed)
+        low, high = self.semantic.box.T
+        return np.asarray(low + sobol.points(self.samples if count is None else count, rng, len(low)) * (high - low))
+
+    def moved(self, images: np.ndarray, points: Sequence[float] | np.ndarray) -> np.ndarray:
+        """x'(s) of images (n, *S) in float32, with one point for all (d,) or one each (n, d)."""
+        frame = self._frame(images)
+        moved = apply(self.semantic, frame.restored(images), np.asarray(points, np.float64))
+        return frame.arranged(moved).reshape(images.shape)
+
+    def image_map(self, image: np.ndarray) -> ImageMap:
+        """x'(s) of one image (*S) before the clip, as exact coefficients."""
+        frame = self._frame(image[None])
+        terms = expand(self.semantic, frame.restored(np.asarray(image[None], np.float64)))
+        return terms.flat(len(self.semantic.ranges), lambda part: frame.arranged(part).reshape(-1))
+
+    def _frame(self, images: np.ndarray) -> Frame:
+        """Where the pixels of an image lie; of no matter to steps that treat all values alike, and to other signals."""
+        if all(PARAMETERS[name].pointwise for name in self.semantic.names):
+            size = images[0].size
+            return Frame((1, size), "flat", 1, 1, size)
+        try:
+            return self.frame or Frame.of((1, *images.shape[1:]))
+        except (ModelError, OptionsError) as error:
+            named = [name for name in self.semantic.names if not PARAMETERS[name].pointwise]
+            raise DataError(f"parameter {named[0]} changes pictures, and the data are none: {error}") from error
 
     def part(self, rows: slice) -> Calibration:
         """Some of the images, with their labels."""
@@ -140,7 +130,7 @@ class Calibration:
         """CriterionError if S is a single point."""
         if self.semantic.degenerate:
             raise CriterionError(
-                f"{why} measures movement under a perturbation; give --semantic brightness=..,contrast=.."
+                f"{why} measures movement under a perturbation; give --semantic, such as brightness=-0.1:0.1"
             )
 
 
@@ -166,17 +156,32 @@ class Activations:
 def perturbed(calibration: Calibration) -> Iterator[np.ndarray]:
     """For each image the batch (K + 1, *S): the image itself, then its K perturbed versions.
 
-    The batch is one array that the next image overwrites. alpha * x + beta is a matrix product, (alpha, beta) times
-    (x, 1).
+    The batch is one array that the next image overwrites. The changed images are a matrix product: features of the
+    points (alpha and beta, say) times coefficients of the image (x and 1).
     """
-    points = calibration.semantic.points(calibration.samples, calibration.seed).astype(np.float32)
+    points = calibration.points()
     shape = calibration.images.shape[1:]
     batch = np.empty((len(points) + 1, *shape), np.float32)
     rows = batch.reshape(len(batch), -1)
-    pair = np.ones((2, rows.shape[1]), np.float32)
+    frame = calibration._frame(calibration.images)
+
+    def matrices(parts: Mapping[Monomial, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        features = np.stack([feature(points, m) for m in parts], 1).astype(np.float32)
+        whole = [frame.arranged(np.broadcast_to(part, (1, *frame.size))).reshape(-1) for part in parts.values()]
+        return features, np.stack(whole)
+
     for image in calibration.images:
-        rows[0] = pair[0] = image.reshape(-1)
-        np.matmul(points, pair, out=rows[1:])
+        rows[0] = image.reshape(-1)
+        changed = expand(calibration.semantic, frame.restored(image[None]))
+        plain, powered = changed.split()
+        if plain:
+            np.matmul(*matrices(plain), out=rows[1:])
+        else:
+            rows[1:] = 0.0
+        if changed.power is not None:
+            index, base = changed.power
+            power = frame.arranged(base).reshape(1, -1) ** points[:, [index]].astype(np.float32)
+            rows[1:] += np.matmul(*matrices(powered)) * power
         if calibration.semantic.clip:
             np.clip(rows[1:], 0.0, 1.0, out=rows[1:])
         yield batch
@@ -213,7 +218,7 @@ def channel_moments(
         return {}
     calibration = calibration.fitted(net)
     run = Activations(net, [value for value, _ in places])
-    points = calibration.semantic.points(calibration.samples, calibration.seed)
+    points = calibration.points()
     sums = {place: np.zeros((2, net.shapes[place[0]][place[1]])) for place in places}
     highest = {place: np.full(total.shape[1], -np.inf) for place, total in sums.items()}
     count = 0
@@ -222,7 +227,7 @@ def channel_moments(
         images = calibration.images[start : start + 32]
         for turn in range(repeats):
             chosen = points[(np.arange(start, start + len(images)) * repeats + turn) % len(points)]
-            found = run(calibration.semantic.apply_each(images, chosen))
+            found = run(calibration.moved(images, chosen))
             for value, axis in places:
                 array = found[value]
                 others = tuple(a for a in range(array.ndim) if a != axis)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from pruning import options as choices
 from pruning.options import ChannelFloor, PruneOptions, ScoreOptions, TrainOptions
-from verifier.console.arguments import CommandParser, NamedSpan
+from verifier.console.arguments import CommandParser
 from verifier.data import options as shared
 from verifier.errors import SecateurError
+from verifier.perturbation.options import add_perturbation
 
 if TYPE_CHECKING:
     pass
@@ -22,7 +23,7 @@ _EPILOG = f"""
 {shared.DATA}
 how channels are chosen
   Our USN ("unbiased and smooth neuron"; the paper's own formula was not available to us, this is our definition):
-      z0 = pre-activation of a channel for the clean image, z(s) for x'(s) = clip(alpha*x + beta, 0, 1), s in S
+      z0 = pre-activation of a channel for the clean image, z(s) for the changed image x'(s), s in S
       Bias2 = E (mean_s z(s) - z0)^2,  Var = E var_s z(s),  Sig = variance of z0 over images and positions
       our USN = R * T^g,  R = Sig / (Sig + Bias2 + Var),  T = 1 - P[sign z(s) != sign z0],  g = --usn-stability-exp
   Channels with the lowest USN are removed. Channels that are inactive or constant on the data go first, for every
@@ -46,7 +47,7 @@ what stands for a removed channel (--fold)
 
 examples
   prune net.onnx -o small.onnx --criterion l2 --ratio 0.3 --fold zero
-  prune net.onnx -o small.onnx --ratio 0.5 --data images.npz --semantic brightness=-0.1:0.1,contrast=0.8:1.2
+  prune net.onnx -o small.onnx --ratio 0.5 --data images.npz --semantic medium
   prune net.onnx --dry-run --ratio 0.5 --criterion l1
   prune net.onnx -o small.onnx --ratio 0.75 --mode progressive --data aircraft23 --semantic brightness=-0.1:0.1
 
@@ -73,11 +74,6 @@ def parser() -> CommandParser:
     p.add_argument(
         "--sweep", type=_ratios, metavar="R,R,...", help="several ratios; writes OUTPUT with the ratio in its name"
     )
-    p.add_argument(
-        "--semantic", default="", metavar="RANGES", help="the rectangle S, e.g. brightness=-0.1:0.1,contrast=0.8:1.2"
-    )
-    for name in ("contrast", "brightness"):
-        p.add_argument(f"--{name}", action=NamedSpan, dest="semantic", default="", metavar="LOW,HIGH", help="part of S")
     _add(p, "mode", "training around pruning, if not post-training", choices=choices.MODES)
     p.add_argument("--dry-run", action="store_true", help="print the plan, write nothing")
     p.add_argument("--report", type=Path, metavar="DIR", help="write a report with histograms and pictures")
@@ -86,6 +82,7 @@ def parser() -> CommandParser:
     shared.add_network(g)
     _add(g, "images", "calibration images used, drawn by --seed")
     g.add_argument("--samples", type=int, default=32, help="Sobol points of S per image (default: 32)")
+    add_perturbation(p.add_argument_group("the perturbation: ranges S of parameters s, and constants"))
     g = p.add_argument_group("selection")
     _add(g, "allocation", "ratio per layer; marginal: by certified loss", choices=choices.ALLOCATIONS)
     _add(g, "mrs_form", "sensitivity for --allocation mrs", choices=choices.MRS_FORMS)

@@ -10,7 +10,7 @@ from pathlib import Path
 from pruning import api, runs
 from pruning.agreement import Agreement
 from pruning.api import PrunedModel
-from pruning.calibration import Calibration, Semantic
+from pruning.calibration import Calibration, perturbation
 from pruning.datasets import load_data
 from pruning.errors import CriterionError, DataError
 from pruning.net import Net
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace, options: PruneOptions) -> None:
 
 def _read_data(arguments: argparse.Namespace, net: Net) -> Calibration | None:
     """Calibration data, if the command names any."""
-    semantic, training = Semantic.parse(arguments.semantic), arguments.mode != PruneOptions.mode
+    semantic, training = perturbation(arguments.semantic), arguments.mode != PruneOptions.mode
     if arguments.data is None:
         if training:
             raise DataError(f"--mode {arguments.mode} trains and needs labelled --data")

@@ -1,7 +1,7 @@
 """Certified training in steps: bounds over small random sub-rectangles of S that grow, and count more, over a warm-up.
 
 The schedule of certified training (Gowal et al. 2018 ramp the radius of the input box and the weight of the bound's
-loss), on the parameters of the perturbation: two of them, so affine forms cost a few inference passes. Sides grow
+loss), on the parameters of the perturbation: few of them, so affine forms cost a few inference passes. Sides grow
 geometrically, because bounds of a trained network do: those of `cnn7` width 32 widen a hundredfold from a fortieth of
 the sides of S to a twentieth. Sub-rectangles rather than S itself, because the verifier halves S as well: what counts
 is how large a part it can settle at once.
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pruning.calibration import Semantic
+from pruning.calibration import Perturbation
 from pruning.errors import CriterionError
 
 FIRST = 1 / 80
@@ -46,11 +46,11 @@ class Curriculum:
         return self.weight * self.progress(done)
 
     def cells(
-        self, semantic: Semantic, count: int, done: float, rng: np.random.Generator
+        self, semantic: Perturbation, count: int, done: float, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Middles and half sides of random sub-rectangles, both (count, 2) float32, columns contrast and brightness."""
-        low, high = np.array([semantic.contrast, semantic.brightness]).T
+        """Middles and half sides of random sub-rectangles, both (count, d) float32."""
+        low, high = semantic.box.T
         first = min(FIRST, self.cell)
         half = first * (self.cell / first) ** self.progress(done) * (high - low) / 2
-        middle = rng.uniform(low + half, high - half, (count, 2))
+        middle = rng.uniform(low + half, high - half, (count, len(low)))
         return middle.astype(np.float32), np.broadcast_to(half, middle.shape).astype(np.float32)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pruning.calibration import Calibration, Semantic
+from pruning.calibration import Calibration, Perturbation, perturbation
 from pruning.errors import DataError
 from pruning.keypoints import answers, targets
 from pruning.net import Net
@@ -28,7 +28,7 @@ SPLIT = "train"
 def load_data(
     source: str,
     net: Net,
-    semantic: Semantic | None = None,
+    semantic: Perturbation | None = None,
     images: int = 256,
     samples: int = 32,
     seed: int = 0,
@@ -61,7 +61,17 @@ def load_data(
         raise
     except SecateurError as error:
         raise DataError(str(error)) from error
-    return Calibration(found, labels, semantic or Semantic(), samples, seed, reason).fitted(net)
+    semantic = perturbation("") if semantic is None else semantic
+    frame = _frame(net, layout, channels)
+    return Calibration(found, labels, semantic, samples, seed, reason, frame).fitted(net)
+
+
+def _frame(net: Net, layout: str, channels: int | None) -> Frame | None:
+    """The picture that the network takes, None where its input is none."""
+    try:
+        return Frame.of(net.shapes[net.inputs[0]], layout, channels)
+    except ModelError:
+        return None
 
 
 def _read(
@@ -72,12 +82,7 @@ def _read(
     source = sources.find(text, split=split, crop=crop, folder=folder)
     shape = net.shapes[net.inputs[0]]
     arrays = source if isinstance(source, sources.PictureArrays) else None
-    try:
-        frame = Frame.of(shape, layout, channels)
-    except ModelError:
-        if arrays is None:
-            raise
-        frame = None
+    frame = Frame.of(shape, layout, channels) if arrays is None else _frame(net, layout, channels)
     if arrays is not None and (frame is None or arrays.arrays["images"].ndim == 2):
         return _plain(arrays, net, count, seed, say)
     assert frame is not None

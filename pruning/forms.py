@@ -1,7 +1,7 @@
 """Forward bounds in PyTorch for certified training: centre, generators and radius, differentiable in the weights.
 
-A value over a cell is c + sum_i a_i u_i +- r with |u_i| <= 1. Over a cell of S there are two generators, u_1 moves the
-contrast and u_2 the brightness, and ReLU keeps the chord's slope with the parallel line through the middle; without
+A value over a cell is c + sum_i a_i u_i +- r with |u_i| <= 1. Over a cell of S there is a generator for every
+parameter and every product of them, and ReLU keeps the chord's slope with the parallel line through the middle; without
 generators these are plain intervals (Gowal et al. 2018), which say nothing on the whole rectangle. Rising operators and
 products with stored values fall back to intervals, where the dependence on s is lost.
 
@@ -12,14 +12,17 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from pruning import losses
+from pruning.calibration import Calibration
 from pruning.errors import CriterionError
 from pruning.measure import is_heatmap
 from pruning.net import OnnxNode
 from pruning.torch_bridge import TorchNet
 from verifier.graph.operators import traits
+from verifier.perturbation.enclosure import ImageMaps
 
 Ends = tuple[Any, Any]
 
@@ -47,16 +50,21 @@ def interval_bounds(model: TorchNet, lower: Any, upper: Any) -> Ends:
     return _walk(model, Form((lower + upper) / 2, (), (upper - lower) / 2))
 
 
-def output_bounds(model: TorchNet, images: Any, middle: Any, half: Any, clip: bool = True) -> Ends:
-    """Bounds (n, ...) of the outputs for x'(s) = clip(alpha x + beta, 0, 1), s in middle +- half, both (n, 2).
+def output_bounds(model: TorchNet, data: Calibration, images: np.ndarray, middle: np.ndarray, half: np.ndarray) -> Ends:
+    """Bounds (n, ...) of the outputs for images (n, *S) changed as `data` says, s in middle +- half, both (n, d).
 
-    images (n, *S). Raises CriterionError naming the node that has no rule.
+    Raises CriterionError naming the node that has no rule.
     """
-    wide = (-1, *[1] * (images.ndim - 1))
-    (alpha, beta), (rise, shift) = ([side[:, i].reshape(wide) for i in (0, 1)] for side in (middle, half))
-    zero = images * 0
-    form = Form(alpha * images + beta, (rise * images, shift + zero), zero)
-    if clip:  # clip(v, 0, 1) = 1 - relu(1 - relu(v))
+    maps = ImageMaps.of([data.image_map(image) for image in images], torch.device("cpu"))
+    centre, radius = (torch.from_numpy(np.broadcast_to(s, middle.shape).astype(np.float64)) for s in (middle, half))
+    cell = maps.over(centre, radius, torch.arange(len(images)))
+    generators = (*(cell.slopes * radius[:, :, None]).unbind(1), *cell.shared.unbind(1))
+
+    def single(part: Any) -> Any:
+        return model.tensor(part.float().numpy().reshape(images.shape))
+
+    form = Form(cell.value, generators, cell.slack).linear(single, single, single)
+    if data.semantic.clip:  # clip(v, 0, 1) = 1 - relu(1 - relu(v))
         form = _mirror(_relu(_mirror(_relu(form))))
     return _walk(model, form)
 

@@ -27,10 +27,10 @@ def learned_mask(groups: Groups, data: Calibration, options: ScoreOptions) -> np
     optimiser = torch.optim.Adam([scores], lr=0.01)
     readers = _reader_labels(groups)
     kept = int(np.ceil(groups.n * (1 - options.mask_ratio))) if groups.n else 0
-    points = data.semantic.points(256, options.seed)
+    points = data.points(256, options.seed)
     for _ in range(20 * options.batches):
         rows = rng.choice(len(data.images), min(options.batch_size, len(data.images)), replace=False)
-        images = data.semantic.apply_each(data.images[rows], points[rng.integers(len(points), size=len(rows))])
+        images = data.moved(data.images[rows], points[rng.integers(len(points), size=len(rows))])
         hard = torch.zeros(groups.n)
         hard[torch.topk(scores, max(1, kept)).indices] = 1.0
         gate = hard + scores - scores.detach()  # straight through
@@ -87,8 +87,8 @@ def worst_losses(groups: Groups, data: Calibration, target: np.ndarray, chosen: 
     """
     model = TorchNet(groups.net)
     rng = np.random.default_rng(data.seed)
-    points = data.semantic.points(256, data.seed)[rng.integers(256, size=len(data.images))]
-    images = model.tensor(data.semantic.apply_each(data.images, points))
+    points = data.points(256)[rng.integers(256, size=len(data.images))]
+    images = model.tensor(data.moved(data.images, points))
     labels = model.tensor(target)
     with torch.no_grad():
         start = float(task_loss(model(images), labels))
@@ -129,12 +129,12 @@ def output_effects(groups: Groups, data: Calibration, seed: int, per_image: int 
         return np.zeros(groups.n)
     means = channel_means(groups.net, [(value, axis) for _, value, axis, _ in places], data, per_image)
     model, total, count = TorchNet(net), np.zeros(groups.n), 0
-    points, draw = data.semantic.points(data.samples, data.seed), np.random.default_rng([seed, 17])
+    points, draw = data.points(), np.random.default_rng([seed, 17])
     for start in range(0, len(data.images), batch):
         clean = data.images[start : start + batch]
         for turn in range(per_image):
             chosen = points[(np.arange(start, start + len(clean)) * per_image + turn) % len(points)]
-            images = model.tensor(data.semantic.apply_each(clean, chosen)).requires_grad_(True)
+            images = model.tensor(data.moved(clean, chosen)).requires_grad_(True)
             output, seen = model(images, [name for name, *_ in places])
             signs = model.tensor(draw.choice(np.array([-1.0, 1.0], np.float32), tuple(output.shape)))
             slopes = torch.autograd.grad((signs * output).sum(), [seen[name] for name, *_ in places], allow_unused=True)

@@ -26,13 +26,13 @@ def fit_lines(groups: Groups, removed: np.ndarray, calibration: Calibration) -> 
     places = _places(groups, removed)
     calibration = calibration.fitted(groups.net)
     run = Activations(groups.net, [name for unit, node in places for name in (unit.value, node.outputs[0])])
-    points = calibration.semantic.points(calibration.samples, calibration.seed)
+    points = calibration.points()
     sums = [np.zeros((5, len(unit.channel))) for unit, _ in places]
     for start in range(0, len(calibration.images), 32):
         images = calibration.images[start : start + 32]
         for turn in range(4):
             chosen = points[(np.arange(start, start + len(images)) * 4 + turn) % len(points)]
-            found = run(calibration.semantic.apply_each(images, chosen))
+            found = run(calibration.moved(images, chosen))
             for total, (unit, node) in zip(sums, places, strict=True):
                 z, a = (
                     channels_first(found[name], unit.axis).astype(np.float64) for name in (unit.value, node.outputs[0])

@@ -79,10 +79,10 @@ class _CertifiedLoss:
     def __init__(self, scores: Scores, data: Calibration) -> None:
         self.groups, self.data = scores.groups, data
         self.target = target_of(self.groups.net, data)
-        low, high = np.array([data.semantic.contrast, data.semantic.brightness]).T
+        low, high = data.semantic.box.T
         self.half = CELL * (high - low) / 2
         rng = np.random.default_rng([data.seed, 23])
-        self.middle = rng.uniform(low + self.half, high - self.half, (len(data.images), 2))
+        self.middle = rng.uniform(low + self.half, high - self.half, (len(data.images), len(low)))
         everything = self.groups.prunable
         places = list(dict.fromkeys((cut.data, cut.data_axis) for cut in readers(self.groups, everything)))
         self.means: Constants = channel_means(self.groups.net, places, data)
@@ -98,8 +98,6 @@ class _CertifiedLoss:
 
     def _of(self, net: Net) -> float:
         model = TorchNet(net)
-        sides = np.broadcast_to(self.half, self.middle.shape)
         with torch.no_grad():
-            images, middle, half = (model.tensor(v.astype(np.float32)) for v in (self.data.images, self.middle, sides))
-            bounds = forms.output_bounds(model, images, middle, half, self.data.semantic.clip)
+            bounds = forms.output_bounds(model, self.data, self.data.images, self.middle, self.half)
             return float(forms.worst_loss(*bounds, model.tensor(self.target)))

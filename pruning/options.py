@@ -92,7 +92,7 @@ class TrainOptions:
     wasserstein: the concentration loss starts at this share of the task loss; separation and across: weights of the
     optional terms relative to it; stability: none, rs or nrs with weight `stability_weight` (VITA's 0.01 for
     adversarial training); consistency: weight of |f(x') - f(x)|^2; certified: weight of the task loss of the bounds
-    (certified_bounds: `affine` in contrast and brightness, or `interval`) over a random sub-rectangle of S per image,
+    (certified_bounds: `affine` in the parameters, or `interval`) over a random sub-rectangle of S per image,
     whose sides grow to `cell` times those of S while the weight does (`pruning.curriculum`); exposure: training uses S
     enlarged by this factor; rescale: see `pruning.apply`.
     """

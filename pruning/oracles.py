@@ -1,7 +1,7 @@
 """The oracles of the certified criteria, from the verifier's bounds.
 
 The clip of the perturbation is put in front of the network as an operator of its own, so it is exact up to the planes
-that bound it; contrast times the image plus brightness is the affine map that the verifier starts from.
+that bound it; the image before the clip is enclosed by an affine form over every cell (`perturbation.enclosure`).
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ import numpy as np
 import torch
 
 from pruning import onnx_io
+from pruning.calibration import Calibration
 from pruning.errors import CriterionError
 from pruning.net import Net
 from verifier.bounds.backward import walk_back
 from verifier.bounds.inputs import AffineMap, centre_radius
 from verifier.bounds.network import build
 from verifier.bounds.sweep import Method, sweep
-from verifier.bounds.zonotope import Twin, start, sweep_zonotope
+from verifier.bounds.zonotope import Twin, sweep_zonotope
 from verifier.errors import ModelError
 from verifier.graph.ir import Graph, Node
 from verifier.graph.onnx_import import load_model
 from verifier.passes.flatten_io import flatten_io
+from verifier.perturbation.enclosure import ImageMaps
 
 if TYPE_CHECKING:
     from verifier.bounds.zonotope import Zonotope
@@ -35,26 +37,26 @@ CLIPPED = "image/clipped"
 
 
 def interval_oracle(
-    net: Net, names: Sequence[str], images: np.ndarray, cells: np.ndarray, clip: bool = True
+    net: Net, names: Sequence[str], images: np.ndarray, cells: np.ndarray, data: Calibration
 ) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
     """Proved bounds of values inside `net`; shapes as `pruning.scores.certified` says.
 
-    Zonotopes over contrast and brightness with a symbol per unstable neuron (`verifier.bounds.zonotope`), every
+    Zonotopes over the parameters with a symbol per unstable neuron (`verifier.bounds.zonotope`), every
     rounding of the bounds included: they hold for the network in exact arithmetic on the float32 image. Raises
     CriterionError for a network the verifier cannot bound.
     """
     wanted = list(dict.fromkeys(names))
-    twin = Twin.of(_graph(net, wanted, clip), torch.device("cpu"))
+    twin = Twin.of(_graph(net, wanted, data.semantic.clip), torch.device("cpu"))
     parts: list[tuple[np.ndarray, np.ndarray]] = []
     with torch.no_grad():
         for image in images:
-            offset, matrix = _affine(image)
+            maps = ImageMaps.of([data.image_map(image)], torch.device("cpu"))
             for first in range(0, len(cells), CELLS_AT_ONCE):
                 box = torch.from_numpy(np.asarray(cells[first : first + CELLS_AT_ONCE], np.float64))
-                centre, radius = centre_radius(box[:, :, 0].contiguous(), box[:, :, 1].contiguous())
-                n = len(box)
-                begin = start(offset.expand(n, -1), matrix.expand(n, -1, -1), centre, radius, twin.fast.dtype)
-                parts.append(_ends(sweep_zonotope(twin, begin)[0]))
+                low, high = (side.contiguous() for side in box.unbind(2))
+                query = torch.zeros(len(box), dtype=torch.int64)
+                begin, moves = maps.zonotope(*centre_radius(low, high), query, twin.fast.dtype)
+                parts.append(_ends(sweep_zonotope(twin, begin, moves)[0]))
     lower, upper = (np.concatenate(side).reshape(len(images), len(cells), -1) for side in zip(*parts, strict=True))
     found, at = {}, 0
     for name in wanted:
@@ -67,7 +69,7 @@ def interval_oracle(
 
 
 def slope_oracle(
-    net: Net, names: Sequence[str], images: np.ndarray, cells: np.ndarray, clip: bool = True
+    net: Net, names: Sequence[str], images: np.ndarray, cells: np.ndarray, data: Calibration
 ) -> Mapping[str, np.ndarray]:
     """How strongly the relaxation of each pre-activation enters a bound of the outputs: (n, m, 1, *rest), >= 0.
 
@@ -75,18 +77,18 @@ def slope_oracle(
     has at the output of the neuron. Our choice: the criterion knows no property, so every side of every output counts.
     Values that no non-linear operator reads get 0.
     """
-    network = build(_graph(net, list(net.outputs), clip), torch.float64, torch.device("cpu"))
+    network = build(_graph(net, list(net.outputs), data.semantic.clip), torch.float64, torch.device("cpu"))
     readers = {network.ops[i].node.inputs[0]: i for i in network.relaxed}
     rows = torch.eye(network.m, dtype=torch.float64)
     rows = torch.cat([rows, -rows])
     found: dict[str, list[np.ndarray]] = {name: [] for name in names}
     with torch.no_grad():
         for image in images:
-            offset, matrix = _affine(image)
-            inputs = AffineMap(offset[None], matrix.T[None].contiguous())
+            maps, query = ImageMaps.of([data.image_map(image)], torch.device("cpu")), torch.zeros(1, dtype=torch.int64)
             for cell in np.asarray(cells, np.float64):
                 low, high = (torch.from_numpy(cell[None, :, side].copy()) for side in (0, 1))
-                query = torch.zeros(1, dtype=torch.int64)
+                offset, matrix = maps.linear(*centre_radius(low, high), query)  # for a score, not a bound
+                inputs = AffineMap(offset, matrix.transpose(1, 2).contiguous())
                 planes = sweep(network, low, high, query, inputs, Method()).relaxations
                 trace: dict[int, torch.Tensor] = {}
                 walk_back(network, network.output, rows[None], rows.new_zeros(1, len(rows)), planes, trace=trace)
@@ -119,12 +121,6 @@ def _graph(net: Net, names: Sequence[str], clip: bool) -> Graph:
         nodes.append(Node(node.op, inputs, node.output, node.params, node.attrs, node.source))
     shapes = {**graph.shapes, inside: graph.shapes[source]}
     return flatten_io(Graph(graph.inputs, graph.outputs, tuple(nodes), shapes))
-
-
-def _affine(image: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """offset (n,) and matrix (2, n) of contrast * image + brightness."""
-    flat = torch.from_numpy(np.asarray(image, np.float64).reshape(-1))
-    return torch.zeros_like(flat), torch.stack([flat, torch.ones_like(flat)])
 
 
 def _ends(form: Zonotope) -> tuple[np.ndarray, np.ndarray]:

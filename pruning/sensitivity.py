@@ -1,7 +1,7 @@
 """Layer ratios from measured sensitivity (allocation `mrs`); our own forms, the published formula was not found.
 
 prune    MRS_l = worst-case loss after removing 10 % of layer l (lowest L2) minus worst-case loss of the whole network;
-         worst case: per image, the worst of a 9 x 9 grid of S
+         worst case: per image, the worst of a grid of S
 weights  MRS_l = max over changes dw of layer l with ||dw|| <= 0.1 ||w_l|| of the loss under random s, minus the loss
          (the modular robust criticality of RiFT, arXiv 2308.02533, with s in place of an attack); 10 ascent steps
 
@@ -23,6 +23,7 @@ from pruning.scores.weights import channel_norm
 from pruning.surgery import mask
 
 IMAGES = 64
+GRID = 81  # of two parameters 9 x 9
 HIGHEST = 0.75
 FARTHEST = 700.0  # medians; exp(-1000) would be 0, and no kappa could make a share of it
 
@@ -32,13 +33,7 @@ def mrs_ratios(groups: Groups, data: Calibration, ratio: float, form: str, strea
     data = data.fitted(groups.net)
     chosen = chosen_groups(groups, stream)
     one_of("mrs form", form, MRS_FORMS)
-    few = Calibration(
-        data.images[:IMAGES],
-        None if data.labels is None else data.labels[:IMAGES],
-        data.semantic,
-        data.samples,
-        data.seed,
-    )
+    few = data.part(slice(0, IMAGES))
     target = target_of(groups.net, few)
     if form == "prune":
         found = _by_pruning(groups, few, target, chosen)
@@ -92,12 +87,11 @@ def target_of(net: Net, data: Calibration) -> np.ndarray:
 
 
 def _worst_loss(net: Net, data: Calibration, target: np.ndarray) -> float:
-    """Mean over images of the worst loss on a 9 x 9 grid of S."""
+    """Mean over images of the worst loss on a grid of at most `GRID` points of S."""
     run, worst = Activations(net, [net.outputs[0]]), np.full(len(data.images), -np.inf)
-    for alpha in np.linspace(*data.semantic.contrast, 9):
-        for beta in np.linspace(*data.semantic.brightness, 9):
-            output = run(data.semantic.apply(data.images, (alpha, beta)))[net.outputs[0]].reshape(len(worst), -1)
-            worst = np.maximum(worst, _losses(output.astype(np.float64), target))
+    for point in data.semantic.grid(GRID):
+        output = run(data.moved(data.images, point))[net.outputs[0]].reshape(len(worst), -1)
+        worst = np.maximum(worst, _losses(output.astype(np.float64), target))
     return float(worst.mean())
 
 

@@ -36,7 +36,7 @@ def intervals(groups: Groups, removed: np.ndarray, calibration: Calibration, opt
     grid = cells(calibration.semantic, options.cells)
     found: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
     for image in calibration.images:
-        bounds = oracle_bounds(groups, options, [value for value, _ in places], image[None], grid, calibration.semantic)
+        bounds = oracle_bounds(groups, options, [value for value, _ in places], image[None], grid, calibration)
         for value, axis in places:
             lower, upper = bounds[value]
             others = tuple(a for a in range(lower.ndim) if a != axis + 2)

@@ -9,8 +9,9 @@ Weights travel ONNX -> onnx2torch -> ONNX by name; BatchNormalization statistics
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import product
 from types import MappingProxyType
 from typing import Any
 
@@ -20,7 +21,7 @@ import torch
 from pruning import forms, losses
 from pruning.agreement import Agreement, agreement
 from pruning.api import PrunedModel, apply
-from pruning.calibration import Calibration, Semantic
+from pruning.calibration import Calibration
 from pruning.curriculum import Curriculum
 from pruning.errors import CriterionError, DataError
 from pruning.fold import readers
@@ -181,18 +182,18 @@ def fine_tune(
     torch.manual_seed(options.seed)
     rng = np.random.default_rng([options.seed, 7])
     labels = data.need_labels("training")
-    semantic = _enlarged(data.semantic, options.exposure)
+    exposed = replace(data, semantic=data.semantic.enlarged(options.exposure))
     steps = max(1, -(-len(data.images) // options.batch_size)) * epochs
     optimiser = torch.optim.Adam(list(model.trainable.values()), lr=options.rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    objective = _Objective(model, plan, options, steps, data.semantic)
+    objective = _Objective(model, plan, options, steps, data)
     fixed = {name: model.tensor(mask.astype(np.float32)) for name, mask in (masks or {}).items()}
     for step in range(steps):
         rows = rng.choice(len(data.images), min(options.batch_size, len(data.images)), replace=False)
         clean = data.images[rows]
-        moved = semantic.apply_each(clean, _uniform(semantic, len(rows), rng))
+        moved = exposed.moved(clean, exposed.semantic.uniform(len(rows), rng))
         loss = objective(
-            model.tensor(clean), model.tensor(moved), model.tensor(labels[rows]), step, rng, semantic, clean
+            model.tensor(clean), model.tensor(moved), model.tensor(labels[rows]), step, rng, exposed, clean
         )
         optimiser.zero_grad()
         loss.backward()
@@ -211,9 +212,9 @@ class _Objective:
     """L = L_task + l_w * (L_conc + a*L_sep + b*L_layer) + l_r * L_stab + l_k * |f(x') - f(x)|^2."""
 
     def __init__(
-        self, model: TorchNet, plan: Plan | None, options: TrainOptions, steps: int, rectangle: Semantic
+        self, model: TorchNet, plan: Plan | None, options: TrainOptions, steps: int, data: Calibration
     ) -> None:
-        self.model, self.plan, self.options, self.steps, self.rectangle = model, plan, options, steps, rectangle
+        self.model, self.plan, self.options, self.steps, self.data = model, plan, options, steps, data
         self.curriculum = Curriculum(options.certified, options.cell)
         self.scale: float | None = None
         self.places = _candidates(plan) if plan is not None and options.wasserstein > 0 else []
@@ -226,7 +227,7 @@ class _Objective:
         labels: Any,
         step: int,
         rng: np.random.Generator,
-        semantic: Semantic,
+        exposed: Calibration,
         raw: np.ndarray,
     ) -> Any:
         values = list(dict.fromkeys(value for value, *_ in self.places))
@@ -238,7 +239,7 @@ class _Objective:
         if self.places:
             loss = loss + self._ramp(step, loss, self._concentration(tapped))
         if self._needs_scores():
-            loss = loss + self._score_terms(clean, raw, semantic, rng)
+            loss = loss + self._score_terms(clean, raw, exposed, rng)
         if self.options.certified > 0:
             loss = loss + self._certified(raw, labels, step, rng)
         if self.options.consistency > 0:
@@ -260,23 +261,23 @@ class _Objective:
         return losses.concentration(activations, weights, chosen)
 
     def _certified(self, raw: np.ndarray, labels: Any, step: int, rng: np.random.Generator) -> Any:
-        middle, half = self.curriculum.cells(self.rectangle, len(raw), step / self.steps, rng)
+        middle, half = self.curriculum.cells(self.data.semantic, len(raw), step / self.steps, rng)
         weight = self.curriculum.influence((step + 1) / self.steps)
         if self.options.certified_bounds == "affine":
-            images, spots, sides = (self.model.tensor(part) for part in (raw, middle, half))
-            bounds = forms.output_bounds(self.model, images, spots, sides, self.rectangle.clip)
-            return weight * forms.worst_loss(*bounds, labels)
-        ends = [self.model.tensor(self.rectangle.apply_each(raw, point)) for point in (middle - half, middle + half)]
+            return weight * forms.worst_loss(*forms.output_bounds(self.model, self.data, raw, middle, half), labels)
+        # a pixel is monotone in every parameter while the others are fixed: least and largest at corners of the cell
+        corners = [self.data.moved(raw, middle + half * signs) for signs in product((-1, 1), repeat=half.shape[1])]
+        ends = [self.model.tensor(end(corners)) for end in (np.minimum.reduce, np.maximum.reduce)]
         return weight * forms.worst_loss(*forms.interval_bounds(self.model, *ends), labels)
 
     def _needs_scores(self) -> bool:
         o = self.options
         return bool(self.units) and (o.separation > 0 or o.across > 0 or o.stability != "none")
 
-    def _score_terms(self, clean: Any, raw: np.ndarray, semantic: Semantic, rng: np.random.Generator) -> Any:
+    def _score_terms(self, clean: Any, raw: np.ndarray, data: Calibration, rng: np.random.Generator) -> Any:
         names = [unit.value for unit in self.units]
         _, base = self.model(clean, names)
-        batches = [self.model.tensor(semantic.apply(raw, point)) for point in _uniform(semantic, 4, rng)]
+        batches = [self.model.tensor(data.moved(raw, point)) for point in data.semantic.uniform(4, rng)]
         seen = [self.model(batch, names)[1] for batch in batches]
         scores, terms, o = [], torch.zeros((), device=clean.device), self.options
         for unit in self.units:
@@ -359,17 +360,3 @@ def _split(data: Calibration) -> tuple[Calibration, Calibration]:
     if len(data.images) < 10:
         raise DataError(f"{len(data.images)} labelled images; training needs at least 10")
     return data.part(slice(0, -count)), data.part(slice(-count, None))
-
-
-def _enlarged(semantic: Semantic, factor: float) -> Semantic:
-    spans: Sequence[tuple[float, float]] = (semantic.contrast, semantic.brightness)
-    wide = [
-        ((low + high) / 2 - factor * (high - low) / 2, (low + high) / 2 + factor * (high - low) / 2)
-        for low, high in spans
-    ]
-    return Semantic(wide[0], wide[1], semantic.clip)
-
-
-def _uniform(semantic: Semantic, count: int, rng: np.random.Generator) -> np.ndarray:
-    low, high = np.array([semantic.contrast, semantic.brightness]).T
-    return rng.uniform(low, high, (count, 2))

@@ -132,6 +132,7 @@ def test_pruning_uses_only_the_graph_the_data_sets_and_the_public_door() -> None
         "brief",
         "page",
         "progress",
+        "perturbation",
         "console.outputs",
         "console.arguments",
         "executors.options",
@@ -145,7 +146,9 @@ def test_pruning_uses_only_the_graph_the_data_sets_and_the_public_door() -> None
         if name.startswith("verifier")
         if not (
             name in allowed
-            or name.startswith(("verifier.graph.", "verifier.data.", "verifier.files.", "verifier.page."))
+            or name.startswith(
+                tuple(f"verifier.{part}." for part in ("graph", "data", "files", "page", "perturbation"))
+            )
         )
         if name.removeprefix("verifier.") not in public_names()
     ]

@@ -121,7 +121,7 @@ def usn() -> bytes:
     from verifier.data import networks
 
     net = pruning.load(networks.path("cnn7_w8"))
-    data = pruning.load_data("aircraft23:train:0-47", net, semantic=pruning.Semantic((0.8, 1.2), (-0.1, 0.1)))
+    data = pruning.load_data("aircraft23:train:0-47", net, semantic=pruning.Perturbation.parse("medium"))
     scores = pruning.score(net, data, "usn")
     group = next(g for g in scores.groups.groups if g.name == LAYER)
     ranked = group.channels[np.argsort(scores.parts["R"][group.channels])]

@@ -50,7 +50,8 @@ def score_groups(
     settings = {key: value for key, value in asdict(options).items() if not callable(value) and value is not None}
     if calibration is not None:
         settings |= {"images": len(calibration.images), "samples": calibration.samples, "data_seed": calibration.seed}
-        settings |= {"contrast": calibration.semantic.contrast, "brightness": calibration.semantic.brightness}
+        settings |= {r.name: (r.low, r.high) for r in calibration.semantic.ranges}
+        settings |= dict(calibration.semantic.constants)
     return Scores(
         groups=groups,
         criterion=name,

@@ -3,43 +3,43 @@
 They ask an *interval oracle* (by default `pruning.oracles`, the verifier), which bounds values inside the network
 soundly:
 
-    interval_oracle(net, value_names, images, cells) -> {name: (lower, upper)}
+    interval_oracle(net, value_names, images, cells, data) -> {name: (lower, upper)}
 
-images (n, *S) float32; cells (m, 2, 2) holds [[alpha_low, alpha_high], [beta_low, beta_high]]; lower and upper have
+images (n, *S) float32; cells (m, d, 2) holds the low and high ends of every parameter; lower and upper have
 shape (n, m, *shape of the value without its batch axis ... ) with the batch axis of one kept: (n, m, 1, *rest). For
-every image i, cell j and s in the cell, lower <= value(clip(alpha*x_i + beta, 0, 1)) <= upper must hold. For data that
-are not clipped (`Semantic.clip`), both oracles are called with `clip=False` and leave that out.
+every image i, cell j and s in the cell, lower <= value(x_i'(s)) <= upper must hold; data (`Calibration`) says what
+x'(s) is (`image_map`), and whether it is clipped (`semantic.clip`).
 
-`looseness` also needs a *slope oracle*, slope_oracle(net, value_names, images, cells) -> {name: coefficients (n, m, 1,
-*rest)}, the backward coefficients of the property margin.
+`looseness` also needs a *slope oracle*, slope_oracle(net, value_names, images, cells, data) -> {name: coefficients
+(n, m, 1, *rest)}, the backward coefficients of the property margin.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from types import ModuleType
 
 import numpy as np
 
-from pruning.calibration import Activations, Calibration, Semantic
+from pruning.calibration import Activations, Calibration
 from pruning.errors import CriterionError
 from pruning.groups import Groups
 from pruning.options import ScoreOptions
 from pruning.scores.base import RawScores, criterion, required
 from pruning.scores.movement import LIMIT_DB, per_channel
+from verifier.perturbation.perturbation import Perturbation
 
 _CERT = (
     "our certified USN = C * T^g, C = Sig / (Sig + E mean_cells rho^2), rho = max(|u - z0|, |z0 - l|) <= proved; C <= R"
 )
 
 
-def cells(semantic: Semantic, count: int) -> np.ndarray:
-    """S cut into count x count cells: (count^2, 2, 2)."""
-    edges = [np.linspace(low, high, count + 1) for low, high in (semantic.contrast, semantic.brightness)]
-    rows = [
-        [[edges[0][i], edges[0][i + 1]], [edges[1][j], edges[1][j + 1]]] for i in range(count) for j in range(count)
-    ]
-    return np.array(rows)
+def cells(semantic: Perturbation, count: int) -> np.ndarray:
+    """S cut into equal cells, count along every one of two parameters, and not more in all of others: (m, d, 2)."""
+    side = min(count, max(1, int(count ** (2 / len(semantic.ranges)) + 1e-9)))
+    edges = [np.linspace(low, high, side + 1) for low, high in semantic.box]
+    return np.array(list(product(*(np.stack([edge[:-1], edge[1:]], 1) for edge in edges))))
 
 
 def oracle_bounds(
@@ -48,12 +48,12 @@ def oracle_bounds(
     values: Sequence[str],
     images: np.ndarray,
     grid: np.ndarray,
-    semantic: Semantic,
+    data: Calibration,
 ) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
     """Ask the oracle and check what comes back: shapes, order, no NaN."""
     oracle = options.interval_oracle or _verifier().interval_oracle
     names = list(dict.fromkeys(values))
-    found = oracle(groups.net, names, images, grid, **_clipping(semantic))
+    found = oracle(groups.net, names, images, grid, data)
     for name in names:
         lower, upper = (np.asarray(side, np.float64) for side in found[name])
         shape = (len(images), len(grid), *groups.net.shapes[name])
@@ -70,10 +70,6 @@ def _verifier() -> ModuleType:
     return oracles
 
 
-def _clipping(semantic: Semantic) -> dict[str, bool]:
-    return {} if semantic.clip else {"clip": False}
-
-
 @criterion("usn-cert", "bounds", _CERT)
 def usn_cert(groups: Groups, calibration: Calibration | None, options: ScoreOptions) -> RawScores:
     """Certified USN: a proved lower bound of the sampled one (for samplings that weight cells by area)."""
@@ -87,7 +83,7 @@ def usn_cert(groups: Groups, calibration: Calibration | None, options: ScoreOpti
     references: dict[int, np.ndarray] = {}
     for image in data.images:
         clean = run(image[None])
-        bounds = oracle_bounds(groups, options, [unit.value for unit in units], image[None], grid, data.semantic)
+        bounds = oracle_bounds(groups, options, [unit.value for unit in units], image[None], grid, data)
         for index, unit in enumerate(units):
             axis = unit.axis
             z0 = np.moveaxis(clean[unit.value], axis, 0).reshape(len(unit.channel), -1).astype(np.float64)
@@ -151,8 +147,8 @@ def looseness(groups: Groups, calibration: Calibration | None, options: ScoreOpt
     grid, total = cells(data.semantic, options.cells), np.zeros(groups.n)
     names = [unit.value for unit in groups.units]
     for image in data.images:
-        bounds = oracle_bounds(groups, options, names, image[None], grid, data.semantic)
-        slopes = slope_oracle(groups.net, names, image[None], grid, **_clipping(data.semantic))
+        bounds = oracle_bounds(groups, options, names, image[None], grid, data)
+        slopes = slope_oracle(groups.net, names, image[None], grid, data)
         for unit in groups.units:
             lower, upper = bounds[unit.value]
             straddles = (lower < 0) & (upper > 0)

@@ -73,9 +73,7 @@ def _oracle_ranges(
 ) -> Iterator[list[tuple[np.ndarray, np.ndarray]]]:
     grid = cells(calibration.semantic, 1)
     for image in calibration.images:
-        bounds = oracle_bounds(
-            groups, options, [unit.value for unit in groups.units], image[None], grid, calibration.semantic
-        )
+        bounds = oracle_bounds(groups, options, [unit.value for unit in groups.units], image[None], grid, calibration)
         yield [
             (
                 channels_first(bounds[unit.value][0][0, 0], unit.axis)[0],

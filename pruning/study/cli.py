@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pruning.study.spec import CLOCKS, PROPERTIES, RECTANGLES
-from verifier.console.arguments import CommandParser, NamedSpan, share, tolerance
+from pruning.study.spec import CLOCKS, PROPERTIES
+from verifier.console.arguments import CommandParser, share, tolerance
 from verifier.data import options as shared
 from verifier.errors import SecateurError
 from verifier.executors.options import add_engine
+from verifier.perturbation.options import add_perturbation
 
 if TYPE_CHECKING:
     from pruning.study.command import Factory
@@ -58,17 +59,8 @@ def parser() -> CommandParser:
         "--tau", type=share, metavar="T", help="tolerance, share of the width: 0.03 or 3%% (the default)"
     )
     images.add_argument("--tolerance", type=tolerance, dest="tau", metavar="T", help="the same, pixels: 2 or 2px")
-    names = ", ".join(RECTANGLES)
-    images.add_argument("--rectangle", "--semantic", default="medium", help=f"{names} or ranges (default: medium)")
-    for name in ("contrast", "brightness"):
-        images.add_argument(
-            f"--{name}",
-            action=NamedSpan,
-            dest="rectangle",
-            default="medium",
-            metavar="LOW,HIGH",
-            help="of it",
-        )
+    ranges = p.add_argument_group("the perturbation (with models): ranges of parameters, and constants")
+    add_perturbation(ranges, "--rectangle", dest="rectangle", default="medium")
     images.add_argument("--timeout", type=float, default=None, metavar="S", help="seconds per image (default: 60)")
     images.add_argument("--clock", choices=CLOCKS, default="wall", help="count wall or processor time (default: wall)")
     images.add_argument(

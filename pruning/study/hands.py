@@ -49,7 +49,7 @@ class ImageVerdict:
     """The verifier's answer for one network and one image; the numbers are explained in `row.StudyRow`.
 
     cells (n, 2, 2) float64: low and high corner of each closed cell of a 2-D rectangle; states (n,) int8: 1 certified,
-    -1 refuted, 0 open. Both None where the rectangle is not 2-D or no map is wanted. axes: names of its two parameters.
+    -1 refuted, 0 open. Both None where the rectangle is not 2-D or no map is wanted. axes: names of its parameters.
     trace: seconds and the share certified by then, both rising, from one run.
     """
 
@@ -68,7 +68,7 @@ class ImageVerdict:
     cells: np.ndarray | None = field(default=None, repr=False)
     states: np.ndarray | None = field(default=None, repr=False)
     witness: PictureWitness | None = field(default=None, repr=False)
-    axes: tuple[str, str] = ("contrast", "brightness")
+    axes: tuple[str, ...] = ()
     trace: tuple[tuple[float, float], ...] = ()
 
 

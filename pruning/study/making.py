@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from pruning import api, forms
-from pruning.calibration import Calibration, Semantic
+from pruning.calibration import Calibration, Perturbation
 from pruning.curriculum import Curriculum
 from pruning.errors import CriterionError
 from pruning.groups import Groups, find_groups
@@ -109,11 +109,11 @@ class Maker:
 
     settings: NetworkSettings
     data: str
-    semantic: Semantic
+    semantic: Perturbation
     floor: ChannelFloor = field(default_factory=ChannelFloor)
 
     @staticmethod
-    def of(study: Study, semantic: Semantic) -> Maker:
+    def of(study: Study, semantic: Perturbation) -> Maker:
         """StudyFileError for data or settings that cannot be trained on."""
         if study.task.data != "aircraft23":
             raise StudyFileError(
@@ -236,9 +236,7 @@ class Maker:
 
     def moved(self, images: torch.Tensor, draw: torch.Generator, factor: float = 1.5) -> torch.Tensor:
         """Images (n, C, H, W) under one random s each, uniform in `factor` times S."""
-        u = factor * (2.0 * torch.rand(2, len(images), 1, 1, 1, generator=draw) - 1.0)
-        (a, b), (c, d) = self.semantic.contrast, self.semantic.brightness
-        return (((a + b) / 2 + (b - a) / 2 * u[0]) * images + (c + d) / 2 + (d - c) / 2 * u[1]).clamp(0.0, 1.0)
+        return augment.semantic(images, self.semantic, draw, factor)
 
     def write(self, model: nn.Sequential, out: Path) -> None:
         """As ONNX."""
@@ -281,7 +279,7 @@ class Tuned(nn.Module):
 class _Certified:
     """The loss of the worst outputs over a random sub-rectangle of S for some images of each batch (see `More`)."""
 
-    def __init__(self, tuned: Tuned, settings: NetworkSettings, semantic: Semantic, seed: int) -> None:
+    def __init__(self, tuned: Tuned, settings: NetworkSettings, semantic: Perturbation, seed: int) -> None:
         self.model, self.semantic, self.bounded = tuned.model, semantic, settings.bounded
         self.curriculum = Curriculum(settings.certified, settings.cell)
         self.rng = np.random.default_rng([seed, 31])
@@ -289,7 +287,8 @@ class _Certified:
     def __call__(self, batch: StepBatch, loss: torch.Tensor) -> torch.Tensor:
         images, points = batch.images[: self.bounded], batch.points[: self.bounded]
         middle, half = self.curriculum.cells(self.semantic, len(images), batch.done, self.rng)
-        bounds = forms.output_bounds(self.model, images, *(self.model.tensor(side) for side in (middle, half)))
+        data = Calibration(images.numpy(), semantic=self.semantic)
+        bounds = forms.output_bounds(self.model, data, data.images, middle, half)
         worst = forms.furthest(*bounds, points.reshape(len(points), -1))
         weights = batch.weights[: self.bounded]
         return self.curriculum.influence(batch.done) * measure.loss(worst, points, weights, images.shape[-1])

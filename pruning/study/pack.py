@@ -1,9 +1,9 @@
-"""A set of verification problems in the competition's form: key point networks under contrast and brightness.
+"""A set of verification problems in the competition's form: key point networks under changes of the picture.
 
-Every network is joined with every picture to one ONNX file whose inputs are contrast and brightness; every level of
-difficulty is one specification about it, in both versions of VNN-LIB. A level is a rule, not a promise: how wide the
-rectangle of parameters is, and how far the tolerance lies from the largest error found on a grid of it. Below that
-error a violation is known to exist, so those levels are `sat`; above it nobody knows before a verifier says so.
+Every network is joined with every picture to one ONNX file whose inputs are the parameters; every level of difficulty
+is one specification about it, in both versions of VNN-LIB. A level is a rule, not a promise: how wide the rectangle of
+parameters is, and how far the tolerance lies from the largest error found on a grid of it. Below that error a violation
+is known to exist, so those levels are `sat`; above it nobody knows before a verifier says so.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from pruning import api, onnx_io
-from pruning.calibration import Calibration, Semantic
+from pruning.calibration import Calibration, perturbation
 from pruning.datasets import load_data
 from pruning.net import Net
 from pruning.options import PruneOptions, share
@@ -28,9 +28,10 @@ from verifier.data import networks
 from verifier.data.draws import Draws
 from verifier.errors import OptionsError, OutputError, ProblemError
 from verifier.files.whole import make_folder, write
+from verifier.perturbation import PARAMETERS
+from verifier.perturbation.text import LEVELS as RANGES
 from verifier.semantic import Coordinates, Perturbation, Range, SemanticProblem, composite, network, prepare, sources
 from verifier.semantic.network import ImageNetwork
-from verifier.semantic.perturbation import IDENTITY
 from verifier.semantic.sources import Example
 
 LIMIT = 100_000_000
@@ -45,7 +46,7 @@ DIGITS = 3
 RECORD = "set.json"
 CALIBRATION = 128
 """Training pictures that channels are scored on."""
-CALIBRATED = Semantic((0.8, 1.2), (-0.1, 0.1))
+CALIBRATED = perturbation("medium")
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Level:
     what: str
 
 
-WIDEST = {"contrast": 0.7, "brightness": 0.4}
+WIDEST = {name: (high - low) / 2 for name, (low, high) in RANGES["widest"].items()}
 """How far each parameter goes at most to both sides of the unchanged picture."""
 
 LEVELS = (
@@ -206,7 +207,8 @@ def _problems(
         box, reach = rectangle(level, draws), draws.uniform(*level.reach)
         probe = prepare(net, example.image, example.target, box, Coordinates(float(net.width)))
         if not place:
-            note = f"{example.name}: the picture at contrast X_0 and brightness X_1, then the network"
+            at = " and ".join(f"{name} X_{i}" for i, name in enumerate(box.names))
+            note = f"{example.name}: the picture at {at}, then the network"
             joined = composite.with_parameters(net, probe.input_map, len(box.ranges), probe.clip, None, note)
             files.add(model, joined.SerializeToString(deterministic=True))
         tolerance = max(1, math.floor(reach * largest_error(probe) * 10**DIGITS)) / 10**DIGITS
@@ -222,7 +224,7 @@ def rectangle(level: Level, draws: Draws) -> Perturbation:
     ranges = []
     for name, most in WIDEST.items():
         half = round(most * draws.uniform(*level.width), DIGITS)
-        ranges.append(Range(name, round(IDENTITY[name] - half, DIGITS), round(IDENTITY[name] + half, DIGITS)))
+        ranges.append(Range(name, *(round(PARAMETERS[name].identity + side * half, DIGITS) for side in (-1, 1))))
     return Perturbation(tuple(ranges))
 
 
@@ -274,7 +276,7 @@ def _readme(settings: PackSettings, names: list[str]) -> str:
         f"| `{level.name}` | {_percent(level.width)} | {_percent(level.reach)} | {level.what} |" for level in LEVELS
     ]
     count = len(names) * settings.pictures * len(LEVELS)
-    widest = ", ".join(f"{name} {IDENTITY[name]:g} ± {most:g}" for name, most in WIDEST.items())
+    widest = ", ".join(f"{name} {PARAMETERS[name].identity:g} ± {most:g}" for name, most in WIDEST.items())
     return _filled(
         "benchmark_readme.md", names=", ".join(f"`{name}`" for name in names), pictures=settings.pictures, count=count,
         seed=settings.seed, rows="\n".join(rows), widest=widest, timeout=f"{settings.timeout:g}",

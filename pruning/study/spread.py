@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pruning.calibration import Semantic
+from pruning.calibration import Perturbation
 from pruning.study.hands import ImageAnswer
 from pruning.study.machine import machine, versions
 from pruning.study.spec import VerificationTask
@@ -31,7 +31,7 @@ class ImageQuestion:
 class Asking(Servant[ImageQuestion]):
     """Answers questions of a task: an `ImageAnswer` each."""
 
-    def __init__(self, task: VerificationTask, semantic: Semantic) -> None:
+    def __init__(self, task: VerificationTask, semantic: Perturbation) -> None:
         self.task, self.semantic = task, semantic
 
     def prepare(self, beside: int) -> None:

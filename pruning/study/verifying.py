@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pruning.calibration import Semantic
 from pruning.study.hands import ImageVerdict, PictureWitness
 from pruning.study.spec import VerificationTask
 from verifier.budget import Budget, memory_limit
@@ -31,7 +30,6 @@ from verifier.semantic import (
     Heatmap,
     Label,
     Perturbation,
-    Range,
     SemanticProblem,
     Target,
     network,
@@ -63,6 +61,9 @@ NOISE = 1e-3
 
 TRACED = 0.005
 """Of the rectangle: how much more has to be certified for another point of the trace."""
+
+CELLS = 16
+"""Parts of the set in which unstable neurons are counted."""
 
 DESCRIBED = 100
 """Pictures whose unchanged answer is told before a comparison."""
@@ -114,7 +115,7 @@ def open_network(path: Path, task: VerificationTask) -> ImageNetwork:
 
 
 def describe(
-    models: Sequence[Path], images: Images, indices: Sequence[int], task: VerificationTask, semantic: Semantic
+    models: Sequence[Path], images: Images, indices: Sequence[int], task: VerificationTask, semantic: Perturbation
 ) -> list[str]:
     """See `hands.Describe`: of up to 100 pictures."""
     lines: list[str] = []
@@ -131,7 +132,7 @@ def describe(
     return lines
 
 
-def verify(model: Path, images: Images, index: int, task: VerificationTask, semantic: Semantic) -> ImageVerdict:
+def verify(model: Path, images: Images, index: int, task: VerificationTask, semantic: Perturbation) -> ImageVerdict:
     """The answer for one image; UnsoundError if a sample contradicts it."""
     net = open_network(model, task)
     example = images.example(net, index)
@@ -182,14 +183,9 @@ def _property(net: ImageNetwork, target: Target | None, task: VerificationTask) 
     return Coordinates(tau, head=Head.given(task.output_scale, task.output_shift) or PIXELS)
 
 
-def _problem(net: ImageNetwork, example: Example, task: VerificationTask, semantic: Semantic) -> SemanticProblem:
+def _problem(net: ImageNetwork, example: Example, task: VerificationTask, semantic: Perturbation) -> SemanticProblem:
     prop = _property(net, example.target, task)
-    return prepare(net, example.image, example.target, ranges(semantic), prop, reference=task.reference)
-
-
-def ranges(semantic: Semantic) -> Perturbation:
-    """The rectangle as ranges of parameters; OptionsError for an empty one."""
-    return Perturbation((Range("contrast", *semantic.contrast), Range("brightness", *semantic.brightness)))
+    return prepare(net, example.image, example.target, semantic, prop, reference=task.reference)
 
 
 def _answer(problem: SemanticProblem, example: Example, task: VerificationTask) -> UnchangedAnswer:
@@ -274,33 +270,32 @@ def _outcome(
         unstable_ratio=unstable / max(1, count),
         clean_error=_clean_error(_answer(problem, example, task), problem.network.width),
         sampled=sampled,
-        cells=np.stack([low, high], 1),
-        states=signs,
+        cells=np.stack([low, high], 1) if family.inputs == 2 else None,
+        states=signs if family.inputs == 2 else None,
         witness=None if point is None or problem.target.keypoints is None else _witness(problem, point, task),
-        axes=(family.names[0], family.names[1]),
+        axes=family.names,
     )
 
 
 def _unstable(family: Family) -> tuple[float, int]:
-    """Neurons of the network that are not affine, mean over 4 x 4 cells, and how many neurons there are.
+    """Neurons of the network that are not affine, mean over at most `CELLS` cells, and how many neurons there are.
 
     Pixels that the clip bends do not count as neurons.
     """
     network = family.twin.exact
     clips = [i for i in network.relaxed if network.ops[i].node.op == "Clip"]
-    side = torch.linspace(0, 1, 5, dtype=torch.float64, device=family.device)[:, None]
-    ends = [side * (family.upper - family.lower) + family.lower]
-    rows, columns = (ends[0][:, i] for i in (0, 1))
-    low = torch.cartesian_prod(rows[:-1], columns[:-1])
-    high = torch.cartesian_prod(rows[1:], columns[1:])
+    parts = max(1, int(CELLS ** (1 / family.inputs)))
+    side = torch.linspace(0, 1, parts + 1, dtype=torch.float64, device=family.device)[:, None]
+    ends = side * (family.upper - family.lower) + family.lower
+    low, high = (torch.cartesian_prod(*part.unbind(1)).reshape(-1, family.inputs) for part in (ends[:-1], ends[1:]))
     zero = torch.zeros(len(low), dtype=torch.int64, device=family.device)
     with torch.no_grad():
         total = bound_cells(family, low, high, zero).unstable.double()
     if not clips:
         return float(total.mean()), network.neurons
-    # contrast is not negative in any rectangle of interest, so the ends of a pixel are at two corners of the cell
-    matrix, offset = family.matrix[0], family.offset[0]
-    middle, half = offset + (low + high) / 2 @ matrix, (high - low) / 2 @ matrix.abs()
+    cell = family.image.over((low + high) / 2, (high - low) / 2, zero)
+    middle = cell.value
+    half = torch.bmm((high - low)[:, None] / 2, cell.slopes.abs())[:, 0] + cell.shared.abs().sum(1) + cell.slack
     bent = sum((((middle - half) < kink) & (kink < (middle + half))).double() for kink in (0.0, 1.0))
     pixels = (torch.as_tensor(bent) > 0).double().sum(1)
     return float((total - pixels).clamp(min=0).mean()), network.neurons - sum(

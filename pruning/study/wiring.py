@@ -7,16 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from pruning import api
-from pruning.calibration import Semantic
+from pruning.calibration import perturbation
 from pruning.cost import cost
 from pruning.study.hands import Hands, ImageAnswer, ImageVerdict, Size
 from pruning.study.making import Maker
 from pruning.study.spec import Study, VerificationTask
 from pruning.study.spread import Asking, ImageQuestion, answers
-from pruning.study.verifying import Images, describe, ranges, verify
+from pruning.study.verifying import Images, describe, verify
 from verifier.executors.executor import Executor
 from verifier.semantic import network
-from verifier.training.augment import LEVELS
 
 
 def hands(task: VerificationTask, study: Study | None = None) -> Hands:
@@ -24,9 +23,8 @@ def hands(task: VerificationTask, study: Study | None = None) -> Hands:
 
     Raises SecateurError for data or a rectangle that cannot be used.
     """
-    held, semantic = Images(task), rectangle(task.rectangle)
+    held, semantic = Images(task), perturbation(task.rectangle)
     held.check()
-    ranges(semantic)  # what cannot be asked is refused here, before anything is made
 
     def check(model: Path, image: int, task: VerificationTask) -> ImageVerdict:
         return verify(model, held, image, task, semantic)
@@ -43,7 +41,7 @@ def hands(task: VerificationTask, study: Study | None = None) -> Hands:
 def on_cluster(hands: Hands, task: VerificationTask, cluster: Callable[[Asking], Executor[ImageQuestion]]) -> Hands:
     """The same, but that images are verified on a cluster, made for the one who answers there."""
     given = replace(task, device="cpu") if task.device == "auto" else task  # a GPU is for the task that asked for it
-    asking, held = Asking(given, rectangle(task.rectangle)), Images(given)
+    asking, held = Asking(given, perturbation(task.rectangle)), Images(given)
 
     def spread(pairs: Sequence[tuple[Path, int]], task: VerificationTask) -> Iterator[tuple[int, ImageAnswer]]:
         return answers(cluster(asking), held, given, pairs) if pairs else iter(())
@@ -60,11 +58,3 @@ def measure(model: Path) -> Size:
 def widths(models: Sequence[Path], layout: str = "auto", channels: int | None = None) -> list[int]:
     """Width in pixels of the images each network takes."""
     return [network.load(model, channels=channels, layout=layout).width for model in models]
-
-
-def rectangle(text: str) -> Semantic:
-    """The ranges behind `small`, `medium` or `large`, or those written out: `contrast=0.8:1.2,brightness=-0.1:0.1`."""
-    if text in LEVELS:
-        contrast, brightness = LEVELS[text]
-        return Semantic((1 - contrast, 1 + contrast), (-brightness, brightness))
-    return Semantic.parse(text)

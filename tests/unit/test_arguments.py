@@ -7,11 +7,13 @@ import importlib
 
 import pytest
 
-from pruning.calibration import Semantic
 from verifier.command.umbrella import COMMANDS
 from verifier.console import arguments
-from verifier.console.arguments import PIXELS, SHARE, CommandParser, NamedSpan, Spans, Tolerance, span, spans, tolerance
+from verifier.console.arguments import PIXELS, SHARE, CommandParser, Tolerance, tolerance
 from verifier.errors import OptionsError
+from verifier.perturbation.options import add_perturbation
+from verifier.perturbation.perturbation import Perturbation
+from verifier.perturbation.text import STILL
 
 MISSPELT = {
     "verify": "--timout", "prune": "--rato", "spec": "--imge", "coverage": "--toleranse", "compare": "--imags",
@@ -45,10 +47,16 @@ def parser() -> CommandParser:
     p.add_argument("--timeout", type=float)
     p.add_argument("--count", type=int)
     p.add_argument("--device", choices=("auto", "cpu", "cuda"))
-    p.add_argument("--brightness", type=span)
-    p.add_argument("--contrast", type=span)
-    p.add_argument("--semantic", action=Spans, const=("contrast", "brightness"))
+    add_perturbation(p.add_argument_group("ranges"))
     return p
+
+
+def said(*given: str) -> Perturbation:
+    """What the parser's options for ranges say."""
+    return Perturbation.parse(parser().parse_args(list(given)).semantic)
+
+
+BOTH = Perturbation.of(contrast=(0.8, 1.2), brightness=(-0.1, 0.1))
 
 
 @pytest.mark.parametrize(
@@ -64,8 +72,6 @@ def parser() -> CommandParser:
         (["a", "b"], "unexpected argument: b"),
         (["--brightness", "1"], "--brightness: found '1', expected LOW,HIGH or LOW:HIGH"),
         (["--brightness", "0,inf"], "expected two finite numbers"),
-        (["--semantic", "blur=0:1"], "--semantic: unknown range blur; expected one of contrast, brightness"),
-        (["--semantic", "brightness=1"], "--semantic: range brightness: found '1'"),
     ],
 )
 def test_mistakes_are_one_line(given: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,32 +82,52 @@ def test_mistakes_are_one_line(given: list[str], words: str, capsys: pytest.Capt
 
 def test_beginnings_negative_values_and_what_follows_two_dashes() -> None:
     found = parser().parse_args(["--time", "3", "--brightness", "-0.1,0.1", "--", "--odd-name"])
-    assert (found.timeout, found.brightness, found.file) == (3.0, (-0.1, 0.1), "--odd-name")
-    assert parser().parse_args(["--brightness", "-.1:.1"]).brightness == (-0.1, 0.1)
+    assert (found.timeout, found.semantic, found.file) == (3.0, "brightness=-0.1:0.1", "--odd-name")
+    assert said("--brightness", "-.1:.1") == Perturbation.of(brightness=(-0.1, 0.1))
 
 
 @pytest.mark.parametrize("text", ["brightness=-0.1:0.1,contrast=0.8:1.2", "brightness=-0.1,0.1, contrast = 0.8,1.2"])
 def test_one_syntax_for_ranges(text: str) -> None:
-    assert spans(text) == {"brightness": (-0.1, 0.1), "contrast": (0.8, 1.2)}
-    assert Semantic.parse(text) == Semantic((0.8, 1.2), (-0.1, 0.1))
-    found = parser().parse_args(["--semantic", text])
-    assert (found.brightness, found.contrast) == (span("-0.1,0.1"), span("0.8:1.2"))
+    assert Perturbation.parse(text) == BOTH == said("--semantic", text)
 
 
 def test_ranges_as_options_and_as_text_are_the_same() -> None:
     p = CommandParser("try", None)
-    p.add_argument("--rectangle", default="medium")
-    for name in ("contrast", "brightness"):
-        p.add_argument(f"--{name}", action=NamedSpan, dest="rectangle", default="medium")
+    add_perturbation(p.add_argument_group("ranges"), "--rectangle", dest="rectangle", default="medium")
     assert p.parse_args([]).rectangle == "medium"
+    assert p.parse_args(["--rectangle", "small", "--anchor", "0.5"]).rectangle == "small,anchor=0.5"
     found = p.parse_args(["--brightness=-0.1,1e-05", "--contrast", "0.8:1.2"]).rectangle
-    assert Semantic.parse(found) == Semantic((0.8, 1.2), (-0.1, 1e-05))
+    assert Perturbation.parse(found) == Perturbation.of(contrast=(0.8, 1.2), brightness=(-0.1, 1e-05))
+    found = p.parse_args(["--anchor", "mean", "--contrast", "0.8:1.2"]).rectangle
+    assert Perturbation.parse(found, STILL) == Perturbation.of(contrast=(0.8, 1.2), brightness=(0, 0), anchor="mean")
 
 
-@pytest.mark.parametrize("text", ["0.1:0.2", "=1:2", "a=1:2,a=1:3", "a=1:2:3", "a=b:c", "a=1"])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("blur=0:1", "unknown parameter blur; expected one of gamma, fog"),
+        ("blurred", "unknown level blurred; expected NAME=LOW:HIGH, such as brightness=-0.1:0.1"),
+        ("brightness=1", "range brightness: found '1'"),
+    ],
+)
+def test_mistakes_in_ranges_are_told_by_name(text: str, words: str) -> None:
+    with pytest.raises(OptionsError, match=words):
+        said("--semantic", text)
+
+
+@pytest.mark.parametrize("text", ["0.1:0.2", "=1:2", "haze=0:1,haze=0:1", "haze=1:2:3", "haze=b:c", "haze=1", "a=0:1"])
 def test_ranges_that_are_none(text: str) -> None:
     with pytest.raises(OptionsError):
-        spans(text)
+        Perturbation.parse(text)
+
+
+@pytest.mark.parametrize("command", ["spec", "coverage", "compare", "prune", "train"])
+def test_every_command_takes_every_parameter_and_constant(command: str) -> None:
+    from verifier.perturbation.table import PARAMETERS, known_constants
+
+    known = importlib.import_module(COMMANDS[command][0]).parser().format_help()
+    for name in (*PARAMETERS, *known_constants()):
+        assert f"--{name.replace('_', '-')} " in known, name
 
 
 def test_one_syntax_for_tolerances() -> None:

@@ -117,34 +117,32 @@ def test_every_rule_ends_with_the_same_verdict(question: tuple[Path, Path], rule
 @pytest.fixture
 def inverted() -> Iterator[str]:
     """x + p (1 - 2 x): the picture at p = 0, its negative at p = 1."""
-    from verifier.semantic import perturbation as module
-    from verifier.semantic.perturbation import Polynomial, parameter
+    from verifier.perturbation import PARAMETERS, parameter
 
-    @parameter("negative", 0.0, "share")
-    def step(value: Polynomial, index: int, given: object, x: np.ndarray) -> Polynomial:
-        return value.plus(value.scaled(-2.0).plus(Polynomial({(): np.ones_like(x)})).times(index))
+    @parameter("negative", 0.0, "share", limits=(0.0, 1.0), why="it is a share")
+    def step(value, index, given):  # type: ignore[no-untyped-def]
+        return value.plus(value.scaled(-2.0).plus(given.constant(1.0)).times(index))
 
     yield "negative"
-    for table in (module.IDENTITY, module.UNITS, module._STEPS):
-        del table["negative"]
+    del PARAMETERS["negative"]
 
 
 def test_a_perturbation(inverted: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Registered in one place, it has an option, a composite network and a verdict."""
     from tests.end_to_end.pages import run
     from verifier.data import aircraft23, networks
+    from verifier.perturbation.perturbation import Perturbation, apply
     from verifier.semantic import cli
-    from verifier.semantic.perturbation import Perturbation, Range, apply
 
     image = aircraft23.load("test", 1).images[0]
-    both = Perturbation((Range("brightness", -0.1, 0.1), Range(inverted, 0.0, 0.2)))
+    both = Perturbation.of(brightness=(-0.1, 0.1), negative=(0.0, 0.2))
     changed = apply(both, image, np.array([0.05, 0.2]))
     assert changed == pytest.approx(np.clip((image + 0.05) * 0.6 + 0.2, 0, 1), abs=1e-6)
 
     out = tmp_path / "pair"
     arguments = ["cnn7_w8", "--data", "aircraft23:test:0", "--negative", "0,0.2", "--tolerance", "5", "--out", str(out)]
     assert cli.main(arguments) == 0 and "X_0 = negative in [0, 0.2]" in capsys.readouterr().out
-    at = apply(Perturbation((Range(inverted, 0.0, 0.2),)), image, np.array([0.1]))
+    at = apply(Perturbation.of(negative=(0.0, 0.2)), image, np.array([0.1]))
     direct = run(networks.path("cnn7_w8"), at[None])
     assert run(out.with_suffix(".onnx"), np.array([[0.1]])).reshape(-1) == pytest.approx(direct.reshape(-1), abs=1e-3)
 

@@ -128,6 +128,11 @@ class Zonotope:
         spread = spread + 4 * EXACT * (spread + self.core[:, 0].abs())
         return Interval(self.core[:, 0] - spread, self.core[:, 0] + spread)
 
+    def widened(self, by: Tensor) -> Zonotope:
+        """The same with a radius that is larger by `by` (B, *S), of any type."""
+        up = 1 + 4 * ulp(self.radius.dtype)
+        return replace(self, radius=(self.radius + by.to(self.radius.dtype) * up) * up)
+
     def opened(self) -> Zonotope:
         """The same with every fresh symbol as a map of its own."""
         if self.fresh is None:
@@ -171,12 +176,15 @@ def start(offset: Tensor, matrix: Tensor, centre: Tensor, radius: Tensor, fast: 
     return Zonotope(core, (), (), (), (32 * EXACT * size).to(fast))
 
 
-def sweep_zonotope(twin: Twin, first: Zonotope) -> tuple[Zonotope, Symbols, Tensor]:
+def sweep_zonotope(twin: Twin, first: Zonotope, moves: Tensor | None = None) -> tuple[Zonotope, Symbols, Tensor]:
     """The network's output as zonotopes (B, m), the symbols used, and the number (B,) of neurons not affine on the
-    box.
+    box. `moves` (M, d): how far each input moves each of the symbols that `first` has already.
     """
     batch, width = first.core.shape[:2]
     symbols = Symbols(width - 1, first.core.device)
+    if moves is not None:
+        symbols.count = len(moves)
+        symbols.moves.append(moves)
     unstable = torch.zeros(batch, dtype=torch.int64, device=first.core.device)
     network = twin.exact
 

@@ -15,8 +15,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from verifier.errors import OptionsError
-
 Span = tuple[float, float]
 PIXELS, SHARE = "px", "share"
 
@@ -106,59 +104,6 @@ def span(text: str) -> Span:
     if not (math.isfinite(low) and math.isfinite(high)):
         raise argparse.ArgumentTypeError(f"found '{text[:60]}', expected two finite numbers")
     return low, high
-
-
-def spans(text: str) -> dict[str, Span]:
-    """Several ranges by name: NAME=LOW:HIGH,NAME=LOW:HIGH, each range as in `span`; an empty text names none.
-
-    Raises:
-        OptionsError: a part has no name, no two numbers, or a name comes twice.
-    """
-    found: dict[str, Span] = {}
-    for part in filter(None, re.split(r"[,;\s]+(?=[^\W\d]\w*\s*=)", text.strip())):  # before a name, not in a range
-        name, equals, values = (piece.strip() for piece in part.partition("="))
-        if not equals or not name:
-            raise OptionsError(f"range '{part[:60]}': expected NAME=LOW:HIGH, such as brightness=-0.1:0.1")
-        if name in found:
-            raise OptionsError(f"range '{name[:60]}' is given twice")
-        try:
-            found[name] = span(values)
-        except argparse.ArgumentTypeError as error:
-            raise OptionsError(f"range {name[:60]}: {error}") from None
-    return found
-
-
-class Spans(argparse.Action):
-    """`--semantic NAME=LOW:HIGH,..` for commands whose ranges are options of their own: sets those, by name."""
-
-    def __init__(self, *, const: Sequence[str], **settings: Any) -> None:
-        super().__init__(const=tuple(const), **settings)
-
-    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, *_: object) -> None:
-        """Sets the ranges."""
-        try:
-            found = spans(values)
-        except OptionsError as error:
-            raise argparse.ArgumentError(self, str(error)) from None
-        for name, values in found.items():
-            if name not in self.const:
-                text = f"{unknown('range', name, self.const)}; expected one of {', '.join(self.const)}"
-                raise argparse.ArgumentError(self, text)
-            setattr(namespace, name, values)
-
-
-class NamedSpan(argparse.Action):
-    """`--NAME LOW,HIGH` for commands whose ranges are one text: adds NAME=LOW:HIGH to it, in the place of a default."""
-
-    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, *_: object) -> None:
-        """Extends the text."""
-        try:
-            low, high = span(values)
-        except argparse.ArgumentTypeError as error:
-            raise argparse.ArgumentError(self, str(error)) from None
-        text, name = getattr(namespace, self.dest), self.option_strings[0].removeprefix("--").replace("-", "_")
-        before = "" if text == parser.get_default(self.dest) else f"{text},"
-        setattr(namespace, self.dest, f"{before}{name}={low!r}:{high!r}")
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,16 @@ class Frame:
             return value.reshape(self.height, self.width, self.channels).transpose(2, 0, 1)
         return value.reshape(self.channels, self.height, self.width)
 
+    def restored(self, values: np.ndarray) -> np.ndarray:
+        """Network inputs (n, ...) as pictures (n, C, H, W): a view."""
+        if self.layout == "nhwc":
+            return values.reshape(-1, self.height, self.width, self.channels).transpose(0, 3, 1, 2)
+        return values.reshape(-1, *self.size)
+
+    def arranged(self, pictures: np.ndarray) -> np.ndarray:
+        """The inverse of `restored`: (n, H, W, C) or (n, C, H, W)."""
+        return pictures.transpose(0, 2, 3, 1) if self.layout == "nhwc" else pictures
+
     def per_channel(self, values: tuple[float, ...]) -> np.ndarray:
         """One number per channel -> an array that broadcasts against the input shape without enlarging it."""
         image = np.broadcast_to(np.array(values)[:, None, None], self.size)
@@ -115,17 +125,3 @@ class Head:
 
 PIXELS = Head()
 """Outputs that are pixels."""
-
-
-ADDED = {"brightness": 1.0, "gradient_x": 2.0, "gradient_y": 2.0}
-"""Parameters that are added to pixels, and the size at which every pixel has left [0, 1]."""
-
-
-def check_unit(name: str, low: float, high: float) -> None:
-    """OptionsError for a range of an added parameter that is not on the scale of pixels in [0, 1]."""
-    most = ADDED.get(name)
-    if most is not None and max(abs(low), abs(high)) > most:
-        raise OptionsError(
-            f"the range of {name} is {low:g} to {high:g}, but pixels lie in [0, 1], so it has to lie in [{-most:g}, "
-            f"{most:g}]; of 8-bit grey levels give 1/255 of it: {low / 255:.4g},{high / 255:.4g}"
-        )

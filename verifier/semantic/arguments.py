@@ -7,14 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from verifier.console.arguments import Spans, numbers, span, tolerance, tolerances
+from verifier.console.arguments import numbers, tolerance, tolerances
 from verifier.data import options as shared
 from verifier.data import source, truth
 from verifier.data.frame import PIXELS, Head
 from verifier.errors import OptionsError
+from verifier.perturbation.options import add_perturbation
+from verifier.perturbation.perturbation import Perturbation
 from verifier.semantic import pose, sources
 from verifier.semantic.network import ImageNetwork
-from verifier.semantic.perturbation import IDENTITY, Patch, Perturbation, Range
 from verifier.semantic.problem import REFERENCES, SemanticProblem, prepare
 from verifier.semantic.properties import Coordinates, ErrorBudget, Heatmap, Label, Pose, Property
 from verifier.semantic.sources import Example
@@ -30,14 +31,8 @@ def add_truth(group: argparse._ArgumentGroup) -> None:
 
 
 def add_ranges(group: argparse._ArgumentGroup) -> None:
-    """The parameters and the constants of their steps."""
-    for name in IDENTITY:
-        group.add_argument(f"--{name.replace('_', '-')}", metavar="LOW,HIGH", type=span)
-    group.add_argument("--semantic", action=Spans, const=IDENTITY, metavar="NAME=LOW:HIGH,..", help="the same, in one")
-    group.add_argument("--anchor", default="0", help="grey level that contrast keeps: a number (0, 0.5) or mean")
-    group.add_argument("--haze-colour", type=numbers, default=(0.9,))
-    group.add_argument("--patch-box", type=numbers, metavar="X0,Y0,X1,Y1")
-    group.add_argument("--patch-colour", type=numbers, default=(0.0,))
+    """The parameters, the constants of their steps, and the clip."""
+    add_perturbation(group)
     group.add_argument("--no-clip", action="store_true", help="leave values outside [0, 1] as they are")
     group.add_argument("--clip", choices=("clip", "relu"), default="clip", help="one Clip node, or two ReLUs")
 
@@ -89,23 +84,7 @@ def pictures(
 
 def perturbation(options: argparse.Namespace) -> Perturbation:
     """The ranges of the command line."""
-    ranges = []
-    for name in IDENTITY:
-        values = getattr(options, name)
-        if values is None:
-            continue
-        ranges.append(Range(name, *values))
-    patch = None
-    if options.patch_box is not None:
-        if len(options.patch_box) != 4 or any(v != int(v) for v in options.patch_box):
-            raise OptionsError("--patch-box needs four whole numbers X0,Y0,X1,Y1")
-        x0, y0, x1, y1 = (int(v) for v in options.patch_box)
-        patch = Patch(x0, y0, x1, y1, options.patch_colour)
-    try:
-        anchor: float | str = "mean" if options.anchor == "mean" else float(options.anchor)
-    except ValueError as error:
-        raise OptionsError(f"--anchor is a number or 'mean', found '{options.anchor}'") from error
-    return Perturbation(tuple(ranges), anchor, options.haze_colour, patch)
+    return Perturbation.parse(options.semantic, clip=not options.no_clip)
 
 
 def kind(options: argparse.Namespace, network: ImageNetwork, example: Example) -> str:
@@ -151,5 +130,5 @@ def problem(
     options: argparse.Namespace, network: ImageNetwork, example: Example, perturbed: Perturbation, prop: Property
 ) -> SemanticProblem:
     """The problem of one picture."""
-    clip = "none" if options.no_clip else options.clip
-    return prepare(network, example.image, example.target, perturbed, prop, reference=options.reference, clip=clip)
+    how = {"reference": options.reference, "clip": options.clip}
+    return prepare(network, example.image, example.target, perturbed, prop, **how)

@@ -11,6 +11,7 @@ import onnx
 
 from verifier.brief import brief
 from verifier.errors import ProblemError
+from verifier.perturbation.polynomial import ImageMap
 from verifier.semantic import composite
 from verifier.semantic.problem import SemanticProblem
 from verifier.semantic.rows import SparseRows
@@ -18,18 +19,18 @@ from verifier.semantic.rows import SparseRows
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """One image. The flat network input is x = offset + matrix @ p for parameters p in the box.
+    """One image. The flat network input is `image(p)` = offset + matrix @ features for parameters p in the box (d, 2).
 
-    offset (n,), matrix (n, d), box (d, 2): float64; the numbers of offset and matrix are exactly the weights that the
-    problem's own file stores. rows: the property over the shared network's flat output, an OR of clauses that are ANDs
-    of rows C y <= rhs (violation); `rows.dense()` is C (R, n_out), `rows.rhs` (R,), `rows.clause` (R,).
-    problem: the problem it came from, for pictures and for replaying a counterexample.
+    The numbers of its offset and matrix are exactly the weights that the problem's own file stores; the features are
+    the parameters, and products of them where some multiply (see `ImageMap`). rows: the property over the shared
+    network's flat output, an OR of clauses that are ANDs of rows C y <= rhs (violation); `rows.dense()` is C
+    (R, n_out), `rows.rhs` (R,), `rows.clause` (R,). problem: the problem it came from, for pictures and for replaying
+    a counterexample.
     """
 
     __repr__ = brief
 
-    offset: np.ndarray
-    matrix: np.ndarray
+    image: ImageMap
     box: np.ndarray
     rows: SparseRows
     problem: SemanticProblem
@@ -47,7 +48,7 @@ def batch(problems: Sequence[SemanticProblem]) -> Batch:
 
     The shared network takes the image before the clip (and the targets, for Budget and coupled Pose, whose rows speak
     about |y - t|), so everything that differs between images is in the arrays. Raises ProblemError when the problems
-    do not share a network, or when one of them multiplies two parameters: a product is not an affine input map.
+    do not share a network.
     """
     if not problems:
         raise ProblemError("a batch needs at least one image")
@@ -58,20 +59,15 @@ def batch(problems: Sequence[SemanticProblem]) -> Batch:
             raise ProblemError(f"problem {number} uses another network object than problem 0; load the network once")
         if problem.clip != first.clip or (problem.compiled.tail is not None) != distance:
             raise ProblemError(f"problem {number} differs from problem 0 in its clip or its kind of property")
-        if problem.input_map.products:
-            raise ProblemError(f"problem {number} multiplies two parameters; such problems run from files only")
     model = composite.with_image(first.network, first.clip, distance, "\n".join(first.summary[-2:]))
     return Batch(model, [_query(problem, distance) for problem in problems])
 
 
 def _query(problem: SemanticProblem, distance: bool) -> Query:
-    offset, matrix, rows = problem.input_map.offset, problem.input_map.matrix, problem.compiled.rows
-    tail = problem.compiled.tail
+    image, rows, tail = problem.input_map, problem.compiled.rows, problem.compiled.tail
     if distance and tail is not None:
-        offset = np.concatenate([offset, tail.centre])
-        matrix = np.concatenate([matrix, np.zeros((len(tail.centre), matrix.shape[1]))])
-        rows = _through(rows, tail.matrix)
-    return Query(offset, matrix, problem.perturbation.box, rows, problem)
+        image, rows = image.followed_by(tail.centre), _through(rows, tail.matrix)
+    return Query(image, problem.perturbation.box, rows, problem)
 
 
 def _through(rows: SparseRows, matrix: np.ndarray) -> SparseRows:

@@ -17,16 +17,16 @@ from verifier.data import options as shared
 from verifier.errors import OptionsError, SecateurError
 from verifier.files.whole import write
 from verifier.graph.onnx_import.source import files_of
+from verifier.perturbation import PARAMETERS
 from verifier.semantic import arguments, draw, network, pose
-from verifier.semantic.perturbation import IDENTITY
 from verifier.semantic.problem import SemanticProblem
 from verifier.semantic.problem import unchanged as answer
 from verifier.semantic.properties import Pose, Property
 from verifier.semantic.sources import Example
 
 EPILOG = f"""\
-Inputs of the written network, in this order (those given): {", ".join(IDENTITY)}.
-Steps: contrast around the anchor, gains, brightness and gradient, haze, patch, clip to [0, 1].
+Inputs of the written network, in this order (those given), which is that of the steps; then the clip to [0, 1]:
+{", ".join(PARAMETERS)}.
 {shared.DATA}"""
 
 

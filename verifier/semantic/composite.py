@@ -2,51 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import onnx
 from onnx import compose
 
 from verifier.errors import OptionsError
 from verifier.graph.onnx_import.build import ModelBuilder, checked
+from verifier.perturbation.polynomial import ImageMap, Monomial, Polynomial
 from verifier.semantic.network import ImageNetwork, graph_inputs
-from verifier.semantic.perturbation import Monomial, Polynomial
 from verifier.semantic.properties import AbsTail
 
 CLIPS = ("clip", "relu", "none")
 PREFIX = "net/"
 
 
-@dataclass(frozen=True, eq=False)
-class ParameterMap:
-    """The first layer of the composite as numbers: flat image before the clip = offset + matrix @ features.
+def image_map(network: ImageNetwork, polynomial: Polynomial, parameters: int) -> ImageMap:
+    """The first layer of the composite as numbers: the flat image before the clip, in the network's layout.
 
-    offset (n,) and matrix (n, d + P), float64 holding exactly the weights stored in the file, in the network's layout;
-    the features are the d parameters followed by their P `products`.
+    Coefficients are rounded to its element type: float64 numbers that are exactly the weights in the file.
     """
 
-    offset: np.ndarray
-    matrix: np.ndarray
-    products: tuple[Monomial, ...]
-
-
-def input_map(network: ImageNetwork, polynomial: Polynomial, parameters: int) -> ParameterMap:
-    """Arrange the coefficient images for the network and round them to its element type."""
-
-    def flat(monomial: Monomial) -> np.ndarray:
-        shape = (network.channels, network.height, network.width)
-        image = polynomial.terms.get(monomial, np.zeros(shape))
+    def flat(image: np.ndarray) -> np.ndarray:
         return network.arrange(image).reshape(-1).astype(network.dtype).astype(np.float64)
 
-    products = polynomial.products
-    columns = [flat((i,)) for i in range(parameters)] + [flat(m) for m in products]
-    return ParameterMap(flat(()), np.stack(columns, axis=1), products)
+    return polynomial.flat(parameters, flat)
 
 
 def with_parameters(
     network: ImageNetwork,
-    image: ParameterMap,
+    image: ImageMap,
     parameters: int,
     clip: str,
     tail: AbsTail | np.ndarray | None,
@@ -57,9 +41,30 @@ def with_parameters(
     tail: an AbsTail, or a matrix (R, n_outputs) whose product with the flat output becomes the output, or None.
     """
     graph = _Composer(network)
-    features = graph.products("parameters", image.products, parameters)
-    weights = [graph.weight("image_map", image.matrix.T), graph.weight("image_base", image.offset)]
-    graph.feed(graph.node("Gemm", [features, *weights], "image_before_clip"), clip)
+    offset, matrix, monomials = image.layer(powered=False)
+    factor, factors, powered = image.layer(powered=True)
+    products = tuple(sorted({m for m in (*monomials, *powered) if len(m) > 1}, key=lambda m: (len(m), m)))
+    features = graph.products("parameters", products, parameters)
+    known = [*((i,) for i in range(parameters)), *products]
+
+    def layer(name: str, offset: np.ndarray, matrix: np.ndarray, monomials: tuple[Monomial, ...], output: str) -> str:
+        whole = np.zeros((len(offset), len(known)))
+        whole[:, [known.index(m) for m in monomials]] = matrix
+        weights = [graph.weight(f"{name}_map", whole.T), graph.weight(f"{name}_base", offset)]
+        return graph.node("Gemm", [features, *weights], output)
+
+    if image.power is None or image.logs is None:
+        graph.feed(layer("image", offset, matrix, monomials, "image_before_clip"), clip)
+    else:
+        logs = np.zeros((parameters, len(image.logs)))
+        logs[image.power] = image.logs
+        power = graph.node("MatMul", ["parameters", graph.weight("logs", logs)], "exponents")
+        power = graph.node("Exp", [power], "powers")
+        if factors.any() or (factor != 1).any():
+            scale = layer("factor", factor, factors, powered, "factors")
+            power = graph.node("Mul", [power, scale], "scaled_powers")
+        rest = layer("image", offset, matrix, monomials, "rest_of_image")
+        graph.feed(graph.node("Add", [power, rest], "image_before_clip"), clip)
     given = ("parameters", [1, parameters])
     if tail is None:
         return graph.close(given, graph.answer, list(network.output), note)

@@ -23,9 +23,9 @@ from matplotlib.patches import Patch, Rectangle
 
 from verifier.errors import OutputError, ProblemError
 from verifier.files.whole import Whole
+from verifier.perturbation import PARAMETERS
 from verifier.semantic.coverage_report import Coverage
 from verifier.semantic.coverage_search import CERTIFIED, OPEN, REFUTED
-from verifier.semantic.perturbation import UNITS
 
 # Blue, orange and grey can be told apart by everybody, also in print.
 COLOURS = {CERTIFIED: "#a9cce8", REFUTED: "#f2a97e", OPEN: "#4a4a4a"}
@@ -77,7 +77,7 @@ def _common(found: Sequence[Coverage]) -> str:
 def _axis(name: str) -> str:
     """A parameter with its unit."""
     words = name.replace("_", " ")
-    return f"{words} ({UNITS[name]})" if name in UNITS else words
+    return f"{words} ({PARAMETERS[name].unit})" if name in PARAMETERS else words
 
 
 def contact_sheet(found: Sequence[Coverage], path: Path, columns: int | None = None) -> None:

@@ -185,8 +185,7 @@ def fingerprint(family: Family) -> str:
     tensors = [
         family.lower,
         family.upper,
-        family.offset,
-        family.matrix,
+        *family.image.tensors,
         *family.conditions.tensors(),
         *(() if family.slack is None else (family.slack,)),
     ]

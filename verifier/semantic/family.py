@@ -1,8 +1,8 @@
 """Many problems with few parameters over one shared network, as arrays: what verdict and coverage searches run on.
 
-A member q of a family is a box of parameters p (d,), an affine map from p to the network's input, and a violation
-over the shared output z (see `conditions`). Members come from problems (the images
-of one network, nothing is written to disk) or from one ordinary pair of files (one member per input box).
+A member q of a family is a box of parameters p (d,), a map from p to the network's input (see `ImageMaps`), and a
+violation over the shared output z (see `conditions`). Members come from problems (the images of one network, nothing is
+written to disk) or from one ordinary pair of files (one member per input box).
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from torch import Tensor
 import vnnlib
 from verifier.attack.replay import Replay
 from verifier.bounds.inputs import centre_radius
-from verifier.bounds.zonotope import MAX_INPUTS, Twin, start, sweep_zonotope
+from verifier.bounds.zonotope import MAX_INPUTS, Twin, sweep_zonotope
 from verifier.brief import brief
 from verifier.errors import ProblemError
 from verifier.graph.ir import Graph
 from verifier.graph.onnx_import import Model, load_model
 from verifier.passes.flatten_io import flatten_io
 from verifier.passes.simplify import simplify
+from verifier.perturbation.enclosure import ImageMaps
 from verifier.problem.assemble import assemble
 from verifier.problem.problem import Condition, Rows, append_rows, stack_rows
 from verifier.problem.rows import RowTable
@@ -42,7 +43,7 @@ _EPS = ulp(torch.float64)
 
 @dataclass(frozen=True, eq=False)
 class Family:
-    """`offset` (Q, n), `matrix` (Q, d, n): x = offset + p @ matrix; `lower`, `upper` (Q, d); all float64 on one device.
+    """`image`: the input x (Q, n) as a function of p; `lower`, `upper` (Q, d); all float64 on one device.
 
     The boxes are the hull of the stated bounds and their nearest float32 numbers, as for files. `names` and `identity`
     (d,) describe the parameters where they are known. `slack` (Q, n): how far x may lie beside that map (inputs of a
@@ -53,8 +54,7 @@ class Family:
     __repr__ = brief
 
     twin: Twin
-    offset: Tensor
-    matrix: Tensor
+    image: ImageMaps
     lower: Tensor
     upper: Tensor
     conditions: Conditions
@@ -82,8 +82,7 @@ class Family:
 
     def points(self, p: Tensor, query: Tensor) -> Tensor:
         """Network inputs (M, n) in the fast type at parameter points (M, d) of members (M,)."""
-        x = self.offset[query] + torch.bmm(p[:, None], self.matrix[query])[:, 0]
-        return x.to(self.twin.fast.dtype)
+        return self.image.points(p, query).to(self.twin.fast.dtype)
 
     def margins(self, p: Tensor, query: Tensor, exact: bool = False) -> Tensor:
         """Least margin (M,) at points, in the network's own arithmetic: <= 0 where the property is violated."""
@@ -169,11 +168,11 @@ def from_problems(problems: Sequence[SemanticProblem], device: torch.device, see
         UnsoundError: the imported network and ONNX Runtime disagree.
     """
     shared, queries = batch(problems)
-    d = queries[0].matrix.shape[1]
+    names = queries[0].problem.perturbation.names
     for number, query in enumerate(queries):
-        if query.matrix.shape[1] != d or query.problem.perturbation.names != queries[0].problem.perturbation.names:
+        if query.problem.perturbation.names != names:
             raise ProblemError(f"problem {number} has other parameters than problem 0; a family shares them")
-    _check_inputs(d)
+    _check_inputs(len(names))
     model = load_model(shared.SerializeToString())
     _compare(model, queries, seed)
     graph, conditions = _conditions(flatten_io(model.graph), queries, device)
@@ -183,13 +182,12 @@ def from_problems(problems: Sequence[SemanticProblem], device: torch.device, see
         low, high = vnnlib.float32_hull(low, high)
     return Family(
         Twin.of(simplify(graph), device),
-        _tensor(np.stack([q.offset for q in queries]), device),
-        _tensor(np.stack([q.matrix.T for q in queries]), device),
+        ImageMaps.of([q.image for q in queries], device),
         _tensor(low, device),
         _tensor(high, device),
         conditions,
         tuple(Judge(problem=q.problem) for q in queries),
-        queries[0].problem.perturbation.names,
+        names,
         queries[0].problem.perturbation.identity,
         tuple(f"image {i}" for i in range(len(queries))),
         claims=tuple(q.problem.claim for q in queries),
@@ -240,8 +238,11 @@ def from_files(
     matrix[np.arange(len(columns)), columns] = 1.0
     return Family(
         Twin.of(problem.graph, device),
-        _tensor(offset, device),
-        _tensor(np.repeat(matrix[None], len(first), 0), device),
+        ImageMaps(
+            _tensor(offset, device),
+            _tensor(np.repeat(matrix[None], len(first), 0), device),
+            tuple((i,) for i in range(len(columns))),
+        ),
         _tensor(lower[:, columns], device),
         _tensor(upper[:, columns], device),
         LinearRows(RowTable.from_rows(rows, torch.float64, device)),
@@ -273,7 +274,7 @@ def _compare(model: Model, queries: Sequence[Query], seed: int) -> None:
     for i in rng.integers(len(queries), size=3):
         query = queries[i]
         p = query.box[:, 0] + (query.box[:, 1] - query.box[:, 0]) * rng.random(len(query.box))
-        points.append(query.offset + query.matrix @ p)
+        points.append(query.image(p))
     compare(model, model.graph, np.stack(points))
 
 
@@ -332,8 +333,7 @@ def bound_cells(family: Family, lower: Tensor, upper: Tensor, query: Tensor) -> 
     """Bounds of all rows on parameter boxes (B, d), float64, of members (B,); nothing here has to be rechecked."""
     centre, radius = centre_radius(lower, upper)
     radius = radius * (1 + 4 * _EPS)
-    first = start(family.offset[query], family.matrix[query], centre, radius, family.twin.fast.dtype)
+    first, moves = family.image.zonotope(centre, radius, query, family.twin.fast.dtype)
     if family.slack is not None:
-        rounded = family.slack[query].to(first.radius.dtype) * (1 + 4 * ulp(first.radius.dtype))
-        first = replace(first, radius=(first.radius + rounded) * (1 + 4 * ulp(first.radius.dtype)))
-    return family.conditions.bound(*sweep_zonotope(family.twin, first), query)
+        first = first.widened(family.slack[query])
+    return family.conditions.bound(*sweep_zonotope(family.twin, first, moves), query)

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import onnx
 
 from verifier.graph.onnx_import import Model
-from verifier.semantic.perturbation import IDENTITY, Range
+from verifier.perturbation import PARAMETERS
+from verifier.perturbation.perturbation import Range
 
 LONGEST = 400
 _INPUT = re.compile(r"X_(\d{1,3}) = (\w{1,20}) in ")
@@ -37,7 +38,7 @@ class Notes:
     def identity(self, columns: Sequence[int]) -> list[float] | None:
         """The values of these inputs that leave the image unchanged; None unless all are known parameters."""
         names = dict(self.names)
-        return [IDENTITY[names[i]] for i in columns] if all(i in names for i in columns) else None
+        return [PARAMETERS[names[i]].identity for i in columns] if all(i in names for i in columns) else None
 
 
 def claim_line(claim: str, reference: str) -> str:
@@ -57,7 +58,7 @@ def read(lines: Iterable[str]) -> Notes:
         if line.startswith("Claim: ") and line.isprintable() and len(line) <= LONGEST:
             claim = line.removeprefix("Claim: ").split("; a tie counts")[0].rstrip(".")
         elif line.startswith("Inputs: "):
-            names = {int(i): name for i, name in _INPUT.findall(line[:LONGEST]) if name in IDENTITY}
+            names = {int(i): name for i, name in _INPUT.findall(line[:LONGEST]) if name in PARAMETERS}
     return Notes(claim, tuple(sorted(names.items())))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -13,11 +13,11 @@ import onnx
 from verifier.brief import brief
 from verifier.data.unchanged import UnchangedAnswer
 from verifier.errors import OptionsError, ProblemError
+from verifier.perturbation.perturbation import Perturbation, apply, describe, expand
+from verifier.perturbation.polynomial import ImageMap, Polynomial
 from verifier.semantic import composite, notes, properties, spec_text
 from verifier.semantic import network as networks
-from verifier.semantic import perturbation as transform
 from verifier.semantic.network import ImageNetwork
-from verifier.semantic.perturbation import Perturbation
 from verifier.semantic.properties import AbsTail, Compiled, Property
 from verifier.semantic.rows import SparseRows
 from verifier.semantic.target import Target
@@ -52,14 +52,14 @@ class SemanticProblem:
     clip: str
 
     @cached_property
-    def polynomial(self) -> transform.Polynomial:
+    def polynomial(self) -> Polynomial:
         """The image before the clip as a polynomial in the parameters."""
-        return transform.expand(self.perturbation, self.image)
+        return expand(self.perturbation, self.image)
 
     @cached_property
-    def input_map(self) -> composite.ParameterMap:
+    def input_map(self) -> ImageMap:
         """The first layer of the composite as arrays."""
-        return composite.input_map(self.network, self.polynomial, len(self.perturbation.ranges))
+        return composite.image_map(self.network, self.polynomial, len(self.perturbation.ranges))
 
     @cached_property
     def spec_rows(self) -> tuple[SparseRows, AbsTail | np.ndarray | None]:
@@ -72,7 +72,7 @@ class SemanticProblem:
 
     def picture(self, values: np.ndarray) -> np.ndarray:
         """The image at a parameter point, float64 (C, H, W), clipped as the problem says."""
-        return transform.apply(self.perturbation, self.image, values, self.clip != "none")
+        return apply(self.perturbation, self.image, values)
 
     def answer(self, values: np.ndarray) -> np.ndarray:
         """The network's flat output at a parameter point: transform in NumPy, then ONNX Runtime."""
@@ -119,12 +119,9 @@ class SemanticProblem:
             notes.claim_line(self.compiled.claim, REFERENCE_WORDS[self.reference]),
             notes.inputs_line(ranges),
         ]
-        if "contrast" in self.perturbation.names:
-            anchor = self.perturbation.anchor
-            fixed = "mean grey level of the image" if isinstance(anchor, str) else f"grey level {anchor:g}"
-            lines.append(f"Contrast keeps the {fixed} fixed.")
+        lines += self.perturbation.told
         clip = "clipped exactly to [0, 1]" if self.clip != "none" else "NOT clipped, values outside [0, 1] reach it"
-        kind = transform.describe(self.perturbation, self.polynomial.products)
+        kind = describe(self.perturbation, self.polynomial.products)
         lines.append(f"Image: {kind}; then {clip}.")
         outside = [r.name for r in ranges if not r.holds_identity]
         if outside:
@@ -148,6 +145,8 @@ def prepare(
         raise OptionsError(f"unknown reference '{reference}'; choose one of {', '.join(REFERENCES)}")
     if clip not in composite.CLIPS:
         raise OptionsError(f"unknown clip '{clip}'; choose one of {', '.join(composite.CLIPS)}")
+    if clip == "none" or not perturbed.clip:
+        clip, perturbed = "none", replace(perturbed, clip=False)
     if reference == "self":
         target = _own_answer(net, picture, target, prop)
     elif target is None:

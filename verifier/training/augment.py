@@ -1,4 +1,4 @@
-"""Augmentation: the semantic one (contrast and brightness), mirroring, and small shifts of the frame."""
+"""Augmentation: the semantic one (of any parameters), mirroring, and small shifts of the frame."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import torch
 from torch import Tensor
 
 from verifier.data.airframe import MIRROR
-
-LEVELS = {"none": (0.0, 0.0), "small": (0.1, 0.05), "medium": (0.2, 0.1), "large": (0.3, 0.2)}
-"""Half widths of the rectangle around (1, 0): contrast, brightness."""
+from verifier.perturbation.perturbation import Perturbation, apply
 
 
-def semantic(images: Tensor, level: str, draw: torch.Generator, factor: float = 1.5) -> Tensor:
-    """clip(alpha * x + beta, 0, 1) with one uniform (alpha, beta) per image, in `factor` times the rectangle."""
-    contrast, brightness = LEVELS[level]
-    n = len(images)
-    u = 2.0 * torch.rand(2, n, 1, 1, 1, generator=draw) - 1.0
-    return ((1.0 + factor * contrast * u[0]) * images + factor * brightness * u[1]).clamp(0.0, 1.0)
+def semantic(images: Tensor, perturbation: Perturbation, draw: torch.Generator, factor: float = 1.5) -> Tensor:
+    """Images (n, C, H, W), each changed at one uniform point of `factor` times the ranges (as far as they allow it)."""
+    wide = perturbation.enlarged(factor)
+    low, high = wide.box.T
+    unit = torch.rand(len(low), len(images), generator=draw).double().numpy().T
+    return torch.from_numpy(apply(wide, images.numpy(), low + unit * (high - low)))
 
 
 def mirror(images: Tensor, points: Tensor, visibility: Tensor) -> tuple[Tensor, Tensor, Tensor]:

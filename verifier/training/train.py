@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +22,23 @@ from verifier.console.arguments import CommandParser
 from verifier.data import aircraft23
 from verifier.errors import OptionsError, SecateurError
 from verifier.files.whole import Whole, make_folder, write
+from verifier.perturbation.options import add_perturbation
+from verifier.perturbation.perturbation import Perturbation, apply
+from verifier.perturbation.text import STILL
 from verifier.progress import Say
 from verifier.training import augment, measure
 from verifier.training.export import to_onnx
 from verifier.training.models import BUILDERS, Architecture, build
 
+GRID = 9
+"""Most points of the ranges at which the trained network is tried."""
+
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train. `minutes` limits wall time: the learning rate follows whichever of time and epochs is further."""
+    """How to train. `level`: the perturbation of the augmentation, as text. `minutes` limits wall time: the learning
+    rate follows whichever of time and epochs is further.
+    """
 
     level: str = "medium"
     images: int = 20_000
@@ -44,10 +53,14 @@ class Recipe:
     view: str = "quarter"
 
     def __post_init__(self) -> None:
-        if self.level not in augment.LEVELS:
-            raise OptionsError(f"unknown level '{self.level}'; choose one of {', '.join(augment.LEVELS)}")
+        _ = self.perturbation
         if min(self.images, self.epochs, self.batch, self.patience) < 1 or self.minutes <= 0 or self.rate <= 0:
             raise OptionsError("images, epochs, batch, patience, minutes and rate must be positive")
+
+    @cached_property
+    def perturbation(self) -> Perturbation:
+        """What `level` means; OptionsError if it means nothing."""
+        return Perturbation.parse(self.level, STILL)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +93,7 @@ def _augmented(
     if int(flip):
         images, points, seen = augment.mirror(images, points, seen)
     images, points, seen = augment.shift(images, points, seen, int(move[0]), int(move[1]))
-    return augment.semantic(images, recipe.level, draw), points, (seen > 0).float()
+    return augment.semantic(images, recipe.perturbation, draw), points, (seen > 0).float()
 
 
 def epoch(
@@ -189,17 +202,15 @@ def _restore(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, dra
 
 
 def report(model: nn.Module, arch: Architecture, recipe: Recipe, command: Sequence[str]) -> dict[str, object]:
-    """Figures on the test split: clean, and the worst of the 9 grid points of the trained rectangle per key point."""
+    """Figures on the test split: clean, and the worst of a grid of the trained ranges per key point."""
     test = load("test", 1000, arch, recipe.view)
     clean = measure.evaluate(model, test.images, test.points, test.visibility)
-    contrast, brightness = augment.LEVELS[recipe.level]
     worst = torch.zeros(test.points.shape[:2])
     with torch.no_grad():
-        for a in (-1, 0, 1):
-            for b in (-1, 0, 1):
-                shown = ((1.0 + a * contrast) * test.images + b * brightness).clamp(0.0, 1.0)
-                found = torch.cat([measure.decode(model(part)) for part in shown.split(500)])
-                worst = torch.maximum(worst, torch.linalg.vector_norm(found - test.points, dim=2))
+        for point in recipe.perturbation.grid(GRID):
+            shown = torch.from_numpy(apply(recipe.perturbation, test.images.numpy(), point))
+            found = torch.cat([measure.decode(model(part)) for part in shown.split(500)])
+            worst = torch.maximum(worst, torch.linalg.vector_norm(found - test.points, dim=2))
     inside = test.visibility > 0
     return {
         "command": " ".join(command),
@@ -221,8 +232,9 @@ def parser() -> CommandParser:
     for field in ("width", "size"):
         parser.add_argument(f"--{field}", type=int, default=getattr(Architecture, field))
     parser.add_argument("--rgb", action="store_true", help="three channels instead of grey")
-    parser.add_argument("--level", default=Recipe.level, choices=list(augment.LEVELS), help="semantic augmentation")
     parser.add_argument("--view", default=Recipe.view, choices=list(aircraft23.VIEWS))
+    augmentation = parser.add_argument_group("semantic augmentation: ranges of parameters, and constants")
+    add_perturbation(augmentation, "--level", dest="level", default=Recipe.level)
     for field in ("images", "epochs", "batch", "shift", "patience", "seed"):
         parser.add_argument(f"--{field}", type=int, default=getattr(Recipe, field))
     for field in ("rate", "decay", "minutes"):

@@ -14,7 +14,6 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 import yaml
 from torch import nn
@@ -27,6 +26,7 @@ from pruning.planning import ChannelFloor, Plan
 from pruning.study.making import Maker, NetworkSettings, chain
 from pruning.study.plan import stage_ratios
 from pruning.study.wiring import rectangle
+from verifier.perturbation.perturbation import apply
 from verifier.training import measure
 from verifier.training import train as training
 from verifier.training.models import Architecture
@@ -121,12 +121,11 @@ class Bench:
         side = held.images.shape[-1]
         worst = torch.zeros(images)
         with torch.no_grad():
-            for contrast in np.linspace(*semantic.contrast, GRID):
-                for brightness in np.linspace(*semantic.brightness, GRID):
-                    found = measure.decode(model((contrast * held.images[:images] + brightness).clamp(0, 1)))
-                    gap = (found - held.points[:images]).abs().amax(2)
-                    gap[held.visibility[:images] == 0] = 0
-                    worst = torch.maximum(worst, gap.amax(1))
+            for point in semantic.grid(GRID * GRID):
+                moved = torch.from_numpy(apply(semantic, held.images[:images].numpy(), point))
+                gap = (measure.decode(model(moved)) - held.points[:images]).abs().amax(2)
+                gap[held.visibility[:images] == 0] = 0
+                worst = torch.maximum(worst, gap.amax(1))
         mean = measure.evaluate(model, held.images, held.points, held.visibility).mean
         within = {f"within {t:.0%}": round(float((worst <= t * side).float().mean()), 3) for t in TOLERANCES}
         return {"error": round(100 * mean / side, 3), **within}

@@ -8,12 +8,14 @@ import torch
 
 from verifier.data import aircraft23
 from verifier.errors import ModelError, OptionsError
+from verifier.perturbation.perturbation import Perturbation
 from verifier.training import augment, measure
 from verifier.training.export import to_onnx
 from verifier.training.models import BUILDERS, Architecture, build
 from verifier.training.train import Recipe, main, train
 
 TINY = Architecture(width=2, size=16)
+MEDIUM = Perturbation.parse("medium")
 
 
 def shaken(arch, seed=0):
@@ -104,8 +106,8 @@ def test_mirroring_agrees_with_the_renderer():
 def test_semantic_augmentation_stays_in_its_rectangle():
     draw = torch.Generator().manual_seed(0)
     images = torch.tensor([0.0, 0.4]).reshape(1, 1, 1, 2).repeat(2000, 1, 1, 1)
-    out = augment.semantic(images, "medium", draw)
-    wide = augment.semantic(images * 0 + torch.tensor([0.3, 0.7]), "medium", draw)[:, 0, 0]
+    out = augment.semantic(images, MEDIUM, draw)
+    wide = augment.semantic(images * 0 + torch.tensor([0.3, 0.7]), MEDIUM, draw)[:, 0, 0]
     slope = (wide[:, 1] - wide[:, 0]) / 0.4
     assert 0.69 < slope.min() < 0.72
     assert 1.28 < slope.max() < 1.31

@@ -8,9 +8,15 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from pruning import Calibration, Net, Semantic, onnx_io
+from pruning import Calibration, Net, Perturbation, onnx_io
 
-S_SMALL = Semantic(contrast=(0.9, 1.1), brightness=(-0.05, 0.05))
+
+def plane(contrast=(1.0, 1.0), brightness=(0.0, 0.0), clip=True) -> Perturbation:
+    """Ranges of contrast and brightness."""
+    return Perturbation.of(clip, contrast=contrast, brightness=brightness)
+
+
+S_SMALL = plane((0.9, 1.1), (-0.05, 0.05))
 
 
 def build(nodes, weights, inputs, outputs, opset=13, batch="N") -> Net:
@@ -106,7 +112,7 @@ def calibration(net: Net, semantic=S_SMALL, samples=32, seed=0, count=24, labels
     return Calibration(images(shape, count, seed=1, **kw), target, semantic, samples, seed)
 
 
-def affine_oracle(net: Net, names, inputs, cells, slack=2e-6):
+def affine_oracle(net: Net, names, inputs, cells, data=None, slack=2e-6):
     """Sound bounds for chains of Gemm(transB=1) and Relu by affine forms in (alpha, beta) with an error radius.
 
     A value is centre + A @ (u, v) with |u|, |v| <= 1, plus or minus radius; ReLU keeps the form of the chord's parallel
@@ -147,7 +153,7 @@ def affine_oracle(net: Net, names, inputs, cells, slack=2e-6):
     return {name: (np.stack(lo), np.stack(hi)) for name, (lo, hi) in found.items()}
 
 
-def interval_oracle(net: Net, names, inputs, cells):
+def interval_oracle(net: Net, names, inputs, cells, data=None):
     """Sound bounds for any graph of Conv, BatchNormalization, Relu, MaxPool, Flatten, Gemm: plain intervals in torch
     float64.
     """

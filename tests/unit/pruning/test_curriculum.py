@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from pruning_nets import conv_net
+from pruning_nets import conv_net, plane
 
-from pruning import Calibration, Semantic, TrainOptions, forms
+from pruning import Calibration, TrainOptions, forms
 from pruning.calibration import Activations
 from pruning.curriculum import FIRST, Curriculum
 from pruning.errors import CriterionError
@@ -15,14 +15,14 @@ from pruning.measure import error
 from pruning.torch_bridge import TorchNet
 from pruning.training import fine_tune
 
-S = Semantic(contrast=(0.8, 1.2), brightness=(-0.1, 0.1))
+S = plane((0.8, 1.2), (-0.1, 0.1))
 
 
 @pytest.mark.parametrize("done", [0.0, 0.2, 0.5, 1.0])
 def test_sub_rectangles_lie_in_s_and_grow_to_the_cell(done):
     curriculum = Curriculum(0.3, 0.2, 0.5)
     middle, half = curriculum.cells(S, 500, done, np.random.default_rng(0))
-    low, high = np.array([S.contrast, S.brightness]).T
+    low, high = S.box.T
     assert (middle - half >= low - 1e-6).all() and (middle + half <= high + 1e-6).all()
     share = 2 * half / (high - low)
     want = FIRST * (0.2 / FIRST) ** min(1, done / 0.5)
@@ -44,7 +44,7 @@ def width(net, data):
     middle, half = Curriculum(0, 1 / 2, 0).cells(S, len(data.images), 1.0, np.random.default_rng(1))
     model = TorchNet(net)
     with torch.no_grad():
-        low, high = forms.output_bounds(model, *(model.tensor(part) for part in (data.images, middle, half)))
+        low, high = forms.output_bounds(model, data, data.images, middle, half)
     return float((high - low).mean())
 
 

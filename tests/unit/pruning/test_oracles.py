@@ -6,15 +6,15 @@ import json
 
 import numpy as np
 import pytest
-from pruning_nets import calibration, conv_net, images
+from pruning_nets import calibration, conv_net, images, plane
 
 import pruning
-from pruning import ScoreOptions, Semantic, onnx_io
+from pruning import Calibration, ScoreOptions, onnx_io
 from pruning.calibration import Activations
 from pruning.oracles import interval_oracle, slope_oracle
 from pruning.scores.certified import cells
 
-WIDE = Semantic((0.6, 1.4), (-0.3, 0.3))  # clips a good part of the pixels at both ends
+WIDE = plane((0.6, 1.4), (-0.3, 0.3))  # clips a good part of the pixels at both ends
 OPTIONS = ScoreOptions(interval_oracle=interval_oracle, slope_oracle=slope_oracle, cells=2)
 
 
@@ -22,19 +22,19 @@ def bounded(net, semantic, side, count=2):
     names = [unit.value for unit in pruning.find_groups(net).units]
     data = calibration(net, semantic, count=count)
     grid = cells(semantic, side)
-    return names, data.images, grid, interval_oracle(net, names, data.images, grid)
+    return names, data, grid, interval_oracle(net, names, data.images, grid, data)
 
 
 @pytest.mark.parametrize("bn", [False, True])
 def test_values_at_random_points_stay_inside(bn):
     net = conv_net(bn=bn)
-    names, pictures, grid, bounds = bounded(net, WIDE, 3)
+    names, data, grid, bounds = bounded(net, WIDE, 3)
     run, rng, clipped = Activations(net, names), np.random.default_rng(0), 0
     for j, box in enumerate(grid):
         corners = np.stack(np.meshgrid(*box), -1).reshape(-1, 2)
         points = [*corners, *(box[:, 0] + rng.random((40, 2)) * (box[:, 1] - box[:, 0]))]
-        for i, image in enumerate(pictures):
-            moved = np.stack([WIDE.apply(image, point) for point in points])
+        for i, image in enumerate(data.images):
+            moved = np.concatenate([data.moved(image[None], point) for point in points])
             clipped += int(((moved == 0) | (moved == 1)).sum())
             found = run(moved)
             for name in names:
@@ -47,9 +47,9 @@ def test_values_at_random_points_stay_inside(bn):
 def test_bounds_of_a_small_cell_are_tight():
     """Cells of a tiny rectangle: the bound is hardly wider than what samples reach."""
     net = conv_net()
-    tiny = Semantic((0.999, 1.001), (-0.001, 0.001))
-    names, pictures, _, bounds = bounded(net, tiny, 1, count=1)
-    moved = np.stack([tiny.apply(pictures[0], p) for p in tiny.points(64, 0)])
+    tiny = plane((0.999, 1.001), (-0.001, 0.001))
+    names, data, _, bounds = bounded(net, tiny, 1, count=1)
+    moved = np.concatenate([data.moved(data.images[:1], p) for p in data.points(64, 0)])
     found = Activations(net, names)(moved)
     for name in names:
         width = float((bounds[name][1] - bounds[name][0]).mean())
@@ -69,7 +69,8 @@ def test_certified_scores_are_below_the_sampled_ones():
 def test_slopes_have_the_shape_of_the_values_and_looseness_ranks():
     net = conv_net()
     names = [unit.value for unit in pruning.find_groups(net).units]
-    slopes = slope_oracle(net, names, images((1, 8, 8), 2), cells(WIDE, 2))
+    data = Calibration(images((1, 8, 8), 2), semantic=WIDE)
+    slopes = slope_oracle(net, names, data.images, cells(WIDE, 2), data)
     for name in names:
         assert slopes[name].shape == (2, 4, *net.shapes[name]) and (slopes[name] >= 0).all()
     assert max(s.max() for s in slopes.values()) > 0
@@ -81,7 +82,8 @@ def test_slopes_in_front_of_the_last_layer_are_its_weights():
     """A row for every side of every output arrives there as the weights of the last layer, with either sign."""
     net = conv_net()
     last = pruning.find_groups(net).units[-1].value
-    slopes = slope_oracle(net, [last], images((1, 8, 8), 1), cells(WIDE, 1))[last][0, 0]
+    data = Calibration(images((1, 8, 8), 1), semantic=WIDE)
+    slopes = slope_oracle(net, [last], data.images, cells(WIDE, 1), data)[last][0, 0]
     node = net.nodes[-1]
     weight = net.weights[node.inputs[1]].astype(np.float64)
     weight = weight if node.attrs.get("transB", 0) else weight.T
@@ -99,8 +101,8 @@ def test_sound_fold_bounds_the_change_everywhere():
     first, second = Runner(before), Runner(after)
     worst = np.zeros_like(np.asarray(pruned.delta, np.float64).reshape(-1))
     for image in data.images:
-        for point in WIDE.points(64, 5):
-            moved = WIDE.apply(image, point)[None]
+        for point in data.points(64, 5):
+            moved = data.moved(image[None], point)
             gap = [r({n.inputs[0]: moved})[n.outputs[0]] for r, n in ((first, net), (second, pruned.net))]
             worst = np.maximum(worst, np.abs(gap[0].astype(np.float64) - gap[1]).reshape(-1))
     delta = np.asarray(pruned.delta, np.float64).reshape(-1)

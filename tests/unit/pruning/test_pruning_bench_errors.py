@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from benchmarks import pruning_errors as bench
-from pruning import Semantic
+from pruning import Perturbation
 from verifier.training.export import to_onnx
 from verifier.training.models import Architecture, build
 
 BUDGET = bench.Budget(images=64, batch=16, calibration=16, samples=4, tested=16)
-S = Semantic((0.9, 1.1), (-0.05, 0.05))
+S = Perturbation.of(contrast=(0.9, 1.1), brightness=(-0.05, 0.05))
 
 
 @pytest.fixture(scope="module")

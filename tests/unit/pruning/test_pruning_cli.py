@@ -78,7 +78,7 @@ def test_python_does_what_the_command_does(place, name):
         arguments = tuple(options["keep"][0] if a == "conv0" else a for a in arguments)
     assert prune(place, "-o", place / "small.onnx", "--data", place / "data.npz", "--semantic", S, *arguments) == 0
     net = pruning.load(place / "net.onnx")
-    data = pruning.load_data(str(place / "data.npz"), net, pruning.Semantic.parse(S), seed=options.get("seed", 0))
+    data = pruning.load_data(str(place / "data.npz"), net, pruning.Perturbation.parse(S), seed=options.get("seed", 0))
     made = pruning.prune(place / "net.onnx", data, pruning.PruneOptions(**options))
     assert pruning.save(made, place / "again.onnx") == place / "again.json"
     for kind in ("onnx", "json"):
@@ -191,7 +191,10 @@ BAD = {
         ["-o", "{out}", "--data", "{dir}/data.npz", "--semantic", "brightness=a:b"],
         "found 'a:b', expected LOW,HIGH or LOW:HIGH",
     ),
-    "empty range": (["-o", "{out}", "--data", "{dir}/data.npz", "--semantic", "brightness=1:0"], "empty or not finite"),
+    "empty range": (
+        ["-o", "{out}", "--data", "{dir}/data.npz", "--semantic", "brightness=1:0"],
+        "range of brightness is empty",
+    ),
     "unknown parameter": (
         ["-o", "{out}", "--data", "{dir}/data.npz", "--semantic", "blur=0:1"],
         "unknown parameter blur",

@@ -15,6 +15,7 @@ from pruning_nets import (
     mlp,
     mlp_weights,
     node,
+    plane,
 )
 
 import pruning
@@ -81,7 +82,7 @@ def test_a_constant_channel_folds_without_any_error(kind):
 def test_calibration_error_falls_from_zero_to_mean_to_graft(seed):
     """Right after the cut layer (its readers' outputs), on the data the constants come from."""
     net = mlp(mlp_weights(seed))
-    data = calibration(net, semantic=pruning.Semantic(), count=64)  # one point of S: the averages are exact
+    data = calibration(net, semantic=plane(), count=64)  # one point of S: the averages are exact
     plan = random_plan(net, 0.4, seed, floor=pruning.ChannelFloor(1, 0.0))
     only_first = np.where(np.arange(plan.groups.n) < 12, plan.removed, False)
     plan = pruning.Plan(**{**plan.__dict__, "removed": only_first})
@@ -97,7 +98,7 @@ def test_calibration_error_falls_from_zero_to_mean_to_graft(seed):
 
 def test_mean_damage_of_one_channel_is_its_weighted_variance():
     net = mlp(mlp_weights(1))
-    data = calibration(net, semantic=pruning.Semantic(), count=64)
+    data = calibration(net, semantic=plane(), count=64)
     plan = random_plan(net)
     removed = np.zeros(plan.groups.n, bool)
     removed[3] = True
@@ -132,8 +133,8 @@ def test_sound_fold_bounds_the_change_on_all_of_s(kind):
     plan = random_plan(net, 0.3)
     sound = pruning.apply(net, plan, "sound", data, "exact", ScoreOptions(interval_oracle=oracle, cells=2))
     worst = np.zeros(net.shapes[net.outputs[0]][1])
-    for point in data.semantic.points(512, 5):
-        x = data.semantic.apply(data.images, point)
+    for point in data.points(512, 5):
+        x = data.moved(data.images, point)
         worst = np.maximum(worst, np.abs(run(sound.net, x) - run(net, x)).max(0))
     assert (worst <= sound.delta).all() and (worst > 0).all()
     assert sound.delta.max() < 1e3 * worst.max()
@@ -146,7 +147,7 @@ def test_sound_fold_refuses_what_it_cannot_prove():
     net = conv_net()
     data = calibration(net, count=2)
 
-    def unproven(net, names, inputs, cells):
+    def unproven(net, names, inputs, cells, data):
         return {name: 2 * (np.full((len(inputs), len(cells), *net.shapes[name]), np.nan),) for name in names}
 
     with pytest.raises(CriterionError, match="NaN"):

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from pruning_nets import S_SMALL, build, calibration, conv_net, mlp, mlp_weights, node
+from pruning_nets import S_SMALL, build, calibration, conv_net, mlp, mlp_weights, node, plane
 
 import pruning
-from pruning import ChannelFloor, ScoreOptions, Semantic, oracles
+from pruning import ChannelFloor, ScoreOptions, oracles
 from pruning.errors import CriterionError, DataError, NothingToPrune, RatioError
 from pruning.planning import normalised
 from pruning.scores import CRITERIA
@@ -49,13 +49,13 @@ def test_looseness_by_hand():
     net = mlp(mlp_weights())
     low, high = -np.arange(1.0, 13), np.full(12, 3.0)
 
-    def bounds(net, names, images, cells):
+    def bounds(net, names, images, cells, data):
         return {
             n: tuple(np.broadcast_to(s, (len(images), len(cells), 1, 12))[..., : net.shapes[n][1]] for s in (low, high))
             for n in names
         }
 
-    def slopes(net, names, images, cells):
+    def slopes(net, names, images, cells, data):
         return {n: np.full((len(images), len(cells), 1, net.shapes[n][1]), -2.0) for n in names}
 
     options = ScoreOptions(interval_oracle=bounds, slope_oracle=slopes, cells=1)
@@ -210,7 +210,7 @@ def test_impossible_requests():
     with pytest.raises(DataError, match="needs calibration images"):
         pruning.score(net, None, "usn")
     with pytest.raises(CriterionError, match="give --semantic"):
-        pruning.score(net, calibration(net, Semantic()), "usn")
+        pruning.score(net, calibration(net, plane()), "usn")
     with pytest.raises(DataError, match="needs labels"):
         pruning.score(net, calibration(net), "taylor")
     with pytest.raises(DataError, match=r"shape \(1, 5, 5\).*expects \(36,\)"):
@@ -258,7 +258,7 @@ def test_measured_sensitivity_finds_the_layer_that_matters(form):
         node("Add", "u v", "y"),
     ]  # fmt: skip
     net = build(nodes, weights, {"x": [36]}, {"y": [3]})
-    narrow = Semantic((0.999, 1.001), (-0.001, 0.001))  # damage by pruning outweighs movement
+    narrow = plane((0.999, 1.001), (-0.001, 0.001))  # damage by pruning outweighs movement
     data = calibration(net, narrow, labels=form == "weights")
     ratios = mrs_ratios(pruning.find_groups(net), data, 0.4, form, stream=False)
     assert ratios["make_z1"] > ratios["make_z0"]

@@ -333,12 +333,15 @@ def test_verified_bounds_of_the_pruned_network_hold():
     """Sampled outputs of a pruned network lie in interval bounds computed for that network."""
     from pruning_nets import S_SMALL, interval_oracle
 
+    from pruning import Calibration
+
     net = conv_net(bn=True)
     groups = find_groups(net)
     small = remove(groups, random_removal(groups, 0.3, np.random.default_rng(1)))
     x = images((1, 8, 8), 2)
-    cell = np.array([[list(S_SMALL.contrast), list(S_SMALL.brightness)]])
+    cell = S_SMALL.box[None]
     low, high = interval_oracle(small, ["y"], x, cell)["y"]
-    for point in S_SMALL.points(64, 1):
-        y = run(small, S_SMALL.apply(x, point))
+    data = Calibration(x, semantic=S_SMALL)
+    for point in data.points(64, 1):
+        y = run(small, data.moved(x, point))
         assert (y >= low[:, 0, 0]).all() and (y <= high[:, 0, 0]).all()

@@ -254,10 +254,10 @@ def test_heatmap_loss_is_least_and_error_zero_where_the_map_is_right():
 def test_ratio_scores_agree_with_the_measured_ones():
     net = mlp(mlp_weights())
     data = calibration(net, samples=16)
-    points = data.semantic.points(16, 0)
+    points = data.points(16, 0)
     run = Activations(net, ["z0"])
     clean = torch.tensor(run(data.images)["z0"])[..., None]
-    moved = torch.stack([torch.tensor(run(data.semantic.apply(data.images, s))["z0"])[..., None] for s in points])
+    moved = torch.stack([torch.tensor(run(data.moved(data.images, s))["z0"])[..., None] for s in points])
     want = pruning.score(net, data, "usn").parts["R"][:12]
     np.testing.assert_allclose(losses.ratio_scores(clean, moved).numpy(), want, rtol=1e-4)
 
@@ -345,7 +345,7 @@ def test_interval_bounds_hold_and_train(kind):
     net = mlp(mlp_weights()) if kind == "mlp" else conv_net(2, bn=kind == "conv-bn")
     model = TorchNet(net)
     data = calibration(net, count=4)
-    first, last = (torch.tensor(data.semantic.apply(data.images, point)) for point in ((0.95, -0.02), (1.05, 0.02)))
+    first, last = (torch.tensor(data.moved(data.images, point)) for point in ((0.95, -0.02), (1.05, 0.02)))
     ends = (first, last)
     low, high = interval_bounds(model, *ends)
     for t in np.linspace(0, 1, 9):

@@ -6,10 +6,10 @@ from functools import partial
 
 import numpy as np
 import pytest
-from pruning_nets import S_SMALL, affine_oracle, build, calibration, conv_net, images, mlp, mlp_weights, node
+from pruning_nets import S_SMALL, affine_oracle, build, calibration, conv_net, images, mlp, mlp_weights, node, plane
 
 import pruning
-from pruning import Calibration, ScoreOptions, Semantic
+from pruning import Calibration, ScoreOptions
 from pruning.calibration import Activations
 from pruning.groups import find_groups
 from pruning.scores.certified import cells
@@ -61,10 +61,10 @@ def test_4_mse_is_bias2_plus_var_measured_independently():
     net = conv_net(bn=True)
     data = calibration(net, count=6)
     scores = usn(net, data)
-    points = data.semantic.points(data.samples, data.seed)
+    points = data.points()
     run = Activations(net, ["n0"])
     clean = run(data.images)["n0"].astype(np.float64)
-    moved = np.stack([run(data.semantic.apply(data.images, s))["n0"] for s in points]).astype(np.float64)
+    moved = np.stack([run(data.moved(data.images, s))["n0"] for s in points]).astype(np.float64)
     mu = moved.mean(0)
     bias2 = ((mu - clean) ** 2).mean((0, 2, 3))
     var = ((moved - mu) ** 2).mean((0, 1, 3, 4))
@@ -94,7 +94,7 @@ def test_6_shrinking_s_shrinks_the_loss_quadratically():
     net = mlp(mlp_weights())
     losses = []
     for t in (1.0, 0.1):
-        semantic = Semantic((1 - 0.1 * t, 1 + 0.1 * t), (-0.05 * t, 0.05 * t))
+        semantic = plane((1 - 0.1 * t, 1 + 0.1 * t), (-0.05 * t, 0.05 * t))
         data = calibration(net, semantic, count=8)
         certified = pruning.score(
             net, data, "usn-cert", ScoreOptions(interval_oracle=partial(affine_oracle, slack=0), cells=1)
@@ -113,7 +113,7 @@ def test_7_certified_stable_positions_never_flip():
     run = Activations(net, ["z0", "z1"])
     checked = 0
     for row, image in enumerate(data.images):
-        moved = run(np.stack([data.semantic.apply(image, s) for s in data.semantic.points(256, 3)]))
+        moved = run(np.concatenate([data.moved(image[None], s) for s in data.points(256, 3)]))
         for name in ("z0", "z1"):
             low, high = (side[row, 0, 0] for side in bounds[name])
             assert (moved[name] >= low).all() and (moved[name] <= high).all()
@@ -140,7 +140,7 @@ def test_9_zero_dc_filter_ignores_brightness():
     weights["w0"] = np.round((weights["w0"] - weights["w0"].mean(1, keepdims=True)) * 256).astype(np.float32) / 256
     weights["w0"][:, 0] -= weights["w0"].sum(1)
     net = mlp(weights)
-    scores = usn(net, calibration(net, Semantic((1, 1), (-0.1, 0.1))))
+    scores = usn(net, calibration(net, plane((1, 1), (-0.1, 0.1))))
     assert (hidden(scores, "MSE") < 1e-9 * hidden(scores, "Sig")).all()
 
 
@@ -200,14 +200,15 @@ def blob():
     spot = np.exp(-((rows - centre[:, :1, None]) ** 2 + (columns - centre[:, 1:, None]) ** 2) / 4)
     x = np.clip(0.2 + 0.6 * spot + 0.02 * rng.normal(size=spot.shape), 0, 1).reshape(1200, 100).astype(np.float32)
     y = (centre / 10).astype(np.float32)
-    semantic = Semantic((0.7, 1.3), (-0.15, 0.15))
+    semantic = plane((0.7, 1.3), (-0.15, 0.15))
     layers = [torch.nn.Linear(100, 32), torch.nn.Linear(32, 32), torch.nn.Linear(32, 2)]
     model = torch.nn.Sequential(layers[0], torch.nn.ReLU(), layers[1], torch.nn.ReLU(), layers[2])
     optimiser = torch.optim.Adam(model.parameters(), 3e-3)
-    low, high = np.array([semantic.contrast, semantic.brightness]).T
+    low, high = semantic.box.T
+    data = Calibration(x[:200], y[:200], semantic)
     for _ in range(800):
         pick = rng.integers(0, 1000, 64)
-        moved = semantic.apply_each(x[pick], rng.uniform(low, high, (64, 2)))
+        moved = data.moved(x[pick], rng.uniform(low, high, (64, 2)))
         loss = (model(torch.tensor(moved)) - torch.tensor(y[pick])).pow(2).mean()
         optimiser.zero_grad()
         loss.backward()
@@ -217,14 +218,14 @@ def blob():
         for i, la in enumerate(layers)
         for k, p in (("w", la.weight), ("b", la.bias))
     }
-    return mlp(weights), Calibration(x[:200], y[:200], semantic), (x[1000:], y[1000:])
+    return mlp(weights), data, (x[1000:], y[1000:])
 
 
 def test_13_the_negative_control_is_worse_than_random(blob):
     net, data, (x, y) = blob
     low, high = np.array([(0.7, 1.3), (-0.15, 0.15)]).T
     points = np.random.default_rng(1).uniform(low, high, (len(x), 2))
-    moved = data.semantic.apply_each(x, points)
+    moved = data.moved(x, points)
 
     def error(criterion, seed=0):
         scores = pruning.score(net, data, criterion, ScoreOptions(seed=seed))
@@ -341,8 +342,9 @@ def test_units_of_a_channel_without_activation_are_its_readers():
 
 def test_images_are_moved_as_defined():
     x = images((3, 4), 2, low=0, high=1)
-    np.testing.assert_allclose(S_SMALL.apply(x, (1.1, 0.05)), np.clip(x * 1.1 + 0.05, 0, 1), rtol=1e-6)
-    points = S_SMALL.points(32, 0)
+    data = Calibration(x, semantic=S_SMALL)
+    np.testing.assert_allclose(data.moved(x, (1.1, 0.05)), np.clip(x * 1.1 + 0.05, 0, 1), rtol=1e-6)
+    points = data.points(32, 0)
     counts = np.histogram2d(points[:, 0], points[:, 1], bins=4, range=[(0.9, 1.1), (-0.05, 0.05)])[0]
     assert (counts == 2).all()
 
@@ -358,11 +360,11 @@ def test_data_outside_the_unit_range_are_used_as_they_are():
     assert not still.semantic.clip and not still.part(slice(0, 1)).semantic.clip
     (mean,) = channel_means(net, [("x", 1)], still).values()
     np.testing.assert_allclose(mean, x.mean(0), rtol=1e-5, atol=1e-6)
-    moving = Calibration(x, semantic=Semantic((2.0, 2.0), (0.5, 0.5)))
+    moving = Calibration(x, semantic=plane((2.0, 2.0), (0.5, 0.5)))
     for image, batch in zip(x, perturbed(moving), strict=True):
         np.testing.assert_array_equal(batch[0], image)
         np.testing.assert_allclose(batch[1:], np.broadcast_to(2 * image + 0.5, batch[1:].shape), rtol=1e-5, atol=1e-6)
-    inside = Calibration(np.clip(x, 0, 1), semantic=Semantic((2.0, 2.0)))
+    inside = Calibration(np.clip(x, 0, 1), semantic=plane((2.0, 2.0)))
     assert inside.semantic.clip and max(batch.max() for batch in perturbed(inside)) == 1.0
     assert Calibration(np.clip(x, 0, np.nextafter(np.float32(1), np.float32(2)))).semantic.clip  # rounding alone
 
@@ -372,8 +374,8 @@ def test_oracles_leave_the_clip_out_where_the_data_are_not_clipped():
 
     net, asked = mlp(mlp_weights()), []
 
-    def oracle(net, names, inputs, cells, clip=True):
-        asked.append(clip)
+    def oracle(net, names, inputs, cells, data):
+        asked.append(data.semantic.clip)
         return {name: (np.full((len(inputs), len(cells), *net.shapes[name]), -9.0), np.full(
             (len(inputs), len(cells), *net.shapes[name]), 9.0)) for name in names}  # fmt: skip
 

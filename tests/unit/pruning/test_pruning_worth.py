@@ -60,10 +60,10 @@ def held_at_means(net, data, channel):
     means = channel_means(net, [(cut.data, cut.data_axis) for cut in readers(groups, removed)], data)
     held = mask(find_groups(fold(groups, removed, means, "exact")), removed)
     opposite = net.changed(weights={name: 2 * value - held.weights[name] for name, value in net.weights.items()})
-    points, square = data.semantic.points(data.samples, data.seed), []
+    points, square = data.points(), []
     for turn in range(4):
         chosen = points[(np.arange(len(data.images)) * 4 + turn) % len(points)]
-        moved = data.semantic.apply_each(data.images, chosen)
+        moved = data.moved(data.images, chosen)
         a, b = (Activations(n, [n.outputs[0]])(moved)[n.outputs[0]].astype(np.float64) for n in (held, opposite))
         square.append((((a - b) / 2) ** 2).sum(1))
     return np.sqrt(np.mean(square))
@@ -104,7 +104,7 @@ def test_usn_taylor_is_usn_and_worth_in_decibels():
 
 def certified_loss(net, data):
     """Mean squared error of the worst outputs within affine bounds, by the tests' own float64 oracle."""
-    low, high = np.array([data.semantic.contrast, data.semantic.brightness]).T
+    low, high = data.semantic.box.T
     half = CELL * (high - low) / 2
     middle = np.random.default_rng([data.seed, 23]).uniform(low + half, high - half, (len(data.images), 2))
     output, losses = net.outputs[0], []

@@ -21,7 +21,7 @@ from verifier.semantic import (
 from verifier.semantic import network as networks
 from vnnlib.writer import positional
 
-TWO = Perturbation((Range("contrast", 0.3, 1.8), Range("brightness", -0.5, 0.5)), 0.5)
+TWO = Perturbation((Range("contrast", 0.3, 1.8), Range("brightness", -0.5, 0.5)), {"anchor": 0.5})
 PIXELS = Head()
 BORDER = 2e-3  # verdicts of points nearer than this to the tolerance may depend on rounding
 

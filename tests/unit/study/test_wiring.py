@@ -12,12 +12,13 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from pruning import api, forms
+from pruning import Calibration, api, forms
+from pruning.calibration import perturbation as rectangle
 from pruning.groups import find_groups
 from pruning.study import allocation, spec, verifying
 from pruning.study.errors import StudyFileError
 from pruning.study.making import Maker, NetworkSettings, Tuned, chain
-from pruning.study.wiring import hands, rectangle
+from pruning.study.wiring import hands
 from pruning.torch_bridge import TorchNet
 from verifier.data import networks
 from verifier.errors import UnsoundError
@@ -197,7 +198,8 @@ def test_certified_fine_tuning_tightens_the_bounds(maker: Maker, tmp_path: Path,
     onnx.save(to_onnx(build(arch).eval(), arch), start)
     settings = replace(maker.settings, certified=3.0, cell=1.0, fine=1.0)
     held = maker.split.images[:6].flip(3)
-    middle, half = (torch.tensor([part]).repeat(6, 1) for part in ([1.0, 0.0], [0.1, 0.05]))
+    data = Calibration(held.numpy(), semantic=rectangle("small"))
+    middle, half = (np.array([part] * 6) for part in ([1.0, 0.0], [0.1, 0.05]))
     spread = {}
     for certified in (False, True):
         out = tmp_path / f"{certified}.onnx"
@@ -205,7 +207,7 @@ def test_certified_fine_tuning_tightens_the_bounds(maker: Maker, tmp_path: Path,
         made.__dict__["split"] = maker.split
         made.finetune(model=start, seed=0, epochs=12, certified=certified, work=tmp_path, out=out)
         with torch.no_grad():
-            low, high = forms.output_bounds(TorchNet(api.load(out)), held, middle, half)
+            low, high = forms.output_bounds(TorchNet(api.load(out)), data, data.images, middle, half)
         spread[certified] = float((high - low).mean())
         assert np.isfinite(answer(out, held.numpy())).all() and out.read_bytes() != start.read_bytes()
     assert spread[True] < 0.9 * spread[False]
@@ -252,7 +254,7 @@ def test_settings_and_data_are_checked() -> None:
         Maker.of(replace(STUDY, network={"name": "resnet8"}), rectangle("small"))
     with pytest.raises(StudyFileError, match="aircraft23 only"):
         Maker.of(replace(STUDY, task=replace(STUDY.task, data="people.json")), rectangle("small"))
-    assert rectangle("contrast=0.9:1.1,brightness=0:0.1").brightness == (0.0, 0.1)
+    assert rectangle("contrast=0.9:1.1,brightness=0:0.1").box[1].tolist() == [0.0, 0.1]
 
 
 SHIPPED = networks.path("cnn7_w8")
