@@ -40,7 +40,7 @@ def run(folder: Path, ratio: float, largest: int, each: int) -> list[dict]:
 
 def compare(data: bytes, ratio: float) -> dict:
     """Differences of the two networks on random inputs; raises SecateurError for a network that cannot be pruned."""
-    net = onnx_io.from_bytes(data)
+    net = onnx_io.load(data)
     plan = pruning.plan(net, pruning.score(net, None, "l2"), ratio)
     made = pruning.apply(net, plan, "zero")
     assert made.masked is not None

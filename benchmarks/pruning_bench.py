@@ -71,7 +71,7 @@ def cnn7(width: int = 16, size: int = 64, outputs: int = 46, seed: int = 0, norm
         [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    return onnx_io.from_bytes(model.SerializeToString())
+    return onnx_io.load(model.SerializeToString())
 
 
 def show(**entry: object) -> None:

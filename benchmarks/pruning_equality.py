@@ -31,7 +31,7 @@ def random_constants(groups: Groups, removed: np.ndarray, rng: np.random.Generat
 def compare(seed: int, opset: int, double: bool = True) -> tuple[int, float, float]:
     """Removed channels, worst float32 difference (relative), worst float64 difference of one random case."""
     rng = np.random.default_rng([seed, opset])
-    net = onnx_io.from_bytes(random_model(seed, opset).SerializeToString())
+    net = onnx_io.load(random_model(seed, opset).SerializeToString())
     groups = find_groups(net)
     assert not groups.unknown, groups.unknown
     removed = random_removal(groups, float(rng.choice([0.3, 0.5, 0.7])), rng)

@@ -59,7 +59,7 @@ def one(folder: Path, model: str, spec: str, ratio: float, timeout: float) -> di
     """Prune, verify, check."""
     text = replay.read(folder / spec)
     try:
-        net = onnx_io.from_bytes(replay.read(folder / model), model)
+        net = onnx_io.load(replay.read(folder / model))
         cases = evidence.linear_cases(text.decode())
         small, share = prune(net, cases, ratio)
     except (SecateurError, ValueError) as refusal:

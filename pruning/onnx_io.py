@@ -18,7 +18,7 @@ from pruning.net import Net, OnnxNode, Shape
 from verifier.errors import ModelError
 from verifier.files.whole import write
 from verifier.graph.onnx_import.build import ModelBuilder, checked, first_line
-from verifier.graph.onnx_import.source import ModelBytes, parse, read_model
+from verifier.graph.onnx_import.source import parse, read_model
 
 FOLD_LIMIT = 1 << 24  # elements; constants larger than this are not computed while loading
 _AXES_AS_INPUT = {
@@ -27,19 +27,11 @@ _AXES_AS_INPUT = {
 _NOT_FOLDED = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 
 
-def load(path: str | os.PathLike[str]) -> Net:
-    """Read an ONNX file, with weights that lie beside it. Raises ModelError for anything that is not one valid model of
-    at most 2 GB.
+def load(path: str | os.PathLike[str] | bytes) -> Net:
+    """Read an ONNX file, with weights that lie beside it, or a serialised model. Raises ModelError for anything that is
+    not one valid model of at most 2 GB.
     """
-    return _read(read_model(path))
-
-
-def from_bytes(data: bytes, where: str = "model") -> Net:
-    """The network of a serialised model; `where` is what messages call it."""
-    return _read(ModelBytes(data, where))
-
-
-def _read(read: ModelBytes) -> Net:
+    read = read_model(path)
     model = parse(read, check=True)
     if not model.graph.node:
         raise ModelError(f"{read.path}: the graph has no nodes; is this an ONNX model?")

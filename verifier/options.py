@@ -15,12 +15,11 @@ import typing
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
-from pathlib import Path
 from typing import Any, TypeVar
 
 from verifier.errors import OptionsError
+from verifier.files.settings import read_yaml
 
-MAX_YAML_BYTES = 1 << 20  # an options file is a page of text; anything larger is not one
 _T = TypeVar("_T", bound="_Checked")
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", type(None): "null"}
 
@@ -133,7 +132,8 @@ class Options(_Checked):
         Raises:
             OptionsError: the file cannot be read, is not YAML, or holds an unknown or impossible option.
         """
-        data = _read_yaml(Path(path))
+        data = read_yaml(path, "the options file", OptionsError)
+        data = {} if data is None else data
         if not isinstance(data, Mapping):
             raise OptionsError(f"{path}: found {_show(data)}, expected lines 'option: value'")
         try:
@@ -162,23 +162,6 @@ def dotted(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
     for name, value in mapping.items():
         found.update(dotted(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value})
     return found
-
-
-def _read_yaml(path: Path) -> object:
-    import yaml  # only needed by the few runs that have an options file
-
-    try:
-        with path.open("rb") as stream:
-            text = stream.read(MAX_YAML_BYTES + 1)
-    except OSError as error:
-        raise OptionsError(f"{path}: cannot read the options file: {error.strerror}") from None
-    if len(text) > MAX_YAML_BYTES:
-        raise OptionsError(f"{path}: more than {MAX_YAML_BYTES} bytes; an options file is shorter than that")
-    try:
-        data = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise OptionsError(f"{path}: not a YAML file: {' '.join(str(error).split())[:300]}") from None
-    return {} if data is None else data
 
 
 def _title(cls: type) -> str:

@@ -217,7 +217,7 @@ class Maker:
         while done < steps:
             for rows, flip, move in training.batches(data, recipe, draw)[: steps - done]:
                 for group in optimiser.param_groups:
-                    group["lr"] = rate * group["factor"] * _schedule(done / steps)
+                    group["lr"] = rate * group["factor"] * training.schedule(done / steps)
                 images, points, seen = data.images[rows], data.points[rows], data.visibility[rows]
                 if int(flip):
                     images, points, seen = augment.mirror(images, points, seen)
@@ -345,13 +345,6 @@ def _filled(layer: nn.Conv2d | nn.Linear, weight: np.ndarray, bias: np.ndarray, 
             layer.weight.copy_(torch.from_numpy(weight.copy()))
             layer.bias.copy_(torch.from_numpy(bias.copy()))
     return layer
-
-
-def _schedule(done: float) -> float:
-    """Warm up over the first 3 %, then a cosine to 0.2 %."""
-    if done < 0.03:
-        return 0.05 + 0.95 * done / 0.03
-    return 0.002 + 0.998 * 0.5 * (1.0 + float(np.cos(np.pi * (done - 0.03) / 0.97)))
 
 
 def _idle_first(scores: Scores, idle: np.ndarray) -> Scores:

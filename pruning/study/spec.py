@@ -36,6 +36,7 @@ from pruning.options import ALLOCATIONS
 from pruning.study.errors import StudyFileError
 from verifier.console.arguments import SHARE, tolerance
 from verifier.data.options import CROP
+from verifier.files.settings import read_yaml
 
 UNPRUNED = ("dense", "dense+ft", "dense+cert")
 MATCHED = ("random-matched", "small-scratch")
@@ -45,7 +46,6 @@ SHARINGS = (*ALLOCATIONS, "dense-first")
 """How a ratio is shared out over the layers, see `pruning.study.allocation`."""
 PROPERTIES = ("linf", "heatmap", "label")
 _TASK_KEYS = ("data", "tau", "rectangle", "timeout", "clock")  # of a study file; the rest is for given networks
-MAX_BYTES = 1 << 20
 MAX_NETWORKS = 10_000
 
 
@@ -209,21 +209,7 @@ class Study:
 
 def load(path: str | Path) -> Study:
     """Read a study file; StudyFileError names the file, the key, what was found and what was expected."""
-    import yaml
-
-    try:
-        with open(path, "rb") as stream:
-            data = stream.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise StudyFileError(f"{path}: cannot read the study: {error.strerror or error}") from None
-    if len(data) > MAX_BYTES:
-        raise StudyFileError(f"{path}: larger than {MAX_BYTES >> 20} MiB; expected a short YAML file")
-    try:
-        value = yaml.safe_load(data)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise StudyFileError(f"{path}{where}: not YAML: {getattr(error, 'problem', None) or error}") from None
+    value = read_yaml(path, "the study", StudyFileError)
     try:
         spec = parse(value)
         beside = Path(path).resolve().parent

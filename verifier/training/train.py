@@ -106,7 +106,7 @@ def epoch(
     for step, plan in enumerate(plans):
         done = progress(step / len(plans))
         for group in optimiser.param_groups:
-            group["lr"] = recipe.rate * _schedule(done)
+            group["lr"] = recipe.rate * schedule(done)
         images, points, weight = _augmented(data, plan, recipe, draw)
         loss = measure.loss(model(images), points, weight, images.shape[-1])
         optimiser.zero_grad(set_to_none=True)
@@ -117,7 +117,7 @@ def epoch(
     return total / max(1, len(plans))
 
 
-def _schedule(done: float) -> float:
+def schedule(done: float) -> float:
     """Warm up linearly over the first 3 %, then fall along a cosine to 0.2 %."""
     if done < 0.03:
         return 0.05 + 0.95 * done / 0.03

@@ -26,7 +26,7 @@ def finish(b: Builder, x: str, shape, outputs: int):
         [helper.make_tensor_value_info(x, TensorProto.FLOAT, ["N", outputs])], b.weights,
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    return onnx_io.from_bytes(model.SerializeToString())
+    return onnx_io.load(model.SerializeToString())
 
 
 def relu(b, x):

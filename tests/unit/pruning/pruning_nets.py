@@ -29,7 +29,7 @@ def build(nodes, weights, inputs, outputs, opset=13, batch="N") -> Net:
     graph = helper.make_graph(nodes, "test", info[0], info[1], stored)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
     onnx.checker.check_model(model, full_check=True)
-    return onnx_io.from_bytes(model.SerializeToString())
+    return onnx_io.load(model.SerializeToString())
 
 
 def node(kind, inputs, output, **attrs):

@@ -320,7 +320,7 @@ def test_random_graphs(case):
 
 def check_graph(model, seed):
     rng = np.random.default_rng(seed)
-    net = onnx_io.from_bytes(model.SerializeToString())
+    net = onnx_io.load(model.SerializeToString())
     groups = find_groups(net)
     removed = random_removal(groups, 0.6, rng)
     if not removed.any():

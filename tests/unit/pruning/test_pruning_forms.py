@@ -22,7 +22,7 @@ def network(name):
     if name in ("cnn7", "resnet8", "heatmap"):
         torch.manual_seed(0)
         arch = Architecture(name, width=4, size=16, points=3)
-        return onnx_io.from_bytes(to_onnx(study_network(arch).eval(), arch, "test").SerializeToString())
+        return onnx_io.load(to_onnx(study_network(arch).eval(), arch, "test").SerializeToString())
     return mlp(mlp_weights()) if name == "mlp" else conv_net(2, bn=name == "conv-bn")
 
 

@@ -39,7 +39,7 @@ def test_mean_and_spread_come_back(bn, border):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_random_graphs_stay_equal_to_their_masked_twins(seed):
-    net = onnx_io.from_bytes(random_model(seed, 13).SerializeToString())
+    net = onnx_io.load(random_model(seed, 13).SerializeToString())
     data = calibration(net, count=6, samples=4)
     plan = plan_for(net, data, 0.4)
     made = pruning.apply(net, plan, "mean", data, "exact" if seed % 2 else "interior", rescale="all")

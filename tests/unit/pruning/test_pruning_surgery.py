@@ -49,7 +49,7 @@ def test_masked_differs_from_the_original():
 def test_nothing_removed_reproduces_the_file():
     for seed in range(8):
         model = random_model(seed, 13)
-        net = onnx_io.from_bytes(model.SerializeToString())
+        net = onnx_io.load(model.SerializeToString())
         groups = find_groups(net)
         assert remove(groups, np.zeros(groups.n, bool)) is net
         again = onnx.load_model_from_string(onnx_io.to_bytes(net))
@@ -67,7 +67,7 @@ def test_names_opset_and_interface_survive_pruning():
     model = next(
         m for m in (random_model(seed, 11) for seed in range(99)) if all(n.op_type != "Shape" for n in m.graph.node)
     )
-    net = onnx_io.from_bytes(model.SerializeToString())
+    net = onnx_io.load(model.SerializeToString())
     groups = find_groups(net)
     small = onnx.load_model_from_string(
         onnx_io.to_bytes(remove(groups, random_removal(groups, 0.5, np.random.default_rng(0))))
@@ -296,18 +296,18 @@ def test_files_that_are_no_models(tmp_path):
 
 def test_external_data_give_the_same_network(tmp_path):
     model = random_model(0, 13)
-    whole = onnx_io.from_bytes(model.SerializeToString())
+    whole = onnx_io.load(model.SerializeToString())
     onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="m.bin", size_threshold=0)
     assert onnx_io.to_bytes(pruning.load(tmp_path / "m.onnx")) == onnx_io.to_bytes(whole)
     with pytest.raises(ModelError, match="by its path"):
-        onnx_io.from_bytes((tmp_path / "m.onnx").read_bytes())
+        onnx_io.load((tmp_path / "m.onnx").read_bytes())
 
 
 def test_open_spatial_dimensions_are_refused():
     model = random_model(0, 13)
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "H"
     with pytest.raises(ModelError, match="dimension 2 open"):
-        onnx_io.from_bytes(model.SerializeToString())
+        onnx_io.load(model.SerializeToString())
 
 
 def test_weights_listed_as_inputs_and_identity_of_weights():
@@ -319,7 +319,7 @@ def test_weights_listed_as_inputs_and_identity_of_weights():
         model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     model.graph.node.insert(0, onnx.helper.make_node("Identity", ["b0"], ["b0_copy"]))
     model.graph.node[1].input[2] = "b0_copy"
-    old = onnx_io.from_bytes(model.SerializeToString())
+    old = onnx_io.load(model.SerializeToString())
     assert old.inputs == ("x",)
     groups = find_groups(old)
     removed = np.zeros(groups.n, bool)

@@ -36,7 +36,7 @@ def test_onnx2torch_loads_without_torchvision_and_leaves_no_stand_in():
 @pytest.mark.parametrize("seed", range(12))
 def test_torch_agrees_with_onnxruntime_and_weights_come_back(seed):
     """Both ways: values of the converted network, and a changed weight ends up in the ONNX file under its name."""
-    net = onnx_io.from_bytes(random_model(seed, 13).SerializeToString())
+    net = onnx_io.load(random_model(seed, 13).SerializeToString())
     if any(n.type in ("Resize", "Upsample") for n in net.nodes) and not _converts(net):
         return  # `_converts` has checked that the refusal names the way out
     model = TorchNet(net)
@@ -366,7 +366,7 @@ def test_interval_bounds_hold_on_random_graphs_or_name_the_node():
 
     held = 0
     for seed in range(30):
-        net = onnx_io.from_bytes(random_model(seed, 13).SerializeToString())
+        net = onnx_io.load(random_model(seed, 13).SerializeToString())
         try:
             model = TorchNet(net)
             x = torch.tensor(images((3, 8, 8), 4, seed))
