@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pruning import options as choices
 from pruning.options import ChannelFloor, PruneOptions, ScoreOptions, TrainOptions
-from verifier.console.arguments import CommandParser
+from verifier.console.arguments import CommandParser, share
 from verifier.data import options as shared
 from verifier.errors import SecateurError
 from verifier.perturbation.options import add_perturbation
@@ -45,7 +45,14 @@ what stands for a removed channel (--fold)
   A pruned network is another network: its verdicts say nothing about the original, except with fold sound, where a
   verdict with tolerance tau - delta carries over to the original with tau.
 
+which network to ship (--target)
+  A fifth of the labelled pictures is kept from pruning and training. 25, 50, 75 and 90 % are removed, shared out over
+  the layers uniformly, globally and by marginal certified loss; of those whose error on the kept pictures rises by no
+  more than asked, and the given network, the one is written of which most of S is certified. --mode one-shot or
+  progressive fine-tunes each (with --certified for bounds as well).
+
 examples
+  prune net.onnx -o small.onnx --target "error<=+10%,certify<=5s" --data aircraft23 --semantic brightness=-0.1:0.1
   prune net.onnx -o small.onnx --criterion l2 --ratio 0.3 --fold zero
   prune net.onnx -o small.onnx --ratio 0.5 --data images.npz --semantic medium
   prune net.onnx --dry-run --ratio 0.5 --criterion l1
@@ -75,6 +82,15 @@ def parser() -> CommandParser:
         "--sweep", type=_ratios, metavar="R,R,...", help="several ratios; writes OUTPUT with the ratio in its name"
     )
     _add(p, "mode", "training around pruning, if not post-training", choices=choices.MODES)
+    p.add_argument(
+        "--target", metavar="T",
+        help="such as 'error<=+10%%,certify<=5s': search ratio and allocation with validation images, keep the network "
+        "that certifies most of S in that time per image at no more error (see below)",
+    )  # fmt: skip
+    p.add_argument(
+        "--tau", type=share, default=share("3%"), metavar="T",
+        help="tolerance of key points for --target: 3px, or 5%% of the image side (default: 3%%)",
+    )  # fmt: skip
     p.add_argument("--dry-run", action="store_true", help="print the plan, write nothing")
     p.add_argument("--report", type=Path, metavar="DIR", help="write a report with histograms and pictures")
     g = p.add_argument_group("data")

@@ -14,10 +14,10 @@ from pruning.calibration import Calibration, perturbation
 from pruning.datasets import load_data
 from pruning.errors import CriterionError, DataError
 from pruning.net import Net
-from pruning.options import BLOCKS, PruneOptions
+from pruning.options import BLOCKS, PruneOptions, PruneTarget
 from verifier.console.outputs import keep_inputs
 from verifier.data import networks
-from verifier.data.frame import Head
+from verifier.data.frame import Frame, Head
 from verifier.data.source import files_read
 from verifier.errors import OutputError
 from verifier.graph.onnx_import.source import files_of
@@ -30,11 +30,17 @@ def run(arguments: argparse.Namespace, options: PruneOptions) -> None:
     if arguments.output is not None and not arguments.output.parent.is_dir():
         raise OutputError(f"{arguments.output}: the folder '{arguments.output.parent}' does not exist")
     _keep_inputs(arguments)
+    target = None if arguments.target is None else PruneTarget.parse(arguments.target)
+    if target is not None and (arguments.sweep or arguments.dry_run or options.unstructured):
+        raise CriterionError("--target searches by itself; leave out --sweep, --dry-run and --unstructured")
     each = [replace(options, ratio=ratio) for ratio in arguments.sweep or [arguments.ratio]]
 
     runs.known(each[0])
     net = api.load(arguments.model, arguments.mean, arguments.std, arguments.layout, arguments.channels)
     data = _read_data(arguments, net)
+    if target is not None:
+        _ship(arguments, net, data, options, target)
+        return
     results = [made for options in each if (made := _one(arguments, net, data, options)) is not None]
     if arguments.report and any(result.plan is not None for result in results):
         from pruning.report import write_report  # Matplotlib and Jinja
@@ -58,6 +64,20 @@ def _read_data(arguments: argparse.Namespace, net: Net) -> Calibration | None:
         low, high = float(data.images.min()), float(data.images.max())
         print(f"data: values from {low:.4g} to {high:.4g}, used as they are: nothing is clipped to [0, 1]")
     return data
+
+
+def _ship(
+    arguments: argparse.Namespace, net: Net, data: Calibration | None, options: PruneOptions, target: PruneTarget
+) -> None:
+    """The network that `--target` asks for, written."""
+    from pruning.study.choosing import choose  # the verifier
+
+    frame = Frame.of(net.shapes[net.inputs[0]], arguments.layout, arguments.channels)
+    head = Head.given(arguments.output_scale, arguments.output_shift)
+    model, _ = choose(net, data, options, target, arguments.tau, frame, head)
+    beside = api.save(model, arguments.output)
+    _print_size(model)
+    print(f"wrote {arguments.output} and {beside}")
 
 
 def _one(

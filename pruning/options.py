@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -125,6 +126,31 @@ class TrainOptions:
         one_of("rescale", self.rescale, RESCALES)
         if self.epochs < 1 or self.stages < 1 or self.batch_size < 1:
             raise CriterionError("epochs, stages and batch size must be at least 1")
+
+
+TARGET = "error<=+10%,certify<=5s"
+"""What a target looks like."""
+
+
+@dataclass(frozen=True)
+class PruneTarget:
+    """error: most, as a multiple of that of the given network; seconds: of processor time that the verifier gets for
+    each image.
+    """
+
+    error: float
+    seconds: float
+
+    @staticmethod
+    def parse(text: str) -> PruneTarget:
+        """Read `error<=+10%,certify<=5s`; CriterionError for anything else."""
+        match = re.fullmatch(r"error<=\+?(\d+(?:\.\d+)?)%,certify<=(\d+(?:\.\d+)?)s", re.sub(r"\s", "", text))
+        if match is None or not 0 < float(match[2]) < float("inf"):
+            raise CriterionError(
+                f"--target '{text[:60]}'; expected such as '{TARGET}': how much the error may rise, and the seconds of "
+                "processor time per image within which as much as possible is to be certified"
+            )
+        return PruneTarget(1 + float(match[1]) / 100, float(match[2]))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 
 import numpy as np
 
@@ -139,12 +139,19 @@ def carry_out(net: Net, plan: Plan, data: Calibration | None, options: PruneOpti
     if data is None:
         raise DataError(f"mode '{options.mode}' trains and needs labelled data")
 
-    from pruning.training import train  # PyTorch
-
     def replan(model: Net, share: float, floor: ChannelFloor | None) -> Plan:
         return _plan(model, data, options, share, floor or options.floor)
 
-    return train(net, data, options.ratio, replan, _training(options), fold, options.border or "interior", say)
+    made: PrunedModel = _pytorch().train(
+        net, data, options.ratio, replan, _training(options), fold, options.border or "interior", say
+    )
+    return made
+
+
+def _pytorch() -> ModuleType:
+    from pruning import training  # PyTorch
+
+    return training
 
 
 def _without_blocks(net: Net, data: Calibration | None, options: PruneOptions, say: Say) -> PrunedModel:
@@ -162,9 +169,7 @@ def _without_weights(net: Net, data: Calibration | None, options: PruneOptions, 
     if options.mode == "lottery":
         if data is None or options.criterion != "l1":
             raise CriterionError("the unstructured lottery ranks by l1 and needs labelled --data")
-        from pruning.training import lottery_weights  # PyTorch
-
-        made = lottery_weights(net, data, options.ratio, _training(options), say)
+        made = _pytorch().lottery_weights(net, data, options.ratio, _training(options), say)
     else:
         made = zero_weights(net, options.criterion, options.ratio, data, _scores(options))
     record = {"tool": api.TOOL, "criterion": options.criterion, "ratio": options.ratio, "unstructured": True}

@@ -29,6 +29,7 @@ _BRIDGES = (
     "study/making",
     "study/verifying",
     "study/spread",
+    "study/choosing",
     "study/pack",
     "study/pack_cli",
 )
