@@ -332,12 +332,16 @@ class RandomProblem:
         values = [*(self.tape.input(k) for k in range(self.n)), *(v for _, found in self.outputs for v in found)]
         return [[row.gap(values) for row in rows] for rows in self.clauses]
 
+    @property
+    def whole(self) -> np.ndarray:
+        """Which inputs take whole numbers only, (n,) bool."""
+        return np.array([issubclass(one.kind, np.integer) for one in self.inputs for _ in range(one.size)])
+
     def violated(self) -> Point | bool | None:
         """An input over the reals (whole numbers where the type is one) that satisfies the specification, None where
         there is none, False where that is not found out."""
         boxes = [(tuple(map(Fraction, self.lower.tolist())), tuple(map(Fraction, self.upper.tolist())))]
-        whole = [issubclass(one.kind, np.integer) for one in self.inputs for _ in range(one.size)]
-        for k in (k for k, is_whole in enumerate(whole) if is_whole):
+        for k in np.flatnonzero(self.whole):
             first, last = math.ceil(self.lower[k]), math.floor(self.upper[k])
             values = [Fraction(v) for v in range(first, last + 1)]
             boxes = [(_with(a, k, v), _with(b, k, v)) for a, b in boxes for v in values]

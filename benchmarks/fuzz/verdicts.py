@@ -223,7 +223,7 @@ def optimum(problem: RandomProblem, rows: list[Row]) -> Point | None:
     cost[-1] = 1
     bounds = Bounds(np.array([*low, *[0.0] * k, -1e9]), np.array([*high, *[1.0] * k, 1e9]))
     whole = np.zeros(width)
-    whole[n + k : n + 2 * k] = 1
+    whole[:n], whole[n + k : n + 2 * k] = problem.whole, 1
     matrix = np.array(below)
     if not all(np.isfinite(a).all() for a in (matrix, high)) or np.abs(matrix).max() > 1e7:
         return None
@@ -236,4 +236,5 @@ def optimum(problem: RandomProblem, rows: list[Row]) -> Point | None:
     )
     if found.x is None:
         return None
-    return tuple(map(Fraction, np.clip(found.x[:n], problem.lower, problem.upper).tolist()))
+    x = np.where(problem.whole, np.round(found.x[:n]), np.clip(found.x[:n], problem.lower, problem.upper))
+    return tuple(map(Fraction, x.tolist())) if ((problem.lower <= x) & (x <= problem.upper)).all() else None
