@@ -61,6 +61,10 @@ def swapped(events: Events, rng: np.random.Generator) -> Events | None:
 
 
 CHANGES: dict[str, Callable[[Events, np.random.Generator], Events | None]] = {
+    "narrowing": edit(
+        fmt.Leaf, lambda e, rng: [replace(e, narrows=not e.narrows) if e.intervals == fmt.ROOT else replace(e, rows=())]
+    ),
+    "intervals": edit(fmt.Leaf, lambda e, rng: [replace(e, intervals=(e.intervals + int(rng.integers(1, 4))) % 4)]),
     "slope": edit(fmt.Slopes, lambda e, rng: [fmt.Slopes(tuple((t + rng.integers(1, 255)) % 256 for t in e.tables))]),
     "multiplier": edit(fmt.Leaf, lambda e, rng: [replace(e, beta=tuple(b * 3 + 1 for b in e.beta))]),
     "row": edit(fmt.Leaf, lambda e, rng: [replace(e, rows=tuple(((0, 1.0),) for _ in e.rows))]),
@@ -80,8 +84,8 @@ NEVER = ("dropped leaf", "repeated leaf", "hash")
 def encoded(header: fmt.Header, events: Events) -> bytes:
     """A file with the numbers at its end that fit."""
     body = [e for e in events if not isinstance(e, fmt.End)]
-    leaves = sum(isinstance(e, fmt.Leaf) for e in body)
-    splits = sum(not isinstance(e, fmt.Leaf | fmt.Slopes) for e in body)
+    leaves = sum(isinstance(e, fmt.Leaf) and not e.narrows for e in body)
+    splits = sum(not isinstance(e, fmt.Slopes) for e in body) - leaves
     return fmt.encode_header(header) + b"".join(map(fmt.encode, [*body, fmt.End(splits, leaves)]))
 
 
@@ -153,15 +157,19 @@ def main() -> int:
     parser.add_argument("--step", type=int, default=1, help="every step-th instance")
     parser.add_argument("--cap", type=float, default=20.0, help="seconds for a search")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--proofs", type=int, default=10**9, help="stop after so many")
     args = parser.parse_args()
     rng, counts, proofs = np.random.default_rng(args.seed), Counter[tuple[str, str]](), 0
-    wanted = [i for i in read_list(args.list) if not args.only or i.benchmark in args.only][:: args.step]
+    wanted = [i for i in read_list(args.list) if not args.only or i.benchmark in args.only]
+    wanted = [i for i in wanted[:: args.step] if i.expected != "sat"]
     for instance in wanted:
         with tempfile.TemporaryDirectory() as folder:
             found = list(outcomes(instance, args.cap, rng, Path(folder)))
         proofs += bool(found)
         counts.update(found)
         print(instance.onnx, instance.vnnlib, dict(found), file=sys.stderr, flush=True)
+        if proofs >= args.proofs:
+            break
     wrong = [(c, said) for c, said in counts if "FALSE" in said or (c in NEVER and said != "rejected")]
     wrong += [(c, said) for c, said in counts if c == "none" and said != "accepted"]
     print(f"{proofs} proofs, {sum(counts.values()) - proofs} changes")

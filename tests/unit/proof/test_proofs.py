@@ -109,8 +109,8 @@ def parts(path: Path) -> tuple[fmt.Header, list[fmt.Event]]:
 
 def write(path: Path, header: fmt.Header, events: Iterable[fmt.Event]) -> Path:
     body = [e for e in events if not isinstance(e, fmt.End)]
-    leaves = sum(isinstance(e, fmt.Leaf) for e in body)
-    splits = sum(not isinstance(e, fmt.Leaf | fmt.Slopes) for e in body)
+    leaves = sum(isinstance(e, fmt.Leaf) and not e.narrows for e in body)
+    splits = sum(not isinstance(e, fmt.Slopes) for e in body) - leaves
     path.write_bytes(fmt.encode_header(header) + b"".join(map(fmt.encode, [*body, fmt.End(splits, leaves)])))
     return path
 
