@@ -117,9 +117,6 @@ def with_proof(files: tuple[object, object], proof: AnyPath, run: Callable[[Proo
             writer.finish()
         elif result.witness is not None and (why := writer.witness(result.witness.x)):
             return replace(result, reason=f"{result.reason}; no proof: {why}")
-        elif result.witness is None and writer.tied:
-            why = "a bound meets its limit exactly, which is decided in fractions and cannot be written into a proof"
-            return replace(result, reason=f"{result.reason}; {why}: run without --proof")
     finally:
         writer.discard()
     return result

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import combinations
 
@@ -27,6 +27,9 @@ MOST_PRODUCTS = 20_000
 
 MOST_ROWS = 40
 """Unstable neurons whose own bounds are walked back."""
+
+TURNS = 6
+"""Choices of lower slopes that are tried for a sum of rows."""
 
 Vector = list[Fraction]
 Entries = list[list[tuple[int, Fraction]]]  # by output element: (input element, weight)
@@ -47,6 +50,15 @@ class _Planes:
 
     low: list[tuple[Fraction, Fraction]]
     high: list[tuple[Fraction, Fraction]]
+
+
+@dataclass(frozen=True)
+class Refutation:
+    """Why a clause is impossible: the sum of these of its `rows`, with these lower `slopes` of every operator that
+    bends."""
+
+    rows: tuple[int, ...]
+    slopes: dict[int, list[Fraction]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,26 +89,61 @@ class Rational:
                 return None
         return Rational(network, tuple(steps))
 
-    def impossible(self, lower: Tensor, upper: Tensor, table: RowTable, query: int, clause: int) -> bool:
-        """Whether no point of the box (n,) satisfies all rows of the clause: a combination of them is positive
-        everywhere, or at least 0 with a strict row in it."""
+    def refuted(self, lower: Tensor, upper: Tensor, table: RowTable, query: int, clause: int) -> Refutation | None:
+        """Why no point of the box (n,) satisfies all rows of the clause: a sum of some of them is positive everywhere,
+        or at least 0 with a strict row in it. None where that is not found."""
         box = [(_exact(a), _exact(b)) for a, b in zip(lower.tolist(), upper.tolist(), strict=True)]
         places = [k for k, c in enumerate(table.clause[query].tolist()) if c == clause and _finite(table, query, k)]
         if not places or any(a > b for a, b in box):
-            return False
-        planes = self._sweep(box)
+            return None
+        swept = self._sweep(box)
         for size in sorted({1, 2, len(places)} & set(range(1, len(places) + 1))):
             for chosen in combinations(places, size):
-                least = self._least(box, planes, table, query, chosen)
-                if least > 0 or (least == 0 and any(bool(table.strict[query, k]) for k in chosen)):
-                    return True
-        return False
+                strict = any(bool(table.strict[query, k]) for k in chosen)
+                planes = swept
+                for turn in range(TURNS):
+                    least, row = self._least(box, planes, table, query, chosen)
+                    if least > 0 or (least == 0 and strict):
+                        slopes = {i: [low[0] for low in p.low] for i, p in planes.items()}
+                        return Refutation(tuple(places.index(k) for k in chosen), slopes)
+                    planes = self._answer(swept, turn, row, box)
+        return None
+
+    def _answer(
+        self, planes: dict[int, _Planes], turn: int, row: Vector, box: list[tuple[Fraction, Fraction]]
+    ) -> dict[int, _Planes]:
+        """Other lower slopes of open neurons: the least at turn 0, 1 at turn 1, then at every turn what is best for the
+        point of the box where the last row was least."""
+        values = None
+        if turn > 1:
+            values = self._values([low if a >= 0 else high for a, (low, high) in zip(row, box, strict=True)])
+        found = {}
+        for i, own in planes.items():
+            step, low = self.steps[i], list(own.low)
+            assert isinstance(step, Fraction)
+            for j, (below, above) in enumerate(zip(own.low, own.high, strict=True)):
+                if above != below:  # open
+                    up = turn == 1 if values is None else values[self.network.sources[i][0]][j] > 0
+                    low[j] = (Fraction(1) if up else step), Fraction(0)
+            found[i] = replace(own, low=low)
+        return found
+
+    def _values(self, x: Vector) -> list[Vector]:
+        """All values at a point."""
+        values = [x]
+        for step, sources in zip(self.steps, self.network.sources, strict=True):
+            if isinstance(step, _Linear):
+                points = [[(a, a) for a in values[s]] for s in sources]
+                values.append([(low + high) / 2 for low, high in _image(step, points)])
+            else:
+                values.append([_hinge_image(step, a, a)[0] for a in values[sources[0]]])
+        return values
 
     def _least(
         self, box: list[tuple[Fraction, Fraction]], planes: dict[int, _Planes], table: RowTable, query: int,
         chosen: Sequence[int],
-    ) -> Fraction:  # fmt: skip
-        """A lower bound of the sum of some rows, right-hand sides taken off."""
+    ) -> tuple[Fraction, Vector]:  # fmt: skip
+        """A lower bound of the sum of some rows, right-hand sides taken off, and its coefficients."""
         row = [Fraction(0)] * self.network.m
         mixed = [Fraction(0)] * self.network.n
         rhs = Fraction(0)
@@ -107,7 +154,8 @@ class Rational:
             if table.mixed is not None:
                 mixed = [a + _exact(b) for a, b in zip(mixed, table.mixed[at].tolist(), strict=True)]
         coefficients, constant = self._walk(self.network.output, row, planes)
-        return _minimum([a + b for a, b in zip(coefficients, mixed, strict=True)], box) + constant - rhs
+        coefficients = [a + b for a, b in zip(coefficients, mixed, strict=True)]
+        return _minimum(coefficients, box) + constant - rhs, coefficients
 
     def _sweep(self, box: list[tuple[Fraction, Fraction]]) -> dict[int, _Planes]:
         """The planes of all hinges on the box."""

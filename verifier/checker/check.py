@@ -7,6 +7,7 @@ out: a part of a box disappears only by a proven leaf.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -17,6 +18,7 @@ import numpy as np
 from verifier.checker import format as fmt
 from verifier.checker.bounds import sweep
 from verifier.checker.errors import Rejected, Unreadable
+from verifier.checker.exact import Fractions, InFractions, fractions
 from verifier.checker.network import CheckedNetwork, read_network
 from verifier.checker.ops import Array, Piecewise
 from verifier.checker.prove import Claim, Narrowed, Part, Prover
@@ -217,7 +219,10 @@ class _Tree:
                 )
             narrows = Narrowed(2 * (self.prover.neurons + self.prover.network.inputs), slopes)
             self._put(replace(part, narrowed=narrows))
-        self._wait(leaf.node, Claim(part, tuple(enumerate(rows)), leaf.beta, slopes, leaf.intervals, narrows=narrows))
+        self._wait(
+            leaf.node,
+            Claim(part, tuple(enumerate(rows)), leaf.beta, slopes, leaf.intervals, narrows=narrows, exact=leaf.exact),
+        )
 
     def _wait(self, node: int, claim: Claim) -> None:
         if claim.part.pending:
@@ -258,7 +263,11 @@ def check_witness(network: CheckedNetwork, queries: Queries, x: Array) -> Accept
         raise Rejected(f"a witness with {x.size} finite numbers was expected for {network.inputs} inputs")
     form = queries.form
     swept = sweep(network, x[None], x[None])
-    low, high = swept.low[network.output][0], swept.high[network.output][0]
+    if not all(np.isfinite(t).all() for t in (*swept.low, *swept.high)):
+        raise Rejected("the witness has no finite outputs")
+    low, high = (fractions(t[network.output][0]) for t in (swept.low, swept.high))
+    with contextlib.suppress(Unreadable):  # nothing is rounded on a small network
+        low = high = InFractions(network).values(swept)
     inside = (form.lower <= x) & (x <= form.upper)
     for flags, ends in ((form.strict_lower, form.lower), (form.strict_upper, form.upper)):
         if flags is not None:
@@ -280,14 +289,14 @@ def check_witness(network: CheckedNetwork, queries: Queries, x: Array) -> Accept
     raise Rejected(f"the witness satisfies no clause for certain, over the reals{open_}")
 
 
-def _row_range(queries: Queries, r: int, low: Array, high: Array, x: Array) -> tuple[Fraction, Fraction]:
-    """Exact range of row r minus its limit, for outputs between `low` and `high`."""
+def _row_range(queries: Queries, r: int, low: Fractions, high: Fractions, x: Array) -> tuple[Fraction, Fraction]:
+    """InFractions range of row r minus its limit, for outputs between `low` and `high`."""
     (columns, values), (places, numbers) = queries.outputs[r], queries.inputs[r]
     total = -Fraction(queries.rhs[r])
     for v, n in zip(x[places].tolist(), numbers.tolist(), strict=True):
         total += Fraction(v) * Fraction(n)
     ends = [total, total]
     for j, v in zip(columns.tolist(), values.tolist(), strict=True):
-        terms = Fraction(v) * Fraction(float(low[j])), Fraction(v) * Fraction(float(high[j]))
+        terms = Fraction(v) * low[j], Fraction(v) * high[j]
         ends = [ends[0] + min(terms), ends[1] + max(terms)]
     return ends[0], ends[1]

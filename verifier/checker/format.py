@@ -22,7 +22,7 @@ MAGIC = b"SECATEUR PROOF\n"
 VERSION = 2
 TREE, WITNESS, MAP = 1, 2, 3
 INPUT, NEURON, CLAUSES, LEAF, SLOPES, END, CLIP = range(1, 8)
-PICKS, WEIGHTS, BETA, USES_SLOPES, NARROWS = 1, 2, 4, 8, 64
+PICKS, WEIGHTS, BETA, USES_SLOPES, NARROWS, EXACT = 1, 2, 4, 8, 64, 128
 FORMS, ROWS, ROOT, SYMBOLS = range(4)
 """Where a leaf's intervals come from; the number stands in bits 4 and 5 of its flags."""
 
@@ -75,7 +75,8 @@ class Leaf:
     the node was narrowed with, if it was), `intervals` says
     where the intervals come from: affine forms on the part, backward rows on the part as well, backward rows on the
     query's whole box, or affine forms with a symbol for every neuron that is not linear on the part. With `narrows` the
-    node (of one clause) is no leaf: it becomes one node, narrowed to where the weighted rows can hold."""
+    node (of one clause) is no leaf: it becomes one node, narrowed to where the weighted rows can hold. An `exact` leaf
+    is bounded in fractions, where a strict row that only touches its limit is refuted."""
 
     node: int
     rows: tuple[tuple[tuple[int, float], ...], ...] = ()
@@ -83,6 +84,7 @@ class Leaf:
     slopes: int = -1
     intervals: int = FORMS
     narrows: bool = False
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,8 @@ def _encode_leaf(leaf: Leaf) -> bytes:
     plain = all(len(row) == 1 and row[0][1] == 1 for row in leaf.rows)
     first = plain and all(row[0][0] == 0 for row in leaf.rows)
     flags = 0 if first else PICKS if plain else WEIGHTS
-    flags |= BETA * bool(leaf.beta) | USES_SLOPES * (leaf.slopes >= 0) | leaf.intervals << 4 | NARROWS * leaf.narrows
+    flags |= BETA * bool(leaf.beta) | USES_SLOPES * (leaf.slopes >= 0) | leaf.intervals << 4
+    flags |= NARROWS * leaf.narrows | EXACT * leaf.exact
     out = bytes([LEAF]) + varint(leaf.node) + bytes([flags])
     if flags & (PICKS | WEIGHTS):
         out += varint(len(leaf.rows))
@@ -253,7 +256,7 @@ class Reader:
 
     def _leaf(self) -> Leaf:
         node, flags = self._varint(), self._bytes(1)[0]
-        if flags > 127 or flags & 3 == 3:
+        if flags & (NARROWS | EXACT) == NARROWS | EXACT or flags & 3 == 3:
             self._fail(f"found flags {flags} of a leaf")
         rows: list[tuple[tuple[int, float], ...]] = []
         for _ in range(self._count(MOST_ITEMS) if flags & 3 else 0):
@@ -263,7 +266,8 @@ class Reader:
                 rows.append(tuple((self._varint(), self._floats(1)[0]) for _ in range(self._count(MOST_NAME))))
         beta = self._multipliers() if flags & BETA else ()
         slopes = self._varint() if flags & USES_SLOPES else -1
-        return Leaf(node, tuple(rows), beta, slopes, flags >> 4 & 3, bool(flags & NARROWS))
+        kinds = bool(flags & NARROWS), bool(flags & EXACT)
+        return Leaf(node, tuple(rows), beta, slopes, flags >> 4 & 3, *kinds)
 
     def _clip(self) -> InputClip:
         node, flags = self._varint(), self._bytes(1)[0]

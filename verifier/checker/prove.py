@@ -11,6 +11,7 @@ import numpy as np
 
 from verifier.checker.bounds import CHUNK, MOST_NUMBERS, Enclosures, most_rows, packs, sweep, walk
 from verifier.checker.errors import Unreadable
+from verifier.checker.exact import InFractions
 from verifier.checker.format import FORMS, ROOT, ROWS, SYMBOLS
 from verifier.checker.network import CheckedNetwork
 from verifier.checker.ops import TINY, UNIT, Array, Piecewise, gamma
@@ -61,7 +62,7 @@ class Claim:
     has one of the `rows`, (clause, rows and weights), that cannot hold there. `beta` is a multiplier for every decided
     neuron, `slopes` are bytes per Relu, (*S), 255 for a slope of 1; `intervals` says where intervals come from
     (`format.FORMS`, ..). With `narrows` nothing is claimed: that is where it is said to what its one row narrows the
-    part."""
+    part. An `exact` claim is bounded in fractions, without multipliers."""
 
     part: Part
     rows: tuple[tuple[int, Picked], ...]
@@ -70,6 +71,7 @@ class Claim:
     intervals: int = FORMS
     slabs: tuple[Slab, ...] = ()
     narrows: Narrowed | None = None
+    exact: bool = False
 
 
 class Prover:
@@ -83,6 +85,7 @@ class Prover:
         self.rows = _dense(queries.outputs, network.outputs)
         self.inputs = _dense(queries.inputs, network.inputs if any(len(p) for p, _ in queries.inputs) else 0)
         self.rhs = np.array(queries.rhs)
+        self._exact: InFractions | None = None
         self._roots: tuple[int, Enclosures, dict[int, tuple[Array, Array]]] | None = None
 
     def box(self, part: Part) -> tuple[Array, Array]:
@@ -175,9 +178,10 @@ class Prover:
 
     def groups(self, claims: Sequence[Claim]) -> list[list[int]]:
         """Positions of claims that can be bounded together: the same kind of intervals, a bounded size."""
-        kinds: dict[tuple[int, int, bool], list[int]] = {}
+        kinds: dict[tuple[int, int, bool, bool], list[int]] = {}
         for i, claim in enumerate(claims):
-            kind = claim.intervals, claim.part.query if claim.intervals == ROOT else -1, bool(claim.slopes)
+            query = claim.part.query if claim.intervals == ROOT else -1
+            kind = claim.intervals, query, bool(claim.slopes), claim.exact
             kinds.setdefault(kind, []).append(i)
         most = max(1, 8 * CHUNK // self.largest)
         sizes = {kind: 1 if kind[0] == SYMBOLS else most for kind in kinds}
@@ -197,6 +201,8 @@ class Prover:
 
     def _group(self, claims: list[Claim]) -> tuple[Array, Array]:
         swept, planes = self.prepare(claims)
+        if claims[0].exact:
+            return np.array([self.touched(swept, planes, b, c) for b, c in enumerate(claims)]), np.zeros(len(claims))
         tasks = [(b, c, rows) for b, claim in enumerate(claims) if not swept.empty[b] for c, rows in claim.rows]
         found: list[list[tuple[int, float, Array]]] = [[] for _ in claims]
         margin, lost, coefficients = self.walk(swept, planes, claims, tasks)
@@ -212,6 +218,34 @@ class Prover:
             if claim.narrows is not None:
                 self.narrow(swept, b, claim, least[b], found[b][0][2] if found[b] else np.zeros(self.network.inputs))
         return least, error
+
+    def touched(self, swept: Enclosures, planes: Mapping[int, tuple[Array, ...]], b: int, claim: Claim) -> float:
+        """Whether fractions prove claim b of a sweep, +inf or 0: the weighted rows of every clause are positive
+        everywhere, or at least 0 with a strict one among them.
+
+        Raises:
+            Unreadable: the network cannot be walked in fractions.
+        """
+        if swept.empty[b]:
+            return math.inf
+        exact = self._exact = self._exact or InFractions(self.network)
+        slopes = {v: p[0] for v, p in planes.items()}
+        for clause, (_, picked) in zip(self.clauses(claim.part), claim.rows, strict=True):
+            sides = [Fraction(0)] * self.network.outputs, [Fraction(0)] * self.network.inputs
+            limit, strict = Fraction(0), False
+            for k, w in picked:
+                r, weight = clause[k], Fraction(w)
+                for side, (places, values) in zip(
+                    sides, (self.queries.outputs[r], self.queries.inputs[r]), strict=True
+                ):
+                    for j, value in zip(places.tolist(), values.tolist(), strict=True):
+                        side[j] += weight * Fraction(value)
+                limit += weight * Fraction(self.rhs[r].item())
+                strict |= w > 0 and bool(self.queries.form.row_strict[r])
+            least = exact.least(swept, slopes, b, *sides)
+            if not (least is None or least > limit or (strict and least == limit)):
+                return 0.0
+        return math.inf
 
     def narrow(self, swept: Enclosures, b: int, claim: Claim, margin: float, row: Array) -> None:
         """Says where violations can lie on part b of the sweep: a row that exceeds its limit by  margin + sum_j |row_j|

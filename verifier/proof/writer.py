@@ -20,6 +20,7 @@ from torch import Tensor
 
 from verifier.bounds.alpha_beta import Parameters
 from verifier.bounds.network import Network
+from verifier.bounds.rational import MOST_PRODUCTS, Refutation
 from verifier.checker import format as fmt
 from verifier.checker.bounds import MOST_FORMS
 from verifier.checker.check import check_witness
@@ -58,7 +59,6 @@ class ProofWriter:
             raise ProofError(f"no proof can be written: {error}; run without --proof") from None
         self.prover = Prover(network, queries)
         self.leaves = self.splits = 0
-        self.tied = False
         self._next = len(queries)
         self._pending: list[bytes] = []
         self._state = (0, 0, self._next, 0)
@@ -102,13 +102,16 @@ class ProofWriter:
                 f"(at most {MOST_FORMS} without)"
             )
         names = []
-        if neurons:
+        self._small = sum(op.multiply_adds for op in network.ops) <= MOST_PRODUCTS
+        if neurons or self._small:  # exact leaves name slopes
             for i, first in network.relus.items():
                 name = network.ops[i].node.output
                 v = self.prover.network.tensors.get(name, -1)
                 op = self.prover.network.nodes[v] if v > 0 else None
                 size = math.prod(network.shapes[i + 1])
                 if not isinstance(op, Piecewise) or not op.is_relu or math.prod(op.shape) != size:
+                    if not neurons:
+                        continue
                     raise ProofError(f"no proof can be written: the Relu '{name}' of the search is not one of the file")
                 self.relus[i] = (v, first)
                 names.append(name)
@@ -202,8 +205,11 @@ class ProofWriter:
                 open_[b] = False
                 self.leaf(int(node[b, 0]), hint.claim)
                 continue
+            if settled[b] and self._strict(hint.claim.part) and self.tie(batch.select(slice(b, b + 1)), {}):
+                open_[b] = False  # the search's own bound met the limit
+                continue
             worst[b] = torch.from_numpy(hint.worst[self.kept])
-            if hint.neuron is not None and hint.neuron[0] in first:
+            if neurons and hint.neuron is not None and hint.neuron[0] in first:
                 neuron[b] = first[hint.neuron[0]] + hint.neuron[1]
             if hint.clip is not None and not neurons:
                 self._clip(int(node[b, 0]), hint.clip)
@@ -271,6 +277,48 @@ class ProofWriter:
         self._pending.append(fmt.encode(self._leaf(node, claim)))
         self.leaves += 1
 
+    def tie(self, box: DomainBatch, why: dict[int, Refutation]) -> bool:
+        """Writes the leaves of one box, in which fractions refute the clauses of `why` (others: their rows one by one),
+        if the checker agrees."""
+        part, claims = replace(self._claim(box, 0).part, clause=-1), []
+        try:
+            for c, rows in enumerate(self.prover.clauses(part)):
+                mine = replace(part, clause=c)
+                asked = [Claim(mine, ())] if len(self.prover.clauses(part)) > 1 else []
+                found = [h.claim for h in suggest(self.prover, asked, self._stop) if h.holds]
+                tried = self._exact(mine, why[c]) if c in why else self._by_row(mine, len(rows))
+                found += [t for t in tried if not found and self.prover.prove([t])[0] > 0][:1]
+                if not found:
+                    return False
+                claims += found
+        except Unreadable:  # too large for fractions, say
+            return False
+        node = int(box.node[0, 0])
+        first = self._number(fmt.ClauseSplit(node), len(claims)) if len(claims) > 1 else node
+        for c, claim in enumerate(claims):
+            self.leaf(first + c, claim)
+        return True
+
+    def _strict(self, part: Part) -> bool:
+        """Whether every clause has a strict row, and the network is one that fractions can be for."""
+        strict = self.prover.queries.form.row_strict
+        return self._small and not part.signs and all(any(strict[r] for r in c) for c in self.prover.clauses(part))
+
+    def _exact(self, part: Part, why: Refutation) -> list[Claim]:
+        slopes = {
+            v: np.array([LEVELS * (s == 1) for s in why.slopes[i]], np.uint8).reshape(self.prover.network.shapes[v])
+            for i, (v, _) in self.relus.items()
+        }
+        return [Claim(part, ((0, tuple((k, 1.0) for k in why.rows)),), slopes=slopes, exact=True)]
+
+    def _by_row(self, part: Part, rows: int) -> list[Claim]:
+        """Each row by itself, with slopes of 0 or as they are best for one neuron."""
+        shapes = self.prover.network.shapes
+        zero = {v: np.zeros(shapes[v], np.uint8) for v, _ in self.relus.values()}
+        return [
+            Claim(part, ((0, ((k, 1.0),)),), slopes=slopes, exact=True) for slopes in (zero, {}) for k in range(rows)
+        ]
+
     def _leaf(self, node: int, claim: Claim) -> fmt.Leaf:
         slopes = -1
         if claim.slopes and not (claim.part.narrowed and claim.slopes is claim.part.narrowed.slopes):
@@ -279,7 +327,7 @@ class ProofWriter:
             self._tables += 1
             self._pending.append(fmt.encode(fmt.Slopes(tables)))
         rows = tuple(picked for _, picked in claim.rows)
-        return fmt.Leaf(node, rows, claim.beta, slopes, claim.intervals, claim.narrows is not None)
+        return fmt.Leaf(node, rows, claim.beta, slopes, claim.intervals, claim.narrows is not None, claim.exact)
 
     def _clip(self, node: int, claim: Claim) -> None:
         rows = tuple((c, picked[0][0]) for c, picked in claim.rows)

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from verifier.bounds.rational import Rational
+from verifier.bounds.rational import Rational, Refutation
 from verifier.problem.rows import RowTable
 from verifier.search.bab import SearchMethod, TryPoints
 from verifier.search.bounding import Bounded
@@ -18,7 +18,7 @@ from verifier.search.domains import DomainBatch, join
 from verifier.search.leaf import settle_affine
 from verifier.search.policy import Parts
 from verifier.search.settle import shrink, shrink_all
-from verifier.search.ties import hopeless, settle_ties, ties
+from verifier.search.ties import hopeless, refutations, settle_ties, ties
 
 
 @dataclass(eq=False)
@@ -77,8 +77,8 @@ class Halving(SearchMethod[Bounded]):
 class Record(Protocol):
     """What a search tells about its tree: see `proof.writer.ProofWriter`."""
 
-    tied: bool
-    """Whether a box was left open that fractions prove."""
+    def tie(self, box: DomainBatch, why: dict[int, Refutation]) -> bool:
+        """Whether the proof holds what fractions prove of one box, in which these clauses are tied."""
 
     def inputs(self, boxes: DomainBatch, dimension: Tensor, at: Tensor, children: DomainBatch) -> DomainBatch:
         """The children of input splits, numbered."""
@@ -127,11 +127,13 @@ class Recorded(Halving):
     def settle(
         self, boxes: DomainBatch, known: Bounded, try_points: TryPoints
     ) -> tuple[DomainBatch, Bounded, object | None]:
-        """The linear programs of affine boxes are the proof's own. Fractions are no leaf that the checker knows, so
-        boxes that they would prove stay open, and the record is told."""
+        """The linear programs of affine boxes are the proof's own."""
         affine, tied = self._rare(boxes, known)
-        if tied and not self.record.tied:
-            self.record.tied = bool(settle_ties(boxes, known, self.fractions, self.table).any())
+        if tied:
+            keep = torch.ones(len(boxes), dtype=torch.bool, device=boxes.query.device)
+            for b, why in refutations(boxes, known, self.fractions, self.table).items():
+                keep[b] = not self.record.tie(boxes.select(slice(b, b + 1)), why)
+            boxes, known = boxes.select(keep), known.select(keep)
         if not affine:
             return boxes, known, None
         return boxes, *self._without_hope(boxes, known, try_points)

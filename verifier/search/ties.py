@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from verifier.bounds.rational import Rational
+from verifier.bounds.rational import Rational, Refutation
 from verifier.problem.rows import RowTable
 from verifier.search.bounding import Bounded
 from verifier.search.domains import DomainBatch
@@ -40,15 +40,29 @@ def settle_ties(
 ) -> Tensor:
     """Which boxes (B,) fractions prove: every clause that the bounds leave possible is impossible."""
     proven = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.lower.device)
+    proven[list(refutations(boxes, bounded, fractions, table))] = True
+    return proven
+
+
+def refutations(
+    boxes: DomainBatch, bounded: Bounded, fractions: Callable[[], Rational | None], table: RowTable
+) -> dict[int, dict[int, Refutation]]:
+    """Why fractions prove these boxes: of each the clauses that the bounds leave possible."""
     close = ties(boxes, bounded).nonzero()[:, 0].tolist()
     rational = fractions() if close else None
-    if rational is None:
-        return proven
-    for b in close[:MOST]:
+    found: dict[int, dict[int, Refutation]] = {}
+    for b in close[:MOST] if rational is not None else ():
         open_ = (~(bounded.scores[b] > 0)).nonzero()[:, 0].tolist()
-        query = int(boxes.query[b])
-        proven[b] = all(rational.impossible(boxes.lower[b], boxes.upper[b], table, query, c) for c in open_)
-    return proven
+        why: dict[int, Refutation] = {}
+        for c in open_:
+            assert rational is not None
+            one = rational.refuted(boxes.lower[b], boxes.upper[b], table, int(boxes.query[b]), c)
+            if one is None:
+                break
+            why[c] = one
+        if len(why) == len(open_):
+            found[b] = why
+    return found
 
 
 def hopeless(

@@ -180,6 +180,6 @@ def test_what_may_not_be_narrowed_is_refused(tmp_path: Path) -> None:
         made[0].write_bytes(fmt.encode_header(header) + b"".join(map(fmt.encode, changed)))
         with pytest.raises(Rejected, match=message):
             check(*made)
-    made[0].write_bytes(fmt.encode_header(header) + bytes([fmt.LEAF, 0, 128]))
-    with pytest.raises(Unreadable, match="found flags 128 of a leaf"):
+    made[0].write_bytes(fmt.encode_header(header) + bytes([fmt.LEAF, 0, 192]))
+    with pytest.raises(Unreadable, match="found flags 192 of a leaf"):
         check(*made)

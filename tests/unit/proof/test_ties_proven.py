@@ -1,0 +1,141 @@
+"""Bounds that meet their limit exactly: the leaf in fractions, written and checked."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from fractions import Fraction
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from tests.models import build
+from verifier import Options, Verdict, verify
+from verifier.checker import format as fmt
+from verifier.checker.check import check
+from verifier.checker.errors import Rejected, Unreadable
+from verifier.checker.exact import InFractions
+from verifier.checker.network import read_network
+from verifier.checker.prove import Claim, Part, Prover
+from verifier.checker.query import read_queries
+
+
+def spec_of(path: Path, inputs: int, outputs: int, rows: list[str]) -> Path:
+    lines = [f"(declare-const X_{i} Real)\n(assert (>= X_{i} -1.0))\n(assert (<= X_{i} 1.0))" for i in range(inputs)]
+    lines += [f"(declare-const Y_{i} Real)" for i in range(outputs)]
+    path.write_text("\n".join([*lines, *(f"(assert {r})" for r in rows)]))
+    return path
+
+
+def layers(path: Path, *weights: list[list[float]], bias: bool = False) -> Path:
+    """Dense layers with Relus between them; weights by output."""
+    nodes, values, last = [], {}, "x"
+    for k, w in enumerate(weights):
+        values[f"w{k}"] = np.array(w, np.float64).T
+        nodes.append(helper.make_node("MatMul", [last, f"w{k}"], [f"h{k}" if k < len(weights) - 1 else "y"]))
+        nodes += [helper.make_node("Relu", [f"h{k}"], [f"r{k}"])] if k < len(weights) - 1 else []
+        last = f"r{k}"
+    path.write_bytes(build(nodes, {"x": (1, len(weights[0][0]))}, ["y"], values, dtype=np.float64))
+    return path
+
+
+RELU = [[1.0]], [[1.0]]
+SIZE = [[1.0], [-1.0]], [[1.0, 1.0]]
+"""y = |x|"""
+HAT = [[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]], [[1.0, 1.0, 1.0, 1.0]], [[1.0]]
+"""y = relu(|x_0 + x_1| + |x_0 - x_1|)"""
+
+
+@pytest.mark.parametrize(
+    ("weights", "rows", "most"),
+    [
+        (RELU, ["(< Y_0 0.0)"], 1),
+        (RELU, ["(> Y_0 1.0)"], 1),
+        (RELU, ["(< Y_0 0.5)", "(>= Y_0 0.5)"], 4),
+        (RELU, ["(or (and (< Y_0 0.0)) (and (> Y_0 1.0)))"], 2),
+        (RELU, ["(or (and (< Y_0 0.0)) (and (> Y_0 3.0)))"], 2),
+        (SIZE, ["(> Y_0 1.0)"], 40),
+        (HAT, ["(< Y_0 0.0)"], 1),
+    ],
+)
+def test_a_strict_row_that_only_touches_has_a_proof(
+    tmp_path: Path, weights: tuple[list[list[float]], ...], rows: list[str], most: int
+) -> None:
+    model = layers(tmp_path / "m.onnx", *weights)
+    spec = spec_of(tmp_path / "s.vnnlib", len(weights[0][0]), 1, rows)
+    result = verify(model, spec, timeout=30, proof=tmp_path / "p")
+    assert result.verdict is Verdict.UNSAT, result
+    found = check(tmp_path / "p", model, spec)
+    assert found.verdict == "unsat" and found.leaves <= most
+    reader = fmt.Reader(io.BytesIO((tmp_path / "p").read_bytes()), "p")
+    assert any(isinstance(e, fmt.Leaf) and e.exact for e in reader.events())
+    # where the row is not strict, or the limit is one unit further in, there is a violation, and no proof of none
+    data = (tmp_path / "p").read_bytes()
+    changed = [r.replace("(< ", "(<= ").replace("(> ", "(>= ") for r in rows]
+    spec_of(spec, len(weights[0][0]), 1, changed)
+    header = replace(reader.header, spec=read_queries(spec, read_network(model)).digest)
+    (tmp_path / "p").write_bytes(fmt.encode_header(header) + data[len(fmt.encode_header(reader.header)) :])
+    if len(rows) == 1:
+        with pytest.raises(Rejected, match="is not positive"):
+            check(tmp_path / "p", model, spec)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_bounds_in_fractions_are_below_all_points(tmp_path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    shapes = [(3, 2), (3, 3), (2, 3)]
+    weights = [(rng.normal(size=s) * 2.0 ** rng.integers(-3, 3)).tolist() for s in shapes]
+    model = layers(tmp_path / "m.onnx", *weights)
+    spec = spec_of(tmp_path / "s.vnnlib", 2, 2, ["(< Y_0 0.0)"])
+    network = read_network(model)
+    prover = Prover(network, read_queries(spec, network))
+    slopes = {v: rng.integers(0, 256, (1, 3)).astype(np.uint8) for v in prover.relus}
+    swept, planes = prover.prepare([Claim(Part(0), (), slopes=slopes)])
+    exact = InFractions(network)
+    matrices = [[[Fraction(w) for w in row] for row in own] for own in weights]
+    most = float(np.prod([np.abs(w).sum() for w in weights]))
+    for row in ([Fraction(1), Fraction(0)], [Fraction(-2), Fraction(3)]):
+        inputs = [Fraction(float(v)) for v in rng.normal(size=2)]
+        least = exact.least(swept, {v: p[0] for v, p in planes.items()}, 0, row, inputs)
+        assert least is not None
+        gap = None
+        for x in product([Fraction(k, 8) for k in range(-8, 9)], repeat=2):
+            values = list(x)
+            for k, matrix in enumerate(matrices):
+                values = [sum((w * a for w, a in zip(own, values, strict=True)), Fraction(0)) for own in matrix]
+                values = [max(v, Fraction(0)) for v in values] if k < 2 else values
+            value = sum(a * b for a, b in zip((*row, *inputs), (*values, *x), strict=True))
+            assert value >= least
+            gap = value - least if gap is None else min(gap, value - least)
+        assert gap is not None and gap < most
+
+
+def test_what_cannot_be_walked_in_fractions_is_refused(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    model = layers(tmp_path / "m.onnx", rng.normal(size=(600, 2)).tolist(), rng.normal(size=(400, 600)).tolist(),
+                   rng.normal(size=(1, 400)).tolist())  # fmt: skip
+    spec = spec_of(tmp_path / "s.vnnlib", 2, 1, ["(< Y_0 -1e9)"])
+    network = read_network(model)
+    header = fmt.Header(network.digest, read_queries(spec, network).digest, "t", fmt.TREE, ())
+    events: list[fmt.Event] = [fmt.Leaf(0, exact=True), fmt.End(0, 1)]
+    (tmp_path / "p").write_bytes(fmt.encode_header(header) + b"".join(map(fmt.encode, events)))
+    with pytest.raises(Unreadable, match="too large for fractions"):
+        check(tmp_path / "p", model, spec)
+    (tmp_path / "p").write_bytes(fmt.encode_header(header) + bytes([fmt.LEAF, 0, fmt.EXACT | fmt.NARROWS]))
+    with pytest.raises(Unreadable, match="found flags"):
+        check(tmp_path / "p", model, spec)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_monotone_networks_of_whole_numbers_touch_their_least_value(tmp_path: Path, seed: int) -> None:
+    """y = v relu(W x) of numbers >= 0 is least at the corner (-1, -1), exactly."""
+    rng = np.random.default_rng(seed)
+    w, v = rng.integers(0, 4, (3, 2)).astype(float), rng.integers(0, 4, (1, 3)).astype(float)
+    model = layers(tmp_path / "m.onnx", w.tolist(), v.tolist())
+    for row, verdict in (("(< Y_0 0.0)", Verdict.UNSAT), ("(<= Y_0 0.0)", Verdict.SAT)):
+        spec = spec_of(tmp_path / "s.vnnlib", 2, 1, [row])
+        assert verify(model, spec, Options(), timeout=20, proof=tmp_path / "p").verdict is verdict
+        assert check(tmp_path / "p", model, spec).verdict == verdict.value
