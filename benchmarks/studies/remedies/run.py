@@ -20,12 +20,12 @@ from torch import nn
 
 from benchmarks.studies.remedies import terms
 from pruning import api
+from pruning.calibration import perturbation
 from pruning.groups import find_groups
 from pruning.net import Net
 from pruning.planning import ChannelFloor, Plan
 from pruning.study.making import Maker, NetworkSettings, chain
 from pruning.study.plan import stage_ratios
-from pruning.study.wiring import rectangle
 from verifier.perturbation.perturbation import apply
 from verifier.training import measure
 from verifier.training import train as training
@@ -139,7 +139,7 @@ def main() -> int:
     options = parser.parse_args()
     variants = [Variant(**{**v, "shares": tuple(v.get("shares", ()))}) for v in yaml.safe_load(options.variants.open())]
     dense = api.load(options.network)
-    maker = Maker(NetworkSettings(width=16), "aircraft23", rectangle("medium"))
+    maker = Maker(NetworkSettings(width=16), "aircraft23", perturbation("medium"))
     held = training.load("val", 1000, Architecture("cnn7", 16, 64), training.Recipe.view)
     bench = Bench(dense, maker, held)
     print("dense", bench.figures(chain(dense, 64, fresh=False)), flush=True)
