@@ -14,7 +14,7 @@ from pruning.study.errors import ResultsError
 from pruning.study.goals import Check
 from pruning.study.limits import Rates
 from pruning.study.row import StudyRow
-from pruning.study.summary import Contrast, Summary
+from pruning.study.summary import Effect, Summary
 from verifier.brief import brief
 from verifier.files.whole import write
 
@@ -36,7 +36,7 @@ class Analysis:
     baseline: str | None
     rows: tuple[StudyRow, ...]
     summaries: tuple[Summary, ...]
-    contrasts: tuple[Contrast, ...]
+    effects: tuple[Effect, ...]
     rates: tuple[Rates, ...]
     criterion: tuple[Check, ...]
     goals: tuple[Check, ...]
@@ -60,26 +60,26 @@ def analyse(
     rows: Sequence[StudyRow], title: str, baseline: str | None = None, replicates: int = stats.REPLICATES,
     focus: str = FOCUS, at: Sequence[float] = (),
 ) -> Analysis:  # fmt: skip
-    """Summaries, contrasts and checks of some rows; baseline: the arm others are held against when files were given;
+    """Summaries, effects and checks of some rows; baseline: the arm others are held against when files were given;
     focus: the arm it is about; at: limits in seconds at which rates are told.
     """
     summaries = [summary.summarise(rows, t, replicates) for t in summary.treatments(rows)]
     if baseline is not None:
         summaries.sort(key=lambda s: s.arm != baseline)
-        contrasts = summary.against(rows, baseline, replicates)
+        effects = summary.against(rows, baseline, replicates)
         checks: tuple[list[Check], list[Check]] = ([], [])
     else:
         arms = {r.arm for r in rows}
         focus = focus if focus in arms else min((r.arm for r in rows if r.ratio is not None), default=focus)
-        contrasts = summary.contrasts(rows, focus, replicates)
-        checks = (goals.criterion(contrasts, focus), goals.goals(contrasts, focus))
+        effects = summary.effects(rows, focus, replicates)
+        checks = (goals.criterion(effects, focus), goals.goals(effects, focus))
     return Analysis(
         title=title,
         focus=focus,
         baseline=baseline,
         rows=tuple(rows),
         summaries=tuple(summaries),
-        contrasts=tuple(contrasts),
+        effects=tuple(effects),
         rates=tuple(limits.rates(rows, baseline or limits.REFERENCE, replicates, at)),
         criterion=tuple(checks[0]),
         goals=tuple(checks[1]),
@@ -93,7 +93,7 @@ def save(analysis: Analysis, path: Path) -> None:
     value = {
         "title": analysis.title,
         "summaries": [asdict(s) for s in analysis.summaries],
-        "contrasts": [asdict(c) for c in analysis.contrasts],
+        "effects": [asdict(c) for c in analysis.effects],
         "verified_at_shorter_limits": [asdict(r) for r in analysis.rates],
         "success_criterion": _checks(analysis.criterion),
         "goals": _checks(analysis.goals),

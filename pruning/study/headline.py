@@ -8,7 +8,7 @@ from pruning.study import goals, limits, words
 from pruning.study.analysis import Analysis
 from pruning.study.goals import GoalOutcome
 from pruning.study.stats import Estimate
-from pruning.study.summary import Contrast, label
+from pruning.study.summary import Effect, label
 
 UNPRUNED = ("dense+ft", "dense")
 
@@ -45,7 +45,7 @@ def controls(analysis: Analysis) -> str:
     found = chosen(analysis)
     if found is None or analysis.baseline is not None:
         return ""
-    others = [c for c in analysis.contrasts if c.treatment == found.treatment and c.baseline[1] is not None]
+    others = [c for c in analysis.effects if c.treatment == found.treatment and c.baseline[1] is not None]
     groups = {
         "less": [c for c in others if c.coverage.low > 0],
         "more": [c for c in others if c.coverage.high < 0],
@@ -75,16 +75,16 @@ def sentence(analysis: Analysis) -> str:
     )
 
 
-def chosen(analysis: Analysis) -> Contrast | None:
+def chosen(analysis: Analysis) -> Effect | None:
     """The focus at its highest ratio against the unpruned networks; of given ones the smallest against the first."""
     if analysis.baseline is not None:
         size = {s.arm: s.parameters for s in analysis.summaries}
-        return min(analysis.contrasts, key=lambda c: size[c.treatment[0]], default=None)
+        return min(analysis.effects, key=lambda c: size[c.treatment[0]], default=None)
     for baseline in UNPRUNED:
-        mine = [c for c in analysis.contrasts if c.treatment[0] == analysis.focus and c.baseline[0] == baseline]
+        mine = [c for c in analysis.effects if c.treatment[0] == analysis.focus and c.baseline[0] == baseline]
         if mine:
             return max(mine, key=lambda c: c.treatment[1] or 0.0)
-    return analysis.contrasts[-1] if analysis.contrasts else None
+    return analysis.effects[-1] if analysis.effects else None
 
 
 def _speed(time: Estimate) -> str:

@@ -46,7 +46,7 @@ def render(analysis: Analysis, drawn: dict[str, list[Drawn]]) -> str:
         first_table=first_table(analysis),
         proof=proof_table(analysis),
         cost=cost_table(analysis),
-        contrasts=contrast_table(analysis),
+        effects=effect_table(analysis),
         rates=rate_table(analysis),
         areas=area_table(analysis),
         checks=_checklists(analysis),
@@ -92,14 +92,14 @@ def cost_table(analysis: Analysis) -> Table:
     return Table(columns, tuple(rows))
 
 
-def contrast_table(analysis: Analysis) -> Table:
+def effect_table(analysis: Analysis) -> Table:
     """The focus against everything else (or every network against the first), paired."""
     columns = (
         "comparison", "certified, points", "verified, points", "median time, x", "clean error, x", "McNemar p",
         "Holm p", "pairs",
     )  # fmt: skip
     rows = []
-    for c in analysis.contrasts:
+    for c in analysis.effects:
         points = [words.interval(e, 100, sign=True) for e in (c.coverage, c.verified)]
         factors = [words.interval(e) for e in (c.time, c.clean_error)]
         chances = (words.p_value(c.mcnemar), words.p_value(c.holm))

@@ -1,4 +1,4 @@
-"""From rows to figures with intervals: one summary per treatment, one contrast per pair of treatments."""
+"""From rows to figures with intervals: one summary per treatment, one effect per pair of treatments."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Contrast:
+class Effect:
     """Treatment against baseline on the same seeds and images.
 
     coverage, verified: differences (shares); time: ratio of median seconds; clean_error: ratio of means. mcnemar: exact
-    p-value on verified or not, draw 0 of each; holm: the same, adjusted for all contrasts of one ratio.
+    p-value on verified or not, draw 0 of each; holm: the same, adjusted for all effects of one ratio.
     """
 
     treatment: Treatment
@@ -132,9 +132,9 @@ def penalised(row: StudyRow) -> float:
     return 2 * row.timeout if row.verdict == "open" else row.seconds
 
 
-def contrast(
+def effect(
     rows: Sequence[StudyRow], treatment: Treatment, baseline: Treatment, replicates: int = stats.REPLICATES
-) -> Contrast:
+) -> Effect:
     """Treatment against baseline; `holm` equals `mcnemar` until it is adjusted."""
 
     rows = [r for r in rows if (r.arm, r.ratio) in (treatment, baseline)]
@@ -146,7 +146,7 @@ def contrast(
     a, b = samples(rows, [treatment, baseline], lambda r: float(r.verified))
     only_a, only_b = int((a[:, 0] > b[:, 0]).sum()), int((a[:, 0] < b[:, 0]).sum())
     p = stats.mcnemar(only_a, only_b)
-    return Contrast(
+    return Effect(
         treatment,
         baseline,
         pairs=a.shape[0] * a.shape[2],
@@ -159,27 +159,27 @@ def contrast(
     )
 
 
-def contrasts(rows: Sequence[StudyRow], focus: str, replicates: int = stats.REPLICATES) -> list[Contrast]:
+def effects(rows: Sequence[StudyRow], focus: str, replicates: int = stats.REPLICATES) -> list[Effect]:
     """The focus arm against every other one: the unpruned, and those of the same ratio. Holm within each ratio."""
     known = treatments(rows)
-    result: list[Contrast] = []
+    result: list[Effect] = []
     for treatment in (t for t in known if t[0] == focus):
         others = [t for t in known if t[0] != focus and (t[1] is None or t[1] == treatment[1])]
-        family = [contrast(rows, treatment, other, replicates) for other in others if meet(rows, treatment, other)]
+        family = [effect(rows, treatment, other, replicates) for other in others if meet(rows, treatment, other)]
         result += _adjusted(family)
     return result
 
 
-def against(rows: Sequence[StudyRow], baseline: str, replicates: int = stats.REPLICATES) -> list[Contrast]:
+def against(rows: Sequence[StudyRow], baseline: str, replicates: int = stats.REPLICATES) -> list[Effect]:
     """Every other treatment against the (first) treatment of one arm; Holm over all of them."""
     known = treatments(rows)
     first = next((t for t in known if t[0] == baseline), None)
     if first is None:
         return []
-    return _adjusted([contrast(rows, t, first, replicates) for t in known if t != first and meet(rows, t, first)])
+    return _adjusted([effect(rows, t, first, replicates) for t in known if t != first and meet(rows, t, first)])
 
 
-def _adjusted(family: list[Contrast]) -> list[Contrast]:
+def _adjusted(family: list[Effect]) -> list[Effect]:
     adjusted = stats.holm([c.mcnemar for c in family])
     return [replace(c, holm=p) for c, p in zip(family, adjusted, strict=True)]
 

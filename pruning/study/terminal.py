@@ -49,7 +49,7 @@ def print_analysis(analysis: Analysis, console: Console) -> None:
             words.interval(c.clean_error),
             words.p_value(c.holm),
         )
-        for c in analysis.contrasts
+        for c in analysis.effects
     ]
     if pairs:
         columns = (

@@ -2,7 +2,7 @@
 
 The search works on boxes of parameters p (B, d). The network reads x (B, n) = offset[q] + matrix[q] p, a map that
 belongs to the query q of the box. For an ordinary specification the map is the identity on the varying inputs; for a
-semantic perturbation (brightness, contrast) d is 2 and every image of a study has its own map, so that one batch can
+semantic perturbation d is at most 6 and every image of a study has its own map, so that one batch can
 hold boxes of many images.
 """
 

@@ -1,4 +1,4 @@
-"""Semantic perturbations: what a few parameters (contrast, brightness, ..) do to an image, said once for all of it.
+"""Semantic perturbations: what a few parameters do to an image, said once for all of it.
 
 table.py          a row per parameter: its step, its limits, its constants
 steps.py          the steps that fill it, with those of `gamma.py`, `fog.py` and `blur.py`

@@ -37,7 +37,7 @@ class Coverage:
 
     `cells`, `status`: the tiling. `examples` (E, d): parameters of counterexamples confirmed on the member's own file.
     `rectangle` (d, 2): the largest certified rectangle around the identity, its exact share `rectangle_share` (2 inputs
-    only). `margin` (side, side): the property's margin on a grid of the plane, [contrast, brightness], <= 0 where
+    only). `margin` (side, side): the property's margin on a grid of the plane, [first, second parameter], <= 0 where
     violated; `measure` is what minus that margin is, or `tolerance` minus it where there is one. `claim`: what is
     asked, in words, where it is known.
     """

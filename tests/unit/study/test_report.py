@@ -19,7 +19,7 @@ from pruning.study import analysis, goals, headline, report, runner, words
 from pruning.study.figures import curves, maps
 from pruning.study.goals import GoalOutcome
 from pruning.study.stats import Estimate
-from pruning.study.summary import Contrast
+from pruning.study.summary import Effect
 from verifier.page import style
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -127,12 +127,12 @@ def test_every_figure_is_there_as_svg_and_pdf(study):
     assert text.count("<svg") == len(stems) == text.count('role="img" aria-label="')
 
 
-def test_the_tables_hold_every_treatment_and_every_contrast(study):
+def test_the_tables_hold_every_treatment_and_every_effect(study):
     _, found, text = study
     page = "".join(Page(text).texts)
     for s in found.summaries:
         assert s.label in page and words.interval(s.coverage, 100) in page and words.interval(s.seconds) in page
-    for c in found.contrasts:
+    for c in found.effects:
         assert words.interval(c.coverage, 100, sign=True) in page
     for check in (*found.criterion, *found.goals):
         assert (check.what in page) == (check.outcome is not GoalOutcome.UNMEASURED)
@@ -170,7 +170,7 @@ def test_two_given_networks_make_a_page_without_ratios(study, tmp_path):
     text = report.write(found, tmp_path).read_text()
     Page(text)
     assert found.summaries[0].arm == "dense+ft" and "Did it work?" not in text and "network by network" in text
-    assert {c.baseline[0] for c in found.contrasts} == {"dense+ft"}
+    assert {c.baseline[0] for c in found.effects} == {"dense+ft"}
 
 
 def test_the_first_screen_says_what_was_found_before_anything_else(study):
@@ -181,9 +181,9 @@ def test_the_first_screen_says_what_was_found_before_anything_else(study):
     assert said.startswith("Networks with 75% of the channels removed by usn certify")
 
 
-def contrast(time, error, coverage):
+def effect(time, error, coverage):
     even = Estimate(0.0, 0.0, 0.0, 9)
-    return Contrast(("usn", 0.75), ("dense+ft", None), 9, coverage, even, time, error, 1.0, 1.0)
+    return Effect(("usn", 0.75), ("dense+ft", None), 9, coverage, even, time, error, 1.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -205,14 +205,14 @@ def contrast(time, error, coverage):
     ],
 )  # fmt: skip
 def test_the_sentence_calls_chance_chance(study, time, error, coverage, text):
-    found = replace(study[1], contrasts=(contrast(*(Estimate(*e, 9) for e in (time, error, coverage))),))
+    found = replace(study[1], effects=(effect(*(Estimate(*e, 9) for e in (time, error, coverage))),))
     assert headline.sentence(found) == f"Networks with 75% of the channels removed by usn {text}"
 
 
 def test_given_networks_are_called_by_their_names(study):
     """`small` is a file here, no criterion by which channels are removed."""
     numbers = [Estimate(*e, 9) for e in ((1 / 5.4, 0.1, 0.3), (1.24, 1.1, 1.4), (0.05, 0.01, 0.1))]
-    found = replace(study[1], baseline="dense+ft", contrasts=(contrast(*numbers),))
+    found = replace(study[1], baseline="dense+ft", effects=(effect(*numbers),))
     assert headline.sentence(found).startswith("usn 75% certifies 5.4 x faster than dense+ft, at 24 % more error")
 
 

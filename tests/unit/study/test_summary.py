@@ -29,12 +29,12 @@ def test_networks_count_equally_and_unfinished_images_are_left_out():
     assert s.images == 2 and s.coverage.value == pytest.approx(0.75) and s.networks == 2
 
 
-def test_a_contrast_pairs_seeds_and_images():
+def test_an_effect_pairs_seeds_and_images():
     generator = np.random.default_rng(0)
     base = {(s, 0): list(0.2 + 0.5 * generator.random(30)) for s in (0, 1)}
     better = {key: [v + 0.1 for v in values] for key, values in base.items()}
     held = rows("usn", 0.5, better, 0.5, 0.02, seeds=(0, 1)) + rows("l2", 0.5, base, 2.0, 0.01, seeds=(0, 1))
-    c = summary.contrast(held, ("usn", 0.5), ("l2", 0.5), FEW)
+    c = summary.effect(held, ("usn", 0.5), ("l2", 0.5), FEW)
     for part, value in ((c.coverage, 0.1), (c.time, 0.25), (c.clean_error, 2.0)):
         assert (part.value, part.low, part.high) == pytest.approx((value,) * 3)
     assert c.pairs == 60 and c.mcnemar == 1
@@ -42,26 +42,26 @@ def test_a_contrast_pairs_seeds_and_images():
 
 def test_mcnemar_counts_the_pairs_that_differ():
     held = rows("usn", 0.5, [1.0] * 8 + [0.0] * 4) + rows("l2", 0.5, [1.0] * 2 + [0.0] * 9 + [1.0])
-    c = summary.contrast(held, ("usn", 0.5), ("l2", 0.5), FEW)
+    c = summary.effect(held, ("usn", 0.5), ("l2", 0.5), FEW)
     assert c.mcnemar == pytest.approx(2 * (1 + 7) / 2**7)  # 6 against 1
 
 
-def test_contrasts_meet_the_same_ratio_and_the_unpruned_with_holm_inside_a_ratio():
+def test_effects_meet_the_same_ratio_and_the_unpruned_with_holm_inside_a_ratio():
     held = rows("dense+ft", None, [0.5] * 10)
     for ratio in (0.5, 0.75):
         held += rows("usn", ratio, [1.0] * 10) + rows("l2", ratio, [0.5] * 10)
-    found = summary.contrasts(held, "usn", FEW)
+    found = summary.effects(held, "usn", FEW)
     assert [(c.treatment[1], c.baseline) for c in found] == [
         (0.5, ("dense+ft", None)), (0.5, ("l2", 0.5)), (0.75, ("dense+ft", None)), (0.75, ("l2", 0.75)),
     ]  # fmt: skip
     assert all(c.holm == pytest.approx(2 * c.mcnemar) for c in found)
 
 
-def test_nothing_in_common_is_no_contrast():
+def test_nothing_in_common_is_no_effect():
     held = rows("usn", 0.5, [1.0], seeds=(0,)) + rows("l2", 0.5, [1.0], seeds=(1,))
-    assert summary.contrasts(held, "usn", FEW) == []
+    assert summary.effects(held, "usn", FEW) == []
     with pytest.raises(ValueError, match="in common"):
-        summary.contrast(held, ("usn", 0.5), ("l2", 0.5), FEW)
+        summary.effect(held, ("usn", 0.5), ("l2", 0.5), FEW)
 
 
 def whole(usn, slow=1.0, error=0.01, without=()):
@@ -71,7 +71,7 @@ def whole(usn, slow=1.0, error=0.01, without=()):
         held += rows("usn", ratio, usn, slow, error)
         for arm in ("random-matched", "small-scratch"):
             held += [] if arm in without else rows(arm, ratio, base, 2.0)
-    found = summary.contrasts(held, "usn", FEW)
+    found = summary.effects(held, "usn", FEW)
     return goals.criterion(found), goals.goals(found)
 
 
@@ -108,8 +108,8 @@ def test_a_gain_whose_interval_holds_the_goal_is_inconclusive():
         (30, GoalOutcome.PASS),
     ):
         held = rows("dense+ft", None, base) + rows("usn", 0.5, base[2 * better :] + [1.0] * 2 * better)
-        gain = summary.contrast(held, ("usn", 0.5), ("dense+ft", None), FEW).verified
-        check = next(c for c in goals.goals(summary.contrasts(held, "usn", FEW)) if "8.2" in c.wanted)
+        gain = summary.effect(held, ("usn", 0.5), ("dense+ft", None), FEW).verified
+        check = next(c for c in goals.goals(summary.effects(held, "usn", FEW)) if "8.2" in c.wanted)
         assert check.outcome is outcome, (better, gain)
         assert (gain.low < goals.POINTS <= gain.high) == (outcome is GoalOutcome.INCONCLUSIVE)
 
