@@ -100,7 +100,11 @@ def run(
         ProblemError: the checkpoint is damaged or belongs to another problem.
     """
     if files.picture is not None and family.inputs != 2:
-        raise OptionsError(f"{files.picture}: a map needs two varying inputs, found {family.inputs}")
+        named = ", ".join(family.names)
+        raise OptionsError(
+            f"{files.picture}: a map needs two varying inputs, found {family.inputs} ({named}); give ranges of two, or "
+            "leave the picture out: --json and --npz hold areas and cells of any number"
+        )
     mark = coverage_report.fingerprint(family)
     state = _search(family, files.checkpoint, mark, limits, budget, batch, quiet, executor)
     if state.ended:

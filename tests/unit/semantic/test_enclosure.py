@@ -13,14 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from tests.unit.semantic.semantic_helpers import run, session
+from tests.unit.semantic.semantic_helpers import network, run, session
 from verifier.bounds.inputs import centre_radius
+from verifier.budget import Budget
 from verifier.perturbation import PARAMETERS
 from verifier.perturbation.enclosure import ImageMaps
 from verifier.perturbation.perturbation import Perturbation, Range, apply, expand
 from verifier.perturbation.polynomial import BLACK, ImageMap
-from verifier.semantic import composite
+from verifier.semantic import Coordinates, composite, prepare
 from verifier.semantic import network as networks
+from verifier.semantic.coverage_search import CERTIFIED, OPEN, REFUTED, CoverageLimits, audit, cover
+from verifier.semantic.family import from_problems
 
 CONSTANTS = {"patch_box": (1, 1, 4, 3), "fog_depth": (0.2, 0.9), "motion_angle": 40.0, "defocus_radius": 1.5}
 SIDE = 5
@@ -181,3 +184,25 @@ def test_black_stays_black() -> None:
     assert image.logs is not None and (image.logs == BLACK).all()
     assert (image(np.array([0.05])) < 1e-200).all()
     assert (apply(perturbed, np.zeros((1, SIDE, SIDE)), np.array([0.05])) == 0).all()
+
+
+PAIRS = [
+    "gamma=0.5:2,fog=0:0.6",
+    "contrast=0.4:1.6,haze=0:0.6",
+    "defocus=0:1,gradient_y=-0.6:0.6",
+    "motion=0:1,gain_0=0.4:1.6",
+]
+
+
+@pytest.mark.parametrize("text", PAIRS)
+def test_any_two_parameters_are_the_axes_of_an_exact_map(text: str) -> None:
+    """Certified and refuted cells against samples in float64 and in ONNX Runtime on the member's own file (`audit`)."""
+    net = networks.load(network())
+    image = np.random.default_rng(7).random((1, 8, 8))
+    problems = [
+        prepare(net, image, None, Perturbation.parse(text), Coordinates(t), reference="self") for t in (0.02, 0.2)
+    ]
+    family = from_problems(problems, torch.device("cpu"))
+    state = cover(family, CoverageLimits(0.1), Budget.of(60.0))
+    audit(family, state, 200)
+    assert (state.shares(OPEN) <= 0.1).all() and state.shares(CERTIFIED).max() > 0 and state.shares(REFUTED).max() > 0
