@@ -34,13 +34,14 @@ from verifier.tolerance import EXACT, FLOOR, NARROWEST, subtract_down
 class Setting:
     """What is bounded: the rows of `table` over the outputs of `network`, which is `graph` in float64. With `single`,
     the same in float32 (`network.narrowed`), intervals of intermediate values are computed there, all rounding allowed
-    for."""
+    for, where a call has at least `many` boxes."""
 
     graph: Graph
     network: Network
     table: RowTable
     inputs: InputMap
     single: Network | None = None
+    many: int = 0
 
     @cached_property
     def twin(self) -> Twin:
@@ -131,7 +132,8 @@ def _fits_single(boxes: Boxes, inputs: InputMap) -> bool:
 def _crown(setting: Setting, boxes: Boxes, method: Method, stop: Callable[[], bool]) -> Bounds:
     """Forward sweep, then backward rows for what it leaves open."""
     network, table, inputs = setting.network, setting.table, setting.inputs
-    single = setting.single if setting.single is not None and _fits_single(boxes, inputs) else None
+    single = setting.single if len(boxes.query) >= setting.many else None
+    single = single if single is not None and _fits_single(boxes, inputs) else None
     swept, exact = (network, None) if single is None else (single, network)
     known = sweep(swept, boxes.lower, boxes.upper, boxes.query, inputs, method, stop, exact)
     asked = table.at(boxes.query)

@@ -81,6 +81,8 @@ def _solve(
     check_fit(model, spec)
     if proof is not None and (options.dtype == "float32" or options.bounds.method == "lumped"):
         raise ProofError("no proof can be written with dtype float32 or bounds.method lumped; leave these at auto")
+    if proof is not None:
+        options = replace(options, dtype="float64")
     if nothing := empty_set(model, spec):
         if proof is not None:
             proof.header()

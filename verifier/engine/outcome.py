@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from verifier.budget import Budget
 from verifier.engine.on_device import OnDevice
-from verifier.engine.strategy import Strategy
+from verifier.engine.strategy import Kind, Strategy
 from verifier.progress import Progress
 from verifier.result import Result, Verdict, Witness
 from verifier.search.bab import Ending
@@ -34,11 +34,13 @@ class Answer:
             "queries": on.queries,
             "replays": tried(),
         }
-        single = on.single is not None and strategy.bounds.kind == "crown"
+        single = "float32" if on.many == 0 else f"float32 from {on.many} boxes a step"
+        other = strategy.bounds.kind != "crown" or (on.many > 0 and strategy.kind is not Kind.INPUTS)
+        plain = on.single is None or other
         self.settings = {
             "method": strategy.method,
             "batch": strategy.batch,
-            "dtype": "float32" if single else "float64",
+            "dtype": "float64" if plain else single,
             "device": str(on.device),
             "free_inputs": on.free,
             "split": "neurons" if strategy.neurons else "inputs",

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from verifier.attack.campaign import Campaign
+from verifier.bounds.inputs import AffineMap
 from verifier.budget import Budget
 from verifier.engine.on_device import device_of
 from verifier.engine.outcome import progress_of
@@ -19,14 +22,18 @@ from verifier.options import Options, refuse_unused
 from verifier.progress import Progress
 from verifier.result import Result, Witness
 from verifier.search.bab import SearchLimits, search
-from verifier.search.domains import whole
+from verifier.search.choose import Cost
+from verifier.search.domains import DomainBatch, whole
 from verifier.search.policy import Tally, VerdictPerQuery
 from verifier.semantic.cells import Verdicts, batch_size, memory_of
+from verifier.semantic.conditions import LinearRows
 from verifier.semantic.family import Family, from_problems
 from verifier.semantic.problem import SemanticProblem
 
 POINTS = 5
 """Points per parameter of the first look for counterexamples (corners, edges and inside)."""
+
+OPTIONS = Options()
 
 REPLAYS = 8
 """Points per step and member that are handed to ONNX Runtime."""
@@ -46,9 +53,10 @@ def verify_problems(
         ProblemError: the problems do not share a network (see `family.from_problems`).
         UnsoundError: the imported network and ONNX Runtime disagree.
     """
-    refuse_unused(options, ("device", "seed", "search.batch"), "a search of many images (limits are the budget's)")
+    used = ("device", "seed", "search.batch", "attack.restarts", "attack.steps")
+    refuse_unused(options, used, "a search of many images (limits are the budget's)")
     family = from_problems(problems, device_of(options.device), options.seed)
-    return verify_family(family, budget, progress, per_image=per_image, batch=options.search.batch)
+    return verify_family(family, budget, progress, per_image=per_image, options=options)
 
 
 def verify_family(
@@ -57,7 +65,7 @@ def verify_family(
     progress: Callable[[Progress], None] | None = None,
     *,
     per_image: float | None = None,
-    batch: int | None = None,
+    options: Options = OPTIONS,
 ) -> list[Result]:
     """Verdicts for the members of a family; see `verify_problems`."""
     begin = time.monotonic()
@@ -66,21 +74,66 @@ def verify_family(
         return _violations(family, points, query)
 
     def report(tally: Tally) -> None:
+        if attack is not None:
+            attack.boxes = tally.boxes
         if progress is not None:
             progress(progress_of(tally, time.monotonic() - begin, budget))
 
     limit = torch.full((family.members,), torch.inf if per_image is None else per_image, dtype=torch.float64)
     policy = VerdictPerQuery(test, family.members, limit, family.device)
+    attack = FamilyAttack.of(family, options, budget)
+    if attack is not None:
+        policy.strike = attack
     memory = memory_of(family, budget.memory_bytes)
     with torch.no_grad():
         _first_look(family, policy, budget)
         # the first member comes out first
         first = whole(family.lower, family.upper).select(torch.arange(family.members - 1, -1, -1, device=family.device))
         policy.begin(first)
-        limits = SearchLimits(budget.expired, report, batch_size(family, batch), family.device, memory)
+        limits = SearchLimits(budget.expired, report, batch_size(family, options.search.batch), family.device, memory)
         ending = search(first, Verdicts(family), policy, limits)
     open_ = policy.finish(ending.rest, memory.reason if ending.no_room else budget.stopped)
     return [_result(family, policy, q, float(open_[q])) for q in range(family.members)]
+
+
+@dataclass(eq=False)
+class FamilyAttack:
+    """The gradient campaign in open boxes of members whose conditions are rows; it is paid by what the search has done,
+    `boxes` of `each` multiply-adds (a bound of them: noise symbols are not counted)."""
+
+    family: Family
+    each: float
+    boxes: int = 0
+
+    @staticmethod
+    def of(family: Family, options: Options, budget: Budget) -> FamilyAttack | None:
+        """None where there is nothing to descend on (heatmaps), or no attack is wanted."""
+        if not isinstance(family.conditions, LinearRows) or options.attack.restarts == 0:
+            return None
+        network, generator = family.twin.exact, torch.Generator(family.device).manual_seed(options.seed)
+        attack = FamilyAttack(family, Cost(network, family.inputs).sweep())
+        where = network, AffineMap(family.offset, family.matrix.transpose(1, 2)), family.conditions.table
+        how = options.attack.restarts, options.attack.steps
+        attack.campaign = Campaign(*where, *how, generator, attack.replay, budget.expired)
+        return attack
+
+    def __post_init__(self) -> None:
+        self.campaign: Campaign
+        self.found: dict[int, Witness] = {}
+
+    def __call__(self, boxes: DomainBatch) -> dict[int, Witness]:
+        """What a round in these boxes finds, by member; no round before the search has done enough."""
+        self.found = {}
+        with torch.enable_grad():
+            self.campaign.again(boxes, self.each * self.boxes)
+        return self.found
+
+    def replay(self, points: Tensor, loss: Tensor, query: Tensor) -> Witness | None:
+        """The points (M, d) that violate in our arithmetic, on the member's own file."""
+        hits = (loss <= 0).nonzero()[:, 0]
+        found = _violations(self.family, points[hits].detach(), query[hits]) if len(hits) else {}
+        self.found = {**found, **self.found}
+        return next(iter(found.values()), None)
 
 
 def _first_look(family: Family, policy: VerdictPerQuery, budget: Budget) -> None:

@@ -1,5 +1,7 @@
 """Verdicts of many images in one search, against the same images as files through the ordinary path."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,9 +14,12 @@ from verifier.budget import Budget
 from verifier.data import networks as shipped
 from verifier.errors import ProblemError
 from verifier.options import AttackOptions, Options
+from verifier.result import Witness
+from verifier.search.domains import whole
 from verifier.semantic import Coordinates, ErrorBudget, Label, Perturbation, Range, network, prepare, sources
+from verifier.semantic.conditions import LinearRows
 from verifier.semantic.family import from_problems
-from verifier.semantic.many import verify_family, verify_problems
+from verifier.semantic.many import FamilyAttack, verify_family, verify_problems
 
 MEDIUM = Perturbation((Range("contrast", 0.8, 1.2), Range("brightness", -0.1, 0.1)))
 
@@ -122,3 +127,36 @@ def test_the_engine_bounds_convolutional_semantic_pairs_by_zonotopes(tmp_path):
     assert (result.verdict.value, result.settings["method"]) == ("unsat", "zonotope")
     tight = prepare(net, example.image, example.target, MEDIUM, Coordinates(1.0))
     assert by_files(tight, folder=tmp_path).verdict.value == "sat"
+
+
+def test_the_gradient_campaign_attacks_families():
+    """An open box of which only a sliver violates: a descent finds it, once it is paid for."""
+    problems = small_problems("coordinates", [Coordinates(t) for t in (0.3, 0.3)])
+    family = from_problems(problems, torch.device("cpu"))
+    share = torch.linspace(0, 1, 41, dtype=torch.float64)
+    grid = family.lower[1] + torch.cartesian_prod(share, share) * (family.upper[1] - family.lower[1])
+    margins = family.margins(grid, torch.ones(len(grid), dtype=torch.int64))
+    assert isinstance(family.conditions, LinearRows)
+    table = family.conditions.table
+    tight = replace(table, rhs=table.rhs + 0.98 * margins.min())  # violated about the deepest of these points alone
+    family = replace(family, conditions=replace(family.conditions, table=tight))
+    asked = []
+
+    def judge(points):
+        asked.append(points)
+        return Witness(points[0], np.zeros(1))
+
+    family = replace(family, judges=(family.judges[0], judge))  # type: ignore[arg-type]
+    boxes = whole(family.lower, family.upper).select(torch.tensor([1]))
+    with torch.no_grad():
+        for restarts, boxes_done, hits in ((0, 10**9, False), (20, 0, False), (20, 10**9, True)):
+            attack = FamilyAttack.of(family, Options(attack=AttackOptions(restarts=restarts)), Budget.of(60))
+            if attack is None:
+                assert restarts == 0
+                continue
+            attack.boxes = boxes_done
+            found = attack(boxes)
+            assert (set(found) == {1}) == hits
+    point, member = torch.from_numpy(asked[0]), torch.ones(len(asked[0]), dtype=torch.int64)
+    assert (family.margins(point, member) <= 0).all()
+    assert ((point >= family.lower[1]) & (point <= family.upper[1])).all()

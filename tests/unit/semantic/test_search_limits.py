@@ -11,7 +11,7 @@ from tests.unit.semantic.semantic_helpers import network as small_network
 from verifier.budget import Budget
 from verifier.command import verify as command
 from verifier.errors import OptionsError
-from verifier.options import BoundOptions, Options
+from verifier.options import BoundOptions, Options, SearchOptions
 from verifier.semantic import Coordinates, Perturbation, Range, cells, coverage, coverage_search, grid, network, prepare
 from verifier.semantic.coverage_search import CERTIFIED, OPEN, REFUTED, CoverageLimits, cover
 from verifier.semantic.family import Family, from_problems
@@ -69,9 +69,13 @@ def test_areas_are_the_same_where_steps_have_to_be_smaller(narrow):
 
 def test_verdicts_are_the_same_where_steps_have_to_be_smaller(narrow):
     members = family(0.03, 0.6, 0.9, 1.5, 2.0)
-    found = [r.verdict.value for r in verify_family(members, Budget.of(60), batch=16)]
+    found = [
+        r.verdict.value for r in verify_family(members, Budget.of(60), options=Options(search=SearchOptions(batch=16)))
+    ]
     assert narrow and set(found) == {"sat", "unsat"}
-    assert found == [r.verdict.value for r in verify_family(members, Budget.of(60), batch=1)]
+    assert found == [
+        r.verdict.value for r in verify_family(members, Budget.of(60), options=Options(search=SearchOptions(batch=1)))
+    ]
 
 
 def test_without_room_nothing_is_claimed():
