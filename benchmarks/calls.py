@@ -7,8 +7,9 @@ a point where the program needs a number before it can go on: `item` and `bool`,
 (boolean indices, `masked_select`, `unique`), `tolist`, `cpu`. Both are divided by the steps of the search; what comes
 before the first step (reading the network, cross-checks, the first attack, root bounds) is listed on its own.
 
-Backward rows go in chunks of about a core's cache on a CPU and of what fills the card on a GPU; the calls of a step are
-counted with the chunks of either (`--chunk`). `--where` prints the lines of ours that make the most calls.
+Backward rows go in chunks of about a core's cache on a CPU and of what fills the card on a GPU, and the attack looks
+less often at what it reached there; a step is counted with the settings of either (`--chunk`). `--where` prints the
+lines of ours that make the most calls.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import verifier
 from benchmarks.semantic_demo import IMAGE, LOOSE, RANGES
+from verifier.attack import pgd
 from verifier.bounds import sweep
 from verifier.options import Options
 from verifier.progress import Progress
@@ -197,7 +199,7 @@ def main() -> int:
     given = parser.parse_args()
     if given.vnncomp is None and set(given.only) != {KEY_POINTS}:
         parser.error("found neither --vnncomp nor VNNCOMP, expected the folder of the VNN-COMP benchmarks")
-    sweep.ROW_ELEMENTS["cpu"] = sweep.ROW_ELEMENTS[given.chunk]
+    sweep.ROW_ELEMENTS["cpu"], pgd.LOOK["cpu"] = sweep.ROW_ELEMENTS[given.chunk], pgd.LOOK[given.chunk]
     options = Options(device="cpu", dtype=given.dtype, timeout=given.seconds)
     print("search           verdict     boxes  steps  calls/step  waits/step  calls before  user CPU s")
     with tempfile.TemporaryDirectory() as folder:

@@ -76,18 +76,19 @@ def constant_form(op: LinearOp, like: AffineForm) -> AffineForm:
 
 class Image(NamedTuple):
     """A value as an affine form and as an interval, one of which may be missing; `size` (B, *T) is at least |W| |x|
-    for a linear operator that sums (None otherwise)."""
+    for a linear operator that sums, and `reach` at least |x| for each of its inputs (None otherwise)."""
 
     form: AffineForm | None
     interval: Interval | None
-    size: Tensor | None
+    size: Tensor | None = None
+    reach: list[Tensor] | None = None
 
 
 def linear_step(op: LinearOp, forms: list[AffineForm], intervals: list[Interval]) -> Image:
     """Image of affine forms, of intervals or of both under a linear operator, with all rounding in the radii."""
     if op.terms and type(op).interval is LinearOp.interval:
         return _summed(op, forms, intervals)
-    return Image(_linear_form(op, forms) if forms else None, interval_step(op, intervals) if intervals else None, None)
+    return Image(_linear_form(op, forms) if forms else None, interval_step(op, intervals) if intervals else None)
 
 
 def _summed(op: LinearOp, forms: list[AffineForm], intervals: list[Interval]) -> Image:
@@ -97,29 +98,36 @@ def _summed(op: LinearOp, forms: list[AffineForm], intervals: list[Interval]) ->
     3 gamma_n (|centre| + spread) with what rounding does to |W| applied to the radius itself; for an interval
     3 gamma_n |x| (`LinearOp.interval`).
     """
-    signed, noise = [], []
+    signed, noise, reach = [], [], []
     dtype = (forms[0].maps if forms else intervals[0].lower).dtype
     unit, parts, width = gamma(op.terms, dtype), 0, 0
     for k in range(max(len(forms), len(intervals))):
         maps, radii = [], []
         if forms:
-            form = forms[k]
-            width, parts = form.maps.shape[1], form.radius.shape[1]
-            maps.append(form.maps)
-            radii.append(form.radius)
+            width, parts = forms[k].maps.shape[1], forms[k].radius.shape[1]
+            maps.append(forms[k].maps)
+            radii.append(forms[k].radius)
         if intervals:
-            x, size = intervals[k], magnitude(intervals[k])
+            maps.append(torch.lerp(*intervals[k], 0.5)[:, None])
+            radii.append((intervals[k].upper - intervals[k].lower).div_(2)[:, None])
+        centres, spreads = (torch.cat(t, 1) if len(t) > 1 else t[0] for t in (maps, radii))
+        size = centres.abs()
+        signed.append(centres)
+        if forms and intervals and parts > 1:  # one part or radius beside each generator and the interval's centre
+            moves = size[:, 1:].add_(spreads)
+            spreads = torch.add(spreads, moves, alpha=3 * unit * (1 + (width + 2 * parts) * ulp(dtype)))
+            spreads[:, 0].add_(size[:, 0], alpha=3 * unit)
+            reach.append(moves[:, -1].clone())  # it is kept: not all of `moves`
         else:
-            size = form.maps[:, 0].abs().add_(form.spread())
-        if intervals:
-            maps.append((x.lower + x.upper).div_(2)[:, None])
-            radii.append((x.upper - x.lower).div_(2).add_(size, alpha=3 * unit)[:, None])
-        radii.append(size[:, None])
-        rough = torch.cat(radii, 1)
-        if forms:
-            _charge(rough[:, :parts], form, unit)
-        signed.append(torch.cat(maps, 1) if len(maps) > 1 else maps[0])
-        noise.append(rough)
+            if intervals:
+                reach.append(size[:, -1] + spreads[:, -1])
+                spreads[:, -1].add_(reach[-1], alpha=3 * unit)
+            else:
+                reach.append(size[:, 0] + forms[k].spread())
+                spreads = spreads.clone()
+            if forms:
+                _charge(spreads[:, :parts], forms[k], unit)
+        noise.append(torch.cat([spreads, reach[-1][:, None]], 1))
     lead, spare = signed[0].shape[:2], noise[0].shape[:2]
     y = op.linear(*(t.flatten(0, 1) for t in signed)).unflatten(0, lead)
     if y.data_ptr() == signed[0].data_ptr():
@@ -137,7 +145,7 @@ def _summed(op: LinearOp, forms: list[AffineForm], intervals: list[Interval]) ->
     if intervals:
         centre, radius = y[:, width], z[:, parts] * (1 + 4 * ulp(dtype))
         interval = as_interval(Interval(centre - radius, centre + radius))
-    return Image(AffineForm(y[:, :width], z[:, :parts]) if forms else None, interval, z[:, -1])
+    return Image(AffineForm(y[:, :width], z[:, :parts]) if forms else None, interval, z[:, -1], reach)
 
 
 def _linear_form(op: LinearOp, forms: list[AffineForm]) -> AffineForm:
@@ -234,11 +242,13 @@ def _scaled(form: AffineForm, planes: Relaxation, moves: tuple[Tensor, ...]) -> 
     """The form times a slope, between two offsets, as `relaxed_form` has it."""
     (slope,), low, _, high = planes
     size, dtype, parts = slope.abs(), form.maps.dtype, form.radius.shape[1]
-    spread = form.spread(moves[0] if moves else None)
-    rounding = (spread + form.maps[:, 0].abs()).mul_(size).mul_(2).add_(low.abs()).add_(high.abs())
-    gap = (high - low).div_(2).add_(rounding, alpha=4 * gamma(1 + parts, dtype)).add_(lost(1, dtype))
+    spread, rounding = form.spread(moves[0] if moves else None), 4 * gamma(1 + parts, dtype)
+    middle, gap = (high + low).div_(2), (high - low).div_(2)
+    # 2 |slope| (|centre| + spread) + |low| + |high|, which is at most 2 (|middle| + |half the gap|)
+    total = (spread + form.maps[:, 0].abs()).mul_(size).add_(middle.abs()).add_(gap)
+    gap.add_(total, alpha=2 * rounding).add_(lost(1, dtype))
     maps = form.maps * slope[:, None]
-    maps[:, 0] += (high + low).div_(2)
+    maps[:, 0] += middle
     radius = form.radius * size[:, None]
     if parts == 1:
         return AffineForm(maps, radius.add_(gap[:, None]))

@@ -24,6 +24,7 @@ from verifier.bounds.backward import walk_back
 from verifier.bounds.network import HALF, OFFSETS, Network, build
 from verifier.bounds.rounding import Allowance, times
 from verifier.graph.ir import Graph
+from verifier.ops.elementwise import magnitude
 from verifier.ops.kinds import Interval, LinearOp, Relaxation, RelaxedOp
 from verifier.tolerance import gamma, lost, tiny
 
@@ -72,7 +73,7 @@ class Centred:
         if sources:
             size = size + op.absolute(*(c.abs() for c in centres))
         residual = size * (2 * gamma(op.terms + 2, size.dtype)) + lost(op.terms, size.dtype)
-        self.allowance.linear(i, [self.deviation(s, x) for s, x in zip(sources, xs, strict=True)])
+        self.allowance.linear(i, [magnitude(self.deviation(s, x)) for s, x in zip(sources, xs, strict=True)])
         cost, known = _up(residual if error is None else residual + error), self.allowance.costs.get(i + 1)
         self.allowance.costs[i + 1] = cost if known is None else known + cost
 
@@ -80,11 +81,11 @@ class Centred:
         """Notes the centre of what the non-linear operator i makes, and the reach of its arguments."""
         sources = self.exact.sources[i]
         self.centre[i + 1] = self.exact.ops[i].forward(*(self.centre[s] for s in sources))
-        self.allowance.relaxed(i, [self.deviation(s, x) for s, x in zip(sources, xs, strict=True)])
+        self.allowance.relaxed(i, [magnitude(self.deviation(s, x)) for s, x in zip(sources, xs, strict=True)])
 
     def readers(self, slot: int, value: Interval) -> None:
         """Notes what the sum over the readers of a slot costs."""
-        self.allowance.readers(slot, self.deviation(slot, value))
+        self.allowance.readers(slot, magnitude(self.deviation(slot, value)))
 
     def relax(self, i: int, planes: Relaxation) -> None:
         """The planes of operator i, about the centre."""

@@ -33,8 +33,7 @@ from torch import Tensor
 
 from verifier.bounds.network import Network
 from verifier.graph.ir import Shape
-from verifier.ops.elementwise import magnitude
-from verifier.ops.kinds import Interval, LinearOp, Relaxation, RelaxedOp
+from verifier.ops.kinds import LinearOp, Relaxation, RelaxedOp
 from verifier.tolerance import gamma, lost, ulp
 
 
@@ -129,14 +128,14 @@ class Allowance:
         """Additions to the bias of a row on a walk, at most."""
         return 4 + 3 * len(self.network.ops)
 
-    def linear(self, i: int, xs: list[Interval], size: Tensor | None = None) -> None:
-        """Notes what a step back through the linear operator i costs, with its inputs in `xs`; `size` is |W| |x|, if
-        that is known."""
+    def linear(self, i: int, reach: list[Tensor], size: Tensor | None = None) -> None:
+        """Notes what a step back through the linear operator i costs, its inputs' magnitudes being at most `reach`;
+        `size` is |W| |x|, if that is known."""
         op = self.network.ops[i]
         assert isinstance(op, LinearOp)
         cost = None
-        if op.adjoint_terms and xs:
-            sizes = [self._magnitude(x) for x in xs]
+        if op.adjoint_terms and reach:
+            sizes = [x.to(self.network.dtype) for x in reach]
             cost = (op.absolute(*sizes) if size is None else size) * gamma(
                 op.adjoint_terms + op.terms, self.network.dtype
             )
@@ -146,9 +145,6 @@ class Allowance:
                 cost = self._of_constant(i, constant) if cost is None else cost + self._of_constant(i, constant)
         if cost is not None:
             self.costs[i + 1] = cost
-
-    def _magnitude(self, x: Interval) -> Tensor:
-        return magnitude(x).to(self.network.dtype)
 
     def _of_constant(self, i: int, constant: Tensor) -> Tensor:
         op = self.network.ops[i]
@@ -160,16 +156,16 @@ class Allowance:
         half an ulp of all that has come together."""
         return gamma(math.prod(shape) + 16 + 2 * self.steps, self.network.dtype)
 
-    def relaxed(self, i: int, xs: list[Interval]) -> None:
+    def relaxed(self, i: int, reach: list[Tensor]) -> None:
         """Notes the magnitudes of the arguments of the non-linear operator i."""
-        self.sizes[i] = tuple(self._magnitude(x) for x in xs)
+        self.sizes[i] = tuple(x.to(self.network.dtype) for x in reach)
         self._read += [(4, size.flatten(1)) for size in self.sizes[i]]
 
-    def readers(self, slot: int, value: Interval) -> None:
+    def readers(self, slot: int, reach: Tensor) -> None:
         """Notes what the sum over the readers of a slot costs."""
         count = self.network.readers(slot)
         if count > 1:
-            cost = self._magnitude(value) * (count * ulp(self.network.dtype))
+            cost = reach.to(self.network.dtype) * (count * ulp(self.network.dtype))
             self.costs[slot] = self.costs[slot] + cost if slot in self.costs else cost
 
     def of(self, boxes: Tensor) -> Allowance:

@@ -146,8 +146,8 @@ class _Forward:
         rigorous = exact is not None or network.dtype == torch.float64
         self.allowance = Allowance(network) if rigorous else None
         self.precise = self.allowance if exact is None else Allowance(exact)
-        every = [self.precise, centred] if exact is None else [self.allowance, self.precise, centred]
-        self.books: list[Allowance | Centred] = [book for book in every if book is not None]
+        kept = (self.allowance, self.precise) if exact is not None else (self.allowance,)
+        self.allowances = [allowance for allowance in kept if allowance is not None]
         self.pre: dict[int, tuple[Interval, ...]] = {}
         self.relaxations: dict[int, Relaxation] = {}
         self.reach: dict[int, tuple[Tensor, ...]] = {}
@@ -176,20 +176,26 @@ class _Forward:
 
     def _read(self, slot: int, value: _Value) -> _Value:
         """Notes what it costs that several operators read a slot."""
-        if self.books and self.network.readers(slot) > 1:
+        if (self.allowances or self.centred is not None) and self.network.readers(slot) > 1:
             bound = value.interval or self.known(value)
-            for book in self.books:
-                book.readers(slot, bound)
+            for allowance in self.allowances:
+                allowance.readers(slot, magnitude(bound))
+            if self.centred is not None:
+                self.centred.readers(slot, bound)
         return value
 
     def _linear(self, i: int, op: LinearOp, read: list[_Value]) -> _Value:
         forms = [value.form for value in read if value.form is not None]
         given = [value.interval for value in read if value.interval is not None]
         image = linear_step(op, forms, given)
-        if self.books and not given and read:
+        if not given and (self.allowances or self.centred is not None):
             given = [self.known(value) for value in read]
-        for book in self.books:
-            book.linear(i, given, *([image.size] if book is self.allowance else []))
+        if self.allowances:
+            reach = [magnitude(x) for x in given] if image.reach is None else image.reach
+            for allowance in self.allowances:
+                allowance.linear(i, reach, image.size if allowance is self.allowance else None)
+        if self.centred is not None:
+            self.centred.linear(i, given)
         form, interval = image.form, image.interval
         if form is None and self.method.affine:
             form = constant_form(op, self.first)
@@ -205,8 +211,12 @@ class _Forward:
             bound = self.known(value, moves[k] if moves else None)
             bounds.append(self._refined(i, slot, bound) if self.method.rows else bound)
         self.pre[i] = tuple(bounds)
-        for book in self.books:
-            book.relaxed(i, bounds)
+        if self.allowances:
+            reach = [magnitude(x) for x in bounds]
+            for allowance in self.allowances:
+                allowance.relaxed(i, reach)
+        if self.centred is not None:
+            self.centred.relaxed(i, bounds)
         self.counts[i] = op.unstable(*bounds).flatten(1).sum(1)
         form = None
         if forms:
