@@ -13,7 +13,7 @@ vector per box and operator,
 bounds all of it: the row pays |a| . cost, one product, instead of a walk with absolute weights. Relaxations are of the
 same kind (`Allowance.planes`), and where several operators read a value, the sum of their rows costs 2 ulp of |value| a
 reader. (Running error analysis: Higham 2002, section 3.3; for DeepPoly by intervals instead: Singh et al. 2019, section
-4.) What underflow can lose does not scale with |a|; `floor` is one number per box for a whole walk.
+4.) What underflow can lose does not scale with |a|; `floor` is one number for a whole walk from any box.
 
 All that a step back does to a row's bias is a product with its coefficients and their positive parts, so costs and
 constants travel together as *columns*: what a unit of coefficient adds to the bias. Where a linear operator's value is
