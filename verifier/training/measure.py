@@ -73,5 +73,5 @@ def evaluate(model: nn.Module, images: Tensor, points: Tensor, visibility: Tenso
         for i in range(0, len(images), batch):
             found = decode(model(images[i : i + batch]))
             gap = torch.linalg.vector_norm(found - points[i : i + batch], dim=2)
-            distance.append(gap[visibility[i : i + batch] > 0].numpy())
+            distance.append(gap[visibility[i : i + batch] > 0].cpu().numpy())
     return errors(np.concatenate(distance) if distance else np.zeros(0), size)

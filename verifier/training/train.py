@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from verifier.console.arguments import CommandParser
 from verifier.data import aircraft23
+from verifier.engine.on_device import device_of
 from verifier.errors import OptionsError, SecateurError
 from verifier.files.whole import Whole, make_folder, write
 from verifier.perturbation.options import add_perturbation
@@ -29,6 +30,8 @@ from verifier.progress import Say
 from verifier.training import augment, measure
 from verifier.training.export import to_onnx
 from verifier.training.models import BUILDERS, Architecture, build
+
+CPU = torch.device("cpu")
 
 GRID = 9
 """Most points of the ranges at which the trained network is tried."""
@@ -72,10 +75,10 @@ class DataSplit:
     visibility: Tensor
 
 
-def load(split: str, n: int, arch: Architecture, view: str) -> DataSplit:
-    """A split of `aircraft23` as tensors."""
+def load(split: str, n: int, arch: Architecture, view: str, device: torch.device = CPU) -> DataSplit:
+    """A split of `aircraft23` as tensors on a device."""
     data = aircraft23.load(split, n, size=arch.size, grey=arch.channels == 1, view=view)
-    return DataSplit(*(torch.from_numpy(np.ascontiguousarray(a)) for a in data))
+    return DataSplit(*(torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in data))
 
 
 def batches(data: DataSplit, recipe: Recipe, draw: torch.Generator) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -85,10 +88,12 @@ def batches(data: DataSplit, recipe: Recipe, draw: torch.Generator) -> list[tupl
              torch.randint(-recipe.shift, recipe.shift + 1, (2,), generator=draw)) for index in order]  # fmt: skip
 
 
-def _augmented(
+def augmented(
     data: DataSplit, plan: tuple[Tensor, Tensor, Tensor], recipe: Recipe, draw: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    index, flip, move = plan
+    """The images, points and weights of a batch."""
+    index, flip, move = plan  # drawn on the host, like all of the augmentation
+    index = index.to(data.images.device)
     images, points, seen = data.images[index], data.points[index], data.visibility[index]
     if int(flip):
         images, points, seen = augment.mirror(images, points, seen)
@@ -107,7 +112,7 @@ def epoch(
         done = progress(step / len(plans))
         for group in optimiser.param_groups:
             group["lr"] = recipe.rate * schedule(done)
-        images, points, weight = _augmented(data, plan, recipe, draw)
+        images, points, weight = augmented(data, plan, recipe, draw)
         loss = measure.loss(model(images), points, weight, images.shape[-1])
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -124,13 +129,22 @@ def schedule(done: float) -> float:
     return 0.002 + 0.998 * 0.5 * (1.0 + float(np.cos(np.pi * min(1.0, (done - 0.03) / 0.97))))
 
 
-def train(arch: Architecture, recipe: Recipe, out: Path, say: Say = print, resume: bool = False) -> nn.Sequential:
-    """Train and return the network with the best validation error; `<out>.ckpt` allows `resume`."""
+def train(
+    arch: Architecture,
+    recipe: Recipe,
+    out: Path,
+    say: Say = print,
+    resume: bool = False,
+    device: torch.device = CPU,
+) -> nn.Sequential:
+    """Train on a device and return the network with the best validation error, which is there, too; `<out>.ckpt` allows
+    `resume`. First weights and augmentation are drawn on the host: a seed means the same on every device."""
     torch.manual_seed(recipe.seed)
     draw = torch.Generator().manual_seed(recipe.seed + 1)
-    model = build(arch)
+    model = build(arch).to(device)
     optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=recipe.decay)
-    data, held = load("train", recipe.images, arch, recipe.view), load("val", 1000, arch, recipe.view)
+    data = load("train", recipe.images, arch, recipe.view, device)
+    held = load("val", 1000, arch, recipe.view, device)
     checkpoint = out.with_suffix(".ckpt")
     state = _State() if not resume else _restore(checkpoint, model, optimiser, draw)
     parameters = sum(p.numel() for p in model.parameters())
@@ -192,7 +206,7 @@ def _store(
 
 def _restore(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, draw: torch.Generator) -> _State:
     try:
-        content = torch.load(path, weights_only=True)
+        content = torch.load(path, weights_only=True, map_location="cpu")
         model.load_state_dict(content["model"])
         optimiser.load_state_dict(content["optimiser"])
         draw.set_state(content["draw"])
@@ -203,12 +217,13 @@ def _restore(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, dra
 
 def report(model: nn.Module, arch: Architecture, recipe: Recipe, command: Sequence[str]) -> dict[str, object]:
     """Figures on the test split: clean, and the worst of a grid of the trained ranges per key point."""
-    test = load("test", 1000, arch, recipe.view)
+    device = next(model.parameters()).device
+    test = load("test", 1000, arch, recipe.view, device)
     clean = measure.evaluate(model, test.images, test.points, test.visibility)
-    worst = torch.zeros(test.points.shape[:2])
+    worst = torch.zeros(test.points.shape[:2], device=device)
     with torch.no_grad():
         for point in recipe.perturbation.grid(GRID):
-            shown = torch.from_numpy(apply(recipe.perturbation, test.images.numpy(), point))
+            shown = torch.from_numpy(apply(recipe.perturbation, test.images.cpu().numpy(), point)).to(device)
             found = torch.cat([measure.decode(model(part)) for part in shown.split(500)])
             worst = torch.maximum(worst, torch.linalg.vector_norm(found - test.points, dim=2))
     inside = test.visibility > 0
@@ -220,7 +235,7 @@ def report(model: nn.Module, arch: Architecture, recipe: Recipe, command: Sequen
         "output": "heatmaps, stride 4" if arch.name == "heatmap" else "pixels x0, y0, x1, y1, ... of the input image",
         "keypoints": list(aircraft23.KEYPOINTS),
         "test": clean.as_dict(),
-        "test_worst_of_grid": measure.errors(worst[inside].numpy(), arch.size).as_dict(),
+        "test_worst_of_grid": measure.errors(worst[inside].cpu().numpy(), arch.size).as_dict(),
     }
 
 
@@ -243,6 +258,7 @@ def parser() -> CommandParser:
         "--keep-norm", action="store_true", help="write batch normalisation unfolded, for `prune --criterion slim`"
     )
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--resume", action="store_true", help="continue from <out>.ckpt")
     return parser
 
@@ -255,12 +271,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         arch = Architecture(options.model, options.width, options.size, 3 if options.rgb else 1)
         names = ("level", "images", "epochs", "batch", "rate", "decay", "shift", "patience", "minutes", "seed", "view")
         recipe = Recipe(**{name: getattr(options, name) for name in names})
+        device = device_of(options.device)
         torch.set_num_threads(max(1, options.threads))
-        model = train(arch, recipe, options.out, lambda line: print(line, flush=True), options.resume)
+        model = train(arch, recipe, options.out, lambda line: print(line, flush=True), options.resume, device)
         figures = report(model, arch, recipe, ["secateur train", *arguments])
         make_folder(options.out.parent)
         note = f"trained by: secateur train {' '.join(arguments)}"
-        write(f"{options.out}.onnx", to_onnx(model, arch, note, options.keep_norm).SerializeToString())
+        write(f"{options.out}.onnx", to_onnx(model.cpu(), arch, note, options.keep_norm).SerializeToString())
         write(f"{options.out}.json", json.dumps(figures, indent=2) + "\n")
         print(json.dumps(figures["test"]))
         return 0

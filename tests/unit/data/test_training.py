@@ -6,13 +6,14 @@ import onnxruntime
 import pytest
 import torch
 
+from tests.devices import DEVICE, HOST, TwoDevices, place
 from verifier.data import aircraft23
 from verifier.errors import ModelError, OptionsError
 from verifier.perturbation.perturbation import Perturbation
 from verifier.training import augment, measure
 from verifier.training.export import to_onnx
 from verifier.training.models import BUILDERS, Architecture, build
-from verifier.training.train import Recipe, main, train
+from verifier.training.train import DataSplit, Recipe, augmented, batches, main, train
 
 TINY = Architecture(width=2, size=16)
 MEDIUM = Perturbation.parse("medium")
@@ -113,6 +114,23 @@ def test_semantic_augmentation_stays_in_its_rectangle():
     assert 1.28 < slope.max() < 1.31
     assert out.min() == 0
     assert 0.14 < out[:, 0, 0, 0].max() <= 0.15
+
+
+def test_a_seed_means_the_same_augmentation_on_every_device():
+    """Batches lie where the data does, with what the host drew."""
+    shapes = (64, 1, 16, 16), (64, 23, 2), (64, 23)
+    draw = torch.Generator().manual_seed(1)
+    host = DataSplit(*(torch.rand(shape, generator=draw) for shape in shapes))
+    recipe = Recipe(batch=32, shift=2)
+    found = []
+    with TwoDevices() as seen:
+        for where in (HOST, DEVICE):
+            data = DataSplit(*(t.to(where) for t in (host.images, host.points, host.visibility)))
+            draw = torch.Generator().manual_seed(5)
+            made = [augmented(data, plan, recipe, draw) for plan in batches(data, recipe, draw)]
+            assert {place(t) for batch in made for t in batch} == {where}
+            found.append([t.cpu() for batch in made for t in batch])
+    assert seen.seen and all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def test_heatmaps_decode_to_the_cell_of_the_point_and_the_loss_agrees():
