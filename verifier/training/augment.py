@@ -10,8 +10,8 @@ from verifier.perturbation.perturbation import Perturbation, apply
 
 
 def semantic(images: Tensor, perturbation: Perturbation, draw: torch.Generator, factor: float = 1.5) -> Tensor:
-    """Images (n, C, H, W), each changed at one uniform point of `factor` times the ranges (as far as they allow it). The
-    points are drawn, and the images changed, on the host: a seed means the same wherever the images lie."""
+    """Images (n, C, H, W), each changed at one uniform point of `factor` times the ranges (as far as they allow it).
+    That happens on the host: a seed means the same wherever the images lie."""
     wide = perturbation.enlarged(factor)
     low, high = wide.box.T
     unit = torch.rand(len(low), len(images), generator=draw).double().numpy().T
