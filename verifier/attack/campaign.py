@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from verifier.attack.pgd import pgd, sample
-from verifier.bounds.inputs import InputMap
+from verifier.attack.pgd import PointMap, pgd, sample
 from verifier.bounds.network import Network
 from verifier.problem.rows import RowTable
 from verifier.result import Witness
@@ -71,7 +70,7 @@ class Campaign:
     def __init__(
         self,
         network: Network,
-        inputs: InputMap,
+        inputs: PointMap,
         table: RowTable,
         restarts: int,
         steps: int,

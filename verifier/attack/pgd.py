@@ -7,11 +7,11 @@ point aims at one clause, so different restarts try different ways to violate th
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from verifier.bounds.inputs import InputMap
 from verifier.bounds.network import Network
 from verifier.problem.rows import AskedRows, RowTable
 
@@ -25,12 +25,19 @@ MOMENTUM = 0.5
 """Part of a step that the next one repeats."""
 
 
-def row_values(network: Network, inputs: InputMap, table: RowTable, p: Tensor, query: Tensor) -> Tensor:
+class PointMap(Protocol):
+    """From parameters to network inputs: see `bounds.inputs`."""
+
+    def point(self, p: Tensor, query: Tensor) -> Tensor:
+        """Network inputs (M, n) of parameter points (M, d) of queries (M,), differentiable."""
+
+
+def row_values(network: Network, inputs: PointMap, table: RowTable, p: Tensor, query: Tensor) -> Tensor:
     """row - rhs at points p (M, n) of queries (M,): (M, K); <= 0 where the row holds; -inf in padding."""
     return _values(network, inputs, table, p, query, table.at(query))
 
 
-def _values(network: Network, inputs: InputMap, table: RowTable, p: Tensor, query: Tensor, asked: AskedRows) -> Tensor:
+def _values(network: Network, inputs: PointMap, table: RowTable, p: Tensor, query: Tensor, asked: AskedRows) -> Tensor:
     value = network.forward(inputs.point(p, query)).gather(1, asked.row)
     if table.mixed is not None:
         value = value + torch.bmm(table.mixed[asked.row], p[:, :, None])[:, :, 0]
@@ -44,7 +51,7 @@ def clause_loss(table: RowTable, values: Tensor, query: Tensor) -> Tensor:
 
 def sample(
     network: Network,
-    inputs: InputMap,
+    inputs: PointMap,
     table: RowTable,
     lower: Tensor,
     upper: Tensor,
@@ -66,7 +73,7 @@ def sample(
 
 def pgd(
     network: Network,
-    inputs: InputMap,
+    inputs: PointMap,
     table: RowTable,
     start: Tensor,
     lower: Tensor,

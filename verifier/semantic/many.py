@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from verifier.attack.campaign import Campaign
-from verifier.bounds.inputs import AffineMap
 from verifier.budget import Budget
 from verifier.engine.on_device import device_of
 from verifier.engine.outcome import progress_of
@@ -96,6 +95,16 @@ def verify_family(
     return [_result(family, policy, q, float(open_[q])) for q in range(family.members)]
 
 
+@dataclass(frozen=True)
+class _Images:
+    """A family's images as the attack wants them (`pgd.PointMap`)."""
+
+    family: Family
+
+    def point(self, p: Tensor, query: Tensor) -> Tensor:
+        return self.family.image.points(p, query)
+
+
 @dataclass(eq=False)
 class FamilyAttack:
     """The gradient campaign in open boxes of members whose conditions are rows; it is paid by what the search has done,
@@ -112,7 +121,7 @@ class FamilyAttack:
             return None
         network, generator = family.twin.exact, torch.Generator(family.device).manual_seed(options.seed)
         attack = FamilyAttack(family, Cost(network, family.inputs).sweep())
-        where = network, AffineMap(family.offset, family.matrix.transpose(1, 2)), family.conditions.table
+        where = network, _Images(family), family.conditions.table
         how = options.attack.restarts, options.attack.steps
         attack.campaign = Campaign(*where, *how, generator, attack.replay, budget.expired)
         return attack
