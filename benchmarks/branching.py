@@ -1,10 +1,10 @@
-"""Compares rules for branching on neurons: verdict, subproblems and seconds of one core for every instance and rule.
+"""Compares branching rules: verdict, subproblems and seconds of one core for every instance and rule.
 
     python -m benchmarks.branching LIST.csv --match img4168 4909 --cap 60
 
-LIST is as in `benchmarks.run`. A rule is how many neurons of the best score a subproblem looks ahead at (1: the score
-alone decides), after a colon the iterates of a climb. The clock is the processor's, on one thread: other processes
-cost the comparison nothing.
+LIST is as in `benchmarks.run`. A rule for inputs is a word of `search.branching`; one for neurons is how many of the
+best score a subproblem looks ahead at (1: the score alone decides), after a colon the iterates of a climb. The clock is
+the processor's, on one thread: other processes cost the comparison nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 import verifier
 from benchmarks.run import Instance, read_list
 from verifier.budget import Budget
-from verifier.options import Options
+from verifier.options import BRANCHING_RULES, Options, SearchOptions
 from verifier.search import neurons
 
 RULES = ("1", "4", "8", "16")
@@ -26,14 +26,17 @@ RULES = ("1", "4", "8", "16")
 
 def settle(instance: Instance, rule: str, cap: float) -> str:
     """One cell of the table."""
-    candidates, _, steps = rule.partition(":")
-    before = neurons.CANDIDATES, neurons.STEPS
-    neurons.CANDIDATES, neurons.STEPS = int(candidates), int(steps or before[1])
+    before, search = (neurons.CANDIDATES, neurons.STEPS), SearchOptions()
+    if rule in BRANCHING_RULES:
+        search = SearchOptions(branching=rule)
+    else:
+        candidates, _, steps = rule.partition(":")
+        neurons.CANDIDATES, neurons.STEPS = int(candidates), int(steps or before[1])
     start = time.process_time()
     try:
         limit = min(cap, instance.timeout)
         budget = Budget.of(limit, clock=time.process_time)
-        result = verifier.verify(instance.model, instance.spec, Options(timeout=limit), budget=budget)
+        result = verifier.verify(instance.model, instance.spec, Options(timeout=limit, search=search), budget=budget)
     finally:
         neurons.CANDIDATES, neurons.STEPS = before
     if instance.expected in ("sat", "unsat") and result.verdict.value in ("sat", "unsat"):
@@ -47,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("list", type=Path)
     parser.add_argument("--match", nargs="*", metavar="TEXT", help="instances with one of these in a file's name")
-    parser.add_argument("--rules", nargs="*", default=RULES, metavar="K[:STEPS]")
+    parser.add_argument("--rules", nargs="*", default=RULES, metavar="WORD or K[:STEPS]")
     parser.add_argument("--cap", type=float, default=60.0, metavar="S", help="limit of processor time")
     args = parser.parse_args()
     torch.set_num_threads(1)

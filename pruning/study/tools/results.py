@@ -62,7 +62,6 @@ class Entry:
 
     answer: ResultWord
     seconds: float
-    word: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +109,7 @@ def read(path: Path, name: str) -> Tool:
         if meaning is None:
             strange.add(fields[4].strip()[:40])
         base = instance(*fields[:3])
-        entries[(*base, before[base])] = Entry(meaning or ResultWord.UNKNOWN, float(fields[5]), fields[4].strip())
+        entries[(*base, before[base])] = Entry(meaning or ResultWord.UNKNOWN, float(fields[5]))
         before[base] += 1
     if not entries:
         raise ResultsError(f"{path}: no results in it; expected lines {FIELDS}")
