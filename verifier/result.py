@@ -58,13 +58,29 @@ class Witness:
         return f"Witness({len(self.x)} inputs, {len(self.y)} outputs)"
 
 
+@dataclass(frozen=True)
+class Splits:
+    """How often a search split what, the most often first, at most 100 of each.
+
+    `inputs`: name (`X_3`: the fourth number of the input) and count. `layers`: ONNX node, splits of its neurons, how
+    many neurons that were. `neurons`: ONNX node, number in its layer, count. `of_inputs`, `of_neurons`: all splits.
+    """
+
+    inputs: tuple[tuple[str, int], ...] = ()
+    layers: tuple[tuple[str, int, int], ...] = ()
+    neurons: tuple[tuple[str, int, int], ...] = ()
+    of_inputs: int = 0
+    of_neurons: int = 0
+
+
 @dataclass(frozen=True, eq=False)
 class Result:
     """The answer to one instance.
 
     `reason` says in words why this verdict (for `unknown` and `timeout`: what stopped the search), `seconds` is the
     wall time of the run, `counters` counts work (boxes, bounded, iterations, ..), `open_fraction` is the share of the
-    input volume that is neither proven nor refuted (None where it is not known), `settings` are the options in force.
+    input volume that is neither proven nor refuted (None where it is not known), `settings` are the options in force,
+    `splits` says what the search split (empty where it did not come to that, or several questions shared it).
     """
 
     verdict: Verdict
@@ -74,6 +90,7 @@ class Result:
     counters: Mapping[str, int | float] = field(default_factory=dict)
     open_fraction: float | None = None
     settings: Mapping[str, object] = field(default_factory=dict)
+    splits: Splits = Splits()
 
     def __post_init__(self) -> None:
         # A `sat` that cannot be shown, or a witness beside another verdict, is a contradiction, not an answer.

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import vnnlib
+from tests.models import mlp, run_onnx
+from verifier import Options, verify
 from verifier.command import explain_page, explanation
+from verifier.graph.onnx_import import load_model
 from verifier.progress import MOST, History, Progress
-from verifier.result import Result, Verdict, Witness
+from verifier.result import Result, Splits, Verdict, Witness
 
 SETTINGS = {
     "strategy": "inputs: 2 inputs vary, at most 8",
@@ -81,3 +86,50 @@ def test_the_page_of_a_violated_image_property_shows_it(tmp_path: Path) -> None:
     explain_page.write_page(tmp_path / "a.html", ("n", "s"), result, spec, [], [], (1, 1, 2, 2))
     text = (tmp_path / "a.html").read_text(encoding="utf-8")
     assert text.count("data:image/png;base64,") == 3 and "(X_1 0.5)" in text and "no bounds over time" in text
+
+
+def test_splits_are_named_most_often_first() -> None:
+    """Every box but the roots is a child of a split: two for each."""
+    splits = Splits(
+        (("X_4", 30), ("X_0", 10)),
+        (("relu_1", 8, 2), ("relu_2", 2, 1)),
+        (("relu_1", 5, 6), ("relu_2", 0, 2), ("relu_1", 3, 2)),
+        40,
+        10,
+    )
+    result = replace(OPEN, splits=splits)
+    lines = explanation.text(result, []).splitlines()
+    at = lines.index("split")
+    assert lines[at + 1 : at + 4] == [
+        "  inputs, 40 times: X_4 75 %, X_0 25 %",
+        "  2 neurons of relu_1, 8 times; most often 5 75 %, 3 25 %",
+        "  1 neurons of relu_2, 2 times; most often 0 100 %",
+    ]
+    rows = explanation.split_table(result).rows
+    assert rows[0] == ("input", "X_4", "30", "75 %") and ("neuron", "relu_1, 5", "6", "60 %") in rows
+    assert "split" not in explanation.text(OPEN, []).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("layers", "strategy"),
+    [([2, 12, 12, 1], "inputs"), ([10, 16, 16, 1], "neurons"), ([10, 24, 1], "neurons of the one")],
+)
+def test_a_search_counts_what_it_splits(layers: list[int], strategy: str) -> None:
+    """Two children each, and every box is bounded once."""
+    rng = np.random.default_rng(3)
+    data = mlp(layers, rng)
+    points = rng.uniform(-1, 1, (2000, layers[0])).astype(np.float32)
+    found = [float(run_onnx(data, {"x": point[None]})[0].max()) for point in points]
+    top = max(found) + 0.6 * (max(found) - min(found))
+    box = "".join(f"(assert (>= X_{i} -1))(assert (<= X_{i} 1))" for i in range(layers[0]))
+    names = "".join(f"(declare-const X_{i} Real)" for i in range(layers[0]))
+    spec = vnnlib.loads(f"{names}(declare-const Y_0 Real){box}(assert (>= Y_0 {top}))")
+    result = verify(load_model(data), spec, Options(timeout=60))
+    splits = result.splits
+    assert str(result.settings["strategy"]).startswith(strategy), result.settings["strategy"]
+    assert result.verdict is Verdict.UNSAT and splits.of_inputs + splits.of_neurons > 0
+    assert result.counters["boxes"] == 1 + 2 * (splits.of_inputs + splits.of_neurons)
+    assert sum(count for _, count in splits.inputs) == splits.of_inputs
+    assert sum(count for _, _, count in splits.neurons) == splits.of_neurons
+    assert sum(count for _, count, _ in splits.layers) == splits.of_neurons
+    assert (splits.of_neurons > 0) == (strategy != "inputs")

@@ -87,6 +87,7 @@ def write_page(
         tried=Table(("what", "found"), tuple(explanation.tried(result))),
         drawn=draw(looks),
         over_time=explanation.over_time(looks),
+        split=explanation.split_table(result),
         remedy=report.remedy(result),
         witness_shown=shown,
         settings=settings_table(dotted(dict(result.settings))),

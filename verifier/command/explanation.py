@@ -11,7 +11,10 @@ from verifier.progress import Progress
 from verifier.result import Result
 
 LINES = 10
-"""Looks in the table."""
+"""Looks in the table, and inputs and neurons that were split."""
+
+NAMED = 5
+"""Inputs or neurons in a sentence."""
 
 _SIZES = (("free_inputs", "inputs vary"), ("neurons", "neurons that are not affine"), ("batch", "boxes a step"))
 _WORK = (
@@ -31,6 +34,8 @@ def text(result: Result, looks: Sequence[Progress]) -> str:
         widths = [max(map(len, column)) for column in zip(table.columns, *table.rows, strict=True)]
         lines = [table.columns, *table.rows]
         parts.append(("over time", ["  ".join(c.rjust(w) for c, w in zip(r, widths, strict=True)) for r in lines]))
+    if cuts := split(result):
+        parts.append(("split", cuts))
     if help_ := report.remedy(result):
         parts.append(("may help", [help_]))
     return "\n".join(line for title, lines in parts for line in (title, *(f"  {line}" for line in lines)))
@@ -46,6 +51,36 @@ def tried(result: Result) -> list[tuple[str, str]]:
         ("work", ", ".join(f"{counters[n]:,} {w}" for n, w in _WORK if n in counters)),
     ]
     return [(name, value) for name, value in found if value]
+
+
+def split(result: Result) -> list[str]:
+    """Which inputs and neurons were split, the most often first, in sentences."""
+    found, lines = result.splits, []
+    if found.inputs:
+        named = ", ".join(f"{name} {_share(n, found.of_inputs)}" for name, n in found.inputs[:NAMED])
+        more = f" and {len(found.inputs) - NAMED} more" if len(found.inputs) > NAMED else ""
+        lines.append(f"inputs, {found.of_inputs:,} times: {named}{more}")
+    for layer, count, neurons in found.layers:
+        own = ", ".join(f"{i} {_share(n, count)}" for name, i, n in found.neurons if name == layer)
+        first = ", ".join(own.split(", ")[:NAMED]) if own else ""
+        lines.append(f"{neurons:,} neurons of {layer}, {count:,} times" + (f"; most often {first}" if first else ""))
+    return lines
+
+
+def split_table(result: Result) -> Table:
+    """The same as a table."""
+    found = result.splits
+    rows = [("input", name, f"{n:,}", _share(n, found.of_inputs)) for name, n in found.inputs[:LINES]]
+    rows += [
+        ("layer", f"{name} ({neurons:,} neurons)", f"{n:,}", _share(n, found.of_neurons))
+        for name, n, neurons in sorted(found.layers, key=lambda layer: -layer[1])
+    ]
+    rows += [("neuron", f"{name}, {i}", f"{n:,}", _share(n, found.of_neurons)) for name, i, n in found.neurons[:LINES]]
+    return Table(("what", "which", "splits", "share"), tuple(rows))
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.0f} %"
 
 
 def over_time(looks: Sequence[Progress]) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,6 +59,7 @@ def result_json(result: Result, model: str, spec: str) -> str:
         "counters": dict(result.counters),
         "open_fraction": result.open_fraction,
         "settings": dict(result.settings),
+        "splits": asdict(result.splits),
         "witness": None,
     }
     if result.witness is not None:

@@ -36,6 +36,7 @@ from verifier.search.bab import search
 from verifier.search.checkpoint import Checkpoint
 from verifier.search.memory import attempt
 from verifier.search.policy import FirstSat, Tally
+from verifier.search.splits import SplitCounts
 
 if TYPE_CHECKING:  # it brings the checker, which a run without a proof does without
     from verifier.proof.writer import ProofWriter
@@ -137,7 +138,9 @@ def _searched(
     except OutOfTime:
         return answer.of(Verdict.TIMEOUT, "the time limit was reached", open_fraction=1.0)
     policy = FirstSat(points.test, lambda boxes: points.again(boxes, searched.work()), on.queries)
-    first, limits, tally = searched.first, searched.limits, Tally()
+    counts = SplitCounts.of(on.network)
+    answer.splits = partial(counts.named, on.network, on.problem)
+    first, limits, tally = searched.first, replace(searched.limits, parted=counts.add), Tally()
     if checkpoint is not None:
         first, tally = checkpoint.start(strategy.kind.value, first, on.queries, on.network.neurons)
         answer.resume(tally)

@@ -9,7 +9,7 @@ from verifier.budget import Budget
 from verifier.engine.on_device import OnDevice
 from verifier.engine.strategy import Kind, Strategy
 from verifier.progress import Progress
-from verifier.result import Result, Verdict, Witness
+from verifier.result import Result, Splits, Verdict, Witness
 from verifier.search.bab import Ending
 from verifier.search.memory import Memory
 from verifier.search.policy import Tally
@@ -22,6 +22,7 @@ class Answer:
         self.budget, self.progress, self.start = budget, progress, time.monotonic()
         self.tally = Tally()
         self.settings: dict[str, object] = {}
+        self.splits: Callable[[], Splits] = Splits
         self.counters: Callable[[], dict[str, int | float]] = dict
         self.earlier = 0
 
@@ -77,6 +78,7 @@ class Answer:
             self.counters() if counters is None else counters,
             open_fraction,
             self.settings,
+            self.splits(),
         )
 
     def without_room(self) -> Result:

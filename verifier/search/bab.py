@@ -75,7 +75,8 @@ class SearchMethod(ABC, Generic[K]):
 @dataclass(frozen=True)
 class SearchLimits:
     """How much a search may take: `batch` boxes per step and `memory`, on `device`; `stop` ends it, `report` hears of
-    every step, `checkpoint` too: it gets the counters and what tells the boxes that are left. With
+    every step, `parted` of what it made of its boxes, `checkpoint` gets the counters and what tells the boxes that are
+    left. With
     `largest_first` (a depth) boxes are taken shallowest first, up to that depth."""
 
     stop: Callable[[], bool]
@@ -84,6 +85,7 @@ class SearchLimits:
     device: torch.device = CPU
     memory: Memory = field(default_factory=Memory)
     largest_first: int | None = None
+    parted: Callable[[Parts], None] | None = None
     checkpoint: Callable[[Tally, Callable[[], DomainBatch | None]], None] | None = None
 
 
@@ -153,6 +155,8 @@ def search(
         tally.steps += 1
         if step.parts is None:
             return Ending(step.found, 1.0, tally, None)
+        if limits.parted is not None:
+            limits.parted(step.parts)
         share, left, given_up, lower, depth = _figures(step, step.parts)
         if len(step.parts.stuck) and not tally.stuck:
             tally.stuck_since = tally.boxes

@@ -145,7 +145,12 @@ class Recorded(Halving):
             _halves(again, scores, neuron, again.depth >= self.max_depth, self.record),
             divide(boxes, known, self.max_depth, self.record),
         ]
-        return Parts(join([p.children for p in parts]), join([p.stuck for p in parts]))
+        return Parts(
+            join([p.children for p in parts]),
+            join([p.stuck for p in parts]),
+            inputs=torch.cat([p.inputs for p in parts if p.inputs is not None]),
+            neurons=torch.cat([boxes.query[:0], *(p.neurons for p in parts if p.neurons is not None)]),
+        )
 
     def commit(self) -> None:
         """See `SearchMethod`."""
@@ -170,7 +175,7 @@ def divide(boxes: DomainBatch, known: Bounded, max_depth: int, record: Record | 
 def _halves(
     boxes: DomainBatch, branch: Tensor, neuron: Tensor | None, deep: Tensor, record: Record | None = None
 ) -> Parts:
-    parts = []
+    parts, number = [], None
     if neuron is not None:
         by_neuron = (neuron >= 0) & ~deep
         if bool(by_neuron.any()):
@@ -185,7 +190,7 @@ def _halves(
     halves = chosen.split(dimension, at)
     parts.append(halves if record is None else record.inputs(chosen, dimension, at, halves))
     stuck = boxes.select(slice(0, 0)) if len(kept) == len(boxes) else boxes.select(~splittable)
-    return Parts(join(parts), stuck)
+    return Parts(join(parts), stuck, inputs=dimension, neurons=number)
 
 
 def suggest(boxes: DomainBatch, bounded: Bounded) -> tuple[Tensor, Tensor]:

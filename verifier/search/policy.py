@@ -36,12 +36,15 @@ class Tally:
 @dataclass(frozen=True, eq=False)
 class Parts:
     """What became of a batch: `children` to look at, `stuck` boxes that cannot be split any further; `certified` and
-    `refuted` parts where these are to be kept."""
+    `refuted` parts where these are to be kept. `inputs` and `neurons` (int64) are the numbers of what was split, one
+    for each split box, where that is told."""
 
     children: DomainBatch
     stuck: DomainBatch
     certified: DomainBatch | None = None
     refuted: DomainBatch | None = None
+    inputs: Tensor | None = None
+    neurons: Tensor | None = None
 
 
 class Policy(ABC):

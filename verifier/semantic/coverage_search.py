@@ -132,7 +132,7 @@ def cover(
 
     memory = memory_of(family, budget.memory_bytes)
     how = SearchLimits(
-        budget.expired, report, batch_size(family, batch), family.device, memory, limits.depth, checkpoint
+        budget.expired, report, batch_size(family, batch), family.device, memory, limits.depth, checkpoint=checkpoint
     )
     with torch.no_grad():
         ending = search(boxes_of(family, state.of(OPEN)), Areas(family, limits.depth), policy, how)

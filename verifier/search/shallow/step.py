@@ -163,7 +163,7 @@ class OneLayer(SearchMethod[Open]):
     def split(self, batch: DomainBatch, boxes: DomainBatch, known: Open) -> Parts:
         """See `SearchMethod`."""
         usable = known.neuron >= 0
-        chosen, neuron, parts = boxes.select(usable), known.neuron[usable], []
+        chosen, neuron, parts, numbers = boxes.select(usable), known.neuron[usable], [], [boxes.query[:0]]
         for clause, index in self._groups(chosen):
             mine = chosen.select(index)
             halves = replace(mine, share=mine.share / 2, depth=mine.depth + 1)
@@ -172,7 +172,8 @@ class OneLayer(SearchMethod[Open]):
             if self.record is not None:
                 children = replace(children, node=self.record.split(clause, nodes, neuron[index]))
             parts.append(children)
-        return Parts(join(parts) if parts else chosen, boxes.select(~usable))
+            numbers.append(clause.neuron[neuron[index]])
+        return Parts(join(parts) if parts else chosen, boxes.select(~usable), neurons=torch.cat(numbers))
 
     def commit(self) -> None:
         """See `SearchMethod`."""

@@ -1,0 +1,65 @@
+"""How often a search splits each input and each neuron: one addition a step, read at its end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from verifier.bounds.network import Network
+from verifier.problem.problem import Problem
+from verifier.result import Splits
+from verifier.search.policy import Parts
+
+MOST = 100
+"""Inputs and neurons that are named."""
+
+
+@dataclass(frozen=True, eq=False)
+class SplitCounts:
+    """`inputs` (n,) and `neurons` (N,), int64: counts by number, filled by `add`; neurons are numbered as in
+    `Network.relus`."""
+
+    inputs: Tensor
+    neurons: Tensor
+
+    @staticmethod
+    def of(network: Network) -> SplitCounts:
+        """Nothing counted yet."""
+        neurons = sum(int(torch.Size(network.shapes[i + 1]).numel()) for i in network.relus)
+        zeros = torch.zeros(network.n + neurons, dtype=torch.int64, device=network.device)
+        return SplitCounts(zeros[: network.n], zeros[network.n :])
+
+    def add(self, parts: Parts) -> None:
+        """What a step has split."""
+        for counts, numbers in ((self.inputs, parts.inputs), (self.neurons, parts.neurons)):
+            if numbers is not None and len(numbers):
+                counts.index_add_(0, numbers, torch.ones_like(numbers))
+
+    def named(self, network: Network, problem: Problem) -> Splits:
+        """The counts by name: inputs by their place in the network's input, neurons by the ONNX node of their layer and
+        their place in it."""
+        inputs, neurons = _largest(self.inputs), _largest(self.neurons)
+        starts = {start: network.ops[i].node for i, start in network.relus.items()}
+        ends = [*list(starts)[1:], len(self.neurons)]
+        layers, places = [], []
+        for (start, node), end in zip(starts.items(), ends, strict=True):
+            name, part = node.source or node.output, self.neurons[start:end]
+            if total := int(part.sum()):
+                layers.append((name, total, int((part > 0).sum())))
+            places += [(number, (name, number - start, count)) for number, count in neurons if start <= number < end]
+        place = dict(places)
+        return Splits(
+            tuple((f"X_{problem.kept[number]}", count) for number, count in inputs),
+            tuple(layers),
+            tuple(place[number] for number, _ in neurons),
+            int(self.inputs.sum()),
+            int(self.neurons.sum()),
+        )
+
+
+def _largest(counts: Tensor) -> list[tuple[int, int]]:
+    """Numbers and counts, the largest first; of equal ones the first."""
+    order = counts.cpu().argsort(descending=True, stable=True)[:MOST]
+    return [(i, c) for i, c in zip(order.tolist(), counts.cpu()[order].tolist(), strict=True) if c]
