@@ -40,7 +40,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Fills in what comes from the code, and takes the notes for the tests away."""
-    markdown = re.sub(r"<!-- after: \S+ -->\n*", "", markdown)
+    markdown = re.sub(r"<!-- (after|with): \S+ -->\n*", "", markdown)
     markdown = re.sub(r"<!-- commands -->", lambda _: commands.page(), markdown)
     return re.sub(r"<!-- names: (\S+) -->", lambda found: names(found[1]), markdown)
 

@@ -110,17 +110,21 @@ def test_splits_are_named_most_often_first() -> None:
     assert "split" not in explanation.text(OPEN, []).splitlines()
 
 
-@pytest.mark.parametrize(
-    ("layers", "strategy"),
-    [([2, 12, 12, 1], "inputs"), ([10, 16, 16, 1], "neurons"), ([10, 24, 1], "neurons of the one")],
-)
-def test_a_search_counts_what_it_splits(layers: list[int], strategy: str) -> None:
+CASES = {
+    "inputs": ([2, 12, 12, 1], "Relu", 0.6), "inputs, no ReLU": ([2, 12, 12, 1], "Tanh", 0.05),
+    "neurons": ([10, 16, 16, 1], "Relu", 0.6), "neurons of the one": ([10, 24, 1], "Relu", 0.6),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_search_counts_what_it_splits(case: str) -> None:
     """Two children each, and every box is bounded once."""
     rng = np.random.default_rng(3)
-    data = mlp(layers, rng)
+    (layers, activation, above), strategy = CASES[case], case.partition(",")[0]
+    data = mlp(layers, rng, activation)
     points = rng.uniform(-1, 1, (2000, layers[0])).astype(np.float32)
     found = [float(run_onnx(data, {"x": point[None]})[0].max()) for point in points]
-    top = max(found) + 0.6 * (max(found) - min(found))
+    top = max(found) + above * (max(found) - min(found))
     box = "".join(f"(assert (>= X_{i} -1))(assert (<= X_{i} 1))" for i in range(layers[0]))
     names = "".join(f"(declare-const X_{i} Real)" for i in range(layers[0]))
     spec = vnnlib.loads(f"{names}(declare-const Y_0 Real){box}(assert (>= Y_0 {top}))")

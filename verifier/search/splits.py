@@ -27,7 +27,7 @@ class SplitCounts:
     @staticmethod
     def of(network: Network) -> SplitCounts:
         """Nothing counted yet."""
-        neurons = sum(int(torch.Size(network.shapes[i + 1]).numel()) for i in network.relus)
+        neurons = sum(_size(network, i) for i in network.relus)
         zeros = torch.zeros(network.n + neurons, dtype=torch.int64, device=network.device)
         return SplitCounts(zeros[: network.n], zeros[network.n :])
 
@@ -41,10 +41,9 @@ class SplitCounts:
         """The counts by name: inputs by their place in the network's input, neurons by the ONNX node of their layer and
         their place in it."""
         inputs, neurons = _largest(self.inputs), _largest(self.neurons)
-        starts = {start: network.ops[i].node for i, start in network.relus.items()}
-        ends = [*list(starts)[1:], len(self.neurons)]
         layers, places = [], []
-        for (start, node), end in zip(starts.items(), ends, strict=True):
+        for i, start in network.relus.items():
+            node, end = network.ops[i].node, start + _size(network, i)
             name, part = node.source or node.output, self.neurons[start:end]
             if total := int(part.sum()):
                 layers.append((name, total, int((part > 0).sum())))
@@ -57,6 +56,10 @@ class SplitCounts:
             int(self.inputs.sum()),
             int(self.neurons.sum()),
         )
+
+
+def _size(network: Network, op: int) -> int:
+    return torch.Size(network.shapes[op + 1]).numel()
 
 
 def _largest(counts: Tensor) -> list[tuple[int, int]]:
