@@ -1,18 +1,21 @@
-"""Bounds of subproblems with decided ReLU neurons: slopes (alpha) and multipliers of the signs (beta) climb together.
+"""Bounds of subproblems with decided neurons: planes (alpha) and multipliers of the decisions (beta) climb together.
 
-beta-CROWN (Wang et al. 2021, theorem 3.2): on the points where the decided neurons keep their side, s z >= 0 with
-s = 1 or -1, every
+beta-CROWN (Wang et al. 2021, theorem 3.2; for any non-linear operator GenBaB, Shi et al. 2024, section 3.2): on the
+points where the decided neurons keep their side, s (z - p) >= 0 with s = 1 or -1 and p the split point, every
 
-    row . y - sum_d beta_d s_d z_d,    beta >= 0,
+    row . y - sum_d beta_d s_d (z_d - p_d),    beta >= 0,
 
-bounds the row from below. Intermediate intervals are those of the whole box, computed once per query, with the decided
-neurons' clamped at 0; so one walk back over one row is all that an iterate costs, and the gradients come from one walk
-forward: with x the minimiser of the row over the box and z, y the values of the *relaxed* network at x (every neuron on
-the plane that its coefficient a picked),
+bounds the row from below. p is 0 for a ReLU. Intermediate intervals are those of the whole box, computed once per
+query, with the decided neurons' clamped at their split points; so one walk back over one row is all that an iterate
+costs, and the gradients come from one walk forward: with x the minimiser of the row over the box and z, y the values of
+the *relaxed* network at x (every neuron on the plane that its coefficient a picked),
 
-    d bound / d alpha_i = max(a_i, 0) z_i,   d bound / d beta_d = -s_d z_d,   d bound / d weight_k = row_k . y - rhs_k.
+    d bound / d alpha_i = max(a_i, 0) z_i,   d bound / d beta_d = -s_d (z_d - p_d),
+    d bound / d weight_k = row_k . y - rhs_k.
 
-(Danskin's theorem; the paper uses automatic differentiation, which is the same numbers at a higher price.) A clause of
+(Danskin's theorem; the paper uses automatic differentiation, which is the same numbers at a higher price.) The first is
+for a ReLU; of any other operator both planes have a parameter, and alone the value of its own planes at z and a is
+differentiated automatically. A clause of
 several rows is bounded by their best convex combination: `weight`.
 
 The search runs in the network's own precision, and any iterate may be wrong by rounding. `prove` evaluates one walk
@@ -21,14 +24,17 @@ again, in float64 at fixed parameters, with everything that rounding can cost ta
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from verifier.bounds.adjustable import Adjustable, relaxed_value
 from verifier.bounds.ascend import Adam
 from verifier.bounds.backward import Kinks, concretise, of_groups, walk_back
+from verifier.bounds.decided import decided
 from verifier.bounds.network import Network
 from verifier.bounds.rounding import Allowance
 from verifier.bounds.sweep import Sweep
@@ -42,33 +48,44 @@ RATE = 0.12, 0.95
 @dataclass(frozen=True, eq=False)
 class Ground:
     """What all subproblems of Q queries share, in one precision: the network, the intervals `pre[i]` of the arguments
-    of every non-linear operator, (Q, *S) each, the planes of those that are no ReLUs, the flat positions `loose[i]`
-    (U,) of the neurons of ReLU operator i that are unstable for some query, and what rounding costs (float64)."""
+    of every non-linear operator, (Q, *S) each, the default planes of those that are no ReLUs, the flat positions
+    `loose[i]` (U,) of the elements of operator i that are not affine for some query, and what rounding costs (float64).
+    Of operators that are no ReLUs only those in `loose` have parameters and can be split: all, or none if `plain`."""
 
     network: Network
     pre: Mapping[int, tuple[Interval, ...]]
     others: Mapping[int, Relaxation]
     loose: Mapping[int, Tensor]
     allowance: Allowance | None
+    plain: bool = False
+
+    @property
+    def curved(self) -> bool:
+        """Whether operators that are no ReLUs can be split."""
+        return bool(self.others) and not self.plain
 
     @staticmethod
-    def of(network: Network, known: Sweep) -> Ground:
+    def of(network: Network, known: Sweep, plain: bool = False) -> Ground:
         """From a sweep over one box per query, in the same order."""
-        return Ground.at(network, known.pre, known.allowance)
+        return Ground.at(network, known.pre, known.allowance, plain)
 
     @staticmethod
-    def at(network: Network, pre: Mapping[int, tuple[Interval, ...]], allowance: Allowance | None) -> Ground:
-        """From intervals; the planes of the other operators are their default ones."""
-        others = {}
+    def at(
+        network: Network, pre: Mapping[int, tuple[Interval, ...]], allowance: Allowance | None, plain: bool = False
+    ) -> Ground:
+        """From intervals."""
+        others, loose = {}, {}
         for i in network.relaxed:
-            op = network.ops[i]
-            if i not in network.relus and isinstance(op, RelaxedOp):
-                others[i] = op.relax(*pre[i])
-        loose = {}
-        for i in network.relus:
-            x = pre[i][0]
-            loose[i] = ((x.lower < 0) & (x.upper > 0)).flatten(1).any(0).nonzero()[:, 0]
-        return Ground(network, pre, others, loose, allowance)
+            op = _relaxed(network, i)
+            if i in network.relus:
+                x = pre[i][0]
+                loose[i] = ((x.lower < 0) & (x.upper > 0)).flatten(1).any(0).nonzero()[:, 0]
+                continue
+            others[i] = op.relax(*pre[i])
+            if not plain:
+                bent = op.spread(op.unstable(*pre[i])[:, None].to(network.dtype), 0)
+                loose[i] = (bent > 0).flatten(1).any(0).nonzero()[:, 0]
+        return Ground(network, pre, others, loose, allowance, plain)
 
     def cast(self, network: Network) -> Ground:
         """The same for a network in another precision; intervals are rounded outwards."""
@@ -82,20 +99,22 @@ class Ground:
             )
             for i, bounds in self.pre.items()
         }
-        return replace(Ground.at(network, pre, None), loose=self.loose)  # not what rounding makes unstable
+        return replace(Ground.at(network, pre, None, self.plain), loose=self.loose)  # not what rounding makes unstable
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """B subproblems with one clause each: box `lower`, `upper` (B, n), `query` (B,), decided neurons `signs` (B, D),
-    and the clause as rows over the output, `rows` (B, J, m), `rhs` (B, J) (-inf in padding), `mixed` (B, J, n) or
-    None. With `slot` each clause is one row over the value there instead, that selects one element or its negative
-    (B, 1, size): no rounding of a combination of rows is allowed for."""
+    """B subproblems with one clause each: box `lower`, `upper` (B, n), `query` (B,), decided neurons `signs` (B, D) and
+    their split points `points` (B, D), or (B, 0) where all are 0, and the clause as rows over the output, `rows` (B, J,
+    m), `rhs` (B, J) (-inf in padding), `mixed` (B, J, n) or None. With `slot` each clause is one row over the value
+    there instead, that selects one element or its negative (B, 1, size): no rounding of a combination of rows is
+    allowed for."""
 
     lower: Tensor
     upper: Tensor
     query: Tensor
     signs: Tensor
+    points: Tensor
     rows: Tensor
     rhs: Tensor
     mixed: Tensor | None
@@ -107,8 +126,9 @@ class Task:
     def select(self, index: Tensor) -> Task:
         """The subproblems at `index`."""
         mixed = None if self.mixed is None else self.mixed[index]
-        lower, upper, query, signs = (t[index] for t in (self.lower, self.upper, self.query, self.signs))
-        return Task(lower, upper, query, signs, self.rows[index], self.rhs[index], mixed, self.slot)
+        lower, upper, query = self.lower[index], self.upper[index], self.query[index]
+        signs, points, rows, rhs = (t[index] for t in (self.signs, self.points, self.rows, self.rhs))
+        return Task(lower, upper, query, signs, points, rows, rhs, mixed, self.slot)
 
     def to(self, dtype: torch.dtype) -> Task:
         """The same in another precision; boxes are rounded outwards."""
@@ -120,13 +140,15 @@ class Task:
             lower = torch.where(lower.double() > self.lower, torch.nextafter(lower, -inf), lower)
             upper = torch.where(upper.double() < self.upper, torch.nextafter(upper, inf), upper)
         mixed = None if self.mixed is None else self.mixed.to(dtype)
-        return Task(lower, upper, self.query, self.signs, self.rows.to(dtype), self.rhs.to(dtype), mixed, self.slot)
+        points, rows, rhs = (t.to(dtype) for t in (self.points, self.rows, self.rhs))
+        return Task(lower, upper, self.query, self.signs, points, rows, rhs, mixed, self.slot)
 
 
 @dataclass(frozen=True, eq=False)
 class Parameters:
-    """`alpha[i]` (B, U) slopes of the loose neurons of ReLU operator i; `beta` (B, D) >= 0; `weight` (B, J) >= 0 of the
-    clause's rows."""
+    """`alpha[i]` (B, U) slopes of the loose neurons of ReLU operator i, or (B, 2 U) parameters of the lower and then of
+    the upper planes of another operator's loose elements; `beta` (B, D) >= 0; `weight` (B, J) >= 0 of the clause's
+    rows."""
 
     alpha: Mapping[int, Tensor]
     beta: Tensor
@@ -176,33 +198,24 @@ class Relaxed:
         self.ground, self.task = ground, task
         network, q = ground.network, task.query
         self.slot = network.output if task.slot is None else task.slot
-        self.relus = {i: first for i, first in network.relus.items() if i < self.slot}
-        self.places = _places(network, self.relus, task.signs)
+        self.places = decided(network, self.slot, task.signs, task.points)
         self.lower: dict[int, Tensor] = {}
         self.upper: dict[int, Tensor] = {}
-        empty = torch.zeros(len(task), dtype=torch.bool, device=q.device)
-        for i in self.relus:
-            x = ground.pre[i][0]
-            low, high = x.lower.index_select(0, q).flatten(1), x.upper.index_select(0, q).flatten(1)
-            column, side, _ = self.places[i]
-            if column.shape[1]:
-                size = low.shape[1]
-                zero = low.new_zeros(())
-                pad = low.new_zeros(len(low), 1)
-                low = torch.cat([low, pad], 1).scatter_reduce(
-                    1, column, torch.where(side > 0, zero, -torch.inf), "amax"
-                )
-                high = torch.cat([high, pad], 1).scatter_reduce(
-                    1, column, torch.where(side < 0, zero, torch.inf), "amin"
-                )
-                low, high = low[:, :size], high[:, :size]
-                crossed = low > high
-                empty |= crossed.any(1)
-                low, high = low.masked_fill(crossed, 0.0), high.masked_fill(crossed, 0.0)
-            self.lower[i], self.upper[i] = low.view(-1, *x.lower.shape[1:]), high.view(-1, *x.lower.shape[1:])
-        self.empty = empty
-        self.others = {i: of_groups(planes, q) for i, planes in ground.others.items() if i < self.slot}
-        self.loose = {i: ground.loose[i] for i in self.relus}
+        self.empty = torch.zeros(len(task), dtype=torch.bool, device=q.device)
+        for i in network.relus:
+            if i < self.slot:
+                (self.lower[i], self.upper[i]) = self._clamped(i, 0)
+        self.curves: dict[int, Adjustable] = {}
+        self.fixed: dict[int, Relaxation] = {}
+        for i, planes in ground.others.items():
+            if i >= self.slot:
+                continue
+            if i in ground.loose:
+                bounds = tuple(self._clamped(i, k) for k in range(len(network.sources[i])))
+                self.curves[i] = Adjustable(_relaxed(network, i), bounds, ground.loose[i])
+            else:
+                self.fixed[i] = of_groups(planes, q)
+        self.loose = {i: ground.loose[i] for i in self.lower}
         self.bounds = {
             i: Interval(*(t.flatten(1).index_select(1, index) for t in (self.lower[i], self.upper[i])))
             for i, index in self.loose.items()
@@ -210,20 +223,44 @@ class Relaxed:
         self.unstable = {i: (x.lower < 0) & (x.upper > 0) for i, x in self.bounds.items()}
         self._kinks: dict[int, Kinks] = {}
 
+    def _clamped(self, i: int, k: int) -> Interval:
+        """The intervals of argument k of operator i. One that is empty is replaced (its subproblem has no points): by 0
+        for a ReLU, by the whole one for others."""
+        x, q = self.ground.pre[i][k], self.task.query
+        low, high = x.lower.index_select(0, q), x.upper.index_select(0, q)
+        place = self.places.get((i, k))
+        if place is None:
+            return Interval(low, high)
+        shape = low.shape
+        found, crossed = place.clamp(Interval(low.flatten(1), high.flatten(1)))
+        self.empty |= crossed.any(1)
+        zero = low.new_zeros(())
+        ends = (zero, zero) if i in self.ground.network.relus else (low.flatten(1), high.flatten(1))
+        return Interval(*(torch.where(crossed, end, t).view(shape) for t, end in zip(found, ends, strict=True)))
+
+    def undecided(self) -> Tensor:
+        """How many elements of non-linear operators are not affine (B,)."""
+        total = torch.zeros_like(self.task.query)
+        for u in self.unstable.values():
+            total = total + u.sum(1)
+        for curve in self.curves.values():
+            total = total + curve.op.unstable(*curve.bounds).flatten(1).sum(1)
+        return total + len(self.fixed)
+
     def default(self) -> Parameters:
-        """CROWN's slopes (1 where u >= -l), no multipliers, equal weights."""
+        """CROWN's slopes (1 where u >= -l) and planes, no multipliers, equal weights."""
         task = self.task
         alpha = {i: (x.upper >= -x.lower).to(x.lower.dtype) for i, x in self.bounds.items()}
+        alpha.update({i: curve.default() for i, curve in self.curves.items()})
         used = torch.isfinite(task.rhs)
         weight = used.to(task.rhs.dtype) / used.sum(1, keepdim=True).clamp(min=1)
         return Parameters(alpha, task.rhs.new_zeros(task.signs.shape), weight)
 
     def planes(self, p: Parameters) -> dict[int, Relaxation]:
-        """All planes at the given slopes."""
-        result = dict(self.others)
+        """All planes at the given parameters."""
+        result = self._others(p)
         for i, low in self.lower.items():
-            op = self.ground.network.ops[i]
-            assert isinstance(op, RelaxedOp)
+            op = _relaxed(self.ground.network, i)
             one = torch.ones_like(low)
             fixed = op.relax_at(Interval(low, self.upper[i]), alpha_lower=one, alpha_upper=one)
             below = fixed.lower_slopes[0].flatten(1)
@@ -231,6 +268,10 @@ class Relaxed:
             below = below.index_copy(1, self.loose[i], mine).view_as(low)
             result[i] = Relaxation((below,), fixed.lower_offset, fixed.upper_slopes, fixed.upper_offset)
         return result
+
+    def _others(self, p: Parameters) -> dict[int, Relaxation]:
+        """The planes of operators that are no ReLUs."""
+        return {**self.fixed, **{i: curve.planes(p.alpha[i]) for i, curve in self.curves.items()}}
 
     def everywhere(self, p: Parameters) -> dict[int, Tensor]:
         """The slopes of all neurons (B, *S) by ReLU operator: CROWN's where none are chosen."""
@@ -259,17 +300,17 @@ class Relaxed:
         network, task = self.ground.network, self.task
         trace: dict[int, Tensor] = {}
         rows = torch.bmm(p.weight[:, None], task.rows).view(len(task), 1, *network.shapes[self.slot])
-        added = {}
-        for i, (column, side, decision) in self.places.items():
-            if column.shape[1]:
-                size = self.lower[i][0].numel()
-                at = torch.where(side != 0, -side * p.beta.gather(1, decision), 0.0)
-                row = at.new_zeros(len(at), size + 1).scatter_add_(1, column, at)[:, :size]
-                added[i] = row.reshape(len(at), 1, *self.lower[i].shape[1:])
+        added: dict[tuple[int, int], tuple[Tensor, Tensor | None]] = {}
+        for (i, k), place in self.places.items():
+            shape = network.shapes[network.sources[i][k]]
+            row, shift = place.rows(p.beta, math.prod(shape))
+            if allowance is not None:
+                shift = shift - place.rounding(p.beta, allowance.sizes[i][k].flatten(1))
+            added[i, k] = row.view(len(row), 1, *shape), shift[:, None] if task.points.shape[1] else None
         bias = rows.new_zeros(len(task), 1)
         used: Mapping[int, Relaxation | Kinks]
         if allowance is None:
-            used = {**self.others, **{i: self.kinks(i, p.alpha[i]) for i in self.loose}}
+            used = {**self._others(p), **{i: self.kinks(i, p.alpha[i]) for i in self.loose}}
         else:
             used = self.planes(p)
         coefficients, bias = walk_back(
@@ -283,18 +324,19 @@ class Relaxed:
         point = torch.where(coefficients > 0, task.lower, task.upper)
         return Walked(coefficients, bias[:, 0] - rhs, low[:, 0], point, {i: row[:, 0] for i, row in trace.items()})
 
-    def values(self, p: Parameters, walked: Walked) -> tuple[dict[int, Tensor], Tensor]:
-        """The relaxed network at the minimiser: the arguments of the ReLU operators and the output (B, m)."""
-        arguments: dict[int, Tensor] = {}
+    def values(self, p: Parameters, walked: Walked) -> tuple[dict[int, list[Tensor]], Tensor]:
+        """The relaxed network at the minimiser: the arguments of the non-linear operators and the output (B, m)."""
+        arguments: dict[int, list[Tensor]] = {}
+        others = self._others(p)
 
         def step(i: int, op: Op, xs: list[Tensor]) -> Tensor:
             if isinstance(op, LinearOp):
                 return op.forward(*xs) if xs else op.forward().expand(len(walked.point), *op.out_shape)
             assert isinstance(op, RelaxedOp)
-            if i not in self.lower:
-                return _on_plane(op, xs, self.others[i], walked.at.get(i))
-            arguments[i] = xs[0]
-            return self.kinks(i, p.alpha[i]).value(xs[0], walked.at.get(i))
+            arguments[i] = xs
+            if i in self.lower:
+                return self.kinks(i, p.alpha[i]).value(xs[0], walked.at.get(i))
+            return relaxed_value(op, xs, others[i], walked.at.get(i))
 
         output = self.ground.network.walk(walked.point, step, self.slot)
         return arguments, output.flatten(1)
@@ -303,18 +345,19 @@ class Relaxed:
         """d bound / d parameters, with 0 where a parameter plays no part."""
         arguments, output = self.values(p, walked)
         found: dict[str, Tensor] = {}
-        for i, z in arguments.items():
+        for i, xs in arguments.items():
             at = walked.at.get(i)
-            if at is not None:
-                index = self.loose[i]
-                mine, z = (t.flatten(1).index_select(1, index) for t in (at, z))
+            if at is None:
+                continue
+            if i in self.curves:
+                found[f"alpha{i}"] = self.curves[i].gradient(p.alpha[i], at, xs)
+            elif i in self.loose:
+                mine, z = (t.flatten(1).index_select(1, self.loose[i]) for t in (at, xs[0]))
                 found[f"alpha{i}"] = torch.where(self.unstable[i], mine.clamp(min=0) * z, 0.0)
         if p.beta.shape[1]:
             beta = torch.zeros_like(p.beta)
-            for i, (column, side, decision) in self.places.items():
-                if i in arguments and column.shape[1]:
-                    z = torch.cat([arguments[i].flatten(1), beta.new_zeros(len(beta), 1)], 1).gather(1, column)
-                    beta.scatter_add_(1, decision, -side * z)
+            for (i, k), place in self.places.items():
+                beta.scatter_add_(1, place.entry, -place.slack(arguments[i][k].flatten(1)))
             found["beta"] = beta
         if p.weight.shape[1] > 1:
             task = self.task
@@ -325,40 +368,6 @@ class Relaxed:
                 value = value + torch.bmm(task.mixed, walked.point[:, :, None])[:, :, 0]
             found["weight"] = value
         return found
-
-
-def _on_plane(op: RelaxedOp, xs: list[Tensor], planes: Relaxation, at: Tensor | None) -> Tensor:
-    """The value on the plane that a row with coefficients `at` (B, *T) takes."""
-
-    def value(slopes: tuple[Tensor, ...], offset: Tensor) -> Tensor:
-        total = offset
-        for slope, x in zip(slopes, xs, strict=True):
-            total = total + op.collect(slope * x)
-        return total
-
-    low = value(planes.lower_slopes, planes.lower_offset)
-    if at is None:
-        return torch.nan_to_num(low, nan=0.0, posinf=0.0, neginf=0.0)
-    mixed = torch.where(at >= 0, low, value(planes.upper_slopes, planes.upper_offset))
-    return torch.nan_to_num(mixed, nan=0.0, posinf=0.0, neginf=0.0)
-
-
-def _places(network: Network, relus: Mapping[int, int], signs: Tensor) -> dict[int, tuple[Tensor, Tensor, Tensor]]:
-    """By ReLU operator, the decided neurons there: column (B, D') in the flat value (its size where there is none),
-    side (B, D') 1, -1 or 0, and which decision (B, D') it is."""
-    result = {}
-    numbers = signs.abs() - 1
-    index = torch.arange(signs.shape[1], device=signs.device).expand_as(signs)
-    for i, first in relus.items():
-        size = 1
-        for s in network.shapes[i + 1]:
-            size *= s
-        inside = (signs != 0) & (numbers >= first) & (numbers < first + size)
-        used = inside.any(0).nonzero()[:, 0]
-        mine = inside[:, used]
-        column = torch.where(mine, numbers[:, used] - first, size)
-        result[i] = column, torch.where(mine, signs[:, used].sign(), 0).to(network.dtype), index[:, used]
-    return result
 
 
 def climb(
@@ -410,13 +419,13 @@ def _unit(relaxed: Relaxed, walked: Walked) -> Tensor:
     """Step size of each multiplier: the coefficient at its neuron, or the layer's usual one, (B, D)."""
     signs = relaxed.task.signs
     unit = torch.zeros(signs.shape, dtype=walked.low.dtype, device=signs.device)
-    for i, (column, side, decision) in relaxed.places.items():
+    for (i, k), place in relaxed.places.items():
         at = walked.at.get(i)
-        if at is None or not column.shape[1]:
+        if at is None:
             continue
-        flat = at.flatten(1).abs()
-        mine = torch.cat([flat, flat.new_zeros(len(flat), 1)], 1).gather(1, column)
-        unit.scatter_add_(1, decision, torch.where(side != 0, mine + flat.mean(1, keepdim=True), 0.0))
+        flat = _relaxed(relaxed.ground.network, i).spread(at[:, None], k)[:, 0].flatten(1).abs()
+        mine = torch.cat([flat, flat.new_zeros(len(flat), 1)], 1).gather(1, place.column)
+        unit.scatter_add_(1, place.entry, torch.where(place.side != 0, mine + flat.mean(1, keepdim=True), 0.0))
     return unit
 
 
@@ -460,3 +469,9 @@ def prove(ground: Ground, task: Task, parameters: Parameters) -> tuple[Tensor, T
     constant = walked.constant - 4 * gamma(j + n, torch.float64) * size
     low = concretise(walked.coefficients[:, None], constant[:, None], task.lower, task.upper)[:, 0]
     return torch.where(relaxed.empty, torch.inf, low), walked.coefficients, constant, relaxed.empty
+
+
+def _relaxed(network: Network, i: int) -> RelaxedOp:
+    op = network.ops[i]
+    assert isinstance(op, RelaxedOp)
+    return op

@@ -63,14 +63,15 @@ def walk_back(
     owner: Tensor | None = None,
     trace: dict[int, Tensor] | None = None,
     allowance: Allowance | None = None,
-    added: Mapping[int, Tensor] = MappingProxyType({}),
+    added: Mapping[tuple[int, int], tuple[Tensor, Tensor | None]] = MappingProxyType({}),
 ) -> tuple[Tensor, Tensor]:
     """Rows over the value in `slot`, (R, K, *S), as rows over the network input.
 
     `relaxations[i]` holds the planes of the non-linear operator i, batched over boxes. `trace`, if given, receives
-    the rows (R, K, *T) that arrive at the output of each non-linear operator. `added[i]` (R, K, *S) joins the rows over
-    the argument of operator i (multipliers of decided neurons: beta-CROWN, Wang et al. 2021, eq. 8). With `allowance`
-    the result is a lower bound over the reals: all that rounding may have cost is off the bias.
+    the rows (R, K, *T) that arrive at the output of each non-linear operator. `added[i, k]`, rows (R, K, *S) and what
+    comes with them to the bias (R, K) or None, joins the rows over argument k of operator i (multipliers of decided
+    neurons: beta-CROWN, Wang et al. 2021, eq. 8). With `allowance` the result is a lower bound over the reals: all that
+    rounding may have cost is off the bias.
 
     Returns:
         coefficients (R, K, n) and bias (R, K); a bias of NaN or +inf (overflow) is turned into -inf (nothing known).
@@ -107,13 +108,19 @@ def walk_back(
             source = network.sources[i][0]
             if folded:
                 paid.add(source)
-            if i in added:
-                parts = (parts[0] + added[i], *parts[1:])
+            for k in range(len(parts)):
+                if (i, k) not in added:
+                    continue
+                extra, shift = added[i, k]
+                parts = (*parts[:k], parts[k] + extra, *parts[k + 1 :])
                 if allowance is not None:
-                    state = _charged(state, added[i].abs(), allowance.added(i), owner)
+                    state = _charged(state, extra.abs(), allowance.added(i, k), owner)
+                if shift is not None:
+                    shift = shift if allowance is None else shift - shift.abs() * allowance.shifted
+                    state = torch.cat([state[:1] + shift, state[1:]])
                 if folded:
                     column = None if allowance is None else allowance.column(source)
-                    state = _passed(network.ops[source - 1], added[i], state, column, owner)
+                    state = _passed(network.ops[source - 1], extra, state, column, owner)
         for source, part in zip(network.sources[i], parts, strict=True):
             pending[source] = pending[source] + part if source in pending else part
     if 0 not in pending:

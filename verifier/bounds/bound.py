@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from verifier.bounds.adjustable import plane_gap
 from verifier.bounds.affine import blamed_moves
 from verifier.bounds.alpha import tighten
 from verifier.bounds.backward import concretise, walk_back
@@ -24,7 +25,7 @@ from verifier.bounds.network import Network
 from verifier.bounds.sweep import Method, Sweep, narrow, never, sweep
 from verifier.bounds.zonotope import Twin, start, sweep_zonotope
 from verifier.graph.ir import Graph
-from verifier.ops.kinds import Interval, Relaxation, RelaxedOp
+from verifier.ops.kinds import Interval, RelaxedOp
 from verifier.options import BOUND_METHODS
 from verifier.problem.rows import AskedRows, RowTable
 from verifier.tolerance import EXACT, FLOOR, NARROWEST, subtract_down
@@ -222,20 +223,11 @@ def _blame(
         assert isinstance(op, RelaxedOp)
         at = rows.flatten(2)
         at = at.gather(1, critical[:, None, None].expand(-1, 1, at.shape[2]))[:, 0].abs()
-        loss = at * mine(_gap(op, known.relaxations[i], known.pre[i]).flatten(1))
+        loss = at * mine(plane_gap(op, known.relaxations[i], known.pre[i]).flatten(1))
         moves = mine(blamed_moves(op, known.pre[i], known.reach[i])).flatten(2)
         share = loss / moves.sum(1).clamp(min=torch.finfo(loss.dtype).tiny)
         caused += torch.bmm(moves, torch.nan_to_num(share, nan=0.0, posinf=0.0)[:, :, None])[:, :, 0]
     return total.scatter_add(1, columns.clamp(min=0), caused * (columns >= 0))
-
-
-def _gap(op: RelaxedOp, planes: Relaxation, pre: tuple[Interval, ...]) -> Tensor:
-    """Largest distance between the two planes on the box: (B, *T)."""
-    gap = planes.upper_offset - planes.lower_offset
-    for low, high, x in zip(planes.lower_slopes, planes.upper_slopes, pre, strict=True):
-        slope = high - low
-        gap = gap + op.collect(torch.maximum(slope * x.lower, slope * x.upper))
-    return torch.nan_to_num(gap, nan=0.0, posinf=0.0, neginf=0.0).clamp(min=0)
 
 
 @bound_method("zonotope", offered=False)

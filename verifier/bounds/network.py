@@ -60,6 +60,25 @@ class Network:
                 first += _numel(self.shapes[i + 1])
         return result
 
+    def size(self, slot: int) -> int:
+        """Elements of the value in a slot."""
+        return _numel(self.shapes[slot])
+
+    @cached_property
+    def arguments(self) -> dict[tuple[int, int], int]:
+        """Number of the first element of argument k of every non-linear operator i: those of ReLUs as in `relus`, then
+        all others. A value that several of these others read has one number."""
+        result = {(i, 0): first for i, first in self.relus.items()}
+        count = sum(_numel(self.shapes[i + 1]) for i in self.relus)
+        known: dict[int, int] = {}
+        for i in self.relaxed:
+            for k, slot in enumerate(self.sources[i] if i not in self.relus else ()):
+                if slot not in known:
+                    known[slot] = count
+                    count += _numel(self.shapes[slot])
+                result[i, k] = known[slot]
+        return result
+
     @cached_property
     def finite(self) -> bool:
         """Whether all bounds are finite on finite boxes (but for overflow, which then makes a row useless)."""

@@ -43,7 +43,7 @@ def refine(
         pairs = chosen.get(i)
         if pairs is None or not len(pairs):
             continue
-        now = Ground.at(network, pre, exact.allowance)
+        now = Ground.at(network, pre, exact.allowance, exact.plain)
         climbing = now.cast(fast)
         low, high = (t.flatten(1).clone() for t in pre[i][0])
         for start in range(0, len(pairs), max(1, batch // 2)):
@@ -71,7 +71,6 @@ def _both_sides(network: Network, slot: int, lower: Tensor, upper: Tensor, query
     rows[0].scatter_(2, neuron[:, None, None], 1.0)
     rows[1].scatter_(2, neuron[:, None, None], -1.0)
     query = query.repeat(2)
-    signs = query.new_zeros(len(query), 0)
-    return Task(
-        lower[query], upper[query], query, signs, rows.flatten(0, 1), lower.new_zeros(len(query), 1), None, slot
-    )
+    signs, points = query.new_zeros(len(query), 0), lower.new_zeros(len(query), 0)
+    rhs = lower.new_zeros(len(query), 1)
+    return Task(lower[query], upper[query], query, signs, points, rows.flatten(0, 1), rhs, None, slot)

@@ -126,7 +126,8 @@ class Allowance:
     @property
     def steps(self) -> int:
         """Additions to the bias of a row on a walk, at most."""
-        return 4 + 3 * len(self.network.ops)
+        every, relus = len(self.network.arguments), len(self.network.relus)
+        return 4 + 3 * len(self.network.ops) + (2 * every if every > relus else 0)
 
     def linear(self, i: int, reach: list[Tensor], size: Tensor | None = None) -> None:
         """Notes what a step back through the linear operator i costs, its inputs' magnitudes being at most `reach`;
@@ -226,9 +227,14 @@ class Allowance:
             self._loads[i] = load.flatten(1)
         return self._loads[i]
 
-    def added(self, i: int) -> Tensor:
-        """What adding a row over the argument of operator i costs per unit of |coefficient|: (c, B, |S|)."""
-        size = self.sizes[i][0]
+    @property
+    def shifted(self) -> float:
+        """What adding a constant to the bias costs per unit of it: its part in all additions that follow."""
+        return SPARE * self.steps * ulp(self.network.dtype)
+
+    def added(self, i: int, k: int) -> Tensor:
+        """What adding a row over argument k of operator i costs per unit of |coefficient|: (c, B, |S|)."""
+        size = self.sizes[i][k]
         return columns(size.flatten(1) * (-2 * SPARE * ulp(size.dtype)), not self.network.finite)
 
 

@@ -115,7 +115,7 @@ def _neuron_split(
             centred = Centred.of(on.network, on.problem.graph, boxes.lower, boxes.upper)
     where = boxes.lower, boxes.upper, boxes.query, on.inputs
     known = sweep(on.network, *where, method, budget.expired, centred=centred)
-    exact = Ground.of(on.network, known)
+    exact = Ground.of(on.network, known, plain=proof is not None)  # a proof knows only the splits of ReLUs
     fast = exact.cast(build(on.problem.graph, torch.float32, on.device))
     split = NeuronBounding(exact, fast, on.table, budget.expired)
     if proof is not None:

@@ -132,8 +132,8 @@ def _kind(on: OnDevice, method: str, asked: str) -> tuple[Kind, str]:
     inputs = f"{d} inputs vary, more than {few}" + (" (all that bends is a ReLU)" if plain else "")
     if d <= few:
         return Kind.INPUTS, f"{d} inputs vary, at most {few}"
-    if not network.relus:
-        return Kind.INPUTS, f"{inputs}, but the network has no ReLU to split"
+    if not network.relaxed or (asked == "a proof" and not network.relus):
+        return Kind.INPUTS, f"{inputs}, but the network has {'no ReLU' if network.relaxed else 'nothing'} to split"
     if not form.suits(network):
         return Kind.NEURONS, inputs
     if asked == "a checkpoint":

@@ -15,6 +15,9 @@ from torch import Tensor
 from verifier.ops.kinds import Interval, Relaxation, RelaxedOp
 from verifier.tolerance import SLOPE_ULPS, function_error, tiny, ulp
 
+GRID = (0.5, 0.375, 0.625, 0.25, 0.75, 0.125, 0.875)
+"""Parts of an interval at which it may be split."""
+
 
 class CurvePlanes(NamedTuple):
     """Slopes and offsets of the lower and the upper plane of a function of one variable."""
@@ -37,6 +40,7 @@ class Elementwise(RelaxedOp):
     exact: bool = False  # value() is free of rounding errors
     infimum: float = -torch.inf  # of f over the reals
     supremum: float = torch.inf
+    kinks: tuple[float, ...] = ()  # between which f is affine, if there are any
     anchor: float = 0.0  # a harmless point of the domain, put where the interval is not usable
 
     def value(self, x: Tensor) -> Tensor:
@@ -94,6 +98,32 @@ class Elementwise(RelaxedOp):
         # narrower than a few roundings of the end points: no split can tell the halves apart
         width = x.upper - x.lower
         return (width > 4 * ulp(width.dtype) * magnitude(x)) | ~width.isfinite()
+
+    def split_point(self, k: int, *xs: Interval) -> Tensor:
+        """The kink nearest to the middle, if one is inside; otherwise the point of a grid that leaves the least area
+        between the planes of both halves (Shi et al. 2024, section 3.3, by tables)."""
+        (x,) = xs
+        width, middle = x.upper - x.lower, x.lower / 2 + x.upper / 2
+        best, least = middle, torch.full_like(middle, torch.inf)
+        if self.kinks:
+            for kink in self.kinks:
+                inside = (x.lower < kink) & (x.upper > kink)
+                better = inside & ((middle - kink).abs() < least)
+                best, least = torch.where(better, kink, best), torch.where(better, (middle - kink).abs(), least)
+            return best
+        for share in GRID:
+            point = x.lower + share * width
+            area = self._area(Interval(x.lower, point)) + self._area(Interval(point, x.upper))
+            better = area < least
+            best, least = torch.where(better, point, best), torch.where(better, area, least)
+        return best
+
+    def _area(self, x: Interval) -> Tensor:
+        """Between the two planes."""
+        planes, middle = self.relax(x), x.lower / 2 + x.upper / 2
+        gap = planes.upper_offset - planes.lower_offset
+        gap = gap + (planes.upper_slopes[0] - planes.lower_slopes[0]) * middle
+        return torch.nan_to_num(gap * (x.upper - x.lower), nan=torch.inf)
 
     def rounded(self, lower: Tensor, upper: Tensor) -> Interval:
         """Widened by the error of one evaluation and cut to the range of f; NaN becomes the end of the range."""

@@ -193,6 +193,11 @@ class RelaxedOp(Op):
         """
         return tuple(torch.ones_like(x.lower) for x in xs)
 
+    def split_point(self, k: int, *xs: Interval) -> Tensor:
+        """Where splitting argument k helps most, (B, *S_k); not inside its interval where no split helps. The middle by
+        default."""
+        return xs[k].lower / 2 + xs[k].upper / 2
+
     def spread(self, rows: Tensor, index: int) -> Tensor:
         """Rows over the output, (R, K, *T), as rows over input `index`, (R, K, *S_index); element-wise by default."""
         return rows

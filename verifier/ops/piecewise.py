@@ -69,6 +69,9 @@ class Relu(RelaxedOp):
         (x,) = xs
         return ~((x.lower >= 0) | (x.upper <= 0))
 
+    def split_point(self, k: int, *xs: Interval) -> Tensor:
+        return torch.zeros_like(xs[0].lower)
+
 
 def _triangle(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     """Slope and offset of Relu's upper plane for lower <= 0 <= upper."""
@@ -96,6 +99,7 @@ class Hinge(Elementwise):
 
     finite = True
     exact = True
+    kinks = (0.0,)
 
     def left(self, like: Tensor) -> Tensor:
         """The slope a, broadcastable to S."""
@@ -205,6 +209,10 @@ class Clip(Elementwise):
 
     def _limits(self) -> tuple[float, float]:
         return self.node.number("min"), self.node.number("max")
+
+    @property
+    def kinks(self) -> tuple[float, ...]:  # type: ignore[override]
+        return self._limits()
 
     def value(self, x: Tensor) -> Tensor:
         return x.clamp(*self._limits())

@@ -28,6 +28,7 @@ class Sign(Elementwise):
     """
 
     exact = True
+    kinks = (0.0,)
     infimum, supremum = -1.0, 1.0
 
     def value(self, x: Tensor) -> Tensor:
@@ -119,6 +120,12 @@ class Staircase(Elementwise):
     def unstable(self, *xs: Interval) -> Tensor:
         (x,) = xs
         return ~(self.value(x.lower) == self.value(x.upper)) | x.lower.isnan() | x.upper.isnan()
+
+    def split_point(self, k: int, *xs: Interval) -> Tensor:
+        """The jump nearest to the middle."""
+        jump = (xs[0].lower / 2 + xs[0].upper / 2 + self.early).round() - self.early
+        inside = (jump > xs[0].lower) & (jump < xs[0].upper)
+        return torch.where(inside, jump, super().split_point(k, *xs))
 
 
 @register("Floor")

@@ -27,9 +27,9 @@ class Bounded:
     `unstable` (B,) counts neurons that are not affine; `branch` (B, n) says how much a split of each input promises.
     `values` (batch,) are the least clause scores of all boxes, proven ones included; `unstable_at[i]` is the mean
     number of unstable neurons at operator i. Where neurons are split: `neuron` (B,) is the one to split (-1: none is
-    left), `sign_coefficients` (B, D, n) and `sign_constant` (B, D) are rows that are <= 0 on the subproblem because of
-    its decided neurons, `alpha`, `beta` are what children start from (see `DomainBatch`). `lost` (B,) marks boxes that
-    nothing can settle (see `ties.hopeless`).
+    left) and `at` (B,) its split point (None: 0), `sign_coefficients` (B, D, n) and `sign_constant` (B, D) are rows
+    that are <= 0 on the subproblem because of its decided neurons, `alpha`, `beta` are what children start from (see
+    `DomainBatch`). `lost` (B,) marks boxes that nothing can settle (see `ties.hopeless`).
     """
 
     alive: Tensor
@@ -44,6 +44,7 @@ class Bounded:
     values: Tensor
     unstable_at: dict[int, float]
     neuron: Tensor | None = None
+    at: Tensor | None = None
     sign_coefficients: Tensor | None = None
     sign_constant: Tensor | None = None
     alpha: Tensor | None = None

@@ -32,7 +32,7 @@ from verifier.search.memory import attempt
 from verifier.search.policy import Tally
 from verifier.tolerance import BALANCE
 
-FORMAT = 1
+FORMAT = 2
 MOST_BYTES = 1 << 33
 """Largest file that is read."""
 
@@ -48,6 +48,7 @@ ARRAYS = {
     "share": (_FLOAT, 1),
     "depth": (_INT, 1),
     "signs": (_INT, 2),
+    "points": (_FLOAT, 2),
     "clause": (_INT, 2),
 }
 """Type and number of dimensions of the stored fields of `DomainBatch`."""
@@ -250,6 +251,8 @@ def _check(about: Any, arrays: Mapping[str, np.ndarray]) -> None:
         raise ValueError("no boxes, or empty ones")
     if (arrays["share"] < 0).any() or (arrays["depth"] < 0).any():
         raise ValueError("negative shares or depths")
+    if arrays["points"].shape[1] > arrays["signs"].shape[1]:
+        raise ValueError("more split points than decided neurons")
 
 
 def _misfit(saved: _Saved, first: DomainBatch, queries: int, neurons: int) -> str:

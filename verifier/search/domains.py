@@ -1,8 +1,8 @@
 """`DomainBatch`: B open subproblems as one frozen value of tensors, each with the query it belongs to.
 
-A subproblem is a box, and possibly a list of neurons whose sign has been decided by splitting: entry +(k + 1) says
-that the argument of ReLU neuron k is >= 0 there, -(k + 1) that it is <= 0, and 0 is padding. The points of the
-subproblem are the points of the box where all of that holds.
+A subproblem is a box, and possibly a list of neurons that have been decided by splitting: entry +(k + 1) says that
+the argument of neuron k (see `Network.arguments`) is >= its split point there, -(k + 1) that it is <= it, and 0 is
+padding. The split point of a ReLU is 0. The points of the subproblem are the points of the box where all of that holds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from torch import Tensor
 class DomainBatch:
     """`lower`, `upper` (B, n); `query` (B,) int64; `share` (B,) the part of its query's volume (a neuron split counts
     as half); `score` (B,) the best known lower bound of the property (positive would be proven), -inf before the
-    first bound; `depth` (B,); `signs` (B, D) int64, the decided neurons. What not every search needs is (B, 0)
+    first bound; `depth` (B,); `signs` (B, D) int64, the decided neurons; `points` (B, D) float64 their split points, or
+    (B, 0) where all are 0. What not every search needs is (B, 0)
     elsewhere: where neurons are split (`search/neurons.py`), `clause` (B, 1) is the one clause asked for, `alpha`
     (B, U) uint8 and `beta` (B, D') are the parent's slopes and multipliers, to start from; `state` (B, S) float64 is
     what children inherit in networks of one hidden layer (`search/shallow`); `cell` (B, 2 n) are the dyadic levels and
@@ -34,6 +35,7 @@ class DomainBatch:
     score: Tensor
     depth: Tensor
     signs: Tensor
+    points: Tensor
     clause: Tensor
     alpha: Tensor
     beta: Tensor
@@ -79,10 +81,15 @@ class DomainBatch:
             share=torch.cat([self.share * part, self.share * (1 - part)]),
         )
 
-    def split_neuron(self, neuron: Tensor) -> DomainBatch:
-        """Two children each, (2 B): neuron `neuron[b]` decided to be <= 0 in the first half, >= 0 in the second."""
+    def split_neuron(self, neuron: Tensor, at: Tensor | None = None) -> DomainBatch:
+        """Two children each, (2 B): neuron `neuron[b]` decided to be <= `at[b]` in the first half, >= in the second;
+        without `at` the split point is 0."""
         both, entry = self._twice(), torch.cat([-(neuron + 1), neuron + 1])[:, None]
-        return replace(both, share=both.share / 2, signs=torch.cat([both.signs, entry], 1))
+        points = both.points
+        if at is not None:
+            points = F.pad(points, (0, both.signs.shape[1] - points.shape[1]))
+            points = torch.cat([points, at.repeat(2)[:, None]], 1)
+        return replace(both, share=both.share / 2, signs=torch.cat([both.signs, entry], 1), points=points)
 
     def _twice(self) -> DomainBatch:
         """Two of each, one level deeper: all first ones, then all second ones."""
@@ -136,6 +143,7 @@ def whole(lower: Tensor, upper: Tensor) -> DomainBatch:
         score=torch.full((q,), -torch.inf, dtype=lower.dtype, device=device),
         depth=torch.zeros(q, dtype=torch.int64, device=device),
         signs=none,
+        points=none.double(),
         clause=none,
         alpha=none.to(torch.uint8),
         beta=none.float(),

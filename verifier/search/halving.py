@@ -169,26 +169,32 @@ def divide(boxes: DomainBatch, known: Bounded, max_depth: int, record: Record | 
     if known.alpha is not None and known.beta is not None:
         boxes = replace(boxes, alpha=known.alpha, beta=known.beta)
     deep = boxes.depth >= max_depth
-    return _halves(boxes, known.branch, known.neuron, deep if known.lost is None else deep | known.lost, record)
+    deep = deep if known.lost is None else deep | known.lost
+    return _halves(boxes, known.branch, known.neuron, deep, record, known.at)
 
 
 def _halves(
-    boxes: DomainBatch, branch: Tensor, neuron: Tensor | None, deep: Tensor, record: Record | None = None
+    boxes: DomainBatch,
+    branch: Tensor,
+    neuron: Tensor | None,
+    deep: Tensor,
+    record: Record | None = None,
+    at: Tensor | None = None,
 ) -> Parts:
     parts, number = [], None
     if neuron is not None:
         by_neuron = (neuron >= 0) & ~deep
         if bool(by_neuron.any()):
             chosen, number = boxes.select(by_neuron), neuron[by_neuron]
-            halves = chosen.split_neuron(number)
+            halves = chosen.split_neuron(number, None if at is None else at[by_neuron])
             parts.append(halves if record is None else record.neurons(chosen, number, halves))
             boxes, branch, deep = boxes.select(~by_neuron), branch[~by_neuron], deep[~by_neuron]
-    splittable, dimension, at = cut(boxes, branch)
+    splittable, dimension, where = cut(boxes, branch)
     splittable &= ~deep
     kept = splittable.nonzero()[:, 0]
-    chosen, dimension, at = boxes.select(kept), dimension.index_select(0, kept), at.index_select(0, kept)
-    halves = chosen.split(dimension, at)
-    parts.append(halves if record is None else record.inputs(chosen, dimension, at, halves))
+    chosen, dimension, where = boxes.select(kept), dimension.index_select(0, kept), where.index_select(0, kept)
+    halves = chosen.split(dimension, where)
+    parts.append(halves if record is None else record.inputs(chosen, dimension, where, halves))
     stuck = boxes.select(slice(0, 0)) if len(kept) == len(boxes) else boxes.select(~splittable)
     return Parts(join(parts), stuck, inputs=dimension, neurons=number)
 

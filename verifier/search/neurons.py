@@ -1,7 +1,8 @@
-"""The bounding step where ReLU neurons are split: alpha/beta-CROWN, branching with one step of look-ahead, proofs.
+"""The bounding step where neurons are split: alpha/beta-CROWN, branching with one step of look-ahead, proofs.
 
 A subproblem asks for one clause of one query and carries what its parent found: slopes (one byte each, at neurons that
-can be unstable at all) and multipliers. All intermediate intervals are the root's, with decided neurons clamped at 0.
+can be unstable at all) and multipliers. All intermediate intervals are the root's, with decided neurons clamped at
+their split points: 0 for a ReLU, elsewhere what the operator says (`RelaxedOp.split_point`; GenBaB, Shi et al. 2024).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from verifier.bounds.alpha_beta import Ground, Parameters, Relaxed, Task, Walked, climb, prove
@@ -20,6 +22,7 @@ from verifier.bounds.sweep import OutOfTime
 from verifier.problem.rows import RowTable
 from verifier.search.bounding import Bounded
 from verifier.search.domains import DomainBatch
+from verifier.tolerance import subtract_down
 
 ROOT_STEPS = 30
 STEPS, MOST_STEPS = 5, 20
@@ -61,7 +64,8 @@ class NeuronBounding:
 
     def __post_init__(self) -> None:
         self.cost = float(sum(op.multiply_adds for op in self.exact.network.ops))
-        self.count = sum(len(t) for t in self.exact.loose.values())
+        relus = self.exact.network.relus
+        self.count = sum(len(t) * (1 if i in relus else 2) for i, t in self.exact.loose.items())
 
     @property
     def last(self) -> Parameters:
@@ -110,7 +114,7 @@ class NeuronBounding:
             return self
         lower, upper = boxes.lower.double(), boxes.upper.double()
         pre = refine(self.exact, self.fast.network, lower, upper, chosen, batch, stop)
-        exact = Ground.at(network, pre, self.exact.allowance)
+        exact = Ground.at(network, pre, self.exact.allowance, self.exact.plain)
         return replace(self, exact=exact, fast=exact.cast(self.fast.network))
 
     def _affordable(self, losses: dict[int, Tensor]) -> dict[int, Tensor]:
@@ -148,7 +152,10 @@ class NeuronBounding:
         rows.scatter_(2, row[:, :, None], used.double()[:, :, None])
         rhs = torch.where(used, table.rhs[batch.query].gather(1, column).double(), -torch.inf)
         mixed = None if table.mixed is None else table.mixed[row].double() * used[:, :, None]
-        return Task(batch.lower.double(), batch.upper.double(), batch.query, batch.signs, rows, rhs, mixed)
+        points = batch.points
+        if self.exact.curved:
+            points = F.pad(points, (0, batch.signs.shape[1] - points.shape[1]))
+        return Task(batch.lower.double(), batch.upper.double(), batch.query, batch.signs, points, rows, rhs, mixed)
 
     def __call__(self, batch: DomainBatch) -> Bounded:
         """Bounds a batch: climbs in the search's precision, proves in float64 what looks proven, and looks ahead.
@@ -188,15 +195,15 @@ class NeuronBounding:
         relaxed = Relaxed(self.fast, task)
         walked = relaxed.walk(best)
         arguments, _ = relaxed.values(best, walked)
-        neuron = self._branch(relaxed, best, walked, arguments, value[alive])
+        neuron, at = self._branch(relaxed, best, walked, arguments, value[alive])
         b, n = task.lower.shape
-        undecided = sum((u.sum(1) for u in relaxed.unstable.values()), torch.zeros_like(alive))
+        undecided = relaxed.undecided()
         signs = task.lower.new_zeros(b, 0, n).double(), task.lower.new_zeros(b, 0).double()
         low, coefficients, constant = value[alive][:, None], walked.coefficients, walked.constant
         settled = (undecided == 0).nonzero()[:, 0]
         low = torch.full_like(low, -torch.inf)  # not rigorous: nothing may be cut off by it
         coefficients, constant = coefficients.double(), constant.double()
-        if len(settled) and not self.exact.others:
+        if len(settled):
             signs, found = self._leaves(exact.select(alive), settled, best, b)
             low[settled, 0], coefficients[settled], constant[settled] = found
         scores = value.new_full((b, self.table.most), torch.inf)
@@ -215,6 +222,7 @@ class NeuronBounding:
             unstable=undecided,
             branch=coefficients.abs() * width + width * torch.finfo(torch.float64).tiny,
             neuron=neuron,
+            at=at if self.exact.curved else None,
             sign_coefficients=signs[0],
             sign_constant=signs[1],
             values=value,
@@ -237,57 +245,58 @@ class NeuronBounding:
         rows = part.lower.new_zeros(count, d, n)
         constants = part.lower.new_full((count, d), -torch.inf)
         assert self.exact.allowance is not None
-        for i, (column, side, decision) in relaxed.places.items():
-            box, at = (side != 0).nonzero(as_tuple=True)
+        for (i, k), place in relaxed.places.items():
+            box, at = (place.side != 0).nonzero(as_tuple=True)
             if not len(box):
                 continue
-            sign = -side[box, at]  # z >= 0 is -z <= 0
-            start, row, bias = neuron_rows(network, network.sources[i][0], column[box, at])
+            sign = -place.side[box, at]  # z >= p is p - z <= 0
+            start, row, bias = neuron_rows(network, network.sources[i][k], place.column[box, at])
             row = row * sign.view(-1, *[1] * (row.dim() - 1))
             allowance = self.exact.allowance.of(part.query[box])
             of_box = {k: of_groups(q, box) for k, q in planes.items()}
             found, shift = walk_back(network, start, row, bias * sign[:, None], of_box, allowance=allowance)
-            rows[settled[box], decision[box, at]] = found[:, 0]
-            constants[settled[box], decision[box, at]] = shift[:, 0]
+            rows[settled[box], place.entry[box, at]] = found[:, 0]
+            constants[settled[box], place.entry[box, at]] = subtract_down(shift[:, 0], sign * place.point[box, at])
         return (rows, constants), (low, coefficients, constant)
 
     def _branch(
-        self, relaxed: Relaxed, p: Parameters, walked: Walked, arguments: dict[int, Tensor], value: Tensor
-    ) -> Tensor:
-        """The neuron to split (B,), -1 where none is undecided."""
-        scores, numbers = self._scores(relaxed, p, walked, arguments)
+        self, relaxed: Relaxed, p: Parameters, walked: Walked, arguments: dict[int, list[Tensor]], value: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The neuron to split (B,), -1 where none is undecided, and its split point (B,)."""
+        scores, numbers, points = self._scores(relaxed, p, walked, arguments)
         if not scores.shape[1] or not len(scores):
-            return torch.full((len(value),), -1, dtype=torch.int64, device=value.device)
+            return torch.full((len(value),), -1, dtype=torch.int64, device=value.device), value.new_zeros(len(value))
         k = min(CANDIDATES, scores.shape[1])
         score, column = scores.topk(k, 1)
-        candidates = numbers[column]
+        candidates, points = numbers[column], points.gather(1, column)
         if k > 1 and not self.stop():
             now = value.to(score.dtype)[:, None]
-            low = self._children(relaxed, p, candidates)
+            low = self._children(relaxed, p, candidates, points)
             rise = [torch.minimum((side - now).clamp(min=0), (-now).clamp(min=0)) for side in low]
             gain = torch.where(score > 0, torch.minimum(*rise) + 0.1 * torch.maximum(*rise), -1.0)
             gain = gain + 1e-6 * score / score[:, :1].clamp(min=torch.finfo(score.dtype).tiny)
             pick = gain.argmax(1, keepdim=True)
         else:
             pick = torch.zeros_like(column[:, :1])
-        neuron = candidates.gather(1, pick)[:, 0]
-        return torch.where(score.gather(1, pick)[:, 0] > 0, neuron, -1)
+        neuron, point = candidates.gather(1, pick)[:, 0], points.gather(1, pick)[:, 0]
+        return torch.where(score.gather(1, pick)[:, 0] > 0, neuron, -1), point.double()
 
     def _scores(
-        self, relaxed: Relaxed, p: Parameters, walked: Walked, arguments: dict[int, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """What deciding each neuron may gain, (B, U), and their numbers (U,); 0 where it is decided.
+        self, relaxed: Relaxed, p: Parameters, walked: Walked, arguments: dict[int, list[Tensor]]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What deciding each neuron may gain, (B, U), 0 where it is decided; their numbers (U,); split points (B, U).
 
         The distance between relu(z) and the plane that is used, at the relaxed network's own point, and a part of the
-        plane's largest distance (compare BaBSR, Bunel et al. 2020, and FSB, De Palma et al. 2021).
+        plane's largest distance (compare BaBSR, Bunel et al. 2020, and FSB, De Palma et al. 2021); of other functions
+        likewise.
         """
-        parts, numbers = [], []
+        parts, numbers, points = [], [], []
         for i, first in relaxed.ground.network.relus.items():
             index = relaxed.loose[i]
             at = walked.at.get(i)
             if at is None or not len(index):
                 continue
-            a, z = at.flatten(1)[:, index], arguments[i].flatten(1)[:, index]
+            a, z = at.flatten(1)[:, index], arguments[i][0].flatten(1)[:, index]
             (low, high), open_ = relaxed.bounds[i], relaxed.unstable[i]
             slope = high / (high - low).clamp(min=torch.finfo(z.dtype).tiny)
             real = z.clamp(min=0)
@@ -297,17 +306,30 @@ class NeuronBounding:
             tiny = torch.finfo(z.dtype).tiny
             parts.append(torch.where(open_, loss.clamp(min=tiny) + tiny, 0.0))
             numbers.append(first + index)
+            points.append(torch.zeros_like(z))
+        for i, curve in relaxed.curves.items():
+            at = walked.at.get(i)
+            if at is None:
+                continue
+            for k, (loss, where) in enumerate(curve.losses(p.alpha[i], at, arguments[i])):
+                parts.append(loss.flatten(1))
+                points.append(where.flatten(1))
+                first = relaxed.ground.network.arguments[i, k]
+                numbers.append(torch.arange(first, first + parts[-1].shape[1], device=at.device))
         if not parts:
-            return relaxed.task.lower.new_zeros(len(relaxed.task), 0), relaxed.task.query[:0]
-        return torch.cat(parts, 1), torch.cat(numbers)
+            none = relaxed.task.lower.new_zeros(len(relaxed.task), 0)
+            return none, relaxed.task.query[:0], none
+        return torch.cat(parts, 1), torch.cat(numbers), torch.cat(points, 1)
 
-    def _children(self, relaxed: Relaxed, p: Parameters, candidates: Tensor) -> tuple[Tensor, Tensor]:
+    def _children(self, relaxed: Relaxed, p: Parameters, candidates: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """Bounds (B, k) of both sides of each candidate, by one walk each at the parent's parameters."""
         b, k = candidates.shape
         index = torch.arange(b, device=candidates.device).repeat_interleave(2 * k)
         entry = torch.stack([-(candidates + 1), candidates + 1], 2).flatten()
         task = relaxed.task.select(index)
         task = replace(task, signs=torch.cat([task.signs, entry[:, None]], 1))
+        if self.exact.curved:
+            task = replace(task, points=torch.cat([task.points, points.repeat_interleave(2, 1).flatten()[:, None]], 1))
         child = p.select(index)
         child = replace(child, beta=torch.cat([child.beta, child.beta.new_zeros(len(index), 1)], 1))
         both = Relaxed(relaxed.ground, task)

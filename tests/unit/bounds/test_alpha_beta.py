@@ -38,6 +38,7 @@ def task_of(case: Boxes, row: np.ndarray, signs: list[list[int]]) -> Task:
         case.upper.repeat(count, 1),
         torch.zeros(count, dtype=torch.int64),
         torch.tensor(signs, dtype=torch.int64).reshape(count, -1),
+        torch.zeros(count, 0, dtype=torch.float64),
         torch.from_numpy(row)[None, None].repeat(count, 1, 1),
         torch.zeros(count, 1, dtype=torch.float64),
         None,

@@ -26,8 +26,10 @@ from verifier.search.neurons import NeuronBounding
 from verifier.search.policy import FirstSat
 
 
-def decide(graph: Graph, low: np.ndarray, high: np.ndarray, row: int, threshold: float) -> bool | None:
-    """Whether y[row] <= threshold is impossible on the box; None where neither is shown within 4000 subproblems."""
+def decide(
+    graph: Graph, low: np.ndarray, high: np.ndarray, row: int, threshold: float, limit: int = 400
+) -> bool | None:
+    """Whether y[row] <= threshold is impossible on the box; None where neither is shown in `limit` steps."""
     case = boxes(graph, low[None], high[None])
     known = case.sweep(Method(affine=False, rows=True))
     ground = Ground.of(case.network, known)
@@ -42,7 +44,7 @@ def decide(graph: Graph, low: np.ndarray, high: np.ndarray, row: int, threshold:
 
     def stop() -> bool:
         seen[0] += 1
-        return seen[0] > 400
+        return seen[0] > limit
 
     how = Halving(split, rows, lambda: None, max_depth=200)
     first = split.roots(whole(case.lower, case.upper))
@@ -83,3 +85,19 @@ def test_many_inputs_from_file_to_verdict(seed: int) -> None:
         result = verifier.verify(model, vnnlib.loads("\n".join(lines)), options)
         assert result.verdict is expected, result
         assert result.settings["split"] == "neurons"
+
+
+@pytest.mark.parametrize(
+    ("kind", "width", "margin"),
+    [(kind, 3.0, 0.03) for kind in ("leaky", "abs", "clip", "sigmoid", "tanh", "sin", "exp", "square")]
+    + [("mul", 1.5, 0.1), ("reduce_max", 1.5, 0.1)],
+)
+def test_splits_of_other_operators_decide(kind: str, width: float, margin: float) -> None:
+    """Against a grid over two inputs: no input is ever split, and what is not affine loses its gap all the same."""
+    graph = build(2, 2, [kind, "relu"] if width > 2 else [kind], 0, 4 if width > 2 else 3)
+    low = np.random.default_rng(0).normal(size=2)
+    axes = np.meshgrid(*(np.linspace(a, a + width, 60) for a in low))
+    values = oracles.evaluate(graph, np.stack([a.ravel() for a in axes], 1))[:, 0]
+    least, spread = values.min(), values.max() - values.min()
+    assert decide(graph, low, low + width, 0, least - margin * spread) is True
+    assert decide(graph, low, low + width, 0, least + 1e-3 * spread, limit=6) is not True
