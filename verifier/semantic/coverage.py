@@ -12,11 +12,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import vnnlib
-from verifier.budget import memory_limit
+from verifier.budget import Budget, memory_limit
 from verifier.console import process
 from verifier.console.arguments import CommandParser
 from verifier.console.outputs import keep_inputs
@@ -24,6 +26,7 @@ from verifier.data import networks, source, unchanged
 from verifier.data import options as shared
 from verifier.errors import OptionsError, SecateurError, UnsoundError
 from verifier.executors import options as where
+from verifier.files.whole import check_writable, make_folder, write
 from verifier.graph.onnx_import import load_model
 from verifier.graph.onnx_import.source import files_of
 from verifier.semantic import arguments, network, problem
@@ -32,6 +35,7 @@ from verifier.semantic.properties import Coordinates, ErrorBudget, Property
 from vnnlib import VnnLibError
 
 if TYPE_CHECKING:
+    from verifier.semantic.coverage_search import State
     from verifier.semantic.family import Family
 
 EXIT_INTERNAL, EXIT_INPUT = 1, 2
@@ -64,6 +68,13 @@ def parser() -> CommandParser:
     out.add_argument("--npz", type=Path, help="all cells")
     out.add_argument("--picture", type=Path, help="map of the plane (of several images: the contact sheet)")
     out.add_argument("--checkpoint", type=Path, metavar="NPZ", help="save cells there while running, and go on from it")
+    out.add_argument(
+        "--proof",
+        type=Path,
+        metavar="PATH",
+        help="proof of the certified cells, for `secateur check`: of MODEL and SPEC a file; of images a folder for"
+        " NAME.onnx, NAME.vnnlib and NAME.proof of each",
+    )
     out.add_argument(
         "--samples", type=int, default=500, help="points per image that look for a contradiction (default 500)"
     )
@@ -108,7 +119,14 @@ def _run(options: argparse.Namespace) -> int:
     keep_inputs(files.all, _inputs(options))
     files.check()
     limits = coverage_run.CoverageLimits(options.open, options.per_image, options.depth)
-    family, reach, measure = _family(options)
+    if options.proof is not None and options.spec is None:
+        make_folder(options.proof, what="the folder for proofs")
+    elif options.proof is not None:
+        keep_inputs([options.proof], _inputs(options))
+        check_writable(options.proof, "the proof")
+    family, problems, reach, measure = _family(options)
+    budget = coverage_run.remaining(options.timeout, started, memory_limit(options.memory))
+    prove = None if options.proof is None else partial(_prove, options, family, problems, budget)
     executor = None
     if where.wanted(options):
         executor = where.cluster(options, spread.Covering(family, limits, options.memory), "cpu", options.memory)
@@ -116,12 +134,13 @@ def _run(options: argparse.Namespace) -> int:
         family,
         files,
         limits,
-        coverage_run.remaining(options.timeout, started, memory_limit(options.memory)),
+        budget,
         tolerance=reach,
         measure=measure,
         samples=options.samples,
         quiet=options.quiet,
         executor=executor,
+        prove=prove,
     )
 
 
@@ -155,18 +174,43 @@ def _inputs(options: argparse.Namespace) -> Iterator[Path]:
         yield from () if options.keypoints is None else (options.keypoints,)
 
 
-def _family(options: argparse.Namespace) -> tuple[Family, float | None, str | None]:
-    """The problems, and of a property in pixels its tolerance and what is measured."""
+def _prove(
+    options: argparse.Namespace, family: Family, problems: list[SemanticProblem], budget: Budget, state: State
+) -> Fraction:
+    """Writes the proofs of the certified cells; the mean share that they cover."""
+    from verifier.semantic import map_proof
+    from verifier.semantic.coverage_search import CERTIFIED
+
+    cells, stop = state.of(CERTIFIED), lambda: bool(budget.stopped)
+    if options.spec is not None:
+        return map_proof.write(options.proof, networks.find(options.model), options.spec, family, cells, stop)
+    shares = []
+    for member, (one, name) in enumerate(zip(problems, family.titles, strict=True)):
+        model, spec, proof = (options.proof / f"{name}.{ending}" for ending in ("onnx", "vnnlib", "proof"))
+        write(model, one.model().SerializeToString())
+        write(spec, one.spec(1))
+        shares.append(map_proof.write(proof, model, spec, family, cells, stop, member))
+    return sum(shares, Fraction(0)) / max(1, len(shares))
+
+
+def _family(
+    options: argparse.Namespace,
+) -> tuple[Family, list[SemanticProblem], float | None, str | None]:
+    """The family, the problems of pictures, and of a property in pixels its tolerance and what is measured."""
     from verifier.engine.on_device import device_of
     from verifier.semantic import family as families
 
     if options.spec is not None:
         spec = vnnlib.load(options.spec)
         form, model = vnnlib.normalise(spec), load_model(networks.find(options.model))
-        return families.from_files(model, form, device_of(options.device), header=spec.header), None, None
+        return families.from_files(model, form, device_of(options.device), header=spec.header), [], None, None
     problems, names, prop = _pictures(options)
+    if options.proof is not None and len(set(names)) < len(names):
+        raise OptionsError(
+            f"--proof: found pictures of the same name among {', '.join(names[:8])}; expected one of each"
+        )
     family = families.from_problems(problems, device_of(options.device))
-    return replace(family, titles=names), *_measured(prop)
+    return replace(family, titles=names), problems, *_measured(prop)
 
 
 def _pictures(options: argparse.Namespace) -> tuple[list[SemanticProblem], tuple[str, ...], Property]:

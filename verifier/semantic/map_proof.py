@@ -34,9 +34,10 @@ def write(
     family: Family,
     cells: Cells,
     stop: Callable[[], bool],
+    member: int | None = None,
 ) -> Fraction:
-    """Writes the proof of the certified `cells` of a family that was read from these files; the mean share of the boxes
-    that it covers. Where it is stopped there is no file.
+    """Writes the proof of the certified `cells` of a family that was read from these files, or of its one `member` that
+    these files say; the mean share of the boxes that it covers. Where it is stopped there is no file.
 
     Raises:
         ProofError: the checker does not know the network, or reads other boxes from the specification.
@@ -45,7 +46,7 @@ def write(
     writer = ProofWriter(path, model, spec)
     try:
         writer.header(kind=fmt.MAP)
-        found = _Map(writer, family, cells, stop).run()
+        found = _Map(writer, family, cells, stop, member).run()
         writer.finish()
     except OutOfTime:
         raise ProofError("the run was stopped: there is no proof of the map") from None
@@ -55,8 +56,11 @@ def write(
 
 
 class _Map:
-    def __init__(self, writer: ProofWriter, family: Family, cells: Cells, stop: Callable[[], bool]) -> None:
+    def __init__(
+        self, writer: ProofWriter, family: Family, cells: Cells, stop: Callable[[], bool], member: int | None
+    ) -> None:
         self.writer, self.cells, self.stop = writer, cells, stop
+        self.members = np.arange(family.members) if member is None else np.array([member])
         form = writer.prover.queries.form
         self.free = np.flatnonzero((form.upper > form.lower).any(0))
         self.lower, self.upper = family.lower.cpu().numpy(), family.upper.cpu().numpy()
@@ -67,8 +71,11 @@ class _Map:
         queries, covered = self.writer.prover.queries, Fraction(0)
         for q in range(len(queries)):
             own = queries.lower[q, self.free], queries.upper[q, self.free]
-            same = np.flatnonzero((self.lower == own[0]).all(1) & (self.upper == own[1]).all(1))
-            if self.lower.shape[1] != len(self.free) or not len(same):
+            mine = self.members if self.lower.shape[1] == len(self.free) else self.members[:0]
+            same = (
+                mine[(self.lower[mine] == own[0]).all(1) & (self.upper[mine] == own[1]).all(1)] if len(mine) else mine
+            )
+            if not len(same):
                 raise ProofError("no proof can be written: the checker reads other boxes from the specification")
             leaves = self._tree(q, np.flatnonzero(self.cells.query == same[0]), own)
             for at in range(0, len(leaves), BATCH):
