@@ -15,6 +15,7 @@ ELSEWHERE = {
     "checker": "shares no code with the search, on purpose",
     "graph": "numpy alone; the constants of exact sums are beside the lemmas (exact.py, enclose.py)",
     "passes/absorb_factors.py": "numpy alone; rounding of factors, as in graph/exact.py",
+    "perturbation/polynomial.py": "numpy alone; how far from [0, 1] a given picture may be, not its map",
     "proof/hints.py": "hints only: the checker decides",
     "data": "pictures and geometry, before any bound",
     "training": "settings of the optimiser",

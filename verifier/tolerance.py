@@ -30,7 +30,7 @@ LAYER_FLOOR = 1e-290
 
 NARROWEST = 1e-300
 """Radius that a box without width is said to have where something is divided by it: larger, so sound, and nothing
-beside any number that a float32 input tells from the next."""
+beside any number that a float32 input tells from the next. Also the least scale of what is written as shares of it."""
 
 TIED = 1e-9
 """A bound within this share of its own summands of 0 is a tie, worth the price of fractions. No proof rests on it."""

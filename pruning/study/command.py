@@ -21,7 +21,7 @@ from verifier.console.outputs import keep_inputs
 from verifier.data import networks
 from verifier.data import options as shared
 from verifier.data.source import files_read
-from verifier.executors.options import cluster, wanted
+from verifier.executors.options import can_run, cluster, wanted
 from verifier.graph.onnx_import.source import files_of
 
 Factory = Callable[[VerificationTask, Study | None], Hands]
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace, plain: argparse.Namespace, factory: Factory
         found = f"both networks and --{chosen[0]}" if chosen else "nothing to compare"
         raise StudyFileError(f"{found}; give networks, or one of --study, --report, --results (see --help)")
     _refuse_unused(options, plain, chosen[0] if chosen else "models")
-    wanted(options)  # refuses what cannot be had, before anything is made
+    can_run(options)
     if options.results:
         return _results(options)
     if options.report:

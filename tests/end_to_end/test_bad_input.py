@@ -20,7 +20,7 @@ SMALL_LIMIT = """
 from functools import partial
 from verifier.command import verify as cli
 from verifier.graph.onnx_import import reader
-reader.Limits = partial(reader.Limits, unpacked=1 << 26)
+reader.ModelLimits = partial(reader.ModelLimits, unpacked=1 << 26)
 cli.run()
 """
 

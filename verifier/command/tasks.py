@@ -192,6 +192,7 @@ def run_list(parser: CommandParser, args: argparse.Namespace) -> int:
     on_cluster = where.wanted(args)
     if on_cluster and args.jobs is not None:
         parser.error("--jobs is about processes of this machine; with --engine ray the cluster has the number")
+    where.can_run(args)
     if args.report is not None and Path(args.report).resolve() == Path(args.results).resolve():
         parser.error("--report and --results name the same file")
 

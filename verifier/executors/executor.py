@@ -6,7 +6,7 @@ a loss means: those who give it tasks do.
 
 from __future__ import annotations
 
-import pickle
+import copy
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +22,7 @@ Emit = Callable[[object], None]
 
 
 class Servant(Generic[T]):
-    """What does the tasks, in a process of its own. It is pickled on its way there, and kept for the next task."""
+    """What does the tasks, in a process of its own. It is copied there, and kept for the next task."""
 
     def prepare(self, beside: int) -> None:
         """Called once in every process, before its first task: slow imports. `beside`: how many such processes the
@@ -132,9 +132,9 @@ def perform(servant: Servant[T], task: T, emit: Emit) -> None:
 
 
 def _portable(error: Exception) -> Exception:
-    """The error itself where it survives the way to another process."""
+    """The error itself where it can be made again from its arguments, as on the way to another process."""
     try:
-        pickle.loads(pickle.dumps(error))
+        copy.deepcopy(error)
     except Exception:  # its constructor wants something else than its arguments, say
         kind = SecateurError if isinstance(error, SecateurError) else RuntimeError
         return kind(f"{type(error).__name__}: {error}")

@@ -27,13 +27,21 @@ def wanted(args: argparse.Namespace) -> bool:
     """Whether a cluster is asked for.
 
     Raises:
-        OptionsError: an address without one, or Ray is not installed.
+        OptionsError: an address without one.
     """
     if args.address is not None and args.engine != "ray":
         raise OptionsError("--address is that of a cluster: add --engine ray")
-    if args.engine == "ray":
-        _ray()
     return bool(args.engine == "ray")
+
+
+def can_run(args: argparse.Namespace) -> None:
+    """For doors, after the options are checked and before any work.
+
+    Raises:
+        OptionsError: a cluster is asked for, and Ray is not installed.
+    """
+    if wanted(args):
+        _ray()
 
 
 def cluster(args: argparse.Namespace, servant: Servant[T], device: str, memory: float | None) -> Executor[T]:

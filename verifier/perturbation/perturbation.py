@@ -155,7 +155,7 @@ class Perturbation:
 
     def grid(self, most: int) -> np.ndarray:
         """Evenly spaced points with both ends, as many per axis as all of them together stay within `most`: (n, d)."""
-        side = max(2, int(most ** (1 / len(self.ranges)) + 1e-9))
+        side = max(2, int(round(most ** (1 / len(self.ranges)), 9)))
         return _product([np.linspace(low, high, side) for low, high in self.box])
 
     def uniform(self, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -21,6 +21,7 @@ BlurKernel = dict[tuple[int, int], float]
 
 BLACK = -1e4
 """Stands for ln 0: its power is below 10^-200 for every gamma that is allowed."""
+
 STRAY = 1e-6
 """So far outside [0, 1] a pixel may lie by rounding alone."""
 

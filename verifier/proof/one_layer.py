@@ -19,6 +19,7 @@ from verifier.checker.prove import Claim, Narrowed, Part, Prover
 from verifier.problem.problem import Problem
 from verifier.search.shallow.dual import Nodes
 from verifier.search.shallow.form import Clause
+from verifier.tolerance import NARROWEST
 
 LEVELS = 255
 """Slopes are bytes."""
@@ -98,7 +99,7 @@ class OneLayerProof:
         for b, node in enumerate(nodes.node[:, 0].tolist()):
             part = self._part(node)
             decided = [where[self.firsts[self.values.index(v)] + k] for v, k, _ in part.signs]
-            scale = max(1e-300, weights[b].max(initial=0.0), beta[b].max(initial=0.0))
+            scale = max(NARROWEST, weights[b].max(initial=0.0), beta[b].max(initial=0.0))
             multipliers = (beta[b, decided] / scale).astype(np.float32)
             betas = tuple((shortened(multipliers) if short else multipliers).tolist())
             picked = [(k, w) for k, w in enumerate((weights[b] / scale).astype(np.float32).tolist()) if w > 0]

@@ -161,6 +161,7 @@ def _check(options: argparse.Namespace) -> None:
         raise OptionsError(f"--samples: found {options.samples}, expected a number >= 0")
     if where.wanted(options) and options.device != "cpu":
         raise OptionsError("--engine ray searches on the processors of the nodes: --device cpu is all it takes")
+    where.can_run(options)
     if options.memory is not None and not options.memory > 0:
         raise OptionsError(f"--memory: found {options.memory:g}, expected a number > 0")
 

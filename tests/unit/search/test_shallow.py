@@ -51,6 +51,7 @@ def clause(seed: int, n: int = 3, neurons: int = 8, k: int = 1, convex: float = 
         argument_error=1e-12 * (spread + bias.abs()),
         row_error=1e-12 * (normal(k).abs() + 10),
         unit=gamma(4 * (n + neurons), torch.float64),
+        neuron=torch.arange(neurons),
     )
 
 
@@ -338,7 +339,7 @@ def test_what_rounding_decides_stays_open() -> None:
     one = torch.ones(1).double()
     both = torch.tensor([-1.0, 1.0]).double()
     c = Clause(-one[None], 1e-17 * one, both[None], both[:, None], 0 * both, -one.expand(2), one.expand(2), -one, one,
-               1, 1e-12 * one.expand(2), 1e-12 * one, 1e-14)  # fmt: skip
+               1, 1e-12 * one.expand(2), 1e-12 * one, 1e-14, torch.arange(2))  # fmt: skip
     end = searched(c, lambda x: None, lambda: False, lambda now: None)
     assert end.found is None and end.tally.stuck > 0 and end.open_share > 0
 

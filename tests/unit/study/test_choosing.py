@@ -33,7 +33,7 @@ def net() -> Net:
 
     torch.manual_seed(1)
     arch = Architecture("cnn7", 4, 16, points=2)
-    return onnx_io.from_bytes(to_onnx(build(arch).eval(), arch).SerializeToString())
+    return onnx_io.load(to_onnx(build(arch).eval(), arch).SerializeToString())
 
 
 def answers(net: Net, images: np.ndarray) -> np.ndarray:

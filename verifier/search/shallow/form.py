@@ -47,8 +47,9 @@ class Clause:
     somewhere: there the ReLU has to be bounded from above, which only knowing the sign makes exact. The others are
     convex and are bounded exactly by the best slope in [0, 1].
     `argument_error` (N,), `row_error` (K,): what rounding may add to the arguments and functions on the box, for these
-    matrices and for any bound computed from them; `unit` is the relative error of one such sum. For whoever writes a
-    proof: `neuron` (N,) are their numbers in the layer, `on` says of its every neuron whether it is never negative.
+    matrices and for any bound computed from them; `unit` is the relative error of one such sum. `neuron`
+    (N,) are their numbers in the layer; for whoever writes a proof, `on` says of its every neuron whether it is never
+    negative.
     """
 
     linear: Tensor
@@ -64,7 +65,7 @@ class Clause:
     argument_error: Tensor
     row_error: Tensor
     unit: float
-    neuron: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    neuron: Tensor
     on: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
 
     def values(self, x: Tensor) -> Tensor:
