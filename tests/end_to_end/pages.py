@@ -190,4 +190,6 @@ class Walk:
             for name, words in {"python": "", **{name: f"-m {module} " for name, module in SCRIPTS.items()}}.items():
                 (folder / name).write_text(f'#!/bin/sh\nexec {python} {words}"$@"\n')
                 (folder / name).chmod(0o755)
+            for name in self.have:
+                (folder / name).symlink_to(Path(sys.executable).parent / name)
         return folder
