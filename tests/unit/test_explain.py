@@ -113,6 +113,7 @@ def test_splits_are_named_most_often_first() -> None:
 CASES = {
     "inputs": ([2, 12, 12, 1], "Relu", 0.6), "inputs, no ReLU": ([2, 12, 12, 1], "Tanh", 0.05),
     "neurons": ([10, 16, 16, 1], "Relu", 0.6), "neurons of the one": ([10, 24, 1], "Relu", 0.6),
+    "neurons, no ReLU": ([22, 12, 12, 1], "Sigmoid", 0.6),
 }  # fmt: skip
 
 

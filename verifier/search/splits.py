@@ -19,7 +19,7 @@ MOST = 100
 @dataclass(frozen=True, eq=False)
 class SplitCounts:
     """`inputs` (n,) and `neurons` (N,), int64: counts by number, filled by `add`; neurons are numbered as in
-    `Network.relus`."""
+    `Network.arguments`."""
 
     inputs: Tensor
     neurons: Tensor
@@ -27,7 +27,7 @@ class SplitCounts:
     @staticmethod
     def of(network: Network) -> SplitCounts:
         """Nothing counted yet."""
-        neurons = sum(_size(network, i) for i in network.relus)
+        neurons = max((first + _size(network, *key) for key, first in network.arguments.items()), default=0)
         zeros = torch.zeros(network.n + neurons, dtype=torch.int64, device=network.device)
         return SplitCounts(zeros[: network.n], zeros[network.n :])
 
@@ -38,13 +38,15 @@ class SplitCounts:
                 counts.index_add_(0, numbers, torch.ones_like(numbers))
 
     def named(self, network: Network, problem: Problem) -> Splits:
-        """The counts by name: inputs by their place in the network's input, neurons by the ONNX node of their layer and
-        their place in it."""
+        """The counts by name: inputs by their place in the network's input, neurons by the first ONNX node that reads
+        their layer and their place in it."""
         inputs, neurons = _largest(self.inputs), _largest(self.neurons)
         layers, places = [], []
-        for i, start in network.relus.items():
-            node, end = network.ops[i].node, start + _size(network, i)
-            name, part = node.source or node.output, self.neurons[start:end]
+        read_by = {first: key for key, first in reversed(network.arguments.items())}
+        for start, (i, k) in sorted(read_by.items()):
+            node, end = network.ops[i].node, start + _size(network, i, k)
+            name = (node.source or node.output) + (f", argument {k + 1}" if len(network.sources[i]) > 1 else "")
+            part = self.neurons[start:end]
             if total := int(part.sum()):
                 layers.append((name, total, int((part > 0).sum())))
             places += [(number, (name, number - start, count)) for number, count in neurons if start <= number < end]
@@ -58,8 +60,8 @@ class SplitCounts:
         )
 
 
-def _size(network: Network, op: int) -> int:
-    return torch.Size(network.shapes[op + 1]).numel()
+def _size(network: Network, op: int, argument: int) -> int:
+    return network.size(network.sources[op][argument])
 
 
 def _largest(counts: Tensor) -> list[tuple[int, int]]:
