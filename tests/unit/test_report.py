@@ -73,6 +73,9 @@ def test_json_is_strict_and_complete() -> None:
 
 def test_summary_never_rounds_an_open_rest_to_nothing() -> None:
     assert "0.1 % of the input volume open" in report.summary(Result(Verdict.TIMEOUT, open_fraction=1e-9))
+    assert "; 100.0 % of the input volume open" in report.summary(
+        Result(Verdict.TIMEOUT, open_fraction=1 + 1e-9, counters={"boxes": 3})
+    )
     assert "1,200 boxes" in report.summary(sat())
 
 

@@ -90,8 +90,8 @@ def summary(result: Result) -> str:
     if "boxes" in result.counters:
         text += f"; {result.counters['boxes']:,} boxes"
     if result.open_fraction is not None and result.verdict not in (Verdict.SAT, Verdict.UNSAT):
-        # rounded up: 0 % must mean none
-        text += f"; {math.ceil(result.open_fraction * 1000) / 10:.1f} % of the input volume open"
+        # rounded up: 0 % must mean none; the shares of the boxes may add up to a little more than all
+        text += f"; {math.ceil(min(result.open_fraction, 1.0) * 1000) / 10:.1f} % of the input volume open"
     return text
 
 
