@@ -32,7 +32,7 @@ def _small_numbers(path: Path) -> Iterator[tuple[int, str]]:
         if isinstance(node, ast.Constant | ast.BinOp):
             try:  # a literal, or a power of literals
                 value = eval(ast.unparse(node), {"__builtins__": {}})
-            except Exception:
+            except (NameError, AttributeError, TypeError, ArithmeticError, ValueError):  # no literal
                 continue
             if isinstance(value, float) and 0 < abs(value) < SMALL:
                 yield node.lineno, ast.unparse(node)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import onnxruntime
@@ -164,62 +165,63 @@ def test_the_cases_split_what_they_are_for(by_inputs: Case, by_neurons: Case) ->
     assert any(isinstance(e, fmt.Leaf) and any(e.beta) and e.slopes >= 0 for e in events)
 
 
+E = TypeVar("E")
 Change = Callable[[list[fmt.Event], int], list[fmt.Event]]
 
 
-def change(kind: type, edit: Callable[[fmt.Event], list[fmt.Event]]) -> Change:
+def change(kind: type[E], edit: Callable[[E], list[fmt.Event]]) -> Change:
     """Edits event number i (counted round) of one kind."""
 
     def apply(events: list[fmt.Event], i: int) -> list[fmt.Event]:
-        places = [k for k, e in enumerate(events) if isinstance(e, kind)]
-        k = places[i % len(places)]
-        return [*events[:k], *edit(events[k]), *events[k + 1 :]]  # type: ignore[arg-type]
+        places = [(k, e) for k, e in enumerate(events) if isinstance(e, kind)]
+        k, event = places[i % len(places)]
+        return [*events[:k], *edit(event), *events[k + 1 :]]
 
     return apply
 
 
 def swap_leaves(events: list[fmt.Event], i: int) -> list[fmt.Event]:
-    places = [k for k, e in enumerate(events) if isinstance(e, fmt.Leaf)]
-    a, b = places[i % len(places)], places[(i + 1) % len(places)]
+    places = [(k, e) for k, e in enumerate(events) if isinstance(e, fmt.Leaf)]
+    (a, first), (b, second) = places[i % len(places)], places[(i + 1) % len(places)]
     out = list(events)
-    out[a], out[b] = replace(events[a], node=events[b].node), replace(events[b], node=events[a].node)  # type: ignore[type-var, union-attr]
+    out[a], out[b] = replace(first, node=second.node), replace(second, node=first.node)
     return out
 
 
 ALWAYS = {
     "dropped leaf": change(fmt.Leaf, lambda e: []),
     "repeated leaf": change(fmt.Leaf, lambda e: [e, e]),
-    "leaf of another node": change(fmt.Leaf, lambda e: [replace(e, node=e.node + 100000)]),  # type: ignore[type-var, union-attr]
-    "negative multiplier": change(fmt.Leaf, lambda e: [replace(e, beta=(-1.0,) * max(1, len(e.beta)))]),  # type: ignore[type-var, union-attr]
+    "leaf of another node": change(fmt.Leaf, lambda e: [replace(e, node=e.node + 100000)]),
+    "negative multiplier": change(fmt.Leaf, lambda e: [replace(e, beta=(-1.0,) * max(1, len(e.beta)))]),
     "rows of a clause that is not there": change(
-        fmt.Leaf, lambda e: [replace(e, rows=(*(e.rows or (((0, 1.0),),) * 2), ((1, 0.5),)))]  # type: ignore[type-var, union-attr]
+        fmt.Leaf, lambda e: [replace(e, rows=(*(e.rows or (((0, 1.0),),) * 2), ((1, 0.5),)))]
     ),
     "row that is not there": change(
-        fmt.Leaf, lambda e: [replace(e, rows=(((7, 1.0),),) * max(1, len(e.rows or (1, 1))))]),  # type: ignore[type-var, union-attr]
-    "negative weight": change(fmt.Leaf, lambda e: [replace(e, rows=(((0, -1.0), (0, 1.0)),) * max(1, len(e.rows)))]),  # type: ignore[type-var, union-attr]
+        fmt.Leaf, lambda e: [replace(e, rows=(((7, 1.0),),) * max(1, len(e.rows or (1, 1))))]),
+    "negative weight": change(fmt.Leaf, lambda e: [replace(e, rows=(((0, -1.0), (0, 1.0)),) * max(1, len(e.rows)))]),
 }  # fmt: skip
 INPUTS = {
-    "split outside of the box": change(fmt.InputSplit, lambda e: [replace(e, at=1.5)]),  # type: ignore[type-var]
-    "split at NaN": change(fmt.InputSplit, lambda e: [replace(e, at=float("nan"))]),  # type: ignore[type-var]
-    "split of an input that is not there": change(fmt.InputSplit, lambda e: [replace(e, coordinate=99)]),  # type: ignore[type-var]
+    "split outside of the box": change(fmt.InputSplit, lambda e: [replace(e, at=1.5)]),
+    "split at NaN": change(fmt.InputSplit, lambda e: [replace(e, at=float("nan"))]),
+    "split of an input that is not there": change(fmt.InputSplit, lambda e: [replace(e, coordinate=99)]),
     "dropped split": change(fmt.InputSplit, lambda e: []),
 }
 NEURONS = {
-    "neuron that is not there": change(fmt.NeuronSplit, lambda e: [replace(e, neuron=999)]),  # type: ignore[type-var]
-    "tensor that is not there": change(fmt.NeuronSplit, lambda e: [replace(e, tensor=9)]),  # type: ignore[type-var]
-    "slopes of another size": change(fmt.Slopes, lambda e: [fmt.Slopes(tuple(t[1:] for t in e.tables))]),  # type: ignore[union-attr]
+    "neuron that is not there": change(fmt.NeuronSplit, lambda e: [replace(e, neuron=999)]),
+    "tensor that is not there": change(fmt.NeuronSplit, lambda e: [replace(e, tensor=9)]),
+    "slopes of another size": change(fmt.Slopes, lambda e: [fmt.Slopes(tuple(t[1:] for t in e.tables))]),
     "slopes that come later": change(fmt.Slopes, lambda e: []),
 }
 
 
 CLIPS = {
-    "slab outside of the box": change(fmt.InputClip, lambda e: [replace(e, slabs=((0, 1, 9.0),))]),  # type: ignore[type-var]
-    "slab at NaN": change(fmt.InputClip, lambda e: [replace(e, slabs=((0, 1, float("nan")),))]),  # type: ignore[type-var]
-    "slab of an input that is not there": change(fmt.InputClip, lambda e: [replace(e, slabs=((99, 1, 0.0),))]),  # type: ignore[type-var]
-    "slab of everything": change(fmt.InputClip, lambda e: [replace(e, slabs=((0, 1, -1.0), (0, -1, 1.0)))]),  # type: ignore[type-var]
-    "no rows": change(fmt.InputClip, lambda e: [replace(e, rows=())]),  # type: ignore[type-var]
-    "rows of one clause": change(fmt.InputClip, lambda e: [replace(e, rows=e.rows[:1])]),  # type: ignore[type-var, union-attr]
-    "row that is not there in a clip": change(fmt.InputClip, lambda e: [replace(e, rows=(*e.rows, (0, 7)))]),  # type: ignore[type-var, union-attr]
+    "slab outside of the box": change(fmt.InputClip, lambda e: [replace(e, slabs=((0, 1, 9.0),))]),
+    "slab at NaN": change(fmt.InputClip, lambda e: [replace(e, slabs=((0, 1, float("nan")),))]),
+    "slab of an input that is not there": change(fmt.InputClip, lambda e: [replace(e, slabs=((99, 1, 0.0),))]),
+    "slab of everything": change(fmt.InputClip, lambda e: [replace(e, slabs=((0, 1, -1.0), (0, -1, 1.0)))]),
+    "no rows": change(fmt.InputClip, lambda e: [replace(e, rows=())]),
+    "rows of one clause": change(fmt.InputClip, lambda e: [replace(e, rows=e.rows[:1])]),
+    "row that is not there in a clip": change(fmt.InputClip, lambda e: [replace(e, rows=(*e.rows, (0, 7)))]),
     "dropped clip": change(fmt.InputClip, lambda e: []),
 }  # fmt: skip
 
@@ -237,19 +239,19 @@ def test_broken_proofs_are_rejected(kind: str, i: int, tmp_path: Path, by_inputs
 
 PERHAPS = {
     "slab position": change(
-        fmt.InputClip, lambda e: [replace(e, slabs=tuple((j, s, at - s * 0.1) for j, s, at in e.slabs))]  # type: ignore[type-var, union-attr]
+        fmt.InputClip, lambda e: [replace(e, slabs=tuple((j, s, at - s * 0.1) for j, s, at in e.slabs))]
     ),
     "slab coordinate": change(
-        fmt.InputClip, lambda e: [replace(e, slabs=tuple(((j + 1) % 3, s, at) for j, s, at in e.slabs))]  # type: ignore[type-var, union-attr]
+        fmt.InputClip, lambda e: [replace(e, slabs=tuple(((j + 1) % 3, s, at) for j, s, at in e.slabs))]
     ),
-    "slab side": change(fmt.InputClip, lambda e: [replace(e, slabs=tuple((j, -s, at) for j, s, at in e.slabs))]),  # type: ignore[type-var, union-attr]
-    "split position": change(fmt.InputSplit, lambda e: [replace(e, at=e.at * 0.7 + 0.05)]),  # type: ignore[type-var, union-attr]
-    "split coordinate": change(fmt.InputSplit, lambda e: [replace(e, coordinate=(e.coordinate + 1) % 3)]),  # type: ignore[type-var, union-attr]
-    "neuron": change(fmt.NeuronSplit, lambda e: [replace(e, neuron=(e.neuron + 1) % 12)]),  # type: ignore[type-var, union-attr]
-    "multiplier": change(fmt.Leaf, lambda e: [replace(e, beta=tuple(5 * b + 1 for b in e.beta))]),  # type: ignore[type-var, union-attr]
-    "slope": change(fmt.Slopes, lambda e: [fmt.Slopes(tuple(255 - t for t in e.tables))]),  # type: ignore[union-attr]
-    "intervals": change(fmt.Leaf, lambda e: [replace(e, intervals=(e.intervals + 1) % 3)]),  # type: ignore[type-var, union-attr]
-    "row": change(fmt.Leaf, lambda e: [replace(e, rows=(((0, 1.0),),) * max(1, len(e.rows)))]),  # type: ignore[type-var, union-attr]
+    "slab side": change(fmt.InputClip, lambda e: [replace(e, slabs=tuple((j, -s, at) for j, s, at in e.slabs))]),
+    "split position": change(fmt.InputSplit, lambda e: [replace(e, at=e.at * 0.7 + 0.05)]),
+    "split coordinate": change(fmt.InputSplit, lambda e: [replace(e, coordinate=(e.coordinate + 1) % 3)]),
+    "neuron": change(fmt.NeuronSplit, lambda e: [replace(e, neuron=(e.neuron + 1) % 12)]),
+    "multiplier": change(fmt.Leaf, lambda e: [replace(e, beta=tuple(5 * b + 1 for b in e.beta))]),
+    "slope": change(fmt.Slopes, lambda e: [fmt.Slopes(tuple(255 - t for t in e.tables))]),
+    "intervals": change(fmt.Leaf, lambda e: [replace(e, intervals=(e.intervals + 1) % 3)]),
+    "row": change(fmt.Leaf, lambda e: [replace(e, rows=(((0, 1.0),),) * max(1, len(e.rows)))]),
     "swapped leaves": swap_leaves,
 }  # fmt: skip
 
