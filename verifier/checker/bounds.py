@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -52,11 +53,19 @@ class AffineForms:
             return self
         return AffineForms(self.centre, np.concatenate([self.maps, np.zeros((b, count - d, *shape))], 1), self.radius)
 
+    @cached_property
+    def reach(self) -> Array:
+        """sum_j |maps_j| + radius, rounded."""
+        total, step = self.radius, max(1, CHUNK // max(1, self.radius.size))
+        for at in range(0, self.maps.shape[1], step):
+            total = total + np.abs(self.maps[:, at : at + step]).sum(1)
+        return total
+
     def size(self) -> Array:
-        return np.abs(self.centre) + np.abs(self.maps).sum(1) + self.radius
+        return np.abs(self.centre) + self.reach
 
     def interval(self) -> tuple[Array, Array]:
-        spread = np.abs(self.maps).sum(1) + self.radius
+        spread = self.reach
         room = (np.abs(self.centre) + spread) * gamma(self.maps.shape[1]) + TINY
         return self.centre - spread - room, self.centre + spread + room
 
@@ -245,14 +254,17 @@ def _curve(out: Enclosures, forms: list[AffineForms | None], op: Curve, symbols:
         room = (np.abs(slope) * size + np.abs(shift) + noise) * (8 * UNIT) + TINY * (4 + form.maps.shape[1])
         exact = (slope == 1) & (least == 0) & (most == 0)
         zero = (slope == 0) & (least == 0) & (most == 0)
-        maps, known = slope[:, None] * form.maps, max((f.maps.shape[1] for f in forms if f is not None), default=0)
+        count = form.maps.shape[1]
         if symbols:
+            known = max(f.maps.shape[1] for f in forms if f is not None)
             new = np.flatnonzero(np.isfinite(noise) & (noise > 0) & ~exact & ~zero)
             _reserve(forms, known + len(new), [op.shape])
-            more = np.zeros((1, known - maps.shape[1] + len(new), noise.size))
-            more[0, known - maps.shape[1] + np.arange(len(new)), new] = noise.reshape(-1)[new]
-            maps = np.concatenate([maps, more.reshape(1, -1, *op.shape)], 1)
+            maps = np.zeros((1, known + len(new), *op.shape))
+            maps.reshape(-1, noise.size)[known + np.arange(len(new)), new] = noise.reshape(-1)[new]
+            np.multiply(slope, form.maps[0], out=maps[0, :count])
             noise = np.where(np.isfinite(noise), 0.0, noise)
+        else:
+            maps = slope[:, None] * form.maps
         radius = np.where(zero, 0.0, np.abs(slope) * form.radius + np.where(exact, 0.0, noise + room))
         form = AffineForms(slope * form.centre + shift, maps, radius)
     forms.append(form)

@@ -271,7 +271,7 @@ class Reader:
 
     def _clip(self) -> InputClip:
         node, flags = self._varint(), self._bytes(1)[0]
-        if flags >> 4 > ROWS or flags & 15:
+        if flags >> 4 == ROOT or flags >> 6 or flags & 15:
             self._fail(f"found flags {flags} of a clip")
         rows = tuple((self._varint(), self._varint()) for _ in range(self._count(MOST_ITEMS)))
         slabs = []

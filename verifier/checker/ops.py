@@ -144,8 +144,8 @@ class Concat(Linear):
         return np.split(row, np.cumsum(self.lengths)[:-1], self.axis + 1)
 
 
-SCRATCH = 1 << 24
-"""Numbers that a convolution lays out at a time, where one picture has fewer."""
+SCRATCH = 1 << 18
+"""Numbers that a convolution lays out at a time, where one picture has fewer: about what a core's cache holds."""
 
 FEW = 32
 """A matrix with at most one nonzero number in so many, in every column, is multiplied by gathering these."""
@@ -223,15 +223,17 @@ class Conv(Linear):
 
     def _run(self, x: Array, weight: Array) -> Array:
         b, (_, c, height, width), (top, left, _, _) = len(x), self.source_shape, self.pads
-        padded = np.zeros((b, c, *self._padded()))
-        padded[:, :, top : top + height, left : left + width] = x.reshape(b, c, height, width)
-        o, g = self.shape[1], self.groups
-        kernel, out = weight.reshape(1, g, o // g, -1), np.empty((b, *self.shape))
-        step = max(1, SCRATCH // (g * kernel.shape[3] * math.prod(self.shape[2:])))
+        g, inner, many = self.groups, math.prod(weight.shape[1:]), math.prod(self.shape[2:])
+        kernel, out = weight.reshape(g, -1, inner), np.empty((b, *self.shape))
+        step = min(b, max(1, SCRATCH // (g * inner * many)))
+        padded = np.zeros((step, c, *self._padded()))  # the border stays 0
+        windows = self._windows(padded)
+        columns = np.empty(windows.shape)
         for at in range(0, b, step):
-            part = self._windows(padded[at : at + step])
-            columns = part.reshape(len(part), g, kernel.shape[3], -1)
-            out[at : at + step] = (kernel @ columns).reshape(-1, *self.shape)
+            n = min(step, b - at)
+            padded[:n, :, top : top + height, left : left + width] = x[at : at + n, 0]
+            columns[:n] = windows[:n]
+            np.matmul(kernel, columns[:n].reshape(n, g, inner, many), out=out[at : at + n].reshape(n, g, -1, many))
         return out
 
     def forward(self, xs: Sequence[Array]) -> Array:

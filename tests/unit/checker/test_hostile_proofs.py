@@ -99,6 +99,15 @@ def test_a_row_is_named_once(tmp_path: Path) -> None:
             check(*files(tmp_path, 40, [event, fmt.End(0, 1)]))
 
 
+@pytest.mark.parametrize("kind", [fmt.FORMS, fmt.ROWS, fmt.SYMBOLS])
+def test_clips_take_the_intervals_of_leaves(tmp_path: Path, kind: int) -> None:
+    """But not those of the whole box, which know nothing of a part."""
+    clip, leaf = fmt.InputClip(0, ((0, 0),), ((0, 1, 0.5),), kind), fmt.Leaf(1, intervals=kind)
+    assert check(*files(tmp_path, 40, [clip, leaf, fmt.End(1, 1)])).splits == 1
+    with pytest.raises(Unreadable, match="found flags 32 of a clip"):
+        check(*files(tmp_path, 40, [replace(clip, intervals=fmt.ROOT), leaf, fmt.End(1, 1)]))
+
+
 def test_convolutions_in_parts_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     conv = ops.Conv((0,), (1, 4, 5, 5), "c", rng.normal(size=(4, 1, 3, 3)), (1, 2, 5, 5), (1, 1, 1, 1), groups=2)
