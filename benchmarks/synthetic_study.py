@@ -62,11 +62,13 @@ def train(*, seed: int, epochs: float, like: Path | None, work: Path, out: Path)
 
 
 def prune(
-    *, model: Path, criterion: str, ratio: float, like: Path | None, seed: int, work: Path, out: Path, shared: str = ""
-) -> None:
+    *, model: Path, criterion: str, ratio: float, like: Path | None, seed: int, work: Path, out: Path, shared: str = "",
+    concentrate: float = 0.0, certified: bool = False,
+) -> None:  # fmt: skip
     value = json.loads(model.read_text())
     width = json.loads(like.read_text())["width"] if like else value["width"] * (1 - ratio)
-    steps = [*value["steps"], ["prune", criterion, round(ratio, 9), seed]]
+    pulled = [["concentrate", concentrate, seed]] if concentrate else []
+    steps = [*value["steps"], *pulled, ["prune", criterion, round(ratio, 9), seed]]
     out.write_text(json.dumps({**value, "arm": criterion, "draw": seed, "width": width, "steps": steps}))
 
 

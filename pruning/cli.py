@@ -132,6 +132,7 @@ _TRAINING: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("epochs", "fine-tuning epochs per stage", {}),
     ("max_drop", "stop when the error rises by this share", {}),
     ("wasserstein", "weight of the concentration loss", {}),
+    ("wasserstein_span", "before each cut, or between cuts as well", {"choices": choices.SPANS}),
     ("stability", "stability regulariser", {"choices": choices.STABILITIES}),
     ("certified", "weight of the loss on bounds over random sub-rectangles of S", {}),
     ("certified_bounds", "its bounds", {"choices": choices.CERTIFIED_BOUNDS}),

@@ -21,6 +21,7 @@ FOLDS = ("zero", "mean", "graft", "sound")
 BORDERS = ("interior", "exact")
 RESCALES = ("none", "silent", "all")
 CERTIFIED_BOUNDS = ("interval", "affine")
+SPANS = ("warm-up", "all")
 STABILITIES = ("none", "rs", "nrs")
 BLOCKS = "layer"
 """The criterion that drops whole residual blocks; all others rank channels."""
@@ -90,12 +91,13 @@ class ScoreOptions:
 class TrainOptions:
     """Settings of the training modes.
 
-    wasserstein: the concentration loss starts at this share of the task loss; separation and across: weights of the
-    optional terms relative to it; stability: none, rs or nrs with weight `stability_weight` (VITA's 0.01 for
-    adversarial training); consistency: weight of |f(x') - f(x)|^2; certified: weight of the task loss of the bounds
-    (certified_bounds: `affine` in the parameters, or `interval`) over a random sub-rectangle of S per image,
-    whose sides grow to `cell` times those of S while the weight does (`pruning.curriculum`); exposure: training uses S
-    enlarged by this factor; rescale: see `pruning.apply`.
+    wasserstein: the concentration loss starts at this share of the task loss; wasserstein_span: it runs in a `warm-up`
+    before each cut, or in `all` training before the last cut, between two cuts on the channels of the next; separation
+    and across: weights of the optional terms relative to it; stability: none, rs or nrs with weight `stability_weight`
+    (VITA's 0.01 for adversarial training); consistency: weight of |f(x') - f(x)|^2; certified: weight of the task loss
+    of the bounds (certified_bounds: `affine` in the parameters, or `interval`) over a random sub-rectangle of S per
+    image, whose sides grow to `cell` times those of S while the weight does (`pruning.curriculum`); exposure: training
+    uses S enlarged by this factor; rescale: see `pruning.apply`.
     """
 
     mode: str = "one-shot"
@@ -105,6 +107,7 @@ class TrainOptions:
     rate: float = 1e-3
     max_drop: float = 0.1
     wasserstein: float = 0.3
+    wasserstein_span: str = SPANS[0]
     separation: float = 0.0
     across: float = 0.0
     stability: str = "none"
@@ -121,6 +124,7 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         one_of("mode", self.mode, MODES[1:])
+        one_of("wasserstein span", self.wasserstein_span, SPANS)
         one_of("stability", self.stability, STABILITIES)
         one_of("certified bounds", self.certified_bounds, CERTIFIED_BOUNDS)
         one_of("rescale", self.rescale, RESCALES)

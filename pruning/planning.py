@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 
 from pruning.errors import CriterionError, NothingToPrune
 from pruning.groups import Groups
+from pruning.net import Net
 from pruning.options import ALLOCATIONS, NORMS, ChannelFloor, one_of, share
 from pruning.scores.base import Scores
 from verifier.brief import brief
@@ -39,6 +41,19 @@ class Plan:
     def counts(self) -> Mapping[int, int]:
         """Number of removed channels per group index."""
         return {index: int(self.removed[group.channels].sum()) for index, group in enumerate(self.groups.groups)}
+
+    def on(self, net: Net) -> Plan:
+        """The same plan for a network with the same structure and other weights."""
+        return replace(self, groups=replace(self.groups, net=net))
+
+
+def stages(ratio: float, count: int) -> list[tuple[float, float]]:
+    """Of each stage, the share of channels gone after it, and the share *of those still there* that it removes.
+
+    Cubic schedule rho_t = rho (1 - (1 - t/T)^3), as in Zhu and Gupta (2017, arXiv 1710.01878).
+    """
+    gone = [ratio * (1 - (1 - stage / count) ** 3) for stage in range(count + 1)]
+    return [(after, 1 - (1 - after) / (1 - before)) for before, after in pairwise(gone)]
 
 
 def make_plan(

@@ -101,12 +101,19 @@ class TorchNet:
 
     def __call__(self, images: Any, values: Sequence[str] = (), leaves: Mapping[str, Any] | None = None) -> Any:
         """Output (n, ...) and, if `values` are named, a dictionary of them; `leaves` overrides weights."""
+        found = self.tapped(images, values, leaves)
+        return found if values else found[0]
+
+    def tapped(
+        self, images: Any, values: Sequence[str], leaves: Mapping[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Output (n, ...) and the values by name, however many."""
         source = self.leaves if leaves is None else {**self.leaves, **leaves}
         state = {key: change(source[name]) for key, (name, change) in self._map.items()}
         with warnings.catch_warnings():  # onnx2torch indexes in a way that recent torch versions comment on
             warnings.filterwarnings("ignore", message="Using a non-tuple sequence")
             output, tapped = functional_call(self._module, state, (images, tuple(values)))
-        return (output, tapped) if values else output
+        return output, tapped
 
     def weight(self, name: str) -> Any:
         """A stored value: the leaf if it has one."""

@@ -22,14 +22,14 @@ from pruning import forms, losses
 from pruning.agreement import Agreement, agreement
 from pruning.api import PrunedModel, apply
 from pruning.calibration import Calibration
+from pruning.concentration import RAMP, Concentration, channels
 from pruning.curriculum import Curriculum
 from pruning.errors import CriterionError, DataError
-from pruning.fold import readers
-from pruning.groups import Groups, find_groups
+from pruning.groups import find_groups
 from pruning.measure import error
 from pruning.net import Net
 from pruning.options import ChannelFloor, TrainOptions
-from pruning.planning import Plan
+from pruning.planning import Plan, stages
 from pruning.scores.weights import prunable_weights
 from pruning.surgery import mask, remove
 from pruning.torch_bridge import TorchNet
@@ -78,11 +78,12 @@ class _Training:
         """One stage (one-shot) or several (progressive)."""
         count = self.options.stages if self.options.mode == "progressive" else 1
         start = error(self.net, self.held_out)
-        current, floor, plan, before = self.net, None, None, 0.0
-        for stage in range(1, count + 1):
-            reach = self.ratio * (1 - (1 - stage / count) ** 3)
-            share = 1 - (1 - reach) / (1 - before)
-            candidate, stage_plan = self._stage(current, share, floor, last=stage == count)
+        current, floor, plan, following = self.net, None, None, None
+        steps = stages(self.ratio, count)
+        for stage, (reach, share) in enumerate(steps, 1):
+            stage_plan = following or self.replan(current, share, floor)
+            later = steps[stage][1] if stage < count else None
+            candidate, stage_plan, following = self._stage(current, stage_plan, later)
             now = error(candidate, self.held_out)
             self.log.append({"stage": stage, "ratio": reach, "error": now, "dense_error": start})
             self.say(
@@ -95,25 +96,32 @@ class _Training:
                 break
             floor = floor or _absolute_floor(stage_plan)
             self._record(stage_plan)
-            current, plan, before = candidate, stage_plan, reach
+            current, plan = candidate, stage_plan
         assert plan is not None
         return self._result(current, plan)
 
-    def _stage(self, current: Net, share: float, floor: ChannelFloor | None, last: bool) -> tuple[Net, Plan]:
+    def _stage(self, current: Net, plan: Plan, following: float | None) -> tuple[Net, Plan, Plan | None]:
+        """The network after a cut and what follows it, the plan that was cut, and that of the next cut (share
+        `following`) where it is already made.
+        """
         options = self.options
-        plan = self.replan(current, share, floor)
         if options.wasserstein > 0 or options.separation > 0 or options.across > 0:
             warm = max(1, options.epochs // 3)
             trained = fine_tune(current, self.fit, options, warm, plan)
-            plan = _moved(plan, trained)
+            plan = plan.on(trained)
             current = trained
         pruned = apply(current, plan, self.fold, self.fit.part(slice(0, options.calibration)), self.border,
                        rescale=options.rescale)  # fmt: skip
         found = Agreement.of(pruned.sidecar)
         if found is not None:
             self.checks.append(found)
-        epochs = options.epochs if last else max(1, options.epochs // 2)
-        return fine_tune(pruned.net, self.fit, options, epochs), plan
+        if following is None:
+            return fine_tune(pruned.net, self.fit, options, options.epochs), plan, None
+        planned = None
+        if options.wasserstein_span == "all":
+            planned = self.replan(pruned.net, following, _absolute_floor(plan))
+        tuned = fine_tune(pruned.net, self.fit, options, max(1, options.epochs // 2), planned)
+        return tuned, plan, planned.on(tuned) if planned else None
 
     def lottery(self) -> PrunedModel:
         """Rounds of training, cutting and rewinding, then a last training."""
@@ -124,7 +132,7 @@ class _Training:
             plan = self.replan(trained, share, floor)
             floor = floor or _absolute_floor(plan)
             self._record(plan)
-            groups = _moved(plan, current).groups
+            groups = plan.on(current).groups
             current = remove(groups, plan.removed)  # rewound: the given weights, cut alike
             self.checks.append(agreement(current, mask(groups, plan.removed)))
             left *= 1 - share
@@ -216,8 +224,7 @@ class _Objective:
     ) -> None:
         self.model, self.plan, self.options, self.steps, self.data = model, plan, options, steps, data
         self.curriculum = Curriculum(options.certified, options.cell)
-        self.scale: float | None = None
-        self.places = _candidates(plan) if plan is not None and options.wasserstein > 0 else []
+        self.pull = Concentration(model, plan, options.wasserstein) if plan and options.wasserstein > 0 else None
         self.units = list(plan.groups.units) if plan is not None else []
 
     def __call__(
@@ -230,14 +237,10 @@ class _Objective:
         exposed: Calibration,
         raw: np.ndarray,
     ) -> Any:
-        values = list(dict.fromkeys(value for value, *_ in self.places))
-        if values:
-            output, tapped = self.model(moved, values)
-        else:
-            output, tapped = self.model(moved), {}
+        output, seen = self.model.tapped(moved, self.pull.values if self.pull else ())
         loss = losses.task_loss(output, labels)
-        if self.places:
-            loss = loss + self._ramp(step, loss, self._concentration(tapped))
+        if self.pull and self.pull.values:
+            loss = loss + self.pull(seen, loss, (step + 1) / max(1.0, RAMP * self.steps))
         if self._needs_scores():
             loss = loss + self._score_terms(clean, raw, exposed, rng)
         if self.options.certified > 0:
@@ -245,20 +248,6 @@ class _Objective:
         if self.options.consistency > 0:
             loss = loss + self.options.consistency * (output - self.model(clean)).pow(2).mean()
         return loss
-
-    def _ramp(self, step: int, task: Any, term: Any) -> Any:
-        if self.scale is None:
-            self.scale = self.options.wasserstein * float(task.detach()) / max(float(term.detach()), 1e-12)
-        return self.scale * min(1.0, (step + 1) / max(1.0, 0.3 * self.steps)) * term
-
-    def _concentration(self, tapped: Mapping[str, Any]) -> Any:
-        activations, weights, chosen = [], [], []
-        for value, axis, name, weight_axis, candidates in self.places:
-            activations.append(_channels(tapped[value], axis))
-            kernel = self.model.leaves[name]
-            weights.append(kernel.detach().pow(2).sum(dim=[a for a in range(kernel.ndim) if a != weight_axis]))
-            chosen.append(self.model.tensor(candidates))
-        return losses.concentration(activations, weights, chosen)
 
     def _certified(self, raw: np.ndarray, labels: Any, step: int, rng: np.random.Generator) -> Any:
         middle, half = self.curriculum.cells(self.data.semantic, len(raw), step / self.steps, rng)
@@ -281,8 +270,8 @@ class _Objective:
         seen = [self.model(batch, names)[1] for batch in batches]
         scores, terms, o = [], torch.zeros((), device=clean.device), self.options
         for unit in self.units:
-            z0 = _channels(base[unit.value], unit.axis)
-            z = torch.stack([_channels(values[unit.value], unit.axis) for values in seen])
+            z0 = channels(base[unit.value], unit.axis)
+            z = torch.stack([channels(values[unit.value], unit.axis) for values in seen])
             scores.append(losses.ratio_scores(z0, z))
             if o.stability != "none":
                 gamma = self._gamma(unit.value) if o.stability == "nrs" else None
@@ -324,28 +313,6 @@ def _masked(net: Net, masks: Mapping[str, np.ndarray]) -> Net:
     return net.changed(
         weights={name: net.weights[name] * mask.astype(net.weights[name].dtype) for name, mask in masks.items()}
     )
-
-
-def _channels(value: Any, axis: int) -> Any:
-    """(n, ..., C, ...) -> (n, C, P)."""
-    moved = value.movedim(axis, 1)
-    return moved.reshape(moved.shape[0], moved.shape[1], -1)
-
-
-def _candidates(plan: Plan) -> list[tuple[str, int, str, int, np.ndarray]]:
-    """For each reader of removed channels: value, its axis, weight, the weight's axis, mask of removed entries."""
-    found = []
-    for cut in readers(plan.groups, plan.removed):
-        if cut.data_labels is not None and len(cut.data_labels) == len(cut.labels):
-            chosen = ~plan.groups.keep(plan.removed, cut.data_labels)
-            found.append((cut.data, cut.data_axis, plan.groups.net.nodes[cut.node].input(cut.slot), cut.axis, chosen))
-    return found
-
-
-def _moved(plan: Plan, net: Net) -> Plan:
-    """The same plan on a network with the same structure and other weights."""
-    groups: Groups = replace(plan.groups, net=net)
-    return replace(plan, groups=groups)
 
 
 def _absolute_floor(plan: Plan) -> ChannelFloor:

@@ -15,10 +15,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pruning.planning import stages
 from pruning.study.errors import ResultsError, StudyFileError
 from pruning.study.hands import FineTune, Hands, Prune, Size, Train
 from pruning.study.ledger import json_lines, opened
-from pruning.study.plan import NetworkJob, stage_ratios
+from pruning.study.plan import NetworkJob
 from pruning.study.spec import Study
 from pruning.study.words import duration
 from verifier.files.whole import make_folder, move
@@ -161,16 +162,17 @@ def _prune(spec: Study, job: NetworkJob, folder: Path, hands: Hands, work: Path,
     assert job.ratio is not None
     prune = _need(hands.prune, Prune)
     current = folder / f"{job.parent}.onnx"
-    for stage, ratio in enumerate(stage_ratios(job.ratio, spec.stages), 1):
+    epochs = spec.budget.finetune / (spec.stages + job.concentrated)
+    for stage, (_, ratio) in enumerate(stages(job.ratio, spec.stages), 1):
         # A matched arm hits the widths of its model's last stage; its earlier stages follow that model's own.
         like = None if job.like is None else _stage(folder / "work" / job.like, stage, "cut")
         cut, tuned = _stage(work, stage, "cut"), _stage(work, stage, "tuned")
         prune(
             model=current, criterion=job.criterion, ratio=ratio, like=like, seed=_seed(job), work=work, out=cut,
-            shared=job.shared,
+            shared=job.shared, concentrate=epochs if job.concentrated else 0.0, certified=job.certified,
         )  # fmt: skip
-        if spec.budget.finetune:
-            _tune(job, cut, spec.budget.finetune / spec.stages, hands, work, tuned)
+        if epochs and (stage == spec.stages or not job.concentrated):
+            _tune(job, cut, epochs, hands, work, tuned)
             cut = tuned
         current = cut
     out.write_bytes(current.read_bytes())

@@ -98,11 +98,13 @@ class Prune(Protocol):
 
     `like`: an ONNX file (pruned from the same parent) whose number of channels per layer is to be hit exactly. `seed`
     settles every random choice. `shared`: how the ratio is shared out over the layers; empty: as the study says.
+    `concentrate`: epochs of fine-tuning (`certified`: as `FineTune` has it) between the choice of the channels and the
+    cut, in which these are pulled to constants.
     """
 
     def __call__(
         self, *, model: Path, criterion: str, ratio: float, like: Path | None, seed: int, work: Path, out: Path,
-        shared: str,
+        shared: str, concentrate: float, certified: bool,
     ) -> None:  # fmt: skip
         """Do it; see the class."""
         ...

@@ -8,7 +8,7 @@ of Conv, Relu, Flatten and Gemm (`cnn7` is), with batch normalisation behind eac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,38 +20,22 @@ from torch import nn
 
 from pruning import api, forms
 from pruning.calibration import Calibration, Perturbation
+from pruning.concentration import RAMP, Concentration
 from pruning.curriculum import Curriculum
 from pruning.errors import CriterionError
 from pruning.groups import Groups, find_groups
 from pruning.net import Net
-from pruning.options import ChannelFloor, ScoreOptions
+from pruning.options import ChannelFloor, ScoreOptions, TrainOptions
 from pruning.planning import Plan, make_plan
 from pruning.scores import CRITERIA, Scores, movement
 from pruning.study import allocation
 from pruning.study.errors import StudyFileError
 from pruning.study.spec import SHARINGS, Study
 from pruning.torch_bridge import TorchNet
-from verifier.training import augment, measure
+from verifier.training import measure
 from verifier.training import train as training
 from verifier.training.export import to_onnx
 from verifier.training.models import Architecture, Pixels, build
-
-
-@dataclass(frozen=True)
-class StepBatch:
-    """What the loss of one step was computed on: images before and after the perturbation, key points (n, K, 2) in
-    pixels, weights (n, K), and what the network answered to `moved`. done: share of the training.
-    """
-
-    images: torch.Tensor
-    moved: torch.Tensor
-    points: torch.Tensor
-    weights: torch.Tensor
-    output: torch.Tensor
-    done: float
-
-
-More = Callable[[StepBatch, torch.Tensor], torch.Tensor]
 
 SCORED = {"usn-cert": 24, "looseness": 8}
 """Images that scores with proved bounds are computed on; every other criterion gets `calibration` of them."""
@@ -153,15 +137,23 @@ class Maker:
 
     def finetune(self, *, model: Path, seed: int, epochs: float, certified: bool, work: Path, out: Path) -> None:
         """See `hands.FineTune`."""
+        api.save(self.tuned(api.load(model), epochs, seed, certified), out)
+
+    def tuned(self, net: Net, epochs: float, seed: int, certified: bool = False, plan: Plan | None = None) -> Net:
+        """The network trained on as a study fine-tunes; with a plan, its channels are pulled to constants meanwhile."""
         torch.manual_seed(seed)
-        tuned = Tuned(api.load(model), self.settings.size)
-        more = _Certified(tuned, self.settings, self.semantic, seed) if certified else None
-        self.fit(tuned, epochs, self.settings.fine * self.settings.rate, seed + 500_000, more)
-        api.save(tuned.exported(), out)
+        tuned = Tuned(net, self.settings.size, plan)
+        terms: list[training.LossTerm] = []
+        if certified:
+            terms.append(_Certified(tuned, self.settings, self.semantic, seed))
+        if tuned.pull is not None and tuned.pull.values:
+            terms.append(tuned.concentration)
+        self.fit(tuned, epochs, self.settings.fine * self.settings.rate, seed + 500_000, terms)
+        return tuned.exported()
 
     def prune(
         self, *, model: Path, criterion: str, ratio: float, like: Path | None, seed: int, work: Path, out: Path,
-        shared: str = "",
+        shared: str = "", concentrate: float = 0.0, certified: bool = False,
     ) -> None:  # fmt: skip
         """See `hands.Prune`. Removed channels are folded as their mean; channels that fall silent by it are woken.
 
@@ -170,6 +162,9 @@ class Maker:
         net = api.load(model)
         counts = None if like is None else _removed(find_groups(net), find_groups(api.load(like)))
         plan, data = self.plan(net, criterion, ratio, seed, counts, shared), self.calibration("", 0)
+        if concentrate:
+            net = self.tuned(net, concentrate, seed, certified, plan)
+            plan = plan.on(net)
         pruned = api.apply(net, plan, "mean", data, "interior", rescale="silent")
         api.save(pruned.net, out)
 
@@ -202,41 +197,25 @@ class Maker:
         labels = self.split.points[:count].reshape(count, -1).numpy()
         return Calibration(self.split.images[:count].numpy(), labels, self.semantic, seed=seed)
 
-    def fit(self, model: nn.Module, epochs: float, rate: float, seed: int, more: More | None = None) -> None:
-        """Train in place for `epochs` passes over the images, warm-up and cosine, random s in 1.5 S.
-
-        more: a further term of the loss, of the batch and the loss so far.
-        """
-        data, batch = self.split, self.settings.batch
+    def fit(
+        self, model: nn.Module, epochs: float, rate: float, seed: int, terms: Sequence[training.LossTerm] = ()
+    ) -> None:
+        """Train in place for `epochs` passes over the images, warm-up and cosine, random s in 1.5 S."""
         draw = torch.Generator().manual_seed(seed + 1)
-        recipe = training.Recipe(batch=batch)
-        groups = model.groups(recipe.decay) if isinstance(model, Tuned) else [{"params": list(model.parameters())}]
-        optimiser = torch.optim.AdamW([{"factor": 1.0, **group} for group in groups], weight_decay=recipe.decay)
-        steps, done = max(1, round(epochs * len(data.images) / batch)), 0
-        model.train()
+        recipe = training.Recipe(batch=self.settings.batch, rate=rate)
+        groups = model.groups(recipe.decay) if isinstance(model, Tuned) else model.parameters()
+        optimiser = torch.optim.AdamW(groups, weight_decay=recipe.decay)
+        count = len(self.split.images)
+        steps, done = max(1, round(epochs * count / recipe.batch)), 0
         while done < steps:
-            for rows, flip, move in training.batches(data, recipe, draw)[: steps - done]:
-                for group in optimiser.param_groups:
-                    group["lr"] = rate * group["factor"] * training.schedule(done / steps)
-                images, points, seen = data.images[rows], data.points[rows], data.visibility[rows]
-                if int(flip):
-                    images, points, seen = augment.mirror(images, points, seen)
-                images, points, seen = augment.shift(images, points, seen, int(move[0]), int(move[1]))
-                moved, weights = self.moved(images, draw), (seen > 0).float()
-                output = model(moved)
-                loss = measure.loss(output, points, weights, self.settings.size)
-                if more is not None:
-                    loss = loss + more(StepBatch(images, moved, points, weights, output, done / steps), loss)
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()
-                nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], 1.0)
-                optimiser.step()
-                done += 1
-        model.eval()
+            most = min(steps - done, -(-count // recipe.batch))
 
-    def moved(self, images: torch.Tensor, draw: torch.Generator, factor: float = 1.5) -> torch.Tensor:
-        """Images (n, C, H, W) under one random s each, uniform in `factor` times S."""
-        return augment.semantic(images, self.semantic, draw, factor)
+            def progress(step: int, past: int = done) -> float:
+                return (past + step) / steps
+
+            training.epoch(model, self.split, recipe, self.semantic, optimiser, draw, progress, terms, most)
+            done += most
+        model.eval()
 
     def write(self, model: nn.Sequential, out: Path) -> None:
         """As ONNX."""
@@ -246,14 +225,23 @@ class Maker:
 class Tuned(nn.Module):
     """A network of a file, trained on as it is. Raises CriterionError for one that PyTorch does not read."""
 
-    def __init__(self, net: Net, size: int) -> None:
+    def __init__(self, net: Net, size: int, plan: Plan | None = None) -> None:
         super().__init__()
         self.model, self.reach = TorchNet(net), Pixels(size).reach
+        self.pull = None if plan is None else Concentration(self.model, plan, TrainOptions.wasserstein)
+        self.seen: dict[str, torch.Tensor] = {}
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(N, C, size, size) -> what the network answers."""
-        output: torch.Tensor = self.model(images)
-        return output
+        output, self.seen = self.model.tapped(images, self.pull.values if self.pull else ())
+        answer: torch.Tensor = output
+        return answer
+
+    def concentration(self, step: training.TrainingStep, loss: torch.Tensor) -> torch.Tensor:
+        """L_conc of the plan, at what the network computed last."""
+        assert self.pull is not None
+        term: torch.Tensor = self.pull(self.seen, loss, step.done / RAMP)
+        return term
 
     def groups(self, decay: float) -> list[dict[str, Any]]:
         """Parameters for the optimiser; `factor`: of the rate.
@@ -277,14 +265,14 @@ class Tuned(nn.Module):
 
 
 class _Certified:
-    """The loss of the worst outputs over a random sub-rectangle of S for some images of each batch (see `More`)."""
+    """The loss of the worst outputs over a random sub-rectangle of S for some images of each batch (a `LossTerm`)."""
 
     def __init__(self, tuned: Tuned, settings: NetworkSettings, semantic: Perturbation, seed: int) -> None:
         self.model, self.semantic, self.bounded = tuned.model, semantic, settings.bounded
         self.curriculum = Curriculum(settings.certified, settings.cell)
         self.rng = np.random.default_rng([seed, 31])
 
-    def __call__(self, batch: StepBatch, loss: torch.Tensor) -> torch.Tensor:
+    def __call__(self, batch: training.TrainingStep, loss: torch.Tensor) -> torch.Tensor:
         images, points = batch.images[: self.bounded], batch.points[: self.bounded]
         middle, half = self.curriculum.cells(self.semantic, len(images), batch.done, self.rng)
         data = Calibration(images.numpy(), semantic=self.semantic)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ class NetworkJob:
     kind: `train` (new weights), `tune` (the parent trained on), `prune` (the parent cut and trained on) or `scratch`
     (new weights in the shape of `like`). parent, like: names of other jobs, which come earlier in the plan. criterion:
     what its channels are ranked by; shared: its allocation over the layers, empty for the study's; certified: whether
-    it is fine-tuned with a loss on bounds.
+    it is fine-tuned with a loss on bounds; concentrated: whether the channels of the next cut are pulled to constants.
     shown: whether it is verified (the dense parent may only be a means).
     """
 
@@ -35,6 +34,7 @@ class NetworkJob:
     criterion: str = ""
     shared: str = ""
     certified: bool = False
+    concentrated: bool = False
 
 
 def jobs(spec: Study) -> list[NetworkJob]:
@@ -64,7 +64,8 @@ def _jobs_of(spec: Study, arm: Arm, seed: int) -> Iterator[NetworkJob]:
             )  # no suffix for the first: an arm may get more draws later
             job = NetworkJob(name, "scratch", arm.name, seed, ratio, draw, like=like, certified=arm.certified)
             if arm.kind != "small-scratch":
-                job = replace(job, kind="prune", parent=dense, criterion=arm.kind, shared=arm.shared)
+                job = replace(job, kind="prune", parent=dense, criterion=arm.kind, shared=arm.shared,
+                              concentrated=arm.concentrated)  # fmt: skip
             yield job
 
 
@@ -87,12 +88,3 @@ def schedule(names: Sequence[str], images: Sequence[int], seed: int = 0) -> Iter
         order = np.random.default_rng([seed, image]).permutation(len(ordered))
         for index in order:
             yield ordered[index], image
-
-
-def stage_ratios(ratio: float, stages: int) -> list[float]:
-    """The share of the channels *still there* to remove at each stage.
-
-    Cubic schedule rho_t = rho (1 - (1 - t/T)^3): the share gone after stage t; the step is 1 - (1-rho_t)/(1-rho_(t-1)).
-    """
-    gone = [ratio * (1 - (1 - t / stages) ** 3) for t in range(stages + 1)]
-    return [1 - (1 - b) / (1 - a) for a, b in itertools.pairwise(gone)]

@@ -17,7 +17,9 @@ Arms: `dense` (as trained), `dense+ft` (with the same extra training as the prun
 the `match` arm from new weights, same total training), `random-matched` (random channels, as many per layer as the
 `match` arm), and any criterion of `prune`. With `+cert` behind its name an arm is fine-tuned with a loss on bounds as
 well (`dense+cert`, `usn+cert`; as many epochs), with the name of an allocation its ratio is shared out over the layers
-by that one (`usn+marginal`, `usn-taylor+marginal+cert`).
+by that one (`usn+marginal`, `usn-taylor+marginal+cert`). With `+wasserstein` the channels of the next cut are pulled to
+constants (L_conc, `pruning.concentration`) in all of the training before the last cut: the epochs are as many, but for
+T stages they come in T + 1 equal parts, the first before the first cut.
 """
 
 from __future__ import annotations
@@ -111,6 +113,11 @@ class Arm:
         return "cert" in self.name.split("+")[1:]
 
     @property
+    def concentrated(self) -> bool:
+        """Whether the loss L_conc runs through its training up to the last cut."""
+        return "wasserstein" in self.name.split("+")[1:]
+
+    @property
     def shared(self) -> str:
         """Its own allocation over the layers; empty: the study's."""
         return next((part for part in self.name.split("+")[1:] if part in SHARINGS), "")
@@ -173,14 +180,13 @@ class Study:
 
     def _check_arm(self, arm: Arm, names: list[str]) -> None:
         _require(1 <= arm.draws <= 1000, f"arm {arm.name}: draws {arm.draws}; expected 1 to 1000")
-        known = ("ft", "cert") if arm.kind == "dense" else ("cert",) if arm.kind in MATCHED else (*SHARINGS, "cert")
+        ranked = (*SHARINGS, "wasserstein", "cert")
+        known = ("ft", "cert") if arm.kind == "dense" else ("cert",) if arm.kind in MATCHED else ranked
         suffixes = arm.name.split("+")[1:]
         for suffix in suffixes:
             _require(suffix in known, f"arm {arm.name}: unknown '+{suffix}'; expected one of +{', +'.join(known)}")
-        twice = len(suffixes) > 1 + arm.certified or len(set(suffixes)) < len(suffixes)
-        _require(
-            not twice, f"arm {arm.name}: more than one allocation, or +cert twice; expected such as usn+marginal+cert"
-        )
+        once = len(set(suffixes)) == len(suffixes) and len(set(suffixes) & set(SHARINGS)) <= 1
+        _require(once, f"arm {arm.name}: more than one allocation, or +cert twice; expected such as usn+marginal+cert")
         _require(arm.name in UNPRUNED or arm.kind != "dense", f"arm {arm.name}: expected one of {', '.join(UNPRUNED)}")
         ratios = self.ratios_of(arm)
         _unique(f"ratios of arm {arm.name}", ratios)

@@ -88,35 +88,58 @@ def batches(data: DataSplit, recipe: Recipe, draw: torch.Generator) -> list[tupl
              torch.randint(-recipe.shift, recipe.shift + 1, (2,), generator=draw)) for index in order]  # fmt: skip
 
 
+@dataclass(frozen=True, eq=False)
+class TrainingStep:
+    """What the loss of one step was computed on: images before and after the perturbation, key points (n, K, 2) in
+    pixels, weights (n, K), and what the network answered to `moved`. done: share of the training.
+    """
+
+    images: Tensor
+    moved: Tensor
+    points: Tensor
+    weights: Tensor
+    output: Tensor
+    done: float
+
+
+LossTerm = Callable[[TrainingStep, Tensor], Tensor]
+"""A further term of the loss, of the step and the loss of the task."""
+
+
 def augmented(
-    data: DataSplit, plan: tuple[Tensor, Tensor, Tensor], recipe: Recipe, draw: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The images, points and weights of a batch."""
+    data: DataSplit, plan: tuple[Tensor, Tensor, Tensor], semantic: Perturbation, draw: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The images, before and after the perturbation, points and weights of a batch."""
     index, flip, move = plan  # drawn on the host, like all of the augmentation
     index = index.to(data.images.device)
     images, points, seen = data.images[index], data.points[index], data.visibility[index]
     if int(flip):
         images, points, seen = augment.mirror(images, points, seen)
     images, points, seen = augment.shift(images, points, seen, int(move[0]), int(move[1]))
-    return augment.semantic(images, recipe.perturbation, draw), points, (seen > 0).float()
+    return images, augment.semantic(images, semantic, draw), points, (seen > 0).float()
 
 
 def epoch(
-    model: nn.Module, data: DataSplit, recipe: Recipe, optimiser: torch.optim.Optimizer, draw: torch.Generator,
-    progress: Callable[[float], float],
+    model: nn.Module, data: DataSplit, recipe: Recipe, semantic: Perturbation, optimiser: torch.optim.Optimizer,
+    draw: torch.Generator, progress: Callable[[int], float], terms: Sequence[LossTerm] = (), most: int | None = None,
 ) -> float:  # fmt: skip
-    """One pass over the data; `progress(share of this epoch)` is the share of the training done. Returns the loss."""
+    """One pass over the data, or its first `most` steps; `progress(step)` is the share of the training done before a
+    step of it. The rate is that of the recipe, times `factor` of a group of parameters that has one. Returns the loss.
+    """
     model.train()
-    total, plans = 0.0, batches(data, recipe, draw)
+    total, plans = 0.0, batches(data, recipe, draw)[:most]
     for step, plan in enumerate(plans):
-        done = progress(step / len(plans))
+        done = progress(step)
         for group in optimiser.param_groups:
-            group["lr"] = recipe.rate * schedule(done)
-        images, points, weight = augmented(data, plan, recipe, draw)
-        loss = measure.loss(model(images), points, weight, images.shape[-1])
+            group["lr"] = recipe.rate * group.get("factor", 1.0) * schedule(done)
+        images, moved, points, weights = augmented(data, plan, semantic, draw)
+        output = model(moved)
+        task = loss = measure.loss(output, points, weights, images.shape[-1])
+        for term in terms:
+            loss = loss + term(TrainingStep(images, moved, points, weights, output, done), task)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], 1.0)
         optimiser.step()
         total += float(loss.detach())
     return total / max(1, len(plans))
@@ -149,14 +172,14 @@ def train(
     state = _State() if not resume else _restore(checkpoint, model, optimiser, draw)
     parameters = sum(p.numel() for p in model.parameters())
     say(f"{arch.name} width {arch.width}: {parameters} parameters, {len(data.images)} images, seed {recipe.seed}")
-    began = time.monotonic() - state.seconds
+    began, steps = time.monotonic() - state.seconds, -(-len(data.images) // recipe.batch)
     for number in range(state.epoch, recipe.epochs):
 
-        def progress(share: float, number: int = number) -> float:
+        def progress(step: int, number: int = number) -> float:
             clock = (time.monotonic() - began) / (60.0 * recipe.minutes)
-            return min(1.0, max((number + share) / recipe.epochs, clock))
+            return min(1.0, max((number + step / steps) / recipe.epochs, clock))
 
-        loss = epoch(model, data, recipe, optimiser, draw, progress)
+        loss = epoch(model, data, recipe, recipe.perturbation, optimiser, draw, progress)
         model.eval()
         found = measure.evaluate(model, held.images, held.points, held.visibility)
         if found.mean < state.best:
@@ -165,7 +188,7 @@ def train(
         say(f"epoch {number + 1:4d}  loss {loss:.5f}  val error {found.mean:.3f} px  pck@3% {found.pck[1]:.3f}"
             f"  {state.seconds:.0f} s")  # fmt: skip
         _store(checkpoint, state, model, optimiser, draw)
-        if progress(1.0) >= 1.0 or number - state.best_epoch >= recipe.patience:
+        if progress(steps) >= 1.0 or number - state.best_epoch >= recipe.patience:
             break
     if state.weights is not None:
         model.load_state_dict(state.weights)

@@ -23,11 +23,10 @@ from pruning import api
 from pruning.calibration import perturbation
 from pruning.groups import find_groups
 from pruning.net import Net
-from pruning.planning import ChannelFloor, Plan
-from pruning.study.making import Maker, NetworkSettings, chain
-from pruning.study.plan import stage_ratios
+from pruning.planning import ChannelFloor, Plan, stages
+from pruning.study.making import Maker, NetworkSettings, Tuned, chain
 from verifier.perturbation.perturbation import apply
-from verifier.training import measure
+from verifier.training import augment, measure
 from verifier.training import train as training
 from verifier.training.models import Architecture
 
@@ -72,11 +71,11 @@ class Bench:
     def run(self, variant: Variant, work: Path) -> dict[str, object]:
         """Widths, and figures right after the first cut and at the end."""
         began, current, cut = time.monotonic(), self.dense, None
-        for ratio in stage_ratios(variant.ratio, variant.stages):
+        for _, ratio in stages(variant.ratio, variant.stages):
             plan = self._plan(variant, current, ratio)
             if variant.concentrate:
-                current = self._concentrated(variant, current, plan, work)
-                plan = replace(plan, groups=find_groups(current))
+                current = self._concentrated(variant, current, plan)
+                plan = plan.on(current)
             images = self.maker.calibration("", 0)
             pruned = api.apply(current, plan, "mean", images, "interior", rescale=variant.rescale).net
             cut = cut or self.figures(chain(pruned, 64, fresh=False))
@@ -96,18 +95,18 @@ class Bench:
             counts = {i: round(s * len(groups[i].channels)) for i, s in enumerate(variant.shares)}
         return maker.plan(net, variant.criterion, ratio, variant.seed, counts)
 
-    def _concentrated(self, variant: Variant, net: Net, plan: Plan, work: Path) -> Net:
-        model = chain(net, 64, fresh=False)
-        self.maker.fit(model, variant.concentrate, variant.rate / 4, 77, terms.Concentration(model, plan))
-        self.maker.write(model, work)
-        return api.load(work)
+    def _concentrated(self, variant: Variant, net: Net, plan: Plan) -> Net:
+        model = Tuned(net, 64, plan)
+        self.maker.fit(model, variant.concentrate, variant.rate / 4, 77, [model.concentration])
+        return model.exported()
 
     def _tuned(self, variant: Variant, net: Net) -> nn.Sequential:
         model = chain(net, 64, fresh=False)
         if variant.norm:
             images = self.maker.split.images[:1024]
-            model = terms.normalised(model, self.maker.moved(images, torch.Generator().manual_seed(3)))
-        more = terms.Teacher(chain(self.dense, 64, fresh=False), variant.teach) if variant.teach else None
+            draw = torch.Generator().manual_seed(3)
+            model = terms.normalised(model, augment.semantic(images, self.maker.semantic, draw))
+        more = [terms.Teacher(chain(self.dense, 64, fresh=False), variant.teach)] if variant.teach else []
         self.maker.fit(model, variant.epochs / variant.stages, variant.rate, 500_000 + variant.seed, more)
         return model
 

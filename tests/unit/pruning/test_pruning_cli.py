@@ -66,6 +66,10 @@ CALLS = {
         ("--mode", "one-shot", "--epochs", 1, "--wasserstein", 0, "--criterion", "l2"),
         {"mode": "one-shot", "training": TrainOptions(epochs=1, wasserstein=0.0), "criterion": "l2"},
     ),
+    "stages": (
+        ("--mode", "progressive", "--epochs", 1, "--wasserstein-span", "all", "--max-drop", 9),
+        {"mode": "progressive", "training": TrainOptions(epochs=1, wasserstein_span="all", max_drop=9.0)},
+    ),
     "weights": (("--unstructured", "--criterion", "l1"), {"unstructured": True, "criterion": "l1"}),
 }
 

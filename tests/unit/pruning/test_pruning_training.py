@@ -19,6 +19,7 @@ from pruning import Calibration, TrainOptions, losses, onnx_io
 from pruning.calibration import Activations
 from pruning.errors import CriterionError, DataError
 from pruning.measure import error
+from pruning.options import SPANS
 from pruning.torch_bridge import TorchNet
 from pruning.training import fine_tune, lottery_weights, train
 
@@ -310,6 +311,31 @@ def test_concentration_makes_candidates_cheaper_to_fold(task):
         before, after = (Activations(n, ["y"])(data.images)["y"] for n in (trained, small))
         damages.append(float(((before - after) ** 2).mean()))
     assert damages[1] < 0.7 * damages[0]
+
+
+def test_the_concentration_loss_may_run_between_cuts_as_well(task, monkeypatch):
+    """What the later cuts change of the outputs is less; the first cut is the same."""
+    net, data = task
+    replan, holder = replanner("random")
+    holder[0] = data
+    changes: dict[str, list[float]] = {}
+    for span in SPANS:
+
+        def watched(model, plan, *rest, span=span, **more):
+            cut = pruning.apply(model, plan, *rest, **more)
+            before, after = (Activations(n, ["y"])(data.images)["y"] for n in (model, cut.net))
+            changes.setdefault(span, []).append(float(((before - after) ** 2).mean()))
+            return cut
+
+        monkeypatch.setattr("pruning.training.apply", watched)
+        options = TrainOptions(
+            "progressive", epochs=6, stages=3, batch_size=24, rate=2e-3, max_drop=50.0, wasserstein=3.0,
+            wasserstein_span=span, calibration=40,
+        )  # fmt: skip
+        result = train(net, data, 0.5, replan, options)
+        assert result.net.weights["k0"].shape[0] == 4 and result.sidecar["training"]["wasserstein_span"] == span
+    first, *later = changes["warm-up"]
+    assert changes["all"][0] == first and sum(changes["all"][1:]) < 0.8 * sum(later)
 
 
 def _fields(groups):

@@ -16,8 +16,9 @@ from benchmarks.studies.remedies import terms
 from pruning import api
 from pruning.groups import find_groups
 from pruning.planning import make_plan
-from pruning.study.making import StepBatch, chain
+from pruning.study.making import Tuned, chain
 from verifier.data import networks
+from verifier.training.train import TrainingStep
 
 SHIPPED = networks.path("cnn7_w8")
 
@@ -26,9 +27,9 @@ def pictures(count: int) -> torch.Tensor:
     return torch.rand(count, 1, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
-def seen(images: torch.Tensor, output: torch.Tensor, done: float) -> StepBatch:
+def seen(images: torch.Tensor, output: torch.Tensor, done: float) -> TrainingStep:
     points = output.detach().reshape(len(images), -1, 2)
-    return StepBatch(images, images, points, torch.ones(points.shape[:2]), output, done)
+    return TrainingStep(images, images, points, torch.ones(points.shape[:2]), output, done)
 
 
 def test_batch_normalisation_is_put_back_without_changing_the_function() -> None:
@@ -48,29 +49,30 @@ def test_concentration_is_the_damage_of_the_removed_channels_as_a_share_of_all()
     net, images = api.load(SHIPPED), pictures(4)
     plan = make_plan(api.score(find_groups(net), None, "l2"), 0.5)
     model = chain(net, 64, fresh=False)
-    term = terms.Concentration(model, plan, share=0.3)
-    output = model(images)
-    first = term(seen(images, output, 0.3), torch.tensor(2.0))
+    tuned = Tuned(net, 64, plan)
+    first = tuned.concentration(seen(images, tuned(images), 0.3), torch.tensor(2.0))
     assert float(first.detach()) == pytest.approx(0.6, rel=1e-5)  # starts at 0.3 times the loss of the task
     top = bottom = 0.0
     layers, value = list(model), images
-    weighted = [layer for layer in layers if isinstance(layer, nn.Conv2d | nn.Linear)]
+    kernels = [torch.tensor(net.weights[n.input(1)]) for n in net.nodes if n.type in ("Conv", "Gemm")]
     at = 0
     for layer in layers:
         value = layer(value)
         if isinstance(layer, nn.ReLU):
-            removed = plan.removed[plan.groups.groups[at].channels]
-            reader = weighted[at + 1].weight
+            removed, reader = plan.removed[plan.groups.groups[at].channels], kernels[at + 1]
+            size = reader.numel() // len(reader) // len(removed)
+            entries = value  # what the fold holds constant: a channel, behind the Flatten each of its positions
+            if value.ndim == 4 and reader.ndim == 2:
+                entries, removed, size = value.flatten(1), removed.repeat(size), 1
             for channel, gone in enumerate(removed):
-                part = value[:, channel]
-                size = reader.numel() // len(reader) // len(removed)
+                part = entries[:, channel]
                 held = reader.flatten(1)[:, channel * size : (channel + 1) * size]
                 damage = float(((held**2).sum() * part.var(unbiased=False)).detach())
                 top, bottom = top + gone * damage, bottom + damage
             at += 1
-    assert term.scale * top / bottom == pytest.approx(0.6, rel=1e-4)
+    assert tuned.pull.scale * top / bottom == pytest.approx(0.6, rel=1e-4)
     first.backward()
-    assert float(weighted[0].weight.grad.abs().sum()) > 0
+    assert float(tuned.model.leaves[net.nodes[0].input(1)].grad.abs().sum()) > 0
 
 
 def test_the_teachers_term_is_zero_for_the_teacher_itself() -> None:

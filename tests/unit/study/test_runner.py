@@ -96,6 +96,19 @@ def test_stages_prune_and_tune_in_turn(tmp_path):
     assert width == pytest.approx(0.5)
 
 
+def test_the_concentration_loss_takes_the_epochs_before_the_last_cut(tmp_path):
+    """As many in all: for two stages in three parts."""
+    study = replace(small(1), stages=2, arms=(Arm("usn"), Arm("usn+wasserstein")), seeds=(0,))
+    build.build(study, plan.jobs(study), tmp_path, synthetic.hands(), lambda _: None)
+    plain, pulled = (
+        json.loads((tmp_path / f"{arm}-r0.5-s0.onnx").read_text())["steps"] for arm in ("usn", "usn+wasserstein")
+    )
+    assert [s[0] for s in plain] == ["train", "prune", "finetune", "prune", "finetune"]
+    assert [s[0] for s in pulled] == ["train", "concentrate", "prune", "concentrate", "prune", "finetune"]
+    spent = [sum(s[1] for s in steps if s[0] in ("concentrate", "finetune")) for steps in (plain, pulled)]
+    assert spent == pytest.approx([2, 2])
+
+
 def test_images_come_in_turn_and_networks_shuffled_within(tmp_path):
     rows = runner.run(small(8), tmp_path, synthetic.hands())
     assert [r.image for r in rows] == [i for i in range(8) for _ in range(12)]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import synthetic_study as synthetic
+from pruning import planning
 from pruning.study import plan, spec
 from pruning.study.errors import StudyFileError
 
@@ -62,6 +63,8 @@ def test_a_count_of_images_means_the_first_ones_and_a_list_means_itself():
         ({"arms": ["usn+certified"]}, "unknown '+certified'; expected one of +uniform"),
         ({"arms": ["dense+marginal"]}, "unknown '+marginal'; expected one of +ft, +cert"),
         ({"arms": ["usn", "random-matched+mrs"]}, "unknown '+mrs'; expected one of +cert"),
+        ({"arms": ["dense+wasserstein"]}, "unknown '+wasserstein'; expected one of +ft, +cert"),
+        ({"arms": ["usn+wasserstein+wasserstein"]}, "arm usn+wasserstein+wasserstein: "),
         ({"arms": ["usn+mrs+global"]}, "more than one allocation"),
         ({"arms": ["usn+cert+cert"]}, "or +cert twice"),
         ({"arms": ["dense+ft+cert"]}, "arm dense+ft+cert: "),
@@ -86,6 +89,7 @@ def test_suffixes_say_how_an_arm_is_tuned_and_shared_out():
         "usn",
         "usn+marginal",
         "usn-taylor+marginal+cert",
+        "usn-taylor+wasserstein+cert",
         "random-matched+cert",
         "small-scratch+cert",
     ]
@@ -96,9 +100,11 @@ def test_suffixes_say_how_an_arm_is_tuned_and_shared_out():
         "usn": ("prune", "usn", "", False),
         "usn+marginal": ("prune", "usn", "marginal", False),
         "usn-taylor+marginal+cert": ("prune", "usn-taylor", "marginal", True),
+        "usn-taylor+wasserstein+cert": ("prune", "usn-taylor", "", True),
         "random-matched+cert": ("prune", "random-matched", "", True),
         "small-scratch+cert": ("scratch", "", "", True),
     }
+    assert [name for name, job in found.items() if job.concentrated] == ["usn-taylor+wasserstein+cert"]
     assert found["small-scratch+cert"].like == found["random-matched+cert"].like == "usn-r0.5-s0"
     assert found["dense+cert"].name == "dense+cert-s0" and found["usn"].parent == "dense-s0"
 
@@ -171,9 +177,9 @@ def test_the_order_does_not_depend_on_how_names_are_listed_or_on_other_images():
 @pytest.mark.parametrize("stages", [1, 2, 4])
 @pytest.mark.parametrize("ratio", [0.25, 0.9])
 def test_stages_remove_the_ratio_in_all_and_less_and_less(stages, ratio):
-    steps = plan.stage_ratios(ratio, stages)
+    reached, steps = zip(*planning.stages(ratio, stages), strict=True)
     left = math.prod(1 - step for step in steps)
     assert len(steps) == stages and 1 - left == pytest.approx(ratio)
     gone = [1 - math.prod(1 - s for s in steps[: t + 1]) for t in range(stages)]
     expected = [ratio * (1 - (1 - (t + 1) / stages) ** 3) for t in range(stages)]
-    assert gone == pytest.approx(expected)
+    assert gone == pytest.approx(expected) and list(reached) == pytest.approx(expected)
