@@ -32,59 +32,37 @@ from pruning.study import allocation
 from pruning.study.errors import StudyFileError
 from pruning.study.spec import SHARINGS, Study
 from pruning.torch_bridge import TorchNet
+from verifier.files.checked import Checked, at_least, one_of, registered
 from verifier.training import measure
 from verifier.training import train as training
 from verifier.training.export import to_onnx
-from verifier.training.models import Architecture, Pixels, build
+from verifier.training.models import BUILDERS, Architecture, Pixels, build
 
 SCORED = {"usn-cert": 24, "looseness": 8}
 """Images that scores with proved bounds are computed on; every other criterion gets `calibration` of them."""
 
 
 @dataclass(frozen=True)
-class NetworkSettings:
+class NetworkSettings(Checked, prefix="network.", error=StudyFileError):
     """The key `network` of a study file. images, batch, rate: of training; fine: share of that rate in
     fine-tuning; calibration: images for scores; allocation, least: how a ratio is shared out over the layers
     (`pruning.study.allocation`); certified, cell, bounded: weight of the certified loss of arms with `+cert`, sides of
     its sub-rectangles at the end as a share of those of S (`pruning.curriculum`), images of a batch that are bounded.
     """
 
-    name: str = "cnn7"
-    width: int = 8
-    size: int = 64
-    images: int = 20_000
-    batch: int = 128
-    rate: float = 4e-3
-    fine: float = 0.1
-    calibration: int = 256
-    allocation: str = "uniform"
-    least: int = 12
-    certified: float = 0.1
-    cell: float = 1 / 16
-    bounded: int = 24
-
-    @staticmethod
-    def of(given: Mapping[str, Any]) -> NetworkSettings:
-        """From the study file; StudyFileError names an unknown key or a wrong type."""
-        for key, value in given.items():
-            known = NetworkSettings.__dataclass_fields__.get(key)
-            if known is None:
-                raise StudyFileError(
-                    f"network: unknown key '{key}'; expected one of {', '.join(NetworkSettings.__dataclass_fields__)}"
-                )
-            if not isinstance(value, float | int if isinstance(known.default, float) else type(known.default)):
-                raise StudyFileError(f"network.{key}: found {value!r}, expected a value like {known.default!r}")
-        made = NetworkSettings(**given)
-        for key, value in vars(made).items():
-            if not isinstance(value, str) and value <= 0:
-                raise StudyFileError(f"network.{key}: found {value}; expected a number above 0")
-        if made.allocation not in SHARINGS:
-            raise StudyFileError(
-                f"network.allocation: found '{made.allocation}'; expected one of {', '.join(SHARINGS)}"
-            )
-        if made.cell > 1:
-            raise StudyFileError(f"network.cell: found {made.cell:g}; expected a share of the sides of S, at most 1")
-        return made
+    name: str = registered("cnn7", sorted(BUILDERS))
+    width: int = at_least(1, 8)
+    size: int = at_least(1, 64)
+    images: int = at_least(1, 20_000)
+    batch: int = at_least(1, 128)
+    rate: float = at_least(0, 4e-3, strict=True)
+    fine: float = at_least(0, 0.1, strict=True)
+    calibration: int = at_least(1, 256)
+    allocation: str = one_of(*SHARINGS)
+    least: int = at_least(1, 12)
+    certified: float = at_least(0, 0.1, strict=True)
+    cell: float = at_least(0, 1 / 16, strict=True, most=1)
+    bounded: int = at_least(1, 24)
 
 
 @dataclass
@@ -108,7 +86,7 @@ class Maker:
                 known = ", ".join(sorted(CRITERIA))
                 raise StudyFileError(f"arm {arm.name}: no criterion of that name; expected one of {known}")
         highest = max([r for arm in study.arms for r in study.ratios_of(arm)], default=0.0)
-        settings = NetworkSettings.of(study.network)
+        settings = NetworkSettings.from_mapping(study.network)
         if settings.name != "cnn7" and any(arm.kind == "small-scratch" for arm in study.arms):
             raise StudyFileError(
                 f"arm small-scratch starts from new weights, which only chains (cnn7) can here; leave it out for "

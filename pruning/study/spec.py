@@ -38,6 +38,7 @@ from pruning.options import ALLOCATIONS
 from pruning.study.errors import StudyFileError
 from verifier.console.arguments import SHARE, tolerance
 from verifier.data.options import CROP
+from verifier.files.checked import fit
 from verifier.files.settings import read_yaml
 
 UNPRUNED = ("dense", "dense+ft", "dense+cert")
@@ -315,15 +316,13 @@ def _list(what: str, value: Any) -> list[Any]:
 
 
 def _integer(what: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise StudyFileError(f"{what}: found {value!r}, expected a whole number")
-    return value
+    return int(fit(what, value, int, StudyFileError))
 
 
 def _number(what: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise StudyFileError(f"{what}: found {value!r}, expected a number")
-    return float(value)
+    number = float(fit(what, value, float, StudyFileError))
+    _require(math.isfinite(number), f"{what}: found {number}, expected a number")
+    return number
 
 
 def _share(what: str, value: Any) -> float:

@@ -27,6 +27,12 @@ def test_the_studies_that_ship_are_valid(path):
     assert plan.jobs(study)
 
 
+def test_numbers_may_be_written_as_yaml_reads_for_text():
+    """1e-2 without a point is text to YAML 1.1."""
+    study = spec.parse({**GOOD, "timeout": "1e2", "ratios": ["5e-1"], "budget": {"train": "1e1", "finetune": 1}})
+    assert (study.task.timeout, study.ratios, study.budget.train) == (100.0, (0.5,), 10.0)
+
+
 def test_a_count_of_images_means_the_first_ones_and_a_list_means_itself():
     assert spec.parse(GOOD).images == (0, 1, 2)
     assert spec.parse({**GOOD, "images": [7, 3]}).images == (7, 3)

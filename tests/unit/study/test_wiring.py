@@ -238,16 +238,16 @@ def test_networks_that_are_no_chain_cannot_be_trained(tmp_path: Path) -> None:
 
 
 def test_settings_and_data_are_checked() -> None:
-    with pytest.raises(StudyFileError, match="unknown key 'depth'"):
-        NetworkSettings.of({"depth": 3})
+    with pytest.raises(StudyFileError, match=r"unknown network\.depth: did you mean width"):
+        NetworkSettings.from_mapping({"depth": 3})
     with pytest.raises(StudyFileError, match=r"network\.width"):
-        NetworkSettings.of({"width": "wide"})
-    with pytest.raises(StudyFileError, match=r"network\.images: found 0; expected a number above 0"):
-        NetworkSettings.of({"images": 0})
+        NetworkSettings.from_mapping({"width": "wide"})
+    with pytest.raises(StudyFileError, match=r"network\.images: found 0, expected a number >= 1"):
+        NetworkSettings.from_mapping({"images": 0})
     with pytest.raises(StudyFileError, match=r"network\.allocation: found 'fair'"):
-        NetworkSettings.of({"allocation": "fair"})
+        NetworkSettings.from_mapping({"allocation": "fair"})
     with pytest.raises(StudyFileError, match=r"network\.cell: found 2"):
-        NetworkSettings.of({"cell": 2.0})
+        NetworkSettings.from_mapping({"cell": 2.0})
     with pytest.raises(StudyFileError, match="arm usm: no criterion of that name; expected one of .*usn"):
         Maker.of(replace(STUDY, arms=(spec.Arm("usm"),)), rectangle("small"))
     with pytest.raises(StudyFileError, match="small-scratch starts from new weights, which only chains .*resnet8"):
