@@ -2,10 +2,11 @@
 
     python -m benchmarks.proofs FOLDER/instances.csv --out out/proofs.jsonl --only mnist_fc safenlp --cap 60
 
-Every instance is searched twice, without and with a proof, in this process (so no start-up is counted), and the proof
-is checked in a process of its own, as `secateur check` does it. Seconds are user CPU seconds: on a shared machine wall
-time means nothing. One JSON line per instance goes to --out, the table of all of them to stdout; what --out already
-holds is not measured again. Exit code 1: an `unsat` whose proof is missing or is not accepted, or verdicts that differ.
+Every instance is searched without a proof and, where that settles it, with one, in this process (so no start-up is
+counted), and the proof is checked in a process of its own, as `secateur check` does it. Seconds are user CPU seconds:
+on a shared machine wall time means nothing. One JSON line per instance goes to --out, the table of all of them to
+stdout; what --out already holds is not measured again. Exit code 1: an `unsat` whose proof is missing or is not
+accepted, or verdicts that differ.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks.run import Instance, read_list
+from benchmarks.run import KNOWN, Instance, read_list
 from verifier import Options, Result, SecateurError, verify
 
 COLUMNS = (
@@ -69,8 +70,11 @@ class Line:
 
 def measure(instance: Instance, cap: float, folder: Path) -> Line:
     """One instance, searched with and without a proof, and the proof checked."""
-    limit = min(instance.timeout, cap)
+    limit, key = min(instance.timeout, cap), (instance.benchmark, instance.onnx, instance.vnnlib)
     plain, plain_s = _timed(instance, limit, None)
+    if plain.verdict.value not in KNOWN:
+        seconds, boxes = round(plain_s, 3), plain.counters.get("boxes", 0)
+        return Line(*key, plain.verdict.value, "", seconds, 0.0, boxes, 0, "", 0.0, 0, 0, plain.reason)
     proof = folder / "p.proof"
     try:
         found, seconds = _timed(instance, 4 * limit, proof)
@@ -81,7 +85,7 @@ def measure(instance: Instance, cap: float, folder: Path) -> Line:
     size = proof.stat().st_size if proof.exists() else 0
     proof.unlink(missing_ok=True)
     return Line(
-        *(instance.benchmark, instance.onnx, instance.vnnlib, plain.verdict.value, verdict),
+        *(*key, plain.verdict.value, verdict),
         *(round(plain_s, 3), round(seconds, 3), plain.counters.get("boxes", 0), boxes),
         *(checked, round(check_s, 3), leaves, size, message),
     )

@@ -33,10 +33,11 @@ TURNS = 6
 
 Vector = list[Fraction]
 Entries = list[list[tuple[int, Fraction]]]  # by output element: (input element, weight)
+Box = list[tuple[Fraction, Fraction]]  # by input: lower and upper end
 
 
 @dataclass(frozen=True, eq=False)
-class _Linear:
+class ExactLinear:
     """y = sum_s matrices[s] x_s + constant +- error."""
 
     matrices: tuple[Entries, ...]
@@ -45,7 +46,7 @@ class _Linear:
 
 
 @dataclass(frozen=True, eq=False)
-class _Planes:
+class HingePlanes:
     """Per element: slope and offset below, slope and offset above."""
 
     low: list[tuple[Fraction, Fraction]]
@@ -66,14 +67,14 @@ class Rational:
     """A network of linear operators, Relu, LeakyRelu and Abs in fractions."""
 
     network: Network
-    steps: tuple[_Linear | Fraction, ...]  # a number is the slope of a hinge left of 0
+    steps: tuple[ExactLinear | Fraction, ...]  # a number is the slope of a hinge left of 0
 
     @staticmethod
     def of(network: Network) -> Rational | None:
         """None where the network is too large, has other operators, or weights that had to be rounded."""
         if sum(op.multiply_adds for op in network.ops) > MOST_PRODUCTS or network.dtype != torch.float64:
             return None
-        steps: list[_Linear | Fraction] = []
+        steps: list[ExactLinear | Fraction] = []
         for op in network.ops:
             if "roundings" in op.params:
                 return None
@@ -92,11 +93,10 @@ class Rational:
     def refuted(self, lower: Tensor, upper: Tensor, table: RowTable, query: int, clause: int) -> Refutation | None:
         """Why no point of the box (n,) satisfies all rows of the clause: a sum of some of them is positive everywhere,
         or at least 0 with a strict row in it. None where that is not found."""
-        box = [(_exact(a), _exact(b)) for a, b in zip(lower.tolist(), upper.tolist(), strict=True)]
-        places = [k for k, c in enumerate(table.clause[query].tolist()) if c == clause and _finite(table, query, k)]
+        box, places = self.box(lower, upper), self.places(table, query, clause)
         if not places or any(a > b for a, b in box):
             return None
-        swept = self._sweep(box)
+        swept = self.planes(box)
         for size in sorted({1, 2, len(places)} & set(range(1, len(places) + 1))):
             for chosen in combinations(places, size):
                 strict = any(bool(table.strict[query, k]) for k in chosen)
@@ -109,9 +109,32 @@ class Rational:
                     planes = self._answer(swept, turn, row, box)
         return None
 
-    def _answer(
-        self, planes: dict[int, _Planes], turn: int, row: Vector, box: list[tuple[Fraction, Fraction]]
-    ) -> dict[int, _Planes]:
+    @staticmethod
+    def box(lower: Tensor, upper: Tensor) -> Box:
+        """The ends (n,) of a box."""
+        return [(Fraction(a), Fraction(b)) for a, b in zip(lower.tolist(), upper.tolist(), strict=True)]
+
+    @staticmethod
+    def places(table: RowTable, query: int, clause: int) -> list[int]:
+        """Where the rows of a clause stand in the table."""
+        return [
+            k
+            for k, c in enumerate(table.clause[query].tolist())
+            if c == clause and math.isfinite(float(table.rhs[query, k]))
+        ]
+
+    def total(self, table: RowTable, query: int, chosen: Sequence[int]) -> tuple[Vector, Vector, Fraction]:
+        """The sum of some rows of the table: coefficients of outputs, of inputs, and right-hand sides."""
+        row, mixed, rhs = [Fraction(0)] * self.network.m, [Fraction(0)] * self.network.n, Fraction(0)
+        for k in chosen:
+            at = int(table.row[query, k])
+            row[at] += 1
+            rhs += Fraction(float(table.rhs[query, k]))
+            if table.mixed is not None:
+                mixed = [a + Fraction(b) for a, b in zip(mixed, table.mixed[at].tolist(), strict=True)]
+        return row, mixed, rhs
+
+    def _answer(self, planes: dict[int, HingePlanes], turn: int, row: Vector, box: Box) -> dict[int, HingePlanes]:
         """Other lower slopes of open neurons: the least at turn 0, 1 at turn 1, then at every turn what is best for the
         point of the box where the last row was least."""
         values = None
@@ -132,7 +155,7 @@ class Rational:
         """All values at a point."""
         values = [x]
         for step, sources in zip(self.steps, self.network.sources, strict=True):
-            if isinstance(step, _Linear):
+            if isinstance(step, ExactLinear):
                 points = [[(a, a) for a in values[s]] for s in sources]
                 values.append([(low + high) / 2 for low, high in _image(step, points)])
             else:
@@ -140,31 +163,23 @@ class Rational:
         return values
 
     def _least(
-        self, box: list[tuple[Fraction, Fraction]], planes: dict[int, _Planes], table: RowTable, query: int,
+        self, box: Box, planes: dict[int, HingePlanes], table: RowTable, query: int,
         chosen: Sequence[int],
     ) -> tuple[Fraction, Vector]:  # fmt: skip
         """A lower bound of the sum of some rows, right-hand sides taken off, and its coefficients."""
-        row = [Fraction(0)] * self.network.m
-        mixed = [Fraction(0)] * self.network.n
-        rhs = Fraction(0)
-        for k in chosen:
-            at = int(table.row[query, k])
-            row[at] += 1
-            rhs += _exact(float(table.rhs[query, k]))
-            if table.mixed is not None:
-                mixed = [a + _exact(b) for a, b in zip(mixed, table.mixed[at].tolist(), strict=True)]
+        row, mixed, rhs = self.total(table, query, chosen)
         coefficients, constant = self._walk(self.network.output, row, planes)
         coefficients = [a + b for a, b in zip(coefficients, mixed, strict=True)]
         return _minimum(coefficients, box) + constant - rhs, coefficients
 
-    def _sweep(self, box: list[tuple[Fraction, Fraction]]) -> dict[int, _Planes]:
+    def planes(self, box: Box) -> dict[int, HingePlanes]:
         """The planes of all hinges on the box."""
         network = self.network
         values: dict[int, list[tuple[Fraction, Fraction]]] = {0: box}
-        planes: dict[int, _Planes] = {}
+        planes: dict[int, HingePlanes] = {}
         walked = 0
         for i, (step, sources) in enumerate(zip(self.steps, network.sources, strict=True)):
-            if isinstance(step, _Linear):
+            if isinstance(step, ExactLinear):
                 values[i + 1] = _image(step, [values[s] for s in sources])
                 continue
             bounds = values[sources[0]]
@@ -180,13 +195,11 @@ class Rational:
             values[i + 1] = [_hinge_image(step, low, high) for low, high in bounds]
         return planes
 
-    def _bound(
-        self, slot: int, row: Vector, planes: dict[int, _Planes], box: list[tuple[Fraction, Fraction]]
-    ) -> Fraction:
+    def _bound(self, slot: int, row: Vector, planes: dict[int, HingePlanes], box: Box) -> Fraction:
         coefficients, constant = self._walk(slot, row, planes)
         return _minimum(coefficients, box) + constant
 
-    def _walk(self, slot: int, row: Vector, planes: dict[int, _Planes]) -> tuple[Vector, Fraction]:
+    def _walk(self, slot: int, row: Vector, planes: dict[int, HingePlanes]) -> tuple[Vector, Fraction]:
         """A row over the value in `slot` as a row over the input that is nowhere above it, and its constant."""
         pending: dict[int, Vector] = {slot: row}
         constant = Fraction(0)
@@ -195,7 +208,7 @@ class Rational:
                 continue
             row, step = pending.pop(i + 1), self.steps[i]
             sources = self.network.sources[i]
-            if isinstance(step, _Linear):
+            if isinstance(step, ExactLinear):
                 constant += sum((a * c - abs(a) * e for a, c, e in zip(row, step.constant, step.error, strict=True)), 0)
                 parts = [
                     _back(m, row, math.prod(self.network.shapes[s]))
@@ -213,15 +226,7 @@ class Rational:
         return pending.get(0, [Fraction(0)] * self.network.n), constant
 
 
-def _exact(number: float) -> Fraction:
-    return Fraction(number)
-
-
-def _finite(table: RowTable, query: int, k: int) -> bool:
-    return math.isfinite(float(table.rhs[query, k]))
-
-
-def _written(op: LinearOp, device: torch.device) -> _Linear:
+def _written(op: LinearOp, device: torch.device) -> ExactLinear:
     """The matrices of a linear operator: every entry is one stored weight, found by unit vectors without rounding."""
     size = math.prod(op.out_shape)
     matrices = []
@@ -243,10 +248,10 @@ def _written(op: LinearOp, device: torch.device) -> _Linear:
             return [Fraction(0)] * size
         return [Fraction(v) for v in t.expand(op.out_shape).reshape(-1).tolist()]
 
-    return _Linear(tuple(matrices), vector(op.offset()), vector(op.inexact()))
+    return ExactLinear(tuple(matrices), vector(op.offset()), vector(op.inexact()))
 
 
-def _image(step: _Linear, xs: list[list[tuple[Fraction, Fraction]]]) -> list[tuple[Fraction, Fraction]]:
+def _image(step: ExactLinear, xs: list[list[tuple[Fraction, Fraction]]]) -> list[tuple[Fraction, Fraction]]:
     result = []
     for j, (constant, error) in enumerate(zip(step.constant, step.error, strict=True)):
         low, high = constant - error, constant + error
@@ -272,7 +277,7 @@ def _hinge_image(slope: Fraction, low: Fraction, high: Fraction) -> tuple[Fracti
     return min(*ends, *([Fraction(0)] if low < 0 < high else [])), max(ends)
 
 
-def _hinges(slope: Fraction, bounds: list[tuple[Fraction, Fraction]]) -> _Planes:
+def _hinges(slope: Fraction, bounds: list[tuple[Fraction, Fraction]]) -> HingePlanes:
     """Planes of max(x, 0) + slope min(x, 0), slope <= 1: convex, so below by a tangent, above by the chord."""
     low_planes, high_planes = [], []
     for low, high in bounds:
@@ -286,8 +291,8 @@ def _hinges(slope: Fraction, bounds: list[tuple[Fraction, Fraction]]) -> _Planes
             below = (Fraction(1) if high >= -low else slope), Fraction(0)
         low_planes.append(below)
         high_planes.append(above)
-    return _Planes(low_planes, high_planes)
+    return HingePlanes(low_planes, high_planes)
 
 
-def _minimum(coefficients: Vector, box: list[tuple[Fraction, Fraction]]) -> Fraction:
+def _minimum(coefficients: Vector, box: Box) -> Fraction:
     return sum((a * (low if a >= 0 else high) for a, (low, high) in zip(coefficients, box, strict=True)), Fraction(0))

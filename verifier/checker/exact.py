@@ -9,7 +9,7 @@ stored number.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 
 import numpy as np
@@ -56,16 +56,26 @@ class InFractions:
                 raise Unreadable(f"node '{op.name}' is not known in fractions")
 
     def least(
-        self, swept: Enclosures, slopes: Mapping[int, Array], b: int, row: Fractions, inputs: Fractions
+        self,
+        swept: Enclosures,
+        slopes: Mapping[int, Array],
+        b: int,
+        row: Fractions,
+        inputs: Fractions,
+        decided: Iterable[tuple[int, int, Fraction]] = (),
     ) -> Fraction | None:
-        """A lower bound of row . y + inputs . x on box b of the sweep, with these lower slopes of what bends; None
-        where the box has no point."""
+        """A lower bound of row . y + inputs . x + the `decided` multiples (value v, element, factor) of arguments of
+        Relus on box b of the sweep, with these lower slopes of what bends; None where the box has no point."""
         if not all(np.isfinite(t).all() for t in (*swept.low, *swept.high)):
             raise Unreadable("bounds that are not finite, in a leaf that fractions are to decide")
         lines = self._lines(swept, slopes, b)
         if lines is None:
             return None
-        waiting, total = {self.network.output: row}, Fraction(0)
+        waiting, total = {self.network.output: list(row)}, Fraction(0)
+        for v, k, factor in decided:
+            s = self.network.nodes[v].sources[0]  # type: ignore[union-attr]
+            own = waiting.setdefault(s, [Fraction(0)] * math.prod(self.network.shapes[s]))
+            own[k] += factor
         for v in range(self.network.output, 0, -1):
             if v not in waiting:
                 continue

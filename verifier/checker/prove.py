@@ -62,7 +62,7 @@ class Claim:
     has one of the `rows`, (clause, rows and weights), that cannot hold there. `beta` is a multiplier for every decided
     neuron, `slopes` are bytes per Relu, (*S), 255 for a slope of 1; `intervals` says where intervals come from
     (`format.FORMS`, ..). With `narrows` nothing is claimed: that is where it is said to what its one row narrows the
-    part. An `exact` claim is bounded in fractions, without multipliers."""
+    part. An `exact` claim is bounded in fractions."""
 
     part: Part
     rows: tuple[tuple[int, Picked], ...]
@@ -219,6 +219,15 @@ class Prover:
                 self.narrow(swept, b, claim, least[b], found[b][0][2] if found[b] else np.zeros(self.network.inputs))
         return least, error
 
+    def in_fractions(self) -> InFractions:
+        """The network in fractions.
+
+        Raises:
+            Unreadable: it has none.
+        """
+        self._exact = self._exact or InFractions(self.network)
+        return self._exact
+
     def touched(self, swept: Enclosures, planes: Mapping[int, tuple[Array, ...]], b: int, claim: Claim) -> float:
         """Whether fractions prove claim b of a sweep, +inf or 0: the weighted rows of every clause are positive
         everywhere, or at least 0 with a strict one among them.
@@ -228,8 +237,10 @@ class Prover:
         """
         if swept.empty[b]:
             return math.inf
-        exact = self._exact = self._exact or InFractions(self.network)
+        exact = self.in_fractions()
         slopes = {v: p[0] for v, p in planes.items()}
+        signs = claim.part.signs if claim.beta else ()
+        decided = [(v, k, -side * Fraction(w)) for (v, k, side), w in zip(signs, claim.beta, strict=True)]
         for clause, (_, picked) in zip(self.clauses(claim.part), claim.rows, strict=True):
             sides = [Fraction(0)] * self.network.outputs, [Fraction(0)] * self.network.inputs
             limit, strict = Fraction(0), False
@@ -242,7 +253,7 @@ class Prover:
                         side[j] += weight * Fraction(value)
                 limit += weight * Fraction(self.rhs[r].item())
                 strict |= w > 0 and bool(self.queries.form.row_strict[r])
-            least = exact.least(swept, slopes, b, *sides)
+            least = exact.least(swept, slopes, b, *sides, decided)
             if not (least is None or least > limit or (strict and least == limit)):
                 return 0.0
         return math.inf

@@ -28,6 +28,7 @@ from verifier.search.memory import Memory, Unmeasured, attempt, step_bytes
 from verifier.search.neurons import NeuronBounding
 from verifier.search.shallow import form
 from verifier.search.shallow.step import OneLayer
+from verifier.search.ties import Exactly
 
 if TYPE_CHECKING:
     from verifier.proof.writer import ProofWriter
@@ -79,7 +80,9 @@ def prepare(on: OnDevice, strategy: Strategy, answer: Answer, proof: ProofWriter
         parts = split.roots(first)
         first = parts if proof is None else proof.clauses(first, parts)
     bound, work = (split, lambda: split.work) if split is not None else _bounding(on, strategy, answer)
-    fractions = cache(partial(Rational.of, on.network))  # written down when the first tie asks (0.1 s for ACAS Xu's)
+    # the network is written down when the first tie asks (0.1 s for ACAS Xu's)
+    products = sum(op.multiply_adds for op in on.network.ops) * (on.network.n + 1)
+    fractions = Exactly(cache(partial(Rational.of, on.network)), products)
     how = bound, on.table, fractions, strategy.max_depth
     return Searched(first, Halving(*how) if proof is None else Recorded(*how, proof), work, limits)
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -20,11 +21,13 @@ from torch import Tensor
 
 from verifier.bounds.alpha_beta import Parameters
 from verifier.bounds.network import Network
-from verifier.bounds.rational import MOST_PRODUCTS, Refutation
+from verifier.bounds.pieces import PieceQuestion, Pieces, PieceSplit, affordable, decide
+from verifier.bounds.rational import MOST_PRODUCTS, ExactLinear, Refutation
 from verifier.checker import format as fmt
 from verifier.checker.bounds import MOST_FORMS
 from verifier.checker.check import check_witness
 from verifier.checker.errors import Rejected, Unreadable
+from verifier.checker.exact import fractions
 from verifier.checker.network import read_network
 from verifier.checker.ops import Piecewise
 from verifier.checker.prove import Claim, Part, Prover
@@ -35,9 +38,24 @@ from verifier.problem.problem import Problem
 from verifier.proof.hints import Hint, suggest
 from verifier.proof.one_layer import LEVELS, OneLayerProof
 from verifier.search.domains import DomainBatch
+from verifier.search.ties import Why
 
 OFTEN = 0.3
 """Share of the settled boxes that needed backward rows from which open ones are clipped by such rows as well."""
+
+
+class _Unwritable(Exception):
+    """Something that is true, but not in the form of a proof."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Decided:
+    """A neuron of a Relu of the header, and what proves its sides <= 0 and >= 0."""
+
+    tensor: int
+    neuron: int
+    below: Claim | _Decided
+    above: Claim | _Decided
 
 
 class ProofWriter:
@@ -64,6 +82,7 @@ class ProofWriter:
         self._state = (0, 0, self._next, 0)
         self._tables = 0
         self.relus: dict[int, tuple[int, int]] = {}
+        self.tensors: list[int] = []
         self._needed = 0.0
         self._file = Whole(self.path, "the proof")
         self._stream = self._file.stream
@@ -115,6 +134,11 @@ class ProofWriter:
                     raise ProofError(f"no proof can be written: the Relu '{name}' of the search is not one of the file")
                 self.relus[i] = (v, first)
                 names.append(name)
+        self.tensors = [v for v, _ in self.relus.values()]
+        if self._small and not neurons:  # the search may have merged neurons that a tie has to be decided by
+            others = {v: name for name, v in self.prover.network.tensors.items() if v in self.prover.relus}
+            others = {v: name for v, name in others.items() if v not in self.tensors}
+            self.tensors, names = [*self.tensors, *others], [*names, *others.values()]
         self.header(tuple(names))
 
     def one_layer(self, problem: Problem, network: Network, stop: Callable[[], bool]) -> OneLayerProof:
@@ -277,27 +301,95 @@ class ProofWriter:
         self._pending.append(fmt.encode(self._leaf(node, claim)))
         self.leaves += 1
 
-    def tie(self, box: DomainBatch, why: dict[int, Refutation]) -> bool:
+    def tie(self, box: DomainBatch, why: Why) -> bool:
         """Writes the leaves of one box, in which fractions refute the clauses of `why` (others: their rows one by one),
         if the checker agrees."""
-        part, claims = replace(self._claim(box, 0).part, clause=-1), []
+        whole = self._claim(box, 0).part
+        parts = [replace(whole, clause=c) for c in range(len(self.prover.clauses(whole)))]
+        parts = [whole] if whole.clause >= 0 else parts
+        found: list[Claim | _Decided] = []
         try:
-            for c, rows in enumerate(self.prover.clauses(part)):
-                mine = replace(part, clause=c)
-                asked = [Claim(mine, ())] if len(self.prover.clauses(part)) > 1 else []
-                found = [h.claim for h in suggest(self.prover, asked, self._stop) if h.holds]
-                tried = self._exact(mine, why[c]) if c in why else self._by_row(mine, len(rows))
-                found += [t for t in tried if not found and self.prover.prove([t])[0] > 0][:1]
-                if not found:
-                    return False
-                claims += found
-        except Unreadable:  # too large for fractions, say
+            for part in parts:
+                known = why.get(part.clause)
+                asked = [Claim(part, ())] if len(parts) > 1 else []
+                claims = [h.claim for h in suggest(self.prover, asked, self._stop) if h.holds]
+                rows = len(self.prover.clauses(part)[0])
+                tried = self._exact(part, known) if isinstance(known, Refutation) else self._by_row(part, rows)
+                claims += [t for t in tried if not claims and self.prover.prove([t])[0] > 0][:1]
+                found.append(claims[0] if claims else self._pieces(part, self._piecewise(part)))
+        except (Unreadable, _Unwritable):  # too large for fractions, say
             return False
         node = int(box.node[0, 0])
-        first = self._number(fmt.ClauseSplit(node), len(claims)) if len(claims) > 1 else node
-        for c, claim in enumerate(claims):
-            self.leaf(first + c, claim)
+        first = self._number(fmt.ClauseSplit(node), len(found)) if len(found) > 1 else node
+        for c, one in enumerate(found):
+            self._decide(first + c, one)
         return True
+
+    def _piecewise(self, part: Part) -> Pieces:
+        """The clause of a part decided piece by piece, with the neurons of the file: those of the search may be fewer.
+
+        Raises:
+            _Unwritable: it is not refuted, or takes too many pieces.
+            Unreadable: the network cannot be walked in fractions.
+        """
+        queries, network, exact = self.prover.queries, self.prover.network, self.prover.in_fractions()
+        steps: list[ExactLinear | Fraction] = []
+        for v, op in enumerate(network.nodes[1:], 1):
+            if isinstance(op, Piecewise):
+                steps.append(Fraction(op.leak))
+            else:
+                matrices, offset = exact.linear[v]
+                steps.append(ExactLinear(tuple(matrices), offset, [Fraction(0)] * len(offset)))
+        rows = []
+        for r in self.prover.clauses(part)[0]:
+            sides = [Fraction(0)] * network.outputs, [Fraction(0)] * network.inputs
+            for side, (places, values) in zip(sides, (queries.outputs[r], queries.inputs[r]), strict=True):
+                for j, value in zip(places.tolist(), values.tolist(), strict=True):
+                    side[j] += Fraction(value)
+            rows.append(((*sides, Fraction(queries.rhs[r])), bool(queries.form.row_strict[r])))
+        box = list(zip(*(fractions(t) for t in self.prover.box(part)), strict=True))
+        sources = [op.sources for op in network.nodes if op is not None]
+        if not affordable(sum(map(_entries, steps)) * (len(box) + 1), 1):
+            raise _Unwritable
+        given = {(v - 1, neuron): side for v, neuron, side in part.signs}
+        found = decide(PieceQuestion(steps, sources, network.output, box, rows, given))
+        if found is None or isinstance(found, list):
+            raise _Unwritable
+        return found
+
+    def _pieces(self, part: Part, why: Pieces) -> Claim | _Decided:
+        """What refutes a clause piece by piece, as the checker proves it.
+
+        Raises:
+            _Unwritable: it does not, or its multipliers are no float32 numbers.
+        """
+        if isinstance(why, PieceSplit):
+            v, neuron = why.neuron[0] + 1, why.neuron[1]
+            if v not in self.tensors:
+                raise _Unwritable
+            below, above = (
+                self._pieces(replace(part, signs=(*part.signs, (v, neuron, side))), piece)
+                for side, piece in ((-1, why.below), (1, why.above))
+            )
+            return _Decided(self.tensors.index(v), neuron, below, above)
+        numbers = [*why.rows.values(), *why.sides.values()]
+        whole = math.lcm(*(w.denominator for w in numbers))  # multipliers may be scaled together
+        if any(w * whole != Fraction(float(np.float32(float(w * whole)))) for w in numbers):
+            raise _Unwritable
+        beta = tuple(float(why.sides.get((v - 1, neuron), 0) * whole) for v, neuron, _ in part.signs)
+        picked = tuple((k, float(w * whole)) for k, w in why.rows.items()) or ((0, 0.0),)
+        claim = Claim(part, ((0, picked),), beta if any(beta) else (), exact=True)
+        if not self.prover.prove([claim])[0] > 0:
+            raise _Unwritable
+        return claim
+
+    def _decide(self, node: int, found: Claim | _Decided) -> None:
+        if isinstance(found, Claim):
+            self.leaf(node, found)
+            return
+        first = self._number(fmt.NeuronSplit(node, found.tensor, found.neuron), 2)
+        self._decide(first, found.below)
+        self._decide(first + 1, found.above)
 
     def _strict(self, part: Part) -> bool:
         """Whether every clause has a strict row, and the network is one that fractions can be for."""
@@ -309,12 +401,13 @@ class ProofWriter:
             v: np.array([LEVELS * (s == 1) for s in why.slopes[i]], np.uint8).reshape(self.prover.network.shapes[v])
             for i, (v, _) in self.relus.items()
         }
+        slopes = {v: slopes.get(v, np.zeros(self.prover.network.shapes[v], np.uint8)) for v in self.tensors}
         return [Claim(part, ((0, tuple((k, 1.0) for k in why.rows)),), slopes=slopes, exact=True)]
 
     def _by_row(self, part: Part, rows: int) -> list[Claim]:
         """Each row by itself, with slopes of 0 or as they are best for one neuron."""
         shapes = self.prover.network.shapes
-        zero = {v: np.zeros(shapes[v], np.uint8) for v, _ in self.relus.values()}
+        zero = {v: np.zeros(shapes[v], np.uint8) for v in self.tensors}
         return [
             Claim(part, ((0, ((k, 1.0),)),), slopes=slopes, exact=True) for slopes in (zero, {}) for k in range(rows)
         ]
@@ -322,7 +415,7 @@ class ProofWriter:
     def _leaf(self, node: int, claim: Claim) -> fmt.Leaf:
         slopes = -1
         if claim.slopes and not (claim.part.narrowed and claim.slopes is claim.part.narrowed.slopes):
-            tables = tuple(claim.slopes[v] for v, _ in self.relus.values())
+            tables = tuple(claim.slopes[v] for v in self.tensors)
             slopes = self._tables
             self._tables += 1
             self._pending.append(fmt.encode(fmt.Slopes(tables)))
@@ -389,6 +482,10 @@ class ProofWriter:
     def discard(self) -> None:
         """Leaves nothing behind."""
         self._file.discard()
+
+
+def _entries(step: ExactLinear | Fraction) -> int:
+    return sum(len(row) for m in step.matrices for row in m) if isinstance(step, ExactLinear) else 0
 
 
 def _alternating(count: int) -> Tensor:

@@ -10,7 +10,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from verifier.bounds.rational import Rational, Refutation
 from verifier.problem.rows import RowTable
 from verifier.search.bab import SearchMethod, TryPoints
 from verifier.search.bounding import Bounded
@@ -18,17 +17,17 @@ from verifier.search.domains import DomainBatch, join
 from verifier.search.leaf import settle_affine
 from verifier.search.policy import Parts
 from verifier.search.settle import shrink, shrink_all
-from verifier.search.ties import hopeless, refutations, settle_ties, ties
+from verifier.search.ties import Exactly, Why, hopeless, ties
 
 
 @dataclass(eq=False)
 class Halving(SearchMethod[Bounded]):
-    """Boxes bounded by `bounds`, and halved at an input or a neuron up to `max_depth` times; `fractions` is the network
-    in fractions, where it is small enough."""
+    """Boxes bounded by `bounds`, and halved at an input or a neuron up to `max_depth` times; ties are settled by
+    `fractions`."""
 
     bounds: Callable[[DomainBatch], Bounded]
     table: RowTable
-    fractions: Callable[[], Rational | None]
+    fractions: Exactly
     max_depth: int
 
     def bound(self, batch: DomainBatch) -> Bounded:
@@ -48,21 +47,34 @@ class Halving(SearchMethod[Bounded]):
     ) -> tuple[DomainBatch, Bounded, object | None]:
         """See `SearchMethod`."""
         affine, tied = self._rare(boxes, known)
-        if not affine and not tied:
+        due = self.fractions.due()
+        if not affine and tied is None and not due:
             return boxes, known, None
         keep, found = settle_affine(boxes, known, try_points)
         if found is not None:
             return boxes, known, found
-        if tied:
-            keep = keep & ~settle_ties(boxes, known, self.fractions, self.table)
+        asked = keep & self._undecided(known, tied)
+        why, points = self.fractions.refutations(boxes, known, self.table, asked, due)
+        keep[list(why)] = False
+        found = try_points(*points) if len(points[1]) else None
+        if found is not None:
+            return boxes, known, found
         kept = keep.nonzero()[:, 0]
         boxes, known = boxes.select(kept), known.select(kept)
         return boxes, *self._without_hope(boxes, known, try_points)
 
-    def _rare(self, boxes: DomainBatch, known: Bounded) -> tuple[bool, bool]:
-        """Whether there are affine boxes, and ties: most steps have neither, and one read-back says so."""
-        found = torch.stack([(known.unstable == 0).any(), ties(boxes, known).any()]).tolist()
-        return found[0], found[1]
+    def _rare(self, boxes: DomainBatch, known: Bounded) -> tuple[bool, Tensor | None]:
+        """Whether there are affine boxes, and which are ties, None for none: most steps have neither, and one read-back
+        says so."""
+        tied = ties(boxes, known)
+        found = torch.stack([(known.unstable == 0).any(), tied.any()]).tolist()
+        return found[0], tied if found[1] else None
+
+    @staticmethod
+    def _undecided(known: Bounded, tied: Tensor | None) -> Tensor:
+        """Ties, and affine boxes: those that a linear program leaves open."""
+        affine = known.unstable == 0
+        return affine if tied is None else affine | tied
 
     def _without_hope(self, boxes: DomainBatch, known: Bounded, try_points: TryPoints) -> tuple[Bounded, object | None]:
         """What is known, with boxes that nothing can settle marked as such."""
@@ -77,7 +89,7 @@ class Halving(SearchMethod[Bounded]):
 class Record(Protocol):
     """What a search tells about its tree: see `proof.writer.ProofWriter`."""
 
-    def tie(self, box: DomainBatch, why: dict[int, Refutation]) -> bool:
+    def tie(self, box: DomainBatch, why: Why) -> bool:
         """Whether the proof holds what fractions prove of one box, in which these clauses are tied."""
 
     def inputs(self, boxes: DomainBatch, dimension: Tensor, at: Tensor, children: DomainBatch) -> DomainBatch:
@@ -129,10 +141,16 @@ class Recorded(Halving):
     ) -> tuple[DomainBatch, Bounded, object | None]:
         """The linear programs of affine boxes are the proof's own."""
         affine, tied = self._rare(boxes, known)
-        if tied:
+        due = self.fractions.due()
+        if affine or tied is not None or due:
+            asked = self._undecided(known, tied)
+            found, points = self.fractions.refutations(boxes, known, self.table, asked, due)
             keep = torch.ones(len(boxes), dtype=torch.bool, device=boxes.query.device)
-            for b, why in refutations(boxes, known, self.fractions, self.table).items():
+            for b, why in found.items():
                 keep[b] = not self.record.tie(boxes.select(slice(b, b + 1)), why)
+            hit = try_points(*points) if len(points[1]) else None
+            if hit is not None:
+                return boxes, known, hit
             boxes, known = boxes.select(keep), known.select(keep)
         if not affine:
             return boxes, known, None

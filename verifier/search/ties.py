@@ -1,19 +1,22 @@
 """Boxes on which rounding decides: proven in fractions where the network is small, given up early where nothing helps.
 
 A bound that meets 0 up to rounding does not get better by splitting. Two things can be done about it. A small network
-is bounded again in fractions, where a strict row that only touches its limit is impossible. And a box that violates the
-property throughout, over the reals, can never be proven; if ONNX Runtime confirms none of its points either, which only
-rounding can make it do, there is no answer to be found there, and splitting it would go on until the time is up.
+is bounded again in fractions, where a strict row that only touches its limit is impossible; where that takes a slope
+between those of a hinge's sides, the box is decided piece by piece. And a box that violates the property throughout,
+over the reals, can never be proven; if ONNX Runtime confirms none of its points either, which only rounding can make it
+do, there is no answer to be found there, and splitting it would go on until the time is up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from verifier.bounds.rational import Rational, Refutation
+from verifier.bounds.pieces import Neuron, Pieces, affordable, decide, question
+from verifier.bounds.rational import Rational, Refutation, Vector
 from verifier.problem.rows import RowTable
 from verifier.search.bounding import Bounded
 from verifier.search.domains import DomainBatch
@@ -23,8 +26,14 @@ from verifier.tolerance import TIED
 MOST = 64
 """Boxes of a step that are looked at in fractions."""
 
+FEW = 4
+"""Boxes of a step that are decided piece by piece though no bound of theirs meets 0."""
+
 POINTS = 32
 """Points of a box that violates throughout that are tried before it is given up."""
+
+Why = Mapping[int, Refutation | Pieces]
+"""Of each clause that the bounds leave possible, what refutes it."""
 
 
 def ties(boxes: DomainBatch, bounded: Bounded) -> Tensor:
@@ -35,33 +44,71 @@ def ties(boxes: DomainBatch, bounded: Bounded) -> Tensor:
     return bounded.value > -TIED * scale.masked_fill(~torch.isfinite(bounded.low), 0.0).amax(1)
 
 
-def settle_ties(
-    boxes: DomainBatch, bounded: Bounded, fractions: Callable[[], Rational | None], table: RowTable
-) -> Tensor:
-    """Which boxes (B,) fractions prove: every clause that the bounds leave possible is impossible."""
-    proven = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.lower.device)
-    proven[list(refutations(boxes, bounded, fractions, table))] = True
-    return proven
+@dataclass(eq=False)
+class Exactly:
+    """Boxes looked at in fractions. `written` gives the network in fractions, or None where that cannot be; one piece
+    of it costs `products` multiply-adds.
 
+    A box on the kink of a tie need not have a bound near 0, however small it is. So at steps 1, 2, 4, 8, .. the boxes
+    with the fewest open neurons are decided piece by piece, where that is cheap.
+    """
 
-def refutations(
-    boxes: DomainBatch, bounded: Bounded, fractions: Callable[[], Rational | None], table: RowTable
-) -> dict[int, dict[int, Refutation]]:
-    """Why fractions prove these boxes: of each the clauses that the bounds leave possible."""
-    close = ties(boxes, bounded).nonzero()[:, 0].tolist()
-    rational = fractions() if close else None
-    found: dict[int, dict[int, Refutation]] = {}
-    for b in close[:MOST] if rational is not None else ():
-        open_ = (~(bounded.scores[b] > 0)).nonzero()[:, 0].tolist()
-        why: dict[int, Refutation] = {}
-        for c in open_:
+    written: Callable[[], Rational | None]
+    products: float = float("inf")
+    _steps: int = field(init=False, default=0)
+
+    def due(self) -> bool:
+        """Whether a step is one of those; called once a step."""
+        self._steps += 1
+        return affordable(self.products, 1) and self._steps & (self._steps - 1) == 0
+
+    def refutations(
+        self, boxes: DomainBatch, bounded: Bounded, table: RowTable, tied: Tensor, due: bool
+    ) -> tuple[dict[int, Why], tuple[Tensor, Tensor]]:
+        """Why fractions prove some of the boxes that are `tied` (B,), or simple where that is `due`, by their
+        positions; and points of others that violate over the reals, as near as float64 comes to them, with their
+        queries."""
+        chosen = tied.nonzero()[:, 0].tolist()[:MOST]
+        if due:
+            simple = bounded.unstable.argsort(stable=True)[:FEW].tolist()
+            chosen += [b for b in simple if b not in chosen and affordable(self.products, int(bounded.unstable[b]))]
+        rational = self.written() if chosen else None
+        found: dict[int, Why] = {}
+        points: list[tuple[int, Vector]] = []
+        for b in chosen if rational is not None else ():
             assert rational is not None
-            one = rational.refuted(boxes.lower[b], boxes.upper[b], table, int(boxes.query[b]), c)
-            if one is None:
-                break
-            why[c] = one
-        if len(why) == len(open_):
-            found[b] = why
+            why: dict[int, Refutation | Pieces] = {}
+            open_ = (~(bounded.scores[b] > 0)).nonzero()[:, 0].tolist()
+            for c in open_:
+                one = self._refuted(rational, boxes.select(slice(b, b + 1)), int(bounded.unstable[b]), table, c)
+                if one is None or isinstance(one, list):
+                    points += [] if one is None else [(b, one)]
+                    break
+                why[c] = one
+            if len(why) == len(open_):
+                found[b] = why
+        at = [[float(v) for v in x] for _, x in points]
+        where = boxes.lower.new_tensor(at).reshape(len(at), boxes.lower.shape[1])
+        return found, (where, boxes.query[[b for b, _ in points]])
+
+    def _refuted(
+        self, rational: Rational, box: DomainBatch, unstable: int, table: RowTable, clause: int
+    ) -> Refutation | Pieces | Vector | None:
+        where = box.lower[0], box.upper[0], table, int(box.query[0]), clause
+        if not box.signs.shape[1] and (one := rational.refuted(*where)) is not None:
+            return one
+        if box.points.shape[1] or not affordable(self.products, unstable):
+            return None
+        return decide(question(rational, *where, neurons(rational, box.signs[0])))
+
+
+def neurons(rational: Rational, signs: Tensor) -> dict[Neuron, int]:
+    """The decided neurons of a box with entries `signs` (D,), and their sides."""
+    found = {}
+    for entry in signs.tolist():
+        for i, first in rational.network.relus.items():
+            if entry and 0 <= abs(entry) - 1 - first < rational.network.size(i + 1):
+                found[i, abs(entry) - 1 - first] = 1 if entry > 0 else -1
     return found
 
 

@@ -148,7 +148,7 @@ def test_fractions_and_floats_walk_alike(seed: int) -> None:
     rational = Rational.of(case.network)
     assert rational is not None
     box = [(Fraction(float(a)), Fraction(float(b))) for a, b in zip(case.lower[0], case.upper[0], strict=True)]
-    planes = rational._sweep(box)
+    planes = rational.planes(box)
     for j in range(2):
         row = [Fraction(int(k == j)) for k in range(2)]
         coefficients, constant = rational._walk(case.network.output, row, planes)

@@ -139,3 +139,43 @@ def test_monotone_networks_of_whole_numbers_touch_their_least_value(tmp_path: Pa
         spec = spec_of(tmp_path / "s.vnnlib", 2, 1, [row])
         assert verify(model, spec, Options(), timeout=20, proof=tmp_path / "p").verdict is verdict
         assert check(tmp_path / "p", model, spec).verdict == verdict.value
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_ties_between_the_slopes_of_a_hinge_have_proofs(tmp_path: Path, seed: int) -> None:
+    """y = sum of c relu(w . (x - p)) and d relu(-w . (x - p)), c, d > 0: never below 0, which it meets at p alone, and
+    which slopes of 0 and 1 do not prove."""
+    rng = np.random.default_rng(seed)
+    n = 1 + seed % 2
+    p = rng.integers(-5, 6, size=n) / 8
+    w = np.vstack([np.eye(n, dtype=int), rng.integers(-3, 4, size=(seed % 3, n))]).astype(float)
+    first = np.vstack([w, -w])
+    values = {"w": first.T, "b": -first @ p, "v": rng.integers(1, 5, (len(first), 1)).astype(float)}
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("Add", ["h", "b"], ["a"]),
+        helper.make_node("Relu", ["a"], ["r"]),
+        helper.make_node("MatMul", ["r", "v"], ["y"]),
+    ]
+    model = tmp_path / "m.onnx"
+    model.write_bytes(build(nodes, {"x": (1, n)}, ["y"], values, dtype=np.float64))
+    for row, verdict in (("(< Y_0 0.0)", Verdict.UNSAT), ("(<= Y_0 0.0)", Verdict.SAT)):
+        spec = spec_of(tmp_path / "s.vnnlib", n, 1, [row])
+        result = verify(model, spec, Options(), timeout=20, proof=tmp_path / "p")
+        assert result.verdict is verdict and result.counters["boxes"] < 20, (row, result)
+        assert check(tmp_path / "p", model, spec).verdict == verdict.value
+
+
+def test_multipliers_of_decided_neurons_hold_in_fractions(tmp_path: Path) -> None:
+    """2 relu(x) + relu(-x) on x >= 0 is 2 x: not below 0 with a multiplier of 2, or of 1, not with one of 3."""
+    model = layers(tmp_path / "m.onnx", [[1.0], [-1.0]], [[2.0, 1.0]])
+    spec = spec_of(tmp_path / "s.vnnlib", 1, 1, ["(< Y_0 0.0)"])
+    network = read_network(model)
+    prover = Prover(network, read_queries(spec, network))
+    (v,) = prover.relus
+    part = Part(0, signs=((v, 0, 1), (v, 1, -1)))
+    for beta, holds in (((2.0, 0.0), True), ((0.0, 2.0), True), ((1.0, 1.0), True), ((3.0, 0.0), False), ((), False)):
+        claim = Claim(part, ((0, ((0, 1.0),)),), beta, exact=True)
+        assert (prover.prove([claim])[0] > 0) == holds, beta
+    alone = Claim(replace(part, signs=((v, 0, 1),)), ((0, ((0, 1.0),)),), (1.0,), exact=True)
+    assert not prover.prove([alone])[0] > 0  # relu(-x) is not known to be 0

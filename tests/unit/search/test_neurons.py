@@ -24,6 +24,7 @@ from verifier.search.domains import whole
 from verifier.search.halving import Halving
 from verifier.search.neurons import NeuronBounding
 from verifier.search.policy import FirstSat
+from verifier.search.ties import Exactly
 
 
 def decide(
@@ -46,7 +47,7 @@ def decide(
         seen[0] += 1
         return seen[0] > limit
 
-    how = Halving(split, rows, lambda: None, max_depth=200)
+    how = Halving(split, rows, Exactly(lambda: None), max_depth=200)
     first = split.roots(whole(case.lower, case.upper))
     outcome = search(first, how, FirstSat(try_points), SearchLimits(stop, lambda t: None, batch=64))
     if outcome.found is not None:

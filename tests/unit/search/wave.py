@@ -17,6 +17,7 @@ from verifier.search.domains import DomainBatch
 from verifier.search.halving import Halving
 from verifier.search.memory import Memory
 from verifier.search.policy import FirstSat, Tally
+from verifier.search.ties import Exactly
 
 
 @dataclass
@@ -52,7 +53,7 @@ class Strategy(Halving):
     """The usual way to work on boxes, with parts that a test can replace; no rows, so that nothing is tied."""
 
     table: None = None  # only ties read it, and `settle` looks for none
-    fractions: Callable[[], None] = lambda: None
+    fractions: Exactly = field(default_factory=lambda: Exactly(lambda: None))
     max_depth: int = 60
     try_points: Callable[[Tensor, Tensor], object | None]
     attack: Callable[[DomainBatch], object | None] = lambda boxes: None
