@@ -3,9 +3,9 @@
     python -m benchmarks.proofs FOLDER/instances.csv --out out/proofs.jsonl --only mnist_fc safenlp --cap 60
 
 Every instance is searched without a proof and, where that settles it, with one, in this process (so no start-up is
-counted), and the proof is checked in a process of its own, as `secateur check` does it. Seconds are user CPU seconds:
-on a shared machine wall time means nothing. One JSON line per instance goes to --out, the table of all of them to
-stdout; what --out already holds is not measured again. Exit code 1: an `unsat` whose proof is missing or is not
+counted), and the proof is checked in a process of its own, as `secateur check` does it. Seconds, limits included, are
+CPU seconds: on a shared machine wall time means nothing. One JSON line per instance goes to --out, the table of all of
+them to stdout; what --out already holds is not measured again. Exit code 1: an `unsat` whose proof is missing or is not
 accepted, or verdicts that differ.
 """
 
@@ -25,6 +25,7 @@ from pathlib import Path
 
 from benchmarks.run import KNOWN, Instance, read_list
 from verifier import Options, Result, SecateurError, verify
+from verifier.budget import Budget, memory_limit
 
 COLUMNS = (
     *("benchmark", "settled", "unsat", "accepted", "sat", "witness", "missing", "search s", "with proof s", "check s"),
@@ -73,8 +74,8 @@ def measure(instance: Instance, cap: float, folder: Path) -> Line:
     limit, key = min(instance.timeout, cap), (instance.benchmark, instance.onnx, instance.vnnlib)
     plain, plain_s = _timed(instance, limit, None)
     if plain.verdict.value not in KNOWN:
-        seconds, boxes = round(plain_s, 3), plain.counters.get("boxes", 0)
-        return Line(*key, plain.verdict.value, "", seconds, 0.0, boxes, 0, "", 0.0, 0, 0, plain.reason)
+        boxes = plain.counters.get("boxes", 0)
+        return Line(*key, plain.verdict.value, "", round(plain_s, 3), 0.0, boxes, 0, "", 0.0, 0, 0, plain.reason)
     proof = folder / "p.proof"
     try:
         found, seconds = _timed(instance, 4 * limit, proof)
@@ -87,13 +88,18 @@ def measure(instance: Instance, cap: float, folder: Path) -> Line:
     return Line(
         *(*key, plain.verdict.value, verdict),
         *(round(plain_s, 3), round(seconds, 3), plain.counters.get("boxes", 0), boxes),
-        *(checked, round(check_s, 3), leaves, size, message),
+        checked,
+        round(check_s, 3),
+        leaves,
+        size,
+        message,
     )
 
 
 def _timed(instance: Instance, limit: float, proof: Path | None) -> tuple[Result, float]:
     started = time.process_time()
-    result = verify(instance.model, instance.spec, Options(), timeout=limit, proof=proof)
+    budget = Budget.of(limit, memory_limit(None), time.process_time)
+    result = verify(instance.model, instance.spec, Options(), budget=budget, proof=proof)
     return result, time.process_time() - started
 
 
@@ -142,7 +148,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="JSON lines; what stands there is not measured again")
     parser.add_argument("--only", nargs="+", metavar="BENCHMARK")
     parser.add_argument("--step", type=int, default=1, help="every step-th instance of each benchmark")
-    parser.add_argument("--cap", type=float, default=60.0, help="seconds for a search without a proof")
+    parser.add_argument("--cap", type=float, default=60.0, help="CPU seconds for a search without a proof")
     parser.add_argument("--budget", type=float, default=float("inf"), help="seconds after which nothing new is begun")
     args = parser.parse_args()
     started = time.monotonic()

@@ -15,7 +15,7 @@ from fractions import Fraction
 
 from torch import Tensor
 
-from verifier.bounds.rational import Box, ExactLinear, HingePlanes, Rational, Vector
+from verifier.bounds.rational import ExactLinear, HingePlanes, Rational, RationalBox, Vector
 from verifier.problem.rows import RowTable
 from verifier.tolerance import TIED
 
@@ -30,7 +30,7 @@ CLEAR = Fraction(TIED)
 Neuron = tuple[int, int]
 """The hinge (number of its operator) and the element."""
 
-Form = tuple[Fraction, ...]
+InputForm = tuple[Fraction, ...]
 """A linear function of the inputs: its coefficients, and last its constant."""
 
 
@@ -74,7 +74,7 @@ class PieceQuestion:
     steps: Sequence[ExactLinear | Fraction]
     sources: Sequence[Sequence[int]]
     output: int
-    box: Box
+    box: RationalBox
     rows: Sequence[tuple[tuple[Vector, Vector, Fraction], bool]]
     given: Mapping[Neuron, int]
     planes: Mapping[int, HingePlanes] | None = None
@@ -117,7 +117,7 @@ class _Search:
     pieces: int = 1
 
     def explore(
-        self, start: int, forms: Mapping[int, list[Form]], sides: Mapping[Neuron, tuple[int, Form]]
+        self, start: int, forms: Mapping[int, list[InputForm]], sides: Mapping[Neuron, tuple[int, InputForm]]
     ) -> Pieces | Vector:
         """From operator `start` on: the values before it are `forms`, the decided neurons have these sides and
         arguments. The tree, or a point of a violation."""
@@ -139,7 +139,12 @@ class _Search:
         return self._leaf(forms[asked.output], sides)
 
     def _split(
-        self, i: int, j: int, form: Form, forms: Mapping[int, list[Form]], sides: Mapping[Neuron, tuple[int, Form]]
+        self,
+        i: int,
+        j: int,
+        form: InputForm,
+        forms: Mapping[int, list[InputForm]],
+        sides: Mapping[Neuron, tuple[int, InputForm]],
     ) -> Pieces | Vector:
         self.pieces += 1
         if self.pieces > MOST_PIECES:
@@ -152,7 +157,7 @@ class _Search:
             found.append(part)
         return PieceSplit((i, j), *found)
 
-    def _side(self, i: int, j: int, form: Form) -> int:
+    def _side(self, i: int, j: int, form: InputForm) -> int:
         """1 or -1 where the neuron has a sign of its own on the box, else 0."""
         low, high = _range(form, self.asked.box)
         planes = self.asked.planes
@@ -163,7 +168,7 @@ class _Search:
             return 0
         return 1 if planes[i].low[j][0] == 1 else -1
 
-    def _leaf(self, outputs: list[Form], sides: Mapping[Neuron, tuple[int, Form]]) -> Pieces | Vector:
+    def _leaf(self, outputs: list[InputForm], sides: Mapping[Neuron, tuple[int, InputForm]]) -> Pieces | Vector:
         constraints = []
         for (over, inputs, limit), strict in self.asked.rows:
             parts = [[a * v for v in f] for a, f in zip(over, outputs, strict=True) if a]
@@ -181,11 +186,11 @@ class _Search:
         )
 
 
-def _inputs(n: int) -> list[Form]:
+def _inputs(n: int) -> list[InputForm]:
     return [tuple(Fraction(i == j) for j in range(n + 1)) for i in range(n)]
 
 
-def _image(step: ExactLinear, xs: list[list[Form]], n: int) -> list[Form]:
+def _image(step: ExactLinear, xs: list[list[InputForm]], n: int) -> list[InputForm]:
     result = []
     for j, constant in enumerate(step.constant):
         total = [Fraction(0)] * n + [constant]
@@ -196,7 +201,7 @@ def _image(step: ExactLinear, xs: list[list[Form]], n: int) -> list[Form]:
     return result
 
 
-def _range(form: Form, box: Box) -> tuple[Fraction, Fraction]:
+def _range(form: InputForm, box: RationalBox) -> tuple[Fraction, Fraction]:
     low = high = form[-1]
     for a, ends in zip(form, box, strict=False):
         two = a * ends[0], a * ends[1]
@@ -204,7 +209,7 @@ def _range(form: Form, box: Box) -> tuple[Fraction, Fraction]:
     return low, high
 
 
-def exclude(constraints: Sequence[tuple[Vector, bool]], box: Box) -> tuple[Vector | None, Vector | None]:
+def exclude(constraints: Sequence[tuple[Vector, bool]], box: RationalBox) -> tuple[Vector | None, Vector | None]:
     """A point x of the box with  a . x + c <= 0  (< 0 where strict) for all constraints (a and c, strict), or
     multipliers whose combination of them is positive on the whole box, or at least 0 with a strict one in it."""
     every = [row for row, _ in constraints]
@@ -219,7 +224,7 @@ def exclude(constraints: Sequence[tuple[Vector, bool]], box: Box) -> tuple[Vecto
     return point, None
 
 
-def _ascend(rows: list[Vector], weighted: list[int], box: Box) -> tuple[Fraction, Vector, Vector]:
+def _ascend(rows: list[Vector], weighted: list[int], box: RationalBox) -> tuple[Fraction, Vector, Vector]:
     """The largest least value on the box of a combination of rows, the multipliers of the `weighted` ones adding up to
     1: the value, a point where it is attained by all rows at most, and the multipliers.
 

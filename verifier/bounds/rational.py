@@ -33,7 +33,7 @@ TURNS = 6
 
 Vector = list[Fraction]
 Entries = list[list[tuple[int, Fraction]]]  # by output element: (input element, weight)
-Box = list[tuple[Fraction, Fraction]]  # by input: lower and upper end
+RationalBox = list[tuple[Fraction, Fraction]]  # by input: lower and upper end
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +110,7 @@ class Rational:
         return None
 
     @staticmethod
-    def box(lower: Tensor, upper: Tensor) -> Box:
+    def box(lower: Tensor, upper: Tensor) -> RationalBox:
         """The ends (n,) of a box."""
         return [(Fraction(a), Fraction(b)) for a, b in zip(lower.tolist(), upper.tolist(), strict=True)]
 
@@ -134,7 +134,9 @@ class Rational:
                 mixed = [a + Fraction(b) for a, b in zip(mixed, table.mixed[at].tolist(), strict=True)]
         return row, mixed, rhs
 
-    def _answer(self, planes: dict[int, HingePlanes], turn: int, row: Vector, box: Box) -> dict[int, HingePlanes]:
+    def _answer(
+        self, planes: dict[int, HingePlanes], turn: int, row: Vector, box: RationalBox
+    ) -> dict[int, HingePlanes]:
         """Other lower slopes of open neurons: the least at turn 0, 1 at turn 1, then at every turn what is best for the
         point of the box where the last row was least."""
         values = None
@@ -163,7 +165,7 @@ class Rational:
         return values
 
     def _least(
-        self, box: Box, planes: dict[int, HingePlanes], table: RowTable, query: int,
+        self, box: RationalBox, planes: dict[int, HingePlanes], table: RowTable, query: int,
         chosen: Sequence[int],
     ) -> tuple[Fraction, Vector]:  # fmt: skip
         """A lower bound of the sum of some rows, right-hand sides taken off, and its coefficients."""
@@ -172,7 +174,7 @@ class Rational:
         coefficients = [a + b for a, b in zip(coefficients, mixed, strict=True)]
         return _minimum(coefficients, box) + constant - rhs, coefficients
 
-    def planes(self, box: Box) -> dict[int, HingePlanes]:
+    def planes(self, box: RationalBox) -> dict[int, HingePlanes]:
         """The planes of all hinges on the box."""
         network = self.network
         values: dict[int, list[tuple[Fraction, Fraction]]] = {0: box}
@@ -195,7 +197,7 @@ class Rational:
             values[i + 1] = [_hinge_image(step, low, high) for low, high in bounds]
         return planes
 
-    def _bound(self, slot: int, row: Vector, planes: dict[int, HingePlanes], box: Box) -> Fraction:
+    def _bound(self, slot: int, row: Vector, planes: dict[int, HingePlanes], box: RationalBox) -> Fraction:
         coefficients, constant = self._walk(slot, row, planes)
         return _minimum(coefficients, box) + constant
 
@@ -294,5 +296,5 @@ def _hinges(slope: Fraction, bounds: list[tuple[Fraction, Fraction]]) -> HingePl
     return HingePlanes(low_planes, high_planes)
 
 
-def _minimum(coefficients: Vector, box: Box) -> Fraction:
+def _minimum(coefficients: Vector, box: RationalBox) -> Fraction:
     return sum((a * (low if a >= 0 else high) for a, (low, high) in zip(coefficients, box, strict=True)), Fraction(0))
