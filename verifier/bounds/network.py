@@ -16,6 +16,7 @@ from verifier.graph.ir import Graph, Shape
 from verifier.ops import bind
 from verifier.ops.affine import Dense
 from verifier.ops.kinds import LinearOp, Op, RelaxedOp
+from verifier.ops.layout import Move
 from verifier.passes.lift_scalars import lift_scalars
 from verifier.tolerance import ulp
 
@@ -91,6 +92,36 @@ class Network:
             return None
         made_by = self.ops[slot - 1]
         return made_by if isinstance(made_by, LinearOp) and made_by.inexact() is None else None
+
+    @cached_property
+    def sharp(self) -> frozenset[int]:
+        """Slots whose values interval arithmetic bounds exactly (but for rounding) on any box of inputs: linear
+        operators alone make them, and none of these adds up values that may depend on the same input."""
+        # each element depends on: at most one input, and no two on the same; inputs that are added up only once; others
+        constant, own, once, unknown = 3, 2, 1, 0
+        kinds = [own]
+        for op, sources in zip(self.ops, self.sources, strict=True):
+            varying = [kinds[s] for s in sources if kinds[s] != constant]
+            several = len(varying) > 1
+            if not isinstance(op, LinearOp):
+                kinds.append(unknown)
+            elif op.terms > (0 if several else 1):
+                kinds.append(once if varying == [own] else unknown if varying else constant)
+            else:
+                kinds.append(min([*varying, once if several or op.adjoint_terms > 1 else constant]))
+        return frozenset(slot for slot, kind in enumerate(kinds) if kind != unknown)
+
+    def origin(self, slot: int) -> tuple[int, Tensor]:
+        """The slot whose elements `slot` repeats, by operators that only move or copy them, and the place there of each
+        element (size,), -1 for a constant 0."""
+        moves = []
+        while slot > 0 and isinstance(op := self.ops[slot - 1], Move) and len(self.sources[slot - 1]) == 1:
+            moves.append(op)
+            slot = self.sources[slot - 1][0]
+        place = torch.arange(1, self.size(slot) + 1, device=self.device).view(1, *self.shapes[slot])
+        for op in reversed(moves):
+            place = op.linear(place)
+        return slot, place.flatten() - 1
 
     @cached_property
     def widest(self) -> int:

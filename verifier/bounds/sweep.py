@@ -7,6 +7,7 @@ unstable. The planes chosen there serve all later backward rows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -28,6 +29,7 @@ from verifier.bounds.centred import Centred
 from verifier.bounds.inputs import IdentityMap, InputMap
 from verifier.bounds.network import Network
 from verifier.bounds.rounding import Allowance
+from verifier.graph.ir import Shape
 from verifier.ops.elementwise import magnitude
 from verifier.ops.kinds import Interval, LinearOp, Op, Relaxation, RelaxedOp
 
@@ -240,22 +242,25 @@ class _Forward:
 
     def _refined(self, i: int, slot: int, bound: Interval) -> Interval:
         """Backward rows for the elements of `slot` on which operator i is not affine; sparse over (box, neuron)."""
-        if not self.relaxations:
-            return bound  # only linear operators so far: the forward bounds are exact
+        if slot in self.network.sharp or (self.method.affine and not self.relaxations):
+            return bound  # exact: an affine form is, as long as all operators are linear
         network, query, centred = self.network, self.query, self.centred
 
         def walk(first: int, rows: Tensor, bias: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
             at_input = walk_back(network, first, rows, bias, self.relaxations, owner, allowance=self.allowance)
             return self.inputs.pull(*at_input, query[owner])
 
-        mask = open_elements(network, i, slot, bound)
+        start, place = network.origin(slot)
+        mask, first = _at_origin(open_elements(network, i, slot, bound), bound, place, network.shapes[start])
         elements = self.method.row_elements or ROW_ELEMENTS.get(query.device.type, ROW_ELEMENTS["cpu"])
         chunk = max(1, elements // (4 * network.widest))
         if centred is not None:
-            known, box = centred.deviation(slot, bound), Region.of(*centred.box)
-            found = intersect_rows(centred.network, slot, known, mask, box, chunk, self.stop, centred.walk)
-            return intersect(centred.restored(slot, found), bound)
-        return intersect_rows(network, slot, bound, mask, self.region, chunk, self.stop, walk)
+            known, box = centred.deviation(start, first), Region.of(*centred.box)
+            found = intersect_rows(centred.network, start, known, mask, box, chunk, self.stop, centred.walk)
+            found = centred.restored(start, found)
+        else:
+            found = intersect_rows(network, start, first, mask, self.region, chunk, self.stop, walk)
+        return intersect(_repeated(found, place, bound), bound)
 
     def result(self, output: Interval) -> Sweep:
         """All of it, in the type of `exact` where that is given."""
@@ -292,6 +297,31 @@ def open_elements(network: Network, i: int, slot: int, bound: Interval) -> Tenso
     if len(network.sources[i]) == 1 and op.in_shapes[0] == op.out_shape:
         return op.unstable(bound).flatten(1)
     return (bound.upper > bound.lower).flatten(1)
+
+
+def _at_origin(mask: Tensor, bound: Interval, place: Tensor, shape: Shape) -> tuple[Tensor, Interval]:
+    """A mask (B, size) and the interval of a value as those of the value (B, *shape) whose elements it repeats, element
+    e that at `place[e]`, -1 for none."""
+    used = (place >= 0).nonzero()[:, 0]
+    at = place[used].expand(len(mask), -1)
+    count = math.prod(shape)
+
+    def gathered(t: Tensor, start: float | bool, how: str) -> Tensor:
+        return t.new_full((len(t), count), start).scatter_reduce_(1, at, t.flatten(1)[:, used], how)
+
+    first = Interval(gathered(bound.lower, -torch.inf, "amax"), gathered(bound.upper, torch.inf, "amin"))
+    wanted = gathered(mask.to(torch.uint8), 0, "amax").bool()
+    return wanted, Interval(*(t.view(-1, *shape) for t in first))
+
+
+def _repeated(first: Interval, place: Tensor, bound: Interval) -> Interval:
+    """The way back: elements at `place`, in the shape of `bound` and its own where there is none."""
+    return Interval(
+        *(
+            torch.where(place < 0, own.flatten(1), t.flatten(1)[:, place]).view_as(own)
+            for t, own in zip(first, bound, strict=True)
+        )
+    )
 
 
 Walk = Callable[[int, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]

@@ -13,7 +13,7 @@ from verifier.ops.kinds import Interval, LinearOp
 from verifier.ops.registry import register
 
 
-class _Move(LinearOp):
+class Move(LinearOp):
     """All weights are 0 or 1, so |W| = W and intervals pass through bound by bound, without rounding."""
 
     @property
@@ -32,7 +32,7 @@ class _Move(LinearOp):
 
 
 @register("Reshape")
-class Reshape(_Move):
+class Reshape(Move):
     """Row-major reshape to the output's shape."""
 
     def linear(self, *xs: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ class Reshape(_Move):
 
 
 @register("Transpose")
-class Transpose(_Move):
+class Transpose(Move):
     """Axes permuted by attrs perm."""
 
     def linear(self, *xs: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class Transpose(_Move):
 
 
 @register("Slice")
-class Slice(_Move):
+class Slice(Move):
     """x[start:stop:step] on one axis."""
 
     def _index(self) -> tuple[slice, ...]:
@@ -74,7 +74,7 @@ class Slice(_Move):
 
 
 @register("Take")
-class Take(_Move):
+class Take(Move):
     """x.index_select on one axis; repeated indices add up in the adjoint."""
 
     @property
@@ -91,7 +91,7 @@ class Take(_Move):
 
 
 @register("Expand")
-class Expand(_Move):
+class Expand(Move):
     """Axes of size 1 repeated to the output's shape."""
 
     @property
@@ -108,7 +108,7 @@ class Expand(_Move):
 
 
 @register("Pad")
-class Pad(_Move):
+class Pad(Move):
     """Zeros around x; attrs before, after per axis."""
 
     def linear(self, *xs: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ class Pad(_Move):
 
 
 @register("Concat")
-class Concat(_Move):
+class Concat(Move):
     """Inputs side by side on attrs axis."""
 
     def linear(self, *xs: Tensor) -> Tensor:
