@@ -75,20 +75,21 @@ def constant_form(op: LinearOp, like: AffineForm) -> AffineForm:
 
 
 class Image(NamedTuple):
-    """A value as an affine form and as an interval, one of which may be missing; `size` (B, *T) is at least |W| |x|
+    """A value as an interval and, where that is asked for, as an affine form; `size` (B, *T) is at least |W| |x|
     for a linear operator that sums, and `reach` at least |x| for each of its inputs (None otherwise)."""
 
     form: AffineForm | None
-    interval: Interval | None
+    interval: Interval
     size: Tensor | None = None
     reach: list[Tensor] | None = None
 
 
 def linear_step(op: LinearOp, forms: list[AffineForm], intervals: list[Interval]) -> Image:
-    """Image of affine forms, of intervals or of both under a linear operator, with all rounding in the radii."""
+    """Image of intervals, and of affine forms of the same values where there are any, under a linear operator, with all
+    rounding in the radii."""
     if op.terms and type(op).interval is LinearOp.interval:
         return _summed(op, forms, intervals)
-    return Image(_linear_form(op, forms) if forms else None, interval_step(op, intervals) if intervals else None)
+    return Image(_linear_form(op, forms) if forms else None, interval_step(op, intervals))
 
 
 def _summed(op: LinearOp, forms: list[AffineForm], intervals: list[Interval]) -> Image:
@@ -99,32 +100,23 @@ def _summed(op: LinearOp, forms: list[AffineForm], intervals: list[Interval]) ->
     3 gamma_n |x| (`LinearOp.interval`).
     """
     signed, noise, reach = [], [], []
-    dtype = (forms[0].maps if forms else intervals[0].lower).dtype
+    dtype = intervals[0].lower.dtype
     unit, parts, width = gamma(op.terms, dtype), 0, 0
-    for k in range(max(len(forms), len(intervals))):
-        maps, radii = [], []
+    for k, (lower, upper) in enumerate(intervals):
+        centres, spreads = torch.lerp(lower, upper, 0.5)[:, None], (upper - lower).div_(2)[:, None]
         if forms:
             width, parts = forms[k].maps.shape[1], forms[k].radius.shape[1]
-            maps.append(forms[k].maps)
-            radii.append(forms[k].radius)
-        if intervals:
-            maps.append(torch.lerp(*intervals[k], 0.5)[:, None])
-            radii.append((intervals[k].upper - intervals[k].lower).div_(2)[:, None])
-        centres, spreads = (torch.cat(t, 1) if len(t) > 1 else t[0] for t in (maps, radii))
+            centres, spreads = torch.cat([forms[k].maps, centres], 1), torch.cat([forms[k].radius, spreads], 1)
         size = centres.abs()
         signed.append(centres)
-        if forms and intervals and parts > 1:  # one part or radius beside each generator and the interval's centre
+        if parts > 1:  # one part or radius beside each generator and the interval's centre
             moves = size[:, 1:].add_(spreads)
             spreads = torch.add(spreads, moves, alpha=3 * unit * (1 + (width + 2 * parts) * ulp(dtype)))
             spreads[:, 0].add_(size[:, 0], alpha=3 * unit)
             reach.append(moves[:, -1].clone())  # it is kept: not all of `moves`
         else:
-            if intervals:
-                reach.append(size[:, -1] + spreads[:, -1])
-                spreads[:, -1].add_(reach[-1], alpha=3 * unit)
-            else:
-                reach.append(size[:, 0] + forms[k].spread())
-                spreads = spreads.clone()
+            reach.append(size[:, -1] + spreads[:, -1])
+            spreads[:, -1].add_(reach[-1], alpha=3 * unit)
             if forms:
                 _charge(spreads[:, :parts], forms[k], unit)
         noise.append(torch.cat([spreads, reach[-1][:, None]], 1))
@@ -137,14 +129,12 @@ def _summed(op: LinearOp, forms: list[AffineForm], intervals: list[Interval]) ->
     centres = y[:, :: max(1, width)]  # of the form, of the interval
     if offset is not None:
         centres += offset
-    radii_of = z[:, : parts + len(intervals[:1]) : max(1, parts)]
+    radii_of = z[:, : parts + 1 : max(1, parts)]
     radii_of.add_(centres.abs().mul_(unit).add_(3 * lost(op.terms, dtype)))
     if error is not None:
         radii_of += error
-    interval = None
-    if intervals:
-        centre, radius = y[:, width], z[:, parts] * (1 + 4 * ulp(dtype))
-        interval = as_interval(Interval(centre - radius, centre + radius))
+    centre, radius = y[:, width], z[:, parts] * (1 + 4 * ulp(dtype))
+    interval = as_interval(Interval(centre - radius, centre + radius))
     return Image(AffineForm(y[:, :width], z[:, :parts]) if forms else None, interval, z[:, -1], reach)
 
 

@@ -47,7 +47,6 @@ class Method:
 
     kind: str = "crown"
 
-    interval: bool = True
     affine: bool = True
     attribute: bool = True
     rows: bool = False
@@ -121,7 +120,7 @@ class _Value(NamedTuple):
     """What is known about a value, in one way or both."""
 
     form: AffineForm | None
-    interval: Interval | None
+    interval: Interval
 
 
 class _Forward:
@@ -144,7 +143,6 @@ class _Forward:
         self.network, self.exact, self.method, self.stop, self.centred = network, exact, method, stop, centred
         self.box, self.query, self.inputs = Interval(lower, upper), query, inputs
         self.region = Region.of(lower, upper)
-        self.plain = method.interval or not method.affine
         rigorous = exact is not None or network.dtype == torch.float64
         self.allowance = Allowance(network) if rigorous else None
         self.precise = self.allowance if exact is None else Allowance(exact)
@@ -160,7 +158,7 @@ class _Forward:
         mapped = not isinstance(self.inputs, IdentityMap)
         if self.method.affine or mapped:  # with one generator for each of very many inputs otherwise
             self.first = self.inputs.form(*self.box, self.query, self.method.attribute)
-        interval = (self.first.interval() if mapped else self.box) if self.plain else None
+        interval = self.first.interval() if mapped else self.box
         return self._read(0, _Value(self.first if self.method.affine else None, interval))
 
     def step(self, i: int, op: Op, read: list[_Value]) -> _Value:
@@ -179,31 +177,26 @@ class _Forward:
     def _read(self, slot: int, value: _Value) -> _Value:
         """Notes what it costs that several operators read a slot."""
         if (self.allowances or self.centred is not None) and self.network.readers(slot) > 1:
-            bound = value.interval or self.known(value)
             for allowance in self.allowances:
-                allowance.readers(slot, magnitude(bound))
+                allowance.readers(slot, magnitude(value.interval))
             if self.centred is not None:
-                self.centred.readers(slot, bound)
+                self.centred.readers(slot, value.interval)
         return value
 
     def _linear(self, i: int, op: LinearOp, read: list[_Value]) -> _Value:
         forms = [value.form for value in read if value.form is not None]
-        given = [value.interval for value in read if value.interval is not None]
+        given = [value.interval for value in read]
         image = linear_step(op, forms, given)
-        if not given and (self.allowances or self.centred is not None):
-            given = [self.known(value) for value in read]
         if self.allowances:
             reach = [magnitude(x) for x in given] if image.reach is None else image.reach
             for allowance in self.allowances:
                 allowance.linear(i, reach, image.size if allowance is self.allowance else None)
         if self.centred is not None:
             self.centred.linear(i, given)
-        form, interval = image.form, image.interval
+        form = image.form
         if form is None and self.method.affine:
             form = constant_form(op, self.first)
-        if interval is None and self.plain:
-            interval = interval_step(op, [])
-        return _Value(form, interval)
+        return _Value(form, image.interval)
 
     def _relaxed(self, i: int, op: RelaxedOp, read: list[_Value]) -> _Value:
         forms = [value.form for value in read if value.form is not None]
@@ -229,16 +222,12 @@ class _Forward:
             self.relaxations[i] = op.relax(*bounds)
         if self.centred is not None:
             self.centred.relax(i, self.relaxations[i])
-        return _Value(form, interval_step(op, bounds) if self.plain else None)
+        return _Value(form, interval_step(op, bounds))
 
     def known(self, value: _Value, moves: Tensor | None = None) -> Interval:
         """The interval of a value."""
         form, interval = value
-        if form is None:
-            assert interval is not None
-            return interval
-        known = as_interval(form.interval(moves))
-        return known if interval is None else intersect(known, interval)
+        return interval if form is None else intersect(as_interval(form.interval(moves)), interval)
 
     def _refined(self, i: int, slot: int, bound: Interval) -> Interval:
         """Backward rows for the elements of `slot` on which operator i is not affine; sparse over (box, neuron)."""

@@ -21,13 +21,10 @@ METHODS = {
     "interval": Method(affine=False),
     "affine": Method(attribute=False),
     "attributed": Method(),
-    "affine without intervals": Method(interval=False, attribute=False),
-    "attributed without intervals": Method(interval=False),
     "interval with rows": Method(affine=False, rows=True),
     "affine with rows": Method(attribute=False, rows=True),
     "attributed with rows": Method(rows=True),
     "rows in small chunks": Method(rows=True, row_elements=64),
-    "affine without intervals, with rows": Method(interval=False, rows=True),
 }
 ROWS = ("backward", "alpha")
 STEPS = 4

@@ -95,7 +95,7 @@ def test_inputs_that_only_carry_rounding(graph: Graph, seed: int) -> None:
     free = [i for i in range(graph.n_inputs) if i != fixed] or [-1]
     case = boxes(graph, low, high, free=free)
     matrix = matrix_for(graph)
-    for name in ("interval", "affine", "attributed", "attributed without intervals", "attributed with rows"):
+    for name in ("interval", "affine", "attributed", "attributed with rows"):
         known = case.sweep(METHODS[name])
         check_sweep(case, known, 1e-12)
         check_rows(case, *case.rows(known, "backward", matrix), matrix)
@@ -108,7 +108,7 @@ def test_queries_with_different_free_inputs_share_a_batch() -> None:
     lower = torch.tensor([[-1.0, 0.0, 0.5], [0.2, 0.3, -1.0]], dtype=torch.float64)
     upper = torch.tensor([[1.0, 0.5, 0.5], [0.2, 0.3, 1.0]], dtype=torch.float64)
     case = Boxes(graph, network, lower, upper, torch.tensor([0, 1]), inputs)
-    for name in ("attributed", "attributed without intervals", "affine without intervals"):
+    for name in ("attributed", "affine"):
         known = case.sweep(METHODS[name])
         check_sweep(case, known, 1e-12)
         assert inputs.columns(case.query).tolist() == [[0, 1], [2, -1]]
@@ -132,7 +132,7 @@ def _mapped(seed: int, d: int = 2) -> tuple[Boxes, list[Boxes]]:
     return case, composed
 
 
-@pytest.mark.parametrize("name", ["affine", "attributed", "attributed without intervals", "attributed with rows"])
+@pytest.mark.parametrize("name", ["affine", "attributed", "attributed with rows"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_an_input_map_is_a_first_layer(name: str, seed: int) -> None:
     """Bounds under x = A p + a equal those of the network with A p + a in front; both hold."""

@@ -59,7 +59,7 @@ def test_the_error_of_an_offset_widens_every_bound(name: str, way: str) -> None:
             bound = sweep_lumped(Prepared.of(twin), source, centre, radius, query).interval()
         lower, upper = float(bound.lower), float(bound.upper)
     else:
-        method = Method(interval=way == "interval", affine=way != "interval", rows=way == "rows")
+        method = Method(affine=way != "interval", rows=way == "rows")
         inputs = IdentityMap(torch.zeros(1, 1, dtype=torch.int64))
         output = sweep(build(graph, torch.float64, CPU), low, high, query, inputs, method).output
         lower, upper = float(output.lower), float(output.upper)
