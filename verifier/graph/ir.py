@@ -18,7 +18,7 @@ they compute. A factor or weight: Scale, Dense, Conv and ConvTranspose may have 
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -122,3 +122,16 @@ class Graph:
         out = ", ".join(f"{name}{list(self.shapes[name])}" for name in self.outputs)
         size = sum(value.size for node in self.nodes for value in node.params.values())
         return f"Graph({values} -> {out}; {counted(node.op for node in self.nodes)}; {size:,} parameters)"
+
+
+def alive(inputs: Sequence[str], outputs: Sequence[str], nodes: Sequence[Node], shapes: Mapping[str, Shape]) -> Graph:
+    """A graph of those `nodes` that the outputs depend on."""
+    wanted = set(outputs)
+    kept = []
+    for node in reversed(nodes):
+        if node.output in wanted:
+            kept.append(node)
+            wanted.update(node.inputs)
+    kept.reverse()
+    names = {*inputs, *(node.output for node in kept)}
+    return Graph(tuple(inputs), tuple(outputs), tuple(kept), {n: s for n, s in shapes.items() if n in names})

@@ -6,11 +6,11 @@ import numpy as np
 
 from verifier.graph.enclose import enclose
 from verifier.graph.evaluate import evaluate
-from verifier.graph.ir import Graph, Node
+from verifier.graph.ir import Graph, Node, alive
 from verifier.graph.operators import OPERATORS
 from verifier.passes.flatten_io import X
 from verifier.passes.fold_constants import constant_params
-from verifier.passes.rewrite import Rewriter, alive
+from verifier.passes.rewrite import Rewriter
 
 
 def fold_fixed_inputs(graph: Graph, free: np.ndarray, values: np.ndarray) -> Graph:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from verifier.graph.ir import Attribute, Graph, Node, Shape
+from verifier.graph.ir import Attribute, Graph, Node, Shape, alive
 
 
 class Rewriter:
@@ -93,19 +93,6 @@ class Rewriter:
                 for node in nodes
             ]
         return alive(self.graph.inputs, self.graph.outputs, nodes, self.shapes)
-
-
-def alive(inputs: Sequence[str], outputs: Sequence[str], nodes: Sequence[Node], shapes: Mapping[str, Shape]) -> Graph:
-    """A graph of those `nodes` that the outputs depend on."""
-    wanted = set(outputs)
-    kept = []
-    for node in reversed(nodes):
-        if node.output in wanted:
-            kept.append(node)
-            wanted.update(node.inputs)
-    kept.reverse()
-    names = {*inputs, *(node.output for node in kept)}
-    return Graph(tuple(inputs), tuple(outputs), tuple(kept), {n: s for n, s in shapes.items() if n in names})
 
 
 def use_counts(graph: Graph) -> dict[str, int]:

@@ -28,7 +28,7 @@ def sum_(c: Context) -> Operand:
 def mean(c: Context) -> Operand:
     """Mean of any number of inputs."""
     total = functools.reduce(lambda x, y: summed(c, x, y), [c.value(i) for i in range(len(c.inputs))])
-    return c.scale(_var(c, total), *c.quotient(1.0, float(len(c.inputs))))
+    return c.scale(c.var(total), *c.quotient(1.0, float(len(c.inputs))))
 
 
 @lowers("Sub", since=7)
@@ -126,18 +126,14 @@ def summed(c: Context, x: Operand, y: Operand) -> Operand:
     """x + y."""
     if isinstance(x, np.ndarray):
         x, y = y, x
-    x = _var(c, x)
+    x = c.var(x)
     return c.shift(x, y) if isinstance(y, np.ndarray) else c.plus(x, y)
 
 
 def _mul(c: Context, x: Operand, y: Operand) -> Operand:
     if isinstance(x, np.ndarray):
         x, y = y, x
-    x = _var(c, x)
+    x = c.var(x)
     if isinstance(y, np.ndarray):
         return c.scale(x, y)
     return c.unary("Pow", x, exponent=2) if x.name == y.name else c.product(x, y)
-
-
-def _var(c: Context, value: Operand) -> Var:
-    return value if isinstance(value, Var) else c.constant(value)

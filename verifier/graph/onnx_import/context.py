@@ -228,6 +228,10 @@ class GraphBuilder:
 
     # -- arithmetic ---------------------------------------------------------------------------------------------------
 
+    def var(self, value: Operand) -> Var:
+        """A value of the graph: of a constant a Constant node."""
+        return value if isinstance(value, Var) else self.constant(value)
+
     def constant(self, value: np.ndarray) -> Var:
         """A Constant node."""
         return self.emit("Constant", [], np.shape(value), {"value": np.asarray(value, dtype=np.float64)})
@@ -346,6 +350,7 @@ class Context(GraphBuilder):
     inputs: tuple[Operand | None, ...]
     n_outputs: int
     declared: Shape | None
+    arrays: dict[str, np.ndarray] | None  # where elements of constants are only moved: those, as they are, by name
     _attributes: Mapping[str, Any]
     _node_name: str
 
@@ -362,6 +367,7 @@ class Context(GraphBuilder):
         """Make `op` the current node; `declared` is the shape the file gives for its first output, if any."""
         self.op, self.opset, self._node_name = op, opset, name
         self.inputs, self.n_outputs, self._attributes, self.declared = tuple(inputs), n_outputs, attributes, declared
+        self.arrays = None
 
     def refuse(self, why: str) -> UnsupportedOperator:
         """The error that refuses the current node."""
@@ -396,7 +402,11 @@ class Context(GraphBuilder):
     def x(self, index: int = 0) -> Var:
         """Input `index` as a graph value (a constant becomes a Constant node)."""
         value = self.value(index)
-        return value if isinstance(value, Var) else self.constant(value)
+        if isinstance(value, Var) or self.arrays is None:
+            return self.var(value)
+        name = self.fresh()
+        self.shapes[name], self.arrays[name] = value.shape, value
+        return Var(name, value.shape, value.dtype)
 
     def const(self, index: int, what: str) -> np.ndarray:
         """Input `index`, which has to be constant; `what` names it in the error."""

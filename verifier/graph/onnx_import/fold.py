@@ -1,7 +1,8 @@
 """Constant folding: the operators that exporters use to compute shapes and indices, on numpy arrays.
 
 Floats are float64 throughout (constants are real numbers); integers keep their type. What is folded here is exact. An
-operator that is not here, or would have to round, is folded by lowering it and enclosing the result.
+operator that only moves elements is folded by lowering it and running the result on the arrays as they are; one that is
+not here, or would have to round, by lowering it and enclosing the result.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import onnx
 from verifier.graph.enclose import FLOOR
 from verifier.graph.exact import FUNCTION, added, equal, multiplied, summed_exactly
 from verifier.graph.ir import Node
-from verifier.graph.onnx_import.context import Context, elements
+from verifier.graph.onnx_import.context import Context
 from verifier.graph.operators import OPERATORS
 
 Fold = Callable[[Context, list[np.ndarray]], "np.ndarray | None"]
@@ -221,81 +222,6 @@ def _constant_of_shape(c: Context, xs: list[np.ndarray]) -> np.ndarray:
     shape = c.guard([int(size) for size in xs[0].reshape(-1)])
     value = c.attr("value")
     return np.zeros(shape) if value is None else np.full(shape, normal(value).reshape(()))
-
-
-@_enter("Shape")
-def _shape(c: Context, xs: list[np.ndarray]) -> np.ndarray:
-    return np.asarray(xs[0].shape[slice(c.attr("start", 0), c.attr("end"))], dtype=np.int64)
-
-
-@_enter("Size")
-def _size(c: Context, xs: list[np.ndarray]) -> np.ndarray:
-    return np.asarray(elements(xs[0].shape), dtype=np.int64)
-
-
-@_enter("Gather")
-def _gather(c: Context, xs: list[np.ndarray]) -> np.ndarray:
-    axis = c.axis(int(c.attr("axis", 0)), xs[0].ndim)
-    c.guard((*xs[0].shape[:axis], *xs[1].shape, *xs[0].shape[axis + 1 :]))
-    return np.take(xs[0], xs[1].astype(np.int64), axis=axis)
-
-
-@_enter("Concat")
-def _concat(c: Context, xs: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate(xs, axis=int(c.attr("axis", 0)))
-
-
-@_enter("Unsqueeze")
-def _unsqueeze(c: Context, xs: list[np.ndarray]) -> np.ndarray:
-    return np.expand_dims(xs[0], tuple(c.ints(1, "axes") or ()))
-
-
-@_enter("Squeeze")
-def _squeeze(c: Context, xs: list[np.ndarray]) -> np.ndarray:
-    axes = c.ints(1, "axes")
-    return np.squeeze(xs[0], axis=None if axes is None else tuple(axes))
-
-
-@_enter("Slice")
-def _slice(c: Context, xs: list[np.ndarray]) -> np.ndarray:
-    from verifier.graph.onnx_import.index import slice_
-
-    result = slice_(c)
-    assert isinstance(result, np.ndarray)
-    return result
-
-
-@_enter("Reshape")
-def _reshape(c: Context, xs: list[np.ndarray]) -> np.ndarray:
-    from verifier.graph.onnx_import.shape import resolve_shape
-
-    return xs[0].reshape(resolve_shape(c, xs[0].shape, [int(size) for size in xs[1].reshape(-1)]))
-
-
-@_enter("Flatten")
-def _flatten(c: Context, xs: list[np.ndarray]) -> np.ndarray:
-    axis = int(c.attr("axis", 1))
-    return xs[0].reshape(elements(xs[0].shape[:axis]), -1)
-
-
-@_enter("Transpose")
-def _transpose(c: Context, xs: list[np.ndarray]) -> np.ndarray:
-    return np.transpose(xs[0], c.attr("perm"))
-
-
-@_enter("Expand")
-def _expand(c: Context, xs: list[np.ndarray]) -> np.ndarray:
-    target = c.guard([int(size) for size in xs[1].reshape(-1)])
-    return np.array(np.broadcast_to(xs[0], c.guard(np.broadcast_shapes(xs[0].shape, target))))
-
-
-@_enter("Tile")
-def _tile(c: Context, xs: list[np.ndarray]) -> np.ndarray:
-    repeats = [int(count) for count in xs[1].reshape(-1)]
-    if len(repeats) != xs[0].ndim:
-        raise ValueError(f"{len(repeats)} repeats for {xs[0].ndim} axes")
-    c.guard([size * count for size, count in zip(xs[0].shape, repeats, strict=True)])
-    return np.tile(xs[0], repeats)
 
 
 @_enter("Range")

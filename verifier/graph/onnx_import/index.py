@@ -18,7 +18,7 @@ def concat(c: Context) -> Operand:
     axis = c.axis(int(c.attr("axis", 0)), rank)
     if any(len(v.shape) != rank or _without(v.shape, axis) != _without(values[0].shape, axis) for v in values):
         raise c.wrong(f"Concat along axis {axis} of shapes {[tuple(v.shape) for v in values]}")
-    return c.concat([c.x(i) for i, value in enumerate(values) if value.shape[axis] > 0], axis)
+    return c.concat([c.x(i) for i, value in enumerate(values) if value.shape[axis] > 0] or [c.x()], axis)
 
 
 def _without(shape: Sequence[int], axis: int) -> tuple[int, ...]:

@@ -23,10 +23,10 @@ def times(c: Context, a: Operand, b: Operand) -> Var:
     """a @ b; a constant side becomes the weight of a Dense, also where it had to be rounded a few times."""
     (left, left_off), (right, right_off) = _weight(c, a), _weight(c, b)
     if right is not None:
-        return _times_constant(c, _var(c, a), right, right_off)
+        return _times_constant(c, c.var(a), right, right_off)
     if left is not None:
-        return _constant_times(c, left, _var(c, b), left_off)
-    return product(c, _var(c, a), _var(c, b))
+        return _constant_times(c, left, c.var(b), left_off)
+    return product(c, c.var(a), c.var(b))
 
 
 def _weight(c: Context, value: Operand) -> tuple[np.ndarray | None, float]:
@@ -48,7 +48,7 @@ def gemm(c: Context) -> Operand:
         row = _row(bias, b.shape[1])
         if row is not None:
             _check_inner(c, a.shape[-1], b.shape[0])
-            return c.dense(_var(c, a), b.T, row)
+            return c.dense(c.var(a), b.T, row)
     y = c.scale(times(c, a, b), alpha)
     if bias is None:
         return y
@@ -121,12 +121,12 @@ def einsum(c: Context) -> Operand:
         parts.append(value.reshape(full) if isinstance(value, np.ndarray) else c.reshape(value, full))
     summed = list(range(len(result), len(order)))
     if len(parts) == 1:
-        return c.reduce_sum(_var(c, parts[0]), summed)
+        return c.reduce_sum(c.var(parts[0]), summed)
     constant = next((one for one in parts if isinstance(one, np.ndarray)), None)
     if constant is None:
-        return c.reduce_sum(c.product(_var(c, parts[0]), _var(c, parts[1])), summed)
+        return c.reduce_sum(c.product(c.var(parts[0]), c.var(parts[1])), summed)
     x = next((one for one in parts if isinstance(one, Var)), None)
-    return c.reduce_sum(c.scale(x if x is not None else _var(c, parts[1]), constant), summed)
+    return c.reduce_sum(c.scale(x if x is not None else c.var(parts[1]), constant), summed)
 
 
 def _einsum_dense(c: Context, terms: list[str], result: str) -> Var | None:
@@ -205,10 +205,6 @@ def _drop(c: Context, y: Var, row: bool, column: bool) -> Var:
 
 def _transposed(c: Context, value: Operand) -> Operand:
     return value.T if isinstance(value, np.ndarray) else c.transpose(value, (1, 0))
-
-
-def _var(c: Context, value: Operand) -> Var:
-    return value if isinstance(value, Var) else c.constant(value)
 
 
 def _row(bias: np.ndarray, width: int) -> np.ndarray | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from onnx import numpy_helper
 from verifier.errors import ModelError, UnsupportedOperator
 from verifier.graph.check import all_finite, check_graph
 from verifier.graph.enclose import Enclosure, enclose_node
-from verifier.graph.ir import Graph, Node, Shape
+from verifier.graph.ir import Node, Shape, alive
 from verifier.graph.onnx_import import (  # noqa: F401 (the imports fill the registry)
     activation,
     arithmetic,
@@ -36,6 +37,7 @@ from verifier.graph.onnx_import.model import Model, ModelLimits, TensorInfo
 from verifier.graph.onnx_import.registry import lookup
 from verifier.graph.onnx_import.schema import missing
 from verifier.graph.onnx_import.source import parse, printable, read_model
+from verifier.graph.operators import OPERATORS
 
 OPSETS = range(7, 29)
 _DOMAINS = ("", "ai.onnx")
@@ -44,11 +46,11 @@ _MAY_BE_INFINITE = (
     "Clip", "Max", "Min", "Where", "Identity", "Pad", "Cast", "Expand", "Mul", "ConstantOfShape", "IsInf", "IsNaN",
 )  # fmt: skip
 # operators that move whole numbers about without computing with them
-_MOVES = (
-    "Cast", "CastLike", "Concat", "Dropout", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity",
-    "Reshape", "ScatterND", "Shape", "Size", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
-    "DepthToSpace", "SpaceToDepth",
+_ARRANGES = (
+    "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Reshape", "Slice",
+    "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
 )  # fmt: skip
+_MOVES = (*_ARRANGES, "Cast", "CastLike", "Dropout", "Identity", "ScatterND", "Shape", "Size")
 
 
 # operators whose indices or shapes may depend on data: such a node becomes Opaque
@@ -125,14 +127,13 @@ class _Import:
             self._lower(node, position)
         names = [self._output(info.name) for info in outputs]
         context = self.context
-        graph = Graph(tuple(x.name for x in inputs), tuple(names), tuple(context.nodes), dict(context.shapes))
-        graph = _without_dead(graph)
+        graph = alive([x.name for x in inputs], names, context.nodes, context.shapes)
         check_graph(graph)
         infos = tuple(self._output_info(info, graph.shapes[name]) for info, name in zip(outputs, names, strict=True))
         final = find_final([node for _, node in nodes], [info.name for info in outputs], self.values, self.opset)
         logits = None
         if final is not None:
-            logits = _without_dead(Graph(graph.inputs, (final[1],), tuple(context.nodes), dict(context.shapes)))
+            logits = alive(graph.inputs, (final[1],), context.nodes, context.shapes)
             check_graph(logits)
         last = final[0] if final else None
         return Model(self.data, self.path, graph, tuple(inputs), infos, self.opset, last, logits, context.half)
@@ -277,6 +278,8 @@ class _Import:
         lowering = lookup(node.op_type, self.opset)
         if lowering is None:
             raise context.refuse("its inputs must be constant, but depend on the network's input")
+        if node.op_type in _ARRANGES and not any(isinstance(value, Var) for value in context.inputs):
+            return self._arranged(lowering)
         depends = any(value.opaque for value in variables)
         whole = any(not value.real for value in variables) and node.op_type not in _MOVES
         if depends:
@@ -285,21 +288,37 @@ class _Import:
             lowering = logic.on_whole(node.op_type, lowering)
         if not variables:
             return self._fold_constants(lowering)
-        results = self._call(lowering)
-        return results if isinstance(results, tuple) else (results,)
+        return self._call(lowering)
 
-    def _call(self, lowering: Any) -> Any:
+    def _call(self, lowering: Any) -> tuple[Operand, ...]:
         try:
-            return lowering(self.context)
+            found = lowering(self.context)
         except ValueError as error:  # numpy's refusal to broadcast
             raise self.context.wrong(f"shapes do not fit: {_describe(error)}") from error
         except UnsupportedOperator:
             # conversion to whole numbers, indices or shapes that depend on data, rare forms: it can still be run
             chosen_by_data = any(isinstance(value, Var) for value in self.context.inputs[1:])
             rounded = any(isinstance(one, Var) and one.name in self.context.inexact for one in self.context.inputs)
-            if rounded or self.context.op in _RUN_ANYWAY or (self.context.op in _INDEXED and chosen_by_data):
-                return opaque.opaque(self.context)
-            raise
+            if not (rounded or self.context.op in _RUN_ANYWAY or (self.context.op in _INDEXED and chosen_by_data)):
+                raise
+            found = opaque.opaque(self.context)
+        return found if isinstance(found, tuple) else (found,)
+
+    def _arranged(self, lowering: Any) -> tuple[Operand, ...]:
+        """Constants whose elements are only moved, of any type: lower, run the nodes on them, and forget the nodes."""
+        context, start = self.context, len(self.context.nodes)
+        context.arrays = {}
+        results = self._call(lowering)
+        known = {name: array[None] for name, array in context.arrays.items()}
+        for node in context.nodes[start:]:
+            to = 1, *context.shapes[node.output]
+            moved = OPERATORS[node.op].value(node, node.params, to, *(known[name] for name in node.inputs))
+            known[node.output] = np.asarray(moved)
+        del context.nodes[start:]
+        for name in known:
+            del context.shapes[name]
+        dtype = context.value(0).dtype
+        return tuple(np.array(known[one.name][0] if isinstance(one, Var) else one, dtype) for one in results)
 
     def _fold_constants(self, lowering: Any) -> tuple[Operand, ...]:
         """Constants alone: lower, enclose the values, and forget the nodes; where that does not work, ask ONNX
@@ -312,11 +331,9 @@ class _Import:
         if lowering is opaque.opaque:
             return self._run_constants()
         start = len(context.nodes)
-        try:
+        results: tuple[Operand, ...] | None = None
+        with contextlib.suppress(UnsupportedOperator):
             results = self._call(lowering)
-        except UnsupportedOperator:
-            results = None
-        results = results if isinstance(results, tuple) or results is None else (results,)
         nodes: list[Node] = context.nodes[start:]
         del context.nodes[start:]
         known = {name: _enclosure(node) for name, node in context.inexact.items()}
@@ -344,8 +361,7 @@ class _Import:
         found = kernel.of_constants(self.context)
         if found is not None:
             return tuple(normal(one) for one in found)
-        made = opaque.opaque(self.context)
-        return made if isinstance(made, tuple) else (made,)
+        return self._call(opaque.opaque)
 
     def _constant(self, node: onnx.NodeProto) -> np.ndarray:
         for attribute in node.attribute:
@@ -424,16 +440,3 @@ def _label(node: onnx.NodeProto, position: int) -> str:
 def _refuse_infinite(array: np.ndarray, name: str) -> None:
     if array.dtype.kind == "f" and not all_finite(array):
         raise ModelError(f"tensor '{name}' holds infinite values")
-
-
-def _without_dead(graph: Graph) -> Graph:
-    """Without the nodes that no output depends on (Constant nodes emitted for inputs that turned out unused)."""
-    wanted = set(graph.outputs)
-    kept = []
-    for node in reversed(graph.nodes):
-        if node.output in wanted:
-            kept.append(node)
-            wanted.update(node.inputs)
-    kept.reverse()
-    names = {*graph.inputs, *(node.output for node in kept)}
-    return Graph(graph.inputs, graph.outputs, tuple(kept), {n: s for n, s in graph.shapes.items() if n in names})

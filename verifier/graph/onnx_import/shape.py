@@ -119,8 +119,10 @@ def tile(c: Context) -> Operand:
     """Repetition of the whole along every axis."""
     x = c.x()
     repeats = [int(count) for count in c.const(1, "repeats").reshape(-1)]
-    if len(repeats) != x.rank or min(repeats, default=1) < 1:
+    if len(repeats) != x.rank or min(repeats, default=0) < 0:
         raise c.wrong(f"repeats {repeats} for shape {x.shape}")
+    if 0 in repeats:
+        return np.zeros([size * count for size, count in zip(x.shape, repeats, strict=True)])
     for axis, count in enumerate(repeats):
         c.guard((*x.shape[:axis], x.shape[axis] * count, *x.shape[axis + 1 :]))
         x = c.take(x, axis, np.tile(np.arange(x.shape[axis]), count)) if count > 1 else x
