@@ -221,7 +221,7 @@ class _Run:
             write(job.proof, outcome.proof, "the proof")
         if outcome.witness and self.witnesses is not None:
             write(self.witnesses / self.witness_names[job.onnx, job.vnnlib], outcome.witness, "the witness")
-        row = Finished(job.category, job.onnx, job.vnnlib, outcome.result, outcome.seconds)
+        row = Finished(*job.key, outcome.result, outcome.seconds)
         self.ledger.append(row)
         self.rows.append(row)
         self.heard(job, outcome)
@@ -319,9 +319,8 @@ def _still_to_do(jobs: Sequence[Job], ledger: Ledger[Finished]) -> deque[Job]:
     done = Counter(row.key for row in ledger.rows)
     pending: deque[Job] = deque()
     for job in jobs:
-        key = (job.category, job.onnx, job.vnnlib)
-        if done[key] > 0:
-            done[key] -= 1
+        if done[job.key] > 0:
+            done[job.key] -= 1
         else:
             pending.append(job)
     return pending

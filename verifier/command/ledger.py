@@ -15,20 +15,26 @@ _FIELDS = "category,onnx,vnnlib,prepare_seconds,result,run_seconds"
 
 
 @dataclass(frozen=True)
-class Finished:
-    """One finished instance. `result` is a verdict word or `error`; `seconds` is the wall time of the instance."""
+class Instance:
+    """An instance of a list: the names as they stand there."""
 
     category: str
     onnx: str
     vnnlib: str
-    result: str
-    seconds: float
-    prepare_seconds: float = 0.0
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What identifies an instance of a list (together with how often it stands there)."""
+        """What identifies it (together with how often it stands there)."""
         return self.category, self.onnx, self.vnnlib
+
+
+@dataclass(frozen=True)
+class Finished(Instance):
+    """One finished instance. `result` is a verdict word or `error`; `seconds` is the wall time of the instance."""
+
+    result: str
+    seconds: float
+    prepare_seconds: float = 0.0
 
 
 def open_results(path: AnyPath) -> Ledger[Finished]:

@@ -88,10 +88,9 @@ class Report:
 
     def heard(self, job: Job, outcome: JobOutcome) -> None:
         """What became of a job."""
-        key = job.category, job.onnx, job.vnnlib
-        self._notes[key] = outcome.note
+        self._notes[job.key] = outcome.note
         if outcome.witness and len(self._witness) < SHOWN:
-            self._witness[key] = outcome.witness
+            self._witness[job.key] = outcome.witness
 
     def write(
         self, finished: Sequence[Finished], settings: Mapping[str, object], facts: Sequence[tuple[str, str]]
@@ -121,10 +120,7 @@ class Report:
             open=left_open(rows),
             witnesses=[shown for row in rows if (shown := self._shown(row))][:SHOWN],
             sat=counts["sat"],
-            settings=Table(
-                ("option", "value"),
-                tuple((name, "-" if value is None else str(value)) for name, value in settings.items()),
-            ),
+            settings=settings_table(settings),
             notes=[[*key, asdict(note)] for key, note in self._notes.items()],
         )
 
@@ -134,11 +130,10 @@ class Report:
             waiting.setdefault(line.key, []).append(line)
         rows = []
         for job, family in zip(self._jobs, families(self._jobs), strict=True):
-            key = job.category, job.onnx, job.vnnlib
-            lines = waiting.get(key)
+            lines = waiting.get(job.key)
             if lines:
                 line = lines.pop(0)
-                rows.append(ListRow(job, family, line.result, line.seconds, self._notes.get(key, Note())))
+                rows.append(ListRow(job, family, line.result, line.seconds, self._notes.get(job.key, Note())))
             else:
                 rows.append(ListRow(job, family, "not run", None, Note()))
         return rows
@@ -147,7 +142,7 @@ class Report:
         if row.result != "sat":
             return None
         job = row.job
-        text = self._witness.get((job.category, job.onnx, job.vnnlib)) or self._earlier(job)
+        text = self._witness.get(job.key) or self._earlier(job)
         if text is None:
             return None
         return Shown(row.name, cut(text), pictured(text, job.spec, row.note.input_shape))

@@ -14,6 +14,7 @@ import vnnlib
 from verifier.api import load, read_spec, solve, with_proof
 from verifier.budget import Budget, memory_limit
 from verifier.command import report
+from verifier.command.ledger import Instance
 from verifier.console import process
 from verifier.errors import ProblemError, SecateurError
 from verifier.executors.executor import Emit, Servant
@@ -33,15 +34,12 @@ Message = int | tuple[int, "JobOutcome"]
 
 
 @dataclass(frozen=True)
-class Job:
-    """One line of a list: the names as they stand there, the files they mean, and the time limit in seconds.
+class Job(Instance):
+    """One line of a list: the names, the files they mean, and the time limit in seconds.
 
     `model` is None where the line names several networks; `proof` is where its proof goes, if one is asked for.
     """
 
-    category: str
-    onnx: str
-    vnnlib: str
     model: Path | None
     spec: Path
     timeout: float | None

@@ -64,17 +64,13 @@ class Lifting:
     thickness: float = 0.12
 
 
-@dataclass(frozen=True)
-class Airframe:
-    """Dimensions, in fuselage lengths; the defaults give a twin-engined airliner, a little stouter than real ones."""
-
-    radius: float = 0.065
-    wing: Lifting = Lifting((0.13, 0.045, -0.035), 0.25, (-0.13, 0.50, 0.015), 0.085)
-    tailplane: Lifting = Lifting((-0.345, 0.02, 0.035), 0.125, (-0.445, 0.20, 0.06), 0.06)
-    fin: Lifting = Lifting((-0.29, 0.0, 0.045), 0.17, (-0.44, 0.0, 0.225), 0.075)
-    nacelle: tuple[float, float, float] = (0.095, 0.165, -0.075)  # centre of its length
-    nacelle_length: float = 0.15
-    nacelle_radius: float = 0.036
+# Dimensions of a twin-engined airliner, a little stouter than real ones, in fuselage lengths.
+RADIUS = 0.065
+MAIN = Lifting((0.13, 0.045, -0.035), 0.25, (-0.13, 0.50, 0.015), 0.085)
+TAIL = Lifting((-0.345, 0.02, 0.035), 0.125, (-0.445, 0.20, 0.06), 0.06)
+RUDDER = Lifting((-0.29, 0.0, 0.045), 0.17, (-0.44, 0.0, 0.225), 0.075)
+ENGINE = (0.095, 0.165, -0.075)  # centre of its length
+ENGINE_LENGTH, ENGINE_RADIUS = 0.15, 0.036
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +83,7 @@ class Mesh:
     mid: np.ndarray
 
 
-def _fuselage_profile(radius: float) -> np.ndarray:
+def _fuselage_profile() -> np.ndarray:
     """Rows (x, radius, z of the ring's centre): blunt nose, cylinder, tail cone swept upwards."""
     rows = [
         (0.500, 0.02, -0.15), (0.488, 0.35, -0.15), (0.465, 0.62, -0.10), (0.435, 0.83, -0.05), (0.395, 0.97, 0.0),
@@ -95,7 +91,7 @@ def _fuselage_profile(radius: float) -> np.ndarray:
         (-0.100, 1.00, 0.0), (-0.180, 0.97, 0.03), (-0.260, 0.84, 0.16), (-0.340, 0.63, 0.34), (-0.420, 0.40, 0.50),
         (-0.500, 0.12, 0.62),
     ]  # fmt: skip
-    return np.array([(x, r * radius, z * radius) for x, r, z in rows])
+    return np.array([(x, r * RADIUS, z * RADIUS) for x, r, z in rows])
 
 
 def _lathe(profile: np.ndarray, segments: int, centre: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
@@ -155,39 +151,38 @@ def _outward(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     return faces if volume >= 0 else faces[:, ::-1]
 
 
-def _fuselage_parts(frame: Airframe, middle: np.ndarray) -> np.ndarray:
+def _fuselage_parts(middle: np.ndarray) -> np.ndarray:
     """Part of each fuselage triangle from its centre (T, 3): cockpit windows, nose cap, window stripe, the rest."""
     part = np.full(len(middle), FUSELAGE)
     x, y, z = middle.T
-    part[(np.abs(z - 0.2 * frame.radius) < 0.3 * frame.radius) & (x < 0.40)] = STRIPE
-    part[(x > 0.40) & (x < 0.462) & (z > 0.25 * frame.radius) & (np.abs(y) < 0.9 * frame.radius)] = COCKPIT
+    part[(np.abs(z - 0.2 * RADIUS) < 0.3 * RADIUS) & (x < 0.40)] = STRIPE
+    part[(x > 0.40) & (x < 0.462) & (z > 0.25 * RADIUS) & (np.abs(y) < 0.9 * RADIUS)] = COCKPIT
     part[x > 0.462] = NOSE
     return part
 
 
 @cache
-def mesh(frame: Airframe = Airframe()) -> Mesh:
-    """The triangle mesh of an airframe (about 700 triangles)."""
+def mesh() -> Mesh:
+    """The triangle mesh of the airframe (about 700 triangles)."""
     pieces: list[tuple[np.ndarray, np.ndarray, int]] = []
-    fuselage = _lathe(_fuselage_profile(frame.radius), SEGMENTS, (0.0, 0.0))
+    fuselage = _lathe(_fuselage_profile(), SEGMENTS, (0.0, 0.0))
     pieces.append((*fuselage, FUSELAGE))
-    r, length = frame.nacelle_radius, frame.nacelle_length
-    x, y, z = frame.nacelle
+    x, y, z = ENGINE
     shape = [(0.5, 0.93), (0.42, 1.0), (0.1, 1.0), (-0.25, 0.85), (-0.5, 0.55)]
-    profile = np.array([(x + s * length, k * r, 0.0) for s, k in shape])
+    profile = np.array([(x + s * ENGINE_LENGTH, k * ENGINE_RADIUS, 0.0) for s, k in shape])
     engine = _lathe(profile, NACELLE_SEGMENTS, (y, z))
     for whole in (engine, _mirrored(*engine)):
         pieces.append((*whole, NACELLE))
-    for surface, strips, part in ((frame.wing, 6, WING), (frame.tailplane, 3, TAILPLANE)):
+    for surface, strips, part in ((MAIN, 6, WING), (TAIL, 3, TAILPLANE)):
         left = _surface(surface, strips, (0.0, 0.0, 1.0))
         pieces += [(*left, part), (*_mirrored(*left), part)]
-    pieces.append((*_surface(frame.fin, 4, (0.0, 1.0, 0.0)), FIN))
+    pieces.append((*_surface(RUDDER, 4, (0.0, 1.0, 0.0)), FIN))
 
     vertices, triangles, parts, count = [], [], [], 0
     for corner, faces, part in pieces:
         faces = _outward(corner, faces)
         middle = corner[faces].mean(axis=1)
-        kind = _fuselage_parts(frame, middle) if part == FUSELAGE else np.full(len(faces), part)
+        kind = _fuselage_parts(middle) if part == FUSELAGE else np.full(len(faces), part)
         if part == NACELLE:  # the caps: intake and exhaust look dark
             flat = np.ptp(corner[faces][:, :, 0], axis=1) < 1e-12
             kind[flat] = DARK
@@ -200,9 +195,9 @@ def mesh(frame: Airframe = Airframe()) -> Mesh:
 
 
 @cache
-def keypoints(frame: Airframe = Airframe()) -> np.ndarray:
+def keypoints() -> np.ndarray:
     """Positions of the 23 key points in body axes, float64 (23, 3)."""
-    profile = _fuselage_profile(frame.radius)
+    profile = _fuselage_profile()
 
     def both(point: tuple[float, float, float]) -> list[tuple[float, float, float]]:
         return [point, (point[0], -point[1], point[2])]
@@ -210,18 +205,18 @@ def keypoints(frame: Airframe = Airframe()) -> np.ndarray:
     def trailing(point: tuple[float, float, float], chord: float) -> tuple[float, float, float]:
         return (point[0] - chord, point[1], point[2])
 
-    wing, tail, fin, (x, y, z) = frame.wing, frame.tailplane, frame.fin, frame.nacelle
-    half = 0.5 * frame.nacelle_length
+    wing, tail, fin, (x, y, z) = MAIN, TAIL, RUDDER, ENGINE
+    half = 0.5 * ENGINE_LENGTH
     # Root points lie where the surface leaves the fuselage, so that they can be seen.
-    at_skin = 0.92 * frame.radius
+    at_skin = 0.92 * RADIUS
     share = (at_skin - wing.root[1]) / (wing.tip[1] - wing.root[1])
     root = tuple(float(a + share * (b - a)) for a, b in zip(wing.root, wing.tip, strict=True))
     root_chord = wing.root_chord + share * (wing.tip_chord - wing.root_chord)
     points = [
         (float(profile[0][0]), 0.0, float(profile[0][2])),
-        (0.43, 0.0, 0.75 * frame.radius),
+        (0.43, 0.0, 0.75 * RADIUS),
         (float(profile[-1][0]), 0.0, float(profile[-1][2])),
-        (0.0, 0.0, -frame.radius),
+        (0.0, 0.0, -RADIUS),
         *both((root[0], root[1], root[2])),
         *both(trailing((root[0], root[1], root[2]), root_chord)),
         *both(wing.tip),

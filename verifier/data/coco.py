@@ -39,14 +39,6 @@ class Annotation:
 
 
 @dataclass(frozen=True, eq=False)
-class KeypointFile:
-    """names (K,) of the key points, and the annotations that have any, in the order of the file."""
-
-    names: tuple[str, ...]
-    annotations: tuple[Annotation, ...]
-
-
-@dataclass(frozen=True, eq=False)
 class Crop:
     """A square crop resized to `size`: image float64 (C, size, size) in [0, 1], keypoints (K, 2) in its pixels.
 
@@ -77,29 +69,25 @@ class Crop:
         return {"crop": gap, "original": gap / self.scale, "share": gap / self.scale / math.sqrt(self.bbox_area)}
 
 
-def read(path: Path, category: str | None = None) -> KeypointFile:
-    """Parse an annotation file; `category` chooses one where several have key points.
+def read(path: Path) -> tuple[Annotation, ...]:
+    """The annotations of a file that have key points, in its order.
 
     Raises ProblemError for a file that cannot be read, is not COCO key points, or whose annotations are malformed.
     """
     content = _parse(path)
     kinds = [c for c in _records(content, "categories", path) if c.get("keypoints")]
-    if category is not None:
-        kinds = [c for c in kinds if c.get("name") == category]
     if not kinds:
-        wanted = f" named '{category}'" if category else ""
-        raise ProblemError(f"{path}: no category{wanted} with key points; is this a COCO key point file?")
+        raise ProblemError(f"{path}: no category with key points; is this a COCO key point file?")
     if len(kinds) > 1:
         several = ", ".join(str(c.get("name")) for c in kinds)
-        raise ProblemError(f"{path}: several categories have key points ({several}); choose one")
-    names = tuple(str(n) for n in kinds[0]["keypoints"])
+        raise ProblemError(f"{path}: several categories have key points ({several}); keep one")
     listed = _records(content, "images", path)
     files = {image.get("id"): image for image in listed if isinstance(image.get("id"), int | str)}
     found = []
     for entry in _records(content, "annotations", path):
         if entry.get("category_id") == kinds[0].get("id") and "keypoints" in entry and not entry.get("iscrowd", 0):
-            found.append(_annotation(entry, files, len(names), path))
-    return KeypointFile(names, tuple(a for a in found if a.visibility.any()))
+            found.append(_annotation(entry, files, len(kinds[0]["keypoints"]), path))
+    return tuple(a for a in found if a.visibility.any())
 
 
 def picture(annotation: Annotation, folder: Path, channels: int = 1) -> np.ndarray:

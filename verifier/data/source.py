@@ -307,7 +307,7 @@ class Annotated(PictureSource):
     @cached_property
     def annotations(self) -> tuple[coco.Annotation, ...]:
         """Those with key points."""
-        found = coco.read(self.path).annotations
+        found = coco.read(self.path)
         if self.identity is not None:
             found = tuple(a for a in found if a.identity == self.identity)
             if not found:

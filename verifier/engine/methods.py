@@ -138,7 +138,7 @@ def _bounding(
     stop = answer.budget.expired
 
     def bound(batch: DomainBatch, bounds: Method) -> Bounded:
-        return bound_boxes(on.setting, batch, bounds, stop, strategy.branching)
+        return bound_boxes(on, batch, bounds, stop, strategy.branching)
 
     if strategy.bounds.kind != "crown":
         each = 0.0 if strategy.kind is Kind.ZONOTOPE else cost.sweep()

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from verifier.bounds.bound import Setting
-from verifier.bounds.inputs import IdentityMap, InputMap
-from verifier.bounds.network import Network, build, narrowed
+from verifier.bounds.inputs import IdentityMap
+from verifier.bounds.network import build, narrowed
 from verifier.errors import OptionsError
 from verifier.ops.affine import Dense
 from verifier.ops.layout import Reshape
@@ -18,7 +17,6 @@ from verifier.ops.piecewise import Relu
 from verifier.options import Options
 from verifier.problem.problem import Problem
 from verifier.problem.rows import RowTable
-from verifier.search.domains import outward
 
 MANY, FEW, PLAIN = 64, 8, (Dense, Relu, Reshape)
 """Where nothing is asked for, networks of these operators with few inputs are bounded in float32 in steps of so many
@@ -26,18 +24,13 @@ boxes (measured: `benchmarks/README.md`)."""
 
 
 @dataclass(frozen=True, eq=False)
-class OnDevice:
-    """The `network` in float64, and in float32 (`single`) for steps of at least `many` boxes, where the options ask for
-    it or it pays; the rows of the property; the box of every query, `lower` and `upper` (Q, n)."""
+class OnDevice(Setting):
+    """What is bounded, in float32 too (`single`) for steps of at least `many` boxes, where the options ask for it or it
+    pays; and the box of every query, `lower` and `upper` (Q, n)."""
 
-    problem: Problem
-    network: Network
-    single: Network | None
-    table: RowTable
-    inputs: InputMap
-    lower: Tensor
-    upper: Tensor
-    many: int = 0
+    problem: Problem = field(kw_only=True)
+    lower: Tensor = field(kw_only=True)
+    upper: Tensor = field(kw_only=True)
 
     @staticmethod
     def of(problem: Problem, options: Options) -> OnDevice:
@@ -49,22 +42,17 @@ class OnDevice:
             and problem.free.shape[1] <= FEW
             and all(isinstance(op, PLAIN) for op in network.ops)
         )
-        lower, upper = (t.to(device) for t in outward(problem.lower, problem.upper, dtype))
         return OnDevice(
-            problem,
+            problem.graph,
             network,
-            narrowed(network, problem.graph) if options.dtype == "float32" or auto else None,
             RowTable.from_rows(problem.rows, dtype, device),
             IdentityMap(torch.from_numpy(problem.free).to(device)),
-            lower,
-            upper,
+            narrowed(network, problem.graph) if options.dtype == "float32" or auto else None,
             MANY if auto else 0,
+            problem=problem,
+            lower=torch.from_numpy(problem.lower).to(device),
+            upper=torch.from_numpy(problem.upper).to(device),
         )
-
-    @cached_property
-    def setting(self) -> Setting:
-        """The same, as bounds take it."""
-        return Setting(self.problem.graph, self.network, self.table, self.inputs, self.single, self.many)
 
     @property
     def queries(self) -> int:

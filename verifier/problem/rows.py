@@ -37,12 +37,6 @@ class RowTable:
             torch.from_numpy(rows.strict).to(device),
         )
 
-    def to(self, device: torch.device) -> RowTable:
-        """The same table on another device."""
-        mixed = None if self.mixed is None else self.mixed.to(device)
-        row, rhs, clause, clauses = (t.to(device) for t in (self.row, self.rhs, self.clause, self.clauses))
-        return RowTable(row, rhs, clause, clauses, mixed, self.most, self.strict.to(device))
-
     @cached_property
     def some_strict(self) -> bool:
         """Whether any row is strict."""

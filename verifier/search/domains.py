@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -150,17 +149,4 @@ def whole(lower: Tensor, upper: Tensor) -> DomainBatch:
         node=none,
         state=none.double(),
         cell=none,
-    )
-
-
-def outward(lower: np.ndarray, upper: np.ndarray, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Float64 boxes in another dtype, rounded so that nothing of them is lost."""
-    low, high = torch.from_numpy(lower), torch.from_numpy(upper)
-    if dtype == torch.float64:
-        return low, high
-    inf = torch.tensor(torch.inf, dtype=dtype)
-    low_r, high_r = low.to(dtype), high.to(dtype)
-    return (
-        torch.where(low_r.double() > low, torch.nextafter(low_r, -inf), low_r),
-        torch.where(high_r.double() < high, torch.nextafter(high_r, inf), high_r),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx
 from onnx import compose
@@ -23,7 +25,7 @@ def image_map(network: ImageNetwork, polynomial: Polynomial, parameters: int) ->
     """
 
     def flat(image: np.ndarray) -> np.ndarray:
-        return network.arrange(image).reshape(-1).astype(network.dtype).astype(np.float64)
+        return network.frame.arrange(image).reshape(-1).astype(network.dtype).astype(np.float64)
 
     return polynomial.flat(parameters, flat)
 
@@ -82,7 +84,7 @@ def with_image(network: ImageNetwork, clip: str, distance: bool, note: str = "")
     With `distance` the input is (1, n + m), the image followed by a target t for the m outputs, and the output is
     |y - t| (1, m); otherwise the output is the network's own.
     """
-    n, m = network.channels * network.height * network.width, network.n_outputs
+    n, m = math.prod(network.frame.size), network.n_outputs
     graph = _Composer(network)
     if not distance:
         graph.feed("flat", clip)
@@ -140,10 +142,12 @@ class _Composer(ModelBuilder):
         """Clip, reshape, normalise; the last of these nodes gets the name of the network's input."""
         network = self.network
         value = self._clipped(value, clip)
-        value = self.node("Reshape", [value, self.weight("image_shape", np.array(network.shape, np.int64))], "image")
+        value = self.node(
+            "Reshape", [value, self.weight("image_shape", np.array(network.frame.shape, np.int64))], "image"
+        )
         if network.mean is not None and network.std is not None:
-            value = self.node("Sub", [value, self.weight("mean", network.per_channel(network.mean))], "centred")
-            self.node("Div", [value, self.weight("std", network.per_channel(network.std))], "normalised")
+            value = self.node("Sub", [value, self.weight("mean", network.frame.per_channel(network.mean))], "centred")
+            self.node("Div", [value, self.weight("std", network.frame.per_channel(network.std))], "normalised")
         self.nodes[-1].output[0] = self.entry
         self.before = len(self.nodes)
 

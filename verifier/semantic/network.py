@@ -31,17 +31,12 @@ ELEMENT: dict[int, np.dtype] = {
 class ImageNetwork:
     """An ONNX network with one input and one output.
 
-    shape: input shape with a batch of 1. layout: `nchw` (channels first), `nhwc` (channels last) or `flat` (one
-    row-major vector, channels first). channels, height, width: of the image it takes. output: shape of its output.
-    mean, std: the normalisation (x - mean) / std in front of it, one value per channel, or None.
+    frame: the image it takes. output: shape of its output. mean, std: the normalisation (x - mean) / std in front of
+    it, one value per channel, or None.
     """
 
     proto: onnx.ModelProto
-    shape: tuple[int, ...]
-    layout: str
-    channels: int
-    height: int
-    width: int
+    frame: Frame
     output: tuple[int, ...]
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -62,21 +57,9 @@ class ImageNetwork:
         return int(np.prod(self.output, dtype=np.int64))
 
     @property
-    def frame(self) -> Frame:
-        """The picture it takes."""
-        return Frame(self.shape, self.layout, self.channels, self.height, self.width)
-
-    def arrange(self, image: np.ndarray) -> np.ndarray:
-        """See `Frame.arrange`."""
-        return self.frame.arrange(image)
-
-    def restore(self, value: np.ndarray) -> np.ndarray:
-        """See `Frame.restore`."""
-        return self.frame.restore(value)
-
-    def per_channel(self, values: tuple[float, ...]) -> np.ndarray:
-        """See `Frame.per_channel`."""
-        return self.frame.per_channel(values)
+    def width(self) -> int:
+        """Of the image, in pixels."""
+        return self.frame.width
 
     @cached_property
     def session(self) -> onnxruntime.InferenceSession:
@@ -85,15 +68,15 @@ class ImageNetwork:
 
     def run(self, image: np.ndarray) -> np.ndarray:
         """The output for an image (C, H, W) in [0, 1], with the shape of `output`, float64."""
-        value = self.arrange(image.astype(self.dtype))
+        value = self.frame.arrange(image.astype(self.dtype))
         if self.mean is not None and self.std is not None:
-            value = (value - self.per_channel(self.mean)) / self.per_channel(self.std)
+            value = (value - self.frame.per_channel(self.mean)) / self.frame.per_channel(self.std)
         name = graph_inputs(self.proto)[0].name
         result = run_session(self.session, None, {name: value.astype(self.dtype)})[0]
         return np.asarray(result, dtype=np.float64).reshape(self.output)
 
     def __repr__(self) -> str:
-        image = f"{self.layout} image {self.channels} x {self.height} x {self.width}"
+        image = f"{self.frame.layout} image " + " x ".join(map(str, self.frame.size))
         return (
             f"ImageNetwork({image} -> {list(self.output)}; {counted(node.op_type for node in self.proto.graph.node)})"
         )
@@ -127,10 +110,9 @@ def load(
     version = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
     if version < MIN_OPSET:
         raise ModelError(f"the network uses opset {version}; {MIN_OPSET} or newer is needed: convert it first")
-    shape = _dims(inputs[0])
-    frame = Frame.of(shape, layout, channels)
+    frame = Frame.of(_dims(inputs[0]), layout, channels)
     given = frame.normalisation(mean, std)
-    return ImageNetwork(proto, shape, frame.layout, *frame.size, _output_shape(proto), *given)
+    return ImageNetwork(proto, frame, _output_shape(proto), *given)
 
 
 def _dims(value: onnx.ValueInfoProto) -> tuple[int, ...]:

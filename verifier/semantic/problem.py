@@ -155,7 +155,7 @@ def prepare(
             "class (--label); or --reference self for the network's own answer"
         )
     else:  # a prediction may lie outside the frame, an annotation must not
-        target.check_frame(net.width, net.height)
+        target.check_frame(net.width, net.frame.height)
     problem = SemanticProblem(net, picture, perturbed, target, prop.compile(net, target), reference, clip)
     _ = problem.polynomial  # constants that do not fit the image are reported now, not when the file is written
     return problem
@@ -191,10 +191,10 @@ def unchanged(problem: SemanticProblem, prop: Property, known: Target | None = N
 
 def _checked(net: ImageNetwork, image: np.ndarray) -> np.ndarray:
     value = np.asarray(image, dtype=np.float64)
-    if value.ndim != 3 or value.shape != (net.channels, net.height, net.width):
+    if value.ndim != 3 or value.shape != net.frame.size:
         raise ProblemError(
             f"the image has shape {list(np.shape(image))}, the network expects [channels, height, width] = "
-            f"[{net.channels}, {net.height}, {net.width}]; resize or crop the image (and its key points) first"
+            f"{list(net.frame.size)}; resize or crop the image (and its key points) first"
         )
     if not np.isfinite(value).all() or value.min() < 0 or value.max() > 1:
         raise ProblemError("the image must hold finite values in [0, 1]; divide 8-bit values by 255")

@@ -304,9 +304,9 @@ def heatmap_shape(network: ImageNetwork) -> tuple[int, int, int, int]:
         )
     maps, rows, columns = shape[-3:]
     stride = network.width // columns
-    if stride < 1 or stride * columns != network.width or stride * rows != network.height:
+    if stride < 1 or stride * columns != network.width or stride * rows != network.frame.height:
         raise ProblemError(
-            f"heatmaps of {columns}x{rows} cells do not divide the {network.width}x{network.height} image evenly"
+            f"heatmaps of {columns}x{rows} cells do not divide the {network.width}x{network.frame.height} image evenly"
         )
     return maps, rows, columns, stride
 

@@ -135,9 +135,9 @@ def test_old_style_networks_with_weights_among_the_inputs():
 
 
 def test_layout_is_found_or_refused():
-    assert networks.load(network("nhwc", channels=3)).layout == "nhwc"
-    assert networks.load(network("flat")).layout == "flat"
-    assert networks.load(network("flat", channels=3), channels=3).channels == 3
+    assert networks.load(network("nhwc", channels=3)).frame.layout == "nhwc"
+    assert networks.load(network("flat")).frame.layout == "flat"
+    assert networks.load(network("flat", channels=3), channels=3).frame.channels == 3
     with pytest.raises(ModelError, match="cannot be read"):
         networks.load(network("flat", size=7), channels=3)
     with pytest.raises(ModelError, match="as nhwc"):

@@ -30,7 +30,7 @@ def study(prop, kind="coordinates", seed=0, shift=0.3, seen=(2, 2, 2), perturbed
     """Target: the clean prediction moved a little, so that both verdicts occur."""
     net = networks.load(network(kind, seed=seed, size=16 if kind == "heatmap" else 8, dtype=dtype))
     draw = np.random.default_rng(seed)
-    image = draw.random((1, net.height, net.width))
+    image = draw.random((1, net.frame.height, net.width))
     if kind == "labels":
         return prepare(net, image, Target(label=int(net.run(image).argmax())), perturbed, prop)
     clean = net.run(image)
