@@ -161,13 +161,11 @@ def _read(block: bytes, grammar: _Grammar, grouped: bool) -> _Literals | None:
         block = block.replace(b"assert", b"")
     if grammar.version == 1:
         skeleton, text = block.translate(_LETTERS, _SKELETON_1), block.translate(_NUMBERS_1)
-        if not grouped:
-            skeleton = skeleton.replace(b"d", b"")
     else:
         block = _encode(block, grammar)
         skeleton, text = block.translate(None, _SKELETON_2), block.translate(_NUMBERS_2)
-        if not grouped:
-            skeleton = skeleton.replace(b"d", b"")
+    if not grouped:
+        skeleton = skeleton.replace(b"d", b"")
     marks = np.frombuffer(skeleton + b"d", np.uint8)
     at = np.flatnonzero(marks < 64)
     code, other = marks[at + 1].astype(np.intp) - _INPUT_CODE, marks[at + 2].astype(np.intp) - _INPUT_CODE
@@ -207,20 +205,6 @@ def _places(
 
     `code` and `other` number the tensors on both sides; `other` is negative for a constant, or None where all are.
     """
-    if grammar.version == 1:
-        if len(numbers) != 2 * len(code):
-            return None
-        index, last = numbers[0::2].astype(np.int64), numbers[1::2].copy()
-        if (index >= grammar.sizes[code]).any():
-            return None
-        left, right = index + grammar.starts[code], np.full(len(code), -1, np.int64)
-        if other is not None:
-            pair = other >= 0
-            second = last[pair].astype(np.int64)
-            if (second >= grammar.sizes[other[pair]]).any():
-                return None
-            right[pair], last[pair] = second + grammar.starts[other[pair]], 0.0
-        return left, right, last
     ranks = grammar.ranks
     pair = np.zeros(len(code), bool) if other is None else other >= 0
     widths = ranks[code] + (1 if other is None else np.where(pair, ranks[np.where(pair, other, 0)], 1))
