@@ -6,37 +6,47 @@ number of the type, as a competition's checker does; every other bound is respec
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
 import vnnlib
 from verifier.graph.onnx_import import Model
-from verifier.problem.feed import Feed
-from verifier.problem.problem import Problem
+from verifier.problem.feed import Box, Feed
 from verifier.problem.runtime import Session
 from verifier.result import Witness
+
+Holds = Callable[[np.ndarray, np.ndarray], bool]
+Widen = Callable[[np.ndarray], np.ndarray]
 
 
 class Replay:
     """Snaps candidate points to numbers the model can be fed, strictly inside the box, and replays them."""
 
-    def __init__(
-        self, model: Model, spec: vnnlib.NormalForm, problem: Problem, session: Session, first: int = 0
-    ) -> None:
-        """`first`: the query of the problem that is case 0 of `spec`, where a problem has several specifications."""
-        self._spec, self._problem, self._session, self._first = spec, problem, session, first
-        self._feed = Feed.of(model.input_infos)
-        low, high = self._feed.hull(spec.lower, spec.upper)
-        self._judge = replace(spec, lower=low, upper=high)
+    def __init__(self, feed: Feed, box: Box, holds: Holds, full: Widen, session: Session, first: int = 0) -> None:
+        """`box`: the real bounds (N, n_full) of every case; `holds`: whether an input violates the property with its
+        output; `full`: full inputs of points; `first`: the query of the problem that is case 0, where a problem has
+        several specifications.
+        """
+        self._feed, self._box, self._holds, self._full, self._session = feed, box, holds, full, session
+        self._first = first
         self.tried = 0
+
+    @staticmethod
+    def of(model: Model, spec: vnnlib.NormalForm, full: Widen, session: Session, first: int = 0) -> Replay:
+        """For the cases of a specification."""
+        feed = Feed.of(model.input_infos)
+        low, high = feed.hull(spec.lower, spec.upper)
+        judge = replace(spec, lower=low, upper=high)
+        return Replay(feed, (spec.lower, spec.upper), judge.holds, full, session, first)
 
     def snap(self, p: np.ndarray, query: np.ndarray) -> np.ndarray:
         """Points (M, n) of queries (M,) as full inputs (M, n_full) that lie inside the original real bounds; see
         `Feed.snap`.
         """
         case = query - self._first
-        return self._feed.snap(self._problem.full(p), self._spec.lower[case], self._spec.upper[case])
+        return self._feed.snap(self._full(p), *(end[case] for end in self._box))
 
     def __call__(self, p: np.ndarray, query: np.ndarray) -> Witness | None:
         """The first of the points (M, n) that violates the property, or None."""
@@ -46,8 +56,8 @@ class Replay:
         y = self._session.run(x)
         self.tried += len(x)
         for point, value in zip(x, y, strict=True):
-            if np.isfinite(value).all() and self._judge.holds(point, value):
+            if np.isfinite(value).all() and self._holds(point, value):
                 alone = self._session.run(point[None])[0]  # as a checker will run it; batches may round otherwise
-                if np.isfinite(alone).all() and self._judge.holds(point, alone):
+                if np.isfinite(alone).all() and self._holds(point, alone):
                     return Witness(point.astype(np.float64), alone.astype(np.float64))
         return None

@@ -92,7 +92,7 @@ def _solve(
         return answer.of(Verdict.TIMEOUT, "no time was given")
     problem = assemble(model, spec)
     session = Session(model)
-    replay = Replay(model, spec, problem, session)
+    replay = Replay.of(model, spec, problem.full, session)
     if problem.graph.opaque:
         if checkpoint is not None:
             raise OptionsError("no checkpoint of random points: a node has no bound rule; run without a checkpoint")

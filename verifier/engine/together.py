@@ -77,7 +77,7 @@ def _solve(
     if problem.graph.opaque:
         return False
     answer, session = Answer(budget), Session(model)
-    cross_check(model, problem, Replay(model, form, problem, session), session, options.seed)
+    cross_check(model, problem, Replay.of(model, form, problem.full, session), session, options.seed)
     on = OnDevice.of(problem, options)
     strategy = choose(on, options)
     work = sum(op.multiply_adds for op in on.network.ops)
@@ -138,7 +138,7 @@ class _Judges:
         self._first = (counts.cumsum(0) - counts).tolist()
         self._owner = self.owner.cpu().numpy()
         self._replays = [
-            Replay(model, q.spec, problem, session, first=first)
+            Replay.of(model, q.spec, problem.full, session, first=first)
             for q, first in zip(questions, self._first, strict=True)
         ]
         self._found: dict[int, Witness] = {}

@@ -7,8 +7,9 @@ written to disk) or from one ordinary pair of files (one member per input box).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from verifier.passes.flatten_io import flatten_io
 from verifier.passes.simplify import simplify
 from verifier.perturbation.enclosure import ImageMaps
 from verifier.problem.assemble import assemble
+from verifier.problem.feed import Feed
 from verifier.problem.problem import Condition, Rows, append_rows, stack_rows
 from verifier.problem.rows import RowTable
 from verifier.problem.runtime import Session, compare
@@ -99,65 +101,35 @@ class Family:
 class Judge:
     """ONNX Runtime on the member's own file: the last word on its counterexamples. Built when first asked.
 
-    Of a problem, or of one case of a pair of files, whose inputs are `rest` but for the `columns` that vary.
+    `rest`: the inputs of a file of which only the `columns` vary.
     """
 
-    problem: SemanticProblem | None = None
-    replay: Replay | None = None
+    make: Callable[[], Replay]
     case: int = 0
     rest: np.ndarray | None = None
     columns: np.ndarray | None = None
 
+    @cached_property
+    def replay(self) -> Replay:
+        """Built when first asked."""
+        return self.make()
+
     def __call__(self, points: np.ndarray) -> Witness | None:
         """The first of the points (M, d) that violates the member's own specification in its own file."""
-        if self.replay is not None:
-            assert self.rest is not None
+        full = points
+        if self.rest is not None:
             full = np.repeat(self.rest[None], len(points), axis=0)
             full[:, self.columns] = points
-            return self.replay(full, np.full(len(points), self.case, np.int64))
-        if "own" not in self.__dict__:
-            object.__setattr__(self, "own", self._open())
-        model, form, session = self.__dict__["own"]
-        x = self._inside(points, model, form)
-        for point, value in zip(x, session.run(x), strict=True):
-            if np.isfinite(value).all() and self._broken(point, value, model, form):
-                return Witness(point.astype(np.float64), value.astype(np.float64))
-        return None
-
-    def _open(self) -> tuple[Model, vnnlib.NormalForm | None, Session]:
-        """The member's own network and specification; of heatmaps, the property itself, which needs no rows."""
-        assert self.problem is not None
-        model = load_model(self.problem.model().SerializeToString())
-        if self.problem.compiled.maps is not None:
-            return model, None, Session(model)
-        return model, vnnlib.normalise(vnnlib.loads(self.problem.spec())), Session(model)
-
-    def _inside(self, points: np.ndarray, model: Model, form: vnnlib.NormalForm | None) -> np.ndarray:
-        """Points inside the stated bounds that the model's input type can hold (see `attack.replay`)."""
-        assert self.problem is not None
-        box = self.problem.perturbation.box if form is None else np.stack([form.lower[0], form.upper[0]], 1)
-        if not _single(model):
-            return np.clip(points, box[:, 0], box[:, 1])
-        low, high = vnnlib.float32_inside(box[None, :, 0], box[None, :, 1])
-        return np.clip(points.astype(np.float32), low, high).astype(np.float64)
-
-    def _broken(self, point: np.ndarray, value: np.ndarray, model: Model, form: vnnlib.NormalForm | None) -> bool:
-        assert self.problem is not None
-        if form is not None:
-            return bool(_judged(form, model).holds(point, value))
-        maps = self.problem.compiled.maps
-        return maps is not None and bool(maps.violated(value.reshape(-1).astype(np.float64)))
+        return self.replay(full, np.full(len(points), self.case, np.int64))
 
 
-def _single(model: Model) -> bool:
-    return all(info.dtype == np.float32 for info in model.input_infos)
-
-
-def _judged(form: vnnlib.NormalForm, model: Model) -> vnnlib.NormalForm:
-    if not _single(model):
-        return form
-    low, high = vnnlib.float32_hull(form.lower, form.upper)
-    return replace(form, lower=low, upper=high)
+def _own(problem: SemanticProblem) -> Replay:
+    """The problem's own network and specification; of heatmaps, the property itself, which needs no rows."""
+    model, maps = load_model(problem.model().SerializeToString()), problem.compiled.maps
+    if maps is None:
+        return Replay.of(model, vnnlib.normalise(vnnlib.loads(problem.spec())), np.asarray, Session(model))
+    box, feed = problem.perturbation.box.T[:, None], Feed.of(model.input_infos)
+    return Replay(feed, (box[0], box[1]), lambda _, value: bool(maps.violated(value)), np.asarray, Session(model))
 
 
 def from_problems(problems: Sequence[SemanticProblem], device: torch.device, seed: int = 0) -> Family:
@@ -177,16 +149,14 @@ def from_problems(problems: Sequence[SemanticProblem], device: torch.device, see
     _compare(model, queries, seed)
     graph, conditions = _conditions(flatten_io(model.graph), queries, device)
     box = np.stack([q.box for q in queries])
-    low, high = box[:, :, 0], box[:, :, 1]
-    if _single(model):
-        low, high = vnnlib.float32_hull(low, high)
+    low, high = Feed.of(model.input_infos).hull(box[:, :, 0], box[:, :, 1])
     return Family(
         Twin.of(simplify(graph), device),
         ImageMaps.of([q.image for q in queries], device),
         _tensor(low, device),
         _tensor(high, device),
         conditions,
-        tuple(Judge(problem=q.problem) for q in queries),
+        tuple(Judge(partial(_own, q.problem)) for q in queries),
         names,
         queries[0].problem.perturbation.identity,
         tuple(f"image {i}" for i in range(len(queries))),
@@ -222,7 +192,7 @@ def from_files(
             "the specification mixes inputs and outputs in one row; coverage needs rows over outputs only"
         )
     session = Session(model)
-    replay = Replay(model, form, problem, session)
+    replay = Replay.of(model, form, problem.full, session)
     rng = np.random.default_rng(seed)
     p = problem.lower[0] + (problem.upper[0] - problem.lower[0]) * rng.random((3, problem.lower.shape[1]))
     compare(model, model.graph, replay.snap(p, np.zeros(3, np.int64)))
@@ -246,9 +216,7 @@ def from_files(
         _tensor(lower[:, columns], device),
         _tensor(upper[:, columns], device),
         LinearRows(RowTable.from_rows(rows, torch.float64, device)),
-        tuple(
-            Judge(replay=replay, case=int(i), rest=row, columns=columns) for i, row in zip(first, offset, strict=True)
-        ),
+        tuple(Judge(lambda: replay, int(i), row, columns) for i, row in zip(first, offset, strict=True)),
         tuple(said.name(i) for i in inputs),
         None if identity is None else np.array(identity),
         tuple(f"box {i}" for i in range(len(first))),

@@ -117,7 +117,7 @@ def _replay(low: list[float], high: list[float], rows: list[Row], dtype: type = 
     model = load_model(data)
     name = {np.float32: "float32", np.float64: "float64"}[dtype]
     spec = vnnlib.normalise(vnnlib.build([Case(low, high, [rows])], input_shape=[2], output_shape=[1], dtype=name))
-    return Replay(model, spec, assemble(model, spec), Session(model))
+    return Replay.of(model, spec, assemble(model, spec).full, Session(model))
 
 
 def test_points_are_moved_strictly_inside_the_real_bounds() -> None:
