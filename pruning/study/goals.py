@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from pruning.study.stats import Estimate
@@ -45,39 +45,68 @@ def verdict(checks: Sequence[Check]) -> GoalOutcome:
     return next(outcome for outcome in GoalOutcome if outcome in found)
 
 
+@dataclass(frozen=True)
+class _Condition:
+    """A limit on one figure of an effect, the one at the `good` end of its interval having to keep it.
+
+    found: how the figure and its interval are told, after `told` has turned each number into what a reader sees.
+    """
+
+    figure: str
+    part: str
+    limit: float
+    wanted: str
+    found: str
+    told: Callable[[float], float] = float
+    rising: bool = True
+
+    def check(self, focus: str, ratio: float, baseline: str, effect: Effect | None) -> Check:
+        """What became of it for the focus arm at a ratio against a baseline."""
+        what = f"{label((focus, ratio))} vs {baseline}: {self.figure}"
+        if effect is None:
+            return Check(what, self.wanted, "", GoalOutcome.UNMEASURED)
+        e: Estimate = getattr(effect, self.part)
+        worst, best = (
+            (e.low - self.limit, e.high - self.limit) if self.rising else (self.limit - e.high, self.limit - e.low)
+        )
+        good = worst > 0 or (worst == 0 and self.limit != 0)  # no gain at all is none
+        outcome = GoalOutcome.PASS if good else GoalOutcome.FAIL if best < 0 else GoalOutcome.INCONCLUSIVE
+        return Check(what, self.wanted, self.found.format(*map(self.told, (e.value, e.low, e.high))), outcome)
+
+
+_GAIN = _Condition(
+    "verified rate", "verified", 0.0, "95 % interval above 0", "{:+.1f} points [{:+.1f}, {:+.1f}]", lambda v: 100 * v
+)
+_COVERAGE = replace(_GAIN, figure="coverage", part="coverage")
+_POINTS = replace(_GAIN, limit=POINTS, wanted=f"at least +{100 * POINTS:.1f} points")
+_TIME = _Condition("median time", "time", 1.0, "not worse", "x {:.3g} [{:.3g}, {:.3g}]", rising=False)
+_FASTER = replace(_TIME, limit=1 / FASTER, wanted=f"at most 1/{FASTER:g}")
+_ERROR = _Condition(
+    "clean error", "clean_error", ERROR_LIMIT, f"at most {ERROR_LIMIT - 1:+.0%}", "{:+.1%} [{:+.1%}, {:+.1%}]",
+    lambda v: v - 1, rising=False,
+)  # fmt: skip
+
+
 def criterion(effects: Sequence[Effect], focus: str = "usn") -> list[Check]:
     """The protocol: at 50 and 75 % better than random-matched and dense+ft in coverage and in verified rate with the
     whole interval above 0, median time not worse, clean error at most 10 % above dense+ft."""
-    checks = []
-    for ratio in RATIOS:
-        for baseline in ("random-matched", "dense+ft"):
-            found = _find(effects, focus, ratio, baseline)
-            what = f"{label((focus, ratio))} vs {baseline}"
-            checks.append(_above(f"{what}: coverage", found, lambda c: c.coverage, 0.0))
-            checks.append(_above(f"{what}: verified rate", found, lambda c: c.verified, 0.0))
-            checks.append(_time(f"{what}: median time", found, 1.0))
-        checks.append(_error(focus, ratio, _find(effects, focus, ratio, "dense+ft")))
-    return checks
+    both = [(name, wanted) for name in ("random-matched", "dense+ft") for wanted in (_COVERAGE, _GAIN, _TIME)]
+    return [_check(effects, focus, r, *one) for r in RATIOS for one in (*both, ("dense+ft", _ERROR))]
 
 
 def goals(effects: Sequence[Effect], focus: str = "usn") -> list[Check]:
     """The release: verified rate at least 8.2 points above dense+ft, interval above 0 against random-matched and
     small-scratch, four times faster than dense at 75 %, clean error at most 10 % above."""
-    checks = []
-    for ratio in RATIOS:
-        what = label((focus, ratio))
-        dense = _find(effects, focus, ratio, "dense+ft")
-        wanted = f"at least +{100 * POINTS:.1f} points"
-        checks.append(_above(f"{what} vs dense+ft: verified rate", dense, lambda c: c.verified, POINTS, wanted))
-        for baseline in ("random-matched", "small-scratch"):
-            found = _find(effects, focus, ratio, baseline)
-            checks.append(_above(f"{what} vs {baseline}: verified rate", found, lambda c: c.verified, 0.0))
-        checks.append(_error(focus, ratio, dense))
+    wanted = (("dense+ft", _POINTS), ("random-matched", _GAIN), ("small-scratch", _GAIN), ("dense+ft", _ERROR))
     last = max(RATIOS)
-    dense = _find(effects, focus, last, "dense") or _find(effects, focus, last, "dense+ft")
-    name = "dense" if dense is None else dense.baseline[0]
-    checks.append(_time(f"{label((focus, last))} vs {name}: median time", dense, 1 / FASTER))
-    return checks
+    dense = next((name for name in ("dense", "dense+ft") if _find(effects, focus, last, name)), "dense")
+    return [_check(effects, focus, r, *one) for r in RATIOS for one in wanted] + [
+        _check(effects, focus, last, dense, _FASTER)
+    ]
+
+
+def _check(effects: Sequence[Effect], focus: str, ratio: float, baseline: str, wanted: _Condition) -> Check:
+    return wanted.check(focus, ratio, baseline, _find(effects, focus, ratio, baseline))
 
 
 def _find(effects: Sequence[Effect], focus: str, ratio: float, baseline: str) -> Effect | None:
@@ -85,44 +114,3 @@ def _find(effects: Sequence[Effect], focus: str, ratio: float, baseline: str) ->
         if c.treatment == (focus, ratio) and c.baseline[0] == baseline and c.baseline[1] in (None, ratio):
             return c
     return None
-
-
-def _above(
-    what: str,
-    effect: Effect | None,
-    part: Callable[[Effect], Estimate],
-    limit: float,
-    wanted: str = "95 % interval above 0",
-) -> Check:
-    if effect is None:
-        return Check(what, wanted, "", GoalOutcome.UNMEASURED)
-    e = part(effect)
-    good = e.low > limit if limit == 0 else e.low >= limit
-    return Check(what, wanted, _points(e), _outcome(good, e.high < limit))
-
-
-def _time(what: str, effect: Effect | None, limit: float) -> Check:
-    wanted = "not worse" if limit == 1 else f"at most 1/{1 / limit:g}"
-    if effect is None:
-        return Check(what, wanted, "", GoalOutcome.UNMEASURED)
-    t = effect.time
-    text = f"x {t.value:.3g} [{t.low:.3g}, {t.high:.3g}]"
-    return Check(what, wanted, text, _outcome(t.high <= limit, t.low > limit))
-
-
-def _error(focus: str, ratio: float, effect: Effect | None) -> Check:
-    what, wanted = f"{label((focus, ratio))} vs dense+ft: clean error", f"at most {ERROR_LIMIT - 1:+.0%}"
-    if effect is None:
-        return Check(what, wanted, "", GoalOutcome.UNMEASURED)
-    e = effect.clean_error
-    text = f"{e.value - 1:+.1%} [{e.low - 1:+.1%}, {e.high - 1:+.1%}]"
-    return Check(what, wanted, text, _outcome(e.high <= ERROR_LIMIT, e.low > ERROR_LIMIT))
-
-
-def _outcome(good: bool, bad: bool) -> GoalOutcome:
-    """The whole interval is on the good side, on the bad side, or the goal lies in it."""
-    return GoalOutcome.PASS if good else GoalOutcome.FAIL if bad else GoalOutcome.INCONCLUSIVE
-
-
-def _points(e: Estimate) -> str:
-    return f"{100 * e.value:+.1f} points [{100 * e.low:+.1f}, {100 * e.high:+.1f}]"
