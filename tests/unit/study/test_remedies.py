@@ -7,17 +7,23 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch import nn
 
-from benchmarks.studies import check_certified
+from benchmarks.studies import check_certified, tightness
 from benchmarks.studies.remedies import terms
 from pruning import api
+from pruning.calibration import perturbation
 from pruning.groups import find_groups
 from pruning.planning import make_plan
 from pruning.study.making import Tuned, chain
+from pruning.torch_bridge import TorchNet
 from verifier.data import networks
+from verifier.training import train as training
+from verifier.training.models import Architecture
 from verifier.training.train import TrainingStep
 
 SHIPPED = networks.path("cnn7_w8")
@@ -83,6 +89,26 @@ def test_the_teachers_term_is_zero_for_the_teacher_itself() -> None:
         output = teacher(images)
         assert float(term(seen(images, output, 0.5), torch.tensor(1.0))) == 0
         assert float(term(seen(images, output + 6.4, 0.5), torch.tensor(1.0))) > 0.1
+
+
+def test_tightness_is_told_of_bounds_that_hold() -> None:
+    """Against ONNX Runtime at random points of the same cells."""
+    held = training.load("val", 6, Architecture("cnn7", 8, 64), training.Recipe.view)
+    semantic, session = perturbation("medium"), onnxruntime.InferenceSession(SHIPPED)
+    error, within, width = tightness.measure(TorchNet(api.load(SHIPPED)), held, semantic, 40, 0.05)
+    middle, half = tightness.cells(semantic, 40, 6)
+    rng = np.random.default_rng(0)
+    for row in range(6):
+        seen, truth = held.visibility[row].numpy() == 2, held.points[row].numpy()
+        moves = np.concatenate([[[1, 0]], middle[row] + rng.uniform(-1, 1, (40, 2)) * half[row]])[
+            :, :, None, None, None
+        ]
+        pictures = np.clip(moves[:, 0] * held.images[row].numpy() + moves[:, 1], 0, 1).astype(np.float32)
+        clean, *found = session.run(None, {session.get_inputs()[0].name: pictures})[0].reshape(41, -1, 2)
+        assert error[row] == pytest.approx(np.linalg.norm(clean - truth, axis=1)[seen].mean() / 64, rel=1e-3)
+        assert width[row] >= np.ptp(np.array(found)[:, seen], axis=0).max()
+        assert not within[row] or np.abs(np.array(found) - truth)[:, seen].max() <= 0.05 * 64
+    assert 0 < within.sum() < 6 and width.min() > 0
 
 
 @pytest.mark.parametrize(("tau", "code"), [(0.5, 0), (0.001, 1)])
