@@ -46,7 +46,7 @@ def _values(network: Network, inputs: PointMap, table: RowTable, p: Tensor, quer
 
 def clause_loss(table: RowTable, values: Tensor, query: Tensor) -> Tensor:
     """Worst row of each clause (M, C): a clause holds where this is <= 0."""
-    return table.clause_scores(values, query)
+    return table.at(query).scores(values)
 
 
 def sample(

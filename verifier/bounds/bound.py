@@ -292,7 +292,7 @@ def _from_forms(
     finite = torch.where(torch.isinf(rhs), 0.0, rhs.abs())
     margin = 16 * EXACT * (value.abs() + spread + shift.abs() + finite) + FLOOR
     low = torch.nan_to_num(value - spread - rhs - margin, nan=-torch.inf)
-    alive = (~(table.clause_scores(low, boxes.query).amin(1) > 0)).nonzero()[:, 0]
+    alive = (~(table.at(boxes.query).scores(low).amin(1) > 0)).nonzero()[:, 0]
 
     def blame(critical: Tensor) -> Tensor:
         every = critical.new_zeros(len(row)).index_copy(0, alive, critical)[:, None]

@@ -110,7 +110,8 @@ def sweep(
     Raises:
         OutOfTime: `stop()` said so.
     """
-    walk = _Forward(network, lower, upper, query, inputs, method, stop, exact, centred)
+    box = Interval(lower, upper) if exact is None else narrow(Interval(lower, upper))
+    walk = _Forward(network, box, query, inputs, method, stop, exact, centred)
     output = walk.known(network.walk(walk.start(), walk.step))
     output = Interval(*(t.reshape(-1, network.m).expand(len(query), network.m) for t in output))
     return walk.result(output)
@@ -123,30 +124,25 @@ class _Value(NamedTuple):
     interval: Interval
 
 
+@dataclass(eq=False)
 class _Forward:
     """The rules of a sweep, and what it gathers (see `Sweep`)."""
 
-    def __init__(
-        self,
-        network: Network,
-        lower: Tensor,
-        upper: Tensor,
-        query: Tensor,
-        inputs: InputMap,
-        method: Method,
-        stop: Callable[[], bool],
-        exact: Network | None,
-        centred: Centred | None,
-    ) -> None:
-        if exact is not None:
-            lower, upper = narrow(Interval(lower, upper))
-        self.network, self.exact, self.method, self.stop, self.centred = network, exact, method, stop, centred
-        self.box, self.query, self.inputs = Interval(lower, upper), query, inputs
-        self.region = Region.of(lower, upper)
-        rigorous = exact is not None or network.dtype == torch.float64
-        self.allowance = Allowance(network) if rigorous else None
-        self.precise = self.allowance if exact is None else Allowance(exact)
-        kept = (self.allowance, self.precise) if exact is not None else (self.allowance,)
+    network: Network
+    box: Interval
+    query: Tensor
+    inputs: InputMap
+    method: Method
+    stop: Callable[[], bool]
+    exact: Network | None
+    centred: Centred | None
+
+    def __post_init__(self) -> None:
+        self.region = Region.of(*self.box)
+        rigorous = self.exact is not None or self.network.dtype == torch.float64
+        self.allowance = Allowance(self.network) if rigorous else None
+        self.precise = self.allowance if self.exact is None else Allowance(self.exact)
+        kept = (self.allowance,) if self.exact is None else (self.allowance, self.precise)
         self.allowances = [allowance for allowance in kept if allowance is not None]
         self.pre: dict[int, tuple[Interval, ...]] = {}
         self.relaxations: dict[int, Relaxation] = {}

@@ -69,8 +69,11 @@ class PictureSource(ABC):
         """The files that are read."""
         return []
 
-    @abstractmethod
-    def _read(self, frame: Frame, indices: Sequence[int]) -> list[Sample]: ...
+    def _read(self, frame: Frame, indices: Sequence[int]) -> list[Sample]:
+        return [self._one(frame, int(i)) for i in indices]
+
+    def _one(self, frame: Frame, index: int) -> Sample:
+        raise NotImplementedError
 
 
 def find(text: str, *, split: str = "test", crop: str = CROP, folder: Path | None = None) -> PictureSource:
@@ -180,14 +183,12 @@ class PictureFiles(PictureSource):
         beside = sum(file.with_suffix(".json").is_file() for file in self.files)
         return _note(frame, self.crop) + (f"; truth of {beside} in the .json file beside it" if beside else "")
 
-    def _read(self, frame: Frame, indices: Sequence[int]) -> list[Sample]:
-        return [self._one(frame, self.files[i]) for i in indices]
-
     def paths(self) -> list[Path]:
         """The pictures, and what is known about them."""
         return [path for file in self.files for path in (file, file.with_suffix(".json"))]
 
-    def _one(self, frame: Frame, file: Path) -> Sample:
+    def _one(self, frame: Frame, index: int) -> Sample:
+        file = self.files[index]
         beside = file.with_suffix(".json")
         known = truth.read(beside) if beside.is_file() else truth.Truth()
         image = pictures.read(file, frame.channels)
@@ -278,9 +279,6 @@ class PictureArrays(PictureSource):
         value = self.arrays.get("labels")
         return value.astype(np.float32) if value is not None and value.dtype.kind == "f" else None
 
-    def _read(self, frame: Frame, indices: Sequence[int]) -> list[Sample]:
-        return [self._one(frame, int(i)) for i in indices]
-
     def _one(self, frame: Frame, index: int) -> Sample:
         where = f"{self.path}: image {index}"
         image = pictures.scaled(self.arrays["images"][index], where)
@@ -330,14 +328,12 @@ class Annotated(PictureSource):
             f"{frame.width}x{frame.height} pixels (--crop box)"
         )
 
-    def _read(self, frame: Frame, indices: Sequence[int]) -> list[Sample]:
-        return [self._one(frame, self.annotations[i]) for i in indices]
-
     def paths(self) -> list[Path]:
         """The annotations and their pictures."""
         return [self.path, *(self.folder / a.file for a in self.annotations)]
 
-    def _one(self, frame: Frame, annotation: coco.Annotation) -> Sample:
+    def _one(self, frame: Frame, index: int) -> Sample:
+        annotation = self.annotations[index]
         name = f"annotation{annotation.identity}"
         if self.crop != "box":
             image = coco.picture(annotation, self.folder, frame.channels)

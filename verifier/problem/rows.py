@@ -50,10 +50,6 @@ class RowTable:
         row, rhs = self.row.index_select(0, query), self.rhs.index_select(0, query)
         return AskedRows(row, rhs, clause, beyond, strict)
 
-    def clause_scores(self, low: Tensor, query: Tensor) -> Tensor:
-        """See `AskedRows.scores`."""
-        return self.at(query).scores(low)
-
 
 @dataclass(frozen=True, eq=False)
 class AskedRows:

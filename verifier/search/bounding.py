@@ -75,9 +75,9 @@ def bound_boxes(
         OutOfTime: `stop()` said so in the middle.
     """
     table, known = setting.table, bound(setting, batch, method, stop)
-    boxes, values = batch.select(known.alive), table.clause_scores(known.forward, batch.query).amin(1)
+    boxes, values = batch.select(known.alive), table.at(batch.query).scores(known.forward).amin(1)
     low = known.forward.index_select(0, known.alive).scatter_reduce(1, known.column, known.low, "amax")
-    scores = table.clause_scores(low, boxes.query)
+    scores = table.at(boxes.query).scores(low)
     clause = table.clause[boxes.query].gather(1, known.column)
     rows = known.low, known.coefficients, known.constant
     scores = joint_scores(clause, scores, *rows, boxes.lower, boxes.upper)

@@ -117,7 +117,7 @@ class LinearRows(Conditions):
     def span(self, z: Tensor, query: Tensor, leeway: float) -> tuple[Tensor, Tensor]:
         """See `Conditions`; the margin is that of the worst clause's best row."""
         rows = z.gather(1, self.table.row[query]) - self.table.rhs[query]
-        margin = self.table.clause_scores(rows, query).amin(1)
+        margin = self.table.at(query).scores(rows).amin(1)
         return margin - leeway, margin + leeway
 
     def scale(self, q: int) -> float:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import coo_matrix
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,7 +15,7 @@ class SparseRows:
     """Sparse table of R rows over n outputs, row r belonging to clause `clause[r]` (non-decreasing from 0).
 
     entry_row, entry_column (int64) and entry_value (float64, each a float32 number) hold the coefficients, `rhs` (R,)
-    the right-hand sides. `tail` says which output vector is meant: the network's own, or with extra nodes behind it.
+    the right-hand sides.
     """
 
     n: int
@@ -41,19 +40,6 @@ class SparseRows:
         matrix = np.zeros((self.count, self.n))
         np.add.at(matrix, (self.entry_row, self.entry_column), self.entry_value)
         return matrix
-
-    def margins(self, y: np.ndarray) -> np.ndarray:
-        """C y - rhs for outputs y (..., n): (..., R)."""
-        shape = (self.count, self.n)
-        matrix = coo_matrix((self.entry_value, (self.entry_row, self.entry_column)), shape=shape).tocsr()
-        flat = y.reshape(-1, self.n)
-        return np.asarray((matrix @ flat.T).T).reshape(*y.shape[:-1], self.count) - self.rhs
-
-    def violated(self, y: np.ndarray) -> np.ndarray:
-        """Whether some clause holds with all its rows (ties included): bool (...)."""
-        first = np.flatnonzero(np.diff(self.clause, prepend=-1))
-        worst = np.maximum.reduceat(self.margins(y), first, axis=-1)
-        return np.asarray((worst <= 0).any(axis=-1))
 
 
 def pairs(n: int, low: np.ndarray, high: np.ndarray, clause: np.ndarray) -> SparseRows:

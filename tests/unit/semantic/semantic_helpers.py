@@ -136,3 +136,14 @@ def official_reader_accepts(text):
         |\(assert \(or (?:\(and {output}(?: {output})*\)\s?)+\)\))""".replace("\n        ", "")
     statement = statement.replace(" ", " ")
     return re.fullmatch(rf"(?:{statement} ?)+", text) is not None
+
+
+def margins(rows, y):
+    """C y - rhs of `SparseRows` for outputs y (n,): (R,)."""
+    return rows.dense() @ y - rows.rhs
+
+
+def violated(rows, y):
+    """Whether some clause holds with all its rows (ties included)."""
+    first = np.flatnonzero(np.diff(rows.clause, prepend=-1))
+    return bool((np.maximum.reduceat(margins(rows, y), first) <= 0).any())

@@ -9,7 +9,7 @@ import torch
 import verifier
 from tests.unit.semantic.coverage_files import by_files
 from tests.unit.semantic.semantic_helpers import network as small_network
-from tests.unit.semantic.semantic_helpers import run, session
+from tests.unit.semantic.semantic_helpers import run, session, violated
 from verifier.budget import Budget
 from verifier.data import networks as shipped
 from verifier.errors import ProblemError
@@ -39,7 +39,7 @@ def check_witness(problem, result):
     y = run(session(problem.model().SerializeToString()), result.witness.x[None])
     assert np.array_equal(y.reshape(-1).astype(np.float64), result.witness.y)
     rows, _ = problem.spec_rows
-    assert rows.violated(y.reshape(-1).astype(np.float64))
+    assert violated(rows, y.reshape(-1).astype(np.float64))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.unit.semantic.semantic_helpers import network, run, session
+from tests.unit.semantic.semantic_helpers import margins, network, run, session, violated
 from verifier.errors import ModelError, OptionsError, ProblemError
 from verifier.semantic import (
     Coordinates,
@@ -199,10 +199,10 @@ class TestBatch:
             for values in samples(problem, 40):
                 y = run(shared, query.image(values)[None]).ravel().astype(float)
                 z = run(own, values[None]).ravel().astype(float)
-                assert np.abs(query.rows.margins(y) - rows.margins(z)).max() < 1e-3
-                if np.abs(rows.margins(z)).min() > 1e-3:
-                    assert query.rows.violated(y) == rows.violated(z)
-                    verdicts.add(bool(rows.violated(z)))
+                assert np.abs(margins(query.rows, y) - margins(rows, z)).max() < 1e-3
+                if np.abs(margins(rows, z)).min() > 1e-3:
+                    assert violated(query.rows, y) == violated(rows, z)
+                    verdicts.add(violated(rows, z))
         assert len(verdicts) == 2
 
     def test_offset_and_matrix_give_the_picture(self):
