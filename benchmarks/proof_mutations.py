@@ -31,6 +31,7 @@ from verifier.checker.check import check
 from verifier.checker.errors import Rejected, Unreadable
 from verifier.checker.network import read_bytes, read_network
 from verifier.checker.query import read_queries
+from verifier.proof.encode import encode, encode_header
 
 Events = list[fmt.Event]
 
@@ -86,7 +87,7 @@ def encoded(header: fmt.Header, events: Events) -> bytes:
     body = [e for e in events if not isinstance(e, fmt.End)]
     leaves = sum(isinstance(e, fmt.Leaf) and not e.narrows for e in body)
     splits = sum(not isinstance(e, fmt.Slopes) for e in body) - leaves
-    return fmt.encode_header(header) + b"".join(map(fmt.encode, [*body, fmt.End(splits, leaves)]))
+    return encode_header(header) + b"".join(map(encode, [*body, fmt.End(splits, leaves)]))
 
 
 def changed_model(path: Path, rng: np.random.Generator) -> bytes:

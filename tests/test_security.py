@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from verifier.checker.errors import Unreadable
-from verifier.checker.format import MAGIC, SLOPES, TREE, VERSION, Reader, text, varint
+from verifier.checker.format import MAGIC, SLOPES, TREE, VERSION, Reader
+from verifier.proof.encode import text, varint
 
 ROOT = Path(__file__).parents[1]
 EXECUTES = {

@@ -15,6 +15,7 @@ from benchmarks.fuzz import texts
 from benchmarks.fuzz.models import UNARY, RandomModel
 from benchmarks.fuzz.mutate import damaged
 from verifier.checker import format as fmt
+from verifier.proof.encode import encode, encode_header, encode_witness
 
 
 def case(target: str, seed: int, number: int) -> bytes:
@@ -72,11 +73,11 @@ def proof(rng: random.Random) -> bytes:
     """A header and events, then damage."""
     names = tuple(rng.choice(["relu", "é", ""]) for _ in range(rng.randrange(3)))
     kind = rng.choice([fmt.TREE, fmt.WITNESS])
-    data = fmt.encode_header(fmt.Header(rng.randbytes(32), rng.randbytes(32), "tool", kind, names))
+    data = encode_header(fmt.Header(rng.randbytes(32), rng.randbytes(32), "tool", kind, names))
     if kind == fmt.WITNESS:
-        data += fmt.encode_witness(np.arange(rng.randrange(4)))
+        data += encode_witness(np.arange(rng.randrange(4)))
     else:
-        data += b"".join(fmt.encode(_event(rng)) for _ in range(rng.randrange(6))) + fmt.encode(fmt.End(1, 2))
+        data += b"".join(encode(_event(rng)) for _ in range(rng.randrange(6))) + encode(fmt.End(1, 2))
     return data if rng.random() < 0.1 else damaged(data, rng, data)
 
 

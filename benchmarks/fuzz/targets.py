@@ -31,6 +31,7 @@ from verifier.errors import OutputError, SecateurError
 from verifier.graph.onnx_import import ModelLimits, load_model
 from verifier.graph.onnx_import.source import read_model
 from verifier.problem.runtime import compare
+from verifier.proof.encode import encode
 
 SMALL = vnnlib.Limits(
     max_bytes=1 << 20,
@@ -133,7 +134,7 @@ def proof(data: bytes) -> str:
             else:
                 for event in reader.events():
                     if not isinstance(event, proof_format.End):
-                        proof_format.encode(event)
+                        encode(event)
         except Unreadable as error:
             if "t" not in str(error):
                 raise Fault(f"no file in the error: {error}") from None

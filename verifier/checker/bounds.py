@@ -12,15 +12,16 @@ gamma |row| |W| |x|, so |row| . (gamma |W| |x| + gamma |c|) is taken off.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
+from verifier.checker.curves import Curve, Largest, Piecewise
 from verifier.checker.errors import Unreadable
+from verifier.checker.linear import TINY, UNIT, Array, Linear, Shape, gamma
 from verifier.checker.network import CheckedNetwork
-from verifier.checker.ops import TINY, UNIT, Array, Curve, Largest, Linear, Piecewise, gamma
 
 SAFE = 1 + 2.0**-20
 """Makes up for the rounding of a sum of up to 2**30 positive numbers."""
@@ -40,11 +41,17 @@ Signs = Sequence[Sequence[tuple[int, int, int]]]
 
 @dataclass(eq=False)
 class AffineForms:
-    """B affine forms: `centre`, `radius` (B, *S), `maps` (B, d, *S)."""
+    """B affine forms: `centre`, `radius` (B, *S), `maps` (B, d, *S); intervals are those without maps."""
 
     centre: Array
     maps: Array
     radius: Array
+
+    @staticmethod
+    def between(low: Array, high: Array) -> AffineForms:
+        centre = low / 2 + high / 2
+        radius = np.maximum(high - centre, centre - low) * (1 + 4 * UNIT) + TINY
+        return AffineForms(centre, np.zeros((len(low), 0, *low.shape[1:])), radius)
 
     def padded(self, count: int) -> AffineForms:
         """The same over more e_j: later ones do not occur in it."""
@@ -65,18 +72,21 @@ class AffineForms:
         return np.abs(self.centre) + self.reach
 
     def interval(self) -> tuple[Array, Array]:
-        spread = self.reach
-        room = (np.abs(self.centre) + spread) * gamma(self.maps.shape[1]) + TINY
-        return self.centre - spread - room, self.centre + spread + room
+        room = self.size() * gamma(self.maps.shape[1]) + TINY
+        return self.centre - self.reach - room, self.centre + self.reach + room
 
     def least(self, rows: Array, boxes: Array) -> tuple[Array, Array]:
         """Lower bounds (B, K) of rows (B, K, m) over a flat value of `boxes` (B,), and what rounding cost."""
         size, (d, m) = np.abs(rows), self.maps.shape[1:]
-        centre = np.matmul(rows, self.centre[boxes][:, :, None])[:, :, 0]
-        spread = np.abs(np.matmul(rows, self.maps[boxes].swapaxes(1, 2))).sum(2)
-        spread = spread + np.matmul(size, self.radius[boxes][:, :, None])[:, :, 0]
-        error = np.matmul(size, self.size()[boxes][:, :, None])[:, :, 0] * (2 * gamma(m + d)) + TINY * (m + d) * 8
+        centre = _dot(rows, self.centre[boxes])
+        spread = np.abs(np.matmul(rows, self.maps[boxes].swapaxes(1, 2))).sum(2) + _dot(size, self.radius[boxes])
+        error = _dot(size, self.size()[boxes]) * (2 * gamma(m + d)) + TINY * (m + d) * 8
         return centre - spread - error, error
+
+
+def _dot(rows: Array, values: Array) -> Array:
+    """Rows (B, K, m) times values (B, m)."""
+    return np.matmul(rows, values[:, :, None])[:, :, 0]
 
 
 @dataclass(eq=False)
@@ -99,10 +109,16 @@ class Enclosures:
         """Magnitudes of value v."""
         return np.maximum(np.abs(self.low[v]), np.abs(self.high[v]))
 
-    def plane(self, v: int, alpha: Array | None = None) -> tuple[Array, ...]:
-        """`planes[v]` anew; `alpha` (B, *S) in [0, 1] are lower slopes of a Relu at neurons whose sign is open."""
+    def plane(self, v: int) -> tuple[Array, ...]:
+        """`planes[v]`, made when it is first asked for."""
+        if v not in self.planes:
+            self.planes[v] = self.new_plane(v)
+        return self.planes[v]
+
+    def new_plane(self, v: int, alpha: Array | None = None) -> tuple[Array, ...]:
+        """`alpha` (B, *S) in [0, 1] are lower slopes of a Relu at neurons whose sign is open."""
         op = self.network.nodes[v]
-        assert op is not None and not isinstance(op, Linear)
+        assert isinstance(op, Curve | Largest)
         low, high = self.low[op.sources[0]], self.high[op.sources[0]]
         if isinstance(op, Largest):
             return _winner(low, high)
@@ -110,6 +126,24 @@ class Enclosures:
         if alpha is not None and isinstance(op, Piecewise) and op.is_relu:
             lower = np.where((low < 0) & (high > 0), alpha, lower)
         return lower, op.residual(lower, low, high)[0], upper, op.residual(upper, low, high)[1]
+
+    def clamp(self, v: int, signs: Signs, ends: Sequence[tuple[Array, Array] | None] = ()) -> None:
+        """Cuts the arguments of operator v at 0 where neurons of it are decided, and at the `ends` of each box."""
+        source = self.network.nodes[v].sources[0]  # type: ignore[union-attr]
+        mine = [(b, k, side) for b, decided in enumerate(signs) for at, k, side in decided if at == v]
+        if not mine and not any(ends):
+            return
+        flat = [t[source].reshape(len(self.empty), -1).copy() for t in (self.low, self.high)]
+        for b, own in enumerate(ends):
+            if own is not None:
+                flat[0][b], flat[1][b] = np.maximum(flat[0][b], own[0]), np.minimum(flat[1][b], own[1])
+        for b, k, side in mine:
+            end, met = (flat[0], max) if side > 0 else (flat[1], min)
+            end[b, k] = met(end[b, k], 0.0)
+        crossed = flat[0] > flat[1]
+        self.empty = self.empty | crossed.any(1)
+        flat[0][crossed] = flat[1][crossed] = 0.0
+        self.low[source], self.high[source] = (t.reshape(self.low[source].shape) for t in flat)
 
 
 def sweep(
@@ -119,13 +153,17 @@ def sweep(
     `rows` asks for backward rows for every argument of a non-linear operator, too, `symbols` for an e_j of its own for
     every neuron that is not linear, instead of a part of the radius (one box only)."""
     b = len(lower)
-    out = Enclosures(network, [lower], [upper], [None], empty=np.zeros(b, bool), floor=np.zeros(b))
+    # every step of a walk loses less than 8 TINY a number that it reads or makes
+    numbers = sum(math.prod(network.shapes[i]) for v, op in enumerate(network.nodes) if op for i in (v, *op.sources))
+    floor = np.full(b, (numbers + network.inputs) * 8 * TINY)
+    out = Enclosures(network, [lower], [upper], [None], empty=np.zeros(b, bool), floor=floor)
     width = (upper - lower).max(0, initial=0.0)
     free = np.flatnonzero(width > 0)
     many = len(free) > MOST_FORMS
     if many:  # the rest is noise: the rounding of fixed inputs, say
         free = np.sort(np.argsort(-width, kind="stable")[:MOST_FORMS])
     forms: list[AffineForms | None] = [None if rows and many else _start(lower, upper, free)]
+    curved = False
     last = {s: v for v, op in enumerate(network.nodes) if op is not None for s in op.sources}
     for v, op in enumerate(network.nodes):
         if op is None:
@@ -134,12 +172,11 @@ def sweep(
             _linear(out, forms, op)
         else:
             source = op.sources[0]
-            if rows and (out.planes or forms[source] is None):  # affine forms are exact up to the first curve
+            if rows and (curved or forms[source] is None):  # affine forms are exact up to the first curve
                 _tighten(out, source)
+            curved = True
             if isinstance(op, Curve):
-                _clamp(out, source, v, signs)
-            out.planes[v] = out.plane(v)
-            if isinstance(op, Curve):
+                out.clamp(v, signs)
                 _curve(out, forms, op, symbols)
             else:
                 _largest(out, forms, op)
@@ -151,16 +188,14 @@ def sweep(
 
 
 def _start(lower: Array, upper: Array, free: Array) -> AffineForms:
-    centre = lower / 2 + upper / 2
-    radius = np.maximum(upper - centre, centre - lower) * (1 + 4 * UNIT) + TINY
-    maps = np.zeros((len(lower), len(free), lower.shape[1]))
-    maps[:, np.arange(len(free)), free] = radius[:, free]
-    rest = radius.copy()
-    rest[:, free] = 0
-    return AffineForms(centre, maps, rest)
+    form = AffineForms.between(lower, upper)
+    form.maps = np.zeros((len(lower), len(free), lower.shape[1]))
+    form.maps[:, np.arange(len(free)), free] = form.radius[:, free]
+    form.radius[:, free] = 0
+    return form
 
 
-def _reserve(forms: Sequence[AffineForms | None], count: int, shapes: Sequence[tuple[int, ...]]) -> None:
+def _reserve(forms: Sequence[AffineForms | None], count: int, shapes: Sequence[Shape]) -> None:
     """Room for `count` more maps of each of the `shapes`.
 
     Raises:
@@ -175,7 +210,7 @@ def _reserve(forms: Sequence[AffineForms | None], count: int, shapes: Sequence[t
         )
 
 
-def _put(out: Enclosures, form: AffineForms | None, low: Array, high: Array, charge: Array | None) -> None:
+def _put(out: Enclosures, form: AffineForms | None, low: Array, high: Array, charge: Array | None = None) -> None:
     if form is not None:
         below, above = form.interval()
         low, high = np.maximum(low, below), np.minimum(high, above)
@@ -187,57 +222,35 @@ def _put(out: Enclosures, form: AffineForms | None, low: Array, high: Array, cha
 
 def _linear(out: Enclosures, forms: list[AffineForms | None], op: Linear) -> None:
     parts = [forms[s] for s in op.sources]
-    lows, highs = [out.low[s] for s in op.sources], [out.high[s] for s in op.sources]
-    form = None
+    intervals = [AffineForms.between(out.low[s], out.high[s]) for s in op.sources]
     known = [f for f in parts if f is not None]
     with_forms = len(known) == len(parts)
-    most = max((f.maps.shape[1] for f in known), default=0)
-    _reserve(forms, most, [op.shape, *(f.centre.shape[1:] for f in known)])
-    known = [f.padded(most) for f in known]
-    sizes = [np.maximum(np.abs(a), np.abs(c)) for a, c in zip(lows, highs, strict=True)]
+    sizes = [out.size(s) for s in op.sources]
     if with_forms:
         sizes = [np.maximum(f.size(), s) for f, s in zip(known, sizes, strict=True)]
-    unit = gamma(op.terms)
     lost = op.terms * TINY * 8
-    charge = op.spread(sizes) * (2.5 * unit) + lost
+    charge = op.spread(sizes) * (2.5 * gamma(op.terms)) + lost
     if op.offset is not None:
         charge = charge + np.abs(op.offset) * gamma(math.prod(op.shape))
-    middles = [a / 2 + c / 2 for a, c in zip(lows, highs, strict=True)]
-    halves = [np.maximum(c - m, m - a) * (1 + 4 * UNIT) + TINY for a, c, m in zip(lows, highs, middles, strict=True)]
-    middle = op.forward(middles)
-    if op.offset is not None:
-        middle = middle + op.offset
-    half = (op.spread(halves) + charge) * (1 + 8 * UNIT)
-    room = (np.abs(middle) + half) * (4 * UNIT)
+    form = None
     if with_forms:
-        b, d = known[0].maps.shape[:2]
-        flat = [f.maps.reshape(b * d, *f.maps.shape[2:]) for f in known]
-        centre = op.forward([f.centre for f in known])
-        centre = centre if op.offset is None else centre + op.offset
-        maps = op.forward(flat).reshape(b, d, *op.shape) if d else np.zeros((b, 0, *op.shape))
-        radius = (op.spread([f.radius for f in known]) + charge + d * lost) * (1 + 8 * UNIT)
-        form = AffineForms(centre, maps, radius)
+        most = max(f.maps.shape[1] for f in known)
+        _reserve(forms, most, [op.shape, *(f.centre.shape[1:] for f in known)])
+        form = _image(op, [f.padded(most) for f in known], charge + most * lost)
     forms.append(form)
     out.floor = out.floor + sum(s.reshape(len(s), -1).sum(1) for s in sizes) * lost
-    _put(out, form, middle - half - room, middle + half + room, charge)
+    _put(out, form, *_image(op, intervals, charge).interval(), charge)
 
 
-def _clamp(out: Enclosures, source: int, v: int, signs: Signs) -> None:
-    """Clamps the arguments of decided neurons of operator v at 0."""
-    mine = [(b, k, side) for b, decided in enumerate(signs) for at, k, side in decided if at == v]
-    if not mine:
-        return
-    low, high = out.low[source].copy(), out.high[source].copy()
-    flat_low, flat_high = low.reshape(len(low), -1), high.reshape(len(high), -1)
-    for b, k, side in mine:
-        if side > 0:
-            flat_low[b, k] = max(flat_low[b, k], 0.0)
-        else:
-            flat_high[b, k] = min(flat_high[b, k], 0.0)
-        if flat_low[b, k] > flat_high[b, k]:
-            out.empty[b] = True
-            flat_low[b, k] = flat_high[b, k] = 0.0
-    out.low[source], out.high[source] = low, high
+def _image(op: Linear, forms: Sequence[AffineForms], charge: Array) -> AffineForms:
+    """What an operator makes of forms over the same e_j; `charge` is what rounding costs."""
+    b, d = forms[0].maps.shape[:2]
+    centre = op.forward([f.centre for f in forms])
+    centre = centre if op.offset is None else centre + op.offset
+    maps = np.zeros((b, 0, *op.shape))
+    if d:
+        maps = op.forward([f.maps.reshape(b * d, *f.maps.shape[2:]) for f in forms]).reshape(b, d, *op.shape)
+    return AffineForms(centre, maps, (op.spread([f.radius for f in forms]) + charge) * (1 + 8 * UNIT))
 
 
 def _curve(out: Enclosures, forms: list[AffineForms | None], op: Curve, symbols: bool) -> None:
@@ -245,16 +258,15 @@ def _curve(out: Enclosures, forms: list[AffineForms | None], op: Curve, symbols:
     low, high = out.low[source], out.high[source]
     form = forms[source]
     if form is not None:
-        _reserve(forms, form.maps.shape[1], [op.shape])
+        count = form.maps.shape[1]
+        _reserve(forms, count, [op.shape])
         slope = op.slopes(low, high)[1]
         least, most = op.residual(slope, low, high)
         shift = least / 2 + most / 2
         noise = np.maximum(most - shift, shift - least)
-        size = form.size()
-        room = (np.abs(slope) * size + np.abs(shift) + noise) * (8 * UNIT) + TINY * (4 + form.maps.shape[1])
-        exact = (slope == 1) & (least == 0) & (most == 0)
-        zero = (slope == 0) & (least == 0) & (most == 0)
-        count = form.maps.shape[1]
+        room = (np.abs(slope) * form.size() + np.abs(shift) + noise) * (8 * UNIT) + TINY * (4 + count)
+        straight = (least == 0) & (most == 0)
+        exact, zero = straight & (slope == 1), straight & (slope == 0)
         if symbols:
             known = max(f.maps.shape[1] for f in forms if f is not None)
             new = np.flatnonzero(np.isfinite(noise) & (noise > 0) & ~exact & ~zero)
@@ -268,26 +280,23 @@ def _curve(out: Enclosures, forms: list[AffineForms | None], op: Curve, symbols:
         radius = np.where(zero, 0.0, np.abs(slope) * form.radius + np.where(exact, 0.0, noise + room))
         form = AffineForms(slope * form.centre + shift, maps, radius)
     forms.append(form)
-    _put(out, form, *op.range(low, high), None)
+    _put(out, form, *op.range(low, high))
     # rows: two products a coefficient
     out.floor = out.floor + out.size(source).reshape(len(low), -1).sum(1) * (8 * TINY)
 
 
 def _largest(out: Enclosures, forms: list[AffineForms | None], op: Largest) -> None:
-    source = op.sources[0]
-    low, high = out.low[source], out.high[source]
+    low, high = out.low[op.sources[0]], out.high[op.sources[0]]
     best, width = _winner(low, high)
-    form = forms[source]
+    form = forms[op.sources[0]]
     if form is not None:
-        centre, radius = (np.take_along_axis(t, best, -1)[..., 0] for t in (form.centre, form.radius))
+        centre, own = (np.take_along_axis(t, best, -1)[..., 0] for t in (form.centre, form.radius))
         maps = np.take_along_axis(form.maps, np.broadcast_to(best[:, None], (*form.maps.shape[:-1], 1)), -1)[..., 0]
-        half = width / 2
-        radius = radius + half + (np.abs(centre) + half + radius) * (4 * UNIT)
-        form = AffineForms(
-            centre + half, maps, np.where(width == 0, np.take_along_axis(form.radius, best, -1)[..., 0], radius)
-        )
+        radius = own + width / 2
+        radius = np.where(width == 0, own, radius + (np.abs(centre) + width / 2 + radius) * (4 * UNIT))
+        form = AffineForms(centre + width / 2, maps, radius)
     forms.append(form)
-    _put(out, form, low.max(-1), high.max(-1), None)
+    _put(out, form, low.max(-1), high.max(-1))
 
 
 def _winner(low: Array, high: Array) -> tuple[Array, Array]:
@@ -306,20 +315,78 @@ def _tighten(out: Enclosures, source: int) -> None:
     shape = out.low[source].shape
     low, high = (t[source].reshape(len(t[source]), -1).copy() for t in (out.low, out.high))
     boxes, elements = np.nonzero((low < 0) & (high > 0))
-    for of, index in packs(boxes, most_rows(out.network)):
-        b, k = np.nonzero(index >= 0)
-        owner, part = of[b], elements[index[b, k]]
-        for side, bound, met in ((1.0, low, np.maximum), (-1.0, high, np.minimum)):
-            rows = np.zeros((*index.shape, low.shape[1]))
-            rows[b, k, part] = side
-            found = walk(out, out.planes, rows.reshape(*index.shape, *shape[1:]), of, source).low[b, k] * side
-            bound[owner, part] = met(bound[owner, part], found)
+    for side, bound, met in ((1.0, low, np.maximum), (-1.0, high, np.minimum)):
+        found = bound_rows(out, boxes, unit_rows(elements, side, low.shape[1]), source).low * side
+        bound[boxes, elements] = met(bound[boxes, elements], found)
     out.low[source], out.high[source] = (m(low, high).reshape(shape) for m in (np.minimum, np.maximum))
 
 
-def most_rows(network: CheckedNetwork) -> int:
-    """How many rows are walked back at a time."""
-    return max(16, CHUNK // max(math.prod(s) for s in network.shapes))
+def unit_rows(elements: Array, side: float, size: int) -> Callable[[Array], Array]:
+    """Rows that are `side` at one of the `elements` (P,) each, for some of them at a time."""
+
+    def rows(part: Array) -> Array:
+        out = np.zeros((len(part), size))
+        out[np.arange(len(part)), elements[part]] = side
+        return out
+
+    return rows
+
+
+@dataclass(eq=False)
+class RowBounds:
+    """Lower bounds `low` of rows, what was taken off for rounding in them, `error`, and `coefficients` (.., n) of the
+    linear function that it is the minimum of (0 where something cheaper was enough)."""
+
+    low: Array
+    error: Array
+    coefficients: Array
+
+
+Pulls = Mapping[int, Mapping[int, Sequence[tuple[int, float]]]]
+"""By Relu and box: (neuron, c), c times the argument of that neuron is <= 0 wherever it keeps its decided sign."""
+
+
+def bound_rows(
+    swept: Enclosures,
+    owner: Array,
+    rows: Callable[[Array], Array],
+    start: int,
+    *,
+    inputs: Array | None = None,
+    pulls: Pulls | None = None,
+    target: Array | None = None,
+    linear: bool = False,
+) -> RowBounds:
+    """Lower bounds of P rows over value `start`, each on its box `owner` (P,) of the sweep: `rows` makes those that it
+    is asked for, (p, size of the value). `inputs` (P, n) are rows over the inputs that are added. With `pulls` every
+    row is helped by the decided neurons of its box. What exceeds its `target` with something to spare is not walked any
+    further. Coefficients are kept with `linear`."""
+    count, network = len(owner), swept.network
+    low, error = np.full(count, -np.inf), np.zeros(count)
+    coefficients = np.zeros((count if linear else 0, network.inputs))
+    for boxes, index in packs(owner, max(16, CHUNK // max(math.prod(s) for s in network.shapes))):
+        mine = index >= 0
+        part, extra = index[mine], None
+        laid, goal = np.zeros((*index.shape, math.prod(network.shapes[start]))), np.full(index.shape, -np.inf)
+        laid[mine], goal[mine] = rows(part), np.inf if target is None else target[part]
+        if inputs is not None:
+            extra = np.zeros((*index.shape, network.inputs))
+            extra[mine] = inputs[part]
+        if swept.form is not None and start == network.output:  # the output's own form may be enough
+            one, off = swept.form.least(laid, boxes)
+            enough = (one - off > goal) & (True if extra is None else ~extra.any(2))
+            known = index[mine & enough]
+            low[known], error[known] = one[mine & enough], off[mine & enough]
+            mine &= ~enough
+        rest = mine.any(1)
+        if rest.any():
+            extra = None if extra is None else extra[rest]
+            found = walk(swept, boxes[rest], laid[rest], start, extra, pulls, goal[rest])
+            part, mine = index[mine], mine[rest]
+            low[part], error[part] = found.low[mine], found.error[mine]
+            if linear:
+                coefficients[part] = found.coefficients[mine]
+    return RowBounds(low, error, coefficients)
 
 
 def packs(owner: Array, most: int) -> Iterator[tuple[Array, Array]]:
@@ -339,34 +406,21 @@ def packs(owner: Array, most: int) -> Iterator[tuple[Array, Array]]:
         yield owner[index[:, 0]], index
 
 
-@dataclass(eq=False)
-class RowBounds:
-    """Lower bounds `low` (B, K) of K rows per box, what was taken off for rounding in them, `error` (B, K), and
-    `coefficients` (B, K, n) of the linear function that it is the minimum of; `early` are lower bounds too, from the
-    intervals of the first value that a non-linear operator makes."""
-
-    low: Array
-    error: Array
-    coefficients: Array
-    early: Array
-
-
 def walk(
     swept: Enclosures,
-    planes: Mapping[int, tuple[Array, ...]],
-    rows: Array,
     boxes: Array,
+    rows: Array,
     start: int,
     inputs: Array | None = None,
-    pulls: Mapping[int, Sequence[tuple[int, int, int, float]]] | None = None,
+    pulls: Pulls | None = None,
+    goal: Array | float = math.inf,
 ) -> RowBounds:
-    """Lower bounds of rows (B, K, *S) over value `start`, plus rows `inputs` (B, K, n) over the inputs, on the boxes
-    `boxes` (B,) of the sweep. `pulls[v]` lists (b, k, neuron, c): c times the argument of that neuron of Relu v is
-    added, which is <= 0 wherever the neuron keeps its decided sign. What rounding costs is taken off; a bound that is
-    not finite is -inf."""
+    """Lower bounds of rows (B, K, size) over value `start`, plus rows `inputs` (B, K, n) over the inputs, on the boxes
+    `boxes` (B,) of the sweep. Where intervals of the first value that a non-linear operator makes are enough for the
+    `goal`, the bound is from them. What rounding costs is taken off; a bound that is not finite is -inf."""
     network = swept.network
     count = rows.shape[:2]
-    waiting: dict[int, Array] = {start: rows.reshape(*count, -1)}
+    waiting: dict[int, Array] = {start: rows}
     if inputs is not None:
         waiting[0] = inputs
     bias, error = np.zeros(count), np.repeat(swept.floor[boxes][:, None] * 4, count[1], 1)
@@ -376,13 +430,10 @@ def walk(
         mine = per_box if len(per_box) == 1 else per_box[boxes]
         return mine.reshape(len(mine), -1)
 
-    def dot(a: Array, c: Array) -> Array:
-        return np.matmul(a, c[:, :, None])[:, :, 0]
-
     def least(v: int, row: Array) -> tuple[Array, Array]:
         """The least value of row and bias over the interval of value v, and what rounding costs."""
-        low = dot(np.maximum(row, 0), take(swept.low[v])) + dot(np.minimum(row, 0), take(swept.high[v]))
-        lost = error + dot(np.abs(row), take(swept.size(v))) * gamma(row.shape[2])
+        low = _dot(np.maximum(row, 0), take(swept.low[v])) + _dot(np.minimum(row, 0), take(swept.high[v]))
+        lost = error + _dot(np.abs(row), take(swept.size(v))) * gamma(row.shape[2])
         lost = lost + (np.abs(low) + np.abs(bias)) * (4 * UNIT)
         total = low + bias - lost * SAFE
         return np.where(np.isfinite(total), total, -np.inf), lost
@@ -390,11 +441,11 @@ def walk(
     def add(v: int, row: Array) -> None:
         nonlocal error
         if v in waiting:
-            error = error + dot(np.abs(waiting[v]) + np.abs(row), take(swept.size(v))) * (2 * UNIT)
+            error = error + _dot(np.abs(waiting[v]) + np.abs(row), take(swept.size(v))) * (2 * UNIT)
             row = waiting[v] + row
         waiting[v] = row
 
-    early = None
+    early: Array | None = None
     for v in range(start, 0, -1):
         row = waiting.pop(v, None)
         if row is None:
@@ -405,7 +456,7 @@ def walk(
         if isinstance(op, Linear):
             charge = swept.charge[v]
             assert charge is not None
-            error = error + dot(size, take(charge))
+            error = error + _dot(size, take(charge))
             if op.offset is not None:
                 bias = bias + row @ np.broadcast_to(op.offset, op.shape).reshape(-1)
                 error = error + np.abs(bias) * (2 * UNIT)
@@ -418,29 +469,34 @@ def walk(
         up, down = np.maximum(row, 0), np.minimum(row, 0)
         terms = row.shape[2]
         if isinstance(op, Largest):
-            best, width = planes[v]
+            best, width = swept.plane(v)
             # max >= x_best; and max <= x_best + width
             back = np.zeros((*count, terms, network.shapes[source][-1]))
             place = np.broadcast_to(take(best)[:, None, :, None], (*row.shape, 1))
             np.put_along_axis(back, place, row[..., None], -1)
-            back, shift, worst = back.reshape(*count, -1), dot(down, take(width)), take(width)
+            back, shift, worst = back.reshape(*count, -1), _dot(down, take(width)), take(width)
         else:
-            lower, below, upper, above = (take(t) for t in planes[v])
-            shift, worst = dot(up, below) + dot(down, above), np.maximum(np.abs(below), np.abs(above))
+            lower, below, upper, above = (take(t) for t in swept.plane(v))
+            shift, worst = _dot(up, below) + _dot(down, above), np.maximum(np.abs(below), np.abs(above))
             slope = np.maximum(np.abs(lower), np.abs(upper))
-            error = error + dot(size, slope * take(swept.size(source)) * (2 * UNIT))
+            error = error + _dot(size, slope * take(swept.size(source)) * (2 * UNIT))
             up *= lower[:, None]
             down *= upper[:, None]
             back = np.add(up, down, out=up)
         bias = bias + shift
-        error = error + dot(size, worst) * gamma(terms) + np.abs(bias) * (2 * UNIT) + terms * TINY
-        for b, k, neuron, c in pulls.get(v, ()) if pulls else ():
-            back[b, k, neuron] += c
+        error = error + _dot(size, worst) * gamma(terms) + np.abs(bias) * (2 * UNIT) + terms * TINY
+        if pulls and v in pulls:
             sizes = take(swept.size(source))
-            error[b, k] += abs(back[b, k, neuron]) * sizes[b if len(sizes) > 1 else 0, neuron] * (2 * UNIT)
+            for b, box in enumerate(boxes.tolist()):
+                for neuron, c in pulls[v].get(box, ()):
+                    back[b, :, neuron] += c
+                    error[b] += np.abs(back[b, :, neuron]) * sizes[b if len(sizes) > 1 else 0, neuron] * (2 * UNIT)
         add(source, back)
     row = waiting.get(0)
     if row is None:
         row = np.zeros((*count, network.inputs))
     low, error = least(0, row)
-    return RowBounds(low, error, row, low if early is None else early)
+    if early is not None:
+        enough = early - error > goal
+        low, row = np.where(enough, early, low), np.where(enough[:, :, None], 0.0, row)
+    return RowBounds(low, error, row)

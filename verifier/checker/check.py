@@ -17,10 +17,11 @@ import numpy as np
 
 from verifier.checker import format as fmt
 from verifier.checker.bounds import sweep
+from verifier.checker.curves import Piecewise
 from verifier.checker.errors import Rejected, Unreadable
-from verifier.checker.exact import Fractions, InFractions, fractions
+from verifier.checker.exact import InFractions, fractions
+from verifier.checker.linear import Array
 from verifier.checker.network import CheckedNetwork, read_network
-from verifier.checker.ops import Array, Piecewise
 from verifier.checker.prove import Claim, Narrowed, Part, Prover
 from verifier.checker.query import Queries, read_queries
 
@@ -289,8 +290,8 @@ def check_witness(network: CheckedNetwork, queries: Queries, x: Array) -> Accept
     raise Rejected(f"the witness satisfies no clause for certain, over the reals{open_}")
 
 
-def _row_range(queries: Queries, r: int, low: Fractions, high: Fractions, x: Array) -> tuple[Fraction, Fraction]:
-    """InFractions range of row r minus its limit, for outputs between `low` and `high`."""
+def _row_range(queries: Queries, r: int, low: Array, high: Array, x: Array) -> tuple[Fraction, Fraction]:
+    """Range of row r minus its limit, for outputs between `low` and `high`."""
     (columns, values), (places, numbers) = queries.outputs[r], queries.inputs[r]
     total = -Fraction(queries.rhs[r])
     for v, n in zip(x[places].tolist(), numbers.tolist(), strict=True):

@@ -1,8 +1,7 @@
-"""The `secateur check` command."""
+"""The checker's own door, `python -m verifier.checker.cli`, and what `secateur check` prints."""
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 import time
@@ -13,21 +12,16 @@ from verifier.checker.errors import Rejected, Unreadable
 from vnnlib import VnnLibError
 
 ACCEPTED, REJECTED, UNREADABLE = 0, 1, 2
+USAGE = "usage: python -m verifier.checker.cli PROOF MODEL SPEC (exit code 0: accepted, 1: rejected, 2: unreadable)"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Checks a proof; exit code 0: accepted, 1: rejected, 2: a file cannot be used."""
-    parser = argparse.ArgumentParser(
-        prog="secateur check",
-        description="Check a proof that `verify --proof` wrote, by a program of its own.",
-        epilog="exit codes: 0 accepted, 1 rejected (stderr says where), 2 a file cannot be read or holds what the "
-        "checker does not know; docs/certificates.md says what an acceptance means",
-    )
-    parser.add_argument("proof", help="the proof file")
-    parser.add_argument("model", help="network, as the proof was made for: .onnx or .onnx.gz")
-    parser.add_argument("spec", help="specification, VNN-LIB 1.0 or 2.0")
-    args = parser.parse_args(argv)
-    return run(args.proof, args.model, args.spec)
+    files = sys.argv[1:] if argv is None else argv
+    if len(files) == 3:
+        return run(*files)
+    print(USAGE, file=sys.stderr)
+    return UNREADABLE
 
 
 def run(proof: str, model: str, spec: str) -> int:
@@ -42,13 +36,12 @@ def run(proof: str, model: str, spec: str) -> int:
     except (Unreadable, VnnLibError) as error:
         print(f"secateur check: error: {' '.join(str(error).split())}", file=sys.stderr)
         return UNREADABLE
-    shares = "".join(
-        f"\nbox {q}: certified {math.floor(share * 10**6) / 10**6:.6f}" for q, share in enumerate(found.shares)
-    )
-    print(f"accepted {found.verdict}{shares}")
+    print(f"accepted {found.verdict}")
+    for q, share in enumerate(found.shares):
+        print(f"box {q}: certified {math.floor(share * 10**6) / 10**6:.6f}")
+    seconds = time.monotonic() - started
     print(
-        f"secateur check: {found.leaves} leaves, {found.splits} splits, {found.queries} queries, "
-        f"{time.monotonic() - started:.2f} s",
+        f"secateur check: {found.leaves} leaves, {found.splits} splits, {found.queries} queries, {seconds:.2f} s",
         file=sys.stderr,
     )
     return ACCEPTED

@@ -9,26 +9,27 @@ stored number.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from fractions import Fraction
 
 import numpy as np
 
 from verifier.checker.bounds import Enclosures
+from verifier.checker.curves import Piecewise
 from verifier.checker.errors import Unreadable
+from verifier.checker.linear import Array, Linear
 from verifier.checker.network import CheckedNetwork
-from verifier.checker.ops import Affine, Array, Conv, Linear, Piecewise
 
 MOST_ENTRIES = 1 << 17
 """Elements of the matrices of the largest network that is walked in fractions."""
 
-Fractions = list[Fraction]
-ExactRows = list[list[tuple[int, Fraction]]]  # by row: (column, number)
+SparseRows = list[tuple[Array, Array]]  # of each row, which columns are not 0, and their numbers
 
 
-def fractions(numbers: Array) -> Fractions:
-    """Numbers as what they are exactly."""
-    return [Fraction(v) for v in np.asarray(numbers, np.float64).reshape(-1).tolist()]
+def fractions(numbers: Array) -> Array:
+    """Numbers as what they are exactly, flat."""
+    flat = np.asarray(numbers, np.float64).reshape(-1)
+    return np.array([Fraction(v) for v in flat.tolist()] + [None], object)[:-1]  # an array of objects, even if empty
 
 
 class InFractions:
@@ -40,42 +41,36 @@ class InFractions:
 
     def __init__(self, network: CheckedNetwork) -> None:
         self.network = network
-        self.linear: dict[int, tuple[list[ExactRows], Fractions]] = {}
+        self.linear: dict[int, tuple[list[SparseRows], Array]] = {}
         entries = 0
         for v, op in enumerate(network.nodes):
             if isinstance(op, Linear):
                 size = math.prod(op.shape)
                 entries += size * sum(math.prod(network.shapes[s]) for s in op.sources)
-                rounded = (isinstance(op, Affine) and op.terms > 1) or (isinstance(op, Conv) and op.inexact > 0)
-                if rounded or entries > MOST_ENTRIES:
+                if op.inexact or entries > MOST_ENTRIES:
                     raise Unreadable(f"node '{op.name}' is too large for fractions, or has a rounded coefficient")
                 parts = [p.reshape(size, -1) for p in op.adjoint(np.eye(size).reshape(size, *op.shape))]
                 offset = np.zeros(size) if op.offset is None else np.broadcast_to(op.offset, op.shape)
-                self.linear[v] = [_sparse(p) for p in parts], fractions(offset)
+                sparse = [[(np.flatnonzero(row), fractions(row[row != 0])) for row in part] for part in parts]
+                self.linear[v] = sparse, fractions(offset)
             elif op is not None and not (isinstance(op, Piecewise) and op.floor == 0 and op.ceiling == math.inf):
                 raise Unreadable(f"node '{op.name}' is not known in fractions")
 
     def least(
-        self,
-        swept: Enclosures,
-        slopes: Mapping[int, Array],
-        b: int,
-        row: Fractions,
-        inputs: Fractions,
-        decided: Iterable[tuple[int, int, Fraction]] = (),
+        self, swept: Enclosures, b: int, row: Array, inputs: Array, decided: Iterable[tuple[int, int, Fraction]] = ()
     ) -> Fraction | None:
         """A lower bound of row . y + inputs . x + the `decided` multiples (value v, element, factor) of arguments of
-        Relus on box b of the sweep, with these lower slopes of what bends; None where the box has no point."""
+        Relus on box b of the sweep, with its lower slopes of what bends; None where the box has no point."""
         if not all(np.isfinite(t).all() for t in (*swept.low, *swept.high)):
             raise Unreadable("bounds that are not finite, in a leaf that fractions are to decide")
-        lines = self._lines(swept, slopes, b)
+        lines = self._lines(swept, b)
         if lines is None:
             return None
-        waiting, total = {self.network.output: list(row)}, Fraction(0)
+        waiting, total = {0: inputs, self.network.output: row}, Fraction(0)
         for v, k, factor in decided:
             s = self.network.nodes[v].sources[0]  # type: ignore[union-attr]
-            own = waiting.setdefault(s, [Fraction(0)] * math.prod(self.network.shapes[s]))
-            own[k] += factor
+            waiting[s] = waiting[s].copy() if s in waiting else fractions(np.zeros(math.prod(self.network.shapes[s])))
+            waiting[s][k] += factor
         for v in range(self.network.output, 0, -1):
             if v not in waiting:
                 continue
@@ -83,67 +78,55 @@ class InFractions:
             assert op is not None
             if v in self.linear:
                 matrices, offset = self.linear[v]
-                total += sum((a * c for a, c in zip(row, offset, strict=True)), Fraction(0))
-                parts = [
-                    _back(m, row, math.prod(self.network.shapes[s])) for m, s in zip(matrices, op.sources, strict=True)
-                ]
+                total += row @ offset
+                parts = []
+                for s, matrix in zip(op.sources, matrices, strict=True):
+                    parts.append(fractions(np.zeros(math.prod(self.network.shapes[s]))))
+                    for a, (columns, values) in zip(row, matrix, strict=True):
+                        if a:
+                            parts[-1][columns] += a * values
             else:
-                part = []
-                for a, (lower, upper, shift) in zip(row, lines[v], strict=True):
-                    part.append(a * (lower if a > 0 else upper))
-                    total += 0 if a > 0 else a * shift
-                parts = [part]
+                lower, upper, shift = lines[v]
+                total += np.where(row > 0, 0, row) @ shift
+                parts = [row * np.where(row > 0, lower, upper)]
             for s, part in zip(op.sources, parts, strict=True):
-                waiting[s] = [a + c for a, c in zip(waiting[s], part, strict=True)] if s in waiting else part
-        final = waiting.get(0, [Fraction(0)] * self.network.inputs)
-        final = [a + c for a, c in zip(final, inputs, strict=True)]
-        ends = zip(fractions(swept.low[0][b]), fractions(swept.high[0][b]), strict=True)
-        return total + sum((min(a * low, a * high) for a, (low, high) in zip(final, ends, strict=True)), Fraction(0))
+                waiting[s] = waiting[s] + part if s in waiting else part
+        ends = fractions(swept.low[0][b]), fractions(swept.high[0][b])
+        return total + np.minimum(*(waiting[0] * t for t in ends)).sum()
 
-    def values(self, swept: Enclosures) -> Fractions:
+    def values(self, swept: Enclosures) -> Array:
         """The outputs at the point that a sweep is about."""
-        slopes = {v: p[0] for v, p in swept.planes.items()}
-        size, none = self.network.outputs, [Fraction(0)] * self.network.inputs
-        found = [self.least(swept, slopes, 0, [Fraction(i == j) for i in range(size)], none) for j in range(size)]
+        none = fractions(np.zeros(self.network.inputs))
+        found = [self.least(swept, 0, fractions(row), none) for row in np.eye(self.network.outputs)]
         if any(v is None for v in found):
             raise Unreadable("a point without outputs")
-        return [v for v in found if v is not None]
+        return np.array(found, object)
 
-    def _lines(
-        self, swept: Enclosures, slopes: Mapping[int, Array], b: int
-    ) -> dict[int, list[tuple[Fraction, Fraction, Fraction]]] | None:
-        """Of every element that bends: a slope below, and slope and offset above."""
-        ends: list[tuple[Fractions, Fractions]] = []
-        lines: dict[int, list[tuple[Fraction, Fraction, Fraction]]] = {}
+    def _lines(self, swept: Enclosures, b: int) -> dict[int, tuple[Array, Array, Array]] | None:
+        """Of every element that bends: a slope below, near that of the sweep, slope and offset of the chord above."""
+        ends: list[tuple[Array, Array]] = []
+        lines: dict[int, tuple[Array, Array, Array]] = {}
         for v, op in enumerate(self.network.nodes):
             low, high = (fractions(t[v][b if len(t[v]) > 1 else 0]) for t in (swept.low, swept.high))
             if op is not None and v in self.linear:
                 matrices, offset = self.linear[v]
-                below, above = list(offset), list(offset)
+                below, above = offset.copy(), offset.copy()
                 for matrix, s in zip(matrices, op.sources, strict=True):
-                    for i, entries in enumerate(matrix):
-                        for k, w in entries:
-                            two = w * ends[s][0][k], w * ends[s][1][k]
-                            below[i], above[i] = below[i] + min(two), above[i] + max(two)
-                low, high = (
-                    [max(t) for t in zip(low, below, strict=True)],
-                    [min(t) for t in zip(high, above, strict=True)],
-                )
+                    for i, (columns, values) in enumerate(matrix):
+                        two = [values * t[columns] for t in ends[s]]
+                        below[i] += np.minimum(*two).sum()
+                        above[i] += np.maximum(*two).sum()
+                low, high = np.maximum(low, below), np.minimum(high, above)
             elif isinstance(op, Piecewise):
-                leak = Fraction(op.leak)
-                lower = fractions(
-                    np.broadcast_to(slopes[v], (len(slopes[v]), *op.shape))[b if len(slopes[v]) > 1 else 0]
-                )
-                lines[v] = [_line(leak, *t) for t in zip(*ends[op.sources[0]], lower, strict=True)]
-                low, high = ([_bend(leak, x) for x in side] for side in ends[op.sources[0]])
+                lower, leak = swept.plane(v)[0], Fraction(op.leak)
+                lower = fractions(np.broadcast_to(lower, (len(lower), *op.shape))[b if len(lower) > 1 else 0])
+                own = [_line(leak, *t) for t in zip(*ends[op.sources[0]], lower, strict=True)]
+                lines[v] = tuple(np.array([line[i] for line in own], object) for i in range(3))  # type: ignore[assignment]
+                low, high = (np.maximum(x, leak * x) for x in ends[op.sources[0]])
             ends.append((low, high))
-            if any(a > c for a, c in zip(low, high, strict=True)):
+            if (low > high).any():
                 return None
         return lines
-
-
-def _bend(leak: Fraction, x: Fraction) -> Fraction:
-    return x if x >= 0 else leak * x
 
 
 def _line(leak: Fraction, low: Fraction, high: Fraction, slope: Fraction) -> tuple[Fraction, Fraction, Fraction]:
@@ -153,16 +136,3 @@ def _line(leak: Fraction, low: Fraction, high: Fraction, slope: Fraction) -> tup
         return own, own, Fraction(0)
     chord = (high - leak * low) / (high - low)
     return min(max(slope, leak), Fraction(1)), chord, high - chord * high
-
-
-def _sparse(matrix: Array) -> ExactRows:
-    return [[(int(k), Fraction(float(row[k]))) for k in np.flatnonzero(row)] for row in matrix]
-
-
-def _back(matrix: ExactRows, row: Fractions, size: int) -> Fractions:
-    part = [Fraction(0)] * size
-    for a, entries in zip(row, matrix, strict=True):
-        if a:
-            for k, w in entries:
-                part[k] += a * w
-    return part

@@ -1,4 +1,4 @@
-"""The proof file, version 2: encoding and decoding, and nothing about its meaning (docs/certificates.md).
+"""The proof file, version 2: decoding, and nothing about its meaning (docs/certificates.md).
 
     b"SECATEUR PROOF\\n", u16 version, sha256 of the model, sha256 of the specification, text: tool,
     u8 kind (1: tree, 2: witness, 3: map), varint: number of split tensors, their names as texts, events
@@ -12,7 +12,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
 import numpy as np
 
@@ -71,12 +71,12 @@ class ClauseSplit:
 @dataclass(frozen=True)
 class Leaf:
     """`rows[c]` are (position of the row in clause c, weight) of the node's clauses; () stands for the first row of
-    each. `beta` one multiplier for every decided neuron, `slopes` a table of `Slopes` (-1: that which
-    the node was narrowed with, if it was), `intervals` says
-    where the intervals come from: affine forms on the part, backward rows on the part as well, backward rows on the
-    query's whole box, or affine forms with a symbol for every neuron that is not linear on the part. With `narrows` the
-    node (of one clause) is no leaf: it becomes one node, narrowed to where the weighted rows can hold. An `exact` leaf
-    is bounded in fractions, where a strict row that only touches its limit is refuted."""
+    each. `beta` one multiplier for every decided neuron, `slopes` a table of `Slopes` (-1: that which the node was
+    narrowed with, if it was), `intervals` says where the intervals come from: affine forms on the part, backward rows
+    on the part as well, backward rows on the query's whole box, or affine forms with a symbol for every neuron that is
+    not linear on the part. With `narrows` the node (of one clause) is no leaf: it becomes one node, narrowed to where
+    the weighted rows can hold. An `exact` leaf is bounded in fractions, where a strict row that only touches its limit
+    is refuted."""
 
     node: int
     rows: tuple[tuple[tuple[int, float], ...], ...] = ()
@@ -116,75 +116,6 @@ class End:
 
 Split = InputSplit | NeuronSplit | ClauseSplit
 Event = Split | Leaf | InputClip | Slopes | End
-
-
-def varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def text(value: str) -> bytes:
-    data = value.encode()
-    return varint(len(data)) + data
-
-
-def encode_header(header: Header) -> bytes:
-    names = b"".join(text(name) for name in header.tensors)
-    fixed = MAGIC + struct.pack("<H", VERSION) + header.model + header.spec
-    return fixed + text(header.tool) + bytes([header.kind]) + varint(len(header.tensors)) + names
-
-
-def encode(event: Event) -> bytes:
-    match event:
-        case InputSplit(node, coordinate, at):
-            return bytes([INPUT]) + varint(node) + varint(coordinate) + struct.pack("<d", at)
-        case NeuronSplit(node, tensor, neuron):
-            return bytes([NEURON]) + varint(node) + varint(tensor) + varint(neuron)
-        case ClauseSplit(node):
-            return bytes([CLAUSES]) + varint(node)
-        case Leaf():
-            return _encode_leaf(event)
-        case InputClip(node, rows, slabs, intervals):
-            picked = b"".join(varint(c) + varint(k) for c, k in rows)
-            cuts = b"".join(varint(2 * j + (side > 0)) + struct.pack("<d", at) for j, side, at in slabs)
-            head = bytes([CLIP]) + varint(node) + bytes([intervals << 4])
-            return head + varint(len(rows)) + picked + varint(len(slabs)) + cuts
-        case Slopes(tables):
-            packed = zlib.compress(b"".join(t.astype(np.uint8).tobytes() for t in tables), 9)
-            sizes = b"".join(varint(t.size) for t in tables)
-            return bytes([SLOPES]) + varint(len(tables)) + sizes + varint(len(packed)) + packed
-        case End(splits, leaves):
-            return bytes([END]) + varint(splits) + varint(leaves)
-
-
-def _encode_leaf(leaf: Leaf) -> bytes:
-    plain = all(len(row) == 1 and row[0][1] == 1 for row in leaf.rows)
-    first = plain and all(row[0][0] == 0 for row in leaf.rows)
-    flags = 0 if first else PICKS if plain else WEIGHTS
-    flags |= BETA * bool(leaf.beta) | USES_SLOPES * (leaf.slopes >= 0) | leaf.intervals << 4
-    flags |= NARROWS * leaf.narrows | EXACT * leaf.exact
-    out = bytes([LEAF]) + varint(leaf.node) + bytes([flags])
-    if flags & (PICKS | WEIGHTS):
-        out += varint(len(leaf.rows))
-    for row in leaf.rows if flags & (PICKS | WEIGHTS) else ():
-        if plain:
-            out += varint(row[0][0])
-        else:
-            out += varint(len(row)) + b"".join(varint(k) + struct.pack("<f", w) for k, w in row)
-    if leaf.beta:
-        beta = np.asarray(leaf.beta, "<f4")
-        places = np.searchsorted(SHORT, beta).clip(max=255)
-        short = bool((SHORT[places] == beta).all())
-        out += varint(2 * len(beta) + short) + (places.astype(np.uint8) if short else beta).tobytes()
-    return out + (varint(leaf.slopes) if leaf.slopes >= 0 else b"")
-
-
-def encode_witness(x: np.ndarray) -> bytes:
-    return varint(len(x)) + np.asarray(x, "<f8").tobytes()
 
 
 @dataclass
@@ -233,7 +164,7 @@ class Reader:
         kind = self._bytes(1)[0]
         match kind:
             case 1:
-                return InputSplit(self._varint(), self._varint(), struct.unpack("<d", self._bytes(8))[0])
+                return InputSplit(self._varint(), self._varint(), self._numbers("<d")[0])
             case 2:
                 return NeuronSplit(self._varint(), self._varint(), self._varint())
             case 3:
@@ -241,18 +172,25 @@ class Reader:
             case 4:
                 return self._leaf()
             case 5:
-                sizes = [self._count(MOST_ITEMS) for _ in range(self._count(MOST_NAME))]
-                if sum(sizes) > MOST_ITEMS:
-                    self._fail(f"tables of slopes of {sum(sizes)} bytes, expected at most {MOST_ITEMS}")
-                data = self._unpacked(self._bytes(self._count(MOST_ITEMS)), sum(sizes))
-                flat = np.frombuffer(data, np.uint8)
-                return Slopes(tuple(np.split(flat, np.cumsum(sizes)[:-1])))
+                return self._slopes()
             case 6:
                 return End(self._varint(), self._varint())
             case 7:
                 return self._clip()
         self._fail(f"found event {kind}, expected one of 1 to 7")
-        raise AssertionError
+
+    def _slopes(self) -> Slopes:
+        sizes = [self._count(MOST_ITEMS) for _ in range(self._count(MOST_NAME))]
+        if sum(sizes) > MOST_ITEMS:
+            self._fail(f"tables of slopes of {sum(sizes)} bytes, expected at most {MOST_ITEMS}")
+        packed, engine, found = self._bytes(self._count(MOST_ITEMS)), zlib.decompressobj(), b""
+        try:
+            found = engine.decompress(packed, sum(sizes) + 1)
+        except zlib.error as error:
+            self._fail(f"damaged table of slopes: {error}")
+        if len(found) != sum(sizes) or not engine.eof:
+            self._fail(f"a table of slopes with {len(found)} bytes, expected {sum(sizes)}")
+        return Slopes(tuple(np.split(np.frombuffer(found, np.uint8), np.cumsum(sizes)[:-1])))
 
     def _leaf(self) -> Leaf:
         node, flags = self._varint(), self._bytes(1)[0]
@@ -263,7 +201,7 @@ class Reader:
             if flags & PICKS:
                 rows.append(((self._varint(), 1.0),))
             else:
-                rows.append(tuple((self._varint(), self._floats(1)[0]) for _ in range(self._count(MOST_NAME))))
+                rows.append(tuple((self._varint(), self._numbers("<f")[0]) for _ in range(self._count(MOST_NAME))))
         beta = self._multipliers() if flags & BETA else ()
         slopes = self._varint() if flags & USES_SLOPES else -1
         kinds = bool(flags & NARROWS), bool(flags & EXACT)
@@ -277,7 +215,7 @@ class Reader:
         slabs = []
         for _ in range(self._count(MOST_ITEMS)):
             place = self._varint()
-            slabs.append((place >> 1, 1 if place & 1 else -1, struct.unpack("<d", self._bytes(8))[0]))
+            slabs.append((place >> 1, 1 if place & 1 else -1, self._numbers("<d")[0]))
         return InputClip(node, rows, tuple(slabs), flags >> 4)
 
     def _multipliers(self) -> tuple[float, ...]:
@@ -285,20 +223,10 @@ class Reader:
         count, short = divmod(self._count(2 * MOST_ITEMS), 2)
         if short:
             return tuple(SHORT[np.frombuffer(self._bytes(count), np.uint8)].tolist())
-        return self._floats(count)
+        return self._numbers(f"<{count}f")
 
-    def _floats(self, count: int) -> tuple[float, ...]:
-        return struct.unpack(f"<{count}f", self._bytes(4 * count))
-
-    def _unpacked(self, data: bytes, size: int) -> bytes:
-        try:
-            engine = zlib.decompressobj()
-            found = engine.decompress(data, size + 1)
-        except zlib.error as error:
-            self._fail(f"damaged table of slopes: {error}")
-        if len(found) != size or not engine.eof:
-            self._fail(f"a table of slopes with {len(found)} bytes, expected {size}")
-        return found
+    def _numbers(self, kind: str) -> tuple[float, ...]:
+        return struct.unpack(kind, self._bytes(struct.calcsize(kind)))
 
     def _bytes(self, count: int) -> bytes:
         data = self.stream.read(count)
@@ -329,7 +257,6 @@ class Reader:
             return self._bytes(self._count(MOST_NAME)).decode()
         except UnicodeDecodeError:
             self._fail("a text that is no UTF-8")
-            raise AssertionError from None
 
-    def _fail(self, why: str) -> None:
+    def _fail(self, why: str) -> NoReturn:
         raise Unreadable(f"{self.name}, byte {self.at}: {why}")

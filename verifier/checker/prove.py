@@ -9,12 +9,13 @@ from fractions import Fraction
 
 import numpy as np
 
-from verifier.checker.bounds import CHUNK, MOST_NUMBERS, Enclosures, most_rows, packs, sweep, walk
+from verifier.checker.bounds import CHUNK, MOST_NUMBERS, Enclosures, bound_rows, sweep, unit_rows
+from verifier.checker.curves import Piecewise
 from verifier.checker.errors import Unreadable
-from verifier.checker.exact import InFractions
+from verifier.checker.exact import InFractions, fractions
 from verifier.checker.format import FORMS, ROOT, ROWS, SYMBOLS
+from verifier.checker.linear import TINY, UNIT, Array, gamma
 from verifier.checker.network import CheckedNetwork
-from verifier.checker.ops import TINY, UNIT, Array, Piecewise, gamma
 from verifier.checker.query import Queries
 
 Picked = tuple[tuple[int, float], ...]
@@ -118,37 +119,27 @@ class Prover:
         lower, upper = np.stack([b[0] for b in boxes]), np.stack([b[1] for b in boxes])
         if kind != ROOT:
             return sweep(self.network, lower, upper, [p.signs for p in parts], kind == ROWS, kind == SYMBOLS)
-        whole = self.root(parts[0].query)
+        whole, count = self.root(parts[0].query), len(parts)
         low, high = list(whole.low), list(whole.high)
         low[0], high[0] = lower, upper
-        empty = np.repeat(whole.empty, len(parts))
-        changed = {at for p in parts for at, _, _ in p.signs} | {at for p in parts for at in _ends(p)}
-        for v in changed:
-            s = self.network.nodes[v].sources[0]  # type: ignore[union-attr]
-            low[s], high[s] = (np.repeat(t[s], len(parts), 0) for t in (whole.low, whole.high))
-            flat_low, flat_high = low[s].reshape(len(parts), -1), high[s].reshape(len(parts), -1)
-            for b, p in enumerate(parts):
-                if v in _ends(p):
-                    flat_low[b] = np.maximum(flat_low[b], _ends(p)[v][0])
-                    flat_high[b] = np.minimum(flat_high[b], _ends(p)[v][1])
-                for at, k, side in p.signs:
-                    if at == v and side > 0:
-                        flat_low[b, k] = max(flat_low[b, k], 0.0)
-                    elif at == v:
-                        flat_high[b, k] = min(flat_high[b, k], 0.0)
-            crossed = flat_low > flat_high
-            empty |= crossed.any(1)
-            flat_low[crossed] = flat_high[crossed] = 0.0
-        floor = np.repeat(whole.floor, len(parts))
+        empty, floor = np.repeat(whole.empty, count), np.repeat(whole.floor, count)
         found = replace(whole, low=low, high=high, empty=empty, floor=floor, planes=dict(whole.planes), form=None)
-        found.planes.update({v: found.plane(v) for v in changed})
+        ends = [p.narrowed.ends if p.narrowed is not None else {} for p in parts]
+        for v in {at for p in parts for at, _, _ in p.signs} | {at for own in ends for at in own}:
+            source = self.network.nodes[v].sources[0]  # type: ignore[union-attr]
+            low[source], high[source] = (np.repeat(t[source], count, 0) for t in (whole.low, whole.high))
+            found.clamp(v, [p.signs for p in parts], [own.get(v) for own in ends])
+            found.planes[v] = found.new_plane(v)
         return found
 
     def root(self, query: int) -> Enclosures:
         """Intervals of a query's whole box by backward rows; kept for the last query that asked."""
         if self._roots is None or self._roots[0] != query:
             lower, upper = self.queries.lower[query], self.queries.upper[query]
-            self._roots = query, sweep(self.network, lower[None], upper[None], rows=True), {}
+            whole = sweep(self.network, lower[None], upper[None], rows=True)
+            self._roots = query, whole, {}
+            for v in self.relus:  # parts share them
+                whole.plane(v)
         return self._roots[1]
 
     def lines(self, query: int, v: int) -> tuple[Array, Array]:
@@ -161,19 +152,14 @@ class Prover:
         whole, kept = self.root(query), self._roots[2]  # type: ignore[index]
         if v not in kept:
             source = self.network.nodes[v].sources[0]  # type: ignore[union-attr]
-            shape, n = self.network.shapes[source], self.network.inputs
-            count = math.prod(shape)
-            if count * n > MOST_NUMBERS:
-                raise Unreadable(f"{count} neurons over {n} inputs are too many to narrow")
-            rows, least = np.zeros((2, count, n)), np.zeros((2, count))
-            for at in range(0, count, most_rows(self.network)):
-                some = np.arange(at, min(count, at + most_rows(self.network)))
-                for i, side in enumerate((1.0, -1.0)):
-                    unit = np.zeros((1, len(some), count))
-                    unit[0, np.arange(len(some)), some] = side
-                    walked = walk(whole, whole.planes, unit.reshape(1, -1, *shape), np.zeros(1, np.int64), source)
-                    rows[i, some], least[i, some] = walked.coefficients[0], walked.low[0]
-            kept[v] = rows, least
+            count = math.prod(self.network.shapes[source])
+            if count * self.network.inputs > MOST_NUMBERS:
+                raise Unreadable(f"{count} neurons over {self.network.inputs} inputs are too many to narrow")
+            owner, elements = np.zeros(count, np.int64), np.arange(count)
+            sides = [
+                bound_rows(whole, owner, unit_rows(elements, side, count), source, linear=True) for side in (1.0, -1.0)
+            ]
+            kept[v] = np.stack([s.coefficients for s in sides]), np.stack([s.low for s in sides])
         return kept[v]
 
     def groups(self, claims: Sequence[Claim]) -> list[list[int]]:
@@ -200,12 +186,12 @@ class Prover:
         return margin, error
 
     def _group(self, claims: list[Claim]) -> tuple[Array, Array]:
-        swept, planes = self.prepare(claims)
+        swept = self.prepare(claims)
         if claims[0].exact:
-            return np.array([self.touched(swept, planes, b, c) for b, c in enumerate(claims)]), np.zeros(len(claims))
+            return np.array([self.touched(swept, b, c) for b, c in enumerate(claims)]), np.zeros(len(claims))
         tasks = [(b, c, rows) for b, claim in enumerate(claims) if not swept.empty[b] for c, rows in claim.rows]
         found: list[list[tuple[int, float, Array]]] = [[] for _ in claims]
-        margin, lost, coefficients = self.walk(swept, planes, claims, tasks)
+        margin, lost, coefficients = self.walk(swept, claims, tasks)
         least, error = np.full(len(claims), math.inf), np.zeros(len(claims))
         for (b, c, _), value, off, row in zip(tasks, margin, lost, coefficients, strict=True):
             found[b].append((c, value, row))
@@ -228,7 +214,7 @@ class Prover:
         self._exact = self._exact or InFractions(self.network)
         return self._exact
 
-    def touched(self, swept: Enclosures, planes: Mapping[int, tuple[Array, ...]], b: int, claim: Claim) -> float:
+    def touched(self, swept: Enclosures, b: int, claim: Claim) -> float:
         """Whether fractions prove claim b of a sweep, +inf or 0: the weighted rows of every clause are positive
         everywhere, or at least 0 with a strict one among them.
 
@@ -237,23 +223,19 @@ class Prover:
         """
         if swept.empty[b]:
             return math.inf
-        exact = self.in_fractions()
-        slopes = {v: p[0] for v, p in planes.items()}
         signs = claim.part.signs if claim.beta else ()
         decided = [(v, k, -side * Fraction(w)) for (v, k, side), w in zip(signs, claim.beta, strict=True)]
         for clause, (_, picked) in zip(self.clauses(claim.part), claim.rows, strict=True):
-            sides = [Fraction(0)] * self.network.outputs, [Fraction(0)] * self.network.inputs
+            row, inputs = (fractions(np.zeros(n)) for n in (self.network.outputs, self.network.inputs))
             limit, strict = Fraction(0), False
             for k, w in picked:
                 r, weight = clause[k], Fraction(w)
-                for side, (places, values) in zip(
-                    sides, (self.queries.outputs[r], self.queries.inputs[r]), strict=True
-                ):
-                    for j, value in zip(places.tolist(), values.tolist(), strict=True):
-                        side[j] += weight * Fraction(value)
+                row = row + weight * fractions(self.rows[r])
+                if self.inputs.shape[1]:
+                    inputs = inputs + weight * fractions(self.inputs[r])
                 limit += weight * Fraction(self.rhs[r].item())
                 strict |= w > 0 and bool(self.queries.form.row_strict[r])
-            least = exact.least(swept, slopes, b, *sides, decided)
+            least = self.in_fractions().least(swept, b, row, inputs, decided)
             if not (least is None or least > limit or (strict and least == limit)):
                 return 0.0
         return math.inf
@@ -285,103 +267,62 @@ class Prover:
             own[1][open_] = np.fmin(own[1][open_], -tighter[1])
             where.ends[v] = own[0], own[1]
 
-    def prepare(self, claims: Sequence[Claim]) -> tuple[Enclosures, dict[int, tuple[Array, ...]]]:
+    def prepare(self, claims: Sequence[Claim]) -> Enclosures:
         """Intervals and linear bounds for claims of one group."""
         swept = self.intervals([c.part for c in claims], claims[0].intervals)
-        moved = {v: swept.plane(v, np.stack([c.slopes[v] for c in claims]) / 255.0) for v in claims[0].slopes}
-        return swept, {**swept.planes, **moved}
+        moved = {v: swept.new_plane(v, np.stack([c.slopes[v] for c in claims]) / 255.0) for v in claims[0].slopes}
+        return replace(swept, planes={**swept.planes, **moved})
 
     def walk(
-        self,
-        swept: Enclosures,
-        planes: Mapping[int, tuple[Array, ...]],
-        claims: Sequence[Claim],
-        tasks: Sequence[ClauseTask],
+        self, swept: Enclosures, claims: Sequence[Claim], tasks: Sequence[ClauseTask]
     ) -> tuple[Array, Array, Array]:
         """For (claim, clause, rows and weights), (P,): by how much the weighted rows exceed their limits everywhere on
         the claim's part, rounded down with an exact sign; what rounding took off; and the coefficients (P, n) of the
         linear function whose least value that is (0 where something cheaper was enough)."""
-        margin, error = np.full(len(tasks), -np.inf), np.zeros(len(tasks))
-        coefficients = np.zeros((len(tasks), self.network.inputs))
-        owner = np.array([b for b, _, _ in tasks], np.int64)
-        for boxes, index in packs(owner, most_rows(self.network)):
-            b, k = np.nonzero(index >= 0)
-            part = index[b, k]
-            bounded = self._rows(swept, planes, claims, [tasks[p] for p in part], boxes, (b, k))
-            margin[part], error[part], coefficients[part] = bounded
-        return margin, error, coefficients
-
-    def _rows(
-        self,
-        swept: Enclosures,
-        planes: Mapping[int, tuple[Array, ...]],
-        claims: Sequence[Claim],
-        tasks: Sequence[ClauseTask],
-        boxes: Array,
-        place: tuple[Array, Array],
-    ) -> tuple[Array, Array, Array]:
-        """The same for tasks that stand at `place` (b, k) of a batch of `boxes`."""
-        shape = len(boxes), int(place[1].max()) + 1
         picks = [(p, self.clauses(claims[b].part)[c][k], w) for p, (b, c, own) in enumerate(tasks) for k, w in own]
         task, row = (np.array([pick[i] for pick in picks], np.int64) for i in (0, 1))
         weight = np.array([pick[2] for pick in picks])
-        m, n = self.network.outputs, self.network.inputs
-        at = place[0][task], place[1][task]
+        owner = np.array([b for b, _, _ in tasks], np.int64)
 
         def combined(values: Array) -> tuple[Array, Array]:
-            """The weighted sums of the rows' `values`, and of their magnitudes."""
-            total, size = (np.zeros((*shape, *values.shape[1:])) for _ in range(2))
-            part = weight.reshape(-1, *(1,) * (values.ndim - 1)) * values[row]
-            np.add.at(total, at, part)
-            np.add.at(size, at, np.abs(part))
+            """The weighted sums of the rows' `values` (R, m), and of their magnitudes: (P, m)."""
+            total, size = (np.zeros((len(tasks), values.shape[1])) for _ in range(2))
+            part = weight[:, None] * values[row]
+            np.add.at(total, task, part)
+            np.add.at(size, task, np.abs(part))
             return total, size
 
-        (rows, sizes), (inputs, size_in), (rhs, rhs_size) = map(combined, (self.rows, self.inputs, self.rhs))
-        terms, plain = np.zeros(shape, np.int64), np.ones(shape, bool)
-        np.add.at(terms, at, 1)
-        np.logical_and.at(plain, at, weight == 1)
+        (rows, sizes), (inputs, size_in), (rhs, rhs_size) = map(combined, (self.rows, self.inputs, self.rhs[:, None]))
         # the combination of the rows was rounded, too
         size_y, size_x = (swept.size(v) for v in (self.network.output, 0))
-        size_y = size_y if len(size_y) == 1 else size_y[boxes]
-        total = np.matmul(sizes, size_y[:, :, None])[:, :, 0] + rhs_size
-        if inputs.shape[2]:
-            total = total + np.matmul(size_in, size_x[boxes][:, :, None])[:, :, 0]
-        lost = np.where(plain & (terms == 1), 0.0, total * gamma(int(terms.max(initial=0)) + m + n))
-        low, error = np.full(shape, -np.inf), np.zeros(shape)
-        coefficients = np.zeros((*shape, n))
-        if swept.form is not None:  # the output's own form may be enough
-            found, error = swept.form.least(rows, boxes)
-            low = np.where(inputs.any(2), -np.inf, found)
-        enough = np.zeros(shape, bool)
-        enough[place] = (self._over(low, rhs, lost) > error)[place]
-        missing = np.ones(shape, bool)
-        missing[place] = False
-        open_ = np.flatnonzero(~(enough | missing).all(1))
-        if len(open_):
-            pulls: dict[int, list[tuple[int, int, int, float]]] = {}
-            for b in range(len(open_)):
-                claim = claims[boxes[open_[b]]]
-                for (v, neuron, side), beta in zip(claim.part.signs, claim.beta, strict=False):
-                    if beta:
-                        pulls.setdefault(v, []).extend((b, k, neuron, -side * beta) for k in range(shape[1]))
-            extra = inputs[open_] if inputs.shape[2] else None
-            walked = walk(swept, planes, rows[open_], boxes[open_], self.network.output, extra, pulls)
-            early = self._over(walked.early, rhs[open_], lost[open_]) > walked.error
-            better = ~enough[open_]
-            low[open_] = np.where(better, np.where(early, walked.early, walked.low), low[open_])
-            error[open_] = np.where(better, walked.error, error[open_])
-            coefficients[open_] = np.where((better & ~early)[:, :, None], walked.coefficients, 0.0)
-        return self._over(low, rhs, lost)[place], error[place], coefficients[place]
-
-    @staticmethod
-    def _over(bound: Array, rhs: Array, lost: Array) -> Array:
-        """low - lost - rhs, rounded down; its sign is exact where nothing was lost."""
-        low = np.where(lost > 0, np.nextafter(bound - lost, -np.inf), bound)
-        return np.where(low > rhs, np.maximum(low - rhs, np.nextafter(0, 1)), np.minimum(low - rhs, 0.0))
-
-
-def _ends(part: Part) -> dict[int, tuple[Array, Array]]:
-    return part.narrowed.ends if part.narrowed is not None else {}
+        total = rhs_size[:, 0] + (sizes * (size_y if len(size_y) == 1 else size_y[owner])).sum(1)
+        if inputs.shape[1]:
+            total = total + (size_in * size_x[owner]).sum(1)
+        terms, plain = np.bincount(task, minlength=len(tasks)), np.ones(len(tasks), bool)
+        plain[task[weight != 1]] = False
+        count = int(terms.max(initial=0)) + self.network.outputs + self.network.inputs
+        lost = np.where(plain & (terms == 1), 0.0, total * gamma(count) + count * TINY)
+        pulls: dict[int, dict[int, list[tuple[int, float]]]] = {}
+        for b, claim in enumerate(claims):
+            for (v, neuron, side), beta in zip(claim.part.signs, claim.beta, strict=False):
+                if beta:
+                    pulls.setdefault(v, {}).setdefault(b, []).append((neuron, -side * beta))
+        found = bound_rows(
+            swept,
+            owner,
+            lambda part: rows[part],
+            self.network.output,
+            inputs=inputs if inputs.shape[1] else None,
+            pulls=pulls,
+            target=rhs[:, 0] + lost,
+            linear=True,
+        )
+        # low - lost - rhs, rounded down; its sign is exact where nothing was lost
+        low = np.where(lost == 0, found.low, np.nextafter(found.low - lost, -np.inf))
+        over = np.where(
+            low > rhs[:, 0], np.maximum(low - rhs[:, 0], np.nextafter(0, 1)), np.minimum(low - rhs[:, 0], 0.0)
+        )
+        return over, found.error, found.coefficients
 
 
 def _risen(rows: Array, row: Array, width: Array, most: float, moved: Array) -> Array:

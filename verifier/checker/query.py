@@ -10,8 +10,8 @@ import numpy as np
 
 import vnnlib
 from verifier.checker.errors import Unreadable
+from verifier.checker.linear import Array
 from verifier.checker.network import CheckedNetwork, read_bytes
-from verifier.checker.ops import Array
 
 
 @dataclass(eq=False)

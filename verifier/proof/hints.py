@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from verifier.bounds.sweep import OutOfTime
-from verifier.checker.bounds import Enclosures, walk
+from verifier.checker.bounds import Enclosures, bound_rows, unit_rows
 from verifier.checker.errors import Unreadable
-from verifier.checker.ops import Array, Linear
+from verifier.checker.linear import Array, Linear
 from verifier.checker.prove import Claim, ClauseTask, Picked, Prover, Slab
 from verifier.errors import ProofError
 from verifier.search.linear_program import exclude
@@ -71,7 +71,7 @@ class _Group:
 
     def __init__(self, prover: Prover, claims: list[Claim]) -> None:
         self.prover, self.claims = prover, claims
-        self.swept, self.planes = prover.prepare(claims)
+        self.swept = prover.prepare(claims)
         self.rows: list[list[Picked]] = [[()] * len(prover.clauses(c.part)) for c in claims]
         self.spare = np.full(len(claims), np.inf)
         self.worst = np.zeros((len(claims), prover.network.inputs))
@@ -190,20 +190,19 @@ class _Group:
     def _as(self, b: int, claim: Claim, picks: Sequence[tuple[int, Picked]]) -> tuple[Array, Array, Array]:
         """What the prover finds for (clause, rows) of claim b if it were `claim`."""
         claims = [*self.claims[:b], claim, *self.claims[b + 1 :]]
-        return self.prover.walk(self.swept, self.planes, claims, [(b, c, picked) for c, picked in picks])
+        return self.prover.walk(self.swept, claims, [(b, c, picked) for c, picked in picks])
 
     def _side(self, b: int, v: int, neuron: int, side: int) -> tuple[float, Array]:
         """The least value on part b of  -side z, z the argument of a decided neuron, and its coefficients (n,)."""
         op = self.prover.network.nodes[v]
         assert op is not None
-        row = np.zeros((1, 1, math.prod(self.prover.network.shapes[op.sources[0]])))
-        row[0, 0, neuron] = -side
-        walked = walk(self.swept, self.planes, row, np.array([b]), op.sources[0])
-        return float(walked.low[0, 0]), walked.coefficients[0, 0]
+        row = unit_rows(np.array([neuron]), -side, math.prod(self.prover.network.shapes[op.sources[0]]))
+        found = bound_rows(self.swept, np.array([b]), row, op.sources[0], linear=True)
+        return float(found.low[0]), found.coefficients[0]
 
     def _walk(self, tasks: list[ClauseTask]) -> tuple[Array, Array]:
         """Margins, less what was taken off for rounding once more, and coefficients."""
-        margin, error, coefficients = self.prover.walk(self.swept, self.planes, self.claims, tasks)
+        margin, error, coefficients = self.prover.walk(self.swept, self.claims, tasks)
         return margin - error, coefficients
 
 

@@ -26,15 +26,16 @@ from verifier.bounds.rational import MOST_PRODUCTS, ExactLinear, Refutation
 from verifier.checker import format as fmt
 from verifier.checker.bounds import MOST_FORMS
 from verifier.checker.check import check_witness
+from verifier.checker.curves import Piecewise
 from verifier.checker.errors import Rejected, Unreadable
 from verifier.checker.exact import fractions
 from verifier.checker.network import read_network
-from verifier.checker.ops import Piecewise
 from verifier.checker.prove import Claim, Part, Prover
 from verifier.checker.query import read_queries
 from verifier.errors import OutputError, ProofError
 from verifier.files.whole import Whole
 from verifier.problem.problem import Problem
+from verifier.proof.encode import encode, encode_header, encode_witness
 from verifier.proof.hints import Hint, suggest
 from verifier.proof.one_layer import LEVELS, OneLayerProof
 from verifier.search.domains import DomainBatch
@@ -150,7 +151,7 @@ class ProofWriter:
         """The beginning of a tree (or map); `tensors` are the ONNX names whose neurons may be split."""
         digests = self.prover.network.digest, self.prover.queries.digest
         header = fmt.Header(*digests, f"secateur {_version()}", kind, tensors)
-        self._stream.write(fmt.encode_header(header))
+        self._stream.write(encode_header(header))
 
     # what the search says
 
@@ -184,7 +185,7 @@ class ProofWriter:
 
     def _number(self, event: fmt.Event, count: int) -> int:
         """The number of the first of `count` nodes that an event makes."""
-        self._pending.append(fmt.encode(event))
+        self._pending.append(encode(event))
         self.splits += 1
         self._next += count
         return self._next - count
@@ -207,7 +208,7 @@ class ProofWriter:
 
     def _split(self, children: DomainBatch, events: Sequence[fmt.Event], order: Tensor) -> DomainBatch:
         """The children with their numbers: child i is number `order[i]` of those made here."""
-        self._pending += [fmt.encode(e) for e in events]
+        self._pending += [encode(e) for e in events]
         self.splits += len(events)
         children = replace(children, node=(order.to(children.node.device) + self._next)[:, None])
         self._next += len(children)
@@ -298,7 +299,7 @@ class ProofWriter:
 
     def leaf(self, node: int, claim: Claim) -> None:
         """A node that is proven by the claim."""
-        self._pending.append(fmt.encode(self._leaf(node, claim)))
+        self._pending.append(encode(self._leaf(node, claim)))
         self.leaves += 1
 
     def tie(self, box: DomainBatch, why: Why) -> bool:
@@ -339,7 +340,8 @@ class ProofWriter:
                 steps.append(Fraction(op.leak))
             else:
                 matrices, offset = exact.linear[v]
-                steps.append(ExactLinear(tuple(matrices), offset, [Fraction(0)] * len(offset)))
+                entries = tuple([list(zip(at.tolist(), w, strict=True)) for at, w in matrix] for matrix in matrices)
+                steps.append(ExactLinear(entries, list(offset), [Fraction(0)] * len(offset)))
         rows = []
         for r in self.prover.clauses(part)[0]:
             sides = [Fraction(0)] * network.outputs, [Fraction(0)] * network.inputs
@@ -418,13 +420,13 @@ class ProofWriter:
             tables = tuple(claim.slopes[v] for v in self.tensors)
             slopes = self._tables
             self._tables += 1
-            self._pending.append(fmt.encode(fmt.Slopes(tables)))
+            self._pending.append(encode(fmt.Slopes(tables)))
         rows = tuple(picked for _, picked in claim.rows)
         return fmt.Leaf(node, rows, claim.beta, slopes, claim.intervals, claim.narrows is not None, claim.exact)
 
     def _clip(self, node: int, claim: Claim) -> None:
         rows = tuple((c, picked[0][0]) for c, picked in claim.rows)
-        self._pending.append(fmt.encode(fmt.InputClip(node, rows, claim.slabs, claim.intervals)))
+        self._pending.append(encode(fmt.InputClip(node, rows, claim.slabs, claim.intervals)))
         self.splits += 1
 
     # how it ends
@@ -450,7 +452,7 @@ class ProofWriter:
 
     def finish(self) -> None:
         """The proof of an `unsat` is complete."""
-        self._pending.append(fmt.encode(fmt.End(self.splits, self.leaves)))
+        self._pending.append(encode(fmt.End(self.splits, self.leaves)))
         self.commit()
         self._file.keep()
 
@@ -474,7 +476,7 @@ class ProofWriter:
         header = fmt.Header(network.digest, queries.digest, f"secateur {_version()}", fmt.WITNESS, ())
         self._stream.seek(0)
         self._stream.truncate()
-        self._pending = [fmt.encode_header(header), fmt.encode_witness(point)]
+        self._pending = [encode_header(header), encode_witness(point)]
         self.commit()
         self._file.keep()
         return ""

@@ -10,7 +10,7 @@ import numpy as np
 
 from verifier.bounds.sweep import OutOfTime
 from verifier.checker import format as fmt
-from verifier.checker.ops import Conv
+from verifier.checker.linear import Conv
 from verifier.checker.prove import Claim, Part
 from verifier.errors import ProofError
 from verifier.proof.hints import suggest

@@ -12,9 +12,10 @@ from onnx import helper
 
 from tests.models import build
 from verifier.checker.bounds import sweep, walk
+from verifier.checker.curves import Piecewise, Sigmoid, Square
 from verifier.checker.errors import Unreadable
+from verifier.checker.linear import Array
 from verifier.checker.network import CheckedNetwork, read_network
-from verifier.checker.ops import Array, Piecewise, Sigmoid, Square
 
 RNG = np.random.default_rng(0)
 
@@ -88,8 +89,8 @@ def test_sampled_outputs_lie_inside(tmp_path: Path, name: str, rows: bool) -> No
         lower, upper = centre - width / 2, centre + width / 2
         swept = sweep(network, lower, upper, rows=rows)
         unit = np.stack([np.eye(network.outputs)] * 3)
-        below = walk(swept, swept.planes, unit, np.arange(3), network.output)
-        above = -walk(swept, swept.planes, -unit, np.arange(3), network.output).low
+        below = walk(swept, np.arange(3), unit, network.output)
+        above = -walk(swept, np.arange(3), -unit, network.output).low
         for b in range(3):
             points = [rng.uniform(lower[b], upper[b]) for _ in range(60)]
             points += [np.where(a > 0, lower[b], upper[b]) for a in below.coefficients[b]]
@@ -157,8 +158,8 @@ def test_bounds_hold_exactly_where_sums_cancel(tmp_path: Path, scale: float) -> 
         x = rng.normal(size=(4, 3))
         swept = sweep(network, x, x)
         rows, boxes = np.stack([np.eye(2)] * 4), np.arange(4)
-        below = walk(swept, swept.planes, rows, boxes, network.output).low
-        above = -walk(swept, swept.planes, -rows, boxes, network.output).low
+        below = walk(swept, boxes, rows, network.output).low
+        above = -walk(swept, boxes, -rows, network.output).low
         assert swept.form is not None
         direct = swept.form.least(rows, boxes)[0]
         for b in range(4):

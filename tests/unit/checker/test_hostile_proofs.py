@@ -14,12 +14,13 @@ from onnx import helper
 from tests.models import build
 from verifier.checker import check as checking
 from verifier.checker import format as fmt
-from verifier.checker import ops
+from verifier.checker import linear
 from verifier.checker.check import check
 from verifier.checker.errors import Rejected, Unreadable
 from verifier.checker.network import read_network
 from verifier.checker.prove import Claim, Part, Prover
 from verifier.checker.query import read_queries
+from verifier.proof.encode import encode, encode_header
 
 SPEC = """(declare-const X_0 Real)
 (declare-const X_1 Real)
@@ -45,7 +46,7 @@ def files(folder: Path, width: int, events: Iterable[fmt.Event]) -> tuple[Path, 
     spec.write_text(SPEC)
     network = read_network(model)
     header = fmt.Header(network.digest, read_queries(spec, network).digest, "test", fmt.TREE, ("r",))
-    proof.write_bytes(fmt.encode_header(header) + b"".join(map(fmt.encode, events)))
+    proof.write_bytes(encode_header(header) + b"".join(map(encode, events)))
     return proof, model, spec
 
 
@@ -110,9 +111,9 @@ def test_clips_take_the_intervals_of_leaves(tmp_path: Path, kind: int) -> None:
 
 def test_convolutions_in_parts_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
-    conv = ops.Conv((0,), (1, 4, 5, 5), "c", rng.normal(size=(4, 1, 3, 3)), (1, 2, 5, 5), (1, 1, 1, 1), groups=2)
+    conv = linear.Conv((0,), (1, 4, 5, 5), "c", rng.normal(size=(4, 1, 3, 3)), (1, 2, 5, 5), (1, 1, 1, 1), groups=2)
     x = rng.normal(size=(7, 1, 2, 5, 5))
     whole = conv.forward([x]), conv.spread([np.abs(x)])
-    monkeypatch.setattr(ops, "SCRATCH", 1000)
+    monkeypatch.setattr(linear, "SCRATCH", 1000)
     for found, expected in zip((conv.forward([x]), conv.spread([np.abs(x)])), whole, strict=True):
         np.testing.assert_array_equal(found, expected)

@@ -20,6 +20,7 @@ from verifier.checker.network import read_network
 from verifier.checker.prove import Claim, Narrowed, Part, Prover, _risen
 from verifier.checker.query import read_queries
 from verifier.options import Options
+from verifier.proof.encode import encode, encode_header
 
 INPUTS, WIDTH = 22, 28
 
@@ -79,13 +80,13 @@ def test_their_proofs_narrow_and_are_accepted(tmp_path: Path, seed: int) -> None
     found = check(*made)
     assert found.verdict == "unsat"
     assert any(isinstance(e, fmt.Leaf) and e.narrows for e in events)
-    assert fmt.encode_header(header) + b"".join(map(fmt.encode, events)) == made[0].read_bytes()
+    assert encode_header(header) + b"".join(map(encode, events)) == made[0].read_bytes()
     assert made[0].stat().st_size < 300 + 200 * found.leaves
     # of a violation that exists it is no proof, whatever its multipliers
     _, spec, weights = files(tmp_path, seed, (0.0,))
     model, spec, _ = files(tmp_path, seed, (least(weights) + 1e-6,))
     digest = read_queries(spec, read_network(model)).digest
-    made[0].write_bytes(fmt.encode_header(replace(header, spec=digest)) + b"".join(map(fmt.encode, events)))
+    made[0].write_bytes(encode_header(replace(header, spec=digest)) + b"".join(map(encode, events)))
     with pytest.raises(Rejected, match="is not positive"):
         check(made[0], model, spec)
 
@@ -177,9 +178,9 @@ def test_what_may_not_be_narrowed_is_refused(tmp_path: Path) -> None:
         (replace(first, node=77), "not open"),
     ):
         changed = [wrong if e is first else e for e in events]
-        made[0].write_bytes(fmt.encode_header(header) + b"".join(map(fmt.encode, changed)))
+        made[0].write_bytes(encode_header(header) + b"".join(map(encode, changed)))
         with pytest.raises(Rejected, match=message):
             check(*made)
-    made[0].write_bytes(fmt.encode_header(header) + bytes([fmt.LEAF, 0, 192]))
+    made[0].write_bytes(encode_header(header) + bytes([fmt.LEAF, 0, 192]))
     with pytest.raises(Unreadable, match="found flags 192 of a leaf"):
         check(*made)

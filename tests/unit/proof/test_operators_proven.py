@@ -18,6 +18,7 @@ from verifier.checker.check import check
 from verifier.checker.errors import Rejected
 from verifier.checker.network import read_network
 from verifier.checker.query import read_queries
+from verifier.proof.encode import encode, encode_header
 
 RNG = np.random.default_rng(5)
 VECTOR, PICTURE = (1, 4), (1, 1, 6, 6)
@@ -90,9 +91,9 @@ def test_its_proof_is_accepted(tmp_path: Path, name: str) -> None:
     assert result.verdict is Verdict.UNSAT, result.reason
     assert check(proof, model, spec).verdict == "unsat"
     reader = fmt.Reader(io.BytesIO(proof.read_bytes()), "p")
-    events = b"".join(map(fmt.encode, reader.events()))
+    events = b"".join(map(encode, reader.events()))
     claim(spec, size, least + 0.01)  # a sampled point violates this
     header = replace(reader.header, spec=read_queries(spec, read_network(model)).digest)
-    proof.write_bytes(fmt.encode_header(header) + events)
+    proof.write_bytes(encode_header(header) + events)
     with pytest.raises(Rejected, match="is not positive"):
         check(proof, model, spec)

@@ -25,6 +25,7 @@ from verifier.checker.network import read_network
 from verifier.checker.query import read_queries
 from verifier.errors import ProofError
 from verifier.options import Options
+from verifier.proof.encode import encode, encode_header, encode_witness
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def write(path: Path, header: fmt.Header, events: Iterable[fmt.Event]) -> Path:
     body = [e for e in events if not isinstance(e, fmt.End)]
     leaves = sum(isinstance(e, fmt.Leaf) and not e.narrows for e in body)
     splits = sum(not isinstance(e, fmt.Slopes) for e in body) - leaves
-    path.write_bytes(fmt.encode_header(header) + b"".join(map(fmt.encode, [*body, fmt.End(splits, leaves)])))
+    path.write_bytes(encode_header(header) + b"".join(map(encode, [*body, fmt.End(splits, leaves)])))
     return path
 
 
@@ -337,7 +338,7 @@ def test_a_witness_is_a_proof(tmp_path: Path, by_inputs: Case) -> None:
     assert check(proof, by_inputs.model, spec).verdict == "sat"
     header = fmt.Reader(io.BytesIO(proof.read_bytes()), "p").header
     for x in (result.witness.x + 5.0, np.zeros(1), np.full(3, np.nan)):
-        proof.write_bytes(fmt.encode_header(header) + fmt.encode_witness(x))
+        proof.write_bytes(encode_header(header) + encode_witness(x))
         with pytest.raises(Rejected):
             check(proof, by_inputs.model, spec)
 

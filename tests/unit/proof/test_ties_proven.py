@@ -21,6 +21,7 @@ from verifier.checker.exact import InFractions
 from verifier.checker.network import read_network
 from verifier.checker.prove import Claim, Part, Prover
 from verifier.checker.query import read_queries
+from verifier.proof.encode import encode, encode_header
 
 
 def spec_of(path: Path, inputs: int, outputs: int, rows: list[str]) -> Path:
@@ -77,7 +78,7 @@ def test_a_strict_row_that_only_touches_has_a_proof(
     changed = [r.replace("(< ", "(<= ").replace("(> ", "(>= ") for r in rows]
     spec_of(spec, len(weights[0][0]), 1, changed)
     header = replace(reader.header, spec=read_queries(spec, read_network(model)).digest)
-    (tmp_path / "p").write_bytes(fmt.encode_header(header) + data[len(fmt.encode_header(reader.header)) :])
+    (tmp_path / "p").write_bytes(encode_header(header) + data[len(encode_header(reader.header)) :])
     if len(rows) == 1:
         with pytest.raises(Rejected, match="is not positive"):
             check(tmp_path / "p", model, spec)
@@ -93,13 +94,13 @@ def test_bounds_in_fractions_are_below_all_points(tmp_path: Path, seed: int) -> 
     network = read_network(model)
     prover = Prover(network, read_queries(spec, network))
     slopes = {v: rng.integers(0, 256, (1, 3)).astype(np.uint8) for v in prover.relus}
-    swept, planes = prover.prepare([Claim(Part(0), (), slopes=slopes)])
+    swept = prover.prepare([Claim(Part(0), (), slopes=slopes)])
     exact = InFractions(network)
     matrices = [[[Fraction(w) for w in row] for row in own] for own in weights]
     most = float(np.prod([np.abs(w).sum() for w in weights]))
     for row in ([Fraction(1), Fraction(0)], [Fraction(-2), Fraction(3)]):
         inputs = [Fraction(float(v)) for v in rng.normal(size=2)]
-        least = exact.least(swept, {v: p[0] for v, p in planes.items()}, 0, row, inputs)
+        least = exact.least(swept, 0, np.array(row), np.array(inputs))
         assert least is not None
         gap = None
         for x in product([Fraction(k, 8) for k in range(-8, 9)], repeat=2):
@@ -121,10 +122,10 @@ def test_what_cannot_be_walked_in_fractions_is_refused(tmp_path: Path) -> None:
     network = read_network(model)
     header = fmt.Header(network.digest, read_queries(spec, network).digest, "t", fmt.TREE, ())
     events: list[fmt.Event] = [fmt.Leaf(0, exact=True), fmt.End(0, 1)]
-    (tmp_path / "p").write_bytes(fmt.encode_header(header) + b"".join(map(fmt.encode, events)))
+    (tmp_path / "p").write_bytes(encode_header(header) + b"".join(map(encode, events)))
     with pytest.raises(Unreadable, match="too large for fractions"):
         check(tmp_path / "p", model, spec)
-    (tmp_path / "p").write_bytes(fmt.encode_header(header) + bytes([fmt.LEAF, 0, fmt.EXACT | fmt.NARROWS]))
+    (tmp_path / "p").write_bytes(encode_header(header) + bytes([fmt.LEAF, 0, fmt.EXACT | fmt.NARROWS]))
     with pytest.raises(Unreadable, match="found flags"):
         check(tmp_path / "p", model, spec)
 

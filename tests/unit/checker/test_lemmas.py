@@ -1,0 +1,227 @@
+"""The checker's lemmas against fractions and 60 digits, nothing allowed for: numbers of any size, sums that cancel,
+denormals, boxes of no width."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from fractions import Fraction
+from pathlib import Path
+
+import mpmath
+import numpy as np
+import pytest
+from onnx import helper
+
+from tests.models import build
+from verifier.checker.bounds import AffineForms, bound_rows, sweep
+from verifier.checker.curves import Curve, Largest, Piecewise, Sigmoid, Square
+from verifier.checker.linear import Array, Linear
+from verifier.checker.network import CheckedNetwork, read_network
+
+mpmath.mp.dps = 60
+SCALES = (1.0, 1.0, 1.0, 2.0**24, 1e-160, 5e-324, 1e120, 1e-20, 0.0)
+
+
+def node(op: str, inputs: list[str], output: str, **attributes: object) -> object:
+    return helper.make_node(op, inputs, [output], **attributes)
+
+
+def awkward(rng: np.random.Generator, *shape: int) -> Array:
+    """Numbers of one size, some that cancel but for their last digit, some of another size."""
+    numbers = rng.normal(size=shape) * rng.choice(SCALES)
+    flat = numbers.reshape(-1)
+    half = len(flat) // 2
+    if half and rng.random() < 0.6:
+        flat[half : 2 * half] = -flat[:half] * (1 + rng.choice([0.0, 2.0**-52, -(2.0**-51)]))
+    flat[rng.random(len(flat)) < 0.1] *= rng.choice(SCALES)
+    return numbers
+
+
+DENSE = [
+    node("Gemm", ["x", "a", "b"], "h"), node("Relu", ["h"], "r"), node("MatMul", ["r", "c"], "i"),
+    node("LeakyRelu", ["i"], "l", alpha=0.1), node("Sub", ["l", "h"], "s"), node("Clip", ["s", "lo", "hi"], "p"),
+    node("Mul", ["p", "r"], "m"), node("Concat", ["m", "s"], "t", axis=1), node("MatMul", ["t", "d"], "y"),
+]  # fmt: skip
+PICTURE = [
+    node("Conv", ["x", "k", "b"], "c", pads=[1, 0, 1, 1], strides=[1, 2]), node("Relu", ["c"], "r"),
+    node("MaxPool", ["r"], "p", kernel_shape=[2, 1]), node("Mul", ["p", "f"], "q"),
+    node("AveragePool", ["q"], "v", kernel_shape=[2, 1]), node("Flatten", ["v"], "g"), node("MatMul", ["g", "d"], "y"),
+]  # fmt: skip
+
+
+def random_network(folder: Path, rng: np.random.Generator, picture: bool) -> CheckedNetwork:
+    if picture:
+        weights = {"k": awkward(rng, 2, 1, 3, 3), "b": awkward(rng, 2), "f": awkward(rng, 2, 1, 1),
+                   "d": awkward(rng, 2, 2)}  # fmt: skip
+        data = build(PICTURE, {"x": (1, 1, 3, 3)}, ["y"], weights, opset=14, dtype=np.float64)
+    else:
+        low = float(awkward(rng, 1)[0])
+        weights = {"a": awkward(rng, 3, 4), "b": awkward(rng, 4), "c": awkward(rng, 4, 4), "d": awkward(rng, 8, 2),
+                   "lo": np.array(low), "hi": np.array(low + abs(rng.normal()))}  # fmt: skip
+        data = build(DENSE, {"x": (1, 3)}, ["y"], weights, opset=14, dtype=np.float64)
+    (folder / "m.onnx").write_bytes(data)
+    return read_network(folder / "m.onnx")
+
+
+class Exact:
+    """The network's values at points, in fractions; a factor that the file does not hold is 1 / 2 here."""
+
+    def __init__(self, network: CheckedNetwork) -> None:
+        self.network, self.matrices = network, {}
+        for v, op in enumerate(network.nodes):
+            if isinstance(op, Linear):
+                size = math.prod(op.shape)
+                parts = [p.reshape(size, -1) for p in op.adjoint(np.eye(size).reshape(size, *op.shape))]
+                offset = np.zeros(size) if op.offset is None else np.broadcast_to(op.offset, op.shape).reshape(-1)
+                self.matrices[v] = parts, offset
+
+    def __call__(self, x: Array) -> list[list[Fraction]]:
+        values = [[Fraction(v) for v in x.tolist()]]
+        for v, op in enumerate(self.network.nodes[1:], 1):
+            assert op is not None
+            own = values[op.sources[0]]
+            if isinstance(op, Linear):
+                parts, offset = self.matrices[v]
+                out = [Fraction(c) for c in offset.tolist()]
+                for part, s in zip(parts, op.sources, strict=True):
+                    for i, k in zip(*np.nonzero(part), strict=True):
+                        out[i] += Fraction(float(part[i, k])) * values[s][k]
+            elif isinstance(op, Piecewise) and op.leak:
+                out = [t if t >= 0 else Fraction(op.leak) * t for t in own]
+            elif isinstance(op, Piecewise):
+                ceiling = own if op.ceiling == math.inf else [min(t, Fraction(op.ceiling)) for t in own]
+                out = [max(t, Fraction(op.floor)) for t in ceiling]
+            elif isinstance(op, Largest):
+                k = self.network.shapes[op.sources[0]][-1]
+                out = [max(own[i : i + k]) for i in range(0, len(own), k)]
+            else:
+                assert isinstance(op, Square)
+                out = [t * t for t in own]
+            values.append(out)
+        return values
+
+
+def below(bound: float, value: Fraction) -> bool:
+    return not math.isfinite(bound) or Fraction(bound) <= value
+
+
+@pytest.mark.parametrize("picture", [False, True])
+@pytest.mark.parametrize("kind", ["forms", "rows", "symbols"])
+def test_every_interval_and_row_holds_in_fractions(tmp_path: Path, picture: bool, kind: str) -> None:
+    told = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        network = random_network(tmp_path, rng, picture)
+        centre = awkward(rng, network.inputs)
+        width = np.abs(centre) * rng.choice([0.0, 2.0**-50, 1e-3, 1.0]) * (rng.random(network.inputs) < 0.7)
+        lower, upper = centre - width, centre + width
+        with np.errstate(all="ignore"):
+            swept = sweep(network, lower[None], upper[None], rows=kind == "rows", symbols=kind == "symbols")
+            rows = np.concatenate([np.eye(2), -np.eye(2), awkward(rng, 2, 2), rng.normal(size=(2, 2))])
+            mixed = awkward(rng, len(rows), network.inputs)
+            owner = np.zeros(len(rows), np.int64)
+            by_form = bound_rows(swept, owner, rows.__getitem__, network.output, target=np.full(len(rows), -np.inf))
+            walked = bound_rows(swept, owner, rows.__getitem__, network.output).low
+            added = bound_rows(swept, owner, rows.__getitem__, network.output, inputs=mixed).low
+        exact = Exact(network)
+        corners = [np.where(rng.random(network.inputs) < 0.5, lower, upper) for _ in range(3)]
+        for x in [*corners, np.clip(lower + rng.random() * (upper - lower), lower, upper)]:
+            values = exact(x)
+            for v, own in enumerate(values):
+                low, high = (t[v][0].reshape(-1).tolist() for t in (swept.low, swept.high))
+                assert all(below(a, t) and below(-c, -t) for a, c, t in zip(low, high, own, strict=True))
+            for i, (row, extra) in enumerate(zip(rows.tolist(), mixed.tolist(), strict=True)):
+                value = sum((Fraction(a) * t for a, t in zip(row, values[network.output], strict=True)), Fraction(0))
+                assert below(by_form.low[i], value) and below(walked[i], value)
+                moved = sum((Fraction(a) * Fraction(t) for a, t in zip(extra, x.tolist(), strict=True)), value)
+                assert below(added[i], moved)
+        told += int(np.isfinite(walked).all())
+    assert told > 15  # overflow apart
+
+
+def test_bounds_know_that_products_underflow(tmp_path: Path) -> None:
+    """1e-20 times 1e-305 is not 0: a row of that size over a bias, at the input 0."""
+    weights = {"w": np.ones((1, 2)), "b": np.full(2, 1e-305)}
+    (tmp_path / "m.onnx").write_bytes(
+        build([node("Gemm", ["x", "w", "b"], "y")], {"x": (1, 1)}, ["y"], weights, dtype=np.float64)
+    )
+    network, zero = read_network(tmp_path / "m.onnx"), np.zeros((1, 1))
+    rows = np.full((1, 2), -1e-20)
+    found = bound_rows(sweep(network, zero, zero), np.zeros(1, np.int64), rows.__getitem__, network.output)
+    assert Fraction(float(found.low[0])) <= -2 * Fraction(1e-20) * Fraction(1e-305)
+
+
+def test_forms_enclose_in_fractions() -> None:
+    """`interval` and `least`: forms of any size, at corners of the e_j."""
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        form = AffineForms(awkward(rng, 1, 5), awkward(rng, 1, 4, 5), np.abs(awkward(rng, 1, 5)))
+        rows = np.stack([awkward(rng, 5), rng.normal(size=5)])[None]
+        with np.errstate(all="ignore"):
+            (low, high), least = form.interval(), form.least(rows, np.zeros(1, np.int64))[0]
+        for signs in itertools.product((-1, 1), repeat=4):
+            y = [Fraction(float(c)) for c in form.centre[0]]
+            for sign, own in zip(signs, form.maps[0], strict=True):
+                y = [t + sign * Fraction(float(m)) for t, m in zip(y, own, strict=True)]
+            for side in (-1, 1):
+                at = [t + side * Fraction(float(r)) for t, r in zip(y, form.radius[0], strict=True)]
+                assert all(below(a, t) and below(-c, -t) for a, c, t in zip(low[0], high[0], at, strict=True))
+            for k, row in enumerate(rows[0].tolist()):
+                worst = sum((Fraction(a) * t for a, t in zip(row, y, strict=True)), Fraction(0))
+                worst -= sum(
+                    (abs(Fraction(a)) * Fraction(float(r)) for a, r in zip(row, form.radius[0], strict=True)),
+                    Fraction(0),
+                )
+                assert below(float(least[0, k]), worst)
+
+
+CURVES = [Piecewise((0,), (1,), "", floor=-0.5, ceiling=0.75), Piecewise((0,), (1,), ""),
+          Piecewise((0,), (1,), "", leak=0.1), Sigmoid((0,), (1,), ""), Square((0,), (1,), "")]  # fmt: skip
+
+
+def true(curve: Curve, x: float) -> mpmath.mpf:
+    t = mpmath.mpf(x)
+    if isinstance(curve, Sigmoid):
+        return 1 / (1 + mpmath.exp(-t))
+    if isinstance(curve, Square):
+        return t * t
+    assert isinstance(curve, Piecewise)
+    return (t if t >= 0 else mpmath.mpf(curve.leak) * t) if curve.leak else max(min(t, curve.ceiling), curve.floor)
+
+
+@pytest.mark.parametrize("curve", CURVES)
+def test_values_ranges_and_residuals_hold_in_60_digits(curve: Curve) -> None:
+    """For any slope, intervals from denormal to 1e3 wide, at ends, kinks, and where the function's slope is s."""
+    rng = np.random.default_rng(5)
+    count = 400
+    scale = 10.0 ** rng.uniform(-4, 3, count)
+    scale[:40] = rng.choice([5e-324, 1e-310, 1e-200, 800.0], 40)
+    low = rng.normal(size=count) * scale
+    high = low + np.where(rng.random(count) < 0.15, 0.0, rng.random(count) * scale)
+    slope = np.where(rng.random(count) < 0.3, rng.choice([0.0, 0.1, 1.0, 0.25], count), rng.normal(size=count))
+    slope[rng.random(count) < 0.5] /= 4  # of a sigmoid
+    with np.errstate(all="ignore"):
+        (least, most), (bottom, top) = curve.residual(slope, low, high), curve.range(low, high)
+        value, error = curve.value(low)
+    for i in range(count):
+        s = mpmath.mpf(slope[i])
+        points = [
+            low[i],
+            high[i],
+            (low[i] + high[i]) / 2,
+            low[i] + rng.random() * (high[i] - low[i]),
+            0.0,
+            slope[i] / 2,
+        ]
+        if isinstance(curve, Sigmoid) and 0 < slope[i] < 0.25:
+            turn = float(mpmath.log((1 + mpmath.sqrt(1 - 4 * s)) / (1 - mpmath.sqrt(1 - 4 * s))))
+            points += [turn, -turn]
+        if isinstance(curve, Piecewise):
+            points += [t for t in (curve.floor, curve.ceiling) if math.isfinite(t)]
+        for x in points:
+            if low[i] <= x <= high[i]:
+                y = true(curve, x)
+                assert mpmath.mpf(bottom[i]) <= y <= mpmath.mpf(top[i])
+                assert mpmath.mpf(least[i]) <= y - s * mpmath.mpf(x) <= mpmath.mpf(most[i])
+        assert abs(true(curve, low[i]) - mpmath.mpf(value[i])) <= mpmath.mpf(error[i])

@@ -1,0 +1,233 @@
+"""What a network is made of for the checker: its linear operators (`curves.py` has the others).
+
+Arrays have a leading batch axis: a value of shape S is (B, *S). A linear operator is y = sum_i W_i x_i + offset over
+the reals, with `spread` = |W| applied to magnitudes, `adjoint` = a row over y as rows over the x_i. Products are summed
+in any order; `terms` bounds the number of products in one sum, forwards and backwards, plus one for every rounding that
+went into a stored coefficient.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+Array = np.ndarray
+Shape = tuple[int, ...]
+UNIT = 2.0**-53
+"""Largest relative error of one operation in float64, rounded to nearest."""
+
+TINY = float(np.finfo(np.float64).tiny)
+"""More than what underflow takes off one operation (2**-1075)."""
+
+SCRATCH = 1 << 18
+"""Numbers that a convolution lays out at a time, where one picture has fewer: about what a core's cache holds."""
+
+FEW = 32
+"""A matrix with at most one nonzero number in so many, in every column, is multiplied by gathering these."""
+
+
+def gamma(terms: int) -> float:
+    """n u / (1 - n u) for n = terms + 8: bounds the relative error of a sum of `terms` products, in any order, with or
+    without fused multiply-adds, relative to the sum of the magnitudes (Higham 2002, lemma 3.1 and section 3.1); the 8
+    more pay for the few operations around it, this number's own rounding included."""
+    nu = (terms + 8) * UNIT
+    if nu >= 0.5:
+        raise OverflowError("a sum has so many terms that its rounding is not bounded")
+    return nu / (1 - nu)
+
+
+@dataclass
+class CheckedOperator:
+    """An operator: the values it reads and the shape of what it makes."""
+
+    sources: tuple[int, ...]
+    shape: Shape
+    name: str
+
+
+@dataclass
+class Linear(CheckedOperator):
+    """y = sum_i W_i x_i + offset; `inexact` roundings went into each coefficient of W."""
+
+    offset: Array | None = field(default=None, kw_only=True)
+    inexact: int = field(default=0, kw_only=True)
+    terms: int = field(init=False)
+
+    def forward(self, xs: Sequence[Array]) -> Array:
+        """sum_i W_i x_i, rounded."""
+        raise NotImplementedError
+
+    def spread(self, xs: Sequence[Array]) -> Array:
+        """sum_i |W_i| x_i for x_i >= 0, rounded."""
+        raise NotImplementedError
+
+    def adjoint(self, row: Array) -> list[Array]:
+        """row W_i for every i, rounded."""
+        raise NotImplementedError
+
+
+@dataclass
+class Arranged:
+    """factor * x.flat[index] at the places `place` of a result; None stands for all of them in order, and for 1."""
+
+    shape: Shape
+    index: Array | None = None
+    factor: Array | None = None
+    place: Array | None = None
+
+    def __post_init__(self) -> None:
+        size = math.prod(self.shape)
+        if self.index is not None and len(self.index) == size and (self.index == np.arange(size)).all():
+            self.index = None
+        self.repeats = 1 if self.index is None else int(np.bincount(self.index, minlength=1).max(initial=1))
+
+    def taken(self, x: Array, factor: Array | None) -> Array:
+        flat = x.reshape(len(x), -1)
+        flat = flat if self.index is None else flat[:, self.index]
+        return flat if factor is None else flat * factor
+
+    def back(self, row: Array) -> Array:
+        row = row if self.place is None else row[:, self.place]
+        row = row if self.factor is None else row * self.factor
+        if self.index is not None:
+            flat, row = row, np.zeros((len(row), math.prod(self.shape)))
+            if self.repeats == 1:
+                row[:, self.index] = flat
+            else:
+                np.add.at(row.T, self.index, flat.T)
+        return row.reshape(len(row), *self.shape)
+
+
+@dataclass
+class Arrange(Linear):
+    """A sum of arranged values, one part a source: moves of elements, factors, sums, concatenations."""
+
+    parts: tuple[Arranged, ...]
+
+    def __post_init__(self) -> None:
+        self.terms = len(self.parts) + max(p.repeats for p in self.parts) - 1 + self.inexact
+
+    def _sum(self, xs: Sequence[Array], factors: Sequence[Array | None]) -> Array:
+        out: Array | None = None
+        for part, x, factor in zip(self.parts, xs, factors, strict=True):
+            taken = part.taken(x, factor)
+            if part.place is not None:
+                out = np.zeros((len(x), math.prod(self.shape))) if out is None else out
+                out[:, part.place] += taken
+            else:
+                out = taken if out is None else out + taken
+        assert out is not None
+        return out.reshape(len(out), *self.shape)
+
+    def forward(self, xs: Sequence[Array]) -> Array:
+        return self._sum(xs, [p.factor for p in self.parts])
+
+    def spread(self, xs: Sequence[Array]) -> Array:
+        return self._sum(xs, [None if p.factor is None else np.abs(p.factor) for p in self.parts])
+
+    def adjoint(self, row: Array) -> list[Array]:
+        return [part.back(row.reshape(len(row), -1)) for part in self.parts]
+
+
+class _Product:
+    """x @ matrix."""
+
+    def __init__(self, matrix: Array) -> None:
+        self.matrix, count = matrix, int((matrix != 0).sum(0).max(initial=0))
+        self.few: list[tuple[Array, Array]] | None = None
+        if count * FEW <= len(matrix):  # nonzero numbers first
+            index = np.argsort(matrix == 0, 0, kind="stable")[:count]
+            self.few = list(zip(index, np.take_along_axis(matrix, index, 0), strict=True))
+
+    def __call__(self, x: Array) -> Array:
+        if self.few is None:
+            return x @ self.matrix
+        out = np.zeros((*x.shape[:-1], self.matrix.shape[1]))
+        for index, values in self.few:
+            out += x[..., index] * values
+        return out
+
+
+@dataclass
+class Dense(Linear):
+    """y = x @ weight + offset over the last axis; weight (k, n)."""
+
+    weight: Array
+
+    def __post_init__(self) -> None:
+        self.terms = max(self.weight.shape) + 1 + self.inexact
+        self._forward, self._spread, self._back = (
+            _Product(m) for m in (self.weight, np.abs(self.weight), np.ascontiguousarray(self.weight.T))
+        )
+
+    def forward(self, xs: Sequence[Array]) -> Array:
+        return self._forward(xs[0])
+
+    def spread(self, xs: Sequence[Array]) -> Array:
+        return self._spread(xs[0])
+
+    def adjoint(self, row: Array) -> list[Array]:
+        return [self._back(row)]
+
+
+@dataclass
+class Conv(Linear):
+    """2-d convolution of (1, C, H, W): weight (O, C / groups, h, w), begin and end pads, strides, dilations."""
+
+    weight: Array
+    source_shape: Shape
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+    strides: tuple[int, int] = (1, 1)
+    dilations: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    def __post_init__(self) -> None:
+        o, c, h, w = self.weight.shape
+        self.terms, self.size = max(o // self.groups, c) * h * w + 1 + self.inexact, np.abs(self.weight)
+
+    def _windows(self, padded: Array) -> Array:
+        """What lies under each window: a view (B, C, h, w, H', W') of pictures (B, C, height, width)."""
+        (sh, sw), (dh, dw) = self.strides, self.dilations
+        b, c, sy, sx = padded.strides
+        shape = *padded.shape[:2], *self.weight.shape[2:], *self.shape[2:]
+        return np.lib.stride_tricks.as_strided(padded, shape, (b, c, sy * dh, sx * dw, sy * sh, sx * sw))
+
+    def _padded(self) -> tuple[int, int]:
+        top, left, bottom, right = self.pads
+        return self.source_shape[2] + top + bottom, self.source_shape[3] + left + right
+
+    def _run(self, x: Array, weight: Array) -> Array:
+        b, (_, c, height, width), (top, left, _, _) = len(x), self.source_shape, self.pads
+        g, inner, many = self.groups, math.prod(weight.shape[1:]), math.prod(self.shape[2:])
+        kernel, out = weight.reshape(g, -1, inner), np.empty((b, *self.shape))
+        step = min(b, max(1, SCRATCH // (g * inner * many)))
+        padded = np.zeros((step, c, *self._padded()))  # the border stays 0
+        windows = self._windows(padded)
+        columns = np.empty(windows.shape)
+        for at in range(0, b, step):
+            n = min(step, b - at)
+            padded[:n, :, top : top + height, left : left + width] = x[at : at + n, 0]
+            columns[:n] = windows[:n]
+            np.matmul(kernel, columns[:n].reshape(n, g, inner, many), out=out[at : at + n].reshape(n, g, -1, many))
+        return out
+
+    def forward(self, xs: Sequence[Array]) -> Array:
+        return self._run(xs[0], self.weight)
+
+    def spread(self, xs: Sequence[Array]) -> Array:
+        return self._run(xs[0], self.size)
+
+    def adjoint(self, row: Array) -> list[Array]:
+        b, (_, c, height, width), (top, left, _, _) = len(row), self.source_shape, self.pads
+        _, o, oh, ow = self.shape
+        g = self.groups
+        kernel = self.weight.reshape(1, g, o // g, -1).swapaxes(2, 3)
+        columns = (kernel @ row.reshape(b, g, o // g, oh * ow)).reshape(b, c, *self.weight.shape[2:], oh, ow)
+        padded = np.zeros((b, c, *self._padded()))
+        windows = self._windows(padded)
+        for i, j in np.ndindex(*self.weight.shape[2:]):
+            windows[:, :, i, j] += columns[:, :, i, j]
+        return [padded[:, :, top : top + height, left : left + width].reshape(b, *self.source_shape)]
