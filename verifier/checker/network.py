@@ -25,6 +25,29 @@ from vnnlib.source import read_file
 MOST_BYTES = 1 << 30
 MOST_ELEMENTS = 1 << 26
 
+OPSETS = range(7, 29)
+"""Versions of the standard; in older ones sums and products line up in other ways."""
+
+ATTRIBUTES = {
+    "AveragePool": "auto_pad ceil_mode count_include_pad dilations kernel_shape pads strides",
+    "BatchNormalization": "epsilon momentum spatial training_mode",
+    "Clip": "max min",
+    "Concat": "axis",
+    "Constant": "value value_float value_floats value_int value_ints",
+    "Conv": "auto_pad dilations group kernel_shape pads strides",
+    "Dropout": "ratio seed",
+    "Flatten": "axis",
+    "Gemm": "alpha beta transA transB",
+    "LeakyRelu": "alpha",
+    "MaxPool": "auto_pad ceil_mode dilations kernel_shape pads storage_order strides",
+    "Reshape": "allowzero",
+    "Slice": "axes ends starts",
+    "Squeeze": "axes",
+    "Transpose": "perm",
+    "Unsqueeze": "axes",
+}
+"""What the operators' rules know of; others are refused, as they may change what an operator computes."""
+
 _Value = int | np.ndarray  # the number of a computed value, or a constant
 
 
@@ -93,6 +116,8 @@ class _Reader:
         self.opset = max([o.version for o in self.model.opset_import if o.domain in ("", "ai.onnx")], default=0)
         if not self.opset or not graph.output:
             raise Unreadable("no ONNX model, or one without outputs")
+        if self.opset not in OPSETS or self.model.functions:
+            raise Unreadable(f"opset {self.opset}, or functions of its own; known are opsets 7 to 28 without")
         for tensor in graph.initializer:
             if tensor.data_location == onnx.TensorProto.EXTERNAL:
                 raise Unreadable(f"weight '{tensor.name}' lies in another file; this checker reads one file")
@@ -134,6 +159,11 @@ class _Reader:
             raise Unreadable(f"node '{name}' ({node.op_type}) has several outputs")
         xs = [self.values[x] if x else None for x in node.input]
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        unknown = attributes.keys() - ATTRIBUTES.get(node.op_type, "").split()
+        if unknown:
+            raise Unreadable(
+                f"node '{name}' ({node.op_type}) has attributes {sorted(unknown)}, unknown to this checker"
+            )
         try:
             result = rule(name, xs, attributes)
         except Unreadable as error:
@@ -337,6 +367,8 @@ class _Reader:
         o, per, h, w = weight.shape
         if per * groups != shape[1] or o % groups:
             raise Unreadable(f"{shape[1]} channels do not fit weights {weight.shape} in {groups} groups")
+        if tuple(a.get("kernel_shape", (h, w))) != (h, w):
+            raise Unreadable(f"a kernel of {a['kernel_shape']} for weights {weight.shape}")
         pads, strides, dilations, grid = self.grid(a, shape[2:], (h, w))
         conv = Conv((_value(x),), (1, o, *grid), name, weight, shape, pads, strides, dilations, groups, inexact=inexact)
         return self.add(conv)

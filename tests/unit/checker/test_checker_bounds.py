@@ -6,6 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from onnx import helper
@@ -195,6 +196,41 @@ def test_what_the_checker_does_not_know_is_named(tmp_path: Path, op: str, inputs
     (tmp_path / "m.onnx").write_bytes(build([node(op, inputs, "y")], VECTOR, ["y"]))
     with pytest.raises(Unreadable, match=message):
         read_network(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize(
+    ("op", "attributes", "opset", "message"),
+    [("Add", {"axis": 1, "broadcast": 1}, 6, "opset 6"), ("Add", {"axis": 1}, 14, r"\['axis'\]"),
+     ("Conv", {"kernel_shape": [2, 2]}, 14, "a kernel of"), ("Sub", {}, 40, "opset 40")],
+)  # fmt: skip
+def test_what_would_change_an_operator_is_not_passed_over(
+    tmp_path: Path, op: str, attributes: dict, opset: int, message: str
+) -> None:
+    """A constant lies along `axis` before opset 7, and along the last axes from there on."""
+    model = build([node(op, ["x", "c"], "y", **attributes)], {"x": (1, 2, 4, 4)}, ["y"], {"c": np.ones((2, 2, 3, 3))})
+    changed = onnx.load_from_string(model)
+    changed.opset_import[0].version = opset
+    (tmp_path / "m.onnx").write_bytes(changed.SerializeToString())
+    with pytest.raises(Unreadable, match=message):
+        read_network(tmp_path / "m.onnx")
+
+
+def test_a_matrix_fits_its_value(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(build([node("MatMul", ["x", "w"], "y")], VECTOR, ["y"], {"w": np.eye(3)}))
+    with pytest.raises(Unreadable, match="does not fit a matrix"):
+        read_network(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("side", [1, 3])
+def test_a_window_is_over_one_picture(tmp_path: Path, side: int) -> None:
+    """Not over the first of several."""
+    model = build([node("MaxPool", ["x"], "y", kernel_shape=[2, 2])], {"x": (side, 1, 4, 4)}, ["y"])
+    (tmp_path / "m.onnx").write_bytes(model)
+    if side == 1:
+        assert read_network(tmp_path / "m.onnx").outputs == 9
+    else:
+        with pytest.raises(Unreadable, match="one picture"):
+            read_network(tmp_path / "m.onnx")
 
 
 @pytest.mark.parametrize("data", [b"", b"\x1f\x8b123", b"not a model", b"\x08\x07"])

@@ -18,6 +18,7 @@ from verifier.checker.bounds import AffineForms, bound_rows, sweep
 from verifier.checker.curves import Curve, Largest, Piecewise, Sigmoid, Square
 from verifier.checker.linear import Array, Linear
 from verifier.checker.network import CheckedNetwork, read_network
+from verifier.checker.prove import _risen
 
 mpmath.mp.dps = 60
 SCALES = (1.0, 1.0, 1.0, 2.0**24, 1e-160, 5e-324, 1e120, 1e-20, 0.0)
@@ -138,6 +139,61 @@ def test_every_interval_and_row_holds_in_fractions(tmp_path: Path, picture: bool
                 assert below(added[i], moved)
         told += int(np.isfinite(walked).all())
     assert told > 15  # overflow apart
+
+
+def test_rows_with_multipliers_hold_where_the_signs_do(tmp_path: Path) -> None:
+    """Lemma 6: at points where the decided neurons keep their sides, whatever the multipliers are."""
+    seen = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        network = random_network(tmp_path, rng, picture=False)
+        relu = next(v for v, op in enumerate(network.nodes) if isinstance(op, Piecewise) and op.is_relu)
+        source, centre = network.nodes[relu].sources[0], rng.normal(size=3)  # type: ignore[union-attr]
+        lower, upper = centre - 1, centre + 1
+        signs = [(relu, k, int(rng.choice([-1, 1]))) for k in (0, 2)]
+        pulls = {relu: {0: [(k, -side * float(rng.choice([0.5, 1e8, 1e-30]))) for _, k, side in signs]}}
+        rows = np.concatenate([np.eye(2), -np.eye(2)])
+        with np.errstate(all="ignore"):
+            swept = sweep(network, lower[None], upper[None], [signs])
+            found = bound_rows(swept, np.zeros(4, np.int64), rows.__getitem__, network.output, pulls=pulls).low
+        exact = Exact(network)
+        for x in rng.uniform(lower, upper, (8, 3)):
+            values = exact(x)
+            if all(side * values[source][k] >= 0 for _, k, side in signs):
+                assert not swept.empty[0]
+                for i, row in enumerate(rows.tolist()):
+                    value = sum(
+                        (Fraction(a) * t for a, t in zip(row, values[network.output], strict=True)), Fraction(0)
+                    )
+                    assert below(float(found[i]), value)
+                seen += 1
+    assert seen > 30
+
+
+def test_what_a_narrowing_gains_is_no_more_than_the_least() -> None:
+    """Lemma 10: the least rise of a function where sum |row_j| d_j <= most is a fractional knapsack, solved exactly."""
+    gained = 0
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        n = int(rng.integers(1, 6))
+        rows, row, width = awkward(rng, 3, n), awkward(rng, n), np.abs(awkward(rng, n))
+        with np.errstate(all="ignore"):
+            most = float(np.abs(row) @ width * rng.choice([0.0, 0.1, 0.9, 1.0, 2.0]))
+        moved = np.abs(awkward(rng, 3))
+        if not (math.isfinite(most) and np.isfinite(rows).all()):
+            continue
+        with np.errstate(all="ignore"):
+            found = _risen(rows, row, width, most, moved)
+        for f, rise, start in zip(rows.tolist(), found.tolist(), moved.tolist(), strict=True):
+            parts = [(Fraction(a), abs(Fraction(b)), Fraction(w)) for a, b, w in zip(f, row, width, strict=True)]
+            against = [(abs(a), b, w) for (a, b, w), r in zip(parts, row, strict=True) if a * Fraction(float(r)) < 0]
+            left, least = Fraction(most), sum((a * w for a, _, w in against), Fraction(start))
+            for a, b, w in sorted(against, key=lambda t: t[0] / t[1], reverse=True):
+                taken = min(w, left / b)
+                left, least = left - taken * b, least - a * taken
+            assert below(rise, least)
+            gained += rise > start
+    assert gained > 100
 
 
 def test_bounds_know_that_products_underflow(tmp_path: Path) -> None:
