@@ -23,7 +23,7 @@ from verifier.checker.network import CheckedNetwork
 MOST_ENTRIES = 1 << 17
 """Elements of the matrices of the largest network that is walked in fractions."""
 
-SparseRows = list[tuple[Array, Array]]  # of each row, which columns are not 0, and their numbers
+ExactRows = list[tuple[Array, Array]]  # of each row, which columns are not 0, and their numbers
 
 
 def fractions(numbers: Array) -> Array:
@@ -41,7 +41,7 @@ class InFractions:
 
     def __init__(self, network: CheckedNetwork) -> None:
         self.network = network
-        self.linear: dict[int, tuple[list[SparseRows], Array]] = {}
+        self.linear: dict[int, tuple[list[ExactRows], Array]] = {}
         entries = 0
         for v, op in enumerate(network.nodes):
             if isinstance(op, Linear):
