@@ -34,10 +34,12 @@ class SearchOptions(Checked, prefix="option search."):
 
 @dataclass(frozen=True)
 class BoundOptions(Checked, prefix="option bounds."):
-    """Bounds. `method` "auto" chooses from the problem; `alpha_steps` are gradient steps of alpha-CROWN."""
+    """Bounds. `method` "auto" chooses from the problem; `alpha_steps` are gradient steps of alpha-CROWN. With
+    `rounding` "ignored" an `unsat` is no statement over the reals."""
 
     method: str = registered("auto", BOUND_METHODS)
     alpha_steps: int = at_least(0, 20)
+    rounding: str = one_of("rigorous", "ignored")
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,10 @@ class Options(Checked):
             return cls.from_mapping(data)
         except OptionsError as error:
             raise OptionsError(f"{path}: {error}") from None
+
+
+ROUNDING_IGNORED = "rounding was ignored (bounds.rounding), so this is no statement over the reals"
+"""What every result of such a run says."""
 
 
 def refuse_unused(options: Options, used: Collection[str], what: str) -> None:

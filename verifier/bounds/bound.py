@@ -237,7 +237,7 @@ def _zonotope(setting: Setting, boxes: Boxes, method: Method, stop: Callable[[],
     centre, radius = _around(boxes)
     eye = torch.eye(n, dtype=centre.dtype, device=centre.device).expand(b, n, n)
     first = start(torch.zeros_like(centre), eye, centre, radius, setting.twin.fast.dtype)
-    out, symbols, unstable = sweep_zonotope(setting.twin, first)
+    out, symbols, unstable = sweep_zonotope(setting.twin, first, rigorous=method.rigorous)
     rest, owner, ids = out.noises()
     noise = out.radius.double().index_add_(0, owner, rest) * (1 + (len(rest) + 4) * EXACT)
 

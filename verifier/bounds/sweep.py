@@ -43,7 +43,8 @@ for the interpreter."""
 class Method:
     """Which bounds are computed: `kind` names a method of `bound.METHODS`, and the rest says more of `crown`. `affine`
     needs few free inputs (`attribute`: with the noise in parts per input); `rows` refines unstable neurons by backward
-    rows; output rows take `alpha_steps` steps of alpha-CROWN."""
+    rows; output rows take `alpha_steps` steps of alpha-CROWN. Without `rigorous` backward rows and zonotopes do not pay
+    for rounding, and what the search over neurons proposes counts as proven (forward affine forms pay as ever)."""
 
     kind: str = "crown"
 
@@ -52,6 +53,7 @@ class Method:
     rows: bool = False
     alpha_steps: int = 0
     row_elements: int | None = None  # elements of the temporaries of a chunk of backward rows; None: by device
+    rigorous: bool = True
 
     @property
     def name(self) -> str:
@@ -139,9 +141,9 @@ class _Forward:
 
     def __post_init__(self) -> None:
         self.region = Region.of(*self.box)
-        rigorous = self.exact is not None or self.network.dtype == torch.float64
+        rigorous = self.method.rigorous and (self.exact is not None or self.network.dtype == torch.float64)
         self.allowance = Allowance(self.network) if rigorous else None
-        self.precise = self.allowance if self.exact is None else Allowance(self.exact)
+        self.precise = self.allowance if self.exact is None or not rigorous else Allowance(self.exact)
         kept = (self.allowance,) if self.exact is None else (self.allowance, self.precise)
         self.allowances = [allowance for allowance in kept if allowance is not None]
         self.pre: dict[int, tuple[Interval, ...]] = {}

@@ -176,9 +176,12 @@ def start(offset: Tensor, matrix: Tensor, centre: Tensor, radius: Tensor, fast: 
     return Zonotope(core, (), (), (), (32 * EXACT * size).to(fast))
 
 
-def sweep_zonotope(twin: Twin, first: Zonotope, moves: Tensor | None = None) -> tuple[Zonotope, Symbols, Tensor]:
+def sweep_zonotope(
+    twin: Twin, first: Zonotope, moves: Tensor | None = None, rigorous: bool = True
+) -> tuple[Zonotope, Symbols, Tensor]:
     """The network's output as zonotopes (B, m), the symbols used, and the number (B,) of neurons not affine on the
-    box. `moves` (M, d): how far each input moves each of the symbols that `first` has already.
+    box. `moves` (M, d): how far each input moves each of the symbols that `first` has already. `rigorous`: linear
+    operators and ReLUs pay for rounding.
     """
     batch, width = first.core.shape[:2]
     symbols = Symbols(width - 1, first.core.device)
@@ -192,12 +195,14 @@ def sweep_zonotope(twin: Twin, first: Zonotope, moves: Tensor | None = None) -> 
         if isinstance(op, LinearOp):
             fast = twin.fast.ops[i]
             assert isinstance(fast, LinearOp)
-            return _linear(op, fast, given) if given else _constant(op, first)
+            return _linear(op, fast, given, rigorous) if given else _constant(op, first)
         if isinstance(op, Relu):
             # only an operator that makes new tensors owns its result: a reshape may share it with other readers
             source = network.sources[i][0]
             own = source > 0 and isinstance(network.ops[source - 1], Conv | Dense)
-            return _relu(given[0].opened().measured(), own and network.last_use[source] == i, symbols, unstable)
+            return _relu(
+                given[0].opened().measured(), own and network.last_use[source] == i, symbols, unstable, rigorous
+            )
         if isinstance(op, Clip):
             return _clip(given[0].opened().measured(), *op._limits(), symbols, unstable)
         assert isinstance(op, RelaxedOp)
@@ -252,7 +257,7 @@ def _aligned(given: list[Zonotope]) -> list[Zonotope]:
     return result
 
 
-def _linear(op: LinearOp, fast: LinearOp, given: list[Zonotope]) -> Zonotope:
+def _linear(op: LinearOp, fast: LinearOp, given: list[Zonotope], rigorous: bool) -> Zonotope:
     columns = _columns(fast, given[0]) if len(given) == 1 and given[0].fresh is not None else None
     keep_fresh = isinstance(op, Reshape) and len(given) == 1
     if columns is None and not keep_fresh:
@@ -269,7 +274,7 @@ def _linear(op: LinearOp, fast: LinearOp, given: list[Zonotope]) -> Zonotope:
         if x.noise is not None and len(given) == 1:
             noise = fast.linear(x.noise)
     else:
-        radius = fast.absolute(*(_with_rounding(f, terms) for f in given))
+        radius = fast.absolute(*(_with_rounding(f, terms) if rigorous else f.radius for f in given))
     if offset is not None:
         core = torch.cat([(core[:, 0] + offset)[:, None], core[:, 1:]], 1) if terms == 0 else _shifted(core, offset)
         radius, noise = radius + _inexact(op, 4 * EXACT * core[:, 0].abs()).to(radius.dtype), None
@@ -378,11 +383,13 @@ def _new_symbols(half: Tensor, form: Zonotope, radius: Tensor, symbols: Symbols,
     return symbols.add(owner, neuron, flat[owner, neuron], form)
 
 
-def _relu(form: Zonotope, last: bool, symbols: Symbols, unstable: Tensor) -> Zonotope:
+def _relu(form: Zonotope, last: bool, symbols: Symbols, unstable: Tensor, rigorous: bool) -> Zonotope:
     """`last`: nobody else reads the argument, so its tensors may be overwritten."""
     spread = form.width().clamp_min_(FLOOR)
     slope, half = _slope(form.core[:, 0], spread)
-    rounding = spread.mul_(64 * EXACT).add_(form.core[:, 0].abs(), alpha=8 * EXACT)
+    rounding = spread.mul_(64 * EXACT)
+    if rigorous:
+        rounding.add_(form.core[:, 0].abs(), alpha=8 * EXACT)
     result = _scaled(form, slope, half, rounding, last, symbols, unstable)
     result.core[:, 0] += half
     return result

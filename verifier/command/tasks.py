@@ -24,7 +24,7 @@ from verifier.errors import OutputError, ProblemError
 from verifier.executors import options as where
 from verifier.executors.processes import Processes
 from verifier.files.whole import check_writable, write
-from verifier.options import Options, dotted, refuse_unused
+from verifier.options import ROUNDING_IGNORED, Options, dotted, refuse_unused
 from verifier.progress import History, Progress, StatusLine
 from verifier.result import Result, Verdict
 from vnnlib import Spec, parse_networks
@@ -41,7 +41,10 @@ def _options(args: argparse.Namespace) -> Options:
     """Options of the file, then those of the command line."""
     options = Options.from_yaml(args.options) if args.options else Options()
     given = {name: getattr(args, name) for name in ("timeout", "memory", "device", "seed", "deterministic")}
-    return dataclasses.replace(options, **{name: value for name, value in given.items() if value is not None})
+    options = dataclasses.replace(options, **{name: value for name, value in given.items() if value is not None})
+    if options.bounds.rounding == "ignored":  # with --quiet, too
+        print(f"verify: warning: {ROUNDING_IGNORED}", file=sys.stderr)
+    return options
 
 
 def run_one(args: argparse.Namespace, started: float, engine: Engine | None = None) -> int:

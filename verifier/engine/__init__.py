@@ -21,7 +21,7 @@ from verifier.engine import sampling
 from verifier.engine.going_on import AnyPath, with_checkpoint
 from verifier.engine.methods import prepare
 from verifier.engine.on_device import OnDevice
-from verifier.engine.outcome import Answer
+from verifier.engine.outcome import Answer, admitting
 from verifier.engine.points import Points
 from verifier.engine.strategy import MANY_QUERIES, choose
 from verifier.errors import OptionsError, ProofError
@@ -66,7 +66,7 @@ def solve(
     def run(kept: Checkpoint | None) -> Result:
         answer = Answer(budget, progress)
         result, _ = attempt(partial(_solve, model, spec, options, answer, proof, kept))
-        return result or answer.without_room()
+        return admitting(result or answer.without_room(), options)
 
     return run(None) if checkpoint is None else with_checkpoint(checkpoint, options, run)
 
@@ -82,6 +82,8 @@ def _solve(
     check_fit(model, spec)
     if proof is not None and (options.dtype == "float32" or options.bounds.method == "lumped"):
         raise ProofError("no proof can be written with dtype float32 or bounds.method lumped; leave these at auto")
+    if proof is not None and options.bounds.rounding == "ignored":
+        raise ProofError("no proof can be written with bounds.rounding ignored; leave it at rigorous")
     if proof is not None:
         options = replace(options, dtype="float64")
     if nothing := empty_set(model, spec):

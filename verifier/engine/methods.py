@@ -120,7 +120,7 @@ def _neuron_split(
     known = sweep(on.network, *where, method, budget.expired, centred=centred)
     exact = Ground.of(on.network, known, plain=proof is not None)  # a proof knows only the splits of ReLUs
     fast = exact.cast(build(on.problem.graph, torch.float32, on.device))
-    split = NeuronBounding(exact, fast, on.table, budget.expired)
+    split = NeuronBounding(exact, fast, on.table, budget.expired, rigorous=strategy.bounds.rigorous)
     if proof is not None:
         return split
     if strategy.deterministic:  # `neurons.REFINED` is a limit in work

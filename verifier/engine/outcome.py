@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from verifier.budget import Budget
 from verifier.engine.on_device import OnDevice
 from verifier.engine.strategy import Kind, Strategy
+from verifier.options import ROUNDING_IGNORED, Options
 from verifier.progress import Progress
 from verifier.result import Result, Splits, Verdict, Witness
 from verifier.search.bab import Ending
@@ -103,6 +105,13 @@ class Answer:
                 open_fraction=ending.open_share,
             )
         return self.of(Verdict.UNSAT, "every box is proven", open_fraction=0.0)
+
+
+def admitting(result: Result, options: Options) -> Result:
+    """The result, which says so where it is an `unsat` that ignored rounding."""
+    if result.verdict is not Verdict.UNSAT or options.bounds.rounding == "rigorous":
+        return result
+    return replace(result, reason=f"{result.reason}; {ROUNDING_IGNORED}")
 
 
 def progress_of(tally: Tally, seconds: float, budget: Budget) -> Progress:

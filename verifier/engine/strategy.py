@@ -86,9 +86,10 @@ def choose(on: OnDevice, options: Options, asked: str = "") -> Strategy:
     d, method = on.free, options.bounds.method
     affine = d <= AFFINE_INPUTS
     alpha = options.bounds.alpha_steps if method == "alpha" or (method == "auto" and not affine) else 0
-    bounds = Method(affine=affine, rows=method in ("auto", "crown", "alpha"), alpha_steps=alpha)
+    rigorous = options.bounds.rounding == "rigorous"
+    bounds = Method(affine=affine, rows=method in ("auto", "crown", "alpha"), alpha_steps=alpha, rigorous=rigorous)
     if kind is Kind.ZONOTOPE or _named(method):
-        bounds = Method(kind="zonotope" if kind is Kind.ZONOTOPE else method)
+        bounds = Method(kind="zonotope" if kind is Kind.ZONOTOPE else method, rigorous=rigorous)
     neurons = kind in (Kind.NEURONS, Kind.ONE_LAYER)
     given = {"bounds.method": method, "search.branching": options.search.branching} if neurons else {}
     for name in [name for name, word in given.items() if word != "auto"]:

@@ -17,7 +17,7 @@ from verifier.bounds.sweep import OutOfTime
 from verifier.budget import Budget
 from verifier.engine.methods import prepare
 from verifier.engine.on_device import OnDevice
-from verifier.engine.outcome import Answer
+from verifier.engine.outcome import Answer, admitting
 from verifier.engine.points import Points
 from verifier.engine.strategy import MANY_QUERIES, Kind, choose
 from verifier.graph.onnx_import import Model
@@ -95,18 +95,16 @@ def _solve(
     policy.seconds += (time.monotonic() - answer.start) / len(questions)
 
     def settled(i: int, verdict: Verdict, reason: str, open_share: float = 0.0) -> None:
-        tell(
-            i,
-            Result(
-                verdict,
-                reason,
-                policy.witness.get(i),
-                float(policy.seconds[i]),
-                {"boxes": int(policy.boxes[i]), "steps": answer.tally.steps},
-                open_share,
-                answer.settings,
-            ),
+        result = Result(
+            verdict,
+            reason,
+            policy.witness.get(i),
+            float(policy.seconds[i]),
+            {"boxes": int(policy.boxes[i]), "steps": answer.tally.steps},
+            open_share,
+            answer.settings,
         )
+        tell(i, admitting(result, options))
 
     policy.told = settled
     for i in range(len(questions)):
