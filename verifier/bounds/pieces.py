@@ -19,8 +19,8 @@ from verifier.bounds.rational import ExactLinear, HingePlanes, Rational, Rationa
 from verifier.problem.rows import RowTable
 from verifier.tolerance import TIED
 
-MOST_PRODUCTS = 100_000
-"""Multiply-adds, in fractions, that the pieces of a box may cost: about a tenth of a second."""
+MOST_PRODUCTS = 200_000
+"""Multiply-adds, in fractions, that the pieces of a box may cost: some tenths of a second."""
 
 MOST_PIECES = 256
 
@@ -57,6 +57,11 @@ Pieces = PieceLeaf | PieceSplit
 
 class TooMany(Exception):
     """Too many pieces."""
+
+
+def of_a_piece(multiply_adds: int, inputs: int) -> float:
+    """What one piece costs: affine forms of all inputs, and a small linear program."""
+    return (inputs + 1) * multiply_adds + 10.0 * (inputs + 1) ** 3
 
 
 def affordable(products: float, unstable: int) -> bool:
@@ -100,11 +105,13 @@ def question(
 def decide(asked: PieceQuestion) -> Pieces | Vector | None:
     """Why no point of the box satisfies all rows, or a point that does; None where there are too many pieces, no rows,
     or coefficients that are not known exactly."""
-    inexact = any(isinstance(step, ExactLinear) and any(step.error) for step in asked.steps)
-    if inexact or not asked.rows or any(low > high for low, high in asked.box):
+    linear = [step for step in asked.steps if isinstance(step, ExactLinear)]
+    if any(any(step.error) for step in linear) or not asked.rows or any(low > high for low, high in asked.box):
         return None
+    multiply_adds = sum(len(row) for step in linear for matrix in step.matrices for row in matrix)
+    most = min(MOST_PIECES, int(MOST_PRODUCTS / of_a_piece(multiply_adds, len(asked.box))))
     try:
-        return _Search(asked).explore(0, {0: _inputs(len(asked.box))}, {})
+        return _Search(asked, most).explore(0, {0: _inputs(len(asked.box))}, {})
     except TooMany:
         return None
 
@@ -114,6 +121,7 @@ class _Search:
     """Decides neurons in the order of the network, until none is open."""
 
     asked: PieceQuestion
+    most: int
     pieces: int = 1
 
     def explore(
@@ -147,7 +155,7 @@ class _Search:
         sides: Mapping[Neuron, tuple[int, InputForm]],
     ) -> Pieces | Vector:
         self.pieces += 1
-        if self.pieces > MOST_PIECES:
+        if self.pieces > self.most:
             raise TooMany
         found = []
         for side in (-1, 1):

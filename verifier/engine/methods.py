@@ -12,6 +12,7 @@ import torch
 from verifier.bounds.alpha_beta import Ground
 from verifier.bounds.centred import Centred
 from verifier.bounds.network import build
+from verifier.bounds.pieces import of_a_piece
 from verifier.bounds.rational import Rational
 from verifier.bounds.sweep import Method, sweep
 from verifier.budget import Budget
@@ -81,8 +82,8 @@ def prepare(on: OnDevice, strategy: Strategy, answer: Answer, proof: ProofWriter
         first = parts if proof is None else proof.clauses(first, parts)
     bound, work = (split, lambda: split.work) if split is not None else _bounding(on, strategy, answer)
     # the network is written down when the first tie asks (0.1 s for ACAS Xu's)
-    products = sum(op.multiply_adds for op in on.network.ops) * (on.network.n + 1)
-    fractions = Exactly(cache(partial(Rational.of, on.network)), products)
+    piece = of_a_piece(sum(op.multiply_adds for op in on.network.ops), on.network.n)
+    fractions = Exactly(cache(partial(Rational.of, on.network)), piece)
     how = bound, on.table, fractions, strategy.max_depth
     return Searched(first, Halving(*how) if proof is None else Recorded(*how, proof), work, limits)
 

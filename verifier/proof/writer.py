@@ -21,7 +21,7 @@ from torch import Tensor
 
 from verifier.bounds.alpha_beta import Parameters
 from verifier.bounds.network import Network
-from verifier.bounds.pieces import PieceQuestion, Pieces, PieceSplit, affordable, decide
+from verifier.bounds.pieces import PieceQuestion, Pieces, PieceSplit, decide
 from verifier.bounds.rational import MOST_PRODUCTS, ExactLinear, Refutation
 from verifier.checker import format as fmt
 from verifier.checker.bounds import MOST_FORMS
@@ -351,8 +351,6 @@ class ProofWriter:
             rows.append(((*sides, Fraction(queries.rhs[r])), bool(queries.form.row_strict[r])))
         box = list(zip(*(fractions(t) for t in self.prover.box(part)), strict=True))
         sources = [op.sources for op in network.nodes if op is not None]
-        if not affordable(sum(map(_entries, steps)) * (len(box) + 1), 1):
-            raise _Unwritable
         given = {(v - 1, neuron): side for v, neuron, side in part.signs}
         found = decide(PieceQuestion(steps, sources, network.output, box, rows, given))
         if found is None or isinstance(found, list):
@@ -484,10 +482,6 @@ class ProofWriter:
     def discard(self) -> None:
         """Leaves nothing behind."""
         self._file.discard()
-
-
-def _entries(step: ExactLinear | Fraction) -> int:
-    return sum(len(row) for m in step.matrices for row in m) if isinstance(step, ExactLinear) else 0
 
 
 def _alternating(count: int) -> Tensor:

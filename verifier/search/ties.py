@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from verifier.bounds.pieces import Neuron, Pieces, affordable, decide, question
+from verifier.bounds.pieces import MOST_PRODUCTS, Neuron, Pieces, affordable, decide, question
 from verifier.bounds.rational import Rational, Refutation, Vector
 from verifier.problem.rows import RowTable
 from verifier.search.bounding import Bounded
@@ -26,8 +26,8 @@ from verifier.tolerance import TIED
 MOST = 64
 """Boxes of a step that are looked at in fractions."""
 
-FEW = 4
-"""Boxes of a step that are decided piece by piece though no bound of theirs meets 0."""
+FIRST = 8
+"""The first step at which boxes are decided piece by piece though no bound of theirs meets 0."""
 
 POINTS = 32
 """Points of a box that violates throughout that are tried before it is given up."""
@@ -49,8 +49,8 @@ class Exactly:
     """Boxes looked at in fractions. `written` gives the network in fractions, or None where that cannot be; one piece
     of it costs `products` multiply-adds.
 
-    A box on the kink of a tie need not have a bound near 0, however small it is. So at steps 1, 2, 4, 8, .. the boxes
-    with the fewest open neurons are decided piece by piece, where that is cheap.
+    A box on the kink of a tie need not have a bound near 0, however small it is. So at steps 8, 16, 32, .. the boxes
+    with the fewest open neurons are decided piece by piece, as many as `pieces.MOST_PRODUCTS` pays for.
     """
 
     written: Callable[[], Rational | None]
@@ -60,7 +60,7 @@ class Exactly:
     def due(self) -> bool:
         """Whether a step is one of those; called once a step."""
         self._steps += 1
-        return affordable(self.products, 1) and self._steps & (self._steps - 1) == 0
+        return affordable(self.products, 1) and self._steps >= FIRST and self._steps & (self._steps - 1) == 0
 
     def refutations(
         self, boxes: DomainBatch, bounded: Bounded, table: RowTable, tied: Tensor, due: bool
@@ -68,10 +68,13 @@ class Exactly:
         """Why fractions prove some of the boxes that are `tied` (B,), or simple where that is `due`, by their
         positions; and points of others that violate over the reals, as near as float64 comes to them, with their
         queries."""
-        chosen = tied.nonzero()[:, 0].tolist()[:MOST]
+        close = tied.nonzero()[:, 0].tolist()[:MOST]
+        chosen = list(close)
         if due:
-            simple = bounded.unstable.argsort(stable=True)[:FEW].tolist()
-            chosen += [b for b in simple if b not in chosen and affordable(self.products, int(bounded.unstable[b]))]
+            price = self.products * 2.0 ** bounded.unstable.double()
+            order = price.argsort(stable=True)
+            simple = order[price[order].cumsum(0) <= MOST_PRODUCTS].tolist()
+            chosen += sorted(set(simple) - set(chosen))
         rational = self.written() if chosen else None
         found: dict[int, Why] = {}
         points: list[tuple[int, Vector]] = []
@@ -80,7 +83,9 @@ class Exactly:
             why: dict[int, Refutation | Pieces] = {}
             open_ = (~(bounded.scores[b] > 0)).nonzero()[:, 0].tolist()
             for c in open_:
-                one = self._refuted(rational, boxes.select(slice(b, b + 1)), int(bounded.unstable[b]), table, c)
+                one = self._refuted(
+                    rational, boxes.select(slice(b, b + 1)), int(bounded.unstable[b]), table, c, b in close
+                )
                 if one is None or isinstance(one, list):
                     points += [] if one is None else [(b, one)]
                     break
@@ -92,10 +97,10 @@ class Exactly:
         return found, (where, boxes.query[[b for b, _ in points]])
 
     def _refuted(
-        self, rational: Rational, box: DomainBatch, unstable: int, table: RowTable, clause: int
+        self, rational: Rational, box: DomainBatch, unstable: int, table: RowTable, clause: int, tied: bool
     ) -> Refutation | Pieces | Vector | None:
         where = box.lower[0], box.upper[0], table, int(box.query[0]), clause
-        if not box.signs.shape[1] and (one := rational.refuted(*where)) is not None:
+        if tied and not box.signs.shape[1] and (one := rational.refuted(*where)) is not None:
             return one
         if box.points.shape[1] or not affordable(self.products, unstable):
             return None

@@ -163,7 +163,7 @@ def test_ties_between_the_slopes_of_a_hinge_have_proofs(tmp_path: Path, seed: in
     for row, verdict in (("(< Y_0 0.0)", Verdict.UNSAT), ("(<= Y_0 0.0)", Verdict.SAT)):
         spec = spec_of(tmp_path / "s.vnnlib", n, 1, [row])
         result = verify(model, spec, Options(), timeout=20, proof=tmp_path / "p")
-        assert result.verdict is verdict and result.counters["boxes"] < 20, (row, result)
+        assert result.verdict is verdict and result.counters["boxes"] < 2000, (row, result)
         assert check(tmp_path / "p", model, spec).verdict == verdict.value
 
 
