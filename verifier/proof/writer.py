@@ -84,6 +84,7 @@ class ProofWriter:
         self._tables = 0
         self.relus: dict[int, tuple[int, int]] = {}
         self.tensors: list[int] = []
+        self._opens: dict[int, dict[int, np.ndarray]] = {}
         self._needed = 0.0
         self._file = Whole(self.path, "the proof")
         self._stream = self._file.stream
@@ -416,11 +417,22 @@ class ProofWriter:
         slopes = -1
         if claim.slopes and not (claim.part.narrowed and claim.slopes is claim.part.narrowed.slopes):
             tables = tuple(claim.slopes[v] for v in self.tensors)
+            if claim.intervals == fmt.ROOT:  # of other neurons the checker takes no slope, and zeros are short
+                open_ = self._open(claim.part.query)
+                tables = tuple(np.where(open_[v], t, 0) for v, t in zip(self.tensors, tables, strict=True))
             slopes = self._tables
             self._tables += 1
             self._pending.append(encode(fmt.Slopes(tables)))
         rows = tuple(picked for _, picked in claim.rows)
         return fmt.Leaf(node, rows, claim.beta, slopes, claim.intervals, claim.narrows is not None, claim.exact)
+
+    def _open(self, query: int) -> dict[int, np.ndarray]:
+        """Which neurons of each Relu may have either sign on a query's box, as the checker sees it."""
+        if query not in self._opens:
+            whole = self.prover.root(query)
+            ends = {v: self.prover.relus[v].sources[0] for v in self.tensors}
+            self._opens[query] = {v: (whole.low[s][0] < 0) & (whole.high[s][0] > 0) for v, s in ends.items()}
+        return self._opens[query]
 
     def _clip(self, node: int, claim: Claim) -> None:
         rows = tuple((c, picked[0][0]) for c, picked in claim.rows)
