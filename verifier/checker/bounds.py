@@ -316,20 +316,31 @@ def _tighten(out: Enclosures, source: int) -> None:
     low, high = (t[source].reshape(len(t[source]), -1).copy() for t in (out.low, out.high))
     boxes, elements = np.nonzero((low < 0) & (high > 0))
     for side, bound, met in ((1.0, low, np.maximum), (-1.0, high, np.minimum)):
-        found = bound_rows(out, boxes, unit_rows(elements, side, low.shape[1]), source).low * side
+        found = bound_rows(out, boxes, unit_rows(elements, side), source).low * side
         bound[boxes, elements] = met(bound[boxes, elements], found)
     out.low[source], out.high[source] = (m(low, high).reshape(shape) for m in (np.minimum, np.maximum))
 
 
-def unit_rows(elements: Array, side: float, size: int) -> Callable[[Array], Array]:
-    """Rows that are `side` at one of the `elements` (P,) each, for some of them at a time."""
+Rows = Callable[[Array, Array, Array], None]
+"""Writes rows `part` (p,) to the places `at` (p,) of an array of zeros (.., size of the value)."""
 
-    def rows(part: Array) -> Array:
-        out = np.zeros((len(part), size))
-        out[np.arange(len(part)), elements[part]] = side
-        return out
 
-    return rows
+def unit_rows(elements: Array, side: float) -> Rows:
+    """Rows that are `side` at one of the `elements` (P,) each."""
+
+    def write(out: Array, at: Array, part: Array) -> None:
+        out[at, elements[part]] = side
+
+    return write
+
+
+def dense_rows(rows: Array) -> Rows:
+    """The rows (P, size)."""
+
+    def write(out: Array, at: Array, part: Array) -> None:
+        out[at] = rows[part]
+
+    return write
 
 
 @dataclass(eq=False)
@@ -349,7 +360,7 @@ Pulls = Mapping[int, Mapping[int, Sequence[tuple[int, float]]]]
 def bound_rows(
     swept: Enclosures,
     owner: Array,
-    rows: Callable[[Array], Array],
+    rows: Rows,
     start: int,
     *,
     inputs: Array | None = None,
@@ -357,18 +368,19 @@ def bound_rows(
     target: Array | None = None,
     linear: bool = False,
 ) -> RowBounds:
-    """Lower bounds of P rows over value `start`, each on its box `owner` (P,) of the sweep: `rows` makes those that it
-    is asked for, (p, size of the value). `inputs` (P, n) are rows over the inputs that are added. With `pulls` every
-    row is helped by the decided neurons of its box. What exceeds its `target` with something to spare is not walked any
-    further. Coefficients are kept with `linear`."""
+    """Lower bounds of P `rows` over value `start`, each on its box `owner` (P,) of the sweep. `inputs` (P, n) are rows
+    over the inputs that are added. With `pulls` every row is helped by the decided neurons of its box. What exceeds its
+    `target` with something to spare is not walked any further. Coefficients are kept with `linear`."""
     count, network = len(owner), swept.network
     low, error = np.full(count, -np.inf), np.zeros(count)
     coefficients = np.zeros((count if linear else 0, network.inputs))
     for boxes, index in packs(owner, max(16, CHUNK // max(math.prod(s) for s in network.shapes))):
         mine = index >= 0
-        part, extra = index[mine], None
-        laid, goal = np.zeros((*index.shape, math.prod(network.shapes[start]))), np.full(index.shape, -np.inf)
-        laid[mine], goal[mine] = rows(part), np.inf if target is None else target[part]
+        part, extra, goal = index[mine], None, np.full(index.shape, -np.inf)
+        goal[mine] = np.inf if target is None else target[part]
+        laid = np.zeros((index.size, math.prod(network.shapes[start])))
+        rows(laid, np.flatnonzero(mine), part)
+        laid = laid.reshape(*index.shape, -1)
         if inputs is not None:
             extra = np.zeros((*index.shape, network.inputs))
             extra[mine] = inputs[part]
@@ -378,10 +390,12 @@ def bound_rows(
             known = index[mine & enough]
             low[known], error[known] = one[mine & enough], off[mine & enough]
             mine &= ~enough
-        rest = mine.any(1)
-        if rest.any():
-            extra = None if extra is None else extra[rest]
-            found = walk(swept, boxes[rest], laid[rest], start, extra, pulls, goal[rest])
+        rest = np.flatnonzero(mine.any(1))
+        if len(rest):
+            if len(rest) < len(boxes):
+                boxes, laid, goal = boxes[rest], laid[rest], goal[rest]
+                extra = None if extra is None else extra[rest]
+            found = walk(swept, boxes, laid, start, extra, pulls, goal)
             part, mine = index[mine], mine[rest]
             low[part], error[part] = found.low[mine], found.error[mine]
             if linear:
@@ -498,5 +512,6 @@ def walk(
     low, error = least(0, row)
     if early is not None:
         enough = early - error > goal
+    if early is not None and enough.any():
         low, row = np.where(enough, early, low), np.where(enough[:, :, None], 0.0, row)
     return RowBounds(low, error, row)

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from verifier.checker.bounds import CHUNK, MOST_NUMBERS, Enclosures, bound_rows, sweep, unit_rows
+from verifier.checker.bounds import CHUNK, MOST_NUMBERS, Enclosures, bound_rows, dense_rows, sweep, unit_rows
 from verifier.checker.curves import Piecewise
 from verifier.checker.errors import Unreadable
 from verifier.checker.exact import InFractions, fractions
@@ -156,9 +156,7 @@ class Prover:
             if count * self.network.inputs > MOST_NUMBERS:
                 raise Unreadable(f"{count} neurons over {self.network.inputs} inputs are too many to narrow")
             owner, elements = np.zeros(count, np.int64), np.arange(count)
-            sides = [
-                bound_rows(whole, owner, unit_rows(elements, side, count), source, linear=True) for side in (1.0, -1.0)
-            ]
+            sides = [bound_rows(whole, owner, unit_rows(elements, side), source, linear=True) for side in (1.0, -1.0)]
             kept[v] = np.stack([s.coefficients for s in sides]), np.stack([s.low for s in sides])
         return kept[v]
 
@@ -310,7 +308,7 @@ class Prover:
         found = bound_rows(
             swept,
             owner,
-            lambda part: rows[part],
+            dense_rows(rows),
             self.network.output,
             inputs=inputs if inputs.shape[1] else None,
             pulls=pulls,

@@ -5,7 +5,6 @@ Nothing here has to be right: the checker bounds again whatever is proposed.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -196,7 +195,7 @@ class _Group:
         """The least value on part b of  -side z, z the argument of a decided neuron, and its coefficients (n,)."""
         op = self.prover.network.nodes[v]
         assert op is not None
-        row = unit_rows(np.array([neuron]), -side, math.prod(self.prover.network.shapes[op.sources[0]]))
+        row = unit_rows(np.array([neuron]), -side)
         found = bound_rows(self.swept, np.array([b]), row, op.sources[0], linear=True)
         return float(found.low[0]), found.coefficients[0]
 

@@ -14,7 +14,7 @@ import pytest
 from onnx import helper
 
 from tests.models import build
-from verifier.checker.bounds import AffineForms, bound_rows, sweep
+from verifier.checker.bounds import AffineForms, bound_rows, dense_rows, sweep
 from verifier.checker.curves import Curve, Largest, Piecewise, Sigmoid, Square
 from verifier.checker.linear import Array, Linear
 from verifier.checker.network import CheckedNetwork, read_network
@@ -122,9 +122,9 @@ def test_every_interval_and_row_holds_in_fractions(tmp_path: Path, picture: bool
             rows = np.concatenate([np.eye(2), -np.eye(2), awkward(rng, 2, 2), rng.normal(size=(2, 2))])
             mixed = awkward(rng, len(rows), network.inputs)
             owner = np.zeros(len(rows), np.int64)
-            by_form = bound_rows(swept, owner, rows.__getitem__, network.output, target=np.full(len(rows), -np.inf))
-            walked = bound_rows(swept, owner, rows.__getitem__, network.output).low
-            added = bound_rows(swept, owner, rows.__getitem__, network.output, inputs=mixed).low
+            by_form = bound_rows(swept, owner, dense_rows(rows), network.output, target=np.full(len(rows), -np.inf))
+            walked = bound_rows(swept, owner, dense_rows(rows), network.output).low
+            added = bound_rows(swept, owner, dense_rows(rows), network.output, inputs=mixed).low
         exact = Exact(network)
         corners = [np.where(rng.random(network.inputs) < 0.5, lower, upper) for _ in range(3)]
         for x in [*corners, np.clip(lower + rng.random() * (upper - lower), lower, upper)]:
@@ -155,7 +155,7 @@ def test_rows_with_multipliers_hold_where_the_signs_do(tmp_path: Path) -> None:
         rows = np.concatenate([np.eye(2), -np.eye(2)])
         with np.errstate(all="ignore"):
             swept = sweep(network, lower[None], upper[None], [signs])
-            found = bound_rows(swept, np.zeros(4, np.int64), rows.__getitem__, network.output, pulls=pulls).low
+            found = bound_rows(swept, np.zeros(4, np.int64), dense_rows(rows), network.output, pulls=pulls).low
         exact = Exact(network)
         for x in rng.uniform(lower, upper, (8, 3)):
             values = exact(x)
@@ -204,7 +204,7 @@ def test_bounds_know_that_products_underflow(tmp_path: Path) -> None:
     )
     network, zero = read_network(tmp_path / "m.onnx"), np.zeros((1, 1))
     rows = np.full((1, 2), -1e-20)
-    found = bound_rows(sweep(network, zero, zero), np.zeros(1, np.int64), rows.__getitem__, network.output)
+    found = bound_rows(sweep(network, zero, zero), np.zeros(1, np.int64), dense_rows(rows), network.output)
     assert Fraction(float(found.low[0])) <= -2 * Fraction(1e-20) * Fraction(1e-305)
 
 
