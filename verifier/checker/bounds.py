@@ -321,11 +321,11 @@ def _tighten(out: Enclosures, source: int) -> None:
     out.low[source], out.high[source] = (m(low, high).reshape(shape) for m in (np.minimum, np.maximum))
 
 
-Rows = Callable[[Array, Array, Array], None]
+RowWriter = Callable[[Array, Array, Array], None]
 """Writes rows `part` (p,) to the places `at` (p,) of an array of zeros (.., size of the value)."""
 
 
-def unit_rows(elements: Array, side: float) -> Rows:
+def unit_rows(elements: Array, side: float) -> RowWriter:
     """Rows that are `side` at one of the `elements` (P,) each."""
 
     def write(out: Array, at: Array, part: Array) -> None:
@@ -334,7 +334,7 @@ def unit_rows(elements: Array, side: float) -> Rows:
     return write
 
 
-def dense_rows(rows: Array) -> Rows:
+def dense_rows(rows: Array) -> RowWriter:
     """The rows (P, size)."""
 
     def write(out: Array, at: Array, part: Array) -> None:
@@ -360,7 +360,7 @@ Pulls = Mapping[int, Mapping[int, Sequence[tuple[int, float]]]]
 def bound_rows(
     swept: Enclosures,
     owner: Array,
-    rows: Rows,
+    rows: RowWriter,
     start: int,
     *,
     inputs: Array | None = None,
