@@ -31,7 +31,7 @@ from verifier.tolerance import gamma, lost, tiny
 
 class Centred:
     """Rows over deviations from the values at the centres of B boxes. Filled by the sweep that computes the intervals,
-    operator by operator, as an `Allowance` is."""
+    operator by operator, as an `Allowance` is. `single` is what `deviating` makes of `exact`."""
 
     def __init__(self, exact: Network, single: Network, lower: Tensor, upper: Tensor) -> None:
         self.exact, self.network = exact, single
@@ -39,26 +39,6 @@ class Centred:
         self.centre: dict[int, Tensor] = {0: (lower + upper) / 2}
         self.relaxations: dict[int, Relaxation] = {}
         self.box = self.deviation(0, Interval(lower, upper))
-
-    @staticmethod
-    def of(exact: Network, graph: Graph, lower: Tensor, upper: Tensor) -> Centred | None:
-        """For the boxes (B, n) of the network of `graph`; None where a weight is none in float32."""
-        single = build(graph, torch.float32, exact.device)
-        for op, wide in zip(single.ops, exact.ops, strict=True):
-            if not isinstance(op, LinearOp):
-                continue
-            op.weights_rounded = True  # some are; and rows that start at an element pass the operator, which has a cost
-            op.params.pop("bias_error", None)
-            for name, value in wide.params.items():
-                if name == "bias":
-                    del op.params[name]
-                elif name in OFFSETS:
-                    op.params[name] = torch.zeros_like(op.params[name])
-                elif name != "bias_error" and bool(
-                    (op.params[name].to(value.dtype) - value).abs().gt(value.abs() * HALF).any()
-                ):
-                    return None
-        return Centred(exact, single, lower, upper)
 
     def linear(self, i: int, xs: list[Interval]) -> None:
         """Notes the centre of what the linear operator i makes, and what a step back through it costs."""
@@ -124,6 +104,27 @@ class Centred:
         """An interval of the value in `slot` as one of its deviation, in float32."""
         centre = self.centre[slot]
         return Interval(-_up(centre - x.lower), _up(x.upper - centre))
+
+
+def deviating(exact: Network, graph: Graph) -> Network | None:
+    """The network of `graph` in float32 without its constants, for rows over deviations; None where a weight is none in
+    float32."""
+    single = build(graph, torch.float32, exact.device)
+    for op, wide in zip(single.ops, exact.ops, strict=True):
+        if not isinstance(op, LinearOp):
+            continue
+        op.weights_rounded = True  # some are; and rows that start at an element pass the operator, which has a cost
+        op.params.pop("bias_error", None)
+        for name, value in wide.params.items():
+            if name == "bias":
+                del op.params[name]
+            elif name in OFFSETS:
+                op.params[name] = torch.zeros_like(op.params[name])
+            elif name != "bias_error" and bool(
+                (op.params[name].to(value.dtype) - value).abs().gt(value.abs() * HALF).any()
+            ):
+                return None
+    return single
 
 
 def _terms(op: RelaxedOp) -> int:

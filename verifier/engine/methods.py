@@ -14,7 +14,7 @@ from verifier.bounds.centred import Centred
 from verifier.bounds.network import build
 from verifier.bounds.pieces import of_a_piece
 from verifier.bounds.rational import Rational
-from verifier.bounds.sweep import Method, sweep
+from verifier.bounds.sweep import LARGE_ROWS, Method, sweep
 from verifier.budget import Budget
 from verifier.engine.on_device import OnDevice
 from verifier.engine.outcome import Answer
@@ -33,9 +33,6 @@ from verifier.search.ties import Exactly
 
 if TYPE_CHECKING:
     from verifier.proof.writer import ProofWriter
-
-ROOT_ELEMENTS = 2_000_000
-"""Elements of the temporaries of a chunk of backward rows at the root (`sweep.Method`): few large convolutions."""
 
 REFINE_SHARE = 0.2
 """Share of the time left that tighter intervals at the root may take."""
@@ -111,12 +108,11 @@ def _neuron_split(
     Raises:
         OutOfTime: before the first bound.
     """
-    method, centred = Method(affine=False, rows=True, row_elements=ROOT_ELEMENTS), None
+    method, centred = Method(affine=False, rows=True, row_elements=LARGE_ROWS), None
     if proof is None:  # a checker bounds by rows alone
         method = replace(method, affine=strategy.bounds.affine, attribute=False)
-        # convolutions of float64 take five times as long on a CPU; elsewhere those of float32 may not be plain sums
-        if on.device.type == "cpu" and any(op.node.op.startswith("Conv") for op in on.network.ops):
-            centred = Centred.of(on.network, on.problem.graph, boxes.lower, boxes.upper)
+        around = on.setting.deviating
+        centred = None if around is None else Centred(on.network, around, boxes.lower, boxes.upper)
     where = boxes.lower, boxes.upper, boxes.query, on.inputs
     known = sweep(on.network, *where, method, budget.expired, centred=centred)
     exact = Ground.of(on.network, known, plain=proof is not None)  # a proof knows only the splits of ReLUs

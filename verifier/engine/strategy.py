@@ -33,7 +33,11 @@ INPUT_SPLIT = 20
 
 FEW_INPUTS = 8
 """Up to so many free inputs, inputs are split whatever the network; in between, networks of nothing but ReLUs have
-their neurons split (16 inputs, 64 ReLUs: 501 subproblems where 10^6 boxes were not enough)."""
+their neurons split (16 inputs, 64 ReLUs: 501 subproblems where 10^6 boxes were not enough), if there are at most
+`FEW_NEURONS`. Of more, a split decides too little (16 inputs, 45 056 ReLUs of cifar_biasfield 27: 3 boxes suffice where
+neuron splits leave the worst clause at -11)."""
+
+FEW_NEURONS = 10_000
 
 
 class Kind(Enum):
@@ -129,7 +133,7 @@ def _kind(on: OnDevice, method: str, asked: str) -> tuple[Kind, str]:
     if method == "auto" and zonotope.suits(network, on.table):
         return Kind.ZONOTOPE, f"{network.n} inputs vary and the network is convolutional"
     plain = set(network.relaxed) == set(network.relus)
-    few = FEW_INPUTS if plain else INPUT_SPLIT
+    few = FEW_INPUTS if plain and network.neurons <= FEW_NEURONS else INPUT_SPLIT
     inputs = f"{d} inputs vary, more than {few}" + (" (all that bends is a ReLU)" if plain else "")
     if d <= few:
         return Kind.INPUTS, f"{d} inputs vary, at most {few}"

@@ -91,6 +91,8 @@ class NeuronBounding:
         that cost them most first; `batch` subproblems at a time, until
         `stop()` says so."""
         network = self.exact.network
+        if not self._later():
+            return self
         roots = self.roots(boxes)
         losses: dict[int, Tensor] = {}
         for start in range(0, len(roots), batch):
@@ -119,12 +121,16 @@ class NeuronBounding:
         exact = Ground.at(network, pre, self.exact.allowance, self.exact.plain)
         return replace(self, exact=exact, fast=exact.cast(self.fast.network))
 
+    def _later(self) -> list[int]:
+        """The ReLU operators with open neurons whose arguments are not affine (intervals of affine ones are exact)."""
+        network = self.exact.network
+        return [i for i in network.relus if len(self.exact.loose[i]) and any(k < i for k in network.relaxed)]
+
     def _affordable(self, losses: dict[int, Tensor]) -> dict[int, Tensor]:
-        """Pairs of query and neuron (M, 2) by operator, the largest losses first, until `REFINED` is spent. Arguments
-        of the first ReLUs are affine: their intervals are exact."""
+        """Pairs of query and neuron (M, 2) by operator, the largest losses first, until `REFINED` is spent."""
         network = self.exact.network
         before = torch.tensor([float(op.multiply_adds) for op in network.ops]).cumsum(0)
-        later = [i for i in losses if any(k < i for k in network.relaxed)]
+        later = [i for i in self._later() if i in losses]
         if not later:
             return {}
         every = torch.cat([losses[i].flatten() for i in later])

@@ -13,7 +13,7 @@ from tests.strategies import RELU_BLOCKS
 from tests.strategies import build as random_graph
 from tests.unit.bounds.cases import Boxes, boxes
 from verifier.bounds.backward import walk_back
-from verifier.bounds.centred import Centred
+from verifier.bounds.centred import Centred, deviating
 from verifier.bounds.sweep import Method, Sweep, sweep
 from verifier.graph.ir import Graph, Node
 
@@ -35,8 +35,9 @@ def cancelling(graph: Graph, rng: np.random.Generator) -> Graph:
 
 
 def swept(case: Boxes, graph: Graph) -> tuple[Centred, Sweep]:
-    centred = Centred.of(case.network, graph, case.lower, case.upper)
-    assert centred is not None
+    around = deviating(case.network, graph)
+    assert around is not None
+    centred = Centred(case.network, around, case.lower, case.upper)
     return centred, sweep(case.network, case.lower, case.upper, case.query, case.inputs, ROWS, centred=centred)
 
 
@@ -115,7 +116,7 @@ def test_it_costs_little_width() -> None:
 def test_a_weight_that_float32_cannot_hold_is_refused() -> None:
     graph = random_graph(2, 1, ["relu"], 0, 4)
     case = boxes(graph, np.zeros((1, 2)), np.ones((1, 2)))
-    assert Centred.of(case.network, graph, case.lower, case.upper) is not None
+    assert deviating(case.network, graph) is not None
     graph.nodes[0].params["weight"][0, 0] = 1e39
     case = boxes(graph, np.zeros((1, 2)), np.ones((1, 2)))
-    assert Centred.of(case.network, graph, case.lower, case.upper) is None
+    assert deviating(case.network, graph) is None

@@ -9,7 +9,9 @@ import torch
 
 from tests import oracles
 from tests.strategies import GraphBuilder
+from tests.strategies import build as random_graph
 from tests.unit.bounds.cases import Boxes, boxes
+from verifier.bounds import sweep
 from verifier.bounds.sweep import Method
 from verifier.graph.ir import Graph
 from verifier.ops.kinds import Interval
@@ -162,3 +164,34 @@ def test_a_value_repeats_its_origin(seed: int) -> None:
     assert (low[kept] >= torch.tanh(inner.lower).flatten()[place[kept]] - 1e-12).all()
     for e in range(4):
         assert len({*low[place == e].tolist()}) <= 1 and len({*high[place == e].tolist()}) <= 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rows_of_a_sample_only_where_the_rest_would_not_pay(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As good as all rows where they pay, as intervals but for the sample where not; never wrong."""
+    graph = random_graph(3, 2, ["dense", "relu", "dense", "relu", "mul", "dense", "relu"], seed, 16)
+    rng = np.random.default_rng(seed)
+    low = rng.normal(size=(3, 3))
+    case = boxes(graph, low, low + rng.random((3, 3)))
+    plain, every = case.sweep(Method(affine=False)), case.sweep(Method(affine=False, rows=True))
+    monkeypatch.setattr(sweep, "MANY_ROWS", 6)
+    monkeypatch.setattr(sweep, "PROBE", 3)
+    monkeypatch.setattr(sweep, "PAYS", 2.0)
+    always = case.sweep(Method(affine=False, rows=True))
+    monkeypatch.setattr(sweep, "PAYS", -1.0)
+    never = case.sweep(Method(affine=False, rows=True))
+    for i, bounds in every.pre.items():
+        for k, full in enumerate(bounds):
+            torch.testing.assert_close(always.pre[i][k], full, rtol=0, atol=1e-12)
+            width, loose = ((x.upper - x.lower).flatten(1) for x in (never.pre[i][k], plain.pre[i][k]))
+            assert (width <= loose + 1e-12).all()
+    first = min(every.pre)
+    width, loose = ((x.upper - x.lower).flatten(1) for x in (never.pre[first][0], plain.pre[first][0]))
+    assert ((width < loose * (1 - 1e-9)).sum(1) <= 5).all() and (width < loose * (1 - 1e-9)).any()
+    for point in oracles.sample(low[0], case.upper[0].numpy(), 50, rng):
+        values = oracles.evaluate_all(graph, point)
+        for i, node in enumerate(graph):
+            if node.op == "Relu":
+                bound = never.pre[i][0]
+                z = torch.from_numpy(values[node.inputs[0]].astype(np.float64))
+                assert (bound.lower[0] <= z + 1e-12).all() and (z <= bound.upper[0] + 1e-12).all()

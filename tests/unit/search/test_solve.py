@@ -82,6 +82,18 @@ def test_a_deeper_network_is_not_taken_for_a_shallow_one(monkeypatch: pytest.Mon
     check(network.model(), spec, options(), sat=False)
 
 
+def test_inputs_are_split_where_they_are_few_for_the_neurons(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strategy, "FEW_INPUTS", 2)
+    network = net(3)
+    case = Case(np.full(3, -0.3), np.full(3, 0.3), [[Row({}, {0: 1.0})]])
+    margin = network.worst(case, case.clauses[0])
+    spec = form([Case(case.lower, case.upper, [moved(case.clauses[0], margin - GAP)])], 3, 3)
+    for most, split in ((strategy.FEW_NEURONS, "neurons"), (1, "inputs")):
+        monkeypatch.setattr(strategy, "FEW_NEURONS", most)
+        result = check(network.model(), spec, options(), sat=False)
+        assert str(result.settings["split"]).startswith(split)
+
+
 @pytest.mark.parametrize("neurons", [False, True])
 @pytest.mark.parametrize("seed", range(3))
 def test_float32_searches_and_float64_proves(seed: int, neurons: bool, monkeypatch: pytest.MonkeyPatch) -> None:
