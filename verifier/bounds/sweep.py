@@ -110,18 +110,20 @@ def sweep(
     stop: Callable[[], bool] = never,
     exact: Network | None = None,
     centred: Centred | None = None,
+    enough: Callable[[], bool] = never,
 ) -> Sweep:
     """Bounds every intermediate value on the parameter boxes (B, d) of queries (B,).
 
     With `exact`, the same network in float64, this one in float32 (`network.narrowed`) only computes the intervals,
     with every rounding allowed for; planes and costs are those of `exact`, and so is the type of everything in the
     result. With `centred` (of these boxes, whose parameters are the inputs) the rows of intermediate values are its.
+    Once `enough()` says so no more rows are computed: what is left keeps the bounds of the forward sweep.
 
     Raises:
         OutOfTime: `stop()` said so.
     """
     box = Interval(lower, upper) if exact is None else narrow(Interval(lower, upper))
-    walk = _Forward(network, box, query, inputs, method, stop, exact, centred)
+    walk = _Forward(network, box, query, inputs, method, stop, exact, centred, enough)
     output = walk.known(network.walk(walk.start(), walk.step))
     output = Interval(*(t.reshape(-1, network.m).expand(len(query), network.m) for t in output))
     return walk.result(output)
@@ -146,6 +148,7 @@ class _Forward:
     stop: Callable[[], bool]
     exact: Network | None
     centred: Centred | None
+    enough: Callable[[], bool]
 
     def __post_init__(self) -> None:
         self.region = Region.of(*self.box)
@@ -255,13 +258,13 @@ class _Forward:
 
             def rows_of(mask: Tensor, value: Interval) -> Interval:
                 known = centred.deviation(start, value)
-                found = intersect_rows(centred.network, start, known, mask, box, chunk, self.stop, centred.walk)
+                found = intersect_rows(centred.network, start, known, mask, box, chunk, self._enough, centred.walk)
                 return centred.restored(start, found)
 
         else:
 
             def rows_of(mask: Tensor, value: Interval) -> Interval:
-                return intersect_rows(network, start, value, mask, self.region, chunk, self.stop, walk)
+                return intersect_rows(network, start, value, mask, self.region, chunk, self._enough, walk)
 
         if mask.shape[1] >= MANY_ROWS:
             sample = _sample(mask)
@@ -269,6 +272,11 @@ class _Forward:
             mask, first = mask & ~sample & _gains(first, found, sample), intersect(found, first)
         found = rows_of(mask, first)
         return intersect(_repeated(found, place, bound), bound)
+
+    def _enough(self) -> bool:
+        if self.stop():
+            raise OutOfTime
+        return self.enough()
 
     def result(self, output: Interval) -> Sweep:
         """All of it, in the type of `exact` where that is given."""
@@ -358,15 +366,13 @@ def intersect_rows(
     mask: Tensor,
     region: Region,
     chunk: int,
-    stop: Callable[[], bool],
+    enough: Callable[[], bool],
     walk: Walk,
 ) -> Interval:
-    """`bound` intersected with backward rows for the elements in `mask` (B, size), `chunk` elements at a time.
+    """`bound` intersected with backward rows for the elements in `mask` (B, size), `chunk` elements at a time until
+    `enough()` says so.
 
     `walk(slot, rows, bias, owner)` takes rows (R, K, *S) from a slot to the parameters of the boxes `owner` (R,).
-
-    Raises:
-        OutOfTime: `stop()` said so between two chunks.
     """
     counts = mask.sum(1)
     order = counts.argsort(descending=True)
@@ -383,8 +389,8 @@ def intersect_rows(
     while start < len(sizes):
         end = min(len(sizes), start + max(1, chunk // sizes[start]))
         for first in range(0, sizes[start], chunk):
-            if stop():
-                raise OutOfTime
+            if enough():
+                break
             part = slice(start, end), slice(first, min(first + chunk, sizes[start]))
             picked, owner = wanted.indices[part], order[start:end]
             found = _both_sides(network, slot, owner, picked, regions.part(start, end), walk)

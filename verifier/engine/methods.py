@@ -14,7 +14,7 @@ from verifier.bounds.centred import Centred
 from verifier.bounds.network import build
 from verifier.bounds.pieces import of_a_piece
 from verifier.bounds.rational import Rational
-from verifier.bounds.sweep import LARGE_ROWS, Method, sweep
+from verifier.bounds.sweep import LARGE_ROWS, Method, never, sweep
 from verifier.budget import Budget
 from verifier.engine.on_device import OnDevice
 from verifier.engine.outcome import Answer
@@ -33,6 +33,10 @@ from verifier.search.ties import Exactly
 
 if TYPE_CHECKING:
     from verifier.proof.writer import ProofWriter
+
+ROWS_SHARE = 0.6
+"""Share of the time left after which intermediate values at the root get no more rows: bounds that are looser than they
+could be are bounds, and a root that is not there at the end of the time decides nothing."""
 
 REFINE_SHARE = 0.2
 """Share of the time left that tighter intervals at the root may take."""
@@ -114,7 +118,9 @@ def _neuron_split(
         around = on.setting.deviating
         centred = None if around is None else Centred(on.network, around, boxes.lower, boxes.upper)
     where = boxes.lower, boxes.upper, boxes.query, on.inputs
-    known = sweep(on.network, *where, method, budget.expired, centred=centred)
+    spare = (1 - ROWS_SHARE) * budget.remaining()
+    enough = never if strategy.deterministic or proof is not None else lambda: budget.remaining() < spare
+    known = sweep(on.network, *where, method, budget.expired, centred=centred, enough=enough)
     exact = Ground.of(on.network, known, plain=proof is not None)  # a proof knows only the splits of ReLUs
     fast = exact.cast(build(on.problem.graph, torch.float32, on.device))
     split = NeuronBounding(exact, fast, on.table, budget.expired, rigorous=strategy.bounds.rigorous)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -200,3 +202,30 @@ def test_the_budget_ends_a_sweep_between_chunks() -> None:
     with pytest.raises(OutOfTime):
         sweep(case.network, case.lower, case.upper, case.query, case.inputs, method, stop)
     assert len(asked) == 4
+
+
+def _past(calls: Iterator[int], most: int) -> bool:
+    """Whether this is a later call than the first `most`."""
+    return next(calls) >= most
+
+
+def test_rows_that_are_left_out_leave_looser_bounds() -> None:
+    """After any number of chunks: the intervals hold, and are no wider than without rows."""
+    graph = build(2, 2, ["relu", "dense", "relu", "dense", "relu"], seed=1)
+    case = boxes(graph, np.full((2, 2), -2.0), np.full((2, 2), 2.0))
+    where = case.network, case.lower, case.upper, case.query, case.inputs
+    method = replace(METHODS["interval with rows"], row_elements=1)
+    plain, full = case.sweep(METHODS["interval"]), case.sweep(method)
+    widths = []
+    for most in (0, 2, 5, 1000):
+        known = sweep(*where, method, enough=partial(_past, iter(range(10_000)), most))
+        check_sweep(case, known, 1e-12)
+        total = 0.0
+        for i, (x,) in known.pre.items():
+            loose = plain.pre[i][0]
+            assert (x.lower >= loose.lower).all() and (x.upper <= loose.upper).all()
+            total += float((x.upper - x.lower).sum())
+        widths.append(total)
+    assert widths[0] == sum(float((x.upper - x.lower).sum()) for (x,) in plain.pre.values())
+    assert widths[-1] == sum(float((x.upper - x.lower).sum()) for (x,) in full.pre.values())
+    assert widths == sorted(widths, reverse=True) and widths[0] > widths[1] > widths[-1]
