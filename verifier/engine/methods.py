@@ -115,7 +115,7 @@ def _neuron_split(
     method, centred = Method(affine=False, rows=True, row_elements=LARGE_ROWS), None
     if proof is None:  # a checker bounds by rows alone
         method = replace(method, affine=strategy.bounds.affine, attribute=False)
-        around = on.setting.deviating
+        around = on.deviating
         centred = None if around is None else Centred(on.network, around, boxes.lower, boxes.upper)
     where = boxes.lower, boxes.upper, boxes.query, on.inputs
     spare = (1 - ROWS_SHARE) * budget.remaining()
