@@ -33,12 +33,15 @@ class PointMap(Protocol):
 
 
 def row_values(network: Network, inputs: PointMap, table: RowTable, p: Tensor, query: Tensor) -> Tensor:
-    """row - rhs at points p (M, n) of queries (M,): (M, K); <= 0 where the row holds; -inf in padding."""
+    """row - rhs at points p (M, n) of queries (M,): (M, K); <= 0 where the row holds; -inf in padding.
+
+    The network may compute in another precision than that of points and rows.
+    """
     return _values(network, inputs, table, p, query, table.at(query))
 
 
 def _values(network: Network, inputs: PointMap, table: RowTable, p: Tensor, query: Tensor, asked: AskedRows) -> Tensor:
-    value = network.forward(inputs.point(p, query)).gather(1, asked.row)
+    value = network.forward(inputs.point(p, query).to(network.dtype)).to(p.dtype).gather(1, asked.row)
     if table.mixed is not None:
         value = value + torch.bmm(table.mixed[asked.row], p[:, :, None])[:, :, 0]
     return value - asked.rhs

@@ -51,8 +51,8 @@ def refine(
                 break
             query, neuron = pairs[start : start + max(1, batch // 2)].unbind(1)
             task = _both_sides(network, network.sources[i][0], lower, upper, query, neuron)
-            best, _ = climb(climbing, task.to(fast.dtype), None, STEPS, stop, RATE)
-            found, _, _, empty = prove(now, task, best)
+            climbed = climb(climbing, task.to(fast.dtype), None, STEPS, stop, RATE)
+            found, _, _, empty = prove(now, task, climbed.best)
             found = found.masked_fill(empty, -torch.inf)
             half = len(query)
             low[query, neuron] = torch.maximum(low[query, neuron], found[:half])

@@ -11,7 +11,6 @@ import torch
 
 from verifier.bounds.alpha_beta import Ground
 from verifier.bounds.centred import Centred
-from verifier.bounds.network import build
 from verifier.bounds.pieces import of_a_piece
 from verifier.bounds.rational import Rational
 from verifier.bounds.sweep import LARGE_ROWS, Method, never, sweep
@@ -122,7 +121,7 @@ def _neuron_split(
     enough = never if strategy.deterministic or proof is not None else lambda: budget.remaining() < spare
     known = sweep(on.network, *where, method, budget.expired, centred=centred, enough=enough)
     exact = Ground.of(on.network, known, plain=proof is not None)  # a proof knows only the splits of ReLUs
-    fast = exact.cast(build(on.problem.graph, torch.float32, on.device))
+    fast = exact.cast(on.float32)
     split = NeuronBounding(exact, fast, on.table, budget.expired, rigorous=strategy.bounds.rigorous)
     if proof is not None:
         return split

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from verifier.bounds.bound import Setting
 from verifier.bounds.inputs import IdentityMap
-from verifier.bounds.network import build, narrowed
+from verifier.bounds.network import Network, build, narrowed
 from verifier.errors import OptionsError
 from verifier.ops.affine import Dense
 from verifier.ops.layout import Reshape
@@ -53,6 +54,11 @@ class OnDevice(Setting):
             lower=torch.from_numpy(problem.lower).to(device),
             upper=torch.from_numpy(problem.upper).to(device),
         )
+
+    @cached_property
+    def float32(self) -> Network:
+        """The network in float32, for what has to be quick and proves nothing."""
+        return build(self.graph, torch.float32, self.device)
 
     @property
     def queries(self) -> int:

@@ -23,6 +23,10 @@ REPLAYS = 8
 """Points at once that are handed to ONNX Runtime, the worst ones."""
 
 
+LARGE = 1_000_000
+"""Multiply-adds of networks that the attack runs in float32: what they cost halves, and what it finds is replayed in
+ONNX Runtime as ever."""
+
 JudgePoints = Callable[[np.ndarray, np.ndarray], Witness | None]
 """Runs points (M, n) of queries (M,) in ONNX Runtime: the first that violates the specification."""
 
@@ -40,7 +44,8 @@ class Points:
             if room is None or options.deterministic
             else int(room / step_bytes(on.network.widest, on.network.dtype))
         )
-        where = on.network, on.inputs, on.table
+        large = sum(op.multiply_adds for op in on.network.ops) >= LARGE
+        where = on.float32 if large else on.network, on.inputs, on.table
         self.campaign = Campaign(*where, how.restarts, how.steps, generator, self.replayed, budget.expired, most)
 
     def first(self) -> Witness | None:

@@ -19,6 +19,8 @@ from tests.unit.bounds.cases import Boxes, boxes
 from tests.unit.search.tables import domains, table
 from verifier.attack import campaign
 from verifier.attack.campaign import Campaign
+from verifier.attack.pgd import row_values
+from verifier.bounds import network
 from verifier.bounds.sweep import OutOfTime
 from verifier.budget import Budget
 from verifier.engine import methods, solve
@@ -121,6 +123,20 @@ def test_rounds_are_a_fixed_share_of_the_search(steps: list[float], seed: int) -
             due = campaign.SHARE * work - before >= max(before, campaign.FIRST)
             assert (attack.spent > before) is due
             assert attack.spent <= max(first, campaign.SHARE * work + one)
+
+
+def test_a_network_in_float32_serves_points_in_float64() -> None:
+    """Large networks are attacked in float32: losses agree to its precision, and what descends stays in float64."""
+    case, batch = _case()
+    single = network.build(build(3, 2, ["relu", "dense", "relu"], 0), torch.float32, torch.device("cpu"))
+    rows = table(OUT_OF_REACH)
+    points = case.lower.new_zeros(5, 3).uniform_(-1, 1)
+    query = batch.query.expand(5)
+    exact = row_values(case.network, case.inputs, rows, points, query)
+    rough = row_values(single, case.inputs, rows, points, query)
+    assert rough.dtype == torch.float64 and torch.allclose(exact, rough, rtol=1e-5, atol=1e-5)
+    attack = Campaign(single, case.inputs, rows, 2, 4, torch.Generator().manual_seed(0), lambda *_: None, lambda: False)
+    assert attack.first(batch) is None and attack.descents > 0
 
 
 def test_a_first_round_is_solid_but_never_endless() -> None:

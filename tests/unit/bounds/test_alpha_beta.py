@@ -75,7 +75,7 @@ def test_every_iterate_holds_where_the_signs_do(seed: int) -> None:
     ]
     row = rng.normal(size=2)
     task = task_of(case, row, signs)
-    best, value = climb(ground, task, None, 12, never)
+    best, value, _ = climb(ground, task, None, 12, never)
     low, coefficients, constant, empty = prove(ground, task, best)
     points = oracles.sample(case.lower[0].numpy(), case.upper[0].numpy(), 200, rng)
     truth, z = oracles.evaluate(graph, points) @ row, arguments(graph, points)
@@ -102,7 +102,7 @@ def test_alpha_climbs_to_the_triangle_programme_and_not_beyond(seed: int) -> Non
     task = replace(task, rhs=task.rhs + 100)  # a bound that is positive ends the climb
     start = Relaxed(ground, task)
     crown = float(start.walk(start.default()).low) + 100
-    best, value = climb(ground, task, None, 150, never)
+    best, value, _ = climb(ground, task, None, 150, never)
     value = value + 100
     names = [node.inputs[0] for node in graph if node.op == "Relu"]
     pre = {
@@ -119,6 +119,27 @@ def test_alpha_climbs_to_the_triangle_programme_and_not_beyond(seed: int) -> Non
     other = float(case.least(*tighten(*where, known, rows, rows.new_zeros(1, 1), 300)))
     assert float(value) >= other - 0.05 * (other - crown) - 1e-6
     assert float(prove(ground, task, best)[0]) + 100 <= float(value) + 1e-9
+
+
+def test_where_only_the_sign_is_asked_for_hopeless_subproblems_leave() -> None:
+    """Thresholds far above what 20 iterates reach, somewhat below it, and far below: the first leaves early, and the
+    others end with the sign that they would have had."""
+    _, case, ground = case_of(6)
+    row = np.random.default_rng(6).normal(size=2)
+    task = task_of(case, row, [[], [], []])
+    start = Relaxed(ground, task)
+    crown = start.walk(start.default()).low
+    best = climb(ground, replace(task, rhs=task.rhs + 100), None, 20, never).value + 100
+    gain = float(best[0] - crown[0])
+    assert gain > 1e-3
+    rhs = best - torch.tensor([-50 * gain, 0.3 * gain, 50 * gain])
+    task = replace(task, rhs=rhs[:, None])
+    every = climb(ground, task, None, 20, never)
+    asked = climb(ground, task, None, 20, never, sign=True)
+    assert ((asked.value > 0) == (every.value > 0)).tolist() == [True] * 3
+    assert (asked.value > 0).tolist() == [False, True, True]
+    assert asked.walks < every.walks - 20
+    assert float(prove(ground, task, asked.best)[0][1]) > 0
 
 
 def test_gradients_are_those_of_the_bound() -> None:

@@ -79,7 +79,7 @@ def test_bounds_hold_where_the_decisions_do(sample: Sample) -> None:
     graph, case, ground, rng = case_of(sample, 3)
     row = rng.normal(size=2)
     task = decide(case, ground, row, rng, 24)
-    best, value = climb(ground, task, None, 6, never)
+    best, value, _ = climb(ground, task, None, 6, never)
     low, coefficients, constant, empty = prove(ground, task, best)
     points = oracles.sample(case.lower[0].numpy(), case.upper[0].numpy(), 120, rng)
     values = [oracles.evaluate_all(graph, point) for point in points]
