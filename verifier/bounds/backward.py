@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from verifier.bounds.network import Network
+from verifier.bounds.products import Products
 from verifier.bounds.rounding import SPARE, Allowance, Planes, planes_of
 from verifier.ops.affine import Dense
 from verifier.ops.kinds import LinearOp, Op, Relaxation, RelaxedOp
@@ -64,13 +65,15 @@ def walk_back(
     trace: dict[int, Tensor] | None = None,
     allowance: Allowance | None = None,
     added: Mapping[tuple[int, int], tuple[Tensor, Tensor | None]] = MappingProxyType({}),
+    products: Mapping[int, Products] = MappingProxyType({}),
 ) -> tuple[Tensor, Tensor]:
     """Rows over the value in `slot`, (R, K, *S), as rows over the network input.
 
     `relaxations[i]` holds the planes of the non-linear operator i, batched over boxes. `trace`, if given, receives
     the rows (R, K, *T) that arrive at the output of each non-linear operator. `added[i, k]`, rows (R, K, *S) and what
     comes with them to the bias (R, K) or None, joins the rows over argument k of operator i (multipliers of decided
-    neurons: beta-CROWN, Wang et al. 2021, eq. 8). With `allowance` the result is a lower bound over the reals: all that
+    neurons: beta-CROWN, Wang et al. 2021, eq. 8). `products` offers rows over the products of operator i planes that
+    lose less together (with an `allowance`). With `allowance` the result is a lower bound over the reals: all that
     rounding may have cost is off the bias.
 
     Returns:
@@ -104,6 +107,9 @@ def walk_back(
                 if owner is not None:
                     planes = planes.of(owner)
                 parts, owed = _relaxed_step(op, rows, planes)
+                if i in products:
+                    assert allowance is not None
+                    parts, owed = _together(op, rows, parts, owed, products[i].select(owner), allowance)
                 state, folded = state + owed, planes.folded
             source = network.sources[i][0]
             if folded:
@@ -187,6 +193,20 @@ def _relaxed_step(op: RelaxedOp, rows: Tensor, planes: Planes) -> tuple[tuple[Te
         for index, (upper, change) in enumerate(planes.slopes)
     )
     return parts, both.sum(-1)
+
+
+def _together(
+    op: RelaxedOp, rows: Tensor, parts: tuple[Tensor, ...], owed: Tensor, products: Products, allowance: Allowance
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """What `_relaxed_step` makes of rows (R, K, *T) over products, by their tangent planes where these lose less."""
+    flat = rows.flatten(2)
+    least = products.least(flat)
+    better = products.better(flat, least)
+    touching, touched = _relaxed_step(op, rows, products.planes)
+    touched = torch.cat([touched[:1] + (least + least * allowance.shifted), touched[1:]])
+    lead = better.view(*better.shape, *[1] * (rows.dim() - 2))
+    parts = tuple(torch.where(lead, mine, part) for mine, part in zip(touching, parts, strict=True))
+    return parts, torch.where(better, touched, owed)
 
 
 class Region(NamedTuple):

@@ -166,7 +166,9 @@ def _crown(setting: Setting, boxes: Boxes, method: Method, stop: Callable[[], bo
     )
     rows, first = rows.reshape(*row.shape, *network.shapes[network.output]), rows.new_zeros(row.shape)
     trace: dict[int, Tensor] = {}
-    at_input = walk_back(network, network.output, rows, first, known.relaxations, owner, trace, known.allowance)
+    at_input = walk_back(
+        network, network.output, rows, first, known.relaxations, owner, trace, known.allowance, products=known.products
+    )
     coefficients, bias = inputs.pull(*at_input, query)
     mixed = None if table.mixed is None else table.mixed[row]
     if mixed is not None:
@@ -228,16 +230,21 @@ def _blame(
     def mine(t: Tensor) -> Tensor:
         return t if owner is None else t.index_select(0, owner)
 
+    together = {i: products.select(owner) for i, products in known.products.items()}
     caused = columns.new_zeros(columns.shape, dtype=network.dtype)
     for i, rows in trace.items():
         op = network.ops[i]
         assert isinstance(op, RelaxedOp)
         at = rows.flatten(2)
-        at = at.gather(1, critical[:, None, None].expand(-1, 1, at.shape[2]))[:, 0].abs()
-        loss = at * mine(plane_gap(op, known.relaxations[i], known.pre[i]).flatten(1))
+        row = at.gather(1, critical[:, None, None].expand(-1, 1, at.shape[2]))
+        loss = row[:, 0].abs() * mine(plane_gap(op, known.relaxations[i], known.pre[i]).flatten(1))
         moves = mine(blamed_moves(op, known.pre[i], known.reach[i])).flatten(2)
         share = loss / moves.sum(1).clamp(min=torch.finfo(loss.dtype).tiny)
-        caused += torch.bmm(moves, torch.nan_to_num(share, nan=0.0, posinf=0.0)[:, :, None])[:, :, 0]
+        blamed = torch.bmm(moves, torch.nan_to_num(share, nan=0.0, posinf=0.0)[:, :, None])[:, :, 0]
+        if i in together:
+            mine_too, taken = together[i].blame(row)
+            blamed = torch.where(taken[:, None], mine_too, blamed)
+        caused += blamed
     return total.scatter_add(1, columns.clamp(min=0), caused * (columns >= 0))
 
 

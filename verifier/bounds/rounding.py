@@ -192,13 +192,14 @@ class Allowance:
         return cost * (SPARE + self._sum(self.network.shapes[slot]))
 
     def planes(self, i: int, planes: Relaxation) -> Planes:
-        """The planes of operator i, with what they cost; kept for the next walk with the same planes."""
+        """`charged`, kept for the next walk with the same planes."""
         known = self._planes.get(i)
         if known is None or known[0] is not planes:
-            known = self._planes[i] = planes, self._charged(i, planes)
+            known = self._planes[i] = planes, self.charged(i, planes)
         return known[1]
 
-    def _charged(self, i: int, planes: Relaxation) -> Planes:
+    def charged(self, i: int, planes: Relaxation) -> Planes:
+        """The planes of operator i, with what they cost."""
         op = self.network.ops[i]
         assert isinstance(op, RelaxedOp)
         producer, marked, spare = self.network.producer(i), not self.network.finite, SPARE + self._sum(op.out_shape)

@@ -28,8 +28,10 @@ from verifier.bounds.backward import Region, neuron_rows, walk_back
 from verifier.bounds.centred import Centred
 from verifier.bounds.inputs import IdentityMap, InputMap
 from verifier.bounds.network import Network
+from verifier.bounds.products import Products
 from verifier.bounds.rounding import Allowance
 from verifier.graph.ir import Shape
+from verifier.ops.bilinear import Mul
 from verifier.ops.elementwise import magnitude
 from verifier.ops.kinds import Interval, LinearOp, Op, Relaxation, RelaxedOp
 
@@ -79,7 +81,8 @@ class Sweep:
     of the network's output (B, m), `unstable` (B,) how many neurons are not affine on the box. `reach[i]` tells
     how far each free input moves the inputs of operator i, (B, d, *S) >= 0 (empty without affine forms).
     `means` are the batch's mean counts of unstable neurons, by non-linear operator. `allowance` is what backward rows
-    have to pay for rounding (None after a sweep in float32 alone, which proves nothing).
+    have to pay for rounding (None after a sweep in float32 alone, which proves nothing). `products` are what rows over
+    the products of operator i lose together (empty without affine forms).
     """
 
     pre: dict[int, tuple[Interval, ...]]
@@ -89,6 +92,7 @@ class Sweep:
     reach: dict[int, tuple[Tensor, ...]]
     means: Tensor
     allowance: Allowance | None
+    products: dict[int, Products]
 
 
 class OutOfTime(Exception):
@@ -161,6 +165,7 @@ class _Forward:
         self.relaxations: dict[int, Relaxation] = {}
         self.reach: dict[int, tuple[Tensor, ...]] = {}
         self.counts: dict[int, Tensor] = {}
+        self.products: dict[int, tuple[AffineForm, ...]] = {}
 
     def start(self) -> _Value:
         """The boxes themselves."""
@@ -225,6 +230,8 @@ class _Forward:
         form = None
         if forms:
             self.reach[i] = moves
+            if isinstance(op, Mul):
+                self.products[i] = tuple(forms)
             self.relaxations[i], parallel = op.relax_both(*bounds)
             form = relaxed_form(op, forms, bounds, moves, parallel, self.network.finite)
         else:
@@ -289,11 +296,12 @@ class _Forward:
             }
             self.reach = {i: tuple(t.to(wide) for t in moves) for i, moves in self.reach.items()}
             output = Interval(*(t.to(wide) for t in output))
+        products = {}
         if self.precise is not None:
             self.precise.output = magnitude(output)
-        return Sweep(
-            self.pre, self.relaxations, output, every.sum(0), self.reach, every[1:].double().mean(1), self.precise
-        )
+            products = {i: Products.of(i, forms, self.pre[i], self.precise) for i, forms in self.products.items()}
+        means = every[1:].double().mean(1)
+        return Sweep(self.pre, self.relaxations, output, every.sum(0), self.reach, means, self.precise, products)
 
 
 def narrow(bound: Interval) -> Interval:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,11 +16,6 @@ from verifier.tolerance import ulp
 PERIOD = 2 * math.pi
 # The best slope is bracketed by an interval no longer than the box: 2**-10 of that is far below the gap of the planes.
 BISECTIONS = 10
-
-
-class _Extremum(NamedTuple):
-    point: Tensor  # where f(x) - s x is largest or smallest
-    offset: Tensor  # its value there, rounded outward
 
 
 class Periodic(Elementwise):
@@ -59,19 +53,19 @@ class Periodic(Elementwise):
 
     def default(self, x: Interval, frame: Interval) -> tuple[Tensor, Tensor]:
         centre = x.lower / 2 + x.upper / 2
-        below = self._search(frame, lambda s: self._extremum(x, s, -1).point < centre)
-        above = self._search(frame, lambda s: self._extremum(x, s, 1).point > centre)
+        below = self._search(frame, lambda s: self._point(x, s, -1) < centre)
+        above = self._search(frame, lambda s: self._point(x, s, 1) > centre)
         width = frame.upper - frame.lower
         safe = torch.where(width > 0, width, 1.0)
         return ((below - frame.lower) / safe).clamp(0, 1), ((above - frame.lower) / safe).clamp(0, 1)
 
     def planes(self, x: Interval, frame: Interval, alpha_lower: Tensor, alpha_upper: Tensor) -> CurvePlanes:
         below, above = torch.lerp(*frame, alpha_lower), torch.lerp(*frame, alpha_upper)
-        return CurvePlanes(below, self._extremum(x, below, -1).offset, above, self._extremum(x, above, 1).offset)
+        return CurvePlanes(below, self._offset(x, below, -1), above, self._offset(x, above, 1))
 
     def equal_slopes(self, x: Interval, frame: Interval) -> CurvePlanes:
-        slope = self._search(frame, lambda s: self._extremum(x, s, 1).point > self._extremum(x, s, -1).point)
-        return CurvePlanes(slope, self._extremum(x, slope, -1).offset, slope, self._extremum(x, slope, 1).offset)
+        slope = self._search(frame, lambda s: self._point(x, s, 1) > self._point(x, s, -1))
+        return CurvePlanes(slope, self._offset(x, slope, -1), slope, self._offset(x, slope, 1))
 
     @staticmethod
     def _search(slopes: Interval, should_rise: Callable[[Tensor], Tensor]) -> Tensor:
@@ -84,26 +78,26 @@ class Periodic(Elementwise):
                 low, high = torch.where(rise, middle, low), torch.where(rise, high, middle)
             return low / 2 + high / 2
 
-    def _extremum(self, x: Interval, slope: Tensor, side: int) -> _Extremum:
-        """Maximum (side 1) or minimum (side -1) of f(t) - slope * t over x; differentiable in the slope (t is held)."""
+    def _point(self, x: Interval, slope: Tensor, side: int) -> Tensor:
+        """Where f(t) - slope * t is largest (side 1) or smallest (side -1) over x."""
         with torch.no_grad():
             base = self.critical(slope.clamp(-1, 1), side)
             first, last = _turns(x, base)
-            turn = torch.where(side * slope > 0, first, last)
-            inner = torch.where(first <= last, base + PERIOD * turn, x.lower)
-            points = torch.stack([torch.minimum(torch.maximum(p, x.lower), x.upper) for p in (inner, *_ends(x, inner))])
-            best = (side * (self.value(points) - slope * points)).argmax(0, keepdim=True)
-            point = points.gather(0, best)[0]
-            # a critical point that is off by d misses the extremum by no more than d^2 / 2
-            off = 8 * ulp(slope.dtype) * (magnitude(x) + PERIOD)
+            inner = base + PERIOD * torch.where(side * slope > 0, first, last)
+            inner = torch.minimum(torch.maximum(torch.where(first <= last, inner, x.lower), x.lower), x.upper)
+            best, most = x.lower, side * (self.value(x.lower) - slope * x.lower)
+            for point in (inner, x.upper):
+                value = side * (self.value(point) - slope * point)
+                best, most = torch.where(value > most, point, best), torch.maximum(value, most)
+            return best
+
+    def _offset(self, x: Interval, slope: Tensor, side: int) -> Tensor:
+        """The extremum of f(t) - slope * t there, rounded outward; differentiable in the slope (t is held)."""
+        point = self._point(x, slope, side)
+        # a critical point that is off by d misses the extremum by no more than d^2 / 2
+        off = 8 * ulp(slope.dtype) * (magnitude(x) + PERIOD)
         value = self.value(point)
-        offset = value - slope * point
-        return _Extremum(point, offset + side * (slack(torch.ones_like(value), slope, x) + off * off))
-
-
-def _ends(x: Interval, like: Tensor) -> tuple[Tensor, Tensor]:
-    """The end points in the shape that the slopes have."""
-    return x.lower.expand_as(like), x.upper.expand_as(like)
+        return value - slope * point + side * (slack(torch.ones_like(value), slope, x) + off * off)
 
 
 def _turns(x: Interval, base: Tensor) -> tuple[Tensor, Tensor]:

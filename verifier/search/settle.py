@@ -111,8 +111,10 @@ def joint_scores(
     known = torch.isfinite(low)
     member = (clause[:, None] == torch.arange(most, device=clause.device)[None, :, None]) & known[:, None]
     several = member.sum(2) > 1
-    if not bool((several & (scores <= 0)).any()):
+    gaining = (several & (scores <= 0)).any(0).nonzero()[:, 0]
+    if not len(gaining):
         return scores
+    member = member.index_select(1, gaining)
     # a weight of 0 does not silence an infinite coefficient of another clause
     coefficients = coefficients.masked_fill(~known[:, :, None], 0.0)
     constant = constant.masked_fill(~known, 0.0)
@@ -135,4 +137,5 @@ def joint_scores(
             slope = torch.baddbmm(constant[:, None], least, turned)
             logits = torch.addcmul(logits, slope, rate, value=1 / (1 + step))
     best = torch.nan_to_num(torch.cat(values, 2), nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf).amax(2)
-    return torch.where(several, torch.maximum(scores, best), scores)
+    best = torch.maximum(scores.index_select(1, gaining), best)
+    return torch.where(several, scores.index_copy(1, gaining, best), scores)

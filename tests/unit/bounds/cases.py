@@ -51,8 +51,9 @@ class Boxes:
         rows = matrix.expand(batch, *matrix.shape).reshape(batch, count, *self.network.shapes[self.network.output])
         bias = rows.new_zeros(batch, count)
         if how == "backward":
+            output, planes = self.network.output, known.relaxations
             at_input = walk_back(
-                self.network, self.network.output, rows, bias, known.relaxations, allowance=known.allowance
+                self.network, output, rows, bias, planes, allowance=known.allowance, products=known.products
             )
             return self.inputs.pull(*at_input, self.query)
         return tighten(*where, known, rows, bias, steps)
