@@ -230,21 +230,16 @@ def _blame(
     def mine(t: Tensor) -> Tensor:
         return t if owner is None else t.index_select(0, owner)
 
-    together = {i: products.select(owner) for i, products in known.products.items()}
     caused = columns.new_zeros(columns.shape, dtype=network.dtype)
     for i, rows in trace.items():
         op = network.ops[i]
         assert isinstance(op, RelaxedOp)
         at = rows.flatten(2)
-        row = at.gather(1, critical[:, None, None].expand(-1, 1, at.shape[2]))
-        loss = row[:, 0].abs() * mine(plane_gap(op, known.relaxations[i], known.pre[i]).flatten(1))
+        at = at.gather(1, critical[:, None, None].expand(-1, 1, at.shape[2]))[:, 0].abs()
+        loss = at * mine(plane_gap(op, known.relaxations[i], known.pre[i]).flatten(1))
         moves = mine(blamed_moves(op, known.pre[i], known.reach[i])).flatten(2)
         share = loss / moves.sum(1).clamp(min=torch.finfo(loss.dtype).tiny)
-        blamed = torch.bmm(moves, torch.nan_to_num(share, nan=0.0, posinf=0.0)[:, :, None])[:, :, 0]
-        if i in together:
-            mine_too, taken = together[i].blame(row)
-            blamed = torch.where(taken[:, None], mine_too, blamed)
-        caused += blamed
+        caused += torch.bmm(moves, torch.nan_to_num(share, nan=0.0, posinf=0.0)[:, :, None])[:, :, 0]
     return total.scatter_add(1, columns.clamp(min=0), caused * (columns >= 0))
 
 

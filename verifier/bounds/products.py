@@ -69,44 +69,22 @@ class Products:
     def least(self, rows: Tensor) -> Tensor:
         """At least what rows (R, K, T) over the products add to those over the tangent planes: (R, K), at most 0; NaN
         or -inf where nothing is known. Rounding is allowed for."""
-        return self._least(rows, self._forms(rows))
-
-    def better(self, rows: Tensor, least: Tensor) -> Tensor:
-        """Where rows (R, K, T) lose less by the tangent planes and `least` than by McCormick's: (R, K)."""
-        return -least < torch.bmm(rows.abs(), self.alone[:, :, None])[:, :, 0]
-
-    def blame(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """What splitting the boxes along each symbol promises rows (R, 1, T), (R, d), and where a row takes the tangent
-        planes, (R,). The loss is quadratic in the widths; each symbol's part is as by the symbols alone."""
-        form = self._forms(rows)
-        least = self._least(rows, form)
-        diagonal, off = _gershgorin(form)
-        (a, b), (p, q) = (tuple(t[:, 1:].abs() for t in self.maps)), self.radius
-        p, q = (t if t.shape[1] > 1 else t.expand_as(a) / a.shape[1] for t in (p, q))
-        x, y, noise, other = (t.sum(1, keepdim=True) for t in (a, b, p, q))
-        shares = p * (y + other) + noise * (b + q) + a * other + x * q
-        parts = 2 * (off - diagonal).clamp(min=0)[:, 0] + torch.bmm(shares, rows.abs().transpose(1, 2))[:, :, 0]
-        total = parts.sum(1, keepdim=True).clamp(min=tiny(parts.dtype))
-        return 2 * least.neg() * parts / total, self.better(rows, least)[:, 0]
-
-    def _forms(self, rows: Tensor) -> Tensor:
-        """Symmetric matrices (R, K, d, d) of rows."""
         a, b = (t[:, 1:] for t in self.maps)
         form = torch.stack([torch.bmm(a * row[:, None], b.transpose(1, 2)) for row in rows.unbind(1)], 1)
-        return (form + form.transpose(2, 3)) / 2
-
-    def _least(self, rows: Tensor, form: Tensor) -> Tensor:
-        """`least` of rows with these matrices."""
+        form = (form + form.transpose(2, 3)) / 2
         symbols, terms, size = form.shape[2], rows.shape[2], rows.abs()
-        (x, y), (p, q) = (t[:, 1:].abs().sum(1) for t in self.maps), (t.sum(1) for t in self.radius)
+        (x, y), (p, q) = (t.abs().sum(1) for t in (a, b)), (t.sum(1) for t in self.radius)
         unit = 4 * gamma(terms + symbols * symbols, rows.dtype)
 
         def paid(each: Tensor) -> Tensor:
             return torch.bmm(size, each[:, :, None])[:, :, 0] * (1 + unit)
 
-        # the matrices are off by gamma of (|w| |a|) . |b|, and so are the sums below
-        always = paid(p * q + unit * x * y) + lost(symbols * symbols * terms, rows.dtype) * (1 + y.sum(1)[:, None])
-        diagonal, off = _gershgorin(form)
+        # the matrices are off by gamma of (|w| |a|) . |b|, and so are the sums below; what underflow loses of two
+        # factors is multiplied by the third
+        underflow = lost(symbols * symbols * terms, rows.dtype) * (1 + size.sum(2) + (x + y + p + q).sum(1)[:, None])
+        always = paid(p * q + unit * x * y) + underflow
+        diagonal = form.diagonal(dim1=2, dim2=3)
+        off = form.abs().sum(3) - diagonal.abs()
         least = (diagonal - off).clamp(max=0).sum(2) - paid(p * y + x * q)
         index = ((least < 0) & least.isfinite()).flatten().nonzero()[:, 0]
         if symbols > MOST_SYMBOLS or not len(index):
@@ -114,6 +92,10 @@ class Products:
         found = [self._by_eigenvectors(size, form, part) for part in index.split(max(1, ELEMENTS // (symbols * terms)))]
         best = torch.maximum(least.flatten()[index], torch.cat(found))
         return least.flatten().index_copy(0, index, best).view_as(least) - always
+
+    def better(self, rows: Tensor, least: Tensor) -> Tensor:
+        """Where rows (R, K, T) lose less by the tangent planes and `least` than by McCormick's: (R, K)."""
+        return -least < torch.bmm(rows.abs(), self.alone[:, :, None])[:, :, 0]
 
     def _by_eigenvectors(self, size: Tensor, form: Tensor, index: Tensor) -> Tensor:
         """The second way, (M,), for the flat numbers `index` of rows of magnitudes `size`; -inf where it fails."""
@@ -128,7 +110,7 @@ class Products:
         reach = vectors.abs().sum(1) * (1 + unit)
         rest = (torch.baddbmm(matrix, vectors * values[:, None], turned, alpha=-1)).abs().sum((1, 2))
         rest = rest + unit * (reach * reach * values.abs()).sum(1)  # |V| |L| |V|^T, all of it
-        cost = torch.zeros_like(values)
+        cost, room = torch.zeros_like(values), 1 + size.sum((1, 2)) + values.abs().sum(1)
         for maps, noise in zip(self.maps, reversed(self.radius), strict=True):
             given = maps[:, 1:].index_select(0, box)
             weight = size * noise.sum(1).index_select(0, box)[:, None]
@@ -137,17 +119,13 @@ class Products:
             left = left + unit * given.abs().sum(1)
             cost = cost + (weight * turned_to.abs()).sum(2)
             rest = rest + (weight[:, 0] * left).sum(1)
+            room = room + weight.sum((1, 2)) + given.abs().sum((1, 2))
         cost = cost * (1 + unit)
         # of L z^2 - c |z| over |z| <= reach: at c / 2 L where that is inside, otherwise at the end
         inner = (2 * values * reach > cost) & (values > 0)
-        inside = cost * cost / (4 * torch.where(inner, values, 1.0))
+        inside = cost * (cost / (4 * torch.where(inner, values, 1.0)))
         at_end = reach * (cost - values * reach)
         least = torch.where(inner, inside, at_end.clamp(min=0))
         small = unit * reach * (cost + values.abs() * reach)
-        return -((least + small).sum(1) + rest) * (1 + unit) - lost(symbols**3 * terms, dtype)
-
-
-def _gershgorin(form: Tensor) -> tuple[Tensor, Tensor]:
-    """Diagonal of matrices (*, d, d) and the sums of magnitudes beside it, (*, d) each."""
-    diagonal = form.diagonal(dim1=-2, dim2=-1)
-    return diagonal, form.abs().sum(-1) - diagonal.abs()
+        underflow = lost(symbols**3 * terms, dtype) * (1 + reach.sum(1)).square() * room
+        return -((least + small).sum(1) + rest) * (1 + unit) - underflow

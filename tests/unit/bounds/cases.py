@@ -45,16 +45,16 @@ class Boxes:
         return sweep(self.network, self.lower, self.upper, self.query, self.inputs, method)
 
     def rows(self, known: Sweep, how: str, matrix: Tensor, steps: int = STEPS) -> tuple[Tensor, Tensor]:
-        """Linear lower bounds of `matrix` (K, m) times the output: (B, K, d) and (B, K)."""
+        """Linear lower bounds of `matrix` (K, m) times the output: (B, K, d) and (B, K); `how` as in `ROWS`, or with
+        all products of a row "together"."""
         where = self.network, self.lower, self.upper, self.query, self.inputs
         batch, count = len(self.lower), len(matrix)
         rows = matrix.expand(batch, *matrix.shape).reshape(batch, count, *self.network.shapes[self.network.output])
         bias = rows.new_zeros(batch, count)
-        if how == "backward":
+        if how != "alpha":
             output, planes = self.network.output, known.relaxations
-            at_input = walk_back(
-                self.network, output, rows, bias, planes, allowance=known.allowance, products=known.products
-            )
+            products = known.products if how == "together" else {}
+            at_input = walk_back(self.network, output, rows, bias, planes, allowance=known.allowance, products=products)
             return self.inputs.pull(*at_input, self.query)
         return tighten(*where, known, rows, bias, steps)
 

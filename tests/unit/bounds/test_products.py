@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests import oracles
-from tests.strategies import GraphBuilder
-from tests.unit.bounds.cases import METHODS, Boxes, boxes
-from verifier.bounds.backward import walk_back
+from tests.strategies import GraphBuilder, build
+from tests.unit.bounds.cases import METHODS, boxes, matrix_for, some_boxes
+from tests.unit.bounds.sound import check_rows
 from verifier.bounds.products import Products
 from verifier.bounds.rounding import Planes
 from verifier.graph.ir import Graph
@@ -129,16 +129,6 @@ def quadratic(matrix: np.ndarray) -> Graph:
     return Graph(("x",), ("y",), tuple(builder.nodes), dict(builder.shapes))
 
 
-def rows_of(case: Boxes, together: bool) -> tuple[Tensor, Tensor]:
-    """Rows y and -y walked back, with products taken together or not."""
-    known = case.sweep(METHODS["attributed with rows"])
-    rows = torch.eye(2, dtype=torch.float64).expand(len(case.lower), 2, 2)
-    products = known.products if together else {}
-    bias = rows.new_zeros(len(rows), 2)
-    output, planes = case.network.output, known.relaxations
-    return walk_back(case.network, output, rows, bias, planes, allowance=known.allowance, products=products)
-
-
 def test_rows_of_a_network_hold_and_are_better_where_they_are_used() -> None:
     rng = np.random.default_rng(0)
     root = rng.normal(size=(4, 4))
@@ -146,14 +136,21 @@ def test_rows_of_a_network_hold_and_are_better_where_they_are_used() -> None:
     case = boxes(quadratic(root.T @ root), centre - width / 2, centre + width / 2)
     low, high = case.lower.numpy(), case.upper.numpy()
     middle = torch.from_numpy((low + high) / 2)
-    (a, c), (alone, constant) = (rows_of(case, together) for together in (True, False))
+    known, matrix = case.sweep(METHODS["attributed with rows"]), torch.eye(2, dtype=torch.float64)
+    (a, c), (alone, constant) = (case.rows(known, how, matrix) for how in ("together", "backward"))
     at_centre = torch.bmm(a, middle[:, :, None])[:, :, 0] + c
     before = torch.bmm(alone, middle[:, :, None])[:, :, 0] + constant
     assert (at_centre >= before - 1e-12 * (1 + before.abs())).all()
     truth = torch.from_numpy(oracles.evaluate(case.graph, middle.numpy()))
     gap, gap_alone = truth - at_centre, truth - before
     assert (gap[:, 0] < 0.4 * gap_alone[:, 0]).all()  # the convex side
-    for b in range(len(low)):
-        points = np.concatenate([oracles.corners(low[b], high[b]), rng.uniform(low[b], high[b], size=(40, 4))])
-        value = oracles.evaluate(case.graph, points)
-        assert (points @ a[b].numpy().T + c[b].numpy() <= value + 1e-12 * (1 + np.abs(value))).all()
+    check_rows(case, a, c, matrix)
+
+
+@pytest.mark.parametrize("blocks", [["mul"], ["mul", "relu", "mul"], ["mul", "mul", "tanh", "mul"]])
+def test_rows_of_any_network_hold(blocks: list[str]) -> None:
+    for seed in range(3):
+        graph = build(3, 2, blocks, seed)
+        case = boxes(graph, *some_boxes(3, 4, np.random.default_rng(seed), widest=3.0))
+        for name in ("affine", "attributed with rows"):
+            check_rows(case, *case.rows(case.sweep(METHODS[name]), "together", matrix_for(graph)), matrix_for(graph))
