@@ -1,10 +1,10 @@
 """Compares branching rules: verdict, subproblems and seconds of one core for every instance and rule.
 
-    python -m benchmarks.branching LIST.csv --match img4168 4909 --cap 60
+    python -m benchmarks.branching LIST.csv [LIST.csv ..] --cap 60 [--match img4168 4909] [--rules auto loss 16:10]
 
-LIST is as in `benchmarks.run`. A rule for inputs is a word of `search.branching`; one for neurons is how many of the
-best score a subproblem looks ahead at (1: the score alone decides), after a colon the iterates of a climb. The clock is
-the processor's, on one thread: other processes cost the comparison nothing.
+A LIST is as in `benchmarks.run`; without `--match` the `TEN` are compared. A rule is a word of `search.neurons` or of
+`search.branching`, or how many of the best score a subproblem looks ahead at, after a colon the iterates of a climb.
+The clock is the processor's, on one thread: other processes cost the comparison nothing.
 """
 
 from __future__ import annotations
@@ -18,16 +18,24 @@ import torch
 import verifier
 from benchmarks.run import Instance, read_list
 from verifier.budget import Budget
-from verifier.options import BRANCHING_RULES, Options, SearchOptions
+from verifier.options import BRANCHING_RULES, NEURON_RULES, Options, SearchOptions
 from verifier.search import neurons
 
-RULES = ("1", "4", "8", "16")
+RULES = tuple(NEURON_RULES)
+
+TEN = (
+    "img3478", "img8194", "img4168", "prop_36_", "idx_4836", "base_kw-img2578", "base_kw-img8095",
+    "256x2 prop_11_0.05", "256x4 prop_11_0.03", "mnist-set mnist-img0",
+)  # fmt: skip
+"""Instances whose neurons are split, of six families, that end within a minute."""
 
 
 def settle(instance: Instance, rule: str, cap: float) -> str:
     """One cell of the table."""
     before, search = (neurons.CANDIDATES, neurons.STEPS), SearchOptions()
-    if rule in BRANCHING_RULES:
+    if rule in NEURON_RULES:
+        search = SearchOptions(neurons=rule)
+    elif rule in BRANCHING_RULES:
         search = SearchOptions(branching=rule)
     else:
         candidates, _, steps = rule.partition(":")
@@ -48,16 +56,16 @@ def settle(instance: Instance, rule: str, cap: float) -> str:
 def main() -> None:
     """The table, a row as soon as it is known."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("list", type=Path)
-    parser.add_argument("--match", nargs="*", metavar="TEXT", help="instances with one of these in a file's name")
+    parser.add_argument("lists", nargs="+", type=Path, metavar="LIST")
+    parser.add_argument("--match", nargs="*", default=TEN, metavar="TEXT", help="instances with one of these in a name")
     parser.add_argument("--rules", nargs="*", default=RULES, metavar="WORD or K[:STEPS]")
     parser.add_argument("--cap", type=float, default=60.0, metavar="S", help="limit of processor time")
     args = parser.parse_args()
     torch.set_num_threads(1)
     print("| instance | " + " | ".join(args.rules) + " |", "|" + " --- |" * (1 + len(args.rules)), sep="\n")
-    for instance in read_list(args.list):
+    for instance in [one for path in args.lists for one in read_list(path)]:
         name = f"{instance.benchmark} {Path(instance.onnx).name.split('.')[0]} {Path(instance.vnnlib).name}"
-        if args.match is not None and not any(text in name for text in args.match):
+        if not any(text in name for text in args.match):
             continue
         cells = [settle(instance, rule, args.cap) for rule in args.rules]
         print("| " + " | ".join([name, *cells]) + " |", flush=True)

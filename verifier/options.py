@@ -21,15 +21,19 @@ BOUND_METHODS = ["auto", "forward", "crown", "alpha", "lumped"]
 BRANCHING_RULES = ["auto", "smear", "widest"]
 """Words for `search.branching`; `verifier.search.branch.branching_rule` adds to them."""
 
+NEURON_RULES = ["auto", "loss", "intercept", "width"]
+"""Words for `search.neurons`; `verifier.search.neuron_rules.neuron_rule` adds to them."""
+
 
 @dataclass(frozen=True)
 class SearchOptions(Checked, prefix="option search."):
     """Branch and bound. `batch`: boxes per step (None: from the problem and the free memory). `branching`: the rule by
-    which inputs are split."""
+    which inputs are split, `neurons` the one by which neurons are."""
 
     batch: int | None = at_least(1, None)
     max_depth: int = at_least(1, 200)
     branching: str = registered("auto", BRANCHING_RULES)
+    neurons: str = registered("auto", NEURON_RULES)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
@@ -16,14 +17,16 @@ from docs.tools import layers
 from verifier import Options, verify
 from verifier.bounds.bound import METHODS, Bounds, Boxes, Setting, bound_method
 from verifier.bounds.sweep import Method
-from verifier.options import BOUND_METHODS, BRANCHING_RULES, BoundOptions, SearchOptions
+from verifier.options import BOUND_METHODS, BRANCHING_RULES, NEURON_RULES, BoundOptions, SearchOptions
 from verifier.result import Result, Verdict
 from verifier.search.branch import RULES, branching_rule
 from verifier.search.domains import DomainBatch
+from verifier.search.neuron_rules import RULES as RULES_FOR_NEURONS
+from verifier.search.neuron_rules import Splits, neuron_rule
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-KINDS = ("A bound method", "A branching rule", "A perturbation", "A pruning criterion")
+KINDS = ("A bound method", "A branching rule", "A rule for splits of neurons", "A perturbation", "A pruning criterion")
 
 
 def test_each_kind_names_at_most_three_files_to_change() -> None:
@@ -65,7 +68,7 @@ def solve(question: tuple[Path, Path], bounds: str = "crown", branching: str = "
 def registries() -> Iterator[None]:
     """What a test registers is gone after it."""
     yield
-    for table, words in ((METHODS, BOUND_METHODS), (RULES, BRANCHING_RULES)):
+    for table, words in ((METHODS, BOUND_METHODS), (RULES, BRANCHING_RULES), (RULES_FOR_NEURONS, NEURON_RULES)):
         table.pop("toy", None)  # type: ignore[attr-defined]
         words[:] = [word for word in words if word != "toy"]
 
@@ -104,7 +107,55 @@ def test_a_branching_rule(question: tuple[Path, Path]) -> None:
     assert any(bool(first.any()) for first in firsts) and result.counters["boxes"] > 1
 
 
+@pytest.fixture(scope="module")
+def many_inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two random layers of ReLUs on [-1, 1]^10, asked to be clearly below what 10^5 points reach."""
+    rng = np.random.default_rng(3)
+    weights = [rng.normal(size=shape).astype(np.float32) for shape in ((10, 8), (8, 6), (6, 1))]
+    x = rng.choice([-1.0, 1.0], size=(100_000, 10))
+    y = np.maximum(np.maximum(x @ weights[0], 0) @ weights[1], 0) @ weights[2]
+    nodes = [
+        helper.make_node("MatMul", ["x", "u"], ["a"]), helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("MatMul", ["b", "v"], ["c"]), helper.make_node("Relu", ["c"], ["d"]),
+        helper.make_node("MatMul", ["d", "w"], ["y"]),
+    ]  # fmt: skip
+    graph = helper.make_graph(
+        nodes, "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 10])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 1])],
+        [numpy_helper.from_array(weight, name) for weight, name in zip(weights, "uvw", strict=True)],
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("many")
+    model, spec = folder / "net.onnx", folder / "low.vnnlib"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), model)
+    lines = [f"(declare-const X_{i} Real)(assert (>= X_{i} -1))(assert (<= X_{i} 1))" for i in range(10)]
+    spec.write_text("\n".join([*lines, f"(declare-const Y_0 Real)(assert (<= Y_0 {y.min() - 0.2 * np.ptp(y):.3f}))"]))
+    return model, spec
+
+
+@pytest.mark.usefixtures("registries")
+def test_a_rule_for_splits_of_neurons(many_inputs: tuple[Path, Path]) -> None:
+    """A rule that takes the last undecided neuron: registered under a name, `search.neurons` asks for it."""
+    seen = []
+
+    @neuron_rule("toy", look_ahead=False)
+    def last(splits: Splits) -> Tensor:
+        seen.append(len(splits.loss))
+        return torch.arange(1.0, 1 + splits.loss.shape[1]).expand_as(splits.loss)
+
+    result = verify(*many_inputs, Options(search=SearchOptions(neurons="toy")), timeout=60)
+    assert result.verdict is Verdict.UNSAT and sum(seen) > 0
+    assert str(result.settings["strategy"]).startswith("neurons: 10 inputs vary")
+
+
+@pytest.mark.parametrize("rule", NEURON_RULES)
+def test_every_rule_for_neurons_ends_with_the_same_verdict(many_inputs: tuple[Path, Path], rule: str) -> None:
+    result = verify(*many_inputs, Options(search=SearchOptions(neurons=rule)), timeout=60)
+    assert result.verdict is Verdict.UNSAT
+
+
 def test_words_of_options_are_what_is_registered() -> None:
+    assert set(RULES_FOR_NEURONS) == set(NEURON_RULES)
     assert {*METHODS, "auto", "forward", "alpha"} - {"zonotope"} == set(BOUND_METHODS)
     assert set(RULES) == set(BRANCHING_RULES)
 

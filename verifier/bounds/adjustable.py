@@ -37,9 +37,9 @@ class Adjustable:
         # planes without a finite offset give 0 * inf
         return torch.nan_to_num(found, nan=0.0, posinf=0.0, neginf=0.0)
 
-    def losses(self, alpha: Tensor, at: Tensor, xs: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """By argument, what splitting each element may gain a row with coefficients `at` (B, *T), (B, *S_k), and where
-        to split it; 0 where it cannot be.
+    def losses(self, alpha: Tensor, at: Tensor, xs: list[Tensor]) -> list[tuple[Tensor, ...]]:
+        """By argument, what splitting each element may gain a row with coefficients `at` (B, *T), what the planes lose
+        it at most, the element's width, 0 where it cannot be split, and where to split it, (B, *S_k) each.
 
         How far the plane that the row takes lies from the function at `xs`, and a part of how far the two planes lie
         apart at most; of an operator with several arguments, each by its share of that.
@@ -47,17 +47,21 @@ class Adjustable:
         op, planes = self.op, self.planes(alpha)
         away = (op.forward(*xs) - relaxed_value(op, xs, planes, at)).abs()
         gap = plane_gap(op, planes, self.bounds)
-        loss = torch.nan_to_num(at.abs() * (torch.minimum(away, gap) + 0.25 * gap), nan=0.0, posinf=0.0)
-        loss = torch.where(op.unstable(*self.bounds), loss.clamp(min=torch.finfo(loss.dtype).tiny), 0.0)
+        bent, tiny = op.unstable(*self.bounds), torch.finfo(at.dtype).tiny
+        loss, most = (
+            torch.where(bent, torch.nan_to_num(at.abs() * of, nan=0.0, posinf=0.0).clamp(min=tiny), 0.0)
+            for of in (torch.minimum(away, gap) + 0.25 * gap, gap)
+        )
         widths = [x.upper - x.lower for x in self.bounds]
         shares = [s * w for s, w in zip(op.sensitivity(*self.bounds), widths, strict=True)]
-        total = torch.stack([op.collect(s) for s in shares]).sum(0).clamp(min=torch.finfo(loss.dtype).tiny)
+        total = torch.stack([op.collect(s) for s in shares]).sum(0).clamp(min=tiny)
         result = []
         for k, (share, x) in enumerate(zip(shares, self.bounds, strict=True)):
             where = op.split_point(k, *self.bounds)
-            part = op.spread((loss / total)[:, None], k)[:, 0] * share
-            part = torch.nan_to_num(part, nan=0.0, posinf=0.0, neginf=0.0)
-            result.append((torch.where((x.lower < where) & (where < x.upper), part, 0.0), where))
+            inside = (x.lower < where) & (where < x.upper)
+            parts = [op.spread((of / total)[:, None], k)[:, 0] * share for of in (loss, most)]
+            parts = [torch.nan_to_num(part, nan=0.0, posinf=0.0, neginf=0.0) for part in (*parts, x.upper - x.lower)]
+            result.append((*(torch.where(inside, part, 0.0) for part in parts), where))
         return result
 
     def _planes(self, alpha: Tensor) -> tuple[Tensor, Relaxation]:

@@ -25,6 +25,7 @@ from verifier.search.choose import Chooser, Cost
 from verifier.search.domains import DomainBatch, whole
 from verifier.search.halving import Halving, Recorded, cut
 from verifier.search.memory import Memory, Unmeasured, attempt, step_bytes
+from verifier.search.neuron_rules import RULES
 from verifier.search.neurons import NeuronBounding
 from verifier.search.shallow import form
 from verifier.search.shallow.step import OneLayer
@@ -121,8 +122,8 @@ def _neuron_split(
     enough = never if strategy.deterministic or proof is not None else lambda: budget.remaining() < spare
     known = sweep(on.network, *where, method, budget.expired, centred=centred, enough=enough)
     exact = Ground.of(on.network, known, plain=proof is not None)  # a proof knows only the splits of ReLUs
-    fast = exact.cast(on.float32)
-    split = NeuronBounding(exact, fast, on.table, budget.expired, rigorous=strategy.bounds.rigorous)
+    fast, rule = exact.cast(on.float32), RULES[strategy.neuron_rule]
+    split = NeuronBounding(exact, fast, on.table, budget.expired, rule=rule, rigorous=strategy.bounds.rigorous)
     if proof is not None:
         return split
     if strategy.deterministic:  # `neurons.REFINED` is a limit in work

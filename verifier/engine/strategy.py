@@ -53,8 +53,8 @@ class Kind(Enum):
 @dataclass(frozen=True)
 class Strategy:
     """What was chosen for a problem: which search, its bounds (`fixed`: no cheaper ones are tried), boxes per step,
-    halvings at most, the rule for splits of inputs, and the reason. `deterministic`: nothing that is measured may
-    change what is searched."""
+    halvings at most, the rules for splits of inputs and of neurons, and the reason. `deterministic`: nothing that is
+    measured may change what is searched."""
 
     kind: Kind
     bounds: Method
@@ -62,6 +62,7 @@ class Strategy:
     batch: int
     max_depth: int
     branching: str
+    neuron_rule: str
     reason: str
     deterministic: bool = False
 
@@ -95,9 +96,11 @@ def choose(on: OnDevice, options: Options, asked: str = "") -> Strategy:
     if kind is Kind.ZONOTOPE or _named(method):
         bounds = Method(kind="zonotope" if kind is Kind.ZONOTOPE else method, rigorous=rigorous)
     neurons = kind in (Kind.NEURONS, Kind.ONE_LAYER)
-    given = {"bounds.method": method, "search.branching": options.search.branching} if neurons else {}
-    for name in [name for name, word in given.items() if word != "auto"]:
-        reason += f" ({name} {given[name]} is for splits of inputs, and not used)"
+    for_inputs = {"bounds.method": method, "search.branching": options.search.branching} if neurons else {}
+    for_neurons = {"search.neurons": options.search.neurons} if kind is not Kind.NEURONS else {}
+    for given, what in ((for_inputs, "inputs"), (for_neurons, "neurons of several layers")):
+        for name in [name for name, word in given.items() if word != "auto"]:
+            reason += f" ({name} {given[name]} is for splits of {what}, and not used)"
     size = on.network.widest * (d + 2 if affine else 2)
     fitting = zonotope.BATCH if kind is Kind.ZONOTOPE else int(min(4096, max(8, 4_000_000 // max(1, size))))
     if neurons:
@@ -110,6 +113,7 @@ def choose(on: OnDevice, options: Options, asked: str = "") -> Strategy:
         options.search.batch or fitting,
         deepest if neurons else min(deepest, HALVINGS * (d + 1)),
         options.search.branching,
+        options.search.neurons,
         reason,
         options.deterministic,
     )

@@ -22,6 +22,7 @@ from verifier.bounds.sweep import OutOfTime
 from verifier.problem.rows import RowTable
 from verifier.search.bounding import Bounded
 from verifier.search.domains import DomainBatch
+from verifier.search.neuron_rules import RULES, NeuronRule, Splits
 from verifier.tolerance import subtract_down
 
 ROOT_STEPS, STEPS = 30, 20
@@ -52,6 +53,9 @@ class NeuronBounding:
     fast: Ground
     table: RowTable
     stop: Callable[[], bool]
+    rule: NeuronRule = RULES["auto"]
+    """Which neuron to split."""
+
     work: float = 0.0
     """Multiply-adds so far."""
 
@@ -265,10 +269,13 @@ class NeuronBounding:
         self, relaxed: Relaxed, p: Parameters, walked: Walked, arguments: dict[int, list[Tensor]], value: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The neuron to split (B,), -1 where none is undecided, and its split point (B,)."""
-        scores, numbers, points = self._scores(relaxed, p, walked, arguments)
-        if not scores.shape[1] or not len(scores):
+        splits, numbers = self._splits(relaxed, p, walked, arguments)
+        points, open_ = splits.point, splits.loss > 0
+        if not open_.numel():
             return torch.full((len(value),), -1, dtype=torch.int64, device=value.device), value.new_zeros(len(value))
-        k = min(CANDIDATES, scores.shape[1])
+        tiny = torch.finfo(points.dtype).tiny
+        scores = torch.where(open_, torch.nan_to_num(self.rule.score(splits), nan=0.0).clamp(min=tiny), 0.0)
+        k = min(CANDIDATES if self.rule.look_ahead else 1, scores.shape[1])
         score, column = scores.topk(k, 1)
         candidates, points = numbers[column], points.gather(1, column)
         if k > 1 and not self.stop():
@@ -283,16 +290,13 @@ class NeuronBounding:
         neuron, point = candidates.gather(1, pick)[:, 0], points.gather(1, pick)[:, 0]
         return torch.where(score.gather(1, pick)[:, 0] > 0, neuron, -1), point.double()
 
-    def _scores(
+    def _splits(
         self, relaxed: Relaxed, p: Parameters, walked: Walked, arguments: dict[int, list[Tensor]]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """What deciding each neuron may gain, (B, U), 0 where it is decided; their numbers (U,); split points (B, U).
-
-        The distance between relu(z) and the plane that is used, at the relaxed network's own point, and a part of the
-        plane's largest distance (compare BaBSR, Bunel et al. 2020, and FSB, De Palma et al. 2021); of other functions
-        likewise.
-        """
-        parts, numbers, points = [], [], []
+    ) -> tuple[Splits, Tensor]:
+        """What may be split, and its numbers (U,). For a ReLU the loss is the distance between relu(z) and the plane
+        that is used, at the relaxed network's own point, and half of the upper plane's intercept."""
+        parts: list[Splits] = []
+        numbers = []
         for i, first in relaxed.ground.network.relus.items():
             index = relaxed.loose[i]
             at = walked.at.get(i)
@@ -305,23 +309,23 @@ class NeuronBounding:
             above = (slope * (z - low) - real).clamp(min=0) - 0.5 * slope * low
             below = (real - p.alpha[i] * z).clamp(min=0)
             loss = torch.where(a < 0, -a * above, a * below)
+            most = torch.where(a < 0, a * slope * low, a * torch.maximum(-p.alpha[i] * low, (1 - p.alpha[i]) * high))
             tiny = torch.finfo(z.dtype).tiny
-            parts.append(torch.where(open_, loss.clamp(min=tiny) + tiny, 0.0))
+            values = loss.clamp(min=tiny) + tiny, most, high - low, torch.zeros_like(z)
+            parts.append(Splits(*(torch.where(open_, value, 0.0) for value in values)))
             numbers.append(first + index)
-            points.append(torch.zeros_like(z))
         for i, curve in relaxed.curves.items():
             at = walked.at.get(i)
             if at is None:
                 continue
-            for k, (loss, where) in enumerate(curve.losses(p.alpha[i], at, arguments[i])):
-                parts.append(loss.flatten(1))
-                points.append(where.flatten(1))
+            for k, splits in enumerate(curve.losses(p.alpha[i], at, arguments[i])):
+                parts.append(Splits(*(t.flatten(1) for t in splits)))
                 first = relaxed.ground.network.arguments[i, k]
-                numbers.append(torch.arange(first, first + parts[-1].shape[1], device=at.device))
+                numbers.append(torch.arange(first, first + parts[-1].loss.shape[1], device=at.device))
         if not parts:
             none = relaxed.task.lower.new_zeros(len(relaxed.task), 0)
-            return none, relaxed.task.query[:0], none
-        return torch.cat(parts, 1), torch.cat(numbers), torch.cat(points, 1)
+            return Splits(none, none, none, none), relaxed.task.query[:0]
+        return Splits(*(torch.cat(t, 1) for t in zip(*parts, strict=True))), torch.cat(numbers)
 
     def _children(self, relaxed: Relaxed, p: Parameters, candidates: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """Bounds (B, k) of both sides of each candidate, by one walk each at the parent's parameters."""
