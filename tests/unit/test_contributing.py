@@ -22,7 +22,7 @@ from verifier.result import Result, Verdict
 from verifier.search.branch import RULES, branching_rule
 from verifier.search.domains import DomainBatch
 from verifier.search.neuron_rules import RULES as RULES_FOR_NEURONS
-from verifier.search.neuron_rules import Splits, neuron_rule
+from verifier.search.neuron_rules import NeuronSplits, neuron_rule
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -39,9 +39,10 @@ def test_each_kind_names_at_most_three_files_to_change() -> None:
 
 @pytest.fixture
 def question(tmp_path: Path) -> tuple[Path, Path]:
-    """Two ReLU layers on [-1, 1]^2; the output is |x_0| + |x_1| - |x_0 + x_1| >= 0, asked to be below -0.1."""
-    first = np.array([[1, -1, 0, 0, 1, -1], [0, 0, 1, -1, 1, -1]], np.float32)
-    second = np.array([[1, 1, 1, 1, -1, -1]], np.float32).T
+    """|x_0| + |x_1| - |x_0 + x_1| >= 0 on [-1, 1]^2 by a layer of 12 ReLUs, each of six twice (more than are decided
+    piece by piece), asked to be below -0.1."""
+    first = np.tile(np.array([[1, -1, 0, 0, 1, -1], [0, 0, 1, -1, 1, -1]], np.float32), (1, 2))
+    second = np.array([[1, 1, 1, 1, -1, -1] * 2], np.float32).T / 2
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["a"]), helper.make_node("Relu", ["a"], ["b"]),
         helper.make_node("MatMul", ["b", "v"], ["y"]),
@@ -139,7 +140,7 @@ def test_a_rule_for_splits_of_neurons(many_inputs: tuple[Path, Path]) -> None:
     seen = []
 
     @neuron_rule("toy", look_ahead=False)
-    def last(splits: Splits) -> Tensor:
+    def last(splits: NeuronSplits) -> Tensor:
         seen.append(len(splits.loss))
         return torch.arange(1.0, 1 + splits.loss.shape[1]).expand_as(splits.loss)
 

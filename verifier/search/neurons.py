@@ -22,7 +22,7 @@ from verifier.bounds.sweep import OutOfTime
 from verifier.problem.rows import RowTable
 from verifier.search.bounding import Bounded
 from verifier.search.domains import DomainBatch
-from verifier.search.neuron_rules import RULES, NeuronRule, Splits
+from verifier.search.neuron_rules import RULES, NeuronRule, NeuronSplits
 from verifier.tolerance import subtract_down
 
 ROOT_STEPS, STEPS = 30, 20
@@ -292,10 +292,10 @@ class NeuronBounding:
 
     def _splits(
         self, relaxed: Relaxed, p: Parameters, walked: Walked, arguments: dict[int, list[Tensor]]
-    ) -> tuple[Splits, Tensor]:
+    ) -> tuple[NeuronSplits, Tensor]:
         """What may be split, and its numbers (U,). For a ReLU the loss is the distance between relu(z) and the plane
         that is used, at the relaxed network's own point, and half of the upper plane's intercept."""
-        parts: list[Splits] = []
+        parts: list[NeuronSplits] = []
         numbers = []
         for i, first in relaxed.ground.network.relus.items():
             index = relaxed.loose[i]
@@ -312,20 +312,20 @@ class NeuronBounding:
             most = torch.where(a < 0, a * slope * low, a * torch.maximum(-p.alpha[i] * low, (1 - p.alpha[i]) * high))
             tiny = torch.finfo(z.dtype).tiny
             values = loss.clamp(min=tiny) + tiny, most, high - low, torch.zeros_like(z)
-            parts.append(Splits(*(torch.where(open_, value, 0.0) for value in values)))
+            parts.append(NeuronSplits(*(torch.where(open_, value, 0.0) for value in values)))
             numbers.append(first + index)
         for i, curve in relaxed.curves.items():
             at = walked.at.get(i)
             if at is None:
                 continue
             for k, splits in enumerate(curve.losses(p.alpha[i], at, arguments[i])):
-                parts.append(Splits(*(t.flatten(1) for t in splits)))
+                parts.append(NeuronSplits(*(t.flatten(1) for t in splits)))
                 first = relaxed.ground.network.arguments[i, k]
                 numbers.append(torch.arange(first, first + parts[-1].loss.shape[1], device=at.device))
         if not parts:
             none = relaxed.task.lower.new_zeros(len(relaxed.task), 0)
-            return Splits(none, none, none, none), relaxed.task.query[:0]
-        return Splits(*(torch.cat(t, 1) for t in zip(*parts, strict=True))), torch.cat(numbers)
+            return NeuronSplits(none, none, none, none), relaxed.task.query[:0]
+        return NeuronSplits(*(torch.cat(t, 1) for t in zip(*parts, strict=True))), torch.cat(numbers)
 
     def _children(self, relaxed: Relaxed, p: Parameters, candidates: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """Bounds (B, k) of both sides of each candidate, by one walk each at the parent's parameters."""
