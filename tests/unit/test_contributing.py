@@ -39,10 +39,12 @@ def test_each_kind_names_at_most_three_files_to_change() -> None:
 
 @pytest.fixture
 def question(tmp_path: Path) -> tuple[Path, Path]:
-    """|x_0| + |x_1| - |x_0 + x_1| >= 0 on [-1, 1]^2 by a layer of 12 ReLUs, each of six twice (more than are decided
-    piece by piece), asked to be below -0.1."""
-    first = np.tile(np.array([[1, -1, 0, 0, 1, -1], [0, 0, 1, -1, 1, -1]], np.float32), (1, 2))
-    second = np.array([[1, 1, 1, 1, -1, -1] * 2], np.float32).T / 2
+    """A layer of 24 random ReLUs on [-1, 1]^2 (more than are decided piece by piece), asked to be a little below what a
+    fine grid reaches."""
+    rng = np.random.default_rng(1)
+    first, second = (rng.normal(size=shape).astype(np.float32) for shape in ((2, 24), (24, 1)))
+    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, 201)] * 2), -1).reshape(-1, 2)
+    least = float((np.maximum(grid @ first, 0) @ second).min()) - 0.2
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["a"]), helper.make_node("Relu", ["a"], ["b"]),
         helper.make_node("MatMul", ["b", "v"], ["y"]),
@@ -56,7 +58,7 @@ def question(tmp_path: Path) -> tuple[Path, Path]:
     model, spec = tmp_path / "net.onnx", tmp_path / "low.vnnlib"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), model)
     lines = [f"(declare-const X_{i} Real)(assert (>= X_{i} -1))(assert (<= X_{i} 1))" for i in range(2)]
-    spec.write_text("\n".join([*lines, "(declare-const Y_0 Real)(assert (<= Y_0 -0.1))"]))
+    spec.write_text("\n".join([*lines, f"(declare-const Y_0 Real)(assert (<= Y_0 {least:.3f}))"]))
     return model, spec
 
 
