@@ -93,13 +93,17 @@ def question(
     query: int,
     clause: int,
     given: Mapping[Neuron, int],
+    relaxed: bool,
 ) -> PieceQuestion:
-    """That of a clause of the search on a box (n,)."""
+    """That of a clause of the search on a box (n,), with planes if `relaxed`: over many layers these cost far more than
+    pieces do."""
     box = rational.box(lower, upper)
     places = rational.places(table, query, clause)
     rows = [(rational.total(table, query, (k,)), bool(table.strict[query, k])) for k in places]
     network = rational.network
-    return PieceQuestion(rational.steps, network.sources, network.output, box, rows, given, rational.planes(box))
+    return PieceQuestion(
+        rational.steps, network.sources, network.output, box, rows, given, rational.planes(box) if relaxed else None
+    )
 
 
 def decide(asked: PieceQuestion) -> Pieces | Vector | None:

@@ -30,6 +30,10 @@ ROOT_STEPS, STEPS = 30, 20
 are settled or will not be. (With 5 for all a network of 54 ReLUs had 78 000 open subproblems where 355 with 30 decide
 it; with 20 for all sri_resnet_b 4909 takes 1.4 times as long.)"""
 
+FEW = 200
+"""Neurons below which all subproblems climb to the end: such trees are deep, and what is climbed for is inherited. (One
+of 54 ReLUs takes 15 000 subproblems so, and more than 60 000 otherwise.)"""
+
 CANDIDATES = 8
 """Neurons per subproblem that the look-ahead compares; each costs two walks, an iterate costs two as well. (Measured:
 `benchmarks/README.md`.)"""
@@ -175,7 +179,7 @@ class NeuronBounding:
         first = bool(_fresh(batch).any())
         start = self.unpack(batch, Relaxed(self.fast, task).default())
         steps = ROOT_STEPS if first else STEPS
-        best, value, walks = climb(self.fast, task, start, steps, self.stop, sign=not first)
+        best, value, walks = climb(self.fast, task, start, steps, self.stop, sign=not first and self.count > FEW)
         self._last = task, best
         self.work += walks * self.cost
         if self.stop():

@@ -104,7 +104,7 @@ class Exactly:
             return one
         if box.points.shape[1] or not affordable(self.products, unstable):
             return None
-        return decide(question(rational, *where, neurons(rational, box.signs[0])))
+        return decide(question(rational, *where, neurons(rational, box.signs[0]), tied))
 
 
 def neurons(rational: Rational, signs: Tensor) -> dict[Neuron, int]:
