@@ -127,7 +127,7 @@ def test_a_seed_means_the_same_augmentation_on_every_device():
         for where in (HOST, DEVICE):
             data = DataSplit(*(t.to(where) for t in (host.images, host.points, host.visibility)))
             draw = torch.Generator().manual_seed(5)
-            made = [augmented(data, plan, recipe, draw) for plan in batches(data, recipe, draw)]
+            made = [augmented(data, plan, recipe.perturbation, draw) for plan in batches(data, recipe, draw)]
             assert {place(t) for batch in made for t in batch} == {where}
             found.append([t.cpu() for batch in made for t in batch])
     assert seen.seen and all(torch.equal(a, b) for a, b in zip(*found, strict=True))
