@@ -129,7 +129,7 @@ VERIFY = (sys.executable, "-m", "verifier.command.verify", "net.onnx", "spec.vnn
           "--options", "options.yaml", "--checkpoint", "kept")  # fmt: skip
 SEARCHES = {
     "inputs": Kind((7, 50, 3, 0), 0.6, (*VERIFY, "--deterministic")),
-    "neurons": Kind((20, 20, 3, 0), 0.2, VERIFY),
+    "neurons": Kind((24, 24, 3, 0), 2.1, VERIFY),
     "coverage": Kind((2, 60, 3, 0), -0.4, (sys.executable, "-m", "verifier.command.umbrella", "coverage", "net.onnx",
                                            "spec.vnnlib", "--open", "0", "--depth", "34", "--npz", "result.npz",
                                            "--checkpoint", "kept")),
