@@ -56,7 +56,8 @@ def measure(
         errors.append((distance * seen).sum(1) / seen.sum(1).clamp(min=1) / images.shape[-1])
         within.append((furthest * seen).amax(1) <= tau * images.shape[-1])
         widths.append(((upper - lower).amax(2) * seen).amax(1))
-    return tuple(torch.cat(part).double().numpy() for part in (errors, within, widths))  # type: ignore[return-value]
+    shares, inside, widest = (torch.cat(part).double().numpy() for part in (errors, within, widths))
+    return shares, inside, widest
 
 
 def main() -> int:

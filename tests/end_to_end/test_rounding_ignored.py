@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,12 +12,14 @@ import torch
 
 from tests.end_to_end import nets
 from verifier import Options, Verdict, verify
+from verifier.bounds.bound import Setting
 from verifier.bounds.sweep import Method
 from verifier.command.verify import main
 from verifier.engine import methods
 from verifier.errors import ProofError
 from verifier.options import ROUNDING_IGNORED, AttackOptions, BoundOptions
-from verifier.search.bounding import bound_boxes
+from verifier.search.bounding import Bounded, bound_boxes
+from verifier.search.domains import DomainBatch
 
 IGNORED = Options(bounds=BoundOptions(rounding="ignored"))
 
@@ -51,16 +55,17 @@ def test_no_proof_is_written(tmp_path: Path) -> None:
     assert not (tmp_path / "p").exists()
 
 
-@pytest.mark.parametrize("kind", [{"rows": True}, {"kind": "zonotope"}])
+@pytest.mark.parametrize("kind", [Method(rows=True), Method(kind="zonotope")])
 def test_bounds_are_those_of_floating_point_alone(
-    tmp_path: Path, kind: dict[str, object], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, kind: Method, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A row's bound is above the rigorous one, by no more than rounding."""
     asked = []
 
-    def record(setting: object, batch: object, method: Method, *more: object) -> object:
-        asked.append([bound_boxes(setting, batch, Method(**kind, rigorous=r), *more).low for r in (True, False)])  # type: ignore[arg-type]
-        return bound_boxes(setting, batch, method, *more)  # type: ignore[arg-type]
+    def record(setting: Setting, batch: DomainBatch, method: Method, stop: Callable[[], bool], rule: str) -> Bounded:
+        both = (replace(kind, rigorous=r) for r in (True, False))
+        asked.append([bound_boxes(setting, batch, one, stop, rule).low for one in both])
+        return bound_boxes(setting, batch, method, stop, rule)
 
     monkeypatch.setattr(methods, "bound_boxes", record)
     net, spec = nets.absolute(tmp_path / "n.onnx"), nets.spec(tmp_path / "s.vnnlib", "(>= Y_0 2.1)", box=(-1, 1.1))

@@ -83,7 +83,7 @@ class Campaign:
         self.restarts, self.steps, self.generator = restarts, steps, generator
         self.replay, self.stop = replay, stop
         self.call = float(CALL * len(network.ops))
-        self.point = sum(op.multiply_adds for op in network.ops) + (self.call + CALL) / 100 + 20.0 * network.n
+        self.point = network.multiply_adds + (self.call + CALL) / 100 + 20.0 * network.n
         self.most = MOST_POINTS if most is None else max(1, min(most, MOST_POINTS))
         self.spent = 0.0
         self.descents = 0

@@ -48,7 +48,7 @@ RATE = 0.12, 0.95
 TREND, LENIENT = 10, 3.0
 """A climb is hopeless where `LENIENT` times what the last `TREND` iterates gained on average is not enough. What a
 subproblem finds is where its children start: after 3 or 6 iterates it is too little, and a network of 60 ReLUs that
-23 000 subproblems settle was open after 100 000."""
+19 000 subproblems settle was open after 87 000. (With 15 iterates sri_resnet_b 4909 takes 1.15 times as long.)"""
 
 
 @dataclass(frozen=True, eq=False)

@@ -46,6 +46,11 @@ class Network:
         """Indices of the non-linear operators."""
         return tuple(i for i, op in enumerate(self.ops) if isinstance(op, RelaxedOp))
 
+    @cached_property
+    def multiply_adds(self) -> int:
+        """Of one inference."""
+        return sum(op.multiply_adds for op in self.ops)
+
     @property
     def neurons(self) -> int:
         """Elements that enter non-linear operators."""

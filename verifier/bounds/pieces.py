@@ -13,8 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from torch import Tensor
-
 from verifier.bounds.rational import ExactLinear, HingePlanes, Rational, RationalBox, Vector
 from verifier.problem.rows import RowTable
 from verifier.tolerance import TIED
@@ -87,23 +85,18 @@ class PieceQuestion:
 
 def question(
     rational: Rational,
-    lower: Tensor,
-    upper: Tensor,
+    box: RationalBox,
+    planes: Mapping[int, HingePlanes] | None,
     table: RowTable,
     query: int,
     clause: int,
     given: Mapping[Neuron, int],
-    relaxed: bool,
 ) -> PieceQuestion:
-    """That of a clause of the search on a box (n,), with planes if `relaxed`: over many layers these cost far more than
-    pieces do."""
-    box = rational.box(lower, upper)
+    """That of a clause of the search on a box."""
     places = rational.places(table, query, clause)
     rows = [(rational.total(table, query, (k,)), bool(table.strict[query, k])) for k in places]
     network = rational.network
-    return PieceQuestion(
-        rational.steps, network.sources, network.output, box, rows, given, rational.planes(box) if relaxed else None
-    )
+    return PieceQuestion(rational.steps, network.sources, network.output, box, rows, given, planes)
 
 
 def decide(asked: PieceQuestion) -> Pieces | Vector | None:

@@ -72,7 +72,7 @@ class Rational:
     @staticmethod
     def of(network: Network) -> Rational | None:
         """None where the network is too large, has other operators, or weights that had to be rounded."""
-        if sum(op.multiply_adds for op in network.ops) > MOST_PRODUCTS or network.dtype != torch.float64:
+        if network.multiply_adds > MOST_PRODUCTS or network.dtype != torch.float64:
             return None
         steps: list[ExactLinear | Fraction] = []
         for op in network.ops:
@@ -90,13 +90,14 @@ class Rational:
                 return None
         return Rational(network, tuple(steps))
 
-    def refuted(self, lower: Tensor, upper: Tensor, table: RowTable, query: int, clause: int) -> Refutation | None:
-        """Why no point of the box (n,) satisfies all rows of the clause: a sum of some of them is positive everywhere,
-        or at least 0 with a strict row in it. None where that is not found."""
-        box, places = self.box(lower, upper), self.places(table, query, clause)
+    def refuted(
+        self, box: RationalBox, swept: dict[int, HingePlanes], table: RowTable, query: int, clause: int
+    ) -> Refutation | None:
+        """Why no point of the box, with the planes `swept` of its hinges, satisfies all rows of the clause: a sum of
+        some of them is positive everywhere, or at least 0 with a strict row in it. None where that is not found."""
+        places = self.places(table, query, clause)
         if not places or any(a > b for a, b in box):
             return None
-        swept = self.planes(box)
         for size in sorted({1, 2, len(places)} & set(range(1, len(places) + 1))):
             for chosen in combinations(places, size):
                 strict = any(bool(table.strict[query, k]) for k in chosen)

@@ -129,7 +129,7 @@ class Enclosures:
 
     def clamp(self, v: int, signs: Signs, ends: Sequence[tuple[Array, Array] | None] = ()) -> None:
         """Cuts the arguments of operator v at 0 where neurons of it are decided, and at the `ends` of each box."""
-        source = self.network.nodes[v].sources[0]  # type: ignore[union-attr]
+        source = self.network.argument(v)
         mine = [(b, k, side) for b, decided in enumerate(signs) for at, k, side in decided if at == v]
         if not mine and not any(ends):
             return

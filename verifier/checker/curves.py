@@ -7,6 +7,7 @@ not be anything in particular (docs/certificates.md, lemma 3).
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,20 +16,20 @@ import numpy as np
 from verifier.checker.linear import TINY, UNIT, Array, CheckedOperator, Linear
 
 
-class Curve(CheckedOperator):
+class Curve(CheckedOperator, ABC):
     """An elementwise function of one value."""
 
+    @abstractmethod
     def value(self, x: Array) -> tuple[Array, Array]:
         """f(x) and a bound of its error."""
-        raise NotImplementedError
 
+    @abstractmethod
     def residual(self, s: Array, low: Array, high: Array) -> tuple[Array, Array]:
         """A rigorous range of f(x) - s x over [low, high], for any slope s."""
-        raise NotImplementedError
 
+    @abstractmethod
     def slopes(self, low: Array, high: Array) -> tuple[Array, Array]:
         """Slopes of a lower and of an upper line; any are sound, these are good."""
-        raise NotImplementedError
 
     def range(self, low: Array, high: Array) -> tuple[Array, Array]:
         """A rigorous range of f over [low, high]: of an increasing function."""

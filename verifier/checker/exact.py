@@ -68,7 +68,7 @@ class InFractions:
             return None
         waiting, total = {0: inputs, self.network.output: row}, Fraction(0)
         for v, k, factor in decided:
-            s = self.network.nodes[v].sources[0]  # type: ignore[union-attr]
+            s = self.network.argument(v)
             waiting[s] = waiting[s].copy() if s in waiting else fractions(np.zeros(math.prod(self.network.shapes[s])))
             waiting[s][k] += factor
         for v in range(self.network.output, 0, -1):
@@ -121,7 +121,8 @@ class InFractions:
                 lower, leak = swept.plane(v)[0], Fraction(op.leak)
                 lower = fractions(np.broadcast_to(lower, (len(lower), *op.shape))[b if len(lower) > 1 else 0])
                 own = [_line(leak, *t) for t in zip(*ends[op.sources[0]], lower, strict=True)]
-                lines[v] = tuple(np.array([line[i] for line in own], object) for i in range(3))  # type: ignore[assignment]
+                below, above, offset = (np.array([line[i] for line in own], object) for i in range(3))
+                lines[v] = below, above, offset
                 low, high = (np.maximum(x, leak * x) for x in ends[op.sources[0]])
             ends.append((low, high))
             if (low > high).any():

@@ -9,6 +9,7 @@ went into a stored coefficient.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -49,24 +50,24 @@ class CheckedOperator:
 
 
 @dataclass
-class Linear(CheckedOperator):
+class Linear(CheckedOperator, ABC):
     """y = sum_i W_i x_i + offset; `inexact` roundings went into each coefficient of W."""
 
     offset: Array | None = field(default=None, kw_only=True)
     inexact: int = field(default=0, kw_only=True)
     terms: int = field(init=False)
 
+    @abstractmethod
     def forward(self, xs: Sequence[Array]) -> Array:
         """sum_i W_i x_i, rounded."""
-        raise NotImplementedError
 
+    @abstractmethod
     def spread(self, xs: Sequence[Array]) -> Array:
         """sum_i |W_i| x_i for x_i >= 0, rounded."""
-        raise NotImplementedError
 
+    @abstractmethod
     def adjoint(self, row: Array) -> list[Array]:
         """row W_i for every i, rounded."""
-        raise NotImplementedError
 
 
 @dataclass

@@ -72,6 +72,12 @@ class CheckedNetwork:
     def outputs(self) -> int:
         return self.shapes[self.output][0]
 
+    def argument(self, v: int) -> int:
+        """The value that operator v reads first."""
+        node = self.nodes[v]
+        assert node is not None  # value 0 alone is made by none
+        return node.sources[0]
+
 
 def read_bytes(path: str | Path) -> bytes:
     """A file, unpacked if it is gzipped (decided by content); PATH.gz where PATH does not exist.
@@ -359,7 +365,9 @@ class _Reader:
         conv = self.convolution(name, xs[0], _numbers(xs[1]), a, a.get("group", 1))
         if len(xs) > 2 and xs[2] is not None:
             offset = _numbers(xs[2]).reshape(1, -1, 1, 1)
-            self.nodes[conv].offset = np.broadcast_to(offset, self.shapes[conv])  # type: ignore[union-attr]
+            node = self.nodes[conv]
+            assert isinstance(node, Conv)
+            node.offset = np.broadcast_to(offset, self.shapes[conv])
         return conv
 
     def convolution(self, name: str, x: _Value, weight: np.ndarray, a: dict, groups: int, inexact: int = 0) -> int:

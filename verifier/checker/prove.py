@@ -126,7 +126,7 @@ class Prover:
         found = replace(whole, low=low, high=high, empty=empty, floor=floor, planes=dict(whole.planes), form=None)
         ends = [p.narrowed.ends if p.narrowed is not None else {} for p in parts]
         for v in {at for p in parts for at, _, _ in p.signs} | {at for own in ends for at in own}:
-            source = self.network.nodes[v].sources[0]  # type: ignore[union-attr]
+            source = self.network.argument(v)
             low[source], high[source] = (np.repeat(t[source], count, 0) for t in (whole.low, whole.high))
             found.clamp(v, [p.signs for p in parts], [own.get(v) for own in ends])
             found.planes[v] = found.new_plane(v)
@@ -151,7 +151,7 @@ class Prover:
         """
         whole, kept = self.root(query), self._roots[2]  # type: ignore[index]
         if v not in kept:
-            source = self.network.nodes[v].sources[0]  # type: ignore[union-attr]
+            source = self.network.argument(v)
             count = math.prod(self.network.shapes[source])
             if count * self.network.inputs > MOST_NUMBERS:
                 raise Unreadable(f"{count} neurons over {self.network.inputs} inputs are too many to narrow")
@@ -254,7 +254,7 @@ class Prover:
         where.box = np.fmax(low, bottom), np.fmin(high, top)
         whole = self.queries.lower[claim.part.query], self.queries.upper[claim.part.query]
         for v in self.relus:
-            source = self.network.nodes[v].sources[0]  # type: ignore[union-attr]
+            source = self.network.argument(v)
             own = [t[b if len(t) > 1 else 0].reshape(-1).copy() for t in (swept.low[source], swept.high[source])]
             open_ = np.flatnonzero((own[0] < 0) & (own[1] > 0))
             rows, least = (t[:, open_] for t in self.lines(claim.part.query, v))

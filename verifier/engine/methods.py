@@ -83,8 +83,8 @@ def prepare(on: OnDevice, strategy: Strategy, answer: Answer, proof: ProofWriter
         first = parts if proof is None else proof.clauses(first, parts)
     bound, work = (split, lambda: split.work) if split is not None else _bounding(on, strategy, answer)
     # the network is written down when the first tie asks (0.1 s for ACAS Xu's)
-    piece = of_a_piece(sum(op.multiply_adds for op in on.network.ops), on.network.n)
-    fractions = Exactly(cache(partial(Rational.of, on.network)), piece)
+    piece = of_a_piece(on.network.multiply_adds, on.network.n)
+    fractions = Exactly(cache(partial(Rational.of, on.network)), piece, stop)
     how = bound, on.table, fractions, strategy.max_depth
     return Searched(first, Halving(*how) if proof is None else Recorded(*how, proof), work, limits)
 

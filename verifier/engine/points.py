@@ -44,8 +44,7 @@ class Points:
             if room is None or options.deterministic
             else int(room / step_bytes(on.network.widest, on.network.dtype))
         )
-        large = sum(op.multiply_adds for op in on.network.ops) >= LARGE
-        where = on.float32 if large else on.network, on.inputs, on.table
+        where = on.float32 if on.network.multiply_adds >= LARGE else on.network, on.inputs, on.table
         self.campaign = Campaign(*where, how.restarts, how.steps, generator, self.replayed, budget.expired, most)
 
     def first(self) -> Witness | None:

@@ -80,7 +80,7 @@ def _solve(
     cross_check(model, problem, Replay.of(model, form, problem.full, session), session, options.seed)
     on = OnDevice.of(problem, options)
     strategy = choose(on, options)
-    work = sum(op.multiply_adds for op in on.network.ops)
+    work = on.network.multiply_adds
     if strategy.kind is not Kind.INPUTS or on.queries > MANY_QUERIES or work > SMALL:
         return False
     judges = _Judges(model, problem, session, questions, on.device)

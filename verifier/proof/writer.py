@@ -123,7 +123,7 @@ class ProofWriter:
                 f"(at most {MOST_FORMS} without)"
             )
         names = []
-        self._small = sum(op.multiply_adds for op in network.ops) <= MOST_PRODUCTS
+        self._small = network.multiply_adds <= MOST_PRODUCTS
         if neurons or self._small:  # exact leaves name slopes
             for i, first in network.relus.items():
                 name = network.ops[i].node.output

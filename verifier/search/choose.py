@@ -42,7 +42,7 @@ class Cost:
 
     def sweep(self, affine: bool = True) -> float:
         """One forward sweep of a box: generators, attributed noise and intervals, or intervals alone."""
-        return (2 * self.free + 4 if affine else 4) * sum(op.multiply_adds for op in self.network.ops)
+        return (2 * self.free + 4 if affine else 4) * self.network.multiply_adds
 
     def rows(self, unstable: dict[int, float]) -> float:
         """Rows of a box for its `unstable[i]` neurons at operator i: two each, of about one inference up to there."""
@@ -58,7 +58,7 @@ class Cost:
 
     def of(self, method: Method, boxes: int, bounded: Bounded) -> float:
         """What bounding a batch came to; rows of the result count once more for each step that moves their planes."""
-        inference = sum(op.multiply_adds for op in self.network.ops)
+        inference = self.network.multiply_adds
         each = self.sweep(method.affine) + (self.rows(bounded.unstable_at) if method.rows else 0.0)
         return boxes * each + len(bounded.alive) * bounded.low.shape[1] * (1 + 3 * method.alpha_steps) * inference
 

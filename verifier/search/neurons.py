@@ -28,11 +28,11 @@ from verifier.tolerance import subtract_down
 ROOT_STEPS, STEPS = 30, 20
 """Most iterates at the root and at later subproblems. These start from their parent's parameters, and end when they
 are settled or will not be. (With 5 for all a network of 54 ReLUs had 78 000 open subproblems where 355 with 30 decide
-it; with 20 for all sri_resnet_b 4909 takes 1.4 times as long.)"""
+it.)"""
 
 FEW = 200
-"""Neurons below which all subproblems climb to the end: such trees are deep, and what is climbed for is inherited. (One
-of 54 ReLUs takes 15 000 subproblems so, and more than 60 000 otherwise.)"""
+"""Slopes up to which all subproblems climb to the end: such trees are deep, and what is climbed for is inherited. (One
+of 54 ReLUs takes 15 000 subproblems so, and is open after 56 000 otherwise.)"""
 
 CANDIDATES = 8
 """Neurons per subproblem that the look-ahead compares; each costs two walks, an iterate costs two as well. (Measured:
@@ -67,7 +67,7 @@ class NeuronBounding:
     _last: tuple[Task, Parameters] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.cost = float(sum(op.multiply_adds for op in self.exact.network.ops))
+        self.cost = float(self.exact.network.multiply_adds)
         relus = self.exact.network.relus
         self.count = sum(len(t) * (1 if i in relus else 2) for i, t in self.exact.loose.items())
 

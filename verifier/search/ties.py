@@ -17,6 +17,7 @@ from torch import Tensor
 
 from verifier.bounds.pieces import MOST_PRODUCTS, Neuron, Pieces, affordable, decide, question
 from verifier.bounds.rational import Rational, Refutation, Vector
+from verifier.bounds.sweep import never
 from verifier.problem.rows import RowTable
 from verifier.search.bounding import Bounded
 from verifier.search.domains import DomainBatch
@@ -47,7 +48,7 @@ def ties(boxes: DomainBatch, bounded: Bounded) -> Tensor:
 @dataclass(eq=False)
 class Exactly:
     """Boxes looked at in fractions. `written` gives the network in fractions, or None where that cannot be; one piece
-    of it costs `products` multiply-adds.
+    of it costs `products` multiply-adds; no box is begun once `stop()` says so.
 
     A box on the kink of a tie need not have a bound near 0, however small it is. So at steps 8, 16, 32, .. the boxes
     with the fewest open neurons are decided piece by piece, as many as `pieces.MOST_PRODUCTS` pays for.
@@ -55,6 +56,7 @@ class Exactly:
 
     written: Callable[[], Rational | None]
     products: float = float("inf")
+    stop: Callable[[], bool] = never
     _steps: int = field(init=False, default=0)
 
     def due(self) -> bool:
@@ -79,32 +81,45 @@ class Exactly:
         found: dict[int, Why] = {}
         points: list[tuple[int, Vector]] = []
         for b in chosen if rational is not None else ():
+            if self.stop():
+                break
             assert rational is not None
-            why: dict[int, Refutation | Pieces] = {}
             open_ = (~(bounded.scores[b] > 0)).nonzero()[:, 0].tolist()
-            for c in open_:
-                one = self._refuted(
-                    rational, boxes.select(slice(b, b + 1)), int(bounded.unstable[b]), table, c, b in close
-                )
-                if one is None or isinstance(one, list):
-                    points += [] if one is None else [(b, one)]
-                    break
-                why[c] = one
-            if len(why) == len(open_):
+            why = self._refuted(
+                rational, boxes.select(slice(b, b + 1)), int(bounded.unstable[b]), table, open_, b in close
+            )
+            if isinstance(why, list):
+                points.append((b, why))
+            elif why is not None:
                 found[b] = why
         at = [[float(v) for v in x] for _, x in points]
         where = boxes.lower.new_tensor(at).reshape(len(at), boxes.lower.shape[1])
         return found, (where, boxes.query[[b for b, _ in points]])
 
     def _refuted(
-        self, rational: Rational, box: DomainBatch, unstable: int, table: RowTable, clause: int, tied: bool
-    ) -> Refutation | Pieces | Vector | None:
-        where = box.lower[0], box.upper[0], table, int(box.query[0]), clause
-        if tied and not box.signs.shape[1] and (one := rational.refuted(*where)) is not None:
-            return one
-        if box.points.shape[1] or not affordable(self.products, unstable):
-            return None
-        return decide(question(rational, *where, neurons(rational, box.signs[0]), tied))
+        self, rational: Rational, box: DomainBatch, unstable: int, table: RowTable, clauses: list[int], tied: bool
+    ) -> Why | Vector | None:
+        """Why none of the clauses has a point in the box; or a point of one; None where one is open.
+
+        Planes are for ties: over many layers they cost far more than pieces do, and where neurons are decided they say
+        less than these.
+        """
+        where, query = rational.box(box.lower[0], box.upper[0]), int(box.query[0])
+        planes = rational.planes(where) if tied and not box.signs.shape[1] else None
+        pieces = not box.points.shape[1] and affordable(self.products, unstable)
+        given = neurons(rational, box.signs[0])
+        why: dict[int, Refutation | Pieces] = {}
+        for clause in clauses:
+            one = None if planes is None else rational.refuted(where, planes, table, query, clause)
+            found = (
+                decide(question(rational, where, planes, table, query, clause, given))
+                if one is None and pieces
+                else one
+            )
+            if found is None or isinstance(found, list):
+                return found
+            why[clause] = found
+        return why
 
 
 def neurons(rational: Rational, signs: Tensor) -> dict[Neuron, int]:

@@ -67,7 +67,8 @@ def ask(graph: Graph, low: list[float], high: list[float], limits: list[float], 
     rows.strict[:] = strict
     rational = Rational.of(build(graph, torch.float64, CPU))
     assert rational is not None
-    return decide(question(rational, torch.tensor(low), torch.tensor(high), rows, 0, 0, {}, True))
+    box = rational.box(torch.tensor(low), torch.tensor(high))
+    return decide(question(rational, box, rational.planes(box), rows, 0, 0, {}))
 
 
 @pytest.mark.parametrize("leak", [None, 0.25])

@@ -148,7 +148,7 @@ def test_rows_with_multipliers_hold_where_the_signs_do(tmp_path: Path) -> None:
         rng = np.random.default_rng(seed)
         network = random_network(tmp_path, rng, picture=False)
         relu = next(v for v, op in enumerate(network.nodes) if isinstance(op, Piecewise) and op.is_relu)
-        source, centre = network.nodes[relu].sources[0], rng.normal(size=3)  # type: ignore[union-attr]
+        source, centre = network.argument(relu), rng.normal(size=3)
         lower, upper = centre - 1, centre + 1
         signs = [(relu, k, int(rng.choice([-1, 1]))) for k in (0, 2)]
         pulls = {relu: {0: [(k, -side * float(rng.choice([0.5, 1e8, 1e-30]))) for _, k, side in signs]}}
