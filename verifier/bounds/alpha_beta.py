@@ -40,7 +40,7 @@ from verifier.bounds.network import Network
 from verifier.bounds.rounding import Allowance
 from verifier.bounds.sweep import Sweep
 from verifier.ops.kinds import Interval, LinearOp, Op, Relaxation, RelaxedOp
-from verifier.tolerance import gamma
+from verifier.tolerance import gamma, lost
 
 RATE = 0.12, 0.95
 """First step of alpha in units of its range, of beta in units of the coefficient at its neuron; and their decay."""
@@ -487,10 +487,12 @@ def prove(ground: Ground, task: Task, parameters: Parameters) -> tuple[Tensor, T
         size = size + (p.weight * torch.bmm(task.mixed.abs(), reach[:, :, None])[:, :, 0]).sum(1)
     out = ground.allowance.output
     assert out is not None
+    underflow = torch.zeros_like(size)
     if task.slot is None:
         reach = out.index_select(0, task.query)[:, :, None]
         size = size + (p.weight * torch.bmm(task.rows.abs(), reach)[:, :, 0]).sum(1)
-    constant = walked.constant - 4 * gamma(j + n, torch.float64) * size
+        underflow = lost(j, torch.float64) * reach.sum((1, 2))  # of a weight times a row, at outputs of any size
+    constant = walked.constant - 4 * gamma(j + n, torch.float64) * size - underflow
     low = concretise(walked.coefficients[:, None], constant[:, None], task.lower, task.upper)[:, 0]
     return torch.where(relaxed.empty, torch.inf, low), walked.coefficients, constant, relaxed.empty
 

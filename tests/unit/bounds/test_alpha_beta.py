@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from tests.unit.bounds.cases import Boxes, boxes
 from verifier.bounds.alpha import tighten
 from verifier.bounds.alpha_beta import Ground, Relaxed, Task, climb, prove
 from verifier.bounds.sweep import Method, never
-from verifier.graph.ir import Graph
+from verifier.graph.ir import Graph, Node
 
 ROOT = Method(affine=False, rows=True)
 
@@ -119,6 +120,25 @@ def test_alpha_climbs_to_the_triangle_programme_and_not_beyond(seed: int) -> Non
     other = float(case.least(*tighten(*where, known, rows, rows.new_zeros(1, 1), 300)))
     assert float(value) >= other - 0.05 * (other - crown) - 1e-6
     assert float(prove(ground, task, best)[0]) + 100 <= float(value) + 1e-9
+
+
+def test_a_weight_may_not_be_lost_to_underflow() -> None:
+    """A weighted row of 1.4 denormals counts as 1; the output is so large that this decides the sign."""
+    denormal, large, weight = 2.0**-1074, 1e300, 2.0**-700
+    nodes = Node("Relu", ("x",), "z"), Node("Dense", ("z",), "y", {"weight": np.array([[1.0], [large]])})
+    graph = Graph(("x",), ("y",), nodes, {"x": (1,), "z": (1,), "y": (2,)})
+    case = boxes(graph, np.zeros((1, 1)), np.ones((1, 1)))
+    ground = Ground.of(case.network, case.sweep(ROOT))
+    least, margin = -1.4 * 2.0**-374, 1.2 * (denormal * large)
+    task = replace(
+        task_of(case, np.array([0.0, 0.0]), [[]]),
+        rows=torch.tensor([[[0.0, 0.0], [0.0, least]]], dtype=torch.float64),
+        rhs=torch.tensor([[-margin, 0.0]], dtype=torch.float64),
+    )
+    given = replace(Relaxed(ground, task).default(), weight=torch.tensor([[1.0, weight]], dtype=torch.float64))
+    assert weight * least == -denormal
+    assert Fraction(margin) + Fraction(weight) * Fraction(least) * Fraction(large) < 0
+    assert not float(prove(ground, task, given)[0]) > 0
 
 
 def test_where_only_the_sign_is_asked_for_hopeless_subproblems_leave() -> None:
