@@ -23,6 +23,7 @@ from verifier.data.draws import Draws
 from verifier.data.render import render
 from verifier.data.scene import VIEWS, Scene, sample
 from verifier.errors import OptionsError
+from verifier.executors.processes import die_with_parent
 
 __all__ = ["KEYPOINTS", "MIRROR", "SPLITS", "VIEWS", "KeypointData", "load", "scene"]
 
@@ -71,7 +72,7 @@ def load(
     count = min(len(jobs), workers or os.cpu_count() or 1)
     if count > 1:
         method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-        with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context(method)) as pool:
+        with ProcessPoolExecutor(count, multiprocessing.get_context(method), die_with_parent) as pool:
             parts = list(pool.map(work, *zip(*jobs, strict=True)))
     else:
         parts = [work(first, number) for first, number in jobs]

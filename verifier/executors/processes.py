@@ -105,7 +105,7 @@ def serve(channel: Connection, servant: Servant[T], beside: int) -> None:
     """Main function of the process: performs each task of `channel`, until it closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides what it means
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    die_with_parent()
     servant.prepare(beside)
     while True:
         try:
@@ -115,8 +115,12 @@ def serve(channel: Connection, servant: Servant[T], beside: int) -> None:
         perform(servant, task, channel.send)
 
 
-def _die_with_parent() -> None:
-    """Ends this process when the parent is gone, also by SIGKILL, and also in the middle of a task."""
+def die_with_parent() -> None:
+    """From here on this worker process ends when its parent is gone, also by a signal, also in the middle of a task."""
+    threading.Thread(target=_await_end_of_parent, daemon=True).start()
+
+
+def _await_end_of_parent() -> None:
     parent = parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])

@@ -1,4 +1,7 @@
 import hashlib
+import multiprocessing
+import os
+import signal
 import subprocess
 import sys
 
@@ -183,6 +186,38 @@ def test_workers_give_the_same_pictures(small_blocks):
     one = aircraft23.load("val", 4, size=16, start=8, workers=1)
     two = aircraft23.load("val", 4, size=16, start=8, workers=2)
     assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+RENDERING = """
+import os, time
+from verifier.data import aircraft23
+
+def rendering(*_):
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+
+aircraft23._block = rendering  # the workers are forks
+aircraft23.load("train", 3 * aircraft23.BLOCK, size=16, workers=3)
+"""
+
+
+@pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods(), reason="the workers are forks of a changed module"
+)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_no_worker_outlives_a_parent_that_is_ended_while_it_renders(number):
+    parent = subprocess.Popen([sys.executable, "-c", RENDERING], stdout=subprocess.PIPE, text=True)
+    workers = [int(parent.stdout.readline()) for _ in range(3)]
+    assert parent.pid not in workers and len(set(workers)) == 3
+    parent.send_signal(number)
+    try:
+        parent.communicate(timeout=20)  # the pipe ends with the last who holds it
+    except subprocess.TimeoutExpired:
+        for worker in workers:
+            os.kill(worker, signal.SIGKILL)
+        parent.communicate()
+        pytest.fail("workers outlive their parent")
+    assert parent.returncode == -number
 
 
 @pytest.mark.parametrize(
