@@ -14,6 +14,7 @@ from pruning.study.errors import ResultsError
 from pruning.study.goals import Check
 from pruning.study.limits import Rates
 from pruning.study.row import StudyRow
+from pruning.study.spec import references
 from pruning.study.summary import Effect, Summary
 from verifier.brief import brief
 from verifier.files.whole import write
@@ -23,7 +24,8 @@ FOCUS = "usn"
 
 @dataclass(frozen=True)
 class Analysis:
-    """focus: the arm the study is about; baseline: name of the first network where files were given, else None.
+    """focus: the arm the study is about; baseline: name of the first network where files were given, else None;
+    reference: the arm whose rates at shorter limits are subtracted from those of the others.
 
     rates: verified rates and certified areas at shorter limits. criterion, goals: empty where files were compared.
     notes: what a reader should know before believing a figure.
@@ -34,6 +36,7 @@ class Analysis:
     title: str
     focus: str
     baseline: str | None
+    reference: str
     rows: tuple[StudyRow, ...]
     summaries: tuple[Summary, ...]
     effects: tuple[Effect, ...]
@@ -73,19 +76,27 @@ def analyse(
         focus = focus if focus in arms else min((r.arm for r in rows if r.ratio is not None), default=focus)
         effects = summary.effects(rows, focus, replicates)
         checks = (goals.criterion(effects, focus), goals.goals(effects, focus))
+    reference = baseline or _reference(effects, focus)
     return Analysis(
         title=title,
         focus=focus,
         baseline=baseline,
+        reference=reference,
         rows=tuple(rows),
         summaries=tuple(summaries),
         effects=tuple(effects),
-        rates=tuple(limits.rates(rows, baseline or limits.REFERENCE, replicates, at)),
+        rates=tuple(limits.rates(rows, reference, replicates, at)),
         criterion=tuple(checks[0]),
         goals=tuple(checks[1]),
         notes=tuple(_notes(rows, summaries, baseline is not None)),
         replicates=replicates,
     )
+
+
+def _reference(effects: Sequence[Effect], focus: str) -> str:
+    """The unpruned arm most like the focus that has enough results in common with it."""
+    held = {c.baseline[0] for c in effects if c.pairs >= summary.ENOUGH}
+    return next((arm for arm in references(focus) if arm in held), limits.REFERENCE)
 
 
 def save(analysis: Analysis, path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from pruning.study.spec import alike, references
 from pruning.study.stats import Estimate
 from pruning.study.summary import Effect, label
 
@@ -89,17 +90,23 @@ _ERROR = _Condition(
 
 def criterion(effects: Sequence[Effect], focus: str = "usn") -> list[Check]:
     """The protocol: at 50 and 75 % better than random-matched and dense+ft in coverage and in verified rate with the
-    whole interval above 0, median time not worse, clean error at most 10 % above dense+ft."""
-    both = [(name, wanted) for name in ("random-matched", "dense+ft") for wanted in (_COVERAGE, _GAIN, _TIME)]
+    whole interval above 0, median time not worse, clean error at most 10 % above dense+ft. A focus with `+cert` is held
+    against random-matched+cert, and against dense+cert as well."""
+    baselines = (alike("random-matched", focus), *references(focus)[:-1])
+    both = [(name, wanted) for name in baselines for wanted in (_COVERAGE, _GAIN, _TIME)]
     return [_check(effects, focus, r, *one) for r in RATIOS for one in (*both, ("dense+ft", _ERROR))]
 
 
 def goals(effects: Sequence[Effect], focus: str = "usn") -> list[Check]:
     """The release: verified rate at least 8.2 points above dense+ft, interval above 0 against random-matched and
-    small-scratch, four times faster than dense at 75 %, clean error at most 10 % above."""
-    wanted = (("dense+ft", _POINTS), ("random-matched", _GAIN), ("small-scratch", _GAIN), ("dense+ft", _ERROR))
+    small-scratch, four times faster than dense at 75 %, clean error at most 10 % above dense+ft. A focus with `+cert`
+    is held against the controls with it, and has to gain as much over dense+cert, too."""
+    unpruned = references(focus)
+    gains = [(name, _POINTS) for name in unpruned[:-1]]
+    controls = [(alike(name, focus), _GAIN) for name in ("random-matched", "small-scratch")]
+    wanted = (*gains, *controls, ("dense+ft", _ERROR))
     last = max(RATIOS)
-    dense = next((name for name in ("dense", "dense+ft") if _find(effects, focus, last, name)), "dense")
+    dense = next((name for name in reversed(unpruned) if _find(effects, focus, last, name)), "dense")
     return [_check(effects, focus, r, *one) for r in RATIOS for one in wanted] + [
         _check(effects, focus, last, dense, _FASTER)
     ]

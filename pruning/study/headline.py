@@ -7,10 +7,9 @@ from __future__ import annotations
 from pruning.study import goals, limits, words
 from pruning.study.analysis import Analysis
 from pruning.study.goals import GoalOutcome
+from pruning.study.spec import Arm, references
 from pruning.study.stats import Estimate
-from pruning.study.summary import Effect, label
-
-UNPRUNED = ("dense+ft", "dense")
+from pruning.study.summary import ENOUGH, Effect, label
 
 
 def sentences(analysis: Analysis) -> str:
@@ -31,8 +30,8 @@ def waiting(analysis: Analysis) -> str:
     ]
     cross = limits.crossing(rates)
     turn = f"; they cross between {words.number(cross[0])} and {words.number(cross[1])} s" if cross else ""
-    reference = analysis.baseline or limits.REFERENCE
-    return f"Of images certified in full, {label(rates.treatment)} has, against {reference}, {', '.join(told)}{turn}."
+    who = label(rates.treatment)
+    return f"Of images certified in full, {who} has, against {analysis.reference}, {', '.join(told)}{turn}."
 
 
 def _images(gain: Estimate) -> str:
@@ -41,11 +40,19 @@ def _images(gain: Estimate) -> str:
 
 
 def controls(analysis: Analysis) -> str:
-    """What the other networks of the same ratio certify beside the focus, and how many goals are reached."""
+    """What others of the same ratio and kind of fine-tuning certify beside the focus; how many goals are reached."""
     found = chosen(analysis)
     if found is None or analysis.baseline is not None:
         return ""
-    others = [c for c in analysis.effects if c.treatment == found.treatment and c.baseline[1] is not None]
+    certified = Arm(found.treatment[0]).certified
+    others = [
+        c
+        for c in analysis.effects
+        if c.treatment == found.treatment
+        and c.baseline[1] is not None
+        and c.pairs >= ENOUGH
+        and Arm(c.baseline[0]).certified == certified
+    ]
     groups = {
         "less": [c for c in others if c.coverage.low > 0],
         "more": [c for c in others if c.coverage.high < 0],
@@ -61,30 +68,45 @@ def controls(analysis: Analysis) -> str:
 
 
 def sentence(analysis: Analysis) -> str:
-    """What was found, for the treatment of `chosen`; a difference that may be chance is called none."""
+    """What was found, for the treatment of `chosen`; a difference that may be chance is called none.
+
+    A focus with `+cert` is told against dense+cert first, then against dense+ft.
+    """
     found = chosen(analysis)
     if found is None:
-        return "Nothing can be compared yet: no two treatments share a finished image."
+        what = analysis.focus if analysis.baseline is None else "no other network"
+        return f"Nothing can be compared yet: {what} shares {ENOUGH} finished images with no unpruned network."
     arm, ratio = found.treatment
     who, verb = label(found.treatment), "certifies"  # a given network, or one that is not pruned
     if ratio is not None and analysis.baseline is None:
         who, verb = f"Networks with {ratio:.0%} of the channels removed by {arm}", "certify"
-    return (
-        f"{who} {verb} {_speed(found.time)} {label(found.baseline)}, {_error(found.clean_error)}; "
-        f"{_coverage(found.coverage)}."
-    )
+    told = [found, *(c for c in _held_against(analysis, "dense+ft") if c.treatment == found.treatment and c != found)]
+    return f"{who} {verb} {'; and '.join(map(_compared, told))}."
 
 
 def chosen(analysis: Analysis) -> Effect | None:
-    """The focus at its highest ratio against the unpruned networks; of given ones the smallest against the first."""
+    """The focus at its highest ratio against the unpruned network most like it; of given ones the smallest against the
+    first. In a study only of those with at least `ENOUGH` pairs of results: it may be far from finished.
+    """
     if analysis.baseline is not None:
         size = {s.arm: s.parameters for s in analysis.summaries}
         return min(analysis.effects, key=lambda c: size[c.treatment[0]], default=None)
-    for baseline in UNPRUNED:
-        mine = [c for c in analysis.effects if c.treatment[0] == analysis.focus and c.baseline[0] == baseline]
+    for baseline in references(analysis.focus):
+        mine = _held_against(analysis, baseline)
         if mine:
             return max(mine, key=lambda c: c.treatment[1] or 0.0)
-    return analysis.effects[-1] if analysis.effects else None
+    return None
+
+
+def _held_against(analysis: Analysis, baseline: str) -> list[Effect]:
+    """The focus against one unpruned arm of a study, where both have enough results."""
+    mine = [c for c in analysis.effects if c.treatment[0] == analysis.focus and c.baseline[0] == baseline]
+    return [] if analysis.baseline is not None else [c for c in mine if c.pairs >= ENOUGH]
+
+
+def _compared(found: Effect) -> str:
+    """Time, error and proof of one treatment beside a baseline."""
+    return f"{_speed(found.time)} {label(found.baseline)}, {_error(found.clean_error)}; {_coverage(found.coverage)}"
 
 
 def _speed(time: Estimate) -> str:

@@ -9,6 +9,7 @@ from pruning.study import details
 from pruning.study.analysis import Analysis
 from pruning.study.details import Details
 from pruning.study.row import StudyRow
+from pruning.study.spec import references
 
 HEADLINE_RATIO = 0.75
 WORST = 6
@@ -62,7 +63,7 @@ def worst(analysis: Analysis, folder: Path) -> list[tuple[StudyRow, Details]]:
 def _before(analysis: Analysis) -> str | None:
     if analysis.baseline is not None:
         return next((r.name for r in analysis.rows if r.arm == analysis.baseline), None)
-    for arm in ("dense+ft", "dense"):
+    for arm in (analysis.reference, *references(analysis.focus)):
         rows = [r for r in analysis.rows if r.arm == arm]
         if rows:
             return min(rows, key=lambda r: (r.seed, r.name)).name

@@ -124,6 +124,18 @@ class Arm:
         return next((part for part in self.name.split("+")[1:] if part in SHARINGS), "")
 
 
+def references(focus: str) -> tuple[str, ...]:
+    """The unpruned arms that an arm is held against: first the one that was fine-tuned as it was."""
+    return ("dense+cert", "dense+ft", "dense") if Arm(focus).certified else ("dense+ft", "dense")
+
+
+def alike(control: str, focus: str) -> str:
+    """The form of a control that was fine-tuned as the focus was: of `random-matched` for `usn+cert` the one with
+    `+cert`.
+    """
+    return f"{control}+cert" if Arm(focus).certified else control
+
+
 @dataclass(frozen=True)
 class EpochBudget:
     """Epochs of training and of fine-tuning, the same for every arm."""

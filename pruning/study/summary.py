@@ -16,6 +16,9 @@ Treatment = tuple[str, float | None]
 
 Field = Callable[[StudyRow], float]
 
+ENOUGH = 6
+"""Pairs of results below which the first screen says nothing: with five no exact paired test comes out below 5 %."""
+
 
 @dataclass(frozen=True)
 class Summary:

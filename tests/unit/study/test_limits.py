@@ -105,7 +105,7 @@ def test_the_second_sentence_says_where_the_lines_cross():
     assert "after 10 s -42.9 [" in said and said.endswith("; they cross between 5 and 10 s.")
     assert headline.controls(found).startswith("At the same ratio certify l2 less; ")
     assert headline.sentences(found).endswith("goals that were measured are reached.")
-    level = analysis.analyse(traced("usn", 0.5, QUICK) + traced("dense+ft", None, QUICK), "t", replicates=FEW)
+    level = analysis.analyse(traced("usn", 0.5, QUICK * 3) + traced("dense+ft", None, QUICK * 3), "t", replicates=FEW)
     assert headline.waiting(level).count("as many within chance (+0.0 [+0.0, +0.0] points)") >= 1
 
 
