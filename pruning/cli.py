@@ -47,8 +47,10 @@ what stands for a removed channel (--fold)
 
 which network to ship (--target)
   A fifth of the labelled pictures is kept from pruning and training. 25, 50, 75 and 90 % are removed, shared out over
-  the layers uniformly, globally and by marginal certified loss; of those whose error on the kept pictures rises by no
-  more than asked, and the given network, the one is written of which most of S is certified. --mode one-shot or
+  the layers uniformly, globally and by marginal certified loss, each until the error on the kept pictures rises by more
+  than asked, and then one ratio between the last two. Of those within it, and the given network, the one is written of
+  which most of S is certified on the first {choices.TARGET_VERIFIED} kept pictures; on a tie the smallest. Its figures
+  are of the pictures that it was chosen by: measure it on others before you quote them. --mode one-shot or
   progressive fine-tunes each (with --certified for bounds as well).
 
 examples

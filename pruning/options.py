@@ -134,6 +134,8 @@ class TrainOptions:
 
 TARGET = "error<=+10%,certify<=5s"
 """What a target looks like."""
+TARGET_VERIFIED = 8
+"""Images that each network within the error of a target is verified on."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from pruning.errors import DataError, PruneError
 from pruning.measure import error
 from pruning.net import Net
 from pruning.normalised import given
-from pruning.options import PruneOptions, PruneTarget
+from pruning.options import TARGET_VERIFIED, PruneOptions, PruneTarget
 from verifier.budget import Budget
 from verifier.console.arguments import Tolerance
 from verifier.data.frame import PIXELS, Frame, Head
@@ -35,8 +35,6 @@ from verifier.semantic.properties import Property
 
 RATIOS = (0.25, 0.5, 0.75, 0.9)
 SHARED = ("uniform", "global", "marginal")
-VERIFIED = 8
-"""Images that are verified."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +70,7 @@ class HeldImages:
         frame, shares = self.frame, []
         read = network.load(onnx_io.to_bytes(net), channels=frame.channels, layout=frame.layout)
         labels = self.data.need_labels("--target")
-        for image, label in zip(self.data.images[:VERIFIED], labels[:VERIFIED], strict=True):
+        for image, label in zip(self.data.images[:TARGET_VERIFIED], labels[:TARGET_VERIFIED], strict=True):
             target, prop = self._asked(label)
             problem = prepare(read, frame.restore(image).astype(np.float64), target, self.data.semantic, prop)
             budget = Budget.of(self.seconds, None, time.process_time)
@@ -112,7 +110,7 @@ def choose(
             tried[index] = replace(candidate, certified=share, full=full)
             say(f"{candidate.label}: {share:.1%} of S certified within {target.seconds:g} s per image, {full} in full")
     best = max((c for c in tried if c.certified is not None), key=_rank)
-    reason = _reason(best, tried, target, min(VERIFIED, len(held.images)))
+    reason = _reason(best, tried, target, min(TARGET_VERIFIED, len(held.images)))
     say(f"ship {best.label}: {reason}")
     record = {
         **best.model.sidecar,

@@ -56,7 +56,7 @@ def frame(net: Net) -> Frame:
 def test_what_is_claimed_of_the_chosen_network_holds(
     net: Net, data: Calibration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choosing, "VERIFIED", 3)
+    monkeypatch.setattr(choosing, "TARGET_VERIFIED", 3)
     monkeypatch.setattr(choosing, "SHARED", ("uniform", "marginal"))
     target, lines = PruneTarget(3.0, 2.0), list[str]()
     model, tried = choose(net, data, PruneOptions(criterion="l2"), target, TAU, frame(net), say=lines.append)
@@ -86,7 +86,7 @@ def test_what_is_claimed_of_the_chosen_network_holds(
 def test_where_nothing_smaller_is_as_accurate_the_given_network_is_shipped(
     net: Net, data: Calibration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choosing, "VERIFIED", 1)
+    monkeypatch.setattr(choosing, "TARGET_VERIFIED", 1)
     monkeypatch.setattr(choosing, "SHARED", ("uniform",))
     lines: list[str] = []
     data = replace(data, labels=answers(net, data.images) + np.float32(1e-3))
@@ -162,7 +162,7 @@ def test_data_that_cannot_judge_are_refused(net: Net, data: Calibration) -> None
 def test_the_command(
     net: Net, data: Calibration, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choosing, "VERIFIED", 1)
+    monkeypatch.setattr(choosing, "TARGET_VERIFIED", 1)
     monkeypatch.setattr(choosing, "SHARED", ("uniform",))
     pruning.save(net, tmp_path / "net.onnx")
     np.savez(tmp_path / "data.npz", images=data.images, labels=data.labels)
