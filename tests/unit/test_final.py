@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import helper
 
+from tests.models import build
 from verifier.errors import ProblemError
-from verifier.graph.onnx_import import Final
+from verifier.graph.onnx_import import Final, load_model
 from verifier.problem.final import through_argmax, through_softmax
 from verifier.problem.problem import Condition
 
@@ -118,3 +120,9 @@ def test_one_row_that_needs_probabilities_keeps_them_all() -> None:
     assert through_softmax([good, inputs], final)
     assert not through_softmax([good, alone], final)
     assert not through_softmax([Condition(good.y, ((0, 1.0),), 0.0, False)], final)
+
+
+def test_the_mask_of_a_dropout_keeps_no_order() -> None:
+    nodes = [helper.make_node("Softmax", ["x"], ["p"]), helper.make_node("Dropout", ["p"], ["kept", "mask"])]
+    assert load_model(build(nodes, {"x": (1, 3)}, ["kept"], opset=9)).final is not None
+    assert load_model(build(nodes, {"x": (1, 3)}, ["mask"], opset=9)).final is None

@@ -204,7 +204,7 @@ def compare_problem(model: Model, problem: Problem, points: np.ndarray, session:
     points = _rounded_to_inputs(np.asarray(points, dtype=np.float64), model)
     imported = _outputs(asked.graph, points, np.float64)
     expected = (session or Session(model)).run(points) if asked.graph is model.graph else imported
-    inputs = points[:, problem.kept]
+    inputs, wraps = points[:, problem.kept], _wraps(problem.graph)
     found = _outputs(problem.graph, inputs, np.float64)
     with np.errstate(all="ignore"):
         rows = expected[:, asked.outputs] @ asked.matrix.T
@@ -215,7 +215,7 @@ def compare_problem(model: Model, problem: Problem, points: np.ndarray, session:
         with np.errstate(all="ignore"):
             room = slack[:, asked.outputs] @ np.abs(asked.matrix).T + 32 * after
             agree = ~(difference > room) | ~np.isfinite(rows)  # NaN: an infinity of float32
-        return agree & (np.isfinite(found) | ~np.isfinite(rows))
+        return agree & (np.isfinite(found) | ~np.isfinite(rows) | (np.isnan(found) & wraps))
 
     agree = agreement(_noise(asked.graph, points, imported), _noise(problem.graph, inputs, found))
     if not agree.all():
@@ -244,12 +244,12 @@ def _compare(
     model: Model, graph: Graph, original: Graph, points: np.ndarray, expected: np.ndarray, session: Session
 ) -> float:
     """Largest difference of `graph` from `expected`; `original` is the imported graph, in which a culprit is sought."""
-    found = _outputs(graph, points, np.float64)
+    found, wraps = _outputs(graph, points, np.float64), _wraps(graph)
     difference = np.abs(found - expected)
 
     def agreement(noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         slack = _slack(noise, expected, _grain(model))
-        same = (difference <= slack) | (found == expected) | (np.isnan(found) & np.isnan(expected))
+        same = (difference <= slack) | (found == expected) | (np.isnan(found) & (np.isnan(expected) | wraps))
         return same.all(axis=1), slack
 
     agree, slack = agreement(_noise(graph, points, found))
@@ -322,6 +322,12 @@ def _slack(noise: np.ndarray, expected: np.ndarray, grain: float) -> np.ndarray:
 
 def _has_steps(graph: Graph) -> bool:
     return any(node.op in OPERATORS and OPERATORS[node.op].steps for node in graph.nodes)
+
+
+def _wraps(graph: Graph) -> bool:
+    """Whether whole numbers may leave their type: nothing is known of the result then (NaN), whatever a machine makes
+    of it."""
+    return any(node.op == "Within" for node in graph.nodes)
 
 
 def _rounded_to_inputs(points: np.ndarray, model: Model) -> np.ndarray:

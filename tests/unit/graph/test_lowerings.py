@@ -201,6 +201,7 @@ CASES: list[Case] = [
     *(("Flatten", (11, 13, 22), [(2, 3, 4)], {"axis": axis}, 1) for axis in (-1, -2)),
     ("Squeeze", (7, 11), [(1, 3, 1, 4)], {"axes": [0, 2]}, 1),
     ("Squeeze", (13, 22), [(1, 3, 1, 4), i(-2)], {}, 1),
+    ("Squeeze", (13, 22), [(1, 3, 1, 4), i()], {}, 1),
     ("Squeeze", ALL, [(1, 3, 1, 4)], {}, 1),
     ("Unsqueeze", (7, 11), [(3, 4)], {"axes": [0, 2]}, 1),
     ("Unsqueeze", (13, 22), [(3, 4), i(-1, 0)], {}, 1),
@@ -213,6 +214,7 @@ CASES: list[Case] = [
     ("DepthToSpace", (11, 13, 22), [(1, 8, 2, 3)], {"blocksize": 2, "mode": "CRD"}, 1),
     ("SpaceToDepth", ALL, [(1, 2, 4, 6)], {"blocksize": 2}, 1),
     ("Dropout", (7, 10, 12, 13, 22), [(2, 3)], {}, 1),
+    ("Dropout", (7, 9, 10, 12, 22), [(2, 3)], {}, 2),
     ("Cast", ALL, [(2, 3)], {"to": 11}, 1),
     # picking and joining
     ("Concat", ALL, [(2, 3), (2, 1), n(2, 2)], {"axis": 1}, 1),

@@ -210,3 +210,25 @@ def test_what_has_no_rule_can_be_run_and_is_named(nodes: list[Any], weights: dic
     assert graph.opaque[0].attrs["op_type"] == why
     with pytest.raises(ModelError, match=why):
         evaluate(graph, {"x": np.zeros((1, 2, 4))})
+
+
+@pytest.mark.parametrize("op", ["Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal", "Sub", "Xor", "And"])
+@pytest.mark.parametrize("kind", [UINT8, INT8, TensorProto.BOOL])
+def test_constants_of_every_whole_type(op: str, kind: int) -> None:
+    """A whole number without a sign has no negative in its own type."""
+    if (kind == TensorProto.BOOL) != (op in ("Xor", "And")):
+        return
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    nodes = [node("Cast", ["x"], ["i"], to=kind), node(op, ["i", "c"], ["t"]), to_float("t")]
+    data = build(nodes, {"x": (1, 4)}, ["y"], {"c": np.array([1, 0, 1, 1], dtype)}, 14)
+    graph = load_model(data).graph
+    points = np.array([[1.0, 2.0, 3.0, 2.0], [1.0, 1.0, 1.0, 1.0], [2.0, 0.0, 1.0, 5.0]])
+    for point in points:
+        expected = run_onnx(data, {"x": point[None]})[0].reshape(-1)
+        np.testing.assert_array_equal(outputs_of(graph, {"x": point[None, None]})[0], expected)
+
+
+def test_whole_numbers_beyond_float64_are_refused() -> None:
+    nodes = [node("Cast", ["x"], ["i"], to=TensorProto.INT64), node("Less", ["i", "c"], ["t"]), to_float("t")]
+    with pytest.raises(ModelError, match="beyond 2\\^53"):
+        load_model(build(nodes, {"x": (1, 4)}, ["y"], {"c": np.array(2**53 + 1)}, 13))

@@ -36,7 +36,7 @@ def sub(c: Context) -> Operand:
     """x - y."""
     x, y = c.value(0), c.value(1)
     if isinstance(y, np.ndarray):
-        return summed(c, x, np.negative(y, out=np.empty_like(y)))
+        return c.shift(c.var(x), -c.numbers(y))  # in float64: whole numbers without a sign have no negative
     if isinstance(x, np.ndarray):
         return c.shift(c.scale(y, -1.0), x)
     return c.binary("Sub", x, y)

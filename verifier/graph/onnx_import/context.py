@@ -232,9 +232,20 @@ class GraphBuilder:
         """A value of the graph: of a constant a Constant node."""
         return value if isinstance(value, Var) else self.constant(value)
 
+    def numbers(self, value: np.ndarray | float) -> np.ndarray:
+        """Constants as float64.
+
+        Raises:
+            ModelError: one is a whole number that float64 does not hold.
+        """
+        array = np.asarray(value)
+        if array.dtype.kind in "iu" and array.dtype.itemsize == 8 and ((array > 2**53) | (array < -(2**53))).any():
+            raise ModelError(f"{self.source}: computes with whole numbers beyond 2^53, which float64 does not hold")
+        return array.astype(np.float64, copy=False)
+
     def constant(self, value: np.ndarray) -> Var:
         """A Constant node."""
-        return self.emit("Constant", [], np.shape(value), {"value": np.asarray(value, dtype=np.float64)})
+        return self.emit("Constant", [], np.shape(value), {"value": self.numbers(value)})
 
     def rounded(self, value: np.ndarray, error: np.ndarray) -> Var:
         """A constant known to within `error` >= 0 (of its shape)."""
@@ -251,7 +262,7 @@ class GraphBuilder:
 
     def scale(self, x: Var, factor: np.ndarray | float, roundings: float = 0.0) -> Var:
         """x * factor; x is enlarged where the factor is larger. `roundings`: see `graph.ir`."""
-        factor = np.asarray(factor, dtype=np.float64)
+        factor = self.numbers(factor)
         x = self.broadcast(x, np.broadcast_shapes(x.shape, factor.shape))
         if (factor == 1).all() and not roundings:
             return x
@@ -259,7 +270,7 @@ class GraphBuilder:
 
     def shift(self, x: Var, offset: np.ndarray | float, error: np.ndarray | None = None) -> Var:
         """x + offset; x is enlarged where the offset is larger. `error`: how far the offset may be off."""
-        offset = np.asarray(offset, dtype=np.float64)
+        offset = self.numbers(offset)
         x = self.broadcast(x, np.broadcast_shapes(x.shape, offset.shape))
         if error is not None and error.any():
             return self.emit("Shift", [x], x.shape, {"offset": offset, "bias_error": error})

@@ -23,7 +23,7 @@ def find_final(
     """The final operator and the IR value that holds the logits, where the only output is one (perhaps reshaped)."""
     if len(outputs) != 1:
         return None
-    makers = {name: node for node in nodes for name in node.output}
+    makers = {node.output[0]: node for node in nodes}  # further outputs (the mask of a Dropout) keep no order
     node = makers.get(outputs[0])
     casts: list[int] = []
     while node is not None and node.op_type in (*_KEEP_ORDER, "Cast"):

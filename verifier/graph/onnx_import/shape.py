@@ -20,11 +20,12 @@ def identity(c: Context) -> Operand:
 
 @lowers("Dropout", since=7)
 def dropout(c: Context) -> Operand | tuple[Operand, ...]:
-    """Inference form: the input itself."""
+    """Inference form: the input itself. ONNX Runtime's mask is empty before opset 12, and numbers before 10."""
     if c.has(2) and c.const(2, "training_mode").any():
         raise c.refuse("training mode; export the model in evaluation mode")
     x = c.value(0)
-    return (x, np.ones(x.shape, dtype=bool)) if c.n_outputs > 1 else x
+    mask = np.full(x.shape, c.opset >= 12, dtype=bool if c.opset >= 10 else np.float64)
+    return (x, mask) if c.n_outputs > 1 else x
 
 
 @lowers("Cast", "CastLike")
@@ -77,7 +78,7 @@ def squeeze(c: Context) -> Operand:
     """Drop axes of size 1."""
     x = c.x()
     given = c.ints(1, "axes")
-    axes = c.axes(given, x.rank) if given is not None else [a for a, size in enumerate(x.shape) if size == 1]
+    axes = c.axes(given, x.rank) if given else [a for a, size in enumerate(x.shape) if size == 1]
     if any(x.shape[axis] != 1 for axis in axes):
         raise c.wrong(f"Squeeze of axes {list(axes)} of shape {x.shape}")
     return c.reshape(x, [size for axis, size in enumerate(x.shape) if axis not in axes])
