@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from verifier.bounds.backward import walk_back
-from verifier.bounds.network import HALF, OFFSETS, Network, build
+from verifier.bounds.network import OFFSETS, Network, build, halved
 from verifier.bounds.rounding import Allowance, times
 from verifier.graph.ir import Graph
 from verifier.ops.elementwise import magnitude
@@ -110,20 +110,17 @@ def deviating(exact: Network, graph: Graph) -> Network | None:
     """The network of `graph` in float32 without its constants, for rows over deviations; None where a weight is none in
     float32."""
     single = build(graph, torch.float32, exact.device)
-    for op, wide in zip(single.ops, exact.ops, strict=True):
+    if not halved(single, exact):
+        return None
+    for op in single.ops:
         if not isinstance(op, LinearOp):
             continue
         op.weights_rounded = True  # some are; and rows that start at an element pass the operator, which has a cost
-        op.params.pop("bias_error", None)
-        for name, value in wide.params.items():
-            if name == "bias":
-                del op.params[name]
-            elif name in OFFSETS:
+        for name in ("bias", "bias_error"):
+            op.params.pop(name, None)
+        for name in OFFSETS:
+            if name in op.params:
                 op.params[name] = torch.zeros_like(op.params[name])
-            elif name != "bias_error" and bool(
-                (op.params[name].to(value.dtype) - value).abs().gt(value.abs() * HALF).any()
-            ):
-                return None
     return single
 
 

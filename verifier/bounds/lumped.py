@@ -211,17 +211,17 @@ def _sweep(given: Prepared, first: Lumped, unstable: Tensor | None) -> Lumped:
     network = given.twin.fast
 
     def step(i: int, op: Op, read: list[Lumped]) -> Lumped:
+        exact = given.twin.exact.ops[i]
         if isinstance(op, LinearOp):
-            exact = given.twin.exact.ops[i]
             assert isinstance(exact, LinearOp)
             return _linear(op, exact, read, given.extra[i]) if read else _constant(exact, first)
-        assert isinstance(op, RelaxedOp)
+        assert isinstance(exact, RelaxedOp)
         if isinstance(op, Relu):
             return _relu(read[0] if given.owned[i] else _copied(read[0]), given.room[i], unstable)
         if isinstance(op, Clip) and all(map(math.isfinite, op._limits())):
             argument = read[0] if given.owned[i] else _copied(read[0])
             return _clip(argument, *op._limits(), given.room[i], unstable)
-        return _generic(op, read, unstable)
+        return _generic(exact, read, unstable)
 
     out = network.walk(first, step)
     batch, m = len(first.centre), network.m

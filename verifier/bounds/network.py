@@ -191,6 +191,19 @@ def narrowed(exact: Network, graph: Graph) -> Network | None:
     return single
 
 
+def halved(single: Network, exact: Network) -> bool:
+    """Whether `single`, the network `exact` in float32, has all of its weights to half an ulp: one that underflows or
+    overflows there has no relative error that a sum of products could pay for. Constants that are added do not count.
+    """
+    for op, wide in zip(single.ops, exact.ops, strict=True):
+        for name, value in wide.params.items():
+            if value.is_floating_point() and name not in (*OFFSETS, "bias_error", "roundings"):
+                off = (op.params[name].to(value.dtype) - value).abs()
+                if not bool((off <= value.abs() * HALF).all()):
+                    return False
+    return True
+
+
 HALF = ulp(torch.float32) / 2
 OFFSETS = ("bias", "offset", "value")
 """Parameters that are nothing but a constant that is added."""

@@ -34,7 +34,7 @@ from torch import Tensor
 from verifier.bounds.network import Network
 from verifier.graph.ir import Shape
 from verifier.ops.kinds import LinearOp, Relaxation, RelaxedOp
-from verifier.tolerance import gamma, lost, ulp
+from verifier.tolerance import gamma, lost, tiny, ulp
 
 
 class Planes(NamedTuple):
@@ -205,7 +205,8 @@ class Allowance:
         producer, marked, spare = self.network.producer(i), not self.network.finite, SPARE + self._sum(op.out_shape)
         both = _stacked(op, planes)
         size = both.detach().abs().amax(0)
-        cost = size[0] * (self._sum(op.out_shape) * spare)
+        # tiny: what offsets and slopes of denormal intervals have lost to underflow
+        cost = size[0] * (self._sum(op.out_shape) * spare) + SPARE * tiny(self.network.dtype)
         unit = 8 * ulp(self.network.dtype) * spare
         if op.elementwise:
             cost = cost + times(size[1], self._load(i, 2 * unit), exact=marked)

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from verifier.bounds.affine import AffineForm, generic_form
-from verifier.bounds.network import Network, build
+from verifier.bounds.network import Network, build, halved
 from verifier.graph.ir import Graph
 from verifier.ops.affine import Dense, Scale
 from verifier.ops.conv import Conv
@@ -54,9 +54,10 @@ class Twin:
 
     @staticmethod
     def of(graph: Graph, device: torch.device) -> Twin:
-        """Binds the graph; float32 is used on CPUs only."""
+        """Binds the graph; float32 is used on CPUs only, where all weights are numbers of it to half an ulp."""
         exact = build(graph, torch.float64, device)
-        return Twin(exact, build(graph, torch.float32, device) if device.type == "cpu" else exact)
+        fast = build(graph, torch.float32, device) if device.type == "cpu" else exact
+        return Twin(exact, fast if halved(fast, exact) else exact)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +132,7 @@ class Zonotope:
     def widened(self, by: Tensor) -> Zonotope:
         """The same with a radius that is larger by `by` (B, *S), of any type."""
         up = 1 + 4 * ulp(self.radius.dtype)
-        return replace(self, radius=(self.radius + by.to(self.radius.dtype) * up) * up)
+        return replace(self, radius=(self.radius + by.to(self.radius.dtype) * up + FLOOR) * up)
 
     def opened(self) -> Zonotope:
         """The same with every fresh symbol as a map of its own."""
@@ -173,7 +174,7 @@ def start(offset: Tensor, matrix: Tensor, centre: Tensor, radius: Tensor, fast: 
     """The set x = offset + p matrix over p in centre +- radius: (B, n), (B, d, n), (B, d), (B, d), all float64."""
     core = torch.cat([(offset + torch.bmm(centre[:, None], matrix)[:, 0])[:, None], matrix * radius[:, :, None]], 1)
     size = offset.abs() + torch.bmm((centre.abs() + radius)[:, None], matrix.abs())[:, 0]
-    return Zonotope(core, (), (), (), (32 * EXACT * size).to(fast))
+    return Zonotope(core, (), (), (), (32 * EXACT * size).add_(FLOOR).to(fast))
 
 
 def sweep_zonotope(
@@ -235,7 +236,7 @@ def _constant(op: LinearOp, first: Zonotope) -> Zonotope:
 def _inexact(op: LinearOp, radius: Tensor) -> Tensor:
     """The radius (float64) with the operator's own error, and room for rounding the sum to another type."""
     error = op.inexact()
-    return radius if error is None else (radius + error + FLOOR) * (1 + 2 * ulp(torch.float32))
+    return (radius + FLOOR if error is None else radius + error + FLOOR) * (1 + 2 * ulp(torch.float32))
 
 
 def _aligned(given: list[Zonotope]) -> list[Zonotope]:
@@ -275,6 +276,7 @@ def _linear(op: LinearOp, fast: LinearOp, given: list[Zonotope], rigorous: bool)
             noise = fast.linear(x.noise)
     else:
         radius = fast.absolute(*(_with_rounding(f, terms) if rigorous else f.radius for f in given))
+        radius = radius.add_(FLOOR) if rigorous else radius
     if offset is not None:
         core = torch.cat([(core[:, 0] + offset)[:, None], core[:, 1:]], 1) if terms == 0 else _shifted(core, offset)
         radius, noise = radius + _inexact(op, 4 * EXACT * core[:, 0].abs()).to(radius.dtype), None
@@ -355,7 +357,7 @@ def _scaled(
     eps, fast = ulp(form.radius.dtype), form.radius.dtype
     rough, up = slope.to(fast), half.mul(1 + 2 * eps).to(fast)
     lumped = form.lumped()
-    rounding = torch.add(exact_noise.to(fast).mul_(1 + 2 * eps), lumped, alpha=16 * eps)
+    rounding = torch.add(exact_noise.to(fast).mul_(1 + 2 * eps).add_(FLOOR), lumped, alpha=16 * eps)
     radius = torch.addcmul(rounding, form.radius, rough)
     noise = torch.addcmul(up + rounding, lumped, rough).mul_(1 + 8 * eps)
     fresh = _new_symbols(up, form, radius, symbols, unstable)
@@ -414,5 +416,5 @@ def _generic(op: RelaxedOp, given: list[Zonotope], unstable: Tensor) -> Zonotope
     fast = given[0].radius.dtype
     result, bent = generic_form(op, [AffineForm(f.core, f.lumped().double()[:, None]) for f in given])
     unstable += bent
-    radius = torch.nan_to_num(result.radius[:, 0] * (1 + 4 * ulp(fast)), nan=torch.inf, posinf=torch.inf)
+    radius = torch.nan_to_num(result.radius[:, 0] * (1 + 4 * ulp(fast)) + FLOOR, nan=torch.inf, posinf=torch.inf)
     return Zonotope(result.maps, (), (), (), radius.to(fast))

@@ -109,14 +109,20 @@ class Hinge(Elementwise):
         return torch.where(x < 0, self.left(x) * x, x)
 
     def image(self, x: Interval) -> Interval:
-        at_lower, at_upper = self.value(x.lower), self.value(x.upper)
+        ends = [self._around(end) for end in x]
         crossing = (x.lower < 0) & (x.upper > 0)
-        low, high = torch.minimum(at_lower, at_upper), torch.maximum(at_lower, at_upper)
+        low, high = torch.minimum(*(end.lower for end in ends)), torch.maximum(*(end.upper for end in ends))
         low = torch.where(crossing, low.clamp_max(0), low)
         high = torch.where(crossing, high.clamp_min(0), high)
-        # a * x is one rounding; the positive branch has none, and no bound loses its sign
-        unit = ulp(low.dtype) * (x.lower < 0)
-        return self.rounded(low - unit * low.abs(), high + unit * high.abs())
+        return self.rounded(low, high)
+
+    def _around(self, x: Tensor) -> Interval:
+        """The value at x, rounded outwards: a x is one rounding, and one more of a; x itself and x times 0, 1, -1 are
+        none. The next number is for denormal ones."""
+        y, a = self.value(x), self.left(x)
+        rounds, unit, inf = (x < 0) & (a != 0) & (a.abs() != 1), ulp(y.dtype) * y.abs(), torch.full_like(y, torch.inf)
+        below, above = torch.nextafter(y - unit, -inf), torch.nextafter(y + unit, inf)
+        return Interval(torch.where(rounds, below, y), torch.where(rounds, above, y))
 
     def frame(self, x: Interval) -> _HingeFrame:
         a = self.left(x.lower).expand_as(x.lower)

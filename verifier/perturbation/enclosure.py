@@ -33,7 +33,7 @@ from torch import Tensor
 from verifier.bounds.zonotope import Zonotope, start
 from verifier.brief import brief
 from verifier.perturbation.polynomial import ImageMap, Monomial
-from verifier.tolerance import FUNCTION_ULPS, tiny, ulp
+from verifier.tolerance import FLOOR, FUNCTION_ULPS, tiny, ulp
 
 ORDER = 5
 """Of the expansion of a power."""
@@ -115,7 +115,8 @@ class ImageMaps:
         (batch, count, n), d = cell.shared.shape, centre.shape[1]
         core = torch.cat([cell.value[:, None], cell.slopes * radius[:, :, None]], 1)
         eps = ulp(fast)
-        noise = (cell.slack * (1 + 4 * _EPS) + 2 * eps * cell.shared.abs().sum(1)).to(fast) * (1 + 4 * eps)
+        slack = cell.slack * (1 + 4 * _EPS) + 2 * eps * cell.shared.abs().sum(1)
+        noise = (slack + FLOOR).to(fast) * (1 + 4 * eps)
         form = Zonotope(core, (), (), (), noise)
         if not count:
             return form, None
