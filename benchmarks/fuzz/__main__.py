@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.fuzz import run
 
-TARGETS = ("specification", "witness", "results", "ledger", "proof", "packed", "model", "problems")
+TARGETS = ("specification", "witness", "results", "ledger", "proof", "packed", "model", "problems", "operators")
 
 
 def main() -> int:

@@ -253,6 +253,11 @@ def problems(rng: random.Random) -> bytes:
     return rng.randbytes(1200)
 
 
+def operators(rng: random.Random) -> bytes:
+    """The choices of a chain of operators."""
+    return rng.randbytes(400)
+
+
 MAKERS: dict[str, Callable[[random.Random], bytes]] = {
-    f.__name__: f for f in (specification, witness, results, ledger, proof, model, packed, problems)
+    f.__name__: f for f in (specification, witness, results, ledger, proof, model, packed, problems, operators)
 }

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 import vnnlib
+from benchmarks.fuzz.chains import operators
 from benchmarks.fuzz.texts import both, same
 from benchmarks.fuzz.verdicts import problems
 from pruning.study.errors import ResultsError
@@ -183,5 +184,5 @@ def _file(data: bytes) -> Iterator[Path]:
 
 
 TARGETS: dict[str, Callable[[bytes], str]] = {
-    f.__name__: f for f in (specification, witness, results, ledger, proof, model, packed, problems)
+    f.__name__: f for f in (specification, witness, results, ledger, proof, model, packed, problems, operators)
 }
