@@ -9,7 +9,8 @@ import pytest
 from benchmarks.fuzz import inputs, run, targets
 from benchmarks.fuzz.mutate import smallest
 
-COUNTS = {"specification": 300, "witness": 300, "results": 200, "ledger": 200, "proof": 400, "packed": 40, "model": 60}
+COUNTS = {"specification": 300, "witness": 300, "results": 200, "ledger": 200, "proof": 400, "packed": 40, "model": 60,
+          "operators": 15}  # fmt: skip
 
 
 @pytest.mark.parametrize("target", COUNTS)
