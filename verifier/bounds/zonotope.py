@@ -118,7 +118,7 @@ class Zonotope:
 
     def width(self) -> Tensor:
         """At least all that moves around the centre: (B, *S) float64."""
-        total = self.lumped().double()
+        total = self.lumped().to(torch.float64, copy=True)  # what is known of the noise is not to be written to
         for i in range(1, self.core.shape[1]):
             total.add_(self.core[:, i].abs())
         return total.mul_(1 + 16 * EXACT)

@@ -236,7 +236,7 @@ class _Reader:
 
     def op_squeeze(self, name: str, xs: list, a: dict) -> _Value:
         axes = a.get("axes") or _numbers_at(xs, 1)
-        return self.moved(name, xs[0], lambda t: t.squeeze(None if axes is None else tuple(axes)))
+        return self.moved(name, xs[0], lambda t: t.squeeze(tuple(axes) if axes else None))
 
     def op_unsqueeze(self, name: str, xs: list, a: dict) -> _Value:
         axes = tuple(a.get("axes") or _numbers_at(xs, 1) or ())

@@ -16,6 +16,7 @@ from torch import Tensor
 from verifier.search.bounding import Bounded
 from verifier.search.domains import DomainBatch
 from verifier.search.linear_program import exclude
+from verifier.search.settle import vanished
 from verifier.tolerance import gamma
 
 
@@ -64,4 +65,5 @@ def _feasible(bounded: Bounded, boxes: DomainBatch, b: int, rows: Tensor) -> tup
     combined, offset = weights @ a, weights @ constant
     least = np.minimum(combined * lower, combined * upper).sum() + offset
     size = weights @ (np.abs(a) @ np.maximum(np.abs(lower), np.abs(upper)) + np.abs(constant))
-    return None, bool(least > 3 * gamma(a.shape[0] + a.shape[1], torch.float64) * size)
+    room = float(vanished(boxes.lower[b : b + 1].double(), boxes.upper[b : b + 1].double(), len(a))[0])
+    return None, bool(least > 3 * gamma(a.shape[0] + a.shape[1], torch.float64) * size + room)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from verifier.bounds.backward import concretise
-from verifier.tolerance import gamma, ulp
+from verifier.tolerance import gamma, lost, ulp
 
 
 def row_scale(coefficients: Tensor, bias: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
@@ -21,6 +21,13 @@ def row_scale(coefficients: Tensor, bias: Tensor, lower: Tensor, upper: Tensor) 
     reach = torch.maximum(lower.abs(), upper.abs())
     size = torch.bmm(coefficients.abs(), reach[:, :, None])[:, :, 0] + bias.abs()
     return torch.nan_to_num(size, nan=torch.inf, posinf=torch.inf)
+
+
+def vanished(lower: Tensor, upper: Tensor, rows: int) -> Tensor:
+    """What underflow may take off combinations of so many rows on boxes (B, n): (B,). A weighted coefficient that is
+    lost is missed at the size of its input."""
+    reach = torch.maximum(lower.abs(), upper.abs()).sum(1)
+    return torch.nan_to_num(lost(rows + lower.shape[1], lower.dtype) * (1 + reach), nan=torch.inf)
 
 
 def shrink(
@@ -124,6 +131,7 @@ def joint_scores(
     rate = (4.0 / size)[:, None, None]
     n = lower.shape[1]
     rounding = 3 * gamma(constant.shape[1] + n, low.dtype) * row_scale(coefficients, constant, lower, upper)
+    rounding = rounding + vanished(lower, upper, constant.shape[1])[:, None]
     middle = torch.baddbmm((constant - rounding)[:, :, None], coefficients, centre.transpose(1, 2))
     rows, turned, reach = torch.cat([coefficients, middle], 2), coefficients.transpose(1, 2), radius.transpose(1, 2)
     # what is no member keeps a weight of 0 whatever its slope; a clause without members is `several` of nothing

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +13,11 @@ from scipy.optimize import linprog
 from torch import Tensor
 
 from tests.unit.search.tables import domains, holds, linear
+from verifier.bounds.backward import concretise
 from verifier.search.domains import DomainBatch
 from verifier.search.halving import clip
 from verifier.search.leaf import settle_affine
-from verifier.search.settle import joint_scores, row_scale, shrink
+from verifier.search.settle import joint_scores, row_scale, shrink, shrink_all
 
 COUNT, ROWS, N = 12, 5, 3
 
@@ -187,3 +192,40 @@ def test_affine_boxes_with_a_point_are_not_proven() -> None:
     assert settle_affine(boxes, kinked, lambda p, q: "never asked")[0].all()
     empty = linear(boxes, clause, a, constant + torch.tensor([[0.0, 0.3]], dtype=torch.float64), 1)
     assert not settle_affine(boxes, empty, lambda p, q: None)[0].any()
+
+
+def _touching(rng: np.random.Generator) -> tuple[DomainBatch, Tensor, Tensor, Tensor]:
+    """Boxes with a point (B, n) that meets all rows over the reals, most of them with nothing to spare: coefficients
+    of any size, rows that nearly cancel, narrow boxes far from 0."""
+    rows, n = int(rng.integers(2, 6)), int(rng.integers(1, 4))
+    size = rng.choice([1.0, 1.0, 1e-8, 1e8, 2.0**53, 1e-160, 1e120, 1e-310], (COUNT, rows, n))
+    a = rng.normal(size=(COUNT, rows, n)) * np.where(rng.random((COUNT, 1, 1)) < 0.3, 1.0, size)
+    twin = rng.random(COUNT) < 0.6
+    a[twin, 1] = -a[twin, 0] * (1 + 2.0**-52 * rng.integers(-2, 3, (int(twin.sum()), n)))
+    low = rng.normal(size=(COUNT, n)) * rng.choice([1.0, 1e6, 1e-6, 1e-150], (COUNT, 1))
+    high = low + np.abs(low) * rng.choice([0.0, 1e-15, 1e-9, 1e-3, 3.0], (COUNT, n))
+    point = np.clip(low + rng.choice([0, 1, 0.5, 0.3], (COUNT, n)) * (high - low), low, high)
+    constant = np.zeros((COUNT, rows))
+    for b in range(COUNT):
+        for k in range(rows):
+            exact = -sum((Fraction(x) * Fraction(y) for x, y in zip(a[b, k].tolist(), point[b].tolist(), strict=True)))
+            near = float(exact)
+            constant[b, k] = near if Fraction(near) <= exact else math.nextafter(near, -math.inf)
+    return domains(*map(torch.from_numpy, (low, high))), torch.from_numpy(point), *map(torch.from_numpy, (a, constant))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_point_that_meets_every_row_is_never_lost(seed: int) -> None:
+    """In fractions: no combination of rows refutes it, no clipping cuts it off, no linear program settles its box."""
+    boxes, point, a, constant = _touching(np.random.default_rng(seed))
+    clause = torch.zeros(COUNT, a.shape[1], dtype=torch.int64)
+    low = concretise(a, constant, boxes.lower, boxes.upper)
+    known = replace(linear(boxes, clause, a, constant, 1), low=low, scores=low.amax(1, keepdim=True), constant=constant)
+    assert (known.scores <= 0).all()
+    scores = joint_scores(clause, known.scores, low, a, constant, boxes.lower, boxes.upper)
+    assert not (scores > 0).any()
+    lower, upper = shrink(clause, known.scores, low, a, boxes.lower, boxes.upper)
+    assert ((lower <= point) & (point <= upper)).all()
+    sides = shrink_all(a, constant, boxes.lower, boxes.upper)
+    assert ((sides[0] <= point) & (point <= sides[1])).all()
+    assert settle_affine(boxes, known, lambda p, q: None)[0].all()
