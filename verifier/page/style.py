@@ -54,10 +54,12 @@ class Look:
 
 
 def looks(names: Sequence[str]) -> Mapping[str, Look]:
-    """A look for every name: the known arms keep theirs, others take what is free in the order given."""
+    """A look for every name: the known arms keep theirs, others take what is free, in the order of their names, so that
+    the figures of a page agree however each sorts its lines.
+    """
     taken = {_ARMS[name] for name in names if name in _ARMS}
     spare = [pair for pair in zip(_SPARE, _MARKERS, strict=True) if pair not in taken] or [("blue", "o")]
-    others = [name for name in names if name not in _ARMS]
+    others = sorted({name for name in names if name not in _ARMS})
     chosen = {name: spare[i % len(spare)] for i, name in enumerate(others)}
     pairs = {name: _ARMS.get(name) or chosen[name] for name in names}
     return {name: Look(LIGHT[colour], marker, _LINES.get(name, "-")) for name, (colour, marker) in pairs.items()}

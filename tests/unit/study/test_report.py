@@ -233,6 +233,12 @@ def test_dense_and_dense_ft_look_different():
     assert looks["dense"].line != looks["dense+ft"].line and looks["dense"].colour != looks["dense+ft"].colour
 
 
+def test_a_network_looks_the_same_in_every_figure():
+    names = ["usn-taylor+cert", "l2+cert", "dense+ft", "random-matched+cert", "dense+cert", "l2+cert"]
+    assert style.looks(names) == style.looks(names[::-1]) == style.looks(sorted(names))
+    assert len({(look.colour, look.marker) for look in style.looks(names).values()}) == 5
+
+
 boxes = st.lists(st.tuples(*[st.integers(0, 8)] * 4, st.sampled_from([-1, 0, 1])), min_size=1, max_size=8)
 
 
