@@ -29,7 +29,8 @@ PROBE = """
 addEventListener("load", () => setTimeout(() => {
   const page = document.querySelector("iframe").contentDocument, root = page.documentElement;
   const out = [...page.querySelectorAll("svg, img")].map(s => [s, s.getBoundingClientRect()]).filter(([s, b]) =>
-    b.width < (s.tagName == "IMG" ? 60 : 100) || b.height < 60 || b.right > root.clientWidth + 1 || s.naturalWidth === 0
+    b.width < (s.tagName == "IMG" ? 60 : 100) || b.height < 60 || s.naturalWidth === 0
+    || (b.right > root.clientWidth + 1 && !s.closest("figure.wide"))  // a wide one scrolls by itself
   ).length;
   const form = page.getElementById("filters"), choice = page.getElementById("result");
   let unfiltered = 0;
