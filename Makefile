@@ -84,7 +84,7 @@ adversarial: $(VENV)/stamp-test
 # 125 random networks, four thresholds each: verdicts of neuron splits against the mixed-integer programme, and
 # CROWN <= alpha <= LP <= exact; minutes.
 exact-verdicts: $(VENV)/stamp-test
-	SECATEUR_NETWORKS=125 $(BIN)/python -m pytest tests/unit/search/test_neurons.py tests/unit/bounds/test_alpha_beta.py
+	SECATEUR_NETWORKS=125 $(BIN)/python -m pytest tests/unit/search/test_exact_verdicts.py tests/unit/search/test_neurons.py tests/unit/bounds/test_alpha_beta.py
 
 $(VNNCOMP)/instances.csv:
 	@echo "error: no benchmark instances found; expected VNNCOMP=FOLDER with an instances.csv in it" >&2; exit 2

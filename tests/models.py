@@ -176,3 +176,50 @@ def image_network(rng: np.random.Generator, channels: int = 8, opset: int = 13) 
         node("Gemm", ["f", "W"], ["y"], name="fc", transB=1),
     ]
     return build(nodes, {"x": (1, 1, 28, 28)}, ["y"], weights, opset)
+
+
+RELU_NETWORKS = ("dense", "inputs", "conv", "residual", "pool")
+
+
+def relu_network(kind: str, rng: np.random.Generator) -> tuple[bytes, int]:
+    """A network of one output and up to 60 ReLUs, and the number of its inputs: `dense`, `inputs` (24 to 40 of them),
+    `conv` and `pool` (4 x 4 pixels), or `residual`."""
+    if kind == "dense":
+        sizes = (int(rng.integers(3, 8)), *rng.integers(8, 21, int(rng.integers(2, 4))).tolist(), 1)
+        return mlp(sizes, rng), sizes[0]
+    if kind == "inputs":
+        sizes = (int(rng.integers(24, 41)), int(rng.integers(12, 25)), int(rng.integers(8, 17)), 1)
+        return mlp(sizes, rng), sizes[0]
+    node, weights = helper.make_node, {}
+
+    def weighted(name: str, *shape: int) -> list[str]:
+        """The names of a weight and of its bias."""
+        weights[name] = rng.normal(size=shape) / np.sqrt(np.prod(shape[1:]))
+        weights[name + "b"] = rng.normal(size=shape[0]) * 0.3
+        return [name, name + "b"]
+
+    if kind == "residual":
+        n, width = int(rng.integers(3, 9)), int(rng.integers(8, 16))
+        nodes = [node("Gemm", ["x", *weighted("A", width, n)], ["z"], transB=1), node("Relu", ["z"], ["s0"])]
+        for k in range(2):
+            nodes += [
+                node("Gemm", [f"s{k}", *weighted(f"B{k}", width, width)], [f"h{k}"], transB=1),
+                node("Relu", [f"h{k}"], [f"r{k}"]),
+                node("Gemm", [f"r{k}", *weighted(f"C{k}", width, width)], [f"t{k}"], transB=1),
+                node("Add", [f"s{k}", f"t{k}"], [f"s{k + 1}"]),
+            ]
+        nodes += [node("Relu", ["s2"], ["f"]), node("Gemm", ["f", *weighted("W", 1, width)], ["y"], transB=1)]
+        return build(nodes, {"x": (1, n)}, ["y"], weights), n
+    nodes = [
+        node("Conv", ["x", *weighted("K1", 2, 1, 3, 3)], ["h1"], pads=[1] * 4),
+        node("Relu", ["h1"], ["h2"]),
+        node("MaxPool", ["h2"], ["h3"], kernel_shape=[2, 2], strides=[2, 2])
+        if kind == "pool"
+        else node("Conv", ["h2", *weighted("K2", 2, 2, 3, 3)], ["h3"], pads=[1] * 4, strides=[2, 2]),
+        node("Relu", ["h3"], ["h4"]),
+        node("Flatten", ["h4"], ["h5"]),
+        node("Gemm", ["h5", *weighted("G", 12, 8)], ["h6"], transB=1),
+        node("Relu", ["h6"], ["h7"]),
+        node("Gemm", ["h7", *weighted("W", 1, 12)], ["y"], transB=1),
+    ]
+    return build(nodes, {"x": (1, 1, 4, 4)}, ["y"], weights), 16

@@ -226,13 +226,19 @@ def linear_map(node: Node, in_shapes: list[tuple[int, ...]], out_shape: tuple[in
 
 
 def relu_inputs(graph: Graph, lower: Array, upper: Array) -> dict[str, Box]:
-    """Interval bounds of the input of every Relu, by value name, each (size,): plain interval arithmetic."""
+    """Interval bounds of the input of every Relu and ReduceMax, by value name, each (size,): plain interval
+    arithmetic."""
     bounds: dict[str, Box] = {graph.inputs[0]: (lower, upper)}
     found: dict[str, Box] = {}
     for node in graph:
         if node.op == "Relu":
             low, high = found[node.inputs[0]] = bounds[node.inputs[0]]
             bounds[node.output] = np.maximum(low, 0), np.maximum(high, 0)
+            continue
+        if node.op == "ReduceMax":
+            low, high = found[node.inputs[0]] = bounds[node.inputs[0]]
+            groups = competitors(graph, node)
+            bounds[node.output] = low[groups].max(1), high[groups].max(1)
             continue
         matrices, constant = linear_map(node, [graph.shapes[n] for n in node.inputs], graph.shapes[node.output])
         pairs = [bounds[name] for name in node.inputs]
@@ -242,23 +248,32 @@ def relu_inputs(graph: Graph, lower: Array, upper: Array) -> dict[str, Box]:
     return found
 
 
+def competitors(graph: Graph, node: Node) -> Array:
+    """The elements (T, k) of the input of a ReduceMax of which each element of its output is the largest."""
+    shape = graph.shapes[node.inputs[0]]
+    places = np.arange(graph.size(node.inputs[0])).reshape(shape)
+    return np.moveaxis(places, node.attrs["axis"], -1).reshape(-1, shape[node.attrs["axis"]])
+
+
 def _programme(
     graph: Graph, lower: Array, upper: Array, pre: Mapping[str, Box]
 ) -> tuple[LinearConstraint, Bounds, Array, dict[str, slice]]:
-    """The network as linear constraints over all its values and one indicator per Relu element.
+    """The network as linear constraints over all its values and one indicator per element that enters a Relu or
+    ReduceMax.
 
     Relu with bounds l < 0 < u and indicator d: y >= 0, y >= x, y <= u d, y <= x - l (1 - d). With d in [0, 1] the
-    projection on (x, y) is the triangle; with d in {0, 1} it is the function.
+    projection on (x, y) is the triangle; with d in {0, 1} it is the function. The largest of x_k, whose bounds are l_k
+    and u_k: y >= x_k, y <= x_k + (max u - l_k) (1 - d_k), the sum of all d_k is 1.
     """
     where: dict[str, slice] = {}
     size = 0
     for name in (graph.inputs[0], *(node.output for node in graph)):
         where[name] = slice(size, size + graph.size(name))
         size += graph.size(name)
-    relus = [node for node in graph if node.op == "Relu"]
-    for node in relus:
-        where["indicator of " + node.output] = slice(size, size + graph.size(node.output))
-        size += graph.size(node.output)
+    bent = [node for node in graph if node.op in ("Relu", "ReduceMax")]
+    for node in bent:
+        where["indicator of " + node.output] = slice(size, size + graph.size(node.inputs[0]))
+        size += graph.size(node.inputs[0])
     low, high = np.full(size, -np.inf), np.full(size, np.inf)
     low[where[graph.inputs[0]]], high[where[graph.inputs[0]]] = lower, upper
     rows: list[Array] = []
@@ -275,6 +290,18 @@ def _programme(
 
     for node in graph:
         eye = np.eye(graph.size(node.output))
+        if node.op == "ReduceMax":
+            source, switch = node.inputs[0], "indicator of " + node.output
+            lo, hi = pre[source]
+            groups = competitors(graph, node)
+            low[where[switch]], high[where[switch]] = 0, 1
+            every = np.eye(graph.size(source))
+            for mine in groups.T:
+                room = hi[groups].max(1) - lo[mine]
+                add([(node.output, eye), (source, -every[mine])], 0, np.inf)
+                add([(node.output, eye), (source, -every[mine]), (switch, room[:, None] * every[mine])], -np.inf, room)
+            add([(switch, every[groups].sum(1))], 1, 1)
+            continue
         if node.op != "Relu":
             matrices, constant = linear_map(node, [graph.shapes[n] for n in node.inputs], graph.shapes[node.output])
             parts = [(name, -m) for name, m in zip(node.inputs, matrices, strict=True)]
@@ -290,7 +317,7 @@ def _programme(
         add([(node.output, eye), (switch, -np.diag(big))], -np.inf, 0)
         add([(node.output, eye), (source, -eye), (switch, -np.diag(small))], -np.inf, -small)
     integer = np.zeros(size)
-    for node in relus:
+    for node in bent:
         integer[where["indicator of " + node.output]] = 1
     constraint = LinearConstraint(np.concatenate(rows), np.concatenate(below), np.concatenate(above))
     return constraint, Bounds(low, high), integer, where
@@ -299,10 +326,10 @@ def _programme(
 def minimise(
     graph: Graph, lower: Array, upper: Array, rows: Array, exact: bool, pre: Mapping[str, Box] | None = None
 ) -> Array:
-    """Minimum of rows @ y over a box for a network of linear nodes and Relu: (K, m) -> (K,).
+    """Minimum of rows @ y over a box for a network of linear nodes, Relu and ReduceMax: (K, m) -> (K,).
 
     exact: mixed-integer programme, the true minimum up to about 1e-6. Otherwise the triangle relaxation with the
-    bounds `pre` of every Relu input (by value name; interval arithmetic if not given).
+    bounds `pre` of what enters every Relu and ReduceMax (by value name; interval arithmetic if not given).
     """
     pre = relu_inputs(graph, lower, upper) if pre is None else pre
     constraint, bounds, integer, where = _programme(graph, lower, upper, pre)

@@ -50,7 +50,7 @@ def test_the_text_says_what_was_tried_and_what_may_help() -> None:
     lines = explanation.text(OPEN, [look(i) for i in range(100)]).splitlines()
     assert lines[:2] == ["tried", "  strategy: inputs: 2 inputs vary, at most 8"]
     assert "  bounds: crown, float64, cpu" in lines
-    assert "  work: 1 input sets, 5,000 boxes, 9 steps, 7 splits at most, 3 points in ONNX Runtime" in lines
+    assert "  work: 1 input set, 5,000 boxes, 9 steps, 7 splits at most, 3 points in ONNX Runtime" in lines
     at = lines.index("over time")
     assert lines[at + 1].split() == ["seconds", "boxes", "open", "settled", "%", "least", "bound"]
     assert lines[at + 2].split() == ["0.00", "0", "0", "0.0", "-1"]

@@ -230,6 +230,7 @@ def _blame(
     def mine(t: Tensor) -> Tensor:
         return t if owner is None else t.index_select(0, owner)
 
+    columns = columns[:, : next(iter(known.reach.values()))[0].shape[1]]  # as many as the forms have generators
     caused = columns.new_zeros(columns.shape, dtype=network.dtype)
     for i, rows in trace.items():
         op = network.ops[i]

@@ -9,6 +9,7 @@ hold boxes of many images.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -26,13 +27,24 @@ class IdentityMap:
 
     @property
     def generators(self) -> int:
-        """Number of generators of an affine form of the input."""
+        """Number of generators of an affine form of the input, at most."""
         return self.free.shape[1]
 
+    @cached_property
+    def counts(self) -> Tensor:
+        """How many coordinates vary in each query: (Q,)."""
+        return (self.free >= 0).sum(1)
+
+    @cached_property
+    def _even(self) -> bool:
+        return bool((self.counts == self.generators).all())
+
     def form(self, lower: Tensor, upper: Tensor, query: Tensor, attribute: bool) -> AffineForm:
-        """The exact affine form of x over parameter boxes (B, n): generators for the free coordinates, the width of all
-        others in the radius."""
+        """The exact affine form of x over parameter boxes (B, n): generators for the free coordinates, as many as the
+        query with most of them has, the width of all others in the radius."""
         free = self.free[query]
+        if not self._even and len(query):
+            free = free[:, : max(1, int(self.counts[query].max()))]
         batch, n = lower.shape
         centre, radius = centre_radius(lower, upper)
         index = free.clamp(min=0)
@@ -54,7 +66,8 @@ class IdentityMap:
         return p
 
     def columns(self, query: Tensor) -> Tensor:
-        """Parameter that each generator stands for: (B, generators), -1 for padding."""
+        """Parameter that each generator stands for: (B, generators), -1 for padding; a form may have the first of them
+        only."""
         return self.free[query]
 
 

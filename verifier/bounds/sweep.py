@@ -299,9 +299,19 @@ class _Forward:
         products = {}
         if self.precise is not None:
             self.precise.output = magnitude(output)
-            products = {i: Products.of(i, forms, self.pre[i], self.precise) for i, forms in self.products.items()}
+            curved = _curved(self.products)
+            products = {i: Products.of(i, forms, self.pre[i], self.precise) for i, forms in curved.items()}
         means = every[1:].double().mean(1)
         return Sweep(self.pre, self.relaxations, output, every.sum(0), self.reach, means, self.precise, products)
+
+
+def _curved(products: dict[int, tuple[AffineForm, ...]]) -> dict[int, tuple[AffineForm, ...]]:
+    """The products without those of which a factor is the same on all of each box: McCormick's planes lose next to
+    nothing there."""
+    if not products:
+        return products
+    moved = [torch.stack([(form.maps[:, 1:] != 0).any() for form in forms]).all() for forms in products.values()]
+    return {i: products[i] for i, kept in zip(products, torch.stack(moved).tolist(), strict=True) if kept}
 
 
 def narrow(bound: Interval) -> Interval:

@@ -16,13 +16,18 @@ LINES = 10
 NAMED = 5
 """Inputs or neurons in a sentence."""
 
-_SIZES = (("free_inputs", "inputs vary"), ("neurons", "neurons that are not affine"), ("batch", "boxes a step"))
+# name, words for one, words for others
+_SIZES = (
+    ("free_inputs", "input varies", "inputs vary"),
+    ("neurons", "neuron that is not affine", "neurons that are not affine"),
+    ("batch", "box a step", "boxes a step"),
+)
 _WORK = (
-    ("queries", "input sets"),
-    ("boxes", "boxes"),
-    ("steps", "steps"),
-    ("deepest", "splits at most"),
-    ("replays", "points in ONNX Runtime"),
+    ("queries", "input set", "input sets"),
+    ("boxes", "box", "boxes"),
+    ("steps", "step", "steps"),
+    ("deepest", "split at most", "splits at most"),
+    ("replays", "point in ONNX Runtime", "points in ONNX Runtime"),
 )
 
 
@@ -47,10 +52,14 @@ def tried(result: Result) -> list[tuple[str, str]]:
     found = [
         ("strategy", str(settings.get("strategy", "none was chosen: the answer came before"))),
         ("bounds", _known(settings, "method", "dtype", "device")),
-        ("size", ", ".join(f"{settings[n]} {w}" for n, w in _SIZES if n in settings)),
-        ("work", ", ".join(f"{counters[n]:,} {w}" for n, w in _WORK if n in counters)),
+        ("size", ", ".join(f"{settings[n]} {_word(settings[n], *w)}" for n, *w in _SIZES if n in settings)),
+        ("work", ", ".join(f"{counters[n]:,} {_word(counters[n], *w)}" for n, *w in _WORK if n in counters)),
     ]
     return [(name, value) for name, value in found if value]
+
+
+def _word(count: object, one: str, others: str) -> str:
+    return one if count == 1 else others
 
 
 def split(result: Result) -> list[str]:

@@ -23,7 +23,7 @@ from verifier.engine.methods import prepare
 from verifier.engine.on_device import OnDevice
 from verifier.engine.outcome import Answer, admitting
 from verifier.engine.points import Points
-from verifier.engine.strategy import MANY_QUERIES, choose
+from verifier.engine.strategy import MANY_QUERIES, SOON, choose, later
 from verifier.errors import OptionsError, ProofError
 from verifier.graph.onnx_import import Model
 from verifier.options import Options
@@ -135,19 +135,27 @@ def _searched(
     witness = attempt(points.first)[0] if on.queries <= MANY_QUERIES else None
     if witness is not None:
         return answer.of(Verdict.SAT, "found by sampling and projected gradient descent", witness=witness)
-    try:
-        searched = prepare(on, strategy, answer, proof)
-    except OutOfTime:
-        return answer.of(Verdict.TIMEOUT, "the time limit was reached", open_fraction=1.0)
-    policy = FirstSat(points.test, lambda boxes: points.again(boxes, searched.work()), on.queries)
     counts = SplitCounts.of(on.network)
     answer.splits = partial(counts.named, on.network, on.problem)
-    first, limits, tally = searched.first, replace(searched.limits, parted=counts.add), Tally()
-    if checkpoint is not None:
-        first, tally = checkpoint.start(strategy.kind.value, first, on.queries, on.network.neurons)
-        answer.resume(tally)
-        limits = replace(limits, checkpoint=checkpoint.step)
-    ending = search(first, searched.method, policy, limits, tally)
-    if checkpoint is not None:
-        checkpoint.ended(ending)
+    second = later(on, options, strategy, asked)
+    try:
+        searched = prepare(on, strategy, answer, proof)
+        policy = FirstSat(points.test, lambda boxes: points.again(boxes, searched.work()), on.queries)
+        first, limits, tally = searched.first, replace(searched.limits, parted=counts.add), Tally()
+        if checkpoint is not None:
+            first, tally = checkpoint.start(strategy.kind.value, first, on.queries, on.network.neurons)
+            answer.resume(tally)
+            limits = replace(limits, checkpoint=checkpoint.step)
+        if second is not None:
+            limits = replace(limits, stop=lambda: answer.budget.expired() or tally.boxes >= SOON)
+        ending = search(first, searched.method, policy, limits, tally)
+        if checkpoint is not None:
+            checkpoint.ended(ending)
+        if second is not None and ending.out_of_time and not ending.no_room and not answer.budget.expired():
+            answer.explain(on, second, lambda: replay.tried)
+            searched = prepare(on, second, answer, None)
+            tally = Tally(boxes=tally.boxes, steps=tally.steps)
+            ending = search(searched.first, searched.method, policy, replace(searched.limits, parted=counts.add), tally)
+    except OutOfTime:
+        return answer.of(Verdict.TIMEOUT, "the time limit was reached", open_fraction=1.0)
     return answer.ending(ending, searched.limits.memory)

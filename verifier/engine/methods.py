@@ -61,6 +61,9 @@ def prepare(on: OnDevice, strategy: Strategy, answer: Answer, proof: ProofWriter
         ProofError: no proof can be written of it.
     """
     stop, first = answer.budget.expired, whole(on.lower, on.upper)
+    if not strategy.neurons:
+        # queries with equally many free inputs side by side: the affine forms of a step have as many as its most
+        first = first.select(torch.from_numpy((on.problem.free < 0).sum(1).argsort(kind="stable")).to(on.device))
     limits = SearchLimits(
         stop, answer.report, strategy.batch, on.device, memory(on, strategy, answer.budget.memory_bytes)
     )
@@ -73,7 +76,7 @@ def prepare(on: OnDevice, strategy: Strategy, answer: Answer, proof: ProofWriter
             return Searched(one_layer.roots(first), one_layer, lambda: one_layer.work, limits)
     split = _neuron_split(on, strategy, first, answer.budget, proof) if strategy.neurons else None
     if proof is not None:
-        first = replace(first, node=torch.arange(len(first), device=first.query.device)[:, None])
+        first = replace(first, node=first.query[:, None])
         found = None if split is None else lambda: split.last
         proof.begin(on.problem, on.network, stop, found, rows=strategy.kind is not Kind.ZONOTOPE)
     if strategy.kind is Kind.ZONOTOPE:

@@ -229,3 +229,30 @@ def test_rows_that_are_left_out_leave_looser_bounds() -> None:
     assert widths[0] == sum(float((x.upper - x.lower).sum()) for (x,) in plain.pre.values())
     assert widths[-1] == sum(float((x.upper - x.lower).sum()) for (x,) in full.pre.values())
     assert widths == sorted(widths, reverse=True) and widths[0] > widths[1] > widths[-1]
+
+
+def test_queries_with_fewer_free_inputs_need_fewer_generators() -> None:
+    """The forms of a batch are as wide as the query with most free inputs, and mean what wider ones do."""
+    graph = build(4, 2, ["relu", "dense", "mul", "relu"], seed=5)
+    free = torch.tensor([[2, -1, -1], [0, -1, -1], [0, 1, 3]])
+    centre = np.random.default_rng(1).normal(size=(3, 4))
+    radius = np.zeros((3, 4))
+    for q, columns in enumerate(free.tolist()):
+        radius[q, [i for i in columns if i >= 0]] = 0.3
+    case = boxes(graph, centre - radius, centre + radius)
+    ragged = replace(case, query=torch.arange(3), inputs=IdentityMap(free))
+    padded = replace(ragged, inputs=IdentityMap(free))
+    padded.inputs.__dict__["_even"] = True  # as if all had as many
+    for name in ("attributed", "affine with rows"):
+        few, many = (part.sweep(METHODS[name]) for part in (select(ragged, [0, 1]), select(padded, [0, 1])))
+        assert all(moves.shape[1] == 1 for reach in few.reach.values() for moves in reach)
+        assert all(moves.shape[1] == 3 for reach in many.reach.values() for moves in reach)
+        close_sweeps(few, many, 1e-6)
+        check_sweep(select(ragged, [0, 1]), few, 1e-12)
+        every = ragged.sweep(METHODS[name])
+        assert all(moves.shape[1] == 3 for reach in every.reach.values() for moves in reach)
+        check_sweep(ragged, every, 1e-12)
+
+
+def select(case: Boxes, which: list[int]) -> Boxes:
+    return replace(case, lower=case.lower[which], upper=case.upper[which], query=case.query[which])

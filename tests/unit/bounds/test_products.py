@@ -154,3 +154,20 @@ def test_rows_of_any_network_hold(blocks: list[str]) -> None:
         case = boxes(graph, *some_boxes(3, 4, np.random.default_rng(seed), widest=3.0))
         for name in ("affine", "attributed with rows"):
             check_rows(case, *case.rows(case.sweep(METHODS[name]), "together", matrix_for(graph)), matrix_for(graph))
+
+
+def test_products_with_a_fixed_factor_are_left_to_their_planes() -> None:
+    """Of two products the one whose factors both move is kept; a row over the other loses nothing by McCormick's."""
+    builder = GraphBuilder(3, 0)
+    mask = builder.add("Slice", ("x",), (1,), attrs={"axis": 0, "start": 2, "stop": 3, "step": 1})
+    wide = builder.add("Expand", (mask,), (4,))
+    hidden = builder.dense("x", 4)
+    masked = builder.add("Mul", (hidden, wide), (4,))
+    squared = builder.add("Mul", (masked, builder.dense("x", 4)), (4,))
+    graph = builder.finish(squared, 1)
+    case = boxes(graph, np.array([[-1.0, -1.0, 0.5]]), np.array([[1.0, 1.0, 0.5]]), free=[0, 1])
+    known = case.sweep(METHODS["attributed"])
+    muls = [i for i, op in enumerate(case.network.ops) if op.node.op == "Mul"]
+    assert sorted(known.products) == muls[1:]
+    matrix = matrix_for(graph)
+    check_rows(case, *case.rows(known, "together", matrix), matrix)
