@@ -303,8 +303,11 @@ def _from_forms(
     spread = slopes.abs().sum(2) + noise
     coefficients = slopes / radius[:, None]
     shift = torch.bmm(coefficients, centre[:, :, None])[:, :, 0]
+    # of a box far from 0 the parts of the shift are many times the spread, and may cancel
+    moved = torch.bmm(coefficients.abs(), centre.abs()[:, :, None])[:, :, 0]
     finite = torch.where(torch.isinf(rhs), 0.0, rhs.abs())
-    margin = 16 * EXACT * (value.abs() + spread + shift.abs() + finite) + FLOOR
+    unit = (16 + n) * EXACT
+    margin = unit * (value.abs() + spread + finite) + FLOOR
     low = torch.nan_to_num(value - spread - rhs - margin, nan=-torch.inf)
     alive = (~(table.at(boxes.query).scores(low).amin(1) > 0)).nonzero()[:, 0]
 
@@ -312,7 +315,7 @@ def _from_forms(
         every = critical.new_zeros(len(row)).index_copy(0, alive, critical)[:, None]
         return 2 * due(row.gather(1, every)).index_select(0, alive)  # noise is on both sides
 
-    constant = value - shift - noise - rhs - margin
+    constant = value - shift - noise - rhs - (margin + unit * moved)
     column = torch.arange(row.shape[1], device=row.device).expand(len(alive), -1)
     known, rows, shifts = (t.index_select(0, alive) for t in (low, coefficients, constant))
     return Bounds(low, alive, column, known, rows, shifts, unstable, {}, blame)

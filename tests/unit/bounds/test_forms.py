@@ -16,7 +16,9 @@ from torch import Tensor
 
 from tests.oracles import exactly
 from tests.strategies import GraphBuilder, build
+from tests.unit.search.tables import domains, table
 from verifier.bounds import lumped
+from verifier.bounds.bound import _from_forms
 from verifier.bounds.inputs import centre_radius
 from verifier.bounds.lumped import Prepared, Source, sweep_lumped
 from verifier.bounds.zonotope import Twin, start, sweep_zonotope
@@ -126,3 +128,31 @@ def test_what_is_known_of_the_noise_is_kept(graph: Graph) -> None:
     centre, radius = torch.zeros(1, 2, dtype=torch.float64), torch.ones(1, 2, dtype=torch.float64)
     double, single = (forms(one, centre, radius)["zonotope"] for one in (Twin(twin.exact, twin.exact), twin))
     torch.testing.assert_close(double.radius, single.radius, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_rows_of_forms_hold_in_fractions(seed: int) -> None:
+    """Narrow boxes far from 0, where what the parts of a row's constant lose is many times what is left of them."""
+    rng = np.random.default_rng(seed)
+    n, rhs = 2 * int(rng.integers(1, 4)), 0.25
+    low = 1 + rng.random((1, n))
+    boxes = domains(*(torch.from_numpy(low + end * 10.0 ** rng.integers(-12, 1)) for end in (-1, 1)))
+    centre, radius = centre_radius(boxes.lower, boxes.upper)
+    slopes, share = rng.normal(size=n), (radius / centre)[0].numpy()
+    slopes[1::2] = -slopes[::2] * share[1::2] / share[::2]
+    value, noise = rng.normal() * 1e-6, abs(rng.normal()) * 1e-9
+    values = torch.tensor([value, *slopes], dtype=torch.float64)[:, None, None]
+    noises = torch.full((1, 1), noise, dtype=torch.float64)
+    due = lambda row: torch.zeros(1, n, dtype=torch.float64)  # noqa: E731
+    asked = table([[[(0, rhs)]]])
+    found = _from_forms(asked, boxes, (centre, radius), values, noises, torch.zeros(1, dtype=torch.int64), due)
+    rows = (found.coefficients[0, 0], found.constant[0, 0]) if len(found.alive) else None
+    c, r = ([Fraction(v) for v in t[0].tolist()] for t in (centre, radius))
+    for end in product((-1, 1), repeat=n):
+        least = sum((Fraction(s) * e for s, e in zip(slopes.tolist(), end, strict=True)), Fraction(value))
+        least -= Fraction(noise) + Fraction(rhs)
+        assert Fraction(float(found.forward[0, 0])) <= least
+        if rows is not None:
+            x = [a + e * b for a, e, b in zip(c, end, r, strict=True)]
+            line = sum((Fraction(a) * v for a, v in zip(rows[0].tolist(), x, strict=True)), Fraction(float(rows[1])))
+            assert line <= least
