@@ -70,3 +70,13 @@ def test_hinges_of_denormal_numbers(alpha: float) -> None:
                 )
             )
             assert below - room <= y <= above + room
+
+
+@pytest.mark.parametrize("inputs", [2, 9])
+def test_a_product_of_weights_that_underflows(inputs: int) -> None:
+    """sum of 1e100 relu(1e-200 1e-200 x) on [-1e300, 1e300]: up to `inputs`, though 1e-400 is no number. Nine inputs
+    are searched as a network of one hidden layer, whose weights are multiplied out."""
+    net, unit = Net((1, inputs), np.float64), np.eye(inputs)
+    value = net.op("MatMul", net.op("MatMul", "x", 1e-200 * unit), 1e-200 * unit)
+    net.op("MatMul", net.op("Relu", value), np.full((inputs, 1), 1e100))
+    assert _verdict(net.done(1), spec([-1e300] * inputs, [1e300] * inputs, 1, "(>= Y_0 0.5)"), "auto") != "unsat"

@@ -14,7 +14,7 @@ from torch import Tensor
 from verifier.bounds.network import Network
 from verifier.ops.kinds import LinearOp, Op
 from verifier.problem.rows import RowTable
-from verifier.tolerance import LAYER_FLOOR, gamma
+from verifier.tolerance import EXACT, LAYER_FLOOR, gamma, lost
 
 MOST_ELEMENTS = 20_000_000
 """Elements of the largest matrix that is written down."""
@@ -101,9 +101,11 @@ def formulate(network: Network) -> Layer:
     def step(i: int, op: Op, given: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         nonlocal place, terms
         if isinstance(op, LinearOp):
-            part, size = op.linear(*(v[0] for v in given)), op.absolute(*(v[2] for v in given))
+            # what underflows is as good as lost: a magnitude whose rounding is that much
+            least = lost(op.terms, torch.float64) / EXACT if op.terms else 0.0
+            part, size = op.linear(*(v[0] for v in given)), op.absolute(*(v[2] for v in given)) + least
             offset = op.offset()
-            more = op.absolute(*(v[3] for v in given))
+            more = op.absolute(*(v[3] for v in given)) + least
             terms += op.terms + 2
             return (
                 part if given else part.new_zeros(variables, *part.shape[1:]),
@@ -172,6 +174,8 @@ def _clause(
     low, high = middle - spread - error, middle + spread + error
     # 4 units: the entries' own rounding, that of the sums below, and that of a bound and of its minimum over the box
     row_error = 4 * layer.unit * (sizes[0] @ reach + sizes[1] + sizes[2] @ size) + LAYER_FLOOR
+    # products of multipliers and gains that underflow are missed at the size of what they meet
+    row_error = row_error + lost(len(lower) + len(size), torch.float64) * (1 + reach.sum() + size.sum())
     on = (low >= 0).double()
     linear = linear + (gain * on) @ layer.weight
     constant = constant + (gain * on) @ layer.bias

@@ -17,7 +17,7 @@ from torch import Tensor
 from verifier.search.linear_program import minimise
 from verifier.search.shallow.dual import DualRows, LayerRelaxation, Nodes
 from verifier.search.shallow.form import Clause
-from verifier.tolerance import NARROWEST, gamma
+from verifier.tolerance import NARROWEST, gamma, lost
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,4 +113,5 @@ def _no_point(dual: np.ndarray, sides: np.ndarray, right: np.ndarray, lower: np.
     row = dual @ sides
     least = np.minimum(row * lower, row * upper).sum() - dual @ right
     size = dual @ (np.abs(sides) @ np.maximum(np.abs(lower), np.abs(upper)) + np.abs(right))
-    return bool(least > 3 * gamma(len(right) + len(lower), torch.float64) * size)
+    terms, reach = len(right) + len(lower), np.maximum(np.abs(lower), np.abs(upper)).sum()
+    return bool(least > 3 * gamma(terms, torch.float64) * size + lost(terms, torch.float64) * (1 + reach))
