@@ -20,7 +20,7 @@ import numpy as np
 
 from verifier.checker.curves import Curve, Largest, Piecewise
 from verifier.checker.errors import Unreadable
-from verifier.checker.linear import TINY, UNIT, Array, Linear, Shape, gamma
+from verifier.checker.linear import TINY, UNIT, Array, Linear, Shape, gamma, spread_out
 from verifier.checker.network import CheckedNetwork
 
 SAFE = 1 + 2.0**-20
@@ -434,48 +434,64 @@ def walk(
     `goal`, the bound is from them. What rounding costs is taken off; a bound that is not finite is -inf."""
     network = swept.network
     count = rows.shape[:2]
-    waiting: dict[int, Array] = {start: rows}
+    live = np.flatnonzero(rows.any((0, 1)))  # rows stand over few elements where layers hang together by few weights
+    waiting: dict[int, tuple[Array, Array | None]] = {start: (rows, None)}
+    if 2 * len(live) < rows.shape[2]:
+        waiting[start] = rows[:, :, live], live
     if inputs is not None:
-        waiting[0] = inputs
+        waiting[0] = inputs, None
     bias, error = np.zeros(count), np.repeat(swept.floor[boxes][:, None] * 4, count[1], 1)
 
+    at: Array | None = None
+
     def take(per_box: Array) -> Array:
-        """(B or 1, size)"""
+        """(B or 1, size), at the elements that the row stands over."""
         mine = per_box if len(per_box) == 1 else per_box[boxes]
-        return mine.reshape(len(mine), -1)
+        mine = mine.reshape(len(mine), -1)
+        return mine if at is None else mine[:, at]
+
+    def reach(v: int) -> Array:
+        return np.maximum(np.abs(take(swept.low[v])), np.abs(take(swept.high[v])))
 
     def least(v: int, row: Array) -> tuple[Array, Array]:
         """The least value of row and bias over the interval of value v, and what rounding costs."""
         low = _dot(np.maximum(row, 0), take(swept.low[v])) + _dot(np.minimum(row, 0), take(swept.high[v]))
-        lost = error + _dot(np.abs(row), take(swept.size(v))) * gamma(row.shape[2])
+        lost = error + _dot(np.abs(row), reach(v)) * gamma(row.shape[2])
         lost = lost + (np.abs(low) + np.abs(bias)) * (4 * UNIT)
         total = low + bias - lost * SAFE
         return np.where(np.isfinite(total), total, -np.inf), lost
 
-    def add(v: int, row: Array) -> None:
-        nonlocal error
+    def whole(v: int, row: Array, at: Array | None) -> Array:
+        return spread_out(row, at, math.prod(network.shapes[v]))
+
+    def add(v: int, row: Array, where: Array | None) -> None:
+        nonlocal error, at
         if v in waiting:
-            error = error + _dot(np.abs(waiting[v]) + np.abs(row), take(swept.size(v))) * (2 * UNIT)
-            row = waiting[v] + row
-        waiting[v] = row
+            row, other, where, at = whole(v, row, where), whole(v, *waiting[v]), None, None
+            error = error + _dot(np.abs(other) + np.abs(row), reach(v)) * (2 * UNIT)
+            row = other + row
+        waiting[v] = row, where
 
     early: Array | None = None
     for v in range(start, 0, -1):
-        row = waiting.pop(v, None)
-        if row is None:
+        if v not in waiting:
             continue
+        row, at = waiting.pop(v)
         op = network.nodes[v]
         assert op is not None
+        if at is not None and (isinstance(op, Largest) or (pulls and v in pulls)):
+            row, at = whole(v, row, at), None
         size = np.abs(row)
         if isinstance(op, Linear):
             charge = swept.charge[v]
             assert charge is not None
             error = error + _dot(size, take(charge))
             if op.offset is not None:
-                bias = bias + row @ np.broadcast_to(op.offset, op.shape).reshape(-1)
+                bias = bias + row @ take(np.broadcast_to(op.offset, (1, *op.shape)))[0]
                 error = error + np.abs(bias) * (2 * UNIT)
-            for source, part in zip(op.sources, op.adjoint(row.reshape(-1, *op.shape)), strict=True):
-                add(source, part.reshape(*count, -1))
+            parts = op.adjoint_at(row.reshape(math.prod(count), row.shape[2]), at)
+            for source, (part, where) in zip(op.sources, parts, strict=True):
+                add(source, part.reshape(*count, -1), where)
             continue
         if early is None:
             early = least(v, row)[0] if not waiting else np.full(count, -np.inf)
@@ -493,22 +509,21 @@ def walk(
             lower, below, upper, above = (take(t) for t in swept.plane(v))
             shift, worst = _dot(up, below) + _dot(down, above), np.maximum(np.abs(below), np.abs(above))
             slope = np.maximum(np.abs(lower), np.abs(upper))
-            error = error + _dot(size, slope * take(swept.size(source)) * (2 * UNIT))
+            error = error + _dot(size, slope * reach(source) * (2 * UNIT))
             up *= lower[:, None]
             down *= upper[:, None]
             back = np.add(up, down, out=up)
         bias = bias + shift
         error = error + _dot(size, worst) * gamma(terms) + np.abs(bias) * (2 * UNIT) + terms * TINY
         if pulls and v in pulls:
-            sizes = take(swept.size(source))
+            sizes = reach(source)
             for b, box in enumerate(boxes.tolist()):
                 for neuron, c in pulls[v].get(box, ()):
                     back[b, :, neuron] += c
                     error[b] += np.abs(back[b, :, neuron]) * sizes[b if len(sizes) > 1 else 0, neuron] * (2 * UNIT)
-        add(source, back)
-    row = waiting.get(0)
-    if row is None:
-        row = np.zeros((*count, network.inputs))
+        add(source, back, at)
+    row, at = waiting.get(0, (np.zeros((*count, 0)), np.zeros(0, np.int64)))
+    row, at = whole(0, row, at), None
     low, error = least(0, row)
     if early is not None:
         enough = early - error > goal

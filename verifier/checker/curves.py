@@ -48,6 +48,10 @@ class Curve(CheckedOperator, ABC):
         return np.minimum.reduce(lows), np.maximum.reduce(highs)
 
 
+TIED = 1 + 2.0**-20
+"""Sides of a kink that are equally long but for rounding get the same slope in whatever order sums were made."""
+
+
 @dataclass
 class Piecewise(Curve):
     """leak * x below `floor`, x up to `ceiling`, constant above: Relu, LeakyRelu and Clip.
@@ -85,9 +89,9 @@ class Piecewise(Curve):
         f_low, f_high = self.value(low)[0], self.value(high)[0]
         f, c = max(self.floor, -1e300), min(self.ceiling, 1e300)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            to_top = np.where(high > c, np.where(c - low > high - c, (c - f_low) / (c - low), 0.0), np.nan)
+            to_top = np.where(high > c, np.where(c - low > (high - c) * TIED, (c - f_low) / (c - low), 0.0), np.nan)
             upper = np.where(np.isnan(to_top), (f_high - f_low) / (high - low), to_top)
-            to_floor = np.where(high - f > f - low, (f_high - f) / (high - f), self.leak)
+            to_floor = np.where(high - f > (f - low) * TIED, (f_high - f) / (high - f), self.leak)
             lower = np.where(low < f, to_floor, (f_high - f_low) / (high - low))
         lower = np.where(low >= c, 0.0, lower)
         upper = np.where(low >= c, 0.0, upper)

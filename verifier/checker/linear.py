@@ -69,6 +69,20 @@ class Linear(CheckedOperator, ABC):
     def adjoint(self, row: Array) -> list[Array]:
         """row W_i for every i, rounded."""
 
+    def adjoint_at(self, row: Array, at: Array | None) -> list[tuple[Array, Array | None]]:
+        """The same of rows (P, k) over the flat elements `at` (k,), 0 elsewhere (None: over all of them): for every i
+        rows and what they are over."""
+        return [(r, None) for r in self.adjoint(spread_out(row, at, math.prod(self.shape)).reshape(-1, *self.shape))]
+
+
+def spread_out(row: Array, at: Array | None, size: int) -> Array:
+    """Rows (.., k) over the elements `at` (k,) as rows over all of them (.., size)."""
+    if at is None:
+        return row
+    out = np.zeros((*row.shape[:-1], size))
+    out[..., at] = row
+    return out
+
 
 @dataclass
 class Arranged:
@@ -132,23 +146,33 @@ class Arrange(Linear):
     def adjoint(self, row: Array) -> list[Array]:
         return [part.back(row.reshape(len(row), -1)) for part in self.parts]
 
+    def adjoint_at(self, row: Array, at: Array | None) -> list[tuple[Array, Array | None]]:
+        if all(p.index is None and p.place is None and p.factor is None for p in self.parts):
+            return [(row, at)] * len(self.parts)
+        return super().adjoint_at(row, at)
+
 
 class _Product:
-    """x @ matrix."""
+    """x @ matrix, or some of its columns. `few` are the places of each column's nonzero numbers (c, n), where they are
+    few."""
 
     def __init__(self, matrix: Array) -> None:
-        self.matrix, count = matrix, int((matrix != 0).sum(0).max(initial=0))
-        self.few: list[tuple[Array, Array]] | None = None
-        if count * FEW <= len(matrix):  # nonzero numbers first
-            index = np.argsort(matrix == 0, 0, kind="stable")[:count]
-            self.few = list(zip(index, np.take_along_axis(matrix, index, 0), strict=True))
+        self.matrix, counts = matrix, (matrix != 0).sum(0)
+        self.few: Array | None = None
+        if (count := int(counts.max(initial=0))) * FEW <= len(matrix):
+            column, place = np.nonzero(matrix.T)
+            self.few = np.zeros((count, matrix.shape[1]), np.int64)  # beyond a column's own: its first number, not used
+            self.values = np.zeros(self.few.shape)
+            nth = np.arange(len(column)) - np.repeat(np.cumsum(counts) - counts, counts)
+            self.few[nth, column], self.values[nth, column] = place, matrix[place, column]
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, columns: Array | slice = slice(None)) -> Array:
         if self.few is None:
-            return x @ self.matrix
-        out = np.zeros((*x.shape[:-1], self.matrix.shape[1]))
-        for index, values in self.few:
-            out += x[..., index] * values
+            return x @ self.matrix[:, columns]
+        few, values = self.few[:, columns], self.values[:, columns]
+        out = np.zeros((*x.shape[:-1], few.shape[1]))
+        for index, value in zip(few, values, strict=True):
+            out += x[..., index] * value
         return out
 
 
@@ -172,6 +196,13 @@ class Dense(Linear):
 
     def adjoint(self, row: Array) -> list[Array]:
         return [self._back(row)]
+
+    def adjoint_at(self, row: Array, at: Array | None) -> list[tuple[Array, Array | None]]:
+        few = self._forward.few
+        if at is None or few is None or math.prod(self.shape) != self.weight.shape[1]:
+            return super().adjoint_at(row, at)
+        where = np.unique(few[:, at])
+        return [(self._back(spread_out(row, at, self.weight.shape[1]), where), where)]
 
 
 @dataclass

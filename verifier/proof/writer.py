@@ -85,7 +85,7 @@ class ProofWriter:
         self.relus: dict[int, tuple[int, int]] = {}
         self.tensors: list[int] = []
         self._opens: dict[int, dict[int, np.ndarray]] = {}
-        self._needed = 0.0
+        self._needed, self._clips = 0.0, True
         self._file = Whole(self.path, "the proof")
         self._stream = self._file.stream
 
@@ -266,10 +266,14 @@ class ProofWriter:
         missed = [i for i, h in enumerate(hints) if settled[i] and not h.holds]
         if any(settled):
             self._needed = len(missed) / sum(settled)
-        open_ = [i for i, h in enumerate(hints) if rows and not h.holds and (settled[i] or self._needed > OFTEN)]
+        tried = [i for i, h in enumerate(hints) if not h.holds and not settled[i] and self._needed > OFTEN]
+        tried = tried if self._clips else tried[:1]  # rows for what stays open are for clips alone
+        open_ = sorted([*missed, *tried]) if rows else []
         better = suggest(self.prover, [replace(claims[i], intervals=fmt.ROWS) for i in open_], self._stop)
         for i, hint in zip(open_, better, strict=True):
             hints[i] = hint
+        if rows and tried:
+            self._clips = any(hints[i].clip is not None for i in tried)
         return hints
 
     def _claim(self, boxes: DomainBatch, b: int) -> Claim:
