@@ -56,7 +56,7 @@ def problems(data: bytes) -> str:
     """The target of `benchmarks/fuzz/run.py`."""
     pick = Choices(data)
     options = random_options(pick)
-    way = pick(["call"] * 50 + ["command"] + ["proof"] * 5)
+    way = pick(["call"] * 50 + ["command"] + ["proof"] * 20)
     return check(RandomProblem(pick, pick([False, True])), options, way)
 
 

@@ -31,6 +31,7 @@ OPSETS = range(7, 29)
 ATTRIBUTES = {
     "AveragePool": "auto_pad ceil_mode count_include_pad dilations kernel_shape pads strides",
     "BatchNormalization": "epsilon momentum spatial training_mode",
+    "Cast": "to",
     "Clip": "max min",
     "Concat": "axis",
     "Constant": "value value_float value_floats value_int value_ints",
@@ -207,6 +208,13 @@ class _Reader:
         if len(xs) > 2 and xs[2] is not None and bool(np.any(_constant(xs[2]))):
             raise Unreadable("training mode")
         return xs[0]
+
+    def op_cast(self, name: str, xs: list, a: dict) -> _Value:
+        """To a floating-point type a value over the reals stays what it is; a constant is rounded."""
+        kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(a["to"]))
+        if kind.kind != "f":
+            raise Unreadable(f"a cast to {kind}")
+        return xs[0] if isinstance(xs[0], int) else _finite(_constant(xs[0]).astype(kind), name)
 
     def op_constant(self, name: str, xs: list, a: dict) -> _Value:
         if "value" in a:

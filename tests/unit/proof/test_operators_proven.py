@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 
 from tests.models import build
 from verifier import Verdict, verify
 from verifier.checker import format as fmt
 from verifier.checker.check import check
-from verifier.checker.errors import Rejected
+from verifier.checker.errors import Rejected, Unreadable
+from verifier.checker.linear import Arrange
 from verifier.checker.network import read_network
 from verifier.checker.query import read_queries
 from verifier.proof.encode import encode, encode_header
@@ -52,6 +53,8 @@ CASES = {
     "LeakyRelu": curve(node("LeakyRelu", ["h"], "r", alpha=0.1)),
     "Clip": (VECTOR, [node("MatMul", ["x", "w"], "h"), node("Clip", ["h", "lo", "hi"], "r"),
              node("MatMul", ["r", "v"], "y")], {**DENSE, "lo": np.array(-0.2), "hi": np.array(0.4)}),
+    "Cast": curve(node("Cast", ["h"], "d", to=TensorProto.DOUBLE), node("Relu", ["d"], "e"),
+                  node("Cast", ["e"], "r", to=TensorProto.FLOAT)),
     "Sigmoid": curve(node("Sigmoid", ["h"], "r")),
     "Tanh": curve(node("Tanh", ["h"], "r")),
     "product": curve(node("Relu", ["h"], "a"), node("Mul", ["a", "h"], "r")),
@@ -97,3 +100,18 @@ def test_its_proof_is_accepted(tmp_path: Path, name: str) -> None:
     proof.write_bytes(encode_header(header) + events)
     with pytest.raises(Rejected, match="is not positive"):
         check(proof, model, spec)
+
+
+def test_casts_that_are_no_identity_are_refused(tmp_path: Path) -> None:
+    """Of values; a constant is rounded to the type."""
+    casts = [node("Cast", ["c"], "d", to=TensorProto.FLOAT16), node("Cast", ["d"], "e", to=TensorProto.FLOAT),
+             node("Add", ["x", "e"], "y")]  # fmt: skip
+    weights = {"c": np.array([[0.1, 1.0]])}
+    (tmp_path / "m.onnx").write_bytes(build(casts, {"x": (1, 2)}, ["y"], weights, opset=14))
+    network = read_network(tmp_path / "m.onnx")
+    op = network.nodes[network.argument(network.output)]
+    assert isinstance(op, Arrange) and np.array_equal(op.offset, np.array([[0.1, 1.0]]).astype(np.float16))
+    whole = [node("Cast", ["x"], "d", to=TensorProto.INT64), node("Cast", ["d"], "y", to=TensorProto.FLOAT)]
+    (tmp_path / "w.onnx").write_bytes(build(whole, {"x": (1, 2)}, ["y"], {}, opset=14))
+    with pytest.raises(Unreadable, match="a cast to int64"):
+        read_network(tmp_path / "w.onnx")
