@@ -24,7 +24,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from benchmarks.run import Instance, read_list
+from benchmarks.run import Instance, add_sample, sampled
 from verifier import Options, Verdict, verify
 from verifier.checker import format as fmt
 from verifier.checker.check import check
@@ -153,17 +153,14 @@ def verdict(data: bytes, model: Path, spec: Path, folder: Path) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("list", type=Path)
-    parser.add_argument("--only", nargs="+", metavar="BENCHMARK")
-    parser.add_argument("--step", type=int, default=1, help="every step-th instance")
-    parser.add_argument("--cap", type=float, default=20.0, help="seconds for a search")
+    add_sample(parser, 20.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--proofs", type=int, default=10**9, help="stop after so many")
     args = parser.parse_args()
     rng, counts, proofs = np.random.default_rng(args.seed), Counter[tuple[str, str]](), 0
-    wanted = [i for i in read_list(args.list) if not args.only or i.benchmark in args.only]
-    wanted = [i for i in wanted[:: args.step] if i.expected != "sat"]
-    for instance in wanted:
+    for instance in sampled(args):
+        if instance.expected == "sat":
+            continue
         with tempfile.TemporaryDirectory() as folder:
             found = list(outcomes(instance, args.cap, rng, Path(folder)))
         proofs += bool(found)

@@ -23,7 +23,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks.run import KNOWN, Instance, read_list
+from benchmarks.run import KNOWN, Instance, add_sample, sampled
 from verifier import Options, Result, SecateurError, verify
 from verifier.budget import Budget, memory_limit
 
@@ -144,24 +144,18 @@ def table(lines: list[Line]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("list", type=Path)
+    add_sample(parser, 60.0)
     parser.add_argument("--out", type=Path, required=True, help="JSON lines; what stands there is not measured again")
-    parser.add_argument("--only", nargs="+", metavar="BENCHMARK")
-    parser.add_argument("--step", type=int, default=1, help="every step-th instance of each benchmark")
-    parser.add_argument("--cap", type=float, default=60.0, help="CPU seconds for a search without a proof")
     parser.add_argument("--budget", type=float, default=float("inf"), help="seconds after which nothing new is begun")
     args = parser.parse_args()
     started = time.monotonic()
-    wanted = [i for i in read_list(args.list) if not args.only or i.benchmark in args.only]
-    names = dict.fromkeys(i.benchmark for i in wanted)
-    wanted = [i for name in names for i in [x for x in wanted if x.benchmark == name][:: args.step]]
     lines: list[Line] = []
     if args.out.exists():
         lines = [Line(**json.loads(text)) for text in args.out.read_text().splitlines()]
     done = {line.key for line in lines}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with args.out.open("a") as stream, tempfile.TemporaryDirectory() as folder:
-        for instance in wanted:
+        for instance in sampled(args):
             if (instance.benchmark, instance.onnx, instance.vnnlib) in done:
                 continue
             if time.monotonic() - started > args.budget:

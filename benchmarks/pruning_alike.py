@@ -22,7 +22,7 @@ SINGLE, DOUBLE = 1e-5, 1e-10
 
 def run(folder: Path, ratio: float, largest: int, each: int) -> list[dict]:
     """A row per network, the first `each` of a family; files over `largest` bytes are left out by name."""
-    rows = []
+    rows: list[dict] = []
     for path in sorted(folder.glob("*/onnx/**/*.onnx*")):
         family = path.relative_to(folder).parts[0]
         if sum(row["benchmark"] == family for row in rows) >= each:
@@ -50,7 +50,7 @@ def compare(data: bytes, ratio: float) -> dict:
     found = [apart(*(r(feed)[net.outputs[0]] for r in runners)) for feed in feeds]
     at = int(np.argmax(found))  # a NaN, if there is one
     worst = found[at]
-    row = {"removed": int(plan.removed.sum()), "float32": worst}
+    row: dict[str, int | float | list[float]] = {"removed": int(plan.removed.sum()), "float32": worst}
     if not worst <= SINGLE:
         feed = {name: value.astype(np.float32) for name, value in feeds[at].items()}  # what float32 was given
         exact = [onnx_io.evaluate64(part, feed)[net.outputs[0]] for part in (made.net, made.masked)]

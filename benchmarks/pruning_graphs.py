@@ -6,6 +6,8 @@ Each graph is built from a seed and an opset; weights are random, sizes small, t
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -18,7 +20,9 @@ class Builder:
 
     def __init__(self, seed: int, opset: int) -> None:
         self.rng = np.random.default_rng(seed)
-        self.opset, self.nodes, self.weights, self.count = opset, [], [], 0
+        self.opset, self.count = opset, 0
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[TensorProto] = []
         self.shape: dict[str, tuple[int, ...]] = {}
 
     def name(self, stem: str) -> str:
@@ -92,7 +96,8 @@ class Builder:
         c, h, w = self.shape[x]
         first = c // 2 if c % 2 == 0 else c // 2 + 1
         names = [self.name("split"), self.name("split")]
-        attrs, inputs = {"axis": 1}, [x]
+        attrs: dict[str, Any] = {"axis": 1}
+        inputs = [x]
         if first * 2 == c and self.opset < 13 and self.rng.random() < 0.5:
             pass  # equal parts may stay implicit
         elif self.opset < 13:

@@ -16,11 +16,10 @@ import statistics
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-from benchmarks.run import KNOWN, Instance, read_list
+from benchmarks.run import KNOWN, Instance, add_sample, sampled
 from verifier import Options, Result, verify
 from verifier.budget import Budget, memory_limit
 from verifier.options import BoundOptions
@@ -82,19 +81,14 @@ def table(pairs: list[Pair]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("list", type=Path)
-    parser.add_argument("--only", nargs="+", metavar="BENCHMARK")
-    parser.add_argument("--step", type=int, default=1, help="every step-th instance of each benchmark")
-    parser.add_argument("--cap", type=float, default=30.0, help="CPU seconds for a search")
+    add_sample(parser, 30.0)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--budget", type=float, default=float("inf"), help="CPU seconds after which nothing new begins")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    wanted = [i for i in read_list(args.list) if not args.only or i.benchmark in args.only]
-    names = dict.fromkeys(i.benchmark for i in wanted)
-    wanted = [i for name in names for i in [x for x in wanted if x.benchmark == name][:: args.step]]
+    wanted = sampled(args)
     pairs: list[Pair] = []
-    for name in names:  # what the first search of a kind pays once is nobody's cost
+    for name in dict.fromkeys(i.benchmark for i in wanted):  # what a first search pays once is nobody's cost
         first = next(i for i in wanted if i.benchmark == name)
         verify(first.model, first.spec, timeout=20)
     for instance in wanted:

@@ -122,6 +122,21 @@ def read_list(path: Path) -> list[Instance]:
     return [Instance(name, onnx, vnnlib, float(limit), "", path.parent) for onnx, vnnlib, limit in rows]
 
 
+def sampled(args: argparse.Namespace) -> list[Instance]:
+    """The instances that `add_sample`'s arguments name."""
+    wanted = [i for i in read_list(args.list) if not args.only or i.benchmark in args.only]
+    names = dict.fromkeys(i.benchmark for i in wanted)
+    return [i for name in names for i in [x for x in wanted if x.benchmark == name][:: args.step]]
+
+
+def add_sample(parser: argparse.ArgumentParser, cap: float) -> None:
+    """A list, which of its benchmarks, and how many of their instances; `cap` are seconds for a search."""
+    parser.add_argument("list", type=Path)
+    parser.add_argument("--only", nargs="+", metavar="BENCHMARK")
+    parser.add_argument("--step", type=int, default=1, help="every step-th instance of each benchmark")
+    parser.add_argument("--cap", type=float, default=cap, help="seconds for a search")
+
+
 def run_alone(instance: Instance, options: list[str], cap: float) -> Run:
     """One process: `verify model spec`, measured from outside."""
     timeout = min(instance.timeout, cap)

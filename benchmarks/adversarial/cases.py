@@ -162,7 +162,7 @@ def radius_distance(kind: Any, n: int = 3) -> Iterator[Case]:
     centre = [Fraction(k, 16) for k in range(n)]
     point = [c + Fraction(3, 4) + Fraction(k % 8, 32) for k, c in enumerate(centre)]
     factor = [Fraction(k % 3 + 1, 4) for k in range(n)]
-    level = sum(factor) / 4  # reached at radius r where sum a_i (|c_i - p_i| - r) = level
+    level = sum(factor, Fraction(0)) / 4  # reached at radius r where sum a_i (|c_i - p_i| - r) = level
     radius = (sum(a * (p - c) for a, p, c in zip(factor, point, centre, strict=True)) - level) / sum(factor)
     assert radius < Fraction(3, 4), "the box reaches no p_i, so the value is affine on it"
     yield from _both("radius-distance", kind, centre, radius, n, _distances(kind, point, factor), 1,

@@ -50,7 +50,7 @@ class RandomModel:
         self.weights[name] = array
         return name
 
-    def _emit(self, op: str, inputs: list[str], shape: tuple[int, ...], **attributes: object) -> None:
+    def _emit(self, op: str, inputs: list[str], shape: tuple[int, ...], **attributes: Any) -> None:
         if math.prod(shape) > 300:
             return
         name = f"v{len(self.nodes)}"

@@ -10,10 +10,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any, Literal
 
 import numpy as np
 import onnxruntime
-from onnx import TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from benchmarks.fuzz.exact import Affine, Point, Row, Tape, decide
 from benchmarks.fuzz.models import Pick
@@ -22,7 +23,7 @@ NAMES = (
     "x", "y", "z", "z/taken", "x/0", "y/0", "x'", "y~1", "z~1", "x~0", "~", "~0", "/", "a/#0", "all of y", "all of y~0",
     "'", '"', " ", "parameters", "net/x", "0", "(", "; z", "é",
 )  # fmt: skip
-TYPES = {np.float32: TensorProto.FLOAT, np.float64: TensorProto.DOUBLE, np.float16: TensorProto.FLOAT16,
+TYPES: dict[Any, int] = {np.float32: TensorProto.FLOAT, np.float64: TensorProto.DOUBLE, np.float16: TensorProto.FLOAT16,
          np.int64: TensorProto.INT64, np.int32: TensorProto.INT32}  # fmt: skip
 SIZES = ((1,), (2,), (1, 1), (2, 1), (3,), (1, 1, 2))
 ACTIVATIONS = ("relu", "relu", "relu", "leaky", "abs", "clip", "max", "residual", "skip", "twice")
@@ -71,7 +72,9 @@ class RandomProblem:
         # ONNX Runtime has some operators in float64 from opset 16 on only
         self.opset = pick([13, 13, 9, 11, 17, 18, 21] if self.kind is np.float32 else [17, 18, 21])
         self.version = pick([1, 1, 2])
-        self.nodes, self.tensors, self.exactly = [], [], True
+        self.nodes: list[NodeProto] = []
+        self.tensors: list[TensorProto] = []
+        self.exactly = True
         self.inputs = [self._input(size) for size in pick(SIZES)]
         self.n = sum(one.size for one in self.inputs)
         self.tape = Tape(self.n)
@@ -91,7 +94,7 @@ class RandomProblem:
 
     # ------------------------------------------------------------------------------------------------------- network
 
-    def node(self, op: str, inputs: list[str], output: str = "", **attributes: object) -> str:
+    def node(self, op: str, inputs: list[str], output: str = "", **attributes: Any) -> str:
         output = output or next(self.names)
         self.nodes.append(helper.make_node(op, inputs, [output], **attributes))
         return output
@@ -337,11 +340,11 @@ class RandomProblem:
         """Which inputs take whole numbers only, (n,) bool."""
         return np.array([issubclass(one.kind, np.integer) for one in self.inputs for _ in range(one.size)])
 
-    def violated(self) -> Point | bool | None:
+    def violated(self) -> Point | Literal[False] | None:
         """An input over the reals (whole numbers where the type is one) that satisfies the specification, None where
         there is none, False where that is not found out."""
         boxes = [(tuple(map(Fraction, self.lower.tolist())), tuple(map(Fraction, self.upper.tolist())))]
-        for k in np.flatnonzero(self.whole):
+        for k in np.flatnonzero(self.whole).tolist():
             first, last = math.ceil(self.lower[k]), math.floor(self.upper[k])
             values = [Fraction(v) for v in range(first, last + 1)]
             boxes = [(_with(a, k, v), _with(b, k, v)) for a, b in boxes for v in values]
@@ -350,7 +353,8 @@ class RandomProblem:
 
     def run(self, point: np.ndarray) -> np.ndarray:
         """ONNX Runtime at one point, which every input's type has to hold as it is."""
-        feeds, start = {}, 0
+        feeds: dict[str, np.ndarray] = {}
+        start = 0
         for one in self.inputs:
             part = point[start : start + one.size]
             assert (part.astype(one.kind).astype(np.float64) == part).all(), (
@@ -376,7 +380,7 @@ def _with(point: Point, k: int, value: Fraction) -> Point:
 
 
 def _float(value: Fraction | int) -> float:
-    return max(-1e300, min(1e300, float(value))) if abs(value) < 10**308 else math.copysign(1e300, value)
+    return max(-1e300, min(1e300, float(value))) if -(10**308) < value < 10**308 else math.copysign(1e300, value)
 
 
 def _positional(value: float) -> str:

@@ -56,9 +56,9 @@ def only(*allowed: type[Exception]) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             yield
-    except (*allowed, Fault):
-        raise
     except Exception as error:
+        if isinstance(error, (*allowed, Fault)):
+            raise
         raise Fault(f"{type(error).__name__}: {error}") from error
 
 

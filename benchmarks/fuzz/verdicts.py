@@ -147,7 +147,7 @@ def _with_proof(folder: Path, options: Options) -> tuple[str, np.ndarray | None,
     from verifier.checker.check import check as accept
     from verifier.errors import ProofError
 
-    names = [str(folder / name) for name in ("model.onnx", "spec.vnnlib")]
+    names = folder / "model.onnx", folder / "spec.vnnlib"
     proof = folder / "proof"
     try:
         result = verifier.verify(*names, options, proof=proof)
