@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
+from verifier.bounds.alpha_beta import Parameters, Relaxed, Walked
 from verifier.options import NEURON_RULES
 
 
@@ -69,3 +71,40 @@ def intercept(splits: NeuronSplits) -> Tensor:
 def width(splits: NeuronSplits) -> Tensor:
     """The widest interval."""
     return splits.width
+
+
+def open_splits(
+    relaxed: Relaxed, p: Parameters, walked: Walked, arguments: dict[int, list[Tensor]]
+) -> tuple[NeuronSplits, Tensor]:
+    """What may be split, and its numbers (U,). For a ReLU the loss is the distance between relu(z) and the plane
+    that is used, at the relaxed network's own point, and half of the upper plane's intercept."""
+    parts: list[NeuronSplits] = []
+    numbers = []
+    for i, first in relaxed.ground.network.relus.items():
+        index, at = relaxed.loose.get(i), walked.at.get(i)
+        if at is None or index is None or not len(index):
+            continue
+        a, z = at.flatten(1)[:, index], arguments[i][0].flatten(1)[:, index]
+        (low, high), open_ = relaxed.bounds[i], relaxed.unstable[i]
+        slope = high / (high - low).clamp(min=torch.finfo(z.dtype).tiny)
+        real = z.clamp(min=0)
+        above = (slope * (z - low) - real).clamp(min=0) - 0.5 * slope * low
+        below = (real - p.alpha[i] * z).clamp(min=0)
+        loss = torch.where(a < 0, -a * above, a * below)
+        most = torch.where(a < 0, a * slope * low, a * torch.maximum(-p.alpha[i] * low, (1 - p.alpha[i]) * high))
+        tiny = torch.finfo(z.dtype).tiny
+        values = loss.clamp(min=tiny) + tiny, most, high - low, torch.zeros_like(z)
+        parts.append(NeuronSplits(*(torch.where(open_, value, 0.0) for value in values)))
+        numbers.append(first + index)
+    for i, curve in relaxed.curves.items():
+        at = walked.at.get(i)
+        if at is None:
+            continue
+        for k, splits in enumerate(curve.losses(p.alpha[i], at, arguments[i])):
+            parts.append(NeuronSplits(*(t.flatten(1) for t in splits)))
+            first = relaxed.ground.network.arguments[i, k]
+            numbers.append(torch.arange(first, first + parts[-1].loss.shape[1], device=at.device))
+    if not parts:
+        none = relaxed.task.lower.new_zeros(len(relaxed.task), 0)
+        return NeuronSplits(none, none, none, none), relaxed.task.query[:0]
+    return NeuronSplits(*(torch.cat(t, 1) for t in zip(*parts, strict=True))), torch.cat(numbers)

@@ -22,7 +22,9 @@ from verifier.bounds.sweep import OutOfTime
 from verifier.problem.rows import RowTable
 from verifier.search.bounding import Bounded
 from verifier.search.domains import DomainBatch
-from verifier.search.neuron_rules import RULES, NeuronRule, NeuronSplits
+from verifier.search.neuron_rules import RULES, NeuronRule, open_splits
+from verifier.search.row_trees import RowTrees
+from verifier.search.slopes import pack, unpack
 from verifier.tolerance import subtract_down
 
 ROOT_STEPS, STEPS = 30, 20
@@ -41,8 +43,8 @@ CANDIDATES = 8
 REFINED = 1e12
 """Multiply-adds that tighter intervals may cost at the root: 10 to 20 s on a core, and more for large activations."""
 
-LEVELS = 255
-"""Slopes are kept in bytes: a rounded slope is as sound as any other."""
+TIGHTENING = 0.25
+"""Share of all work that goes into the intervals."""
 
 
 @dataclass(eq=False)
@@ -64,6 +66,12 @@ class NeuronBounding:
     """Multiply-adds so far."""
 
     rigorous: bool = True
+    trees: RowTrees | None = None
+    """Tightens the intervals as the search goes on."""
+
+    spent: float = 0.0
+    """Multiply-adds of that, part of `work`."""
+
     _last: tuple[Task, Parameters] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -95,6 +103,8 @@ class NeuronBounding:
         network = self.exact.network
         if not self._later():
             return self
+        lower, upper = boxes.lower.double(), boxes.upper.double()
+        trees = None if self.exact.curved else RowTrees(lower, upper, max(1, batch // 2))  # rows know no split points
         roots = self.roots(boxes)
         losses: dict[int, Tensor] = {}
         for start in range(0, len(roots), batch):
@@ -117,11 +127,10 @@ class NeuronBounding:
                 lost.scatter_reduce_(0, relaxed.task.query[:, None].expand_as(cost), cost, "amax")
         chosen = self._affordable(losses)
         if not chosen:
-            return self
-        lower, upper = boxes.lower.double(), boxes.upper.double()
+            return replace(self, trees=trees)
         pre = refine(self.exact, self.fast.network, lower, upper, chosen, batch, stop)
         exact = Ground.at(network, pre, self.exact.allowance, self.exact.plain)
-        return replace(self, exact=exact, fast=exact.cast(self.fast.network))
+        return replace(self, exact=exact, fast=exact.cast(self.fast.network), trees=trees)
 
     def _later(self) -> list[int]:
         """The ReLU operators with open neurons whose arguments are not affine (intervals of affine ones are exact)."""
@@ -206,6 +215,7 @@ class NeuronBounding:
         walked = relaxed.walk(best)
         arguments, _ = relaxed.values(best, walked)
         neuron, at = self._branch(relaxed, best, walked, arguments, value[alive])
+        self._tighten(relaxed, walked)
         b, n = task.lower.shape
         undecided = relaxed.undecided()
         signs = task.lower.new_zeros(b, 0, n).double(), task.lower.new_zeros(b, 0).double()
@@ -219,7 +229,7 @@ class NeuronBounding:
         scores = value.new_full((b, self.table.most), torch.inf)
         clause = batch.clause[alive]
         scores.scatter_(1, clause, value[alive][:, None])
-        kept = self.pack(best)
+        kept = pack(best)
         width = batch.upper[alive] - batch.lower[alive]
         return Bounded(
             alive=alive,
@@ -240,6 +250,26 @@ class NeuronBounding:
             alpha=kept,
             beta=best.beta.float(),
         )
+
+    def _tighten(self, relaxed: Relaxed, walked: Walked) -> None:
+        """Spends a share of the search's work on the intervals that cost the open subproblems most."""
+        if self.trees is None or self.spent >= TIGHTENING * self.work or not len(relaxed.task):
+            return
+        query, weight = relaxed.task.query, {}
+        for i in self._later():
+            at = walked.at.get(i)
+            if at is None:
+                continue
+            cost = (-at).clamp(min=0).flatten(1).index_select(1, self.exact.loose[i])
+            cost = torch.where(relaxed.unstable[i], cost, 0.0).double()
+            weight[i] = cost.new_zeros(len(self.trees.lower), cost.shape[1]).index_add_(0, query, cost)
+        exact = self.exact
+        while self.spent < TIGHTENING * self.work and not self.stop():
+            exact, work = self.trees.step(exact, self.fast, weight, self.stop)
+            if exact is self.exact:  # nothing is left to split there
+                break
+            self.exact, self.fast = exact, exact.cast(self.fast.network)
+            self.spent, self.work = self.spent + work, self.work + work
 
     def _leaves(
         self, task: Task, settled: Tensor, best: Parameters, count: int
@@ -273,7 +303,7 @@ class NeuronBounding:
         self, relaxed: Relaxed, p: Parameters, walked: Walked, arguments: dict[int, list[Tensor]], value: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The neuron to split (B,), -1 where none is undecided, and its split point (B,)."""
-        splits, numbers = self._splits(relaxed, p, walked, arguments)
+        splits, numbers = open_splits(relaxed, p, walked, arguments)
         points, open_ = splits.point, splits.loss > 0
         if not open_.numel():
             return torch.full((len(value),), -1, dtype=torch.int64, device=value.device), value.new_zeros(len(value))
@@ -294,43 +324,6 @@ class NeuronBounding:
         neuron, point = candidates.gather(1, pick)[:, 0], points.gather(1, pick)[:, 0]
         return torch.where(score.gather(1, pick)[:, 0] > 0, neuron, -1), point.double()
 
-    def _splits(
-        self, relaxed: Relaxed, p: Parameters, walked: Walked, arguments: dict[int, list[Tensor]]
-    ) -> tuple[NeuronSplits, Tensor]:
-        """What may be split, and its numbers (U,). For a ReLU the loss is the distance between relu(z) and the plane
-        that is used, at the relaxed network's own point, and half of the upper plane's intercept."""
-        parts: list[NeuronSplits] = []
-        numbers = []
-        for i, first in relaxed.ground.network.relus.items():
-            index = relaxed.loose[i]
-            at = walked.at.get(i)
-            if at is None or not len(index):
-                continue
-            a, z = at.flatten(1)[:, index], arguments[i][0].flatten(1)[:, index]
-            (low, high), open_ = relaxed.bounds[i], relaxed.unstable[i]
-            slope = high / (high - low).clamp(min=torch.finfo(z.dtype).tiny)
-            real = z.clamp(min=0)
-            above = (slope * (z - low) - real).clamp(min=0) - 0.5 * slope * low
-            below = (real - p.alpha[i] * z).clamp(min=0)
-            loss = torch.where(a < 0, -a * above, a * below)
-            most = torch.where(a < 0, a * slope * low, a * torch.maximum(-p.alpha[i] * low, (1 - p.alpha[i]) * high))
-            tiny = torch.finfo(z.dtype).tiny
-            values = loss.clamp(min=tiny) + tiny, most, high - low, torch.zeros_like(z)
-            parts.append(NeuronSplits(*(torch.where(open_, value, 0.0) for value in values)))
-            numbers.append(first + index)
-        for i, curve in relaxed.curves.items():
-            at = walked.at.get(i)
-            if at is None:
-                continue
-            for k, splits in enumerate(curve.losses(p.alpha[i], at, arguments[i])):
-                parts.append(NeuronSplits(*(t.flatten(1) for t in splits)))
-                first = relaxed.ground.network.arguments[i, k]
-                numbers.append(torch.arange(first, first + parts[-1].loss.shape[1], device=at.device))
-        if not parts:
-            none = relaxed.task.lower.new_zeros(len(relaxed.task), 0)
-            return NeuronSplits(none, none, none, none), relaxed.task.query[:0]
-        return NeuronSplits(*(torch.cat(t, 1) for t in zip(*parts, strict=True))), torch.cat(numbers)
-
     def _children(self, relaxed: Relaxed, p: Parameters, candidates: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """Bounds (B, k) of both sides of each candidate, by one walk each at the parent's parameters."""
         b, k = candidates.shape
@@ -347,17 +340,10 @@ class NeuronBounding:
         low = torch.where(both.empty, torch.inf, torch.nan_to_num(low, nan=-torch.inf)).view(b, k, 2)
         return low[:, :, 0], low[:, :, 1]
 
-    def pack(self, p: Parameters) -> Tensor:
-        """Slopes of the loose neurons as bytes (B, U)."""
-        return (torch.cat(list(p.alpha.values()), 1) * LEVELS).round_().to(torch.uint8)
-
     def unpack(self, batch: DomainBatch, default: Parameters) -> Parameters:
         """The parameters that a batch carries; those of one that was never bounded are the default ones."""
         fresh = _fresh(batch)
-        kept = (batch.alpha.to(self.fast.network.dtype) / LEVELS).split([a.shape[1] for a in default.alpha.values()], 1)
-        alpha = {
-            i: torch.where(fresh[:, None], a, found) for (i, a), found in zip(default.alpha.items(), kept, strict=True)
-        }
+        alpha = {i: torch.where(fresh[:, None], default.alpha[i], a) for i, a in unpack(batch.alpha, default).items()}
         beta = torch.zeros_like(default.beta)
         beta[:, : batch.beta.shape[1]] = batch.beta
         return Parameters(alpha, beta, default.weight)
