@@ -29,12 +29,19 @@ class Mul(RelaxedOp):
         return x * y
 
     def interval(self, *xs: Interval) -> Interval:
-        corners = _corners(*xs)
-        unit = ulp(corners.dtype)
+        x, y = xs
+        corners, inf = _corners(*xs), torch.inf
+        unit, least = ulp(corners.dtype), tiny(corners.dtype)
         low, high = corners.amin(0), corners.amax(0)
         low, high = low - unit * low.abs(), high + unit * high.abs()
+        # what underflows is off by the smallest number at most, and keeps its sign; a product with 0 is exact
+        nothing = ((x.lower == 0) & (x.upper == 0)) | ((y.lower == 0) & (y.upper == 0))
+        low = torch.where((low.abs() < least) & ~nothing, torch.nextafter(low, torch.full_like(low, -inf)), low)
+        high = torch.where((high.abs() < least) & ~nothing, torch.nextafter(high, torch.full_like(high, inf)), high)
+        rising = ((x.lower >= 0) & (y.lower >= 0)) | ((x.upper <= 0) & (y.upper <= 0))
+        falling = ((x.lower >= 0) & (y.upper <= 0)) | ((x.upper <= 0) & (y.lower >= 0))
+        low, high = torch.where(rising, low.clamp_min(0), low), torch.where(falling, high.clamp_max(0), high)
         # a product 0 * inf is NaN: unbounded on both sides
-        inf = torch.inf
         return Interval(
             low.nan_to_num(nan=-inf, posinf=torch.finfo(low.dtype).max, neginf=-inf),
             high.nan_to_num(nan=inf, posinf=inf, neginf=torch.finfo(low.dtype).min),

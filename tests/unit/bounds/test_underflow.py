@@ -80,3 +80,18 @@ def test_a_product_of_weights_that_underflows(inputs: int) -> None:
     value = net.op("MatMul", net.op("MatMul", "x", 1e-200 * unit), 1e-200 * unit)
     net.op("MatMul", net.op("Relu", value), np.full((inputs, 1), 1e100))
     assert _verdict(net.done(1), spec([-1e300] * inputs, [1e300] * inputs, 1, "(>= Y_0 0.5)"), "auto") != "unsat"
+
+
+def test_products_that_underflow() -> None:
+    """They hold in fractions, and keep their sign: 1e-400 is above 0, whatever float64 makes of it."""
+    op = bind(Node("Mul", ("x", "y"), "z"), {name: (1,) for name in "xyz"}, torch.float64, CPU)
+    rng = np.random.default_rng(2)
+    ends = np.sort(rng.normal(size=(400, 2, 2)) * rng.choice([1e-200, 1e-160, 1e-155, 1.0, 0.0], (400, 2, 2)), 2)
+    x, y = (Interval(*(torch.from_numpy(ends[:, k, e].copy())[:, None] for e in (0, 1))) for k in (0, 1))
+    found = op.interval(x, y)
+    for i, (first, second) in enumerate(ends.tolist()):
+        products = [Fraction(a) * Fraction(b) for a in first for b in second]
+        low, high = Fraction(found.lower[i, 0].item()), Fraction(found.upper[i, 0].item())
+        assert low <= min(products) and max(products) <= high
+        assert low >= 0 if min(products) >= 0 else low < 0
+        assert high <= 0 if max(products) <= 0 else high > 0
