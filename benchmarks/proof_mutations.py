@@ -2,10 +2,10 @@
 
     python -m benchmarks.proof_mutations FOLDER/instances.csv --only acasxu_2023 safenlp --step 20 --cap 20
 
-Changes of the proof alone (a slope, a multiplier, a weight of a row, a split, a slab, a hash, a dropped, repeated or
-swapped leaf) may be accepted: the original proof shows that the property holds. Changes of the files (a weight of the
-network, a number of the specification), with hashes forged to fit, are accepted rightly only where an own search of the
-changed files says `unsat` as well; `sat` there is a false acceptance. Exit code 1: one of those, or an error.
+Changes of the proof alone (a slope, a multiplier, a weight of a row, a split, a narrowing, a hash, a dropped, repeated
+or swapped leaf) may be accepted: the original proof shows that the property holds. Changes of the files (a weight of
+the network, a number of the specification), with hashes forged to fit, are accepted rightly only where an own search of
+the changed files says `unsat` as well; `sat` there is a false acceptance. Exit code 1: one of those, or an error.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from verifier.checker.check import check
 from verifier.checker.errors import Rejected, Unreadable
 from verifier.checker.network import read_bytes, read_network
 from verifier.checker.query import read_queries
-from verifier.proof.encode import encode, encode_header
+from verifier.proof.encode import encode, encode_header, packed
 
 Events = list[fmt.Event]
 
@@ -61,18 +61,23 @@ def swapped(events: Events, rng: np.random.Generator) -> Events | None:
     return out
 
 
+KINDS = (fmt.FORMS, fmt.ROWS, fmt.ROOT, fmt.SYMBOLS)
 CHANGES: dict[str, Callable[[Events, np.random.Generator], Events | None]] = {
-    "narrowing": edit(
-        fmt.Leaf, lambda e, rng: [replace(e, narrows=not e.narrows) if e.intervals == fmt.ROOT else replace(e, rows=())]
+    "narrowing": edit(fmt.Leaf, lambda e, rng: [replace(e, kind="leaf" if e.kind == "narrow" else "narrow")]),
+    "intervals": edit(
+        fmt.Leaf, lambda e, rng: [replace(e, intervals=str(rng.choice([k for k in KINDS if k != e.intervals])))]
     ),
-    "intervals": edit(fmt.Leaf, lambda e, rng: [replace(e, intervals=(e.intervals + int(rng.integers(1, 4))) % 4)]),
-    "slope": edit(fmt.Slopes, lambda e, rng: [fmt.Slopes(tuple((t + rng.integers(1, 255)) % 256 for t in e.tables))]),
+    "slope": edit(
+        fmt.Leaf,
+        lambda e, rng: [replace(e, slopes=tuple((t + rng.integers(1, 255)).astype(np.uint8) for t in e.slopes))],
+    ),
     "multiplier": edit(fmt.Leaf, lambda e, rng: [replace(e, beta=tuple(b * 3 + 1 for b in e.beta))]),
-    "row": edit(fmt.Leaf, lambda e, rng: [replace(e, rows=tuple(((0, 1.0),) for _ in e.rows))]),
-    "split": edit(fmt.InputSplit, lambda e, rng: [replace(e, at=e.at + rng.normal() * 0.01)]),
-    "slab": edit(
-        fmt.InputClip, lambda e, rng: [replace(e, slabs=tuple((j, s, at - s * 0.01) for j, s, at in e.slabs))]
+    "row": edit(fmt.Leaf, lambda e, rng: [replace(e, rows=tuple((c, ((0, 1.0),)) for c, _ in dict(e.rows).items()))]),
+    "weight of a row": edit(
+        fmt.Leaf,
+        lambda e, rng: [replace(e, rows=tuple((c, tuple((k, w * rng.random()) for k, w in p)) for c, p in e.rows))],
     ),
+    "split": edit(fmt.InputSplit, lambda e, rng: [replace(e, at=e.at + rng.normal() * 0.01)]),
     "neuron": edit(fmt.NeuronSplit, lambda e, rng: [replace(e, neuron=e.neuron + 1)]),
     "dropped leaf": edit(fmt.Leaf, lambda e, rng: []),
     "repeated leaf": edit(fmt.Leaf, lambda e, rng: [e, e]),
@@ -85,9 +90,8 @@ NEVER = ("dropped leaf", "repeated leaf", "hash")
 def encoded(header: fmt.Header, events: Events) -> bytes:
     """A file with the numbers at its end that fit."""
     body = [e for e in events if not isinstance(e, fmt.End)]
-    leaves = sum(isinstance(e, fmt.Leaf) and not e.narrows for e in body)
-    splits = sum(not isinstance(e, fmt.Slopes) for e in body) - leaves
-    return encode_header(header) + b"".join(map(encode, [*body, fmt.End(splits, leaves)]))
+    leaves = sum(isinstance(e, fmt.Leaf) and e.kind != "narrow" for e in body)
+    return packed([encode_header(header), *map(encode, [*body, fmt.End(len(body) - leaves, leaves)])])
 
 
 def changed_model(path: Path, rng: np.random.Generator) -> bytes:
@@ -125,7 +129,7 @@ def outcomes(instance: Instance, cap: float, rng: np.random.Generator, folder: P
         moved = change(events, rng)
         if moved is not None:
             yield name, verdict(encoded(header, moved), model, spec, folder)
-    flipped = replace(header, model=bytes([header.model[0] ^ 1]) + header.model[1:])
+    flipped = replace(header, model=header.model[::-1])
     yield "hash", verdict(encoded(flipped, events), model, spec, folder)
     for name in ("weight of the model", "number of the specification"):
         new_model, new_spec = folder / "n.onnx", folder / "t.vnnlib"

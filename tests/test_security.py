@@ -5,16 +5,15 @@ from __future__ import annotations
 import ast
 import io
 import re
-import struct
-import zlib
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from verifier.checker.errors import Unreadable
-from verifier.checker.format import MAGIC, SLOPES, TREE, VERSION, Reader
-from verifier.proof.encode import text, varint
+from verifier.checker.format import TREE, Header, Reader
+from verifier.proof.encode import encode_header, packed
 
 ROOT = Path(__file__).parents[1]
 EXECUTES = {
@@ -84,11 +83,15 @@ def test_every_page_is_escaped() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_tables_of_a_proof_are_bounded(count: int) -> None:
-    """A table of slopes that asks for gigabytes is refused before anything is unpacked."""
-    head = MAGIC + struct.pack("<H", VERSION) + bytes(64) + text("t") + bytes([TREE]) + varint(0)
-    packed = zlib.compress(bytes(1 << 20), 9)
-    event = bytes([SLOPES]) + varint(4096) + varint(1 << 24) * 4096 + varint(len(packed)) + packed
-    reader = Reader(io.BytesIO(head + event * count), "t")
-    with pytest.raises(Unreadable, match="slopes of .* bytes, expected at most"):
-        list(reader.events())
+def test_lines_of_a_proof_are_bounded(count: int) -> None:
+    """A line that unpacks to gigabytes is refused after 16 MiB of it."""
+    header = encode_header(Header("", "", "t", TREE, ()))
+    data = packed([header, *[b" " * (1 << 24)] * count, b'["end",0,0]\n'])
+    assert len(data) < 1 << 18
+    tracemalloc.start()
+    try:
+        with pytest.raises(Unreadable, match="line 2: the file ends in the middle, or a line has more than"):
+            list(Reader(io.BytesIO(data), "t").events())
+        assert tracemalloc.get_traced_memory()[1] < 1 << 26
+    finally:
+        tracemalloc.stop()

@@ -16,6 +16,7 @@ from benchmarks.fuzz.models import UNARY, RandomModel
 from benchmarks.fuzz.mutate import damaged
 from verifier.checker import format as fmt
 from verifier.proof.encode import encode, encode_header, encode_witness
+from verifier.proof.encode import packed as packed_proof
 
 
 def case(target: str, seed: int, number: int) -> bytes:
@@ -73,12 +74,15 @@ def proof(rng: random.Random) -> bytes:
     """A header and events, then damage."""
     names = tuple(rng.choice(["relu", "é", ""]) for _ in range(rng.randrange(3)))
     kind = rng.choice([fmt.TREE, fmt.WITNESS])
-    data = encode_header(fmt.Header(rng.randbytes(32), rng.randbytes(32), "tool", kind, names))
+    lines = [encode_header(fmt.Header(rng.randbytes(32).hex(), rng.randbytes(32).hex(), "tool", kind, names))]
     if kind == fmt.WITNESS:
-        data += encode_witness(np.arange(rng.randrange(4)))
+        lines.append(encode_witness(np.arange(rng.randrange(4))))
     else:
-        data += b"".join(encode(_event(rng)) for _ in range(rng.randrange(6))) + encode(fmt.End(1, 2))
-    return data if rng.random() < 0.1 else damaged(data, rng, data)
+        lines += [*(encode(_event(rng)) for _ in range(rng.randrange(6))), encode(fmt.End(1, 2))]
+    way, data = rng.random(), b"".join(lines)
+    if way < 0.1:
+        return packed_proof(lines)
+    return packed_proof([damaged(data, rng, data)]) if way < 0.8 else damaged(packed_proof(lines), rng, data)
 
 
 def _event(rng: random.Random) -> fmt.Event:
@@ -93,11 +97,13 @@ def _event(rng: random.Random) -> fmt.Event:
         case 2:
             return fmt.ClauseSplit(number())
         case 3:
-            table = np.array([rng.randrange(256) for _ in range(rng.randrange(9))], np.uint8)
-            return fmt.Slopes((table,) * rng.randrange(3))
+            return fmt.Leaf(
+                number(), slopes=(np.frombuffer(rng.randbytes(rng.randrange(9)), np.uint8),) * rng.randrange(3)
+            )
         case _:
-            rows = tuple(((rng.randrange(3), rng.choice([1.0, 0.5])),) for _ in range(rng.randrange(3)))
-            return fmt.Leaf(number(), rows, (0.5,) * rng.randrange(3), rng.choice([-1, 0, 7]), rng.randrange(3))
+            rows = tuple((c, ((rng.randrange(3), rng.choice([1.0, 0.5])),)) for c in range(rng.randrange(3)))
+            kind = rng.choice(["leaf", "narrow", "exact"])
+            return fmt.Leaf(number(), rows, (0.5,) * rng.randrange(3), (), rng.choice([fmt.FORMS, fmt.ROOT]), kind)
 
 
 def model(rng: random.Random) -> bytes:

@@ -1,4 +1,4 @@
-"""The functions that bend: piecewise linear, S-shaped, squares, maxima.
+"""The functions that bend: Relu and LeakyRelu, squares, sigmoids.
 
 Of a function f of one value the bounds ask for a rigorous range of f(x) - s x over an interval, for a slope s that need
 not be anything in particular (docs/certificates.md, lemma 3).
@@ -6,18 +6,20 @@ not be anything in particular (docs/certificates.md, lemma 3).
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from verifier.checker.linear import TINY, UNIT, Array, CheckedOperator, Linear
+from verifier.checker.linear import FLOATS, TINY, UNIT, Arithmetic, Array, CheckedOperator, Linear
 
 
+@dataclass
 class Curve(CheckedOperator, ABC):
     """An elementwise function of one value."""
+
+    arithmetic: Arithmetic = FLOATS
 
     @abstractmethod
     def value(self, x: Array) -> tuple[Array, Array]:
@@ -42,63 +44,63 @@ class Curve(CheckedOperator, ABC):
         for x in points:
             y, error = self.value(x)
             product = s * x
-            error = error + (np.abs(y) + np.abs(product)) * (4 * UNIT) + TINY
+            error = error + (np.abs(y) + np.abs(product)) * (4 * self.arithmetic.unit) + self.arithmetic.tiny
             lows.append(y - product - error)
             highs.append(y - product + error)
         return np.minimum.reduce(lows), np.maximum.reduce(highs)
 
 
-TIED = 1 + 2.0**-20
-"""Sides of a kink that are equally long but for rounding get the same slope in whatever order sums were made."""
+def _divided(over: Array, under: Array) -> Array:
+    """over / under, 0 where under is."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.where(under == 0, 0, over) / np.where(under == 0, 1, under)
 
 
 @dataclass
-class Piecewise(Curve):
-    """leak * x below `floor`, x up to `ceiling`, constant above: Relu, LeakyRelu and Clip.
+class Relu(Curve):
+    """max(x, leak x), leak in [0, 1]."""
 
-    f(x) = leak * x for x < floor where floor is 0, and `floor` below `floor` where leak is 0.
-    """
-
-    floor: float = 0.0
-    ceiling: float = math.inf
     leak: float = 0.0
 
-    @property
-    def is_relu(self) -> bool:
-        return self.floor == 0 and self.ceiling == math.inf and self.leak == 0
-
     def value(self, x: Array) -> tuple[Array, Array]:
-        if self.leak:
-            y = np.where(x < 0, self.leak * x, x)
-            return y, np.where(x < 0, np.abs(y) * (2 * UNIT) + TINY, 0.0)
-        return np.minimum(np.maximum(x, self.floor), self.ceiling), np.zeros_like(x)
+        leak = self.arithmetic.of(self.leak)[()]
+        y = np.where(x < 0, leak * x, x) if self.leak else np.maximum(x, 0)
+        return y, np.where(x < 0, np.abs(y) * (2 * self.arithmetic.unit) + self.arithmetic.tiny * bool(self.leak), 0)
 
     def residual(self, s: Array, low: Array, high: Array) -> tuple[Array, Array]:
-        # f - s x is linear between its kinks, so its extremes lie at ends or kinks
-        kinks = [np.clip(k, low, high) for k in (self.floor, self.ceiling) if math.isfinite(k)]
-        least, most = self._at([low, high, *kinks], s)
-        if self.floor == 0 and self.ceiling == math.inf:  # above a x for every a in [leak, 1]: exactly
-            least = np.where((s >= self.leak) & (s <= 1), np.maximum(least, 0.0), least)
-        # and f(x) - s x is 0 where f is x and s is 1, or f is constant 0 and s is 0
-        flat = ((s == 1) & (low >= self.floor) & (high <= self.ceiling)) | (
-            (s == self.leak) & (high <= self.floor) & (self.floor == 0)
-        )
-        return np.where(flat, 0.0, least), np.where(flat, 0.0, most)
+        # convex, so it is largest at an end, and least there or at the kink
+        (least, most), at_kink = self._at([low, high], s), np.maximum(low, np.minimum(high, 0))
+        least = np.minimum(least, self._at([at_kink], s)[0])
+        least = np.where((s >= self.leak) & (s <= 1), np.maximum(least, 0), least)  # it is above every such line
+        flat = ((s == 1) & (low >= 0)) | ((s == self.leak) & (high <= 0))  # it is that line
+        return np.where(flat, 0, least), np.where(flat, 0, most)
 
     def slopes(self, low: Array, high: Array) -> tuple[Array, Array]:
-        f_low, f_high = self.value(low)[0], self.value(high)[0]
-        f, c = max(self.floor, -1e300), min(self.ceiling, 1e300)
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            to_top = np.where(high > c, np.where(c - low > (high - c) * TIED, (c - f_low) / (c - low), 0.0), np.nan)
-            upper = np.where(np.isnan(to_top), (f_high - f_low) / (high - low), to_top)
-            to_floor = np.where(high - f > (f - low) * TIED, (f_high - f) / (high - f), self.leak)
-            lower = np.where(low < f, to_floor, (f_high - f_low) / (high - low))
-        lower = np.where(low >= c, 0.0, lower)
-        upper = np.where(low >= c, 0.0, upper)
-        done = (low >= f) & (high <= c)
-        lower, upper = (np.where(done, 1.0, np.nan_to_num(t, nan=0.0, posinf=1.0, neginf=0.0)) for t in (lower, upper))
-        below = high <= f
-        return np.where(below, self.leak, np.clip(lower, 0, 1)), np.where(below, self.leak, np.clip(upper, 0, 1))
+        leak = self.arithmetic.of(self.leak)[()]
+        chord = np.minimum(np.maximum(_divided(high - leak * low, high - low), leak), 1)
+        # sides that are equally long but for rounding get the same slope in whatever order sums were made
+        lower = np.where(high * 2**20 > -low * (2**20 + 1), 1, leak)
+        return tuple(np.where(high <= 0, leak, np.where(low >= 0, 1, t)) for t in (lower, chord))  # type: ignore[return-value]
+
+
+@dataclass
+class Square(Curve):
+    """x^2. (x y = ((x + y)^2 - (x - y)^2) / 4.)"""
+
+    def value(self, x: Array) -> tuple[Array, Array]:
+        y = x * x
+        return y, y * (2 * UNIT) + TINY
+
+    def range(self, low: Array, high: Array) -> tuple[Array, Array]:
+        least, most = self.residual(np.zeros(1), low, high)
+        return np.maximum(least, 0.0), most
+
+    def residual(self, s: Array, low: Array, high: Array) -> tuple[Array, Array]:
+        # x^2 - s x is largest at an end and least at s / 2, as near as that lies
+        return self._at([np.clip(s / 2, low, high)], s)[0], self._at([low, high], s)[1]
+
+    def slopes(self, low: Array, high: Array) -> tuple[Array, Array]:
+        return low + high, low + high
 
 
 SIGMOID_ULPS = 32 * UNIT
@@ -118,13 +120,15 @@ class Sigmoid(Curve):
         """Least and largest of f(t) + f'(t) (x - t) - s x over `ends`."""
         y, error = self.value(t)
         d = y * (1 - y)
-        lows, highs = [], []
-        for x in ends:
-            value = y + d * (x - t) - s * x
-            room = error + TINY + (np.abs(y) + np.abs(s * x)) * (8 * UNIT) + (np.abs(x) + np.abs(t)) * (80 * UNIT)
-            lows.append(value - room)
-            highs.append(value + room)
-        return np.minimum.reduce(lows), np.maximum.reduce(highs)
+        values = [y + d * (x - t) - s * x for x in ends]
+        rooms = [
+            error + TINY + (np.abs(y) + np.abs(s * x)) * (8 * UNIT) + (np.abs(x) + np.abs(t)) * (80 * UNIT)
+            for x in ends
+        ]
+        return (
+            np.minimum.reduce([v - room for v, room in zip(values, rooms, strict=True)]),
+            np.maximum.reduce([v + room for v, room in zip(values, rooms, strict=True)]),
+        )
 
     def residual(self, s: Array, low: Array, high: Array) -> tuple[Array, Array]:
         least, most = self._at([low, high], s)
@@ -141,38 +145,9 @@ class Sigmoid(Curve):
     def slopes(self, low: Array, high: Array) -> tuple[Array, Array]:
         at = [self.value(x)[0] for x in (low, high, (low + high) / 2)]
         d_low, d_high, d_mid = (y * (1 - y) for y in at)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            chord = np.nan_to_num((at[1] - at[0]) / (high - low), nan=0.0, posinf=0.0)
-        least = np.minimum(d_low, d_high)
+        chord, least = _divided(at[1] - at[0], high - low), np.minimum(d_low, d_high)
         lower = np.where(high <= 0, d_mid, np.where(low >= 0, chord, least))
-        upper = np.where(low >= 0, d_mid, np.where(high <= 0, chord, least))
-        return lower, upper
+        return lower, np.where(low >= 0, d_mid, np.where(high <= 0, chord, least))
 
 
-@dataclass
-class Square(Curve):
-    """x^2. (x y = ((x + y)^2 - (x - y)^2) / 4.)"""
-
-    def value(self, x: Array) -> tuple[Array, Array]:
-        y = x * x
-        return y, y * (2 * UNIT) + TINY
-
-    def range(self, low: Array, high: Array) -> tuple[Array, Array]:
-        (a, e), (b, d) = self.value(low), self.value(high)
-        least = np.maximum(np.minimum(a - e, b - d), 0.0)
-        return np.where((low <= 0) & (high >= 0), 0.0, least), np.maximum(a + e, b + d)
-
-    def residual(self, s: Array, low: Array, high: Array) -> tuple[Array, Array]:
-        # x^2 - s x is largest at an end and least at s / 2, as near as that lies
-        return self._at([np.clip(s / 2, low, high)], s)[0], self._at([low, high], s)[1]
-
-    def slopes(self, low: Array, high: Array) -> tuple[Array, Array]:
-        return low + high, low + high
-
-
-@dataclass
-class Largest(CheckedOperator):
-    """Maximum over the last axis: (.., k) -> (..)."""
-
-
-AnyOperator = Linear | Curve | Largest
+AnyOperator = Linear | Curve

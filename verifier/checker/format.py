@@ -1,45 +1,44 @@
-"""The proof file, version 2: decoding, and nothing about its meaning (docs/certificates.md).
+"""The proof file, version 3: decoding, and nothing about its meaning (docs/certificates.md).
 
-    b"SECATEUR PROOF\\n", u16 version, sha256 of the model, sha256 of the specification, text: tool,
-    u8 kind (1: tree, 2: witness, 3: map), varint: number of split tensors, their names as texts, events
-
-All numbers are little endian; a varint is LEB128; a text is a varint and that many bytes of UTF-8.
+b"SECATEUR PROOF 3\\n", then gzip: JSON texts, one a line: the header, then events, or the numbers of a witness
 """
 
 from __future__ import annotations
 
-import struct
+import gzip
+import json
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
 from verifier.checker.errors import Unreadable
 
-MAGIC = b"SECATEUR PROOF\n"
-VERSION = 2
-TREE, WITNESS, MAP = 1, 2, 3
-INPUT, NEURON, CLAUSES, LEAF, SLOPES, END, CLIP = range(1, 8)
-PICKS, WEIGHTS, BETA, USES_SLOPES, NARROWS, EXACT = 1, 2, 4, 8, 64, 128
-FORMS, ROWS, ROOT, SYMBOLS = range(4)
-"""Where a leaf's intervals come from; the number stands in bits 4 and 5 of its flags."""
+MAGIC = b"SECATEUR PROOF 3\n"
+TREE, WITNESS, MAP = "tree", "witness", "map"
+FORMS, ROWS, ROOT, SYMBOLS = "forms", "rows", "root", "symbols"
+"""Where a leaf's intervals come from."""
 
-SHORT = np.r_[0, 2.0 ** (np.arange(1, 256) // 8 - 31) * (1 + np.arange(1, 256) % 8 / 8)].astype(np.float32)
-"""The multipliers that a byte can name: 0, and eight for every power of 2 up to 1."""
+USUAL: list[Any] = [FORMS, [], [], []]
+"""What a leaf leaves out at its end."""
 
-MOST_NAME, MOST_ITEMS = 4096, 1 << 24
+MOST_LINE = 1 << 24
+"""Bytes of one line."""
+
+Picked = tuple[tuple[int, float], ...]
+"""Positions of rows in a clause, and their weights."""
 
 
 @dataclass(frozen=True)
 class Header:
     """`model`, `spec` are sha256 sums of the unpacked files; `tensors` the ONNX names whose neurons are split."""
 
-    model: bytes
-    spec: bytes
+    model: str
+    spec: str
     tool: str
-    kind: int
+    kind: str
     tensors: tuple[str, ...]
 
 
@@ -68,54 +67,34 @@ class ClauseSplit:
     node: int
 
 
-@dataclass(frozen=True)
-class Leaf:
-    """`rows[c]` are (position of the row in clause c, weight) of the node's clauses; () stands for the first row of
-    each. `beta` one multiplier for every decided neuron, `slopes` a table of `Slopes` (-1: that which the node was
-    narrowed with, if it was), `intervals` says where the intervals come from: affine forms on the part, backward rows
-    on the part as well, backward rows on the query's whole box, or affine forms with a symbol for every neuron that is
-    not linear on the part. With `narrows` the node (of one clause) is no leaf: it becomes one node, narrowed to where
-    the weighted rows can hold. An `exact` leaf is bounded in fractions, where a strict row that only touches its limit
-    is refuted."""
-
-    node: int
-    rows: tuple[tuple[tuple[int, float], ...], ...] = ()
-    beta: tuple[float, ...] = ()
-    slopes: int = -1
-    intervals: int = FORMS
-    narrows: bool = False
-    exact: bool = False
-
-
-@dataclass(frozen=True)
-class InputClip:
-    """Node `node` becomes one node, without its slabs: (coordinate, side, at) is what lies beyond `at`, above it for
-    side 1 and below it for side -1. `rows` are (clause, position of the row in the clause): on every slab each clause
-    has one of them that is positive, as bounded on the whole node with `intervals` (see `Leaf`)."""
-
-    node: int
-    rows: tuple[tuple[int, int], ...]
-    slabs: tuple[tuple[int, int, float], ...]
-    intervals: int = FORMS
-
-
 @dataclass(frozen=True, eq=False)
-class Slopes:
-    """Table of lower slopes: for every tensor of the header one byte per neuron, slope = byte / 255."""
+class Leaf:
+    """`rows` are (clause of the node, its rows and their weights); () stands for the first row of each. `beta` is one
+    multiplier for every decided neuron, `slopes` are lower slopes of Relus: for every tensor of the header one byte per
+    neuron, slope = byte / 255 (none: those which the node was narrowed with, if it was). `intervals` says where the
+    intervals come from: affine forms on the part, backward rows on the part as well, backward rows on the query's whole
+    box, or affine forms with a symbol for every neuron that is not linear on the part. A `kind` "narrow" is no leaf:
+    the node becomes one node, narrowed to where every row of some clause can hold. An "exact" leaf is bounded in
+    fractions."""
 
-    tables: tuple[np.ndarray, ...]
+    node: int
+    rows: tuple[tuple[int, Picked], ...] = ()
+    beta: tuple[float, ...] = ()
+    slopes: tuple[np.ndarray, ...] = ()
+    intervals: str = FORMS
+    kind: str = "leaf"
 
 
 @dataclass(frozen=True)
 class End:
-    """The last event: how many splits and leaves stand before it."""
+    """The last event: how many splits (narrowings are splits) and leaves stand before it."""
 
     splits: int
     leaves: int
 
 
 Split = InputSplit | NeuronSplit | ClauseSplit
-Event = Split | Leaf | InputClip | Slopes | End
+Event = Split | Leaf | End
 
 
 @dataclass
@@ -123,140 +102,95 @@ class Reader:
     """Reads a proof event by event.
 
     Raises (every method):
-        Unreadable: the file is damaged; the message names the byte.
+        Unreadable: the file is damaged; the message names the line.
     """
 
     stream: BinaryIO
     name: str
-    at: int = 0
+    line: int = 0
     header: Header = field(init=False)
 
     def __post_init__(self) -> None:
-        if self._bytes(len(MAGIC)) != MAGIC:
-            raise Unreadable(f"{self.name}: no proof file: expected it to begin with {MAGIC!r}")
-        version = struct.unpack("<H", self._bytes(2))[0]
-        if version != VERSION:
-            raise Unreadable(
-                f"{self.name}: found version {version} of the format, this checker reads version {VERSION}"
-            )
-        model, spec = self._bytes(32), self._bytes(32)
-        tool, kind = self._text(), self._bytes(1)[0]
-        if kind not in (TREE, WITNESS, MAP):
-            self._fail(f"found kind {kind}, expected {TREE} (tree), {WITNESS} (witness) or {MAP} (map)")
-        names = tuple(self._text() for _ in range(self._count(MOST_NAME)))
-        self.header = Header(model, spec, tool, kind, names)
+        found = self.stream.readline(len(MAGIC))
+        if found != MAGIC:
+            old = ", but of another version of the format: write it again" if found[:14] == MAGIC[:14] else ""
+            raise Unreadable(f"{self.name}: no proof file: expected it to begin with {MAGIC!r}{old}")
+        self.lines = gzip.GzipFile(fileobj=self.stream)
+        match self._next():
+            case [str(model), str(spec), str(tool), str(kind), list(names)] if kind in (TREE, WITNESS, MAP):
+                self.header = Header(model, spec, tool, kind, tuple(map(str, names)))
+            case _:
+                self._fail("expected the header")
 
     def events(self) -> Iterator[Event]:
         """All events, the last one an `End` with nothing after it."""
         while True:
-            event = self._event()
+            try:
+                event = self._event(self._next())
+            except (TypeError, ValueError) as error:
+                self._fail(f"damaged: {error}")
             yield event
             if isinstance(event, End):
-                if self.stream.read(1):
-                    self._fail("bytes after the end of the proof")
+                self._ends()
                 return
 
     def witness(self) -> np.ndarray:
-        """The input of a `sat`."""
-        return np.frombuffer(self._bytes(8 * self._count(MOST_ITEMS)), "<f8").astype(np.float64)
+        """The input (n,) that a `sat` proof holds."""
+        x = self._next()
+        if not isinstance(x, list) or not all(type(v) is float for v in x):
+            self._fail("expected the numbers of a witness")
+        self._ends()
+        return np.array(x, np.float64)
 
-    def _event(self) -> Event:
-        kind = self._bytes(1)[0]
-        match kind:
-            case 1:
-                return InputSplit(self._varint(), self._varint(), self._numbers("<d")[0])
-            case 2:
-                return NeuronSplit(self._varint(), self._varint(), self._varint())
-            case 3:
-                return ClauseSplit(self._varint())
-            case 4:
-                return self._leaf()
-            case 5:
-                return self._slopes()
-            case 6:
-                return End(self._varint(), self._varint())
-            case 7:
-                return self._clip()
-        self._fail(f"found event {kind}, expected one of 1 to 7")
+    def _event(self, found: Any) -> Event:
+        match found:
+            case ["split", int(node), int(coordinate), float(at)]:
+                return InputSplit(node, coordinate, at)
+            case ["neuron", int(node), int(tensor), int(neuron)]:
+                return NeuronSplit(node, tensor, neuron)
+            case ["clauses", int(node)]:
+                return ClauseSplit(node)
+            case ["leaf" | "narrow" | "exact" as kind, int(node), *more] if len(more) <= 4:
+                intervals, rows, beta, slopes = more + USUAL[len(more) :]
+                tables = tuple(np.frombuffer(bytes.fromhex(t), np.uint8) for t in slopes)
+                if intervals not in (FORMS, ROWS, ROOT, SYMBOLS) or not all(type(b) is float for b in beta):
+                    self._fail(f"found intervals {intervals!r}, or multipliers that are no numbers")
+                return Leaf(node, tuple(map(self._picked, rows)), tuple(beta), tables, intervals, kind)
+            case ["end", int(splits), int(leaves)]:
+                return End(splits, leaves)
+        self._fail(f"found {str(found)[:60]}, expected an event")
 
-    def _slopes(self) -> Slopes:
-        sizes = [self._count(MOST_ITEMS) for _ in range(self._count(MOST_NAME))]
-        if sum(sizes) > MOST_ITEMS:
-            self._fail(f"tables of slopes of {sum(sizes)} bytes, expected at most {MOST_ITEMS}")
-        packed, engine, found = self._bytes(self._count(MOST_ITEMS)), zlib.decompressobj(), b""
+    def _picked(self, found: Any) -> tuple[int, Picked]:
+        match found:
+            case [int(clause), int(row)]:
+                return clause, ((row, 1.0),)
+            case [int(clause), *rest] if rest and all(type(v) is (int, float)[i % 2] for i, v in enumerate(rest)):
+                return clause, tuple(zip(rest[::2], rest[1::2], strict=True))
+        self._fail(f"found {str(found)[:60]}, expected a clause, and rows with weights")
+
+    def _next(self) -> Any:
+        """The next line. Whole numbers are positions, so never negative; others have a point or an exponent."""
+        self.line += 1
         try:
-            found = engine.decompress(packed, sum(sizes) + 1)
-        except zlib.error as error:
-            self._fail(f"damaged table of slopes: {error}")
-        if len(found) != sum(sizes) or not engine.eof:
-            self._fail(f"a table of slopes with {len(found)} bytes, expected {sum(sizes)}")
-        return Slopes(tuple(np.split(np.frombuffer(found, np.uint8), np.cumsum(sizes)[:-1])))
+            line = self.lines.readline(MOST_LINE)
+            if not line.endswith(b"\n"):
+                self._fail(f"the file ends in the middle, or a line has more than {MOST_LINE} bytes")
+            return json.loads(line, parse_int=_whole)
+        except (ValueError, RecursionError, EOFError, OSError, zlib.error) as error:
+            self._fail(f"damaged: {error}")
 
-    def _leaf(self) -> Leaf:
-        node, flags = self._varint(), self._bytes(1)[0]
-        if flags & (NARROWS | EXACT) == NARROWS | EXACT or flags & 3 == 3:
-            self._fail(f"found flags {flags} of a leaf")
-        rows: list[tuple[tuple[int, float], ...]] = []
-        for _ in range(self._count(MOST_ITEMS) if flags & 3 else 0):
-            if flags & PICKS:
-                rows.append(((self._varint(), 1.0),))
-            else:
-                rows.append(tuple((self._varint(), self._numbers("<f")[0]) for _ in range(self._count(MOST_NAME))))
-        beta = self._multipliers() if flags & BETA else ()
-        slopes = self._varint() if flags & USES_SLOPES else -1
-        kinds = bool(flags & NARROWS), bool(flags & EXACT)
-        return Leaf(node, tuple(rows), beta, slopes, flags >> 4 & 3, *kinds)
-
-    def _clip(self) -> InputClip:
-        node, flags = self._varint(), self._bytes(1)[0]
-        if flags >> 4 == ROOT or flags >> 6 or flags & 15:
-            self._fail(f"found flags {flags} of a clip")
-        rows = tuple((self._varint(), self._varint()) for _ in range(self._count(MOST_ITEMS)))
-        slabs = []
-        for _ in range(self._count(MOST_ITEMS)):
-            place = self._varint()
-            slabs.append((place >> 1, 1 if place & 1 else -1, self._numbers("<d")[0]))
-        return InputClip(node, rows, tuple(slabs), flags >> 4)
-
-    def _multipliers(self) -> tuple[float, ...]:
-        """float32 numbers, or bytes that name such."""
-        count, short = divmod(self._count(2 * MOST_ITEMS), 2)
-        if short:
-            return tuple(SHORT[np.frombuffer(self._bytes(count), np.uint8)].tolist())
-        return self._numbers(f"<{count}f")
-
-    def _numbers(self, kind: str) -> tuple[float, ...]:
-        return struct.unpack(kind, self._bytes(struct.calcsize(kind)))
-
-    def _bytes(self, count: int) -> bytes:
-        data = self.stream.read(count)
-        if len(data) != count:
-            self._fail("the file ends in the middle")
-        self.at += count
-        return data
-
-    def _varint(self) -> int:
-        value, shift = 0, 0
-        while True:
-            byte = self._bytes(1)[0]
-            value |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                return value
-            if shift > 56:
-                self._fail("a number with too many bytes")
-
-    def _count(self, most: int) -> int:
-        value = self._varint()
-        if value > most:
-            self._fail(f"a count of {value}, expected at most {most}")
-        return value
-
-    def _text(self) -> str:
+    def _ends(self) -> None:
         try:
-            return self._bytes(self._count(MOST_NAME)).decode()
-        except UnicodeDecodeError:
-            self._fail("a text that is no UTF-8")
+            if self.lines.read(1):
+                self._fail("something after the end")
+        except (EOFError, OSError, zlib.error) as error:
+            self._fail(f"damaged: {error}")
 
     def _fail(self, why: str) -> NoReturn:
-        raise Unreadable(f"{self.name}, byte {self.at}: {why}")
+        raise Unreadable(f"{self.name}, line {self.line}: {why}")
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > 15 or not digits.isdecimal():
+        raise ValueError(f"found {digits[:20]}, expected a whole number")
+    return int(digits)

@@ -1,265 +1,286 @@
-"""What a network is made of for the checker: its linear operators (`curves.py` has the others).
+"""What a network is made of for the checker: its linear operators (`curves.py` has the others), and what rounding is.
 
-Arrays have a leading batch axis: a value of shape S is (B, *S). A linear operator is y = sum_i W_i x_i + offset over
-the reals, with `spread` = |W| applied to magnitudes, `adjoint` = a row over y as rows over the x_i. Products are summed
-in any order; `terms` bounds the number of products in one sum, forwards and backwards, plus one for every rounding that
-went into a stored coefficient.
+Arrays have a leading batch axis: a value of m numbers is (B, m). Every operator reads one argument, gathered from
+earlier values. A linear one is y = W x + offset over the reals; products are summed in any order, and `terms` bounds
+the number of products in one sum, forwards and backwards, plus one for every rounding that went into a coefficient.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 Array = np.ndarray
-Shape = tuple[int, ...]
-UNIT = 2.0**-53
-"""Largest relative error of one operation in float64, rounded to nearest."""
-
-TINY = float(np.finfo(np.float64).tiny)
-"""More than what underflow takes off one operation (2**-1075)."""
+Span = slice | Array
+"""Positions in a value: a range where they are one."""
 
 SCRATCH = 1 << 18
 """Numbers that a convolution lays out at a time, where one picture has fewer: about what a core's cache holds."""
 
-FEW = 32
-"""A matrix with at most one nonzero number in so many, in every column, is multiplied by gathering these."""
+
+def fractions(numbers: Array | float) -> Array:
+    """Numbers as what they are exactly."""
+    numbers = np.asarray(numbers, np.float64)
+    flat = np.array([Fraction(v) for v in numbers.reshape(-1).tolist()] + [None], object)[:-1]  # even if it is empty
+    return flat.reshape(numbers.shape)
 
 
-def gamma(terms: int) -> float:
-    """n u / (1 - n u) for n = terms + 8: bounds the relative error of a sum of `terms` products, in any order, with or
-    without fused multiply-adds, relative to the sum of the magnitudes (Higham 2002, lemma 3.1 and section 3.1); the 8
-    more pay for the few operations around it, this number's own rounding included."""
-    nu = (terms + 8) * UNIT
-    if nu >= 0.5:
-        raise OverflowError("a sum has so many terms that its rounding is not bounded")
-    return nu / (1 - nu)
+@dataclass(frozen=True)
+class Arithmetic:
+    """Numbers in which bounds are computed: one operation is off by `unit` relative to its result, and by less than
+    `tiny` where that underflows. In fractions both are 0, and everything is the same but exact."""
+
+    exact: bool
+    unit: Any
+    tiny: Any
+
+    def of(self, numbers: Array | float) -> Array:
+        """Float64 numbers as these numbers."""
+        return fractions(numbers) if self.exact else np.asarray(numbers, np.float64)
+
+    def zeros(self, *shape: int) -> Array:
+        return np.zeros(shape, object if self.exact else np.float64)
+
+    def gamma(self, terms: int) -> Any:
+        """n u / (1 - n u) for n = terms + 8: bounds the relative error of a sum of `terms` products, in any order, with
+        or without fused multiply-adds, relative to the sum of the magnitudes (Higham 2002, lemma 3.1 and section 3.1);
+        the 8 more pay for the few operations around it, this number's own rounding included."""
+        nu = (terms + 8) * self.unit
+        if nu >= 0.5:
+            raise OverflowError("a sum has so many terms that its rounding is not bounded")
+        return nu / (1 - nu)
 
 
-@dataclass
-class CheckedOperator:
-    """An operator: the values it reads and the shape of what it makes."""
-
-    sources: tuple[int, ...]
-    shape: Shape
-    name: str
+FLOATS = Arithmetic(False, 2.0**-53, float(np.finfo(np.float64).tiny))
+FRACTIONS = Arithmetic(True, Fraction(0), Fraction(0))
+UNIT, TINY = 2.0**-53, float(np.finfo(np.float64).tiny)
 
 
-@dataclass
-class Linear(CheckedOperator, ABC):
-    """y = sum_i W_i x_i + offset; `inexact` roundings went into each coefficient of W."""
+def span_of(index: Array) -> Span:
+    """Positions (k,) as a range, if they are one."""
+    start = int(index[0]) if len(index) else 0
+    return slice(start, start + len(index)) if (index == np.arange(start, start + len(index))).all() else index
 
-    offset: Array | None = field(default=None, kw_only=True)
-    inexact: int = field(default=0, kw_only=True)
-    terms: int = field(init=False)
 
-    @abstractmethod
-    def forward(self, xs: Sequence[Array]) -> Array:
-        """sum_i W_i x_i, rounded."""
+@dataclass(frozen=True)
+class Gather:
+    """An argument of `size` numbers from `parts` of earlier values: (value, its size, where in it, where they go)."""
 
-    @abstractmethod
-    def spread(self, xs: Sequence[Array]) -> Array:
-        """sum_i |W_i| x_i for x_i >= 0, rounded."""
+    size: int
+    parts: tuple[tuple[int, int, Span, Span], ...]
 
-    @abstractmethod
-    def adjoint(self, row: Array) -> list[Array]:
-        """row W_i for every i, rounded."""
+    @cached_property
+    def value(self) -> int:
+        """The value that it is, -1 where it is not one as it is."""
+        if len(self.parts) != 1 or self.parts[0][1] != self.size or not isinstance(self.parts[0][2], slice):
+            return -1
+        return self.parts[0][0]
 
-    def adjoint_at(self, row: Array, at: Array | None) -> list[tuple[Array, Array | None]]:
-        """The same of rows (P, k) over the flat elements `at` (k,), 0 elsewhere (None: over all of them): for every i
-        rows and what they are over."""
-        return [(r, None) for r in self.adjoint(spread_out(row, at, math.prod(self.shape)).reshape(-1, *self.shape))]
+    @cached_property
+    def repeats(self) -> int:
+        """How often one number occurs in it, at most."""
+        places = [place for _, _, place, _ in self.parts if not isinstance(place, slice)]
+        return max((int(np.bincount(place).max()) for place in places), default=1)
+
+    @property
+    def source(self) -> int:
+        """The value that it reads first."""
+        return self.parts[0][0]
+
+    @property
+    def sources(self) -> tuple[int, ...]:
+        return tuple(part[0] for part in self.parts)
+
+    def take(self, values: Sequence[Array] | Mapping[int, Array]) -> Array:
+        """The argument (.., size)."""
+        first = values[self.parts[0][0]]
+        if self.value >= 0:
+            return first
+        lead = max((values[v].shape[:-1] for v in self.sources), key=math.prod)
+        out = np.empty((*lead, self.size), first.dtype)
+        for v, _, source, place in self.parts:
+            out[..., place] = values[v][..., source]
+        return out
+
+    def give(self, row: Array, at: Array | None = None) -> Iterator[tuple[int, Array, Array | None]]:
+        """Rows over the argument, (P, size), or over its elements `at`, as rows over values, or over some elements."""
+        if self.value >= 0:
+            yield self.value, row, at
+            return
+        if at is not None and len(self.parts) == 1:
+            ((v, size, source, _),) = self.parts
+            where, first = np.unique(np.arange(size)[source][at], return_inverse=True)
+            out = np.zeros((len(row), len(where)), row.dtype)
+            np.add.at(out.T, first, row.T)
+            yield v, out, where
+            return
+        row = spread_out(row, at, self.size)
+        for v, size, source, place in self.parts:
+            out = np.zeros((*row.shape[:-1], size), row.dtype)
+            if isinstance(source, slice) or self.repeats == 1:
+                out[..., source] = row[..., place]
+            else:
+                np.add.at(np.moveaxis(out, -1, 0), source, np.moveaxis(row[..., place], -1, 0))
+            yield v, out, None
 
 
 def spread_out(row: Array, at: Array | None, size: int) -> Array:
-    """Rows (.., k) over the elements `at` (k,) as rows over all of them (.., size)."""
+    """Rows (P, k) over the elements `at` (k,) as rows over all of them (P, size)."""
     if at is None:
         return row
-    out = np.zeros((*row.shape[:-1], size))
-    out[..., at] = row
+    out = np.zeros((len(row), size), row.dtype)
+    out[:, at] = row
     return out
 
 
 @dataclass
-class Arranged:
-    """factor * x.flat[index] at the places `place` of a result; None stands for all of them in order, and for 1."""
+class CheckedOperator:
+    """An operator: what it reads, and how many numbers it makes."""
 
-    shape: Shape
-    index: Array | None = None
-    factor: Array | None = None
-    place: Array | None = None
+    argument: Gather
+    size: int
+    name: str
 
-    def __post_init__(self) -> None:
-        size = math.prod(self.shape)
-        if self.index is not None and len(self.index) == size and (self.index == np.arange(size)).all():
-            self.index = None
-        self.repeats = 1 if self.index is None else int(np.bincount(self.index, minlength=1).max(initial=1))
-
-    def taken(self, x: Array, factor: Array | None) -> Array:
-        flat = x.reshape(len(x), -1)
-        flat = flat if self.index is None else flat[:, self.index]
-        return flat if factor is None else flat * factor
-
-    def back(self, row: Array) -> Array:
-        row = row if self.place is None else row[:, self.place]
-        row = row if self.factor is None else row * self.factor
-        if self.index is not None:
-            flat, row = row, np.zeros((len(row), math.prod(self.shape)))
-            if self.repeats == 1:
-                row[:, self.index] = flat
-            else:
-                np.add.at(row.T, self.index, flat.T)
-        return row.reshape(len(row), *self.shape)
+    @property
+    def source(self) -> int:
+        """The value that it reads first."""
+        return self.argument.source
 
 
 @dataclass
-class Arrange(Linear):
-    """A sum of arranged values, one part a source: moves of elements, factors, sums, concatenations."""
+class Linear(CheckedOperator, ABC):
+    """y = W x + offset, offset (size,) or (1,); the numbers of W are `weight`, arranged as the class says, and
+    `inexact` roundings went into each."""
 
-    parts: tuple[Arranged, ...]
+    weight: Array
+    offset: Array | None = field(default=None, kw_only=True)
+    inexact: int = field(default=0, kw_only=True)
 
-    def __post_init__(self) -> None:
-        self.terms = len(self.parts) + max(p.repeats for p in self.parts) - 1 + self.inexact
+    @property
+    @abstractmethod
+    def products(self) -> int:
+        """The most products in one sum, forwards or backwards."""
 
-    def _sum(self, xs: Sequence[Array], factors: Sequence[Array | None]) -> Array:
-        out: Array | None = None
-        for part, x, factor in zip(self.parts, xs, factors, strict=True):
-            taken = part.taken(x, factor)
-            if part.place is not None:
-                out = np.zeros((len(x), math.prod(self.shape))) if out is None else out
-                out[:, part.place] += taken
-            else:
-                out = taken if out is None else out + taken
-        assert out is not None
-        return out.reshape(len(out), *self.shape)
+    @cached_property
+    def terms(self) -> int:
+        return self.products + self.argument.repeats + self.inexact
 
-    def forward(self, xs: Sequence[Array]) -> Array:
-        return self._sum(xs, [p.factor for p in self.parts])
+    @cached_property
+    def magnitude(self) -> Array:
+        return np.abs(self.weight)
 
-    def spread(self, xs: Sequence[Array]) -> Array:
-        return self._sum(xs, [None if p.factor is None else np.abs(p.factor) for p in self.parts])
+    @abstractmethod
+    def apply(self, x: Array, weight: Array) -> Array:
+        """W x for arguments (B, ..), W made of `weight`: of the operator's own, or of its `magnitude`."""
 
-    def adjoint(self, row: Array) -> list[Array]:
-        return [part.back(row.reshape(len(row), -1)) for part in self.parts]
+    @abstractmethod
+    def adjoint(self, row: Array) -> Array:
+        """row W for rows (B, size)."""
 
-    def adjoint_at(self, row: Array, at: Array | None) -> list[tuple[Array, Array | None]]:
-        if all(p.index is None and p.place is None and p.factor is None for p in self.parts):
-            return [(row, at)] * len(self.parts)
-        return super().adjoint_at(row, at)
+    def adjoint_at(self, row: Array, at: Array | None) -> tuple[Array, Array | None]:
+        """The same of rows (P, k) over the elements `at` (None: all), 0 elsewhere: and what elements it is over."""
+        return self.adjoint(spread_out(row, at, self.size)), None
 
 
-class _Product:
-    """x @ matrix, or some of its columns. `few` are the places of each column's nonzero numbers (c, n), where they are
-    few."""
+@dataclass
+class Scale(Linear):
+    """Multiples of r arguments of one size, added up: weight (r, size), or (r, 1). With `largest` the sum is also known
+    to be the maximum of the first two."""
 
-    def __init__(self, matrix: Array) -> None:
-        self.matrix, counts = matrix, (matrix != 0).sum(0)
-        self.few: Array | None = None
-        if (count := int(counts.max(initial=0))) * FEW <= len(matrix):
-            column, place = np.nonzero(matrix.T)
-            self.few = np.zeros((count, matrix.shape[1]), np.int64)  # beyond a column's own: its first number, not used
-            self.values = np.zeros(self.few.shape)
-            nth = np.arange(len(column)) - np.repeat(np.cumsum(counts) - counts, counts)
-            self.few[nth, column], self.values[nth, column] = place, matrix[place, column]
+    largest: bool = False
 
-    def __call__(self, x: Array, columns: Array | slice = slice(None)) -> Array:
-        if self.few is None:
-            return x @ self.matrix[:, columns]
-        few, values = self.few[:, columns], self.values[:, columns]
-        out = np.zeros((*x.shape[:-1], few.shape[1]))
-        for index, value in zip(few, values, strict=True):
-            out += x[..., index] * value
-        return out
+    @property
+    def products(self) -> int:
+        return len(self.weight)
+
+    @cached_property
+    def plain(self) -> bool:
+        return self.weight.size == 1 and bool(self.weight == 1)
+
+    def apply(self, x: Array, weight: Array) -> Array:
+        return x if self.plain else (x.reshape(len(x), len(weight), -1) * weight).sum(1)
+
+    def adjoint(self, row: Array) -> Array:
+        return row if self.plain else (row[:, None] * self.weight).reshape(len(row), -1)
+
+    def adjoint_at(self, row: Array, at: Array | None) -> tuple[Array, Array | None]:
+        if at is None or self.plain:
+            return self.adjoint(row), at
+        weight = self.weight if self.weight.shape[1] == 1 else self.weight[:, at]
+        places = np.arange(len(weight))[:, None] * self.size + at
+        return (row[:, None] * weight).reshape(len(row), -1), places.reshape(-1)
 
 
 @dataclass
 class Dense(Linear):
-    """y = x @ weight + offset over the last axis; weight (k, n)."""
+    """y = x @ weight for every k of the numbers in turn; weight (k, n)."""
 
-    weight: Array
+    @property
+    def products(self) -> int:
+        return max(self.weight.shape)
 
-    def __post_init__(self) -> None:
-        self.terms = max(self.weight.shape) + 1 + self.inexact
-        self._forward, self._spread, self._back = (
-            _Product(m) for m in (self.weight, np.abs(self.weight), np.ascontiguousarray(self.weight.T))
-        )
+    @cached_property
+    def turned(self) -> Array:
+        return np.ascontiguousarray(self.weight.T)
 
-    def forward(self, xs: Sequence[Array]) -> Array:
-        return self._forward(xs[0])
+    def apply(self, x: Array, weight: Array) -> Array:
+        return (x.reshape(-1, len(weight)) @ weight).reshape(len(x), -1)
 
-    def spread(self, xs: Sequence[Array]) -> Array:
-        return self._spread(xs[0])
-
-    def adjoint(self, row: Array) -> list[Array]:
-        return [self._back(row)]
-
-    def adjoint_at(self, row: Array, at: Array | None) -> list[tuple[Array, Array | None]]:
-        few = self._forward.few
-        if at is None or few is None or math.prod(self.shape) != self.weight.shape[1]:
-            return super().adjoint_at(row, at)
-        where = np.unique(few[:, at])
-        return [(self._back(spread_out(row, at, self.weight.shape[1]), where), where)]
+    def adjoint(self, row: Array) -> Array:
+        return (row.reshape(-1, len(self.turned)) @ self.turned).reshape(len(row), -1)
 
 
 @dataclass
 class Conv(Linear):
-    """2-d convolution of (1, C, H, W): weight (O, C / groups, h, w), begin and end pads, strides, dilations."""
+    """2-d convolution of a picture (C, H, W) with weight (O, C / groups, h, w) to one of `grid` (H', W')."""
 
-    weight: Array
-    source_shape: Shape
+    picture: tuple[int, int, int]
+    grid: tuple[int, int]
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
     strides: tuple[int, int] = (1, 1)
     dilations: tuple[int, int] = (1, 1)
     groups: int = 1
 
-    def __post_init__(self) -> None:
+    @property
+    def products(self) -> int:
         o, c, h, w = self.weight.shape
-        self.terms, self.size = max(o // self.groups, c) * h * w + 1 + self.inexact, np.abs(self.weight)
+        return max(o // self.groups, c) * h * w
 
-    def _windows(self, padded: Array) -> Array:
-        """What lies under each window: a view (B, C, h, w, H', W') of pictures (B, C, height, width)."""
+    def _padded(self, count: int) -> tuple[Array, Array, Array]:
+        """Pictures of zeros, their inner part (B, C, H, W), and what lies under each window, (B, C, h, w, H', W')."""
+        (c, height, width), (top, left, bottom, right) = self.picture, self.pads
+        padded = np.zeros((count, c, height + top + bottom, width + left + right), self.weight.dtype)
         (sh, sw), (dh, dw) = self.strides, self.dilations
-        b, c, sy, sx = padded.strides
-        shape = *padded.shape[:2], *self.weight.shape[2:], *self.shape[2:]
-        return np.lib.stride_tricks.as_strided(padded, shape, (b, c, sy * dh, sx * dw, sy * sh, sx * sw))
+        b, step, sy, sx = padded.strides
+        shape = count, c, *self.weight.shape[2:], *self.grid
+        windows = np.lib.stride_tricks.as_strided(padded, shape, (b, step, sy * dh, sx * dw, sy * sh, sx * sw))
+        return padded, padded[:, :, top : top + height, left : left + width], windows
 
-    def _padded(self) -> tuple[int, int]:
-        top, left, bottom, right = self.pads
-        return self.source_shape[2] + top + bottom, self.source_shape[3] + left + right
-
-    def _run(self, x: Array, weight: Array) -> Array:
-        b, (_, c, height, width), (top, left, _, _) = len(x), self.source_shape, self.pads
-        g, inner, many = self.groups, math.prod(weight.shape[1:]), math.prod(self.shape[2:])
-        kernel, out = weight.reshape(g, -1, inner), np.empty((b, *self.shape))
+    def apply(self, x: Array, weight: Array) -> Array:
+        b, g, inner, many = len(x), self.groups, math.prod(weight.shape[1:]), math.prod(self.grid)
+        kernel, out = weight.reshape(g, -1, inner), np.empty((b, self.size), weight.dtype)
         step = min(b, max(1, SCRATCH // (g * inner * many)))
-        padded = np.zeros((step, c, *self._padded()))  # the border stays 0
-        windows = self._windows(padded)
-        columns = np.empty(windows.shape)
+        _, middle, windows = self._padded(step)  # the border stays 0
+        columns = np.empty(windows.shape, weight.dtype)
         for at in range(0, b, step):
             n = min(step, b - at)
-            padded[:n, :, top : top + height, left : left + width] = x[at : at + n, 0]
+            middle[:n] = x[at : at + n].reshape(n, *self.picture)
             columns[:n] = windows[:n]
             np.matmul(kernel, columns[:n].reshape(n, g, inner, many), out=out[at : at + n].reshape(n, g, -1, many))
         return out
 
-    def forward(self, xs: Sequence[Array]) -> Array:
-        return self._run(xs[0], self.weight)
-
-    def spread(self, xs: Sequence[Array]) -> Array:
-        return self._run(xs[0], self.size)
-
-    def adjoint(self, row: Array) -> list[Array]:
-        b, (_, c, height, width), (top, left, _, _) = len(row), self.source_shape, self.pads
-        _, o, oh, ow = self.shape
-        g = self.groups
+    def adjoint(self, row: Array) -> Array:
+        b, g, o = len(row), self.groups, len(self.weight)
         kernel = self.weight.reshape(1, g, o // g, -1).swapaxes(2, 3)
-        columns = (kernel @ row.reshape(b, g, o // g, oh * ow)).reshape(b, c, *self.weight.shape[2:], oh, ow)
-        padded = np.zeros((b, c, *self._padded()))
-        windows = self._windows(padded)
+        _, middle, windows = self._padded(b)
+        columns = (kernel @ row.reshape(b, g, o // g, -1)).reshape(windows.shape)
         for i, j in np.ndindex(*self.weight.shape[2:]):
             windows[:, :, i, j] += columns[:, :, i, j]
-        return [padded[:, :, top : top + height, left : left + width].reshape(b, *self.source_shape)]
+        return middle.reshape(b, -1)

@@ -6,73 +6,66 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
-from verifier.checker.bounds import CHUNK, MOST_NUMBERS, Enclosures, bound_rows, dense_rows, sweep, unit_rows
-from verifier.checker.curves import Piecewise
+from verifier.checker.bounds import CHUNK, MOST_NUMBERS, Enclosures, bound_rows, sweep, unit_rows
+from verifier.checker.curves import Relu
 from verifier.checker.errors import Unreadable
-from verifier.checker.exact import InFractions, fractions
-from verifier.checker.format import FORMS, ROOT, ROWS, SYMBOLS
-from verifier.checker.linear import TINY, UNIT, Array, gamma
+from verifier.checker.format import FORMS, ROOT, ROWS, SYMBOLS, Picked
+from verifier.checker.linear import FLOATS, TINY, UNIT, Array
 from verifier.checker.network import CheckedNetwork
 from verifier.checker.query import Queries
 
-Picked = tuple[tuple[int, float], ...]
-Slab = tuple[int, int, float]
 ClauseTask = tuple[int, int, Picked]
+"""Claim, clause, rows and weights."""
 
 
-@dataclass(eq=False)
-class Narrowed:
-    """Where violations can lie on a part: in `box`, lower and upper (n,), and with the arguments of Relu v in
-    `ends[v]`, low and high, flat; `size` numbers in all. None until the prover says so. `slopes` are those of the row
-    that narrowed it."""
-
-    size: int
-    slopes: Mapping[int, Array]
-    box: tuple[Array, Array] | None = None
-    ends: dict[int, tuple[Array, Array]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Part:
-    """A node of the tree: the query, the clause that is asked for (-1: all), the inputs that were cut, (coordinate,
-    lower, upper), the decided neurons, (value of the Relu, neuron, side), and where it was `narrowed` to."""
+    """A node of the tree: the query, the clause that is asked for (-1: all), the box of the inputs that vary, lower and
+    upper (2, f), where it is not the query's; the decided neurons, (value of the Relu, neuron, side); and where it was
+    narrowed: between which `ends` the arguments of Relus lie, low and high, and the slopes that said so."""
 
     query: int
     clause: int = -1
-    cuts: tuple[tuple[int, float, float], ...] = ()
+    box: Array | None = None
     signs: tuple[tuple[int, int, int], ...] = ()
-    narrowed: Narrowed | None = None
+    ends: Mapping[int, tuple[Array, Array]] = field(default_factory=dict)
+    slopes: Mapping[int, Array] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
-        """What it takes of memory, in cut inputs, decided neurons, and numbers."""
-        return len(self.cuts) + len(self.signs) + (self.narrowed.size if self.narrowed else 0)
-
-    @property
-    def pending(self) -> bool:
-        """Whether the prover has not narrowed it yet."""
-        return self.narrowed is not None and self.narrowed.box is None
+        """What it takes of memory, in numbers and decided neurons."""
+        own = 0 if self.box is None else self.box.size
+        return own + len(self.signs) + sum(2 * low.size for low, _ in self.ends.values())
 
 
 @dataclass(frozen=True, eq=False)
 class Claim:
-    """That a part holds no violation, or some `slabs` of it do not (see `format.InputClip`): in each slab, every clause
-    has one of the `rows`, (clause, rows and weights), that cannot hold there. `beta` is a multiplier for every decided
-    neuron, `slopes` are bytes per Relu, (*S), 255 for a slope of 1; `intervals` says where intervals come from
-    (`format.FORMS`, ..). With `narrows` nothing is claimed: that is where it is said to what its one row narrows the
-    part. An `exact` claim is bounded in fractions."""
+    """That a part holds no violation: every clause has one of the `rows`, (clause, rows and weights), that cannot hold.
+    `beta` is a multiplier for every decided neuron, `slopes` are bytes per Relu, 255 for a slope of 1; `intervals` says
+    where intervals come from (`format.FORMS`, ..). With `narrows` nothing is claimed, but asked where the rows can
+    hold. An `exact` claim is bounded in fractions."""
 
     part: Part
     rows: tuple[tuple[int, Picked], ...]
     beta: tuple[float, ...] = ()
     slopes: Mapping[int, Array] = field(default_factory=dict)
-    intervals: int = FORMS
-    slabs: tuple[Slab, ...] = ()
-    narrows: Narrowed | None = None
+    intervals: str = FORMS
+    narrows: bool = False
     exact: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Margin:
+    """How far a claim is from a violation, rigorously: positive is proven, and so is +inf (no point there); what was
+    taken off for rounding; and the part where violations can lie, if it was asked for."""
+
+    least: float
+    error: float = 0.0
+    part: Part | None = None
 
 
 class Prover:
@@ -80,32 +73,38 @@ class Prover:
 
     def __init__(self, network: CheckedNetwork, queries: Queries) -> None:
         self.network, self.queries = network, queries
-        self.relus = {v: op for v, op in enumerate(network.nodes) if isinstance(op, Piecewise) and op.is_relu}
-        self.neurons = sum(math.prod(op.shape) for op in self.relus.values())
-        self.largest = max(math.prod(s) for s in network.shapes)
+        self.relus = {v: op for v, op in enumerate(network.nodes) if isinstance(op, Relu) and not op.leak}
+        self.neurons = sum(op.size for op in self.relus.values())
         self.rows = _dense(queries.outputs, network.outputs)
         self.inputs = _dense(queries.inputs, network.inputs if any(len(p) for p, _ in queries.inputs) else 0)
         self.rhs = np.array(queries.rhs)
-        self._exact: InFractions | None = None
+        self._exact: Prover | None = None
         self._roots: tuple[int, Enclosures, dict[int, tuple[Array, Array]]] | None = None
 
     def box(self, part: Part) -> tuple[Array, Array]:
         """The inputs of a part, (n,) each."""
         lower, upper = self.queries.lower[part.query].copy(), self.queries.upper[part.query].copy()
-        for coordinate, low, high in part.cuts:
-            lower[coordinate], upper[coordinate] = low, high
-        if part.narrowed is not None and part.narrowed.box is not None:
-            lower, upper = np.maximum(lower, part.narrowed.box[0]), np.minimum(upper, part.narrowed.box[1])
-            lower, upper = np.minimum(lower, upper), np.maximum(lower, upper)  # crossed: no violation there
+        if part.box is not None:
+            free = lower < upper
+            lower[free], upper[free] = part.box
         return lower, upper
+
+    def varying(self, query: int) -> Array:
+        """The inputs that vary on a query's box, (f,)."""
+        return np.flatnonzero(self.queries.lower[query] < self.queries.upper[query])
+
+    def part(self, query: int, lower: Array, upper: Array, clause: int = -1) -> Part:
+        """The part of a query whose inputs (n,) lie between these."""
+        free = self.varying(query)
+        return Part(query, clause, np.stack([lower[free], upper[free]]))
 
     def share(self, part: Part) -> Fraction:
         """What its inputs take of the volume of the query's box."""
-        total = Fraction(1)
-        for j, low, high in part.cuts:
-            ends = (Fraction(float(t[part.query, j])) for t in (self.queries.lower, self.queries.upper))
-            whole = -next(ends) + next(ends)
-            total *= (Fraction(high) - Fraction(low)) / whole if whole else 1
+        total, free = Fraction(1), self.varying(part.query)
+        whole = (t[part.query, free].tolist() for t in (self.queries.lower, self.queries.upper))
+        own = (t[free].tolist() for t in self.box(part))
+        for a, b, low, high in zip(*whole, *own, strict=True):
+            total *= (Fraction(high) - Fraction(low)) / (Fraction(b) - Fraction(a))
         return total
 
     def clauses(self, part: Part) -> list[list[int]]:
@@ -113,22 +112,20 @@ class Prover:
         clauses = self.queries.clauses[part.query]
         return clauses if part.clause < 0 else [clauses[part.clause]]
 
-    def intervals(self, parts: Sequence[Part], kind: int) -> Enclosures:
+    def intervals(self, parts: Sequence[Part], kind: str) -> Enclosures:
         """Intervals for parts (of one query, where they are the root's)."""
-        boxes = [self.box(p) for p in parts]
+        boxes, signs = [self.box(p) for p in parts], [p.signs for p in parts]
         lower, upper = np.stack([b[0] for b in boxes]), np.stack([b[1] for b in boxes])
         if kind != ROOT:
-            return sweep(self.network, lower, upper, [p.signs for p in parts], kind == ROWS, kind == SYMBOLS)
+            return sweep(self.network, lower, upper, signs, kind == ROWS, kind == SYMBOLS)
         whole, count = self.root(parts[0].query), len(parts)
-        low, high = list(whole.low), list(whole.high)
-        low[0], high[0] = lower, upper
+        low, high = [lower, *whole.low[1:]], [upper, *whole.high[1:]]
         empty, floor = np.repeat(whole.empty, count), np.repeat(whole.floor, count)
         found = replace(whole, low=low, high=high, empty=empty, floor=floor, planes=dict(whole.planes), form=None)
-        ends = [p.narrowed.ends if p.narrowed is not None else {} for p in parts]
-        for v in {at for p in parts for at, _, _ in p.signs} | {at for own in ends for at in own}:
+        for v in {at for p in parts for at, _, _ in p.signs} | {at for p in parts for at in p.ends}:
             source = self.network.argument(v)
             low[source], high[source] = (np.repeat(t[source], count, 0) for t in (whole.low, whole.high))
-            found.clamp(v, [p.signs for p in parts], [own.get(v) for own in ends])
+            found.clamp(v, signs, [p.ends.get(v) for p in parts])
             found.planes[v] = found.new_plane(v)
         return found
 
@@ -151,141 +148,137 @@ class Prover:
         """
         whole, kept = self.root(query), self._roots[2]  # type: ignore[index]
         if v not in kept:
-            source = self.network.argument(v)
-            count = math.prod(self.network.shapes[source])
+            count, owner = self.relus[v].size, np.zeros(self.relus[v].size, np.int64)
             if count * self.network.inputs > MOST_NUMBERS:
                 raise Unreadable(f"{count} neurons over {self.network.inputs} inputs are too many to narrow")
-            owner, elements = np.zeros(count, np.int64), np.arange(count)
-            sides = [bound_rows(whole, owner, unit_rows(elements, side), source, linear=True) for side in (1.0, -1.0)]
+            rows = [unit_rows(np.arange(count), side, count) for side in (1.0, -1.0)]
+            sides = [bound_rows(whole, owner, r, self.network.argument(v), linear=True) for r in rows]
             kept[v] = np.stack([s.coefficients for s in sides]), np.stack([s.low for s in sides])
         return kept[v]
 
     def groups(self, claims: Sequence[Claim]) -> list[list[int]]:
         """Positions of claims that can be bounded together: the same kind of intervals, a bounded size."""
-        kinds: dict[tuple[int, int, bool, bool], list[int]] = {}
+        kinds: dict[tuple[str, int, bool, bool], list[int]] = {}
         for i, claim in enumerate(claims):
             query = claim.part.query if claim.intervals == ROOT else -1
-            kind = claim.intervals, query, bool(claim.slopes), claim.exact
-            kinds.setdefault(kind, []).append(i)
-        most = max(1, 8 * CHUNK // self.largest)
-        sizes = {kind: 1 if kind[0] == SYMBOLS else most for kind in kinds}
+            kinds.setdefault((claim.intervals, query, bool(claim.slopes), claim.exact), []).append(i)
+        most = max(1, 8 * CHUNK // max(self.network.sizes))
+        sizes = {kind: 1 if kind[0] == SYMBOLS or kind[3] else most for kind in kinds}
         return [group[i : i + sizes[k]] for k, group in kinds.items() for i in range(0, len(group), sizes[k])]
 
-    def prove(self, claims: Sequence[Claim]) -> Array:
-        """How far every leaf is from a violation, rigorously: positive is proven, and so is +inf (no point there).
-        Claims that narrow are told to what."""
-        return self.margins(claims)[0]
-
-    def margins(self, claims: Sequence[Claim]) -> tuple[Array, Array]:
-        """The same, and what was taken off for rounding."""
-        margin, error = np.full(len(claims), math.inf), np.zeros(len(claims))
-        for group in self.groups(claims):
-            margin[group], error[group] = self._group([claims[i] for i in group])
-        return margin, error
-
-    def _group(self, claims: list[Claim]) -> tuple[Array, Array]:
-        swept = self.prepare(claims)
-        if claims[0].exact:
-            return np.array([self.touched(swept, b, c) for b, c in enumerate(claims)]), np.zeros(len(claims))
-        tasks = [(b, c, rows) for b, claim in enumerate(claims) if not swept.empty[b] for c, rows in claim.rows]
-        found: list[list[tuple[int, float, Array]]] = [[] for _ in claims]
-        margin, lost, coefficients = self.walk(swept, claims, tasks)
-        least, error = np.full(len(claims), math.inf), np.zeros(len(claims))
-        for (b, c, _), value, off, row in zip(tasks, margin, lost, coefficients, strict=True):
-            found[b].append((c, value, row))
-            error[b] = max(error[b], off)
-        for b, claim in enumerate(claims):
-            if not swept.empty[b]:
-                low, high = swept.low[0][b], swept.high[0][b]
-                count = len(self.clauses(claim.part))
-                least[b] = min(_weakest(found[b], count, low, high, slab) for slab in claim.slabs or (None,))
-            if claim.narrows is not None:
-                self.narrow(swept, b, claim, least[b], found[b][0][2] if found[b] else np.zeros(self.network.inputs))
-        return least, error
-
-    def in_fractions(self) -> InFractions:
-        """The network in fractions.
+    def prove(self, claims: Sequence[Claim]) -> list[Margin]:
+        """Bounds claims.
 
         Raises:
-            Unreadable: it has none.
+            Unreadable: the network is too large for intervals of a kind, or has no fractions.
         """
-        self._exact = self._exact or InFractions(self.network)
-        return self._exact
+        found: dict[int, Margin] = {}
+        for group in self.groups(claims):
+            found.update(zip(group, self._group([claims[i] for i in group]), strict=True))
+        return [found[i] for i in range(len(claims))]
 
-    def touched(self, swept: Enclosures, b: int, claim: Claim) -> float:
-        """Whether fractions prove claim b of a sweep, +inf or 0: the weighted rows of every clause are positive
-        everywhere, or at least 0 with a strict one among them.
+    def _group(self, claims: list[Claim]) -> list[Margin]:
+        swept, prover = self.prepare(claims), self
+        if claims[0].exact:
+            prover = self.in_fractions()
+            swept = prover.prepare(claims, swept)
+        tasks = [(b, c, rows) for b, claim in enumerate(claims) if not swept.empty[b] for c, rows in claim.rows]
+        margin, lost, coefficients = prover.walk(swept, claims, tasks)
+        owner, clause = (np.array([t[i] for t in tasks], np.int64) for i in (0, 1))
+        found = []
+        for b, claim in enumerate(claims):
+            mine = np.flatnonzero(owner == b)
+            best = np.full(len(self.clauses(claim.part)), -math.inf)  # of each clause the best row
+            np.maximum.at(best, clause[mine], margin[mine])
+            least = math.inf if swept.empty[b] else float(best.min(initial=math.inf))
+            error = float(lost[mine].max(initial=0))
+            part = None
+            if claim.narrows:
+                part = self.narrowed(swept, b, claim, clause[mine], margin[mine], coefficients[mine])
+            found.append(Margin(least, error, part))
+        return found
+
+    def in_fractions(self) -> Prover:
+        """The same in fractions.
 
         Raises:
             Unreadable: the network cannot be walked in fractions.
         """
+        self._exact = self._exact or Prover(self.network.in_fractions(), self.queries)
+        return self._exact
+
+    def narrowed(self, swept: Enclosures, b: int, claim: Claim, clause: Array, margin: Array, rows: Array) -> Part:
+        """Where violations can lie on part b of the sweep: a row that exceeds its limit by  margin + sum_j |row_j| d_j,
+        d_j the distance of input j from the end where the row is least, leaves  sum_j |row_j| d_j <= -margin.  Of a
+        clause all rows hold, of the part one clause."""
+        part, low, high = claim.part, swept.low[0][b], swept.high[0][b]
         if swept.empty[b]:
-            return math.inf
-        signs = claim.part.signs if claim.beta else ()
-        decided = [(v, k, -side * Fraction(w)) for (v, k, side), w in zip(signs, claim.beta, strict=True)]
-        for clause, (_, picked) in zip(self.clauses(claim.part), claim.rows, strict=True):
-            row, inputs = (fractions(np.zeros(n)) for n in (self.network.outputs, self.network.inputs))
-            limit, strict = Fraction(0), False
-            for k, w in picked:
-                r, weight = clause[k], Fraction(w)
-                row = row + weight * fractions(self.rows[r])
-                if self.inputs.shape[1]:
-                    inputs = inputs + weight * fractions(self.inputs[r])
-                limit += weight * Fraction(self.rhs[r].item())
-                strict |= w > 0 and bool(self.queries.form.row_strict[r])
-            least = self.in_fractions().least(swept, b, row, inputs, decided)
-            if not (least is None or least > limit or (strict and least == limit)):
-                return 0.0
-        return math.inf
-
-    def narrow(self, swept: Enclosures, b: int, claim: Claim, margin: float, row: Array) -> None:
-        """Says where violations can lie on part b of the sweep: a row that exceeds its limit by  margin + sum_j |row_j|
-        d_j,  d_j the distance of input j from the end where the row is least, leaves  sum_j |row_j| d_j <= -margin."""
-        low, high = swept.low[0][b], swept.high[0][b]
-        most, where = max(0.0, -margin), claim.narrows
-        assert where is not None
-        if swept.empty[b] or not math.isfinite(margin):  # nothing lies there, or nothing is known
-            where.box = low, high
-            return
+            return replace(part, slopes=claim.slopes)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            reach = most / np.abs(row) * (1 + 4 * UNIT)
-            top = np.where(row > 0, np.nextafter(low + reach, np.inf), np.inf)
-            bottom = np.where(row < 0, np.nextafter(high - reach, -np.inf), -np.inf)
-        where.box = np.fmax(low, bottom), np.fmin(high, top)
-        whole = self.queries.lower[claim.part.query], self.queries.upper[claim.part.query]
-        for v in self.relus:
-            source = self.network.argument(v)
-            own = [t[b if len(t) > 1 else 0].reshape(-1).copy() for t in (swept.low[source], swept.high[source])]
-            open_ = np.flatnonzero((own[0] < 0) & (own[1] > 0))
-            rows, least = (t[:, open_] for t in self.lines(claim.part.query, v))
-            # from the whole box to the part's, and to where violations can lie
-            moved = np.maximum(rows, 0) @ (low - whole[0]) + np.maximum(-rows, 0) @ (whole[1] - high)
-            tighter = np.nextafter(least + _risen(rows, row, high - low, most, moved), -np.inf)
-            own[0][open_] = np.fmax(own[0][open_], tighter[0])
-            own[1][open_] = np.fmin(own[1][open_], -tighter[1])
-            where.ends[v] = own[0], own[1]
+            reach = np.maximum(-margin, 0.0)[:, None] / np.abs(rows) * (1 + 4 * UNIT)
+            top = np.where(rows > 0, np.nextafter(low + reach, np.inf), np.inf)
+            bottom = np.where(rows < 0, np.nextafter(high - reach, -np.inf), -np.inf)
+        box = np.stack([high, low])
+        for c in range(len(self.clauses(part))):
+            mine = clause == c
+            if not (margin[mine] > 0).any():
+                box[0] = np.minimum(box[0], np.fmax.reduce(bottom[mine], 0, initial=-np.inf))
+                box[1] = np.maximum(box[1], np.fmin.reduce(top[mine], 0, initial=np.inf))
+        box = np.clip(box, low, high)
+        box = np.stack([box.min(0), box.max(0)])  # crossed: no violation there
+        ends = dict(part.ends)
+        if claim.intervals == ROOT and len(self.clauses(part)) == len(margin) == 1 and math.isfinite(margin[0]):
+            most = max(0.0, -float(margin[0]))
+            whole = self.queries.lower[part.query], self.queries.upper[part.query]
+            for v in self.relus:
+                source = self.network.argument(v)
+                own = [t[b if len(t) > 1 else 0].copy() for t in (swept.low[source], swept.high[source])]
+                open_ = np.flatnonzero((own[0] < 0) & (own[1] > 0))
+                lines, least = (t[:, open_] for t in self.lines(part.query, v))
+                # from the whole box to the part's, and to where violations can lie
+                moved = np.maximum(lines, 0) @ (low - whole[0]) + np.maximum(-lines, 0) @ (whole[1] - high)
+                tighter = np.nextafter(least + _risen(lines, rows[0], high - low, most, moved), -np.inf)
+                own[0][open_] = np.fmax(own[0][open_], tighter[0])
+                own[1][open_] = np.fmin(own[1][open_], -tighter[1])
+                ends[v] = own[0], own[1]
+        return replace(part, box=box[:, self.varying(part.query)], ends=ends, slopes=claim.slopes)
 
-    def prepare(self, claims: Sequence[Claim]) -> Enclosures:
-        """Intervals and linear bounds for claims of one group."""
-        swept = self.intervals([c.part for c in claims], claims[0].intervals)
-        moved = {v: swept.new_plane(v, np.stack([c.slopes[v] for c in claims]) / 255.0) for v in claims[0].slopes}
-        return replace(swept, planes={**swept.planes, **moved})
+    def prepare(self, claims: Sequence[Claim], around: Enclosures | None = None) -> Enclosures:
+        """Intervals and linear bounds for claims of one group; in fractions for one, met with those `around` it.
+
+        Raises:
+            Unreadable: those are not finite.
+        """
+        if around is None:
+            swept = self.intervals([c.part for c in claims], claims[0].intervals)
+        else:
+            if not all(np.isfinite(t).all() for t in (*around.low, *around.high)):
+                raise Unreadable("bounds that are not finite, in a leaf that fractions are to decide")
+            low, high = ([self.network.arithmetic.of(t) for t in ends] for ends in (around.low, around.high))
+            swept = sweep(self.network, low[0], high[0], [claims[0].part.signs], known=lambda v: (low[v], high[v]))
+            swept.empty = swept.empty | around.empty
+        for v in claims[0].slopes:
+            alpha = self.network.arithmetic.of(np.stack([c.slopes[v] for c in claims]) / 255.0)
+            swept.planes[v] = swept.new_plane(v, alpha)
+        return swept
 
     def walk(
         self, swept: Enclosures, claims: Sequence[Claim], tasks: Sequence[ClauseTask]
     ) -> tuple[Array, Array, Array]:
         """For (claim, clause, rows and weights), (P,): by how much the weighted rows exceed their limits everywhere on
-        the claim's part, rounded down with an exact sign; what rounding took off; and the coefficients (P, n) of the
-        linear function whose least value that is (0 where something cheaper was enough)."""
+        the claim's part, rounded down with an exact sign, which is positive also where they meet them and a row is
+        strict; what rounding took off; and the coefficients (P, n) of the linear function whose least value that is (0
+        where something cheaper was enough)."""
+        numbers = self.network.arithmetic
         picks = [(p, self.clauses(claims[b].part)[c][k], w) for p, (b, c, own) in enumerate(tasks) for k, w in own]
         task, row = (np.array([pick[i] for pick in picks], np.int64) for i in (0, 1))
-        weight = np.array([pick[2] for pick in picks])
+        weight = numbers.of(np.array([pick[2] for pick in picks]))
         owner = np.array([b for b, _, _ in tasks], np.int64)
 
         def combined(values: Array) -> tuple[Array, Array]:
             """The weighted sums of the rows' `values` (R, m), and of their magnitudes: (P, m)."""
-            total, size = (np.zeros((len(tasks), values.shape[1])) for _ in range(2))
-            part = weight[:, None] * values[row]
+            total, size = (numbers.zeros(len(tasks), values.shape[1]) for _ in range(2))
+            part = weight[:, None] * numbers.of(values[row])
             np.add.at(total, task, part)
             np.add.at(size, task, np.abs(part))
             return total, size
@@ -293,34 +286,48 @@ class Prover:
         (rows, sizes), (inputs, size_in), (rhs, rhs_size) = map(combined, (self.rows, self.inputs, self.rhs[:, None]))
         # the combination of the rows was rounded, too
         size_y, size_x = (swept.size(v) for v in (self.network.output, 0))
-        total = rhs_size[:, 0] + (sizes * (size_y if len(size_y) == 1 else size_y[owner])).sum(1)
+        size_y, size_x = (t if len(t) == 1 else t[owner] for t in (size_y, size_x))
+        total, reach = rhs_size[:, 0] + (sizes * size_y).sum(1), 1 + size_y.sum(1)
         if inputs.shape[1]:
-            total = total + (size_in * size_x[owner]).sum(1)
-        terms, plain = np.bincount(task, minlength=len(tasks)), np.ones(len(tasks), bool)
+            total, reach = total + (size_in * size_x).sum(1), reach + size_x.sum(1)
+        terms, plain, strict = (
+            np.bincount(task, minlength=len(tasks)),
+            np.ones(len(tasks), bool),
+            np.zeros(len(tasks), bool),
+        )
         plain[task[weight != 1]] = False
+        strict[task[(weight > 0) & self.queries.form.row_strict[row]]] = True
         count = int(terms.max(initial=0)) + self.network.outputs + self.network.inputs
-        lost = np.where(plain & (terms == 1), 0.0, total * gamma(count) + count * TINY)
-        pulls: dict[int, dict[int, list[tuple[int, float]]]] = {}
+        lost = np.where(plain & (terms == 1), 0, total * numbers.gamma(count) + count * numbers.tiny * reach)
+        pulls: dict[int, dict[int, list[tuple[int, Any]]]] = {}
         for b, claim in enumerate(claims):
             for (v, neuron, side), beta in zip(claim.part.signs, claim.beta, strict=False):
                 if beta:
-                    pulls.setdefault(v, {}).setdefault(b, []).append((neuron, -side * beta))
+                    pull = numbers.of(-side * beta)[()]
+                    pulls.setdefault(v, {}).setdefault(b, []).append((neuron, pull))
         found = bound_rows(
             swept,
             owner,
-            dense_rows(rows),
+            rows.__getitem__,
             self.network.output,
             inputs=inputs if inputs.shape[1] else None,
             pulls=pulls,
             target=rhs[:, 0] + lost,
             linear=True,
         )
-        # low - lost - rhs, rounded down; its sign is exact where nothing was lost
-        low = np.where(lost == 0, found.low, np.nextafter(found.low - lost, -np.inf))
-        over = np.where(
-            low > rhs[:, 0], np.maximum(low - rhs[:, 0], np.nextafter(0, 1)), np.minimum(low - rhs[:, 0], 0.0)
-        )
-        return over, found.error, found.coefficients
+        # low - lost - rhs, rounded down; a difference of two numbers is 0 only where they are the same
+        low = np.where(lost == 0, found.low, found.low - lost - (np.abs(found.low) + lost) * (4 * numbers.unit))
+        over = low - rhs[:, 0]
+        if numbers.exact:
+            over = np.array([_sign(v) for v in over.tolist()])
+        return np.where((over == 0) & strict, TINY, over), found.error, found.coefficients
+
+
+def _sign(v: object) -> float:
+    """-inf, 0 or +inf by the sign of an exact number; what is none has been rounded, and says nothing."""
+    if not isinstance(v, Fraction | int) or v < 0:
+        return -math.inf
+    return math.inf if v > 0 else 0.0
 
 
 def _risen(rows: Array, row: Array, width: Array, most: float, moved: Array) -> Array:
@@ -342,7 +349,7 @@ def _risen(rows: Array, row: Array, width: Array, most: float, moved: Array) -> 
         g = np.where(used[..., -1:] < most, 0.0, g)
         gained = np.minimum(g * size, against) @ width
         paid = g[..., 0] * most * (1 + 4 * UNIT) + TINY
-        risen = (gained + moved) * (1 - gamma(3 * len(row))) - paid
+        risen = (gained + moved) * (1 - FLOATS.gamma(3 * len(row))) - paid
         return risen - (np.abs(risen) + paid) * (4 * UNIT) - TINY
 
 
@@ -352,23 +359,3 @@ def _dense(rows: Sequence[tuple[Array, Array]], width: int) -> Array:
     for r, (places, values) in enumerate(rows):
         out[r, places] = values
     return out
-
-
-def _weakest(
-    found: Sequence[tuple[int, float, Array]], clauses: int, low: Array, high: Array, slab: Slab | None
-) -> float:
-    """The least margin over the clauses of the best row in a slab of the box `low`, `high` (n,) (None: the box);
-    `found` lists (clause, margin on the box, coefficients of the row).
-
-    Beyond `at`, a row is larger than its minimum over the box by |coefficient| times the distance from the end where it
-    has that. Three roundings, and a margin that was rounded once.
-    """
-    best = [-math.inf] * clauses
-    for c, margin, row in found:
-        if slab is not None and not margin > 0:
-            j, side, at = slab
-            distance = (at - low[j]) if side > 0 else (high[j] - at)
-            rise = max(side * row[j], 0.0) * max(distance, 0.0) * (1 - 8 * UNIT) - TINY
-            margin = rise + margin if rise > -margin * (1 + 4 * UNIT) else min(margin, 0.0)
-        best[c] = max(best[c], margin)
-    return min(best, default=math.inf)

@@ -26,7 +26,7 @@ class Queries:
     inputs: list[tuple[Array, Array]]
     rhs: list[float]
     form: vnnlib.NormalForm
-    digest: bytes
+    digest: str
 
     def __len__(self) -> int:
         return len(self.lower)
@@ -77,4 +77,4 @@ def read_queries(path: str | Path, network: CheckedNetwork) -> Queries:
             continue
         shared = form.case_in_rows[form.case_in_ptr[q] : form.case_in_ptr[q + 1]].tolist()
         clauses.append([[*form.clause(k).tolist(), *shared] for k in range(form.case_ptr[q], form.case_ptr[q + 1])])
-    return Queries(lower, upper, clauses, outputs, inputs, rhs, form, hashlib.sha256(data).digest())
+    return Queries(lower, upper, clauses, outputs, inputs, rhs, form, hashlib.sha256(data).hexdigest())

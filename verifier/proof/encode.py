@@ -1,110 +1,68 @@
-"""Events of a proof as bytes: the other side of `verifier.checker.format`, which is not needed to check."""
+"""A proof as bytes: the other side of `verifier.checker.format`, which is not needed to check."""
 
 from __future__ import annotations
 
-import struct
-import zlib
+import gzip
+import io
+import json
+from collections.abc import Iterable
+from typing import IO, Any
 
 import numpy as np
 
-from verifier.checker.format import (
-    BETA,
-    CLAUSES,
-    CLIP,
-    END,
-    EXACT,
-    INPUT,
-    LEAF,
-    MAGIC,
-    NARROWS,
-    NEURON,
-    PICKS,
-    SHORT,
-    SLOPES,
-    USES_SLOPES,
-    VERSION,
-    WEIGHTS,
-    ClauseSplit,
-    End,
-    Event,
-    Header,
-    InputClip,
-    InputSplit,
-    Leaf,
-    NeuronSplit,
-    Slopes,
-)
+from verifier.checker.format import FORMS, MAGIC, ClauseSplit, End, Event, Header, InputSplit, Leaf, NeuronSplit
+
+NAMES = {InputSplit: "split", NeuronSplit: "neuron", ClauseSplit: "clauses", End: "end"}
 
 
-def varint(value: int) -> bytes:
-    """A number >= 0, seven bits a byte, the least first."""
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def text(value: str) -> bytes:
-    """Its bytes after their number."""
-    data = value.encode()
-    return varint(len(data)) + data
+def _line(value: list[Any]) -> bytes:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
 
 
 def encode_header(header: Header) -> bytes:
-    """The beginning of a file."""
-    names = b"".join(text(name) for name in header.tensors)
-    fixed = MAGIC + struct.pack("<H", VERSION) + header.model + header.spec
-    return fixed + text(header.tool) + bytes([header.kind]) + varint(len(header.tensors)) + names
+    """The first line."""
+    return _line([header.model, header.spec, header.tool, header.kind, list(header.tensors)])
 
 
 def encode(event: Event) -> bytes:
-    """What a reader turns into this event."""
-    match event:
-        case InputSplit(node, coordinate, at):
-            return bytes([INPUT]) + varint(node) + varint(coordinate) + struct.pack("<d", at)
-        case NeuronSplit(node, tensor, neuron):
-            return bytes([NEURON]) + varint(node) + varint(tensor) + varint(neuron)
-        case ClauseSplit(node):
-            return bytes([CLAUSES]) + varint(node)
-        case Leaf():
-            return _encode_leaf(event)
-        case InputClip(node, rows, slabs, intervals):
-            picked = b"".join(varint(c) + varint(k) for c, k in rows)
-            cuts = b"".join(varint(2 * j + (side > 0)) + struct.pack("<d", at) for j, side, at in slabs)
-            head = bytes([CLIP]) + varint(node) + bytes([intervals << 4])
-            return head + varint(len(rows)) + picked + varint(len(slabs)) + cuts
-        case Slopes(tables):
-            packed = zlib.compress(b"".join(t.astype(np.uint8).tobytes() for t in tables), 9)
-            sizes = b"".join(varint(t.size) for t in tables)
-            return bytes([SLOPES]) + varint(len(tables)) + sizes + varint(len(packed)) + packed
-        case End(splits, leaves):
-            return bytes([END]) + varint(splits) + varint(leaves)
+    """The line that a reader turns into this event."""
+    if not isinstance(event, Leaf):
+        return _line([NAMES[type(event)], *vars(event).values()])
+    rows = [
+        [c, picked[0][0]] if _plain(picked) else [c, *(v for pair in picked for v in pair)] for c, picked in event.rows
+    ]
+    if all(row == [c, 0] for c, row in enumerate(rows)):
+        rows = []
+    tables = [t.astype(np.uint8).tobytes().hex() for t in event.slopes]
+    line = [event.kind, event.node, event.intervals, rows, list(event.beta), tables]
+    while line[-1] in ([], FORMS):  # what is as usual at the end is not said
+        line.pop()
+    return _line(line)
 
 
-def _encode_leaf(leaf: Leaf) -> bytes:
-    plain = all(len(row) == 1 and row[0][1] == 1 for row in leaf.rows)
-    first = plain and all(row[0][0] == 0 for row in leaf.rows)
-    flags = 0 if first else PICKS if plain else WEIGHTS
-    flags |= BETA * bool(leaf.beta) | USES_SLOPES * (leaf.slopes >= 0) | leaf.intervals << 4
-    flags |= NARROWS * leaf.narrows | EXACT * leaf.exact
-    out = bytes([LEAF]) + varint(leaf.node) + bytes([flags])
-    if flags & (PICKS | WEIGHTS):
-        out += varint(len(leaf.rows))
-    for row in leaf.rows if flags & (PICKS | WEIGHTS) else ():
-        if plain:
-            out += varint(row[0][0])
-        else:
-            out += varint(len(row)) + b"".join(varint(k) + struct.pack("<f", w) for k, w in row)
-    if leaf.beta:
-        beta = np.asarray(leaf.beta, "<f4")
-        places = np.searchsorted(SHORT, beta).clip(max=255)
-        short = bool((SHORT[places] == beta).all())
-        out += varint(2 * len(beta) + short) + (places.astype(np.uint8) if short else beta).tobytes()
-    return out + (varint(leaf.slopes) if leaf.slopes >= 0 else b"")
+def _plain(picked: tuple[tuple[int, float], ...]) -> bool:
+    return len(picked) == 1 and picked[0][1] == 1
 
 
 def encode_witness(x: np.ndarray) -> bytes:
     """The input (n,) of a `sat`, after its header."""
-    return varint(len(x)) + np.asarray(x, "<f8").tobytes()
+    return _line(np.asarray(x, np.float64).tolist())
+
+
+def begin(stream: IO[bytes]) -> gzip.GzipFile:
+    """Begins a file: where its lines go, until that is closed."""
+    stream.write(MAGIC)
+    return gzip.GzipFile("", "wb", 9, stream, mtime=0)
+
+
+def packed(lines: Iterable[bytes]) -> bytes:
+    """A whole file."""
+    out = io.BytesIO()
+    with begin(out) as stream:
+        stream.writelines(lines)
+    return out.getvalue()
+
+
+def short(numbers: np.ndarray, digits: int = 5) -> np.ndarray:
+    """Numbers of few digits, near these: what a line says exactly, in few bytes."""
+    return np.array([float(f"{v:.{digits}g}") for v in np.asarray(numbers, np.float64).tolist()])

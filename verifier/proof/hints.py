@@ -13,9 +13,11 @@ import numpy as np
 from verifier.bounds.sweep import OutOfTime
 from verifier.checker.bounds import Enclosures, bound_rows, unit_rows
 from verifier.checker.errors import Unreadable
+from verifier.checker.format import ROOT, Picked
 from verifier.checker.linear import Array, Linear
-from verifier.checker.prove import Claim, ClauseTask, Picked, Prover, Slab
+from verifier.checker.prove import Claim, ClauseTask, Part, Prover
 from verifier.errors import ProofError
+from verifier.proof.encode import short
 from verifier.search.linear_program import exclude
 
 STEPS = 24
@@ -23,9 +25,6 @@ STEPS = 24
 
 WORTH = 0.8
 """A box is clipped where at most this share of its volume is left: a clip costs the checker as much as a leaf."""
-
-SPARE = 1 + 2.0**-20
-"""Slabs begin this much further out than they could."""
 
 MOST_ROWS = 512
 """Rows and decided neurons of the largest linear program."""
@@ -35,14 +34,14 @@ MOST_ROWS = 512
 class Hint:
     """A claim with the rows to take; `holds` whether its bounds prove it with something to spare (so that another
     order of summation cannot change it); `worst` (n,) the coefficients of the row furthest from proven; `neuron` the
-    (value of the Relu, number) whose planes are furthest apart, None where no sign is open; `clip` the slabs that can
-    be cut off where it does not hold, None where that is not worth it."""
+    (value of the Relu, number) whose planes are furthest apart, None where no sign is open; `clip` a claim that
+    narrows the part where it does not hold, and to what, None where that is not worth it."""
 
     claim: Claim
     holds: bool
     worst: Array
     neuron: tuple[int, int] | None
-    clip: Claim | None = None
+    clip: tuple[Claim, Part] | None = None
 
 
 def suggest(prover: Prover, claims: Sequence[Claim], stop: Callable[[], bool]) -> list[Hint]:
@@ -74,7 +73,7 @@ class _Group:
         self.rows: list[list[Picked]] = [[()] * len(prover.clauses(c.part)) for c in claims]
         self.spare = np.full(len(claims), np.inf)
         self.worst = np.zeros((len(claims), prover.network.inputs))
-        self.clips: dict[int, Claim] = {}
+        self.clips: dict[int, tuple[Claim, Part]] = {}
         for b, claim in enumerate(claims):
             if not all(prover.clauses(claim.part)):
                 self.spare[b] = -np.inf  # a clause without rows holds everywhere
@@ -144,13 +143,14 @@ class _Group:
         for (b, c, picked), value, row in zip(again, *self._walk(again), strict=True):
             self._take(b, c, picked, value, row)
         open_ = np.flatnonzero(
-            [not self.spare[b] > 0 and not self.claims[b].beta and not self.claims[b].slopes for b in boxes]
+            [not self.spare[b] > 0 and not self.claims[b].slopes and self.claims[b].intervals != ROOT for b in boxes]
         )
-        for k, slabs, used in _slabs(sizes, margin[open_], rows[open_], low[open_], high[open_]):
-            b = int(boxes[open_[k]])
-            claim = self.claims[b]
-            picks = tuple((c, ((r, 1.0),)) for c, r in used)
-            self.clips[b] = Claim(claim.part, picks, (), {}, claim.intervals, slabs)
+        for k, used in _clipped(sizes, margin[open_], rows[open_], low[open_], high[open_]):
+            b, clause = int(boxes[open_[k]]), np.repeat(np.arange(len(sizes)), sizes)[used]
+            picks = zip(clause.tolist(), (used - np.cumsum((0, *sizes))[clause]).tolist(), strict=True)
+            claim = replace(self.claims[b], rows=tuple((c, ((r, 1.0),)) for c, r in picks), narrows=True)
+            own = margin[open_[k], used], rows[open_[k], used]
+            self.clips[b] = claim, self.prover.narrowed(self.swept, b, claim, clause, *own)
 
     def _program(self, b: int) -> None:
         """Asks a linear program for the multipliers of all rows and decided neurons of claim b, on whose part no Relu
@@ -174,7 +174,7 @@ class _Group:
             _, weights = exclude(rows, constant, low, high)
             if weights is None:
                 return
-            scaled = (weights / weights.max()).astype(np.float32).tolist()
+            scaled = short(weights / weights.max()).tolist()
             picked = tuple((k, scaled[k]) for k in range(len(clause)) if scaled[k] > 0)
             picks.append((c, picked or ((0, 0.0),)))
             if signs:
@@ -195,8 +195,8 @@ class _Group:
         """The least value on part b of  -side z, z the argument of a decided neuron, and its coefficients (n,)."""
         op = self.prover.network.nodes[v]
         assert op is not None
-        row = unit_rows(np.array([neuron]), -side)
-        found = bound_rows(self.swept, np.array([b]), row, op.sources[0], linear=True)
+        row = unit_rows(np.array([neuron]), -side, op.size)
+        found = bound_rows(self.swept, np.array([b]), row, op.source, linear=True)
         return float(found.low[0]), found.coefficients[0]
 
     def _walk(self, tasks: list[ClauseTask]) -> tuple[Array, Array]:
@@ -205,19 +205,21 @@ class _Group:
         return margin - error, coefficients
 
 
-def _slabs(
+def _clipped(
     sizes: tuple[int, ...], margin: Array, rows: Array, low: Array, high: Array
-) -> Iterator[tuple[int, tuple[Slab, ...], list[tuple[int, int]]]]:
-    """What can be cut off each box (B, n): its position, slabs, and the rows (clause, number) that they need.
+) -> Iterator[tuple[int, Array]]:
+    """The boxes (B, n) that are worth clipping: position, and the rows that it needs.
 
     Row k of a box has the minimum `margin` (B, K) and the coefficients `rows` (B, K, n): where that is negative, a
     violation lies within  -margin / |coefficient|  of the end where the minimum is (domain clipping, as in the search).
     """
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        reach = (np.maximum(-margin, 0)[:, :, None] / np.abs(rows)) * SPARE
+        reach = np.maximum(-margin, 0)[:, :, None] / np.abs(rows)
         reach = np.where(np.isfinite(reach), reach, np.inf)
-        top = np.where(rows > 0, np.nextafter(low[:, None] + reach, np.inf), np.inf)
-        bottom = np.where(rows < 0, np.nextafter(high[:, None] - reach, -np.inf), -np.inf)
+        top, bottom = (
+            np.where(rows > 0, low[:, None] + reach, np.inf),
+            np.where(rows < 0, high[:, None] - reach, -np.inf),
+        )
     never = (margin > 0)[:, :, None]
     top, bottom = np.where(never, -np.inf, top), np.where(never, np.inf, bottom)
     firsts = np.cumsum((0, *sizes[:-1]))
@@ -228,21 +230,17 @@ def _slabs(
     left = np.where(width > 0, (most - least) / np.where(width > 0, width, 1), 1.0)
     worth = (left > 0).all(1) & (left.prod(1) <= WORTH)
     for b in np.flatnonzero(worth):
-        slabs, used = [], set()
-        for j in np.flatnonzero(left[b] < 1):
-            for side, at, end, order in ((1, most, high, top), (-1, least, low, -bottom)):
-                if at[b, j] != end[b, j]:
-                    slabs.append((int(j), side, float(at[b, j])))
-                    for c, first in enumerate(firsts):
-                        used.add((c, int(order[b, first : first + sizes[c], j].argmin())))
-        yield int(b), tuple(slabs), sorted(used)
+        used: set[int] = set()
+        for order, cut in ((top[b], most[b] < high[b]), (-bottom[b], least[b] > low[b])):
+            for first, size in zip(firsts, sizes, strict=True):
+                used.update((first + order[first : first + size][:, cut].argmin(0)).tolist())
+        yield int(b), np.array(sorted(used), np.int64)
 
 
 def _loosest(prover: Prover, swept: Enclosures, b: int) -> tuple[int, int] | None:
     found, most = None, 0.0
     for v, op in prover.relus.items():
-        low, high = (t[op.sources[0]] for t in (swept.low, swept.high))
-        low, high = (t[b if len(t) > 1 else 0].reshape(-1) for t in (low, high))
+        low, high = (t[op.source][b if len(t[op.source]) > 1 else 0] for t in (swept.low, swept.high))
         gap = np.where((low < 0) & (high > 0), -low * high / np.maximum(high - low, 1e-300), 0.0)
         if gap.max(initial=0.0) > most:
             found, most = (v, int(gap.argmax())), float(gap.max())
@@ -273,5 +271,6 @@ def _mix(margin: Array, rows: Array, low: Array, high: Array) -> list[Picked]:
         if own.max() >= v:
             found.append(((int(own.argmax()), 1.0),))
         else:
-            found.append(tuple((int(k), float(np.float32(w[k]))) for k in np.flatnonzero(w > 1e-6 * w.max())))
+            places = np.flatnonzero(w > 1e-6 * w.max())
+            found.append(tuple(zip(places.tolist(), short(w[places]).tolist(), strict=True)))
     return found

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from verifier.checker import format as fmt
-from verifier.checker.prove import Claim, Narrowed, Part, Prover
+from verifier.checker.prove import Claim, Part, Prover
 from verifier.problem.problem import Problem
+from verifier.proof.encode import short
 from verifier.search.shallow.dual import Nodes
 from verifier.search.shallow.form import Clause
 from verifier.tolerance import NARROWEST
@@ -26,6 +27,9 @@ LEVELS = 255
 
 COARSE = 17
 """Slopes are multiples of COARSE / LEVELS, which takes fewer bytes and costs no subproblems."""
+
+SHORT, LONG = 2, 7
+"""Digits of multipliers: of narrowings, and of leaves."""
 
 SPARE = 1e3
 """A leaf's margin is so many times what was taken off it for rounding: the checker that reads may sum in another order
@@ -65,7 +69,6 @@ class OneLayerProof:
         self.relus = writer.relus
         self.firsts = np.array([first for _, first in self.relus.values()])
         self.values = [v for v, _ in self.relus.values()]
-        self.shapes = {v: writer.prover.network.shapes[v] for v in self.values}
         self.parts: dict[int, Part] = {}
         self._made: dict[int, Part] = {}
         self._gone: set[int] = set()
@@ -85,9 +88,9 @@ class OneLayerProof:
     def _part(self, node: int) -> Part:
         return self._made[node] if node in self._made else self.parts[node]
 
-    def _claims(self, clause: Clause, nodes: Nodes, fresh: bool, short: bool) -> list[Claim]:
+    def _claims(self, clause: Clause, nodes: Nodes, fresh: bool, digits: int) -> list[Claim]:
         """What the subproblems' multipliers claim: with slopes of their own if `fresh`, otherwise those that they were
-        narrowed with; `short` multipliers take a byte each."""
+        narrowed with; multipliers have so many `digits`."""
         place = clause.neuron.cpu().numpy()
         alpha, beta, weights = (t.double().cpu().numpy() for t in (nodes.alpha, nodes.beta, nodes.weights))
         # a neuron without a sign change on the box is not open for the checker either, but for rounding
@@ -100,17 +103,15 @@ class OneLayerProof:
             part = self._part(node)
             decided = [where[self.firsts[self.values.index(v)] + k] for v, k, _ in part.signs]
             scale = max(NARROWEST, weights[b].max(initial=0.0), beta[b].max(initial=0.0))
-            multipliers = (beta[b, decided] / scale).astype(np.float32)
-            betas = tuple((shortened(multipliers) if short else multipliers).tolist())
-            picked = [(k, w) for k, w in enumerate((weights[b] / scale).astype(np.float32).tolist()) if w > 0]
+            betas = tuple(short(beta[b, decided] / scale, digits).tolist())
+            picked = [(k, w) for k, w in enumerate(short(weights[b] / scale).tolist()) if w > 0]
             if len(picked) == 1 and not any(betas):
                 picked = [(picked[0][0], 1.0)]
             tables: Mapping[int, np.ndarray] = {
-                v: slopes[b, first : first + int(np.prod(self.shapes[v]))].reshape(self.shapes[v])
-                for v, first in self.relus.values()
+                v: slopes[b, first : first + self.writer.prover.relus[v].size] for v, first in self.relus.values()
             }
-            if part.narrowed and not fresh:
-                tables = part.narrowed.slopes
+            if part.slopes and not fresh:
+                tables = part.slopes
             rows = ((0, tuple(picked or [(0, 0.0)])),)
             claims.append(Claim(part, rows, betas if any(betas) else (), tables, fmt.ROOT))
         return claims
@@ -119,24 +120,23 @@ class OneLayerProof:
         """The subproblems narrowed as the proof says, with new nodes, and which (B,) it settles."""
         if not len(nodes):
             return nodes, torch.zeros(0, dtype=torch.bool, device=nodes.place.device)
-        prover, count = self.writer.prover, 2 * (self.writer.prover.neurons + self.writer.prover.network.inputs)
-        claims = [replace(c, narrows=Narrowed(count, c.slopes)) for c in self._claims(clause, nodes, fresh, short=True)]
-        margins, errors = prover.margins(claims)
-        settled = margins > SPARE * errors
+        claims = [replace(c, narrows=True) for c in self._claims(clause, nodes, fresh, SHORT)]
+        margins = self.writer.prover.prove(claims)
+        settled = np.array([m.least > SPARE * m.error for m in margins])
         node, place = nodes.node.clone(), clause.neuron.cpu().numpy()
         low, high, lower, upper = (t.cpu().numpy().copy() for t in (nodes.low, nodes.high, nodes.lower, nodes.upper))
         for b, claim in enumerate(claims):
             at = int(node[b, 0])
             self._gone.add(at)
             if settled[b]:
-                self.writer.leaf(at, replace(claim, narrows=None))
+                self.writer.leaf(at, replace(claim, narrows=False))
                 continue
             node[b, 0] = self.writer.narrowed(at, claim)
-            found = claim.narrows
-            assert found is not None and found.box is not None
-            self._made[int(node[b, 0])] = replace(claim.part, narrowed=found)
-            lower[b] = np.maximum(lower[b], found.box[0][self.kept])
-            upper[b] = np.minimum(upper[b], found.box[1][self.kept])
+            found = margins[b].part
+            assert found is not None
+            self._made[int(node[b, 0])] = found
+            box = self.writer.prover.box(found)
+            lower[b], upper[b] = np.maximum(lower[b], box[0][self.kept]), np.minimum(upper[b], box[1][self.kept])
             if found.ends:
                 ends = [np.concatenate([found.ends[v][i] for v in self.values])[place] for i in (0, 1)]
                 low[b], high[b] = np.fmax(low[b], ends[0]), np.fmin(high[b], ends[1])
@@ -146,15 +146,15 @@ class OneLayerProof:
         names = ("low", "high", "lower", "upper")
         mask = torch.from_numpy(settled).to(nodes.place.device)
         if fresh:
-            kept = [np.concatenate([c.slopes[v].reshape(-1) for v in self.values])[place] / LEVELS for c in claims]
+            kept = [np.concatenate([c.slopes[v] for v in self.values])[place] / LEVELS for c in claims]
             nodes = replace(nodes, alpha=torch.from_numpy(np.stack(kept)).to(nodes.alpha))
         return replace(nodes, node=node, **dict(zip(names, new, strict=True))), mask
 
     def leaf(self, clause: Clause, node: Nodes) -> bool:
         """Writes the leaf of one subproblem, if its multipliers prove it."""
-        claim = self._claims(clause, node, fresh=True, short=False)[0]
-        margin, error = self.writer.prover.margins([claim])
-        if not margin[0] > SPARE * error[0]:
+        claim = self._claims(clause, node, True, LONG)[0]
+        margin = self.writer.prover.prove([claim])[0]
+        if not margin.least > SPARE * margin.error:
             return False
         self.writer.leaf(int(node.node[0, 0]), claim)
         self._gone.add(int(node.node[0, 0]))
@@ -188,10 +188,3 @@ class OneLayerProof:
 
     def _forget(self) -> None:
         self._made, self._gone = {}, set()
-
-
-def shortened(numbers: np.ndarray) -> np.ndarray:
-    """The nearest numbers that take a byte in a proof."""
-    above = np.searchsorted(fmt.SHORT, numbers).clip(1, len(fmt.SHORT) - 1)
-    lower, upper = fmt.SHORT[above - 1], fmt.SHORT[above]
-    return np.where(numbers - lower < upper - numbers, lower, upper)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from importlib.metadata import PackageNotFoundError, version
@@ -26,16 +27,16 @@ from verifier.bounds.rational import MOST_PRODUCTS, ExactLinear, Refutation
 from verifier.checker import format as fmt
 from verifier.checker.bounds import MOST_FORMS
 from verifier.checker.check import check_witness
-from verifier.checker.curves import Piecewise
+from verifier.checker.curves import Relu
 from verifier.checker.errors import Rejected, Unreadable
-from verifier.checker.exact import fractions
+from verifier.checker.linear import Linear, fractions
 from verifier.checker.network import read_network
 from verifier.checker.prove import Claim, Part, Prover
 from verifier.checker.query import read_queries
 from verifier.errors import OutputError, ProofError
 from verifier.files.whole import Whole
 from verifier.problem.problem import Problem
-from verifier.proof.encode import encode, encode_header, encode_witness
+from verifier.proof.encode import begin, encode, encode_header, encode_witness, short
 from verifier.proof.hints import Hint, suggest
 from verifier.proof.one_layer import LEVELS, OneLayerProof
 from verifier.search.domains import DomainBatch
@@ -80,14 +81,13 @@ class ProofWriter:
         self.leaves = self.splits = 0
         self._next = len(queries)
         self._pending: list[bytes] = []
-        self._state = (0, 0, self._next, 0)
-        self._tables = 0
+        self._state = (0, 0, self._next)
         self.relus: dict[int, tuple[int, int]] = {}
         self.tensors: list[int] = []
         self._opens: dict[int, dict[int, np.ndarray]] = {}
         self._needed, self._clips = 0.0, True
         self._file = Whole(self.path, "the proof")
-        self._stream = self._file.stream
+        self._lines = begin(self._file.stream)
 
     def begin(
         self,
@@ -130,7 +130,7 @@ class ProofWriter:
                 v = self.prover.network.tensors.get(name, -1)
                 op = self.prover.network.nodes[v] if v > 0 else None
                 size = math.prod(network.shapes[i + 1])
-                if not isinstance(op, Piecewise) or not op.is_relu or math.prod(op.shape) != size:
+                if not isinstance(op, Relu) or op.leak or op.size != size:
                     if not neurons:
                         continue
                     raise ProofError(f"no proof can be written: the Relu '{name}' of the search is not one of the file")
@@ -148,11 +148,11 @@ class ProofWriter:
         self.begin(problem, network, stop, None, neurons=True)
         return OneLayerProof(self, problem)
 
-    def header(self, tensors: tuple[str, ...] = (), kind: int = fmt.TREE) -> None:
+    def header(self, tensors: tuple[str, ...] = (), kind: str = fmt.TREE) -> None:
         """The beginning of a tree (or map); `tensors` are the ONNX names whose neurons may be split."""
         digests = self.prover.network.digest, self.prover.queries.digest
         header = fmt.Header(*digests, f"secateur {_version()}", kind, tensors)
-        self._stream.write(encode_header(header))
+        self._lines.write(encode_header(header))
 
     # what the search says
 
@@ -238,11 +238,10 @@ class ProofWriter:
             if neurons and hint.neuron is not None and hint.neuron[0] in first:
                 neuron[b] = first[hint.neuron[0]] + hint.neuron[1]
             if hint.clip is not None and not neurons:
-                self._clip(int(node[b, 0]), hint.clip)
-                node[b, 0] = self._next
-                self._next += 1
-                for j, side, at in hint.clip.slabs:
-                    (upper if side > 0 else lower)[b, self._place[j]] = at
+                claim, left = hint.clip
+                node[b, 0] = self.narrowed(int(node[b, 0]), claim)
+                low, high = (torch.from_numpy(t[self.kept]) for t in self.prover.box(left))
+                lower[b], upper[b] = torch.maximum(lower[b], low), torch.minimum(upper[b], high)
         lower, upper, node, open_, neuron = (t.to(batch.lower.device) for t in (lower, upper, node, open_, neuron))
         before = batch.upper - batch.lower
         part = torch.where(before > 0, (upper - lower) / before.clamp(min=torch.finfo(torch.float64).tiny), 1.0).prod(1)
@@ -278,27 +277,28 @@ class ProofWriter:
 
     def _claim(self, boxes: DomainBatch, b: int) -> Claim:
         query = int(boxes.query[b])
-        lower, upper = boxes.lower[b].cpu().numpy(), boxes.upper[b].cpu().numpy()
-        moved = np.flatnonzero((lower != self.root_lower[query]) | (upper != self.root_upper[query]))
-        cuts = tuple((int(self.kept[j]), float(lower[j]), float(upper[j])) for j in moved)
+        whole = Part(query, int(boxes.clause[b, 0]) if boxes.clause.shape[1] else -1)
+        lower, upper = boxes.lower[b].double().cpu().numpy(), boxes.upper[b].double().cpu().numpy()
+        if (lower != self.root_lower[query]).any() or (upper != self.root_upper[query]).any():
+            ends = self.prover.box(whole)
+            ends[0][self.kept], ends[1][self.kept] = lower, upper
+            whole = self.prover.part(query, *ends, whole.clause)
         entries = [e for e in boxes.signs[b].tolist() if e]
         signs = []
         for e in entries:
             _, (v, first) = self._operator(abs(e) - 1)
             signs.append((v, abs(e) - 1 - first, 1 if e > 0 else -1))
-        clause = int(boxes.clause[b, 0]) if boxes.clause.shape[1] else -1
-        part = Part(query, clause, cuts, tuple(signs))
+        part = replace(whole, signs=tuple(signs))
         if self._found is None:
             return Claim(part, ())
         found = self._found()
         columns = [d for d, e in enumerate(boxes.signs[b].tolist()) if e]
-        beta = tuple(max(0.0, float(np.float32(found.beta[b, d].item()))) for d in columns)
-        shapes = self.prover.network.shapes
+        beta = tuple(short(np.maximum(0.0, found.beta[b, columns].double().cpu().numpy())).tolist())
         slopes = {
-            self.relus[i][0]: np.rint(a[b].cpu().numpy() * LEVELS).astype(np.uint8).reshape(shapes[self.relus[i][0]])
+            self.relus[i][0]: np.rint(a[b].cpu().numpy() * LEVELS).astype(np.uint8).reshape(-1)
             for i, a in found.alpha.items()
         }
-        weights = [float(np.float32(w)) for w in found.weight[b].tolist()][: len(self.prover.clauses(part)[0])]
+        weights = short(found.weight[b].cpu().numpy()).tolist()[: len(self.prover.clauses(part)[0])]
         picked = tuple((k, w) for k, w in enumerate(weights) if w > 0)
         return Claim(part, ((0, picked),) if picked else (), beta, slopes, fmt.ROOT)
 
@@ -321,7 +321,7 @@ class ProofWriter:
                 claims = [h.claim for h in suggest(self.prover, asked, self._stop) if h.holds]
                 rows = len(self.prover.clauses(part)[0])
                 tried = self._exact(part, known) if isinstance(known, Refutation) else self._by_row(part, rows)
-                claims += [t for t in tried if not claims and self.prover.prove([t])[0] > 0][:1]
+                claims += [t for t in tried if not claims and self.prover.prove([t])[0].least > 0][:1]
                 found.append(claims[0] if claims else self._pieces(part, self._piecewise(part)))
         except (Unreadable, _Unwritable):  # too large for fractions, say
             return False
@@ -338,15 +338,17 @@ class ProofWriter:
             _Unwritable: it is not refuted, or takes too many pieces.
             Unreadable: the network cannot be walked in fractions.
         """
-        queries, network, exact = self.prover.queries, self.prover.network, self.prover.in_fractions()
+        queries, network, _ = self.prover.queries, self.prover.network, self.prover.in_fractions()
         steps: list[ExactLinear | Fraction] = []
-        for v, op in enumerate(network.nodes[1:], 1):
-            if isinstance(op, Piecewise):
+        for op in network.nodes[1:]:
+            if isinstance(op, Relu):
                 steps.append(Fraction(op.leak))
-            else:
-                matrices, offset = exact.linear[v]
-                entries = tuple([list(zip(at.tolist(), w, strict=True)) for at, w in matrix] for matrix in matrices)
-                steps.append(ExactLinear(entries, list(offset), [Fraction(0)] * len(offset)))
+                continue
+            assert isinstance(op, Linear)
+            parts = op.argument.give(fractions(op.adjoint(np.eye(op.size))))
+            entries = tuple([[(k, row[k]) for k in np.flatnonzero(row).tolist()] for row in part] for _, part in parts)
+            offset = fractions(np.broadcast_to(0.0 if op.offset is None else op.offset, op.size)).tolist()
+            steps.append(ExactLinear(entries, offset, [Fraction(0)] * op.size))
         rows = []
         for r in self.prover.clauses(part)[0]:
             sides = [Fraction(0)] * network.outputs, [Fraction(0)] * network.inputs
@@ -355,7 +357,7 @@ class ProofWriter:
                     side[j] += Fraction(value)
             rows.append(((*sides, Fraction(queries.rhs[r])), bool(queries.form.row_strict[r])))
         box = list(zip(*(fractions(t) for t in self.prover.box(part)), strict=True))
-        sources = [op.sources for op in network.nodes if op is not None]
+        sources = [op.argument.sources for op in network.nodes if op is not None]
         given = {(v - 1, neuron): side for v, neuron, side in part.signs}
         found = decide(PieceQuestion(steps, sources, network.output, box, rows, given))
         if found is None or isinstance(found, list):
@@ -366,7 +368,7 @@ class ProofWriter:
         """What refutes a clause piece by piece, as the checker proves it.
 
         Raises:
-            _Unwritable: it does not, or its multipliers are no float32 numbers.
+            _Unwritable: it does not, or its multipliers are no float64 numbers.
         """
         if isinstance(why, PieceSplit):
             v, neuron = why.neuron[0] + 1, why.neuron[1]
@@ -379,12 +381,12 @@ class ProofWriter:
             return _Decided(self.tensors.index(v), neuron, below, above)
         numbers = [*why.rows.values(), *why.sides.values()]
         whole = math.lcm(*(w.denominator for w in numbers))  # multipliers may be scaled together
-        if any(w * whole != Fraction(float(np.float32(float(w * whole)))) for w in numbers):
+        if any(w * whole != Fraction(float(w * whole)) for w in numbers):
             raise _Unwritable
         beta = tuple(float(why.sides.get((v - 1, neuron), 0) * whole) for v, neuron, _ in part.signs)
         picked = tuple((k, float(w * whole)) for k, w in why.rows.items()) or ((0, 0.0),)
         claim = Claim(part, ((0, picked),), beta if any(beta) else (), exact=True)
-        if not self.prover.prove([claim])[0] > 0:
+        if not self.prover.prove([claim])[0].least > 0:
             raise _Unwritable
         return claim
 
@@ -402,46 +404,34 @@ class ProofWriter:
         return self._small and not part.signs and all(any(strict[r] for r in c) for c in self.prover.clauses(part))
 
     def _exact(self, part: Part, why: Refutation) -> list[Claim]:
-        slopes = {
-            v: np.array([LEVELS * (s == 1) for s in why.slopes[i]], np.uint8).reshape(self.prover.network.shapes[v])
-            for i, (v, _) in self.relus.items()
-        }
-        slopes = {v: slopes.get(v, np.zeros(self.prover.network.shapes[v], np.uint8)) for v in self.tensors}
+        slopes = {v: np.array([LEVELS * (s == 1) for s in why.slopes[i]], np.uint8) for i, (v, _) in self.relus.items()}
+        slopes = {v: slopes.get(v, np.zeros(self.prover.relus[v].size, np.uint8)) for v in self.tensors}
         return [Claim(part, ((0, tuple((k, 1.0) for k in why.rows)),), slopes=slopes, exact=True)]
 
     def _by_row(self, part: Part, rows: int) -> list[Claim]:
         """Each row by itself, with slopes of 0 or as they are best for one neuron."""
-        shapes = self.prover.network.shapes
-        zero = {v: np.zeros(shapes[v], np.uint8) for v in self.tensors}
+        zero = {v: np.zeros(self.prover.relus[v].size, np.uint8) for v in self.tensors}
         return [
             Claim(part, ((0, ((k, 1.0),)),), slopes=slopes, exact=True) for slopes in (zero, {}) for k in range(rows)
         ]
 
     def _leaf(self, node: int, claim: Claim) -> fmt.Leaf:
-        slopes = -1
-        if claim.slopes and not (claim.part.narrowed and claim.slopes is claim.part.narrowed.slopes):
+        tables: tuple[np.ndarray, ...] = ()
+        if claim.slopes and claim.slopes is not claim.part.slopes:
             tables = tuple(claim.slopes[v] for v in self.tensors)
             if claim.intervals == fmt.ROOT:  # of other neurons the checker takes no slope, and zeros are short
                 open_ = self._open(claim.part.query)
                 tables = tuple(np.where(open_[v], t, 0) for v, t in zip(self.tensors, tables, strict=True))
-            slopes = self._tables
-            self._tables += 1
-            self._pending.append(encode(fmt.Slopes(tables)))
-        rows = tuple(picked for _, picked in claim.rows)
-        return fmt.Leaf(node, rows, claim.beta, slopes, claim.intervals, claim.narrows is not None, claim.exact)
+        kind = "narrow" if claim.narrows else "exact" if claim.exact else "leaf"
+        return fmt.Leaf(node, claim.rows, claim.beta, tables, claim.intervals, kind)
 
     def _open(self, query: int) -> dict[int, np.ndarray]:
         """Which neurons of each Relu may have either sign on a query's box, as the checker sees it."""
         if query not in self._opens:
             whole = self.prover.root(query)
-            ends = {v: self.prover.relus[v].sources[0] for v in self.tensors}
+            ends = {v: self.prover.relus[v].source for v in self.tensors}
             self._opens[query] = {v: (whole.low[s][0] < 0) & (whole.high[s][0] > 0) for v, s in ends.items()}
         return self._opens[query]
-
-    def _clip(self, node: int, claim: Claim) -> None:
-        rows = tuple((c, picked[0][0]) for c, picked in claim.rows)
-        self._pending.append(encode(fmt.InputClip(node, rows, claim.slabs, claim.intervals)))
-        self.splits += 1
 
     # how it ends
 
@@ -452,22 +442,30 @@ class ProofWriter:
             OutputError: the disk is full, say.
         """
         try:
-            self._stream.writelines(self._pending)
+            self._lines.writelines(self._pending)
         except OSError as error:
             self.discard()
             raise OutputError(f"{self.path}: cannot write the proof: {error.strerror}") from None
         self._pending.clear()
-        self._state = self.leaves, self.splits, self._next, self._tables
+        self._state = self.leaves, self.splits, self._next
 
     def rollback(self) -> None:
         """The step has not happened: its boxes will be looked at again."""
         self._pending.clear()
-        self.leaves, self.splits, self._next, self._tables = self._state
+        self.leaves, self.splits, self._next = self._state
 
     def finish(self) -> None:
         """The proof of an `unsat` is complete."""
         self._pending.append(encode(fmt.End(self.splits, self.leaves)))
+        self._keep()
+
+    def _keep(self) -> None:
         self.commit()
+        try:
+            self._lines.close()
+        except OSError as error:
+            self.discard()
+            raise OutputError(f"{self.path}: cannot write the proof: {error.strerror}") from None
         self._file.keep()
 
     def witness(self, x: np.ndarray) -> str:
@@ -488,15 +486,18 @@ class ProofWriter:
             self.discard()
             return why
         header = fmt.Header(network.digest, queries.digest, f"secateur {_version()}", fmt.WITNESS, ())
-        self._stream.seek(0)
-        self._stream.truncate()
+        self._lines.close()
+        self._file.stream.seek(0)
+        self._file.stream.truncate()
+        self._lines = begin(self._file.stream)
         self._pending = [encode_header(header), encode_witness(point)]
-        self.commit()
-        self._file.keep()
+        self._keep()
         return ""
 
     def discard(self) -> None:
         """Leaves nothing behind."""
+        with suppress(OSError):  # what it cannot write is not wanted
+            self._lines.close()
         self._file.discard()
 
 

@@ -109,12 +109,18 @@ class _Map:
                 stack.append((child, after, {**box, j: half}, mine[(index & 1) == side]))
         return leaves
 
+    def _part(self, q: int, box: Ranges) -> Part:
+        ends = self.writer.prover.box(Part(q))
+        for j, (low, high) in box.items():
+            ends[0][j], ends[1][j] = low, high
+        return self.writer.prover.part(q, *ends)
+
     def _prove(self, q: int, nodes: list[tuple[int, Ranges]], deeper: int) -> Fraction:
         """Writes the leaves that hold, and halves the others; the share of the query's box that they cover."""
         if not nodes:
             return Fraction(0)
         covered, open_ = Fraction(0), list(range(len(nodes)))
-        claims = [Claim(Part(q, -1, tuple((j, *ends) for j, ends in box.items())), ()) for _, box in nodes]
+        claims = [Claim(self._part(q, box), ()) for _, box in nodes]
         for kind in self.kinds:
             tried = [Claim(claims[i].part, (), intervals=kind) for i in open_]
             missed = []

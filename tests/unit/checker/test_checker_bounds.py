@@ -13,12 +13,13 @@ from onnx import helper
 
 from tests.models import build
 from verifier.checker.bounds import sweep, walk
-from verifier.checker.curves import Piecewise, Sigmoid, Square
+from verifier.checker.curves import Relu, Sigmoid, Square
 from verifier.checker.errors import Unreadable
-from verifier.checker.linear import Array
+from verifier.checker.linear import Array, Gather
 from verifier.checker.network import CheckedNetwork, read_network
 
 RNG = np.random.default_rng(0)
+ONE = Gather(1, ((0, 1, slice(0, 1), slice(0, 1)),))
 
 
 def normal(*shape: int) -> np.ndarray:
@@ -89,36 +90,36 @@ def test_sampled_outputs_lie_inside(tmp_path: Path, name: str, rows: bool) -> No
         centre = rng.normal(size=(3, network.inputs))
         lower, upper = centre - width / 2, centre + width / 2
         swept = sweep(network, lower, upper, rows=rows)
-        unit = np.stack([np.eye(network.outputs)] * 3)
-        below = walk(swept, np.arange(3), unit, network.output)
-        above = -walk(swept, np.arange(3), -unit, network.output).low
+        unit, boxes = np.concatenate([np.eye(network.outputs)] * 3), np.repeat(np.arange(3), network.outputs)
+        below = walk(swept, boxes, unit, network.output)
+        low = below.low.reshape(3, -1)
+        above = -walk(swept, boxes, -unit, network.output).low.reshape(3, -1)
         for b in range(3):
             points = [rng.uniform(lower[b], upper[b]) for _ in range(60)]
-            points += [np.where(a > 0, lower[b], upper[b]) for a in below.coefficients[b]]
+            points += [np.where(a > 0, lower[b], upper[b]) for a in below.coefficients[boxes == b]]
             for x in points:
                 y = session.run(None, {"x": x.reshape(shape).astype(kind)})[0].reshape(-1)
                 room = noise * (1 + np.abs(y))  # ONNX Runtime's own rounding
                 assert (swept.low[network.output][b] <= y + room).all() and (
                     y - room <= swept.high[network.output][b]
                 ).all()
-                assert (below.low[b] <= y + room).all() and (y - room <= above[b]).all()
+                assert (low[b] <= y + room).all() and (y - room <= above[b]).all()
         if width == 0:
-            assert np.abs(above - below.low).max() < 1e-9  # and they are not wide for nothing
+            assert np.abs(above - low).max() < 1e-9  # and they are not wide for nothing
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_symbols_of_their_own_hold_and_cancel(tmp_path: Path, name: str) -> None:
     network, session, shape = made(tmp_path, name)
     rng, kind = np.random.default_rng(4), DTYPE.get(name, np.float64)
-    unit, gained = np.eye(network.outputs)[None], 0.0
+    unit, box, gained = np.eye(network.outputs), np.zeros(network.outputs, np.int64), 0.0
     for width in (1.0, 0.2):
         centre = rng.normal(size=(1, network.inputs))
         lower, upper = centre - width / 2, centre + width / 2
         plain, fine = (sweep(network, lower, upper, symbols=symbols) for symbols in (False, True))
         assert plain.form is not None and fine.form is not None
-        low = fine.form.least(unit, np.array([0]))[0][0]
-        high = -fine.form.least(-unit, np.array([0]))[0][0]
-        gained = max(gained, float((low - plain.form.least(unit, np.array([0]))[0][0]).max()))
+        low, high = fine.form.least(unit, box)[0], -fine.form.least(-unit, box)[0]
+        gained = max(gained, float((low - plain.form.least(unit, box)[0]).max()))
         for x in [rng.uniform(lower[0], upper[0]) for _ in range(100)]:
             y = session.run(None, {"x": x.reshape(shape).astype(kind)})[0].reshape(-1)
             room = (1e-9 if kind == np.float64 else 3e-5) * (1 + np.abs(y))
@@ -158,11 +159,11 @@ def test_bounds_hold_exactly_where_sums_cancel(tmp_path: Path, scale: float) -> 
         network = read_network(tmp_path / "m.onnx")
         x = rng.normal(size=(4, 3))
         swept = sweep(network, x, x)
-        rows, boxes = np.stack([np.eye(2)] * 4), np.arange(4)
-        below = walk(swept, boxes, rows, network.output).low
-        above = -walk(swept, boxes, -rows, network.output).low
+        rows, boxes = np.concatenate([np.eye(2)] * 4), np.repeat(np.arange(4), 2)
+        below = walk(swept, boxes, rows, network.output).low.reshape(4, 2)
+        above = -walk(swept, boxes, -rows, network.output).low.reshape(4, 2)
         assert swept.form is not None
-        direct = swept.form.least(rows, boxes)[0]
+        direct = swept.form.least(rows, boxes)[0].reshape(4, 2)
         for b in range(4):
             for j, y in enumerate(exact(layers, x[b])):
                 assert Fraction(float(below[b, j])) <= y <= Fraction(float(above[b, j]))
@@ -171,10 +172,9 @@ def test_bounds_hold_exactly_where_sums_cancel(tmp_path: Path, scale: float) -> 
 
 
 @pytest.mark.parametrize(
-    "curve", [Piecewise((0,), (1,), "", floor=-0.5, ceiling=0.75), Piecewise((0,), (1,), ""),
-              Piecewise((0,), (1,), "", leak=0.1), Sigmoid((0,), (1,), ""), Square((0,), (1,), "")]
-)  # fmt: skip
-def test_residuals_hold_for_every_slope(curve: Piecewise | Sigmoid | Square) -> None:
+    "curve", [Relu(ONE, 1, ""), Relu(ONE, 1, "", leak=0.1), Sigmoid(ONE, 1, ""), Square(ONE, 1, "")]
+)
+def test_residuals_hold_for_every_slope(curve: Relu | Sigmoid | Square) -> None:
     rng = np.random.default_rng(2)
     low = rng.normal(size=(4000, 1)) * 3
     high = low + np.where(rng.random((4000, 1)) < 0.1, 0.0, rng.random((4000, 1)) * 5)

@@ -14,11 +14,14 @@ import pytest
 from onnx import helper
 
 from tests.models import build
-from verifier.checker.bounds import AffineForms, bound_rows, dense_rows, sweep, unit_rows
-from verifier.checker.curves import Curve, Largest, Piecewise, Sigmoid, Square
-from verifier.checker.linear import Array, Linear
+from verifier.checker import bounds
+from verifier.checker.bounds import AffineForms, bound_rows, sweep, unit_rows, walk
+from verifier.checker.curves import Curve, Relu, Sigmoid, Square
+from verifier.checker.format import FORMS, ROOT, ROWS
+from verifier.checker.linear import FRACTIONS, Array, Gather, Linear
 from verifier.checker.network import CheckedNetwork, read_network
-from verifier.checker.prove import _risen
+from verifier.checker.prove import Claim, Part, Prover, _risen
+from verifier.checker.query import read_queries
 
 mpmath.mp.dps = 60
 SCALES = (1.0, 1.0, 1.0, 2.0**24, 1e-160, 5e-324, 1e120, 1e-20, 0.0)
@@ -89,30 +92,21 @@ class Exact:
         self.network, self.matrices = network, {}
         for v, op in enumerate(network.nodes):
             if isinstance(op, Linear):
-                size = math.prod(op.shape)
-                parts = [p.reshape(size, -1) for p in op.adjoint(np.eye(size).reshape(size, *op.shape))]
-                offset = np.zeros(size) if op.offset is None else np.broadcast_to(op.offset, op.shape).reshape(-1)
-                self.matrices[v] = parts, offset
+                offset = np.zeros(op.size) if op.offset is None else np.broadcast_to(op.offset, op.size)
+                self.matrices[v] = op.adjoint(np.eye(op.size)), offset
 
     def __call__(self, x: Array) -> list[list[Fraction]]:
         values = [[Fraction(v) for v in x.tolist()]]
         for v, op in enumerate(self.network.nodes[1:], 1):
             assert op is not None
-            own = values[op.sources[0]]
+            own = op.argument.take([np.array(t, object) for t in values]).tolist()
             if isinstance(op, Linear):
-                parts, offset = self.matrices[v]
+                matrix, offset = self.matrices[v]
                 out = [Fraction(c) for c in offset.tolist()]
-                for part, s in zip(parts, op.sources, strict=True):
-                    for i, k in zip(*np.nonzero(part), strict=True):
-                        out[i] += Fraction(float(part[i, k])) * values[s][k]
-            elif isinstance(op, Piecewise) and op.leak:
+                for i, k in zip(*np.nonzero(matrix), strict=True):
+                    out[i] += Fraction(float(matrix[i, k])) * own[k]
+            elif isinstance(op, Relu):
                 out = [t if t >= 0 else Fraction(op.leak) * t for t in own]
-            elif isinstance(op, Piecewise):
-                ceiling = own if op.ceiling == math.inf else [min(t, Fraction(op.ceiling)) for t in own]
-                out = [max(t, Fraction(op.floor)) for t in ceiling]
-            elif isinstance(op, Largest):
-                k = self.network.shapes[op.sources[0]][-1]
-                out = [max(own[i : i + k]) for i in range(0, len(own), k)]
             else:
                 assert isinstance(op, Square)
                 out = [t * t for t in own]
@@ -139,19 +133,21 @@ def test_every_interval_and_row_holds_in_fractions(tmp_path: Path, layers: str, 
             rows = np.concatenate([np.eye(2), -np.eye(2), awkward(rng, 2, 2), rng.normal(size=(2, 2))])
             mixed = awkward(rng, len(rows), network.inputs)
             owner = np.zeros(len(rows), np.int64)
-            by_form = bound_rows(swept, owner, dense_rows(rows), network.output, target=np.full(len(rows), -np.inf))
-            walked = bound_rows(swept, owner, dense_rows(rows), network.output).low
-            added = bound_rows(swept, owner, dense_rows(rows), network.output, inputs=mixed).low
-            places = [(v, int(rng.integers(math.prod(shape)))) for v, shape in enumerate(network.shapes)]
-            single = [bound_rows(swept, owner[:1], unit_rows(np.array([k]), 1.0), v).low[0] for v, k in places]
+            by_form = bound_rows(swept, owner, rows.__getitem__, network.output, target=np.full(len(rows), -np.inf))
+            walked = bound_rows(swept, owner, rows.__getitem__, network.output).low
+            added = bound_rows(swept, owner, rows.__getitem__, network.output, inputs=mixed).low
+            places = [(v, int(rng.integers(size))) for v, size in enumerate(network.sizes)]
+            single = [
+                bound_rows(swept, owner[:1], unit_rows(np.array([k]), 1.0, network.sizes[v]), v) for v, k in places
+            ]
         exact = Exact(network)
         corners = [np.where(rng.random(network.inputs) < 0.5, lower, upper) for _ in range(3)]
         for x in [*corners, np.clip(lower + rng.random() * (upper - lower), lower, upper)]:
             values = exact(x)
             for v, own in enumerate(values):
-                low, high = (t[v][0].reshape(-1).tolist() for t in (swept.low, swept.high))
+                low, high = (t[v][0].tolist() for t in (swept.low, swept.high))
                 assert all(below(a, t) and below(-c, -t) for a, c, t in zip(low, high, own, strict=True))
-            assert all(below(a, values[v][k]) for a, (v, k) in zip(single, places, strict=True))
+            assert all(below(a.low[0], values[v][k]) for a, (v, k) in zip(single, places, strict=True))
             for i, (row, extra) in enumerate(zip(rows.tolist(), mixed.tolist(), strict=True)):
                 value = sum((Fraction(a) * t for a, t in zip(row, values[network.output], strict=True)), Fraction(0))
                 assert below(by_form.low[i], value) and below(walked[i], value)
@@ -167,7 +163,7 @@ def test_rows_with_multipliers_hold_where_the_signs_do(tmp_path: Path) -> None:
     for seed in range(40):
         rng = np.random.default_rng(seed)
         network = random_network(tmp_path, rng, "dense")
-        relu = next(v for v, op in enumerate(network.nodes) if isinstance(op, Piecewise) and op.is_relu)
+        relu = next(v for v, op in enumerate(network.nodes) if isinstance(op, Relu) and not op.leak)
         source, centre = network.argument(relu), rng.normal(size=3)
         lower, upper = centre - 1, centre + 1
         signs = [(relu, k, int(rng.choice([-1, 1]))) for k in (0, 2)]
@@ -175,7 +171,7 @@ def test_rows_with_multipliers_hold_where_the_signs_do(tmp_path: Path) -> None:
         rows = np.concatenate([np.eye(2), -np.eye(2)])
         with np.errstate(all="ignore"):
             swept = sweep(network, lower[None], upper[None], [signs])
-            found = bound_rows(swept, np.zeros(4, np.int64), dense_rows(rows), network.output, pulls=pulls).low
+            found = bound_rows(swept, np.zeros(4, np.int64), rows.__getitem__, network.output, pulls=pulls).low
         exact = Exact(network)
         for x in rng.uniform(lower, upper, (8, 3)):
             values = exact(x)
@@ -224,8 +220,114 @@ def test_bounds_know_that_products_underflow(tmp_path: Path) -> None:
     )
     network, zero = read_network(tmp_path / "m.onnx"), np.zeros((1, 1))
     rows = np.full((1, 2), -1e-20)
-    found = bound_rows(sweep(network, zero, zero), np.zeros(1, np.int64), dense_rows(rows), network.output)
+    found = bound_rows(sweep(network, zero, zero), np.zeros(1, np.int64), rows.__getitem__, network.output)
     assert Fraction(float(found.low[0])) <= -2 * Fraction(1e-20) * Fraction(1e-305)
+
+
+STORED = [*DENSE[:6], node("Concat", ["p", "s"], "t", axis=1), DENSE[-1]]
+"""Without products."""
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_bounds_in_fractions_lie_inside_those_in_floats(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same code in both: intervals without maps, and rows with the same slopes."""
+    monkeypatch.setattr(bounds, "MOST_FORMS", 0)
+    rng = np.random.default_rng(seed)
+    if seed % 2:
+        weights = {"k": awkward(rng, 2, 1, 3, 3), "b": awkward(rng, 2), "d": awkward(rng, 4, 2)}
+        nodes = [*PICTURE[:3], node("Flatten", ["p"], "g"), PICTURE[-1]]
+        data = build(nodes, {"x": (1, 1, 3, 3)}, ["y"], weights, opset=14, dtype=np.float64)
+    else:
+        low = float(awkward(rng, 1)[0])
+        weights = {"a": awkward(rng, 3, 4), "b": awkward(rng, 4), "c": awkward(rng, 4, 4), "d": awkward(rng, 8, 2),
+                   "lo": np.array(low), "hi": np.array(low + abs(rng.normal()))}  # fmt: skip
+        data = build(STORED, {"x": (1, 3)}, ["y"], weights, opset=14, dtype=np.float64)
+    (tmp_path / "m.onnx").write_bytes(data)
+    network = read_network(tmp_path / "m.onnx")
+    exact, of = network.in_fractions(), FRACTIONS.of
+    centre = awkward(rng, 1, network.inputs)
+    width = np.abs(centre) * rng.choice([0.0, 1e-3, 1.0])
+    with np.errstate(all="ignore"):
+        swept = sweep(network, centre - width, centre + width)
+    if not all(np.isfinite(t).all() for t in (*swept.low, *swept.high)):
+        pytest.skip("overflow")
+    found = sweep(exact, of(centre - width), of(centre + width))
+    for own, inner in zip(
+        (*swept.low, *(-t for t in swept.high)), (*found.low, *(-t for t in found.high)), strict=True
+    ):
+        assert (of(own) <= inner).all()
+    found.low, found.high = [of(t) for t in swept.low], [of(t) for t in swept.high]
+    rows, box = np.concatenate([np.eye(2), -np.eye(2), awkward(rng, 2, 2)]), np.zeros(6, np.int64)
+    with np.errstate(all="ignore"):
+        low = walk(swept, box, rows, network.output).low
+    for v, op in enumerate(exact.nodes):
+        if isinstance(op, Curve):
+            lower, _, upper, _ = (of(t) for t in swept.plane(v))
+            least, most = (op.residual(t, found.low[op.source], found.high[op.source]) for t in (lower, upper))
+            found.planes[v] = lower, least[0], upper, most[1]
+    inner = walk(found, box, of(rows), exact.output).low
+    for bound, best in zip(low.tolist(), inner.tolist(), strict=True):
+        assert isinstance(best, Fraction) and below(bound, best)
+
+
+def test_a_weight_may_not_be_lost_to_underflow(tmp_path: Path) -> None:
+    """A weighted row of 1.4 denormals counts as 1; the output is so large that this decides the sign."""
+    denormal, large, weight = 2.0**-1074, 1e300, 2.0**-700
+    least, margin = -1.4 * 2.0**-374, 1.2 * (denormal * large)
+    nodes = [node("Relu", ["x"], "z"), node("MatMul", ["z", "w"], "y")]
+    data = build(nodes, {"x": (1, 1)}, ["y"], {"w": np.array([[1.0, large]])}, dtype=np.float64)
+    (tmp_path / "m.onnx").write_bytes(data)
+    lines = [f"(declare-const {name} Real)" for name in ("X_0", "Y_0", "Y_1")]
+    lines += ["(assert (>= X_0 0.0))", "(assert (<= X_0 1.0))", "(assert (<= Y_0 1.0))", "(assert (<= Y_1 1.0))"]
+    (tmp_path / "s.vnnlib").write_text("\n".join(lines))
+    network = read_network(tmp_path / "m.onnx")
+    prover = Prover(network, read_queries(tmp_path / "s.vnnlib", network))
+    rows = np.flatnonzero([p.tolist() == [1] for p, _ in prover.queries.outputs])
+    prover.rows[:], prover.rows[rows, 1], prover.rhs[:] = 0, least, -margin
+    prover.rhs[rows] = 0
+    (clause,) = prover.clauses(Part(0))
+    picked = tuple((k, weight if r in rows else 1.0) for k, r in enumerate(clause))
+    assert len(clause) == 2 and weight * least == -denormal
+    assert Fraction(margin) + Fraction(weight) * Fraction(least) * Fraction(large) < 0
+    assert not prover.prove([Claim(Part(0), ((0, picked),))])[0].least > 0
+
+
+def test_narrowed_boxes_hold_every_point_that_rows_allow(tmp_path: Path) -> None:
+    """Lemma 8, for two clauses of two rows and one row, again and again."""
+    cut = 0
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        weights = {"a": rng.normal(size=(3, 6)), "b": rng.normal(size=6), "c": rng.normal(size=(6, 2))}
+        nodes = [node("Gemm", ["x", "a", "b"], "h"), node("Relu", ["h"], "r"), node("MatMul", ["r", "c"], "y")]
+        (tmp_path / "m.onnx").write_bytes(build(nodes, {"x": (1, 3)}, ["y"], weights, dtype=np.float64))
+        x = rng.uniform(-0.3, 0.3, (4000, 3))
+        y = np.maximum(x @ weights["a"] + weights["b"], 0) @ weights["c"]
+        first, third = np.quantile(y[:, 0], (0.04, 0.3)).tolist()
+        second = float(np.quantile(y[:, 1], 0.04))
+        bad = (y[:, 0] <= first) | ((y[:, 1] <= second) & (y[:, 0] <= third))
+        lines = [f"(declare-const {name} Real)" for name in ("X_0", "X_1", "X_2", "Y_0", "Y_1")]
+        lines += [f"(assert (and (>= X_{i} -0.3) (<= X_{i} 0.3)))" for i in range(3)]
+        lines.append(f"(assert (or (<= Y_0 {first!r}) (and (<= Y_1 {second!r}) (<= Y_0 {third!r}))))")
+        (tmp_path / "s.vnnlib").write_text("\n".join(lines))
+        network = read_network(tmp_path / "m.onnx")
+        prover = Prover(network, read_queries(tmp_path / "s.vnnlib", network))
+        part = Part(0)
+        for own, narrowed in ((Part(0), False), (Part(0, 0), True)):  # a row of one clause says nothing of the other
+            found = prover.prove([Claim(own, ((0, ((0, 1.0),)),), intervals=ROOT, narrows=True)])[0].part
+            assert found is not None and bool(found.ends) == narrowed
+            assert narrowed or np.array_equal(prover.box(found), prover.box(own))
+        sizes = [len(c) for c in prover.clauses(part)]
+        rows = tuple((c, ((k, 1.0),)) for c, size in enumerate(sizes) for k in range(size))
+        for kind in (FORMS, ROWS, ROOT):
+            margin = prover.prove([Claim(part, rows, intervals=kind, narrows=True)])[0]
+            assert margin.part is not None
+            part = margin.part
+            low, high = prover.box(part)
+            assert ((low <= x[bad]) & (x[bad] <= high)).all()
+        cut += int(np.prod(high - low) < 0.9 * 0.6**3)
+    assert cut >= 3
 
 
 def test_forms_enclose_in_fractions() -> None:
@@ -233,9 +335,9 @@ def test_forms_enclose_in_fractions() -> None:
     for seed in range(60):
         rng = np.random.default_rng(seed)
         form = AffineForms(awkward(rng, 1, 5), awkward(rng, 1, 4, 5), np.abs(awkward(rng, 1, 5)))
-        rows = np.stack([awkward(rng, 5), rng.normal(size=5)])[None]
+        rows = np.stack([awkward(rng, 5), rng.normal(size=5)])
         with np.errstate(all="ignore"):
-            (low, high), least = form.interval(), form.least(rows, np.zeros(1, np.int64))[0]
+            (low, high), least = form.interval(), form.least(rows, np.zeros(2, np.int64))[0]
         for signs in itertools.product((-1, 1), repeat=4):
             y = [Fraction(float(c)) for c in form.centre[0]]
             for sign, own in zip(signs, form.maps[0], strict=True):
@@ -243,17 +345,17 @@ def test_forms_enclose_in_fractions() -> None:
             for side in (-1, 1):
                 at = [t + side * Fraction(float(r)) for t, r in zip(y, form.radius[0], strict=True)]
                 assert all(below(a, t) and below(-c, -t) for a, c, t in zip(low[0], high[0], at, strict=True))
-            for k, row in enumerate(rows[0].tolist()):
+            for k, row in enumerate(rows.tolist()):
                 worst = sum((Fraction(a) * t for a, t in zip(row, y, strict=True)), Fraction(0))
                 worst -= sum(
                     (abs(Fraction(a)) * Fraction(float(r)) for a, r in zip(row, form.radius[0], strict=True)),
                     Fraction(0),
                 )
-                assert below(float(least[0, k]), worst)
+                assert below(float(least[k]), worst)
 
 
-CURVES = [Piecewise((0,), (1,), "", floor=-0.5, ceiling=0.75), Piecewise((0,), (1,), ""),
-          Piecewise((0,), (1,), "", leak=0.1), Sigmoid((0,), (1,), ""), Square((0,), (1,), "")]  # fmt: skip
+ONE = Gather(1, ((0, 1, slice(0, 1), slice(0, 1)),))
+CURVES = [Relu(ONE, 1, ""), Relu(ONE, 1, "", leak=0.1), Sigmoid(ONE, 1, ""), Square(ONE, 1, "")]
 
 
 def true(curve: Curve, x: float) -> mpmath.mpf:
@@ -262,8 +364,8 @@ def true(curve: Curve, x: float) -> mpmath.mpf:
         return 1 / (1 + mpmath.exp(-t))
     if isinstance(curve, Square):
         return t * t
-    assert isinstance(curve, Piecewise)
-    return (t if t >= 0 else mpmath.mpf(curve.leak) * t) if curve.leak else max(min(t, curve.ceiling), curve.floor)
+    assert isinstance(curve, Relu)
+    return t if t >= 0 else mpmath.mpf(curve.leak) * t
 
 
 @pytest.mark.parametrize("curve", CURVES)
@@ -293,8 +395,6 @@ def test_values_ranges_and_residuals_hold_in_60_digits(curve: Curve) -> None:
         if isinstance(curve, Sigmoid) and 0 < slope[i] < 0.25:
             turn = float(mpmath.log((1 + mpmath.sqrt(1 - 4 * s)) / (1 - mpmath.sqrt(1 - 4 * s))))
             points += [turn, -turn]
-        if isinstance(curve, Piecewise):
-            points += [t for t in (curve.floor, curve.ceiling) if math.isfinite(t)]
         for x in points:
             if low[i] <= x <= high[i]:
                 y = true(curve, x)
@@ -310,11 +410,10 @@ def test_rows_over_few_elements_say_what_rows_over_all_do(tmp_path: Path) -> Non
     (tmp_path / "m.onnx").write_bytes(build(FEW, {"x": (1, 3)}, ["y"], weights, opset=14, dtype=np.float64))
     network = read_network(tmp_path / "m.onnx")
     swept = sweep(network, -np.ones((1, 3)), np.ones((1, 3)), rows=True)
-    for v, shape in enumerate(network.shapes):
-        count = math.prod(shape)
+    for v, count in enumerate(network.sizes):
         owner, every = np.zeros(count, np.int64), np.arange(count)
-        together = bound_rows(swept, owner, unit_rows(every, 1.0), v).low
-        alone = [bound_rows(swept, owner[:1], unit_rows(every[k : k + 1], 1.0), v).low[0] for k in range(count)]
+        together = bound_rows(swept, owner, unit_rows(every, 1.0, count), v).low
+        alone = [bound_rows(swept, owner[:1], unit_rows(every[k : k + 1], 1.0, count), v).low[0] for k in range(count)]
         assert np.allclose(together, alone, rtol=1e-12, atol=1e-12)
 
 
@@ -322,5 +421,5 @@ def test_sides_that_are_equal_but_for_rounding_get_one_slope() -> None:
     """Otherwise a proof that holds here may not hold where sums are made in another order."""
     low = np.array([-1.0, -1.0, -1.0, np.nextafter(-1.0, 0), np.nextafter(-1.0, -2)])
     high = np.array([1.0, np.nextafter(1.0, 0), np.nextafter(1.0, 2), 1.0, 1.0])
-    for op in (Piecewise((0,), (5,), "relu"), Piecewise((0,), (5,), "clip", floor=-9.0, ceiling=0.0)):
+    for op in (Relu(ONE, 1, "relu"), Relu(ONE, 1, "leaky", leak=0.1)):
         assert all(len(set(side.round(9).tolist())) == 1 for side in op.slopes(low, high))

@@ -17,10 +17,10 @@ from verifier.checker import format as fmt
 from verifier.checker.check import check
 from verifier.checker.errors import Rejected, Unreadable
 from verifier.checker.network import read_network
-from verifier.checker.prove import Claim, Narrowed, Part, Prover, _risen
+from verifier.checker.prove import Claim, Part, Prover, _risen
 from verifier.checker.query import read_queries
 from verifier.options import Options
-from verifier.proof.encode import encode, encode_header
+from verifier.proof.encode import encode, encode_header, packed
 
 INPUTS, WIDTH = 22, 28
 
@@ -79,7 +79,7 @@ def test_their_proofs_narrow_and_are_accepted(tmp_path: Path, seed: int) -> None
     header, events = events_of(made[0])
     found = check(*made)
     assert found.verdict == "unsat"
-    assert any(isinstance(e, fmt.Leaf) and e.narrows for e in events)
+    assert any(isinstance(e, fmt.Leaf) and e.kind == "narrow" for e in events)
     assert encode_header(header) + b"".join(map(encode, events)) == made[0].read_bytes()
     assert made[0].stat().st_size < 300 + 200 * found.leaves
     # of a violation that exists it is no proof, whatever its multipliers
@@ -151,36 +151,35 @@ def test_points_of_a_violation_stay_in_what_is_left(tmp_path: Path) -> None:
     x, y = descended(weights, 4000, 0.1)
     z, bad = x @ weights["w"] + weights["b"], y <= least(weights) + 0.05
     assert bad.sum() > 20
-    part = Part(0, 0, (), ((v, 3, 1),))
+    part = Part(0, 0, signs=((v, 3, 1),))
     cut = 0
     for _ in range(3):
-        slopes = {v: np.where(z[y.argmin()] > 0, 255 - rng.integers(9), 0).astype(np.uint8)[None]}
+        slopes = {v: np.where(z[y.argmin()] > 0, 255 - rng.integers(9), 0).astype(np.uint8)}
         beta = (float(np.float32(rng.random() * 0.01)),) if part.signs else ()
-        where = Narrowed(1, slopes)
-        prover.prove([Claim(part, ((0, ((0, 1.0),)),), beta, slopes, fmt.ROOT, narrows=where)])
-        assert where.box is not None
+        where = prover.prove([Claim(part, ((0, ((0, 1.0),)),), beta, slopes, fmt.ROOT, narrows=True)])[0].part
+        assert where is not None and where.box is not None
         mine = bad & (z[:, 3] >= 0)
         assert (x[mine] >= where.box[0]).all() and (x[mine] <= where.box[1]).all()
         for side, end in zip((1, -1), where.ends[v], strict=True):
             assert (side * (z[mine] - end) >= -1e-12).all()
-        cut += int((where.ends[v][0] > prover.root(0).low[network.nodes[v].sources[0]].reshape(-1) + 0.01).sum())  # type: ignore[union-attr]
-        part = replace(part, narrowed=where)
+        cut += int((where.ends[v][0] > prover.root(0).low[network.argument(v)][0] + 0.01).sum())
+        part = where
     assert cut >= 3
 
 
 def test_what_may_not_be_narrowed_is_refused(tmp_path: Path) -> None:
     made = proven(tmp_path, 1, 0.5)
     header, events = events_of(made[0])
-    first = next(e for e in events if isinstance(e, fmt.Leaf))
+    first = next(e for e in events if isinstance(e, fmt.Leaf) and e.kind == "narrow")
     for wrong, message in (
-        (replace(first, intervals=fmt.FORMS), "expected one, with intervals of the whole box"),
-        (replace(first, rows=(((0, 1.0), (0, 1.0)),)), "named twice"),
+        (replace(first, rows=((0, ((0, 1.0), (0, 1.0))),)), "named twice"),
+        (replace(first, rows=((1, ((0, 1.0),)),)), "of clause 1 with 0 rows"),
         (replace(first, node=77), "not open"),
     ):
         changed = [wrong if e is first else e for e in events]
-        made[0].write_bytes(encode_header(header) + b"".join(map(encode, changed)))
+        made[0].write_bytes(packed([encode_header(header), *map(encode, changed)]))
         with pytest.raises(Rejected, match=message):
             check(*made)
-    made[0].write_bytes(encode_header(header) + bytes([fmt.LEAF, 0, 192]))
-    with pytest.raises(Unreadable, match="found flags 192 of a leaf"):
+    made[0].write_bytes(packed([encode_header(header), b'["narrow",0,"whole",[],[],[]]\n']))
+    with pytest.raises(Unreadable, match="found intervals 'whole'"):
         check(*made)

@@ -16,10 +16,10 @@ from verifier import Verdict, verify
 from verifier.checker import format as fmt
 from verifier.checker.check import check
 from verifier.checker.errors import Rejected, Unreadable
-from verifier.checker.linear import Arrange
+from verifier.checker.linear import Scale
 from verifier.checker.network import read_network
 from verifier.checker.query import read_queries
-from verifier.proof.encode import encode, encode_header
+from verifier.proof.encode import encode, encode_header, packed
 
 RNG = np.random.default_rng(5)
 VECTOR, PICTURE = (1, 4), (1, 1, 6, 6)
@@ -94,10 +94,10 @@ def test_its_proof_is_accepted(tmp_path: Path, name: str) -> None:
     assert result.verdict is Verdict.UNSAT, result.reason
     assert check(proof, model, spec).verdict == "unsat"
     reader = fmt.Reader(io.BytesIO(proof.read_bytes()), "p")
-    events = b"".join(map(encode, reader.events()))
+    events = list(map(encode, reader.events()))
     claim(spec, size, least + 0.01)  # a sampled point violates this
     header = replace(reader.header, spec=read_queries(spec, read_network(model)).digest)
-    proof.write_bytes(encode_header(header) + events)
+    proof.write_bytes(packed([encode_header(header), *events]))
     with pytest.raises(Rejected, match="is not positive"):
         check(proof, model, spec)
 
@@ -109,8 +109,9 @@ def test_casts_that_are_no_identity_are_refused(tmp_path: Path) -> None:
     weights = {"c": np.array([[0.1, 1.0]])}
     (tmp_path / "m.onnx").write_bytes(build(casts, {"x": (1, 2)}, ["y"], weights, opset=14))
     network = read_network(tmp_path / "m.onnx")
-    op = network.nodes[network.argument(network.output)]
-    assert isinstance(op, Arrange) and np.array_equal(op.offset, np.array([[0.1, 1.0]]).astype(np.float16))
+    op = network.nodes[network.output]
+    assert isinstance(op, Scale) and op.offset is not None
+    assert np.array_equal(op.offset, np.array([0.1, 1.0]).astype(np.float16))
     whole = [node("Cast", ["x"], "d", to=TensorProto.INT64), node("Cast", ["d"], "y", to=TensorProto.FLOAT)]
     (tmp_path / "w.onnx").write_bytes(build(whole, {"x": (1, 2)}, ["y"], {}, opset=14))
     with pytest.raises(Unreadable, match="a cast to int64"):

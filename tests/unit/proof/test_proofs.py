@@ -25,7 +25,7 @@ from verifier.checker.network import read_network
 from verifier.checker.query import read_queries
 from verifier.errors import ProofError
 from verifier.options import Options
-from verifier.proof.encode import encode, encode_header, encode_witness
+from verifier.proof.encode import encode, encode_header, encode_witness, packed
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,8 @@ def parts(path: Path) -> tuple[fmt.Header, list[fmt.Event]]:
 
 def write(path: Path, header: fmt.Header, events: Iterable[fmt.Event]) -> Path:
     body = [e for e in events if not isinstance(e, fmt.End)]
-    leaves = sum(isinstance(e, fmt.Leaf) and not e.narrows for e in body)
-    splits = sum(not isinstance(e, fmt.Slopes) for e in body) - leaves
-    path.write_bytes(encode_header(header) + b"".join(map(encode, [*body, fmt.End(splits, leaves)])))
+    leaves = sum(isinstance(e, fmt.Leaf) and e.kind != "narrow" for e in body)
+    path.write_bytes(packed([encode_header(header), *map(encode, [*body, fmt.End(len(body) - leaves, leaves)])]))
     return path
 
 
@@ -160,21 +159,23 @@ def test_convolutions_of_few_inputs_are_proven_with_symbols(tmp_path: Path) -> N
 
 
 def test_the_cases_split_what_they_are_for(by_inputs: Case, by_neurons: Case) -> None:
-    assert {fmt.InputSplit, fmt.InputClip} <= {type(e) for e in parts(by_inputs.proof)[1]}
+    _, events = parts(by_inputs.proof)
+    assert any(isinstance(e, fmt.InputSplit) for e in events)
+    assert any(isinstance(e, fmt.Leaf) and e.kind == "narrow" for e in events)
     _, events = parts(by_neurons.proof)
     assert any(isinstance(e, fmt.NeuronSplit) for e in events)
-    assert any(isinstance(e, fmt.Leaf) and any(e.beta) and e.slopes >= 0 for e in events)
+    assert any(isinstance(e, fmt.Leaf) and any(e.beta) and e.slopes for e in events)
 
 
 E = TypeVar("E")
 Change = Callable[[list[fmt.Event], int], list[fmt.Event]]
 
 
-def change(kind: type[E], edit: Callable[[E], list[fmt.Event]]) -> Change:
-    """Edits event number i (counted round) of one kind."""
+def change(kind: type[E], edit: Callable[[E], list[fmt.Event]], named: str = "") -> Change:
+    """Edits event number i (counted round) of one kind; leaves are `named` "leaf" or "narrow"."""
 
     def apply(events: list[fmt.Event], i: int) -> list[fmt.Event]:
-        places = [(k, e) for k, e in enumerate(events) if isinstance(e, kind)]
+        places = [(k, e) for k, e in enumerate(events) if isinstance(e, kind) and named in ("", vars(e).get("kind"))]
         k, event = places[i % len(places)]
         return [*events[:k], *edit(event), *events[k + 1 :]]
 
@@ -195,11 +196,11 @@ ALWAYS = {
     "leaf of another node": change(fmt.Leaf, lambda e: [replace(e, node=e.node + 100000)]),
     "negative multiplier": change(fmt.Leaf, lambda e: [replace(e, beta=(-1.0,) * max(1, len(e.beta)))]),
     "rows of a clause that is not there": change(
-        fmt.Leaf, lambda e: [replace(e, rows=(*(e.rows or (((0, 1.0),),) * 2), ((1, 0.5),)))]
+        fmt.Leaf, lambda e: [replace(e, rows=(*e.rows, (2, ((0, 0.5),))))]
     ),
     "row that is not there": change(
-        fmt.Leaf, lambda e: [replace(e, rows=(((7, 1.0),),) * max(1, len(e.rows or (1, 1))))]),
-    "negative weight": change(fmt.Leaf, lambda e: [replace(e, rows=(((0, -1.0), (0, 1.0)),) * max(1, len(e.rows)))]),
+        fmt.Leaf, lambda e: [replace(e, rows=tuple((c, ((7, 1.0),)) for c in range(2)))]),
+    "negative weight": change(fmt.Leaf, lambda e: [replace(e, rows=tuple((c, ((0, -1.0),)) for c in range(2)))]),
 }  # fmt: skip
 INPUTS = {
     "split outside of the box": change(fmt.InputSplit, lambda e: [replace(e, at=1.5)]),
@@ -210,20 +211,25 @@ INPUTS = {
 NEURONS = {
     "neuron that is not there": change(fmt.NeuronSplit, lambda e: [replace(e, neuron=999)]),
     "tensor that is not there": change(fmt.NeuronSplit, lambda e: [replace(e, tensor=9)]),
-    "slopes of another size": change(fmt.Slopes, lambda e: [fmt.Slopes(tuple(t[1:] for t in e.tables))]),
-    "slopes that come later": change(fmt.Slopes, lambda e: []),
+    "slopes of another size": change(
+        fmt.Leaf, lambda e: [replace(e, slopes=tuple(t[1:] for t in e.slopes) or (np.zeros(1, np.uint8),))]
+    ),
+    "slopes of another number of tensors": change(
+        fmt.Leaf, lambda e: [replace(e, slopes=(*e.slopes, np.zeros(12, np.uint8)))]
+    ),
 }
 
 
 CLIPS = {
-    "slab outside of the box": change(fmt.InputClip, lambda e: [replace(e, slabs=((0, 1, 9.0),))]),
-    "slab at NaN": change(fmt.InputClip, lambda e: [replace(e, slabs=((0, 1, float("nan")),))]),
-    "slab of an input that is not there": change(fmt.InputClip, lambda e: [replace(e, slabs=((99, 1, 0.0),))]),
-    "slab of everything": change(fmt.InputClip, lambda e: [replace(e, slabs=((0, 1, -1.0), (0, -1, 1.0)))]),
-    "no rows": change(fmt.InputClip, lambda e: [replace(e, rows=())]),
-    "rows of one clause": change(fmt.InputClip, lambda e: [replace(e, rows=e.rows[:1])]),
-    "row that is not there in a clip": change(fmt.InputClip, lambda e: [replace(e, rows=(*e.rows, (0, 7)))]),
-    "dropped clip": change(fmt.InputClip, lambda e: []),
+    "row that is not there in a narrowing": change(
+        fmt.Leaf, lambda e: [replace(e, rows=(*e.rows, (0, ((7, 1.0),))))], "narrow"
+    ),
+    "row that is named twice in a narrowing": change(
+        fmt.Leaf, lambda e: [replace(e, rows=((0, ((0, 1.0),)),) * 2)], "narrow"
+    ),
+    "narrowing that is a leaf": change(fmt.Leaf, lambda e: [replace(e, kind="leaf")], "narrow"),
+    "leaf that is a narrowing": change(fmt.Leaf, lambda e: [replace(e, kind="narrow")], "leaf"),
+    "dropped narrowing": change(fmt.Leaf, lambda e: [], "narrow"),
 }  # fmt: skip
 
 
@@ -238,21 +244,22 @@ def test_broken_proofs_are_rejected(kind: str, i: int, tmp_path: Path, by_inputs
                 check(write(tmp_path / "p", header, edit(events, i)), made.model, made.spec)
 
 
+KINDS = [fmt.FORMS, fmt.ROWS, fmt.ROOT]
 PERHAPS = {
-    "slab position": change(
-        fmt.InputClip, lambda e: [replace(e, slabs=tuple((j, s, at - s * 0.1) for j, s, at in e.slabs))]
+    "rows of a narrowing": change(
+        fmt.Leaf, lambda e: [replace(e, rows=tuple((c, ((0, 1.0),)) for c in range(2)))], "narrow"
     ),
-    "slab coordinate": change(
-        fmt.InputClip, lambda e: [replace(e, slabs=tuple(((j + 1) % 3, s, at) for j, s, at in e.slabs))]
+    "narrowing by rows of one clause": change(fmt.Leaf, lambda e: [replace(e, rows=e.rows[:1])], "narrow"),
+    "weights of a narrowing": change(
+        fmt.Leaf, lambda e: [replace(e, rows=tuple((c, ((k, w * 3 + 1),)) for c, ((k, w), *_) in e.rows))], "narrow"
     ),
-    "slab side": change(fmt.InputClip, lambda e: [replace(e, slabs=tuple((j, -s, at) for j, s, at in e.slabs))]),
     "split position": change(fmt.InputSplit, lambda e: [replace(e, at=e.at * 0.7 + 0.05)]),
     "split coordinate": change(fmt.InputSplit, lambda e: [replace(e, coordinate=(e.coordinate + 1) % 3)]),
     "neuron": change(fmt.NeuronSplit, lambda e: [replace(e, neuron=(e.neuron + 1) % 12)]),
     "multiplier": change(fmt.Leaf, lambda e: [replace(e, beta=tuple(5 * b + 1 for b in e.beta))]),
-    "slope": change(fmt.Slopes, lambda e: [fmt.Slopes(tuple(255 - t for t in e.tables))]),
-    "intervals": change(fmt.Leaf, lambda e: [replace(e, intervals=(e.intervals + 1) % 3)]),
-    "row": change(fmt.Leaf, lambda e: [replace(e, rows=(((0, 1.0),),) * max(1, len(e.rows)))]),
+    "slope": change(fmt.Leaf, lambda e: [replace(e, slopes=tuple(255 - t for t in e.slopes))]),
+    "intervals": change(fmt.Leaf, lambda e: [replace(e, intervals=KINDS[(KINDS.index(e.intervals) + 1) % 3])]),
+    "row": change(fmt.Leaf, lambda e: [replace(e, rows=tuple((c, ((0, 1.0),)) for c, _ in e.rows))]),
     "swapped leaves": swap_leaves,
 }  # fmt: skip
 
@@ -338,7 +345,7 @@ def test_a_witness_is_a_proof(tmp_path: Path, by_inputs: Case) -> None:
     assert check(proof, by_inputs.model, spec).verdict == "sat"
     header = fmt.Reader(io.BytesIO(proof.read_bytes()), "p").header
     for x in (result.witness.x + 5.0, np.zeros(1), np.full(3, np.nan)):
-        proof.write_bytes(encode_header(header) + encode_witness(x))
+        proof.write_bytes(packed([encode_header(header), encode_witness(x)]))
         with pytest.raises(Rejected):
             check(proof, by_inputs.model, spec)
 

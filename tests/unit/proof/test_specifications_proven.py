@@ -20,7 +20,7 @@ from verifier.checker.errors import Rejected
 from verifier.checker.network import read_network
 from verifier.checker.query import read_queries
 from verifier.options import Options
-from verifier.proof.encode import encode, encode_header
+from verifier.proof.encode import encode, encode_header, packed
 
 DECLARED = "\n".join(f"(declare-const {name} Real)" for name in ("X_0", "X_1", "Y_0", "Y_1"))
 Box = tuple[tuple[float, float], tuple[float, float]]
@@ -66,7 +66,7 @@ def rejected(paths: tuple[Path, Path, Path], text: str, folder: Path) -> None:
         reader = fmt.Reader(stream, "p")
         header, events = reader.header, list(reader.events())
     header = replace(header, spec=read_queries(spec, read_network(model)).digest)
-    proof.write_bytes(encode_header(header) + b"".join(map(encode, events)))
+    proof.write_bytes(packed([encode_header(header), *map(encode, events)]))
     with pytest.raises(Rejected, match="is open|is not positive|is not open|rows"):
         check(proof, model, spec)
 
@@ -122,7 +122,7 @@ def test_a_query_without_a_leaf_is_missed(tmp_path: Path) -> None:
     assert isinstance(end, fmt.End)
     for i in leaves:
         kept = [*events[:i], *events[i + 1 : -1], replace(end, leaves=end.leaves - 1)]
-        (tmp_path / "q").write_bytes(encode_header(header) + b"".join(map(encode, kept)))
+        (tmp_path / "q").write_bytes(packed([encode_header(header), *map(encode, kept)]))
         with pytest.raises(Rejected, match="is open: no leaf covers query"):
             check(tmp_path / "q", model, spec)
 

@@ -15,13 +15,13 @@ from onnx import helper
 from tests.models import build
 from verifier import Options, Verdict, verify
 from verifier.checker import format as fmt
+from verifier.checker.bounds import walk
 from verifier.checker.check import check
 from verifier.checker.errors import Rejected, Unreadable
-from verifier.checker.exact import InFractions
 from verifier.checker.network import read_network
 from verifier.checker.prove import Claim, Part, Prover
 from verifier.checker.query import read_queries
-from verifier.proof.encode import encode, encode_header
+from verifier.proof.encode import encode, encode_header, packed
 
 
 def spec_of(path: Path, inputs: int, outputs: int, rows: list[str]) -> Path:
@@ -72,13 +72,13 @@ def test_a_strict_row_that_only_touches_has_a_proof(
     found = check(tmp_path / "p", model, spec)
     assert found.verdict == "unsat" and found.leaves <= most
     reader = fmt.Reader(io.BytesIO((tmp_path / "p").read_bytes()), "p")
-    assert any(isinstance(e, fmt.Leaf) and e.exact for e in reader.events())
+    events = list(reader.events())
+    assert any(isinstance(e, fmt.Leaf) and e.kind == "exact" for e in events)
     # where the row is not strict, or the limit is one unit further in, there is a violation, and no proof of none
-    data = (tmp_path / "p").read_bytes()
     changed = [r.replace("(< ", "(<= ").replace("(> ", "(>= ") for r in rows]
     spec_of(spec, len(weights[0][0]), 1, changed)
     header = replace(reader.header, spec=read_queries(spec, read_network(model)).digest)
-    (tmp_path / "p").write_bytes(encode_header(header) + data[len(encode_header(reader.header)) :])
+    (tmp_path / "p").write_bytes(packed([encode_header(header), *map(encode, events)]))
     if len(rows) == 1:
         with pytest.raises(Rejected, match="is not positive"):
             check(tmp_path / "p", model, spec)
@@ -93,15 +93,15 @@ def test_bounds_in_fractions_are_below_all_points(tmp_path: Path, seed: int) -> 
     spec = spec_of(tmp_path / "s.vnnlib", 2, 2, ["(< Y_0 0.0)"])
     network = read_network(model)
     prover = Prover(network, read_queries(spec, network))
-    slopes = {v: rng.integers(0, 256, (1, 3)).astype(np.uint8) for v in prover.relus}
-    swept = prover.prepare([Claim(Part(0), (), slopes=slopes)])
-    exact = InFractions(network)
+    slopes = {v: rng.integers(0, 256, 3).astype(np.uint8) for v in prover.relus}
+    claims = [Claim(Part(0), (), slopes=slopes)]
+    swept = prover.in_fractions().prepare(claims, prover.prepare(claims))
     matrices = [[[Fraction(w) for w in row] for row in own] for own in weights]
     most = float(np.prod([np.abs(w).sum() for w in weights]))
     for row in ([Fraction(1), Fraction(0)], [Fraction(-2), Fraction(3)]):
         inputs = [Fraction(float(v)) for v in rng.normal(size=2)]
-        least = exact.least(swept, 0, np.array(row), np.array(inputs))
-        assert least is not None
+        (least,) = walk(swept, np.zeros(1, int), np.array([row]), network.output, np.array([inputs])).low
+        assert isinstance(least, Fraction)
         gap = None
         for x in product([Fraction(k, 8) for k in range(-8, 9)], repeat=2):
             values = list(x)
@@ -121,12 +121,12 @@ def test_what_cannot_be_walked_in_fractions_is_refused(tmp_path: Path) -> None:
     spec = spec_of(tmp_path / "s.vnnlib", 2, 1, ["(< Y_0 -1e9)"])
     network = read_network(model)
     header = fmt.Header(network.digest, read_queries(spec, network).digest, "t", fmt.TREE, ())
-    events: list[fmt.Event] = [fmt.Leaf(0, exact=True), fmt.End(0, 1)]
-    (tmp_path / "p").write_bytes(encode_header(header) + b"".join(map(encode, events)))
+    events: list[fmt.Event] = [fmt.Leaf(0, kind="exact"), fmt.End(0, 1)]
+    (tmp_path / "p").write_bytes(packed([encode_header(header), *map(encode, events)]))
     with pytest.raises(Unreadable, match="too large for fractions"):
         check(tmp_path / "p", model, spec)
-    (tmp_path / "p").write_bytes(encode_header(header) + bytes([fmt.LEAF, 0, fmt.EXACT | fmt.NARROWS]))
-    with pytest.raises(Unreadable, match="found flags"):
+    (tmp_path / "p").write_bytes(packed([encode_header(header), b'["exact narrow",0,"forms",[],[],[]]\n']))
+    with pytest.raises(Unreadable, match="expected an event"):
         check(tmp_path / "p", model, spec)
 
 
@@ -177,6 +177,6 @@ def test_multipliers_of_decided_neurons_hold_in_fractions(tmp_path: Path) -> Non
     part = Part(0, signs=((v, 0, 1), (v, 1, -1)))
     for beta, holds in (((2.0, 0.0), True), ((0.0, 2.0), True), ((1.0, 1.0), True), ((3.0, 0.0), False), ((), False)):
         claim = Claim(part, ((0, ((0, 1.0),)),), beta, exact=True)
-        assert (prover.prove([claim])[0] > 0) == holds, beta
+        assert (prover.prove([claim])[0].least > 0) == holds, beta
     alone = Claim(replace(part, signs=((v, 0, 1),)), ((0, ((0, 1.0),)),), (1.0,), exact=True)
-    assert not prover.prove([alone])[0] > 0  # relu(-x) is not known to be 0
+    assert not prover.prove([alone])[0].least > 0  # relu(-x) is not known to be 0

@@ -20,7 +20,7 @@ from verifier.checker.network import read_network
 from verifier.checker.query import read_queries
 from verifier.command import verify as cli
 from verifier.graph.onnx_import import load_model
-from verifier.proof.encode import encode, encode_header
+from verifier.proof.encode import encode, encode_header, packed
 from verifier.semantic import coverage
 from verifier.semantic.coverage_search import CERTIFIED, REFUTED, CoverageLimits, audit, cover
 from verifier.semantic.family import from_files
@@ -92,11 +92,11 @@ def test_the_proof_of_a_map_covers_what_is_certified_and_no_more(inputs, tmp_pat
     end = events[-1]
     assert isinstance(end, fmt.End)
     left_out = [*events[: leaves[0]], *events[leaves[0] + 1 : -1], fmt.End(end.splits, end.leaves - 1)]
-    proof.write_bytes(encode_header(reader.header) + b"".join(map(encode, left_out)))
+    proof.write_bytes(packed([encode_header(reader.header), *map(encode, left_out)]))
     assert check(proof, model, spec).shares[0] < found.shares[0]
     (tmp_path / "t.vnnlib").write_text((tmp_path / "s.vnnlib").read_text().replace("(<= Y_0 1.0)", "(<= Y_0 1.4)"))
     digest = read_queries(tmp_path / "t.vnnlib", read_network(model)).digest
-    proof.write_bytes(encode_header(replace(reader.header, spec=digest)) + b"".join(map(encode, events)))
+    proof.write_bytes(packed([encode_header(replace(reader.header, spec=digest)), *map(encode, events)]))
     with pytest.raises(Rejected, match="is not positive"):
         check(proof, model, tmp_path / "t.vnnlib")
 
