@@ -374,9 +374,8 @@ def walk(
     (P,) of the sweep. Where intervals of the first value that a non-linear operator makes are enough for the `goal`,
     the bound is from them. What rounding costs is taken off; a bound that is not finite is -inf."""
     network, numbers = swept.network, swept.network.arithmetic
-    at: Array | None = np.flatnonzero(rows.any(0))  # rows stand over few elements where layers hang together by few
-    if 2 * len(at) >= rows.shape[1]:
-        at = None
+    live = np.flatnonzero(rows.any(0))  # rows stand over few elements where layers hang together by few weights
+    at = live if 2 * len(live) < rows.shape[1] else None
     waiting: dict[int, tuple[Array, Array | None]] = {start: (rows if at is None else rows[:, at], at)}
     if inputs is not None:
         waiting[0] = inputs, None

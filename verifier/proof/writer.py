@@ -345,8 +345,8 @@ class ProofWriter:
                 steps.append(Fraction(op.leak))
                 continue
             assert isinstance(op, Linear)
-            parts = op.argument.give(fractions(op.adjoint(np.eye(op.size))))
-            entries = tuple([[(k, row[k]) for k in np.flatnonzero(row).tolist()] for row in part] for _, part in parts)
+            parts = [part for _, part, _ in op.argument.give(fractions(op.adjoint(np.eye(op.size))))]
+            entries = tuple([[(k, row[k]) for k in np.flatnonzero(row).tolist()] for row in part] for part in parts)
             offset = fractions(np.broadcast_to(0.0 if op.offset is None else op.offset, op.size)).tolist()
             steps.append(ExactLinear(entries, offset, [Fraction(0)] * op.size))
         rows = []
