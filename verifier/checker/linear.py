@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray
-Span = slice | Array
+Places = slice | Array
 """Positions in a value: a range where they are one."""
 
 SCRATCH = 1 << 18
@@ -63,7 +63,7 @@ FRACTIONS = Arithmetic(True, Fraction(0), Fraction(0))
 UNIT, TINY = 2.0**-53, float(np.finfo(np.float64).tiny)
 
 
-def span_of(index: Array) -> Span:
+def places_of(index: Array) -> Places:
     """Positions (k,) as a range, if they are one."""
     start = int(index[0]) if len(index) else 0
     return slice(start, start + len(index)) if (index == np.arange(start, start + len(index))).all() else index
@@ -74,7 +74,7 @@ class Gather:
     """An argument of `size` numbers from `parts` of earlier values: (value, its size, where in it, where they go)."""
 
     size: int
-    parts: tuple[tuple[int, int, Span, Span], ...]
+    parts: tuple[tuple[int, int, Places, Places], ...]
 
     @cached_property
     def value(self) -> int:

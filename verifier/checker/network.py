@@ -21,7 +21,7 @@ from onnx import numpy_helper
 
 from verifier.checker.curves import AnyOperator, Relu, Sigmoid, Square
 from verifier.checker.errors import Unreadable
-from verifier.checker.linear import FLOATS, FRACTIONS, Arithmetic, Array, Conv, Dense, Gather, Linear, Scale, span_of
+from verifier.checker.linear import FLOATS, FRACTIONS, Arithmetic, Array, Conv, Dense, Gather, Linear, Scale, places_of
 from vnnlib import Limits, VnnLibError
 from vnnlib.source import read_file
 
@@ -226,7 +226,7 @@ class _Reader:
         for v in np.unique(owner).tolist():
             place = np.flatnonzero(owner == v)
             size = self.firsts[v + 1] - self.firsts[v]
-            parts.append((v, size, span_of(ids[place] - self.firsts[v]), span_of(place)))
+            parts.append((v, size, places_of(ids[place] - self.firsts[v]), places_of(place)))
         return Gather(ids.size, tuple(parts))
 
     def add(
