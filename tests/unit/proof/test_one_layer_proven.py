@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 from dataclasses import replace
 from fractions import Fraction
@@ -80,13 +81,14 @@ def test_their_proofs_narrow_and_are_accepted(tmp_path: Path, seed: int) -> None
     found = check(*made)
     assert found.verdict == "unsat"
     assert any(isinstance(e, fmt.Leaf) and e.kind == "narrow" for e in events)
-    assert encode_header(header) + b"".join(map(encode, events)) == made[0].read_bytes()
+    lines = [encode_header(header), *map(encode, events)]
+    assert b"".join(lines) == gzip.decompress(made[0].read_bytes()[len(fmt.MAGIC) :])
     assert made[0].stat().st_size < 300 + 200 * found.leaves
     # of a violation that exists it is no proof, whatever its multipliers
     _, spec, weights = files(tmp_path, seed, (0.0,))
     model, spec, _ = files(tmp_path, seed, (least(weights) + 1e-6,))
     digest = read_queries(spec, read_network(model)).digest
-    made[0].write_bytes(encode_header(replace(header, spec=digest)) + b"".join(map(encode, events)))
+    made[0].write_bytes(packed([encode_header(replace(header, spec=digest)), *lines[1:]]))
     with pytest.raises(Rejected, match="is not positive"):
         check(made[0], model, spec)
 

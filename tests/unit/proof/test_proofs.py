@@ -191,7 +191,7 @@ def swap_leaves(events: list[fmt.Event], i: int) -> list[fmt.Event]:
 
 
 ALWAYS = {
-    "dropped leaf": change(fmt.Leaf, lambda e: []),
+    "dropped leaf": change(fmt.Leaf, lambda e: [], "leaf"),
     "repeated leaf": change(fmt.Leaf, lambda e: [e, e]),
     "leaf of another node": change(fmt.Leaf, lambda e: [replace(e, node=e.node + 100000)]),
     "negative multiplier": change(fmt.Leaf, lambda e: [replace(e, beta=(-1.0,) * max(1, len(e.beta)))]),
