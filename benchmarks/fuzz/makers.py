@@ -772,12 +772,21 @@ def matmul_integer(r: RandomOperators, v: Value, op: str) -> Made:
     return op, [v.name, r.weight(weight), *zeros[: r.pick([0, 1, 2])]], {}, 1
 
 
+def _factor(r: RandomOperators, x: float) -> str:
+    """The scale of a quantised value."""
+    return r.weight(np.array(x, np.float32))
+
+
+def _zero_point(r: RandomOperators, kind: np.dtype) -> str:
+    """The number that stands for 0."""
+    return r.weight(np.array(r.rng.integers(0, 5), kind))
+
+
 @makes("QLinearMatMul")
 def q_matmul(r: RandomOperators, v: Value, op: str) -> Made:
     if v.kind not in (np.dtype(np.uint8), np.dtype(np.int8)) or not v.shape:
         return None
-    one = lambda x: r.weight(np.array(x, np.float32))  # noqa: E731
-    zero = lambda: r.weight(np.array(r.rng.integers(0, 5), v.kind))  # noqa: E731
+    one, zero = partial(_factor, r), partial(_zero_point, r, v.kind)
     weight = r.numbers((v.shape[-1], 2), v.kind)
     return (
         op,
@@ -800,8 +809,7 @@ def q_matmul(r: RandomOperators, v: Value, op: str) -> Made:
 def q_conv(r: RandomOperators, v: Value, op: str) -> Made:
     if v.kind not in (np.dtype(np.uint8), np.dtype(np.int8)) or len(v.shape) < 3:
         return None
-    one = lambda x: r.weight(np.array(x, np.float32))  # noqa: E731
-    zero = lambda: r.weight(np.array(r.rng.integers(0, 5), v.kind))  # noqa: E731
+    one, zero = partial(_factor, r), partial(_zero_point, r, v.kind)
     weight = r.numbers((2, v.shape[1], *[2] * (len(v.shape) - 2)), v.kind)
     attributes: dict[str, Any] = r.pick([{}, {"pads": [1] * (2 * (len(v.shape) - 2))}])
     names = [v.name, one(0.5), zero(), r.weight(weight), one(0.5), zero(), one(r.pick([0.5, 1.0])), zero()]

@@ -252,7 +252,8 @@ def _linear(out: Enclosures, forms: list[AffineForms | None], op: Linear, met: l
     if image is not None:
         met = [*met, image.interval()]
     if isinstance(op, Scale) and op.largest:
-        met = [*met, tuple(t[:, : 2 * op.size].reshape(len(t), 2, -1).max(1) for t in (low, high))]  # type: ignore[list-item]
+        least, most = (t[:, : 2 * op.size].reshape(len(t), 2, -1).max(1) for t in (low, high))
+        met = [*met, (least, most)]
     out.put(*_image(op, AffineForms.between(low, high, numbers), charge).interval(), charge, *met)
 
 
@@ -429,8 +430,9 @@ def walk(
             up *= lower if len(lower) == 1 else lower[boxes]
             down *= upper if len(upper) == 1 else upper[boxes]
             back = np.add(up, down, out=up)
-            for p, box in enumerate(boxes.tolist()) if pulls and v in pulls else ():
-                for neuron, c in pulls[v].get(box, ()):  # type: ignore[index]
+            pulled = pulls[v] if pulls and v in pulls else {}
+            for p, box in enumerate(boxes.tolist()) if pulled else ():
+                for neuron, c in pulled.get(box, ()):
                     back[p, neuron] += c
                     error[p] += np.abs(back[p, neuron]) * sizes[box if len(sizes) > 1 else 0, neuron] * two
         for s, part, where in op.argument.give(back, at):

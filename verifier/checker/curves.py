@@ -80,7 +80,8 @@ class Relu(Curve):
         chord = np.minimum(np.maximum(_divided(high - leak * low, high - low), leak), 1)
         # sides that are equally long but for rounding get the same slope in whatever order sums were made
         lower = np.where(high * 2**20 > -low * (2**20 + 1), 1, leak)
-        return tuple(np.where(high <= 0, leak, np.where(low >= 0, 1, t)) for t in (lower, chord))  # type: ignore[return-value]
+        below, above = (np.where(high <= 0, leak, np.where(low >= 0, 1, t)) for t in (lower, chord))
+        return below, above
 
 
 @dataclass

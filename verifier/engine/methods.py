@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from verifier.bounds.alpha_beta import Ground
 from verifier.bounds.centred import Centred
 from verifier.bounds.pieces import of_a_piece
@@ -63,7 +61,7 @@ def prepare(on: OnDevice, strategy: Strategy, answer: Answer, proof: ProofWriter
     stop, first = answer.budget.expired, whole(on.lower, on.upper)
     if not strategy.neurons:
         # queries with equally many free inputs side by side: the affine forms of a step have as many as its most
-        first = first.select(torch.from_numpy((on.problem.free < 0).sum(1).argsort(kind="stable")).to(on.device))
+        first = first.select((on.inputs.columns(first.query) < 0).sum(1).argsort(stable=True))
     limits = SearchLimits(
         stop, answer.report, strategy.batch, on.device, memory(on, strategy, answer.budget.memory_bytes)
     )
