@@ -193,7 +193,7 @@ import os, time
 from verifier.data import aircraft23
 
 def rendering(*_):
-    print(os.getpid(), flush=True)
+    os.write(1, b"%d\\n" % os.getpid())  # one call: print makes two where streams are unbuffered, and lines mix
     time.sleep(60)
 
 aircraft23._block = rendering  # the workers are forks
@@ -206,17 +206,19 @@ aircraft23.load("train", 3 * aircraft23.BLOCK, size=16, workers=3)
 )
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_no_worker_outlives_a_parent_that_is_ended_while_it_renders(number):
-    parent = subprocess.Popen([sys.executable, "-c", RENDERING], stdout=subprocess.PIPE, text=True)
-    workers = [int(parent.stdout.readline()) for _ in range(3)]
-    assert parent.pid not in workers and len(set(workers)) == 3
-    parent.send_signal(number)
-    try:
-        parent.communicate(timeout=20)  # the pipe ends with the last who holds it
-    except subprocess.TimeoutExpired:
-        for worker in workers:
-            os.kill(worker, signal.SIGKILL)
-        parent.communicate()
-        pytest.fail("workers outlive their parent")
+    with subprocess.Popen([sys.executable, "-c", RENDERING], stdout=subprocess.PIPE, text=True) as parent:
+        workers = []
+        try:
+            workers += [int(parent.stdout.readline()) for _ in range(3)]
+            assert parent.pid not in workers and len(set(workers)) == 3
+            parent.send_signal(number)
+            parent.communicate(timeout=20)  # the pipe ends with the last who holds it
+        except subprocess.TimeoutExpired:
+            for worker in workers:
+                os.kill(worker, signal.SIGKILL)
+            pytest.fail("workers outlive their parent")
+        finally:
+            parent.kill()
     assert parent.returncode == -number
 
 
