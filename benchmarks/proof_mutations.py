@@ -36,11 +36,13 @@ from verifier.proof.encode import encode, encode_header, packed
 Events = list[fmt.Event]
 
 
-def edit(kind: type, change: Callable[..., list[fmt.Event]]) -> Callable[[Events, np.random.Generator], Events | None]:
-    """Changes one event of a kind, drawn at random; None where there is none."""
+def edit(
+    kind: type, change: Callable[..., list[fmt.Event]], of_row: bool = False
+) -> Callable[[Events, np.random.Generator], Events | None]:
+    """Changes one event of a kind, drawn at random; None where there is none. Leaves are those `of_row`s, or others."""
 
     def apply(events: Events, rng: np.random.Generator) -> Events | None:
-        places = [k for k, e in enumerate(events) if isinstance(e, kind)]
+        places = [k for k, e in enumerate(events) if isinstance(e, kind) and (vars(e).get("kind") == "bound") == of_row]
         if not places:
             return None
         k = int(rng.choice(places))
@@ -49,14 +51,24 @@ def edit(kind: type, change: Callable[..., list[fmt.Event]]) -> Callable[[Events
     return apply
 
 
-def swapped(events: Events, rng: np.random.Generator) -> Events | None:
-    places = [k for k, e in enumerate(events) if isinstance(e, fmt.Leaf)]
-    if len(places) < 2:
+def early(events: Events, rng: np.random.Generator) -> Events | None:
+    """Intervals are used before they are proven."""
+    places = [k for k, e in enumerate(events) if isinstance(e, fmt.Tighten)]
+    if not places:
         return None
-    a, b = rng.choice(places, 2, replace=False)
+    k = int(rng.choice(places))
+    return [events[k], *events[:k], *events[k + 1 :]]
+
+
+def swapped(events: Events, rng: np.random.Generator) -> Events | None:
+    """Two leaves, or two bounds of rows, get each other's nodes."""
+    leaves = [(k, e) for k, e in enumerate(events) if isinstance(e, fmt.Leaf)]
+    kind = leaves[int(rng.integers(len(leaves)))][1].kind
+    same = [(k, e) for k, e in leaves if e.kind == kind]
+    if len(same) < 2:
+        return None
+    (a, first), (b, second) = (same[int(i)] for i in rng.choice(len(same), 2, replace=False))
     out = list(events)
-    first, second = events[a], events[b]
-    assert isinstance(first, fmt.Leaf) and isinstance(second, fmt.Leaf)
     out[a], out[b] = replace(first, node=second.node), replace(second, node=first.node)
     return out
 
@@ -82,8 +94,15 @@ CHANGES: dict[str, Callable[[Events, np.random.Generator], Events | None]] = {
     "dropped leaf": edit(fmt.Leaf, lambda e, rng: []),
     "repeated leaf": edit(fmt.Leaf, lambda e, rng: [e, e]),
     "swapped leaves": swapped,
+    "raised bound of a row": edit(
+        fmt.Leaf, lambda e, rng: [replace(e, least=e.least + 0.01 + abs(e.least) / 100)], of_row=True
+    ),
+    "dropped bound of a row": edit(fmt.Leaf, lambda e, rng: [], of_row=True),
+    "bound that is a leaf": edit(fmt.Leaf, lambda e, rng: [replace(e, kind="leaf")], of_row=True),
+    "other side of a row": edit(fmt.RowTree, lambda e, rng: [replace(e, side=1 - e.side)]),
+    "tightening before its rows": early,
 }
-NEVER = ("dropped leaf", "repeated leaf", "hash")
+NEVER = ("dropped leaf", "repeated leaf", "hash", "raised bound of a row", "bound that is a leaf")
 """What no proof survives."""
 
 

@@ -49,6 +49,10 @@ LEEWAY = 1e-9
 """Of the numbers that a margin is a difference of: what float64 at a point may be off by, against bounds over the
 reals. No proof rests on it."""
 
+WRITTEN = 1e-6
+"""Share of itself by which a bound of a row is written lower than it is in a proof: another order of summation cannot
+change it, and the digits that it is rounded to lose less."""
+
 LIMIT_GUARD = 1e-12
 """Relative: a sum of distances that equals the limit up to rounding counts as within it."""
 

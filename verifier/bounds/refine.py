@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from verifier.bounds.affine import intersect
-from verifier.bounds.alpha_beta import Ground, Task, climb, prove
+from verifier.bounds.alpha_beta import Ground, Parameters, Task, climb, prove
 from verifier.bounds.network import Network
 from verifier.ops.kinds import Interval
 
@@ -21,6 +21,16 @@ STEPS, RATE = 5, (0.4, 0.9)
 """Iterates, first step and decay of a climb. Root bounds of oval21's deep and sri_resnet_b's networks (worst clause):
 without -1.669 and -1.013; 5, 8, 12 iterates -1.306, -1.299, -1.295 and -0.772, -0.768, -0.767; with the search's own
 smaller steps, 5 and 15 iterates, -1.429, -1.299 and -0.849, -0.769."""
+
+
+RowBound = Callable[[Ground, int, Task, Parameters], Tensor]
+"""Rigorous lower bounds (M,) of rows over the arguments of an operator, at given parameters."""
+
+
+def rigorous(exact: Ground, i: int, task: Task, parameters: Parameters) -> Tensor:
+    """What is proven of the rows of operator i; -inf where there are no points."""
+    low, _, _, empty = prove(exact, task, parameters)
+    return low.masked_fill(empty, -torch.inf)
 
 
 def refine(
@@ -31,6 +41,7 @@ def refine(
     chosen: Mapping[int, Tensor],
     batch: int,
     stop: Callable[[], bool],
+    bound: RowBound = rigorous,
 ) -> dict[int, tuple[Interval, ...]]:
     """The intervals of `exact`, those of ReLU operator i's arguments in `chosen[i]` (M, 2), pairs of query and
     neuron, tightened on the queries' boxes `lower`, `upper` (Q, n), at most `batch` rows at a time.
@@ -52,8 +63,7 @@ def refine(
             query, neuron = pairs[start : start + max(1, batch // 2)].unbind(1)
             task = _both_sides(network, network.sources[i][0], lower, upper, query, neuron)
             climbed = climb(climbing, task.to(fast.dtype), None, STEPS, stop, RATE)
-            found, _, _, empty = prove(now, task, climbed.best)
-            found = found.masked_fill(empty, -torch.inf)
+            found = bound(now, i, task, climbed.best)
             half = len(query)
             low[query, neuron] = torch.maximum(low[query, neuron], found[:half])
             high[query, neuron] = torch.minimum(high[query, neuron], -found[half:])

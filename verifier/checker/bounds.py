@@ -308,9 +308,10 @@ def _tighten(out: Enclosures, source: int) -> None:
     out.low[source], out.high[source] = np.minimum(low, high), np.maximum(low, high)
 
 
-def unit_rows(elements: Array, side: float, size: int) -> Callable[[Array], Array]:
+def unit_rows(elements: Array, side: float | Sequence[int], size: int) -> Callable[[Array], Array]:
     """Rows that are `side` at one of the `elements` (P,) each: those of some numbers, when they are asked for."""
-    return lambda part: side * (elements[part, None] == np.arange(size))
+    sides = np.broadcast_to(np.asarray(side, np.float64), elements.shape)
+    return lambda part: sides[part, None] * (elements[part, None] == np.arange(size))
 
 
 @dataclass(eq=False)

@@ -20,7 +20,7 @@ from verifier.checker.bounds import sweep
 from verifier.checker.errors import Rejected, Unreadable
 from verifier.checker.linear import FLOATS, Array, fractions
 from verifier.checker.network import CheckedNetwork, read_network
-from verifier.checker.prove import Claim, Part, Prover
+from verifier.checker.prove import Claim, Part, Prover, TreeRow
 from verifier.checker.query import Queries, read_queries
 
 BATCH = 256
@@ -77,7 +77,8 @@ class _Tree:
         self.open = {q: Part(q) for q in range(len(queries))}
         self.open_size = self.waiting_size = 0
         self.next, self.splits, self.leaves = len(queries), 0, 0
-        self.waiting: dict[int, tuple[Claim, int]] = {}  # by node: the claim, and the node that it narrows to
+        self.waiting: dict[int, tuple[Claim, int]] = {}  # by node: the claim, and the node that it leads to
+        self.rows: set[TreeRow] = set()  # whose nodes have changed
 
     def run(self, reader: fmt.Reader) -> Accepted:
         done = False
@@ -87,9 +88,8 @@ class _Tree:
             elif isinstance(event, fmt.End):
                 done = (event.splits, event.leaves) == (self.splits, self.leaves)
             else:
-                part = self._take(event.node)
                 self.splits += 1
-                for child in self._children(event, part):
+                for child in self._made(event):
                     self._put(self.next, child)
                     self.next += 1
         self._flush()
@@ -113,16 +113,44 @@ class _Tree:
             raise Rejected(f"node {node} is not open: it was never made, or was split or proven before")
         part = self.open.pop(node)
         self.open_size -= part.size
+        if part.row is not None:
+            del part.row.nodes[node]
         return part
 
     def _put(self, node: int, part: Part) -> None:
         self.open[node] = part
         self.open_size += part.size
+        if part.row is not None:
+            part.row.nodes[node] = part.least
+            self.rows.add(part.row)
         if self.open_size > MOST_OPEN:
             raise Unreadable(
                 f"{len(self.open)} open nodes with {self.open_size} ends of boxes and decided neurons, this checker "
                 f"holds at most {MOST_OPEN}"
             )
+
+    def _made(self, event: fmt.Split | fmt.RowTree | fmt.Tighten) -> list[Part]:
+        """The nodes that an event makes."""
+        if isinstance(event, fmt.Tighten):
+            self._flush()
+            self.prover.tighten({row: min(row.nodes.values()) for row in self.rows})
+            self.rows.clear()
+            return []
+        if isinstance(event, fmt.RowTree):
+            if event.query >= len(self.queries):
+                raise Rejected(f"a row on the box of query {event.query}, which does not exist")
+            row = TreeRow(event.query, *self._neuron("a row", event.tensor, event.neuron), 1 - 2 * event.side)
+            return [Part(event.query, row=row, least=self.prover.known(row))]
+        return self._children(event, self._take(event.node))
+
+    def _neuron(self, name: str, tensor: int, neuron: int) -> tuple[int, int]:
+        """(Value of the Relu, neuron)."""
+        if tensor >= len(self.tensors):
+            raise Rejected(f"{name} of tensor {tensor}, which the header does not name")
+        v = self.tensors[tensor]
+        if neuron >= self.prover.relus[v].size:
+            raise Rejected(f"{name} of neuron {neuron}, which does not exist")
+        return v, neuron
 
     def _children(self, event: fmt.Split, part: Part) -> list[Part]:
         if isinstance(event, fmt.InputSplit):
@@ -139,14 +167,10 @@ class _Tree:
             below[1, place] = above[0, place] = event.at
             return [replace(part, box=below), replace(part, box=above)]
         if isinstance(event, fmt.NeuronSplit):
-            if event.tensor >= len(self.tensors):
-                raise Rejected(f"node {event.node}: a split of tensor {event.tensor}, which the header does not name")
-            v = self.tensors[event.tensor]
-            if event.neuron >= self.prover.relus[v].size:
-                raise Rejected(f"node {event.node}: a split of neuron {event.neuron}, which does not exist")
-            return [replace(part, signs=(*part.signs, (v, event.neuron, side))) for side in (-1, 1)]
-        if part.clause >= 0:
-            raise Rejected(f"node {event.node}: its clauses were taken apart before")
+            neuron = self._neuron(f"node {event.node}: a split", event.tensor, event.neuron)
+            return [replace(part, signs=(*part.signs, (*neuron, side))) for side in (-1, 1)]
+        if part.clause >= 0 or part.row is not None:
+            raise Rejected(f"node {event.node}: its clauses were taken apart before, or it is about a row")
         return [replace(part, clause=c) for c in range(len(self.queries.clauses[part.query]))]
 
     def _leaf(self, leaf: fmt.Leaf) -> None:
@@ -154,6 +178,8 @@ class _Tree:
         self.leaves += not narrows
         self.splits += narrows
         clauses, name = self.prover.clauses(part), f"{leaf.kind} of node {leaf.node}"
+        if (leaf.kind == "bound") != (part.row is not None) or not math.isfinite(leaf.least):
+            raise Rejected(f"{name}: only nodes that are about a row have bounds, of finite numbers, and nothing else")
         rows = leaf.rows or tuple((c, ((0, 1.0),)) for c in range(len(clauses)))
         for c, picked in rows:
             size = len(clauses[c]) if c < len(clauses) else 0
@@ -169,8 +195,8 @@ class _Tree:
         if leaf.slopes and [t.size for t in leaf.slopes] != sizes:
             raise Rejected(f"{name}: slopes that do not fit the tensors of the header")
         slopes = dict(zip(self.tensors, leaf.slopes, strict=True)) if leaf.slopes else part.slopes
-        claim = Claim(part, rows, leaf.beta, slopes, leaf.intervals, narrows, leaf.kind == "exact")
-        self.waiting[leaf.node] = claim, self.next
+        claim = Claim(part, rows, leaf.beta, slopes, leaf.intervals, narrows, leaf.kind == "exact", leaf.least)
+        self.waiting[leaf.node] = claim, leaf.node if part.row is not None else self.next
         self.next += narrows
         self.waiting_size += part.size + sum(t.size for t in slopes.values())
         if len(self.waiting) >= BATCH or self.waiting_size > MOST_WAITING:
@@ -180,12 +206,12 @@ class _Tree:
         waiting, self.waiting, self.waiting_size = self.waiting, {}, 0
         found = self.prover.prove([claim for claim, _ in waiting.values()])
         for (node, (claim, to)), margin in zip(waiting.items(), found, strict=True):
-            if margin.part is not None:
-                self._put(to, margin.part)
-            elif not margin.least > 0:
+            if not margin.least > 0 and not claim.narrows:
                 raise Rejected(
                     f"node {node}: the bound {margin.least:.3g} is not positive on {self._where(claim.part)}"
                 )
+            if margin.part is not None:
+                self._put(to, margin.part)
 
     def _where(self, part: Part) -> str:
         whole = self.queries.lower[part.query], self.queries.upper[part.query]

@@ -67,6 +67,23 @@ class ClauseSplit:
     node: int
 
 
+@dataclass(frozen=True)
+class RowTree:
+    """A new node: that the argument z[neuron] of the Relu that makes `tensor` is (`side` 0), or -z[neuron] is (1), at
+    least what is known of it on the whole box of a query. It is split as other nodes are, and each of its parts may
+    get a "bound" that is better."""
+
+    query: int
+    tensor: int
+    neuron: int
+    side: int
+
+
+@dataclass(frozen=True)
+class Tighten:
+    """From here on the intervals of whole boxes hold what the trees of rows say: of each the least of its nodes."""
+
+
 @dataclass(frozen=True, eq=False)
 class Leaf:
     """`rows` are (clause of the node, its rows and their weights); () stands for the first row of each. `beta` is one
@@ -75,7 +92,7 @@ class Leaf:
     intervals come from: affine forms on the part, backward rows on the part as well, backward rows on the query's whole
     box, or affine forms with a symbol for every neuron that is not linear on the part. A `kind` "narrow" is no leaf:
     the node becomes one node, narrowed to where every row of some clause can hold. An "exact" leaf is bounded in
-    fractions."""
+    fractions. A "bound" is a leaf in the tree of a row, which is at least `least` there; the node stays."""
 
     node: int
     rows: tuple[tuple[int, Picked], ...] = ()
@@ -83,18 +100,19 @@ class Leaf:
     slopes: tuple[np.ndarray, ...] = ()
     intervals: str = FORMS
     kind: str = "leaf"
+    least: float = 0.0
 
 
 @dataclass(frozen=True)
 class End:
-    """The last event: how many splits (narrowings are splits) and leaves stand before it."""
+    """The last event: how many leaves (bounds are leaves, narrowings are not) and other events stand before it."""
 
     splits: int
     leaves: int
 
 
 Split = InputSplit | NeuronSplit | ClauseSplit
-Event = Split | Leaf | End
+Event = Split | RowTree | Tighten | Leaf | End
 
 
 @dataclass
@@ -150,15 +168,24 @@ class Reader:
                 return NeuronSplit(node, tensor, neuron)
             case ["clauses", int(node)]:
                 return ClauseSplit(node)
+            case ["row", int(query), int(tensor), int(neuron), int(side)] if side < 2:
+                return RowTree(query, tensor, neuron, side)
+            case ["tighten"]:
+                return Tighten()
+            case ["bound", int(node), float(least), *more] if len(more) <= 2:
+                return self._leaf(node, [ROOT, [], *more], "bound", least)
             case ["leaf" | "narrow" | "exact" as kind, int(node), *more] if len(more) <= 4:
-                intervals, rows, beta, slopes = more + USUAL[len(more) :]
-                tables = tuple(np.frombuffer(bytes.fromhex(t), np.uint8) for t in slopes)
-                if intervals not in (FORMS, ROWS, ROOT, SYMBOLS) or not all(type(b) is float for b in beta):
-                    self._fail(f"found intervals {intervals!r}, or multipliers that are no numbers")
-                return Leaf(node, tuple(map(self._picked, rows)), tuple(beta), tables, intervals, kind)
+                return self._leaf(node, more, kind)
             case ["end", int(splits), int(leaves)]:
                 return End(splits, leaves)
         self._fail(f"found {str(found)[:60]}, expected an event")
+
+    def _leaf(self, node: int, more: list[Any], kind: str, least: float = 0.0) -> Leaf:
+        intervals, rows, beta, slopes = more + USUAL[len(more) :]
+        tables = tuple(np.frombuffer(bytes.fromhex(t), np.uint8) for t in slopes)
+        if intervals not in (FORMS, ROWS, ROOT, SYMBOLS) or not all(type(b) is float for b in beta):
+            self._fail(f"found intervals {intervals!r}, or multipliers that are no numbers")
+        return Leaf(node, tuple(map(self._picked, rows)), tuple(beta), tables, intervals, kind, least)
 
     def _picked(self, found: Any) -> tuple[int, Picked]:
         match found:

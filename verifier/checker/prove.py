@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from verifier.checker.bounds import CHUNK, MOST_NUMBERS, Enclosures, bound_rows, sweep, unit_rows
+from verifier.checker.bounds import CHUNK, MOST_NUMBERS, Enclosures, Pulls, bound_rows, sweep, unit_rows
 from verifier.checker.curves import Relu
 from verifier.checker.errors import Unreadable
 from verifier.checker.format import FORMS, ROOT, ROWS, SYMBOLS, Picked
@@ -18,15 +18,31 @@ from verifier.checker.linear import FLOATS, TINY, UNIT, Array
 from verifier.checker.network import CheckedNetwork
 from verifier.checker.query import Queries
 
+ROW_NODE = 64
+"""What a node in the tree of a row takes of memory beside its decided neurons, in numbers."""
+
 ClauseTask = tuple[int, int, Picked]
 """Claim, clause, rows and weights."""
+
+
+@dataclass(eq=False)
+class TreeRow:
+    """`side` z, z the argument of a `neuron` of the Relu that makes `value`, on the whole box of a query: what is known
+    below it on the parts of its tree, by their `nodes`."""
+
+    query: int
+    value: int
+    neuron: int
+    side: int
+    nodes: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
     """A node of the tree: the query, the clause that is asked for (-1: all), the box of the inputs that vary, lower and
     upper (2, f), where it is not the query's; the decided neurons, (value of the Relu, neuron, side); and where it was
-    narrowed: between which `ends` the arguments of Relus lie, low and high, and the slopes that said so."""
+    narrowed: between which `ends` the arguments of Relus lie, low and high, and the slopes that said so. One in the
+    tree of a `row` asks for no clause, the row is at least `least` there."""
 
     query: int
     clause: int = -1
@@ -34,11 +50,13 @@ class Part:
     signs: tuple[tuple[int, int, int], ...] = ()
     ends: Mapping[int, tuple[Array, Array]] = field(default_factory=dict)
     slopes: Mapping[int, Array] = field(default_factory=dict)
+    row: TreeRow | None = None
+    least: float = -math.inf
 
     @property
     def size(self) -> int:
         """What it takes of memory, in numbers and decided neurons."""
-        own = 0 if self.box is None else self.box.size
+        own = (0 if self.box is None else self.box.size) + (0 if self.row is None else ROW_NODE)
         return own + len(self.signs) + sum(2 * low.size for low, _ in self.ends.values())
 
 
@@ -47,7 +65,8 @@ class Claim:
     """That a part holds no violation: every clause has one of the `rows`, (clause, rows and weights), that cannot hold.
     `beta` is a multiplier for every decided neuron, `slopes` are bytes per Relu, 255 for a slope of 1; `intervals` says
     where intervals come from (`format.FORMS`, ..). With `narrows` nothing is claimed, but asked where the rows can
-    hold. An `exact` claim is bounded in fractions."""
+    hold. An `exact` claim is bounded in fractions. On a part in the tree of a row the claim is that it exceeds `least`.
+    """
 
     part: Part
     rows: tuple[tuple[int, Picked], ...]
@@ -56,12 +75,14 @@ class Claim:
     intervals: str = FORMS
     narrows: bool = False
     exact: bool = False
+    least: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
 class Margin:
     """How far a claim is from a violation, rigorously: positive is proven, and so is +inf (no point there); what was
-    taken off for rounding; and the part where violations can lie, if it was asked for."""
+    taken off for rounding; and what becomes of the part: where violations can lie, if it was asked for, or that with
+    what is known of its row."""
 
     least: float
     error: float = 0.0
@@ -80,6 +101,7 @@ class Prover:
         self.rhs = np.array(queries.rhs)
         self._exact: Prover | None = None
         self._roots: tuple[int, Enclosures, dict[int, tuple[Array, Array]]] | None = None
+        self._known: dict[tuple[int, int], tuple[Array, Array]] = {}
 
     def box(self, part: Part) -> tuple[Array, Array]:
         """The inputs of a part, (n,) each."""
@@ -109,7 +131,7 @@ class Prover:
 
     def clauses(self, part: Part) -> list[list[int]]:
         """Row numbers of the clauses that a part is asked for."""
-        clauses = self.queries.clauses[part.query]
+        clauses = self.queries.clauses[part.query] if part.row is None else []
         return clauses if part.clause < 0 else [clauses[part.clause]]
 
     def intervals(self, parts: Sequence[Part], kind: str) -> Enclosures:
@@ -130,14 +152,45 @@ class Prover:
         return found
 
     def root(self, query: int) -> Enclosures:
-        """Intervals of a query's whole box by backward rows; kept for the last query that asked."""
+        """Intervals of a query's whole box by backward rows, and by the trees of rows; kept for the last query that
+        asked."""
         if self._roots is None or self._roots[0] != query:
             lower, upper = self.queries.lower[query], self.queries.upper[query]
-            whole = sweep(self.network, lower[None], upper[None], rows=True)
-            self._roots = query, whole, {}
-            for v in self.relus:  # parts share them
-                whole.plane(v)
+            self._roots = query, sweep(self.network, lower[None], upper[None], rows=True), {}
+            self._meet(query)
         return self._roots[1]
+
+    def _meet(self, query: int) -> None:
+        """Makes the kept intervals those that are known, and the planes that parts share."""
+        if self._roots is not None and self._roots[0] == query:
+            whole = self._roots[1]
+            for v in self.relus:
+                whole.clamp(v, (), [self._known.get((query, v))])
+            whole.planes.update({v: whole.new_plane(v) for v in self.relus})
+
+    def known(self, row: TreeRow) -> float:
+        """The least value of a row that is known on the whole box of its query."""
+        whole, source = self.root(row.query), self.network.argument(row.value)
+        return float(whole.low[source][0, row.neuron] if row.side > 0 else -whole.high[source][0, row.neuron])
+
+    def tighten(self, rows: Mapping[TreeRow, float]) -> None:
+        """From now on these rows are at least so large.
+
+        Raises:
+            Unreadable: intervals of too many whole boxes would have to be held.
+        """
+        for row, least in rows.items():
+            size = self.relus[row.value].size
+            none = np.full(size, -math.inf), np.full(size, math.inf)
+            low, high = self._known.setdefault((row.query, row.value), none)
+            if row.side > 0:
+                low[row.neuron] = max(low[row.neuron], least)
+            else:
+                high[row.neuron] = min(high[row.neuron], -least)
+        if 2 * sum(low.size for low, _ in self._known.values()) > MOST_NUMBERS:
+            raise Unreadable(f"tighter intervals of {len(self._known)} values and boxes, which are too many")
+        for query in {row.query for row in rows}:
+            self._meet(query)
 
     def lines(self, query: int, v: int) -> tuple[Array, Array]:
         """Linear functions below z and below -z, z the arguments of Relu v, on a query's whole box: coefficients
@@ -158,10 +211,11 @@ class Prover:
 
     def groups(self, claims: Sequence[Claim]) -> list[list[int]]:
         """Positions of claims that can be bounded together: the same kind of intervals, a bounded size."""
-        kinds: dict[tuple[str, int, bool, bool], list[int]] = {}
+        kinds: dict[tuple[str, int, bool, bool, int], list[int]] = {}
         for i, claim in enumerate(claims):
             query = claim.part.query if claim.intervals == ROOT else -1
-            kinds.setdefault((claim.intervals, query, bool(claim.slopes), claim.exact), []).append(i)
+            over = -1 if claim.part.row is None else claim.part.row.value
+            kinds.setdefault((claim.intervals, query, bool(claim.slopes), claim.exact, over), []).append(i)
         most = max(1, 8 * CHUNK // max(self.network.sizes))
         sizes = {kind: 1 if kind[0] == SYMBOLS or kind[3] else most for kind in kinds}
         return [group[i : i + sizes[k]] for k, group in kinds.items() for i in range(0, len(group), sizes[k])]
@@ -177,7 +231,26 @@ class Prover:
             found.update(zip(group, self._group([claims[i] for i in group]), strict=True))
         return [found[i] for i in range(len(claims))]
 
+    def _of_rows(self, claims: list[Claim], rows: list[TreeRow]) -> list[Margin]:
+        """Claims about rows over one value."""
+        swept, least = self.prepare(claims), np.array([c.least for c in claims])
+        units = unit_rows(np.array([r.neuron for r in rows]), [r.side for r in rows], self.relus[rows[0].value].size)
+        found = bound_rows(
+            swept,
+            np.arange(len(claims)),
+            units,
+            self.network.argument(rows[0].value),
+            pulls=self._pulls(claims),
+            target=least,
+        )
+        over = np.where(swept.empty, math.inf, found.low - least).tolist()
+        parts = [replace(c.part, least=max(c.part.least, c.least)) for c in claims]
+        return [Margin(*one) for one in zip(over, found.error.tolist(), parts, strict=True)]
+
     def _group(self, claims: list[Claim]) -> list[Margin]:
+        rows = [c.part.row for c in claims if c.part.row is not None]
+        if rows:
+            return self._of_rows(claims, rows)
         swept, prover = self.prepare(claims), self
         if claims[0].exact:
             prover = self.in_fractions()
@@ -299,19 +372,13 @@ class Prover:
         strict[task[(weight > 0) & self.queries.form.row_strict[row]]] = True
         count = int(terms.max(initial=0)) + self.network.outputs + self.network.inputs
         lost = np.where(plain & (terms == 1), 0, total * numbers.gamma(count) + count * numbers.tiny * reach)
-        pulls: dict[int, dict[int, list[tuple[int, Any]]]] = {}
-        for b, claim in enumerate(claims):
-            for (v, neuron, side), beta in zip(claim.part.signs, claim.beta, strict=False):
-                if beta:
-                    pull = numbers.of(-side * beta)[()]
-                    pulls.setdefault(v, {}).setdefault(b, []).append((neuron, pull))
         found = bound_rows(
             swept,
             owner,
             rows.__getitem__,
             self.network.output,
             inputs=inputs if inputs.shape[1] else None,
-            pulls=pulls,
+            pulls=self._pulls(claims),
             target=rhs[:, 0] + lost,
             linear=True,
         )
@@ -321,6 +388,16 @@ class Prover:
         if numbers.exact:
             over = np.array([_sign(v) for v in over.tolist()])
         return np.where((over == 0) & strict, TINY, over), found.error, found.coefficients
+
+    def _pulls(self, claims: Sequence[Claim]) -> Pulls:
+        """How the decided neurons of the claims' parts help."""
+        pulls: dict[int, dict[int, list[tuple[int, Any]]]] = {}
+        for b, claim in enumerate(claims):
+            for (v, neuron, side), beta in zip(claim.part.signs, claim.beta, strict=False):
+                if beta:
+                    pull = self.network.arithmetic.of(-side * beta)[()]
+                    pulls.setdefault(v, {}).setdefault(b, []).append((neuron, pull))
+        return pulls
 
 
 def _sign(v: object) -> float:

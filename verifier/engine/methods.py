@@ -25,6 +25,7 @@ from verifier.search.halving import Halving, Recorded, cut
 from verifier.search.memory import Memory, Unmeasured, attempt, step_bytes
 from verifier.search.neuron_rules import RULES
 from verifier.search.neurons import NeuronBounding
+from verifier.search.row_trees import RowProof
 from verifier.search.shallow import form
 from verifier.search.shallow.step import OneLayer
 from verifier.search.ties import Exactly
@@ -72,11 +73,13 @@ def prepare(on: OnDevice, strategy: Strategy, answer: Answer, proof: ProofWriter
             if proof is not None:
                 one_layer.record = proof.one_layer(on.problem, on.network, stop)
             return Searched(one_layer.roots(first), one_layer, lambda: one_layer.work, limits)
-    split = _neuron_split(on, strategy, first, answer.budget, proof) if strategy.neurons else None
+    split = _neuron_split(on, strategy, first, answer.budget, proof is not None) if strategy.neurons else None
     if proof is not None:
         first = replace(first, node=first.query[:, None])
         found = None if split is None else lambda: split.last
         proof.begin(on.problem, on.network, stop, found, rows=strategy.kind is not Kind.ZONOTOPE)
+    if split is not None:
+        _refine(split, strategy, first, answer.budget, None if proof is None else proof.rows())
     if strategy.kind is Kind.ZONOTOPE:
         first = zonotope.halved(first, proof)
     if split is not None:
@@ -105,32 +108,34 @@ def _one_layer(on: OnDevice, stop: Callable[[], bool]) -> OneLayer:
     return OneLayer([form.clauses(layer, on.table, q, *box) for q, box in enumerate(boxes)], stop)
 
 
-def _neuron_split(
-    on: OnDevice, strategy: Strategy, boxes: DomainBatch, budget: Budget, proof: ProofWriter | None
-) -> NeuronBounding:
-    """The roots of all queries: intermediate intervals by backward rows.
+def _neuron_split(on: OnDevice, strategy: Strategy, boxes: DomainBatch, budget: Budget, proof: bool) -> NeuronBounding:
+    """The roots of all queries: intermediate intervals by backward rows; as a proof can, if one is written.
 
     Raises:
         OutOfTime: before the first bound.
     """
     method, centred = Method(affine=False, rows=True, row_elements=LARGE_ROWS), None
-    if proof is None:  # a checker bounds by rows alone
+    if not proof:  # a checker bounds by rows alone
         method = replace(method, affine=strategy.bounds.affine, attribute=False)
         around = on.deviating
         centred = None if around is None else Centred(on.network, around, boxes.lower, boxes.upper)
     where = boxes.lower, boxes.upper, boxes.query, on.inputs
     spare = (1 - ROWS_SHARE) * budget.remaining()
-    enough = never if strategy.deterministic or proof is not None else lambda: budget.remaining() < spare
+    enough = never if strategy.deterministic or proof else lambda: budget.remaining() < spare
     known = sweep(on.network, *where, method, budget.expired, centred=centred, enough=enough)
-    exact = Ground.of(on.network, known, plain=proof is not None)  # a proof knows only the splits of ReLUs
+    exact = Ground.of(on.network, known, plain=proof)  # a proof knows only the splits of ReLUs
     fast, rule = exact.cast(on.float32), RULES[strategy.neuron_rule]
-    split = NeuronBounding(exact, fast, on.table, budget.expired, rule=rule, rigorous=strategy.bounds.rigorous)
-    if proof is not None:
-        return split
-    if strategy.deterministic:  # `neurons.REFINED` is a limit in work
-        return split.refined(boxes, strategy.batch, budget.expired)
+    return NeuronBounding(exact, fast, on.table, budget.expired, rule=rule, rigorous=strategy.bounds.rigorous)
+
+
+def _refine(
+    split: NeuronBounding, strategy: Strategy, boxes: DomainBatch, budget: Budget, proof: RowProof | None
+) -> None:
+    """Tightens the intervals of the roots."""
     rest = (1 - REFINE_SHARE) * budget.remaining()
-    return split.refined(boxes, strategy.batch, lambda: budget.remaining() < rest)
+    # where runs are to be the same, `neurons.REFINED`, in work, is the only limit
+    enough = budget.expired if strategy.deterministic else lambda: budget.remaining() < rest
+    split.refine(boxes, strategy.batch, enough, proof)
 
 
 def _bounding(

@@ -10,9 +10,28 @@ from typing import IO, Any
 
 import numpy as np
 
-from verifier.checker.format import FORMS, MAGIC, ClauseSplit, End, Event, Header, InputSplit, Leaf, NeuronSplit
+from verifier.checker.format import (
+    FORMS,
+    MAGIC,
+    ClauseSplit,
+    End,
+    Event,
+    Header,
+    InputSplit,
+    Leaf,
+    NeuronSplit,
+    RowTree,
+    Tighten,
+)
 
-NAMES = {InputSplit: "split", NeuronSplit: "neuron", ClauseSplit: "clauses", End: "end"}
+NAMES = {
+    InputSplit: "split",
+    NeuronSplit: "neuron",
+    ClauseSplit: "clauses",
+    RowTree: "row",
+    Tighten: "tighten",
+    End: "end",
+}
 
 
 def _line(value: list[Any]) -> bytes:
@@ -34,7 +53,8 @@ def encode(event: Event) -> bytes:
     if all(row == [c, 0] for c, row in enumerate(rows)):
         rows = []
     tables = [t.astype(np.uint8).tobytes().hex() for t in event.slopes]
-    line = [event.kind, event.node, event.intervals, rows, list(event.beta), tables]
+    how = [event.least] if event.kind == "bound" else [event.intervals, rows]
+    line = [event.kind, event.node, *how, list(event.beta), tables]
     while line[-1] in ([], FORMS):  # what is as usual at the end is not said
         line.pop()
     return _line(line)

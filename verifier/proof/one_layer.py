@@ -6,7 +6,7 @@ where the row can be <= 0, box and arguments of its neurons, and goes on from th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -41,6 +41,16 @@ class Writer(Protocol):
 
     prover: Prover
     relus: dict[int, tuple[int, int]]
+    tensors: list[int]
+
+    def number(self, event: fmt.Event, count: int) -> int:
+        """The first of `count` nodes that an event makes."""
+
+    def operator(self, neuron: int) -> tuple[int, tuple[int, int]]:
+        """Which tensor of the header a neuron of the search belongs to, and (value, first neuron)."""
+
+    def signs(self, entries: Sequence[int]) -> tuple[tuple[int, int, int], ...]:
+        """Decided neurons as the checker names them."""
 
     def taken_apart(self, query: int, clauses: int) -> int:
         """The first of the nodes of a query's clauses."""

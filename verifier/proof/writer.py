@@ -39,6 +39,7 @@ from verifier.problem.problem import Problem
 from verifier.proof.encode import begin, encode, encode_header, encode_witness, short
 from verifier.proof.hints import Hint, suggest
 from verifier.proof.one_layer import LEVELS, OneLayerProof
+from verifier.proof.rows import RowWriter
 from verifier.search.domains import DomainBatch
 from verifier.search.ties import Why
 
@@ -148,6 +149,10 @@ class ProofWriter:
         self.begin(problem, network, stop, None, neurons=True)
         return OneLayerProof(self, problem)
 
+    def rows(self) -> RowWriter:
+        """What is told of intervals that tighten."""
+        return RowWriter(self)
+
     def header(self, tensors: tuple[str, ...] = (), kind: str = fmt.TREE) -> None:
         """The beginning of a tree (or map); `tensors` are the ONNX names whose neurons may be split."""
         digests = self.prover.network.digest, self.prover.queries.digest
@@ -158,7 +163,10 @@ class ProofWriter:
 
     def clauses(self, boxes: DomainBatch, parts: DomainBatch) -> DomainBatch:
         """`parts` are the clauses of `boxes`, one after the other."""
-        return self._split(parts, [fmt.ClauseSplit(n) for n in boxes.node[:, 0].tolist()], torch.arange(len(parts)))
+        events = [fmt.ClauseSplit(n) for n in boxes.node[:, 0].tolist()]
+        parts = self._split(parts, events, torch.arange(len(parts)))
+        self.commit()  # it belongs to no step
+        return parts
 
     def inputs(self, boxes: DomainBatch, dimension: Tensor, at: Tensor, children: DomainBatch) -> DomainBatch:
         """Box b is cut at `at[b]`: the children are all lower halves, then all upper halves."""
@@ -170,21 +178,21 @@ class ProofWriter:
 
     def halves(self, node: int, coordinate: int, at: float) -> tuple[int, int]:
         """Cuts one node: the numbers of its lower and its upper half."""
-        return self._number(fmt.InputSplit(node, coordinate, at), 2), self._next - 1
+        return self.number(fmt.InputSplit(node, coordinate, at), 2), self._next - 1
 
     def decided(self, node: int, tensor: int, neuron: int) -> tuple[int, int]:
         """Decides a neuron of one node: the numbers of its sides <= 0 and >= 0."""
-        return self._number(fmt.NeuronSplit(node, tensor, neuron), 2), self._next - 1
+        return self.number(fmt.NeuronSplit(node, tensor, neuron), 2), self._next - 1
 
     def taken_apart(self, query: int, clauses: int) -> int:
         """The number of the first of a query's clauses."""
-        return self._number(fmt.ClauseSplit(query), clauses)
+        return self.number(fmt.ClauseSplit(query), clauses)
 
     def narrowed(self, node: int, claim: Claim) -> int:
         """The number of what a node is narrowed to by a claim."""
-        return self._number(self._leaf(node, claim), 1)
+        return self.number(self._leaf(node, claim), 1)
 
-    def _number(self, event: fmt.Event, count: int) -> int:
+    def number(self, event: fmt.Event, count: int) -> int:
         """The number of the first of `count` nodes that an event makes."""
         self._pending.append(encode(event))
         self.splits += 1
@@ -195,11 +203,11 @@ class ProofWriter:
         """Neuron `neuron[b]` is decided: the children are all sides <= 0, then all sides >= 0."""
         events = []
         for n, k in zip(boxes.node[:, 0].tolist(), neuron.tolist(), strict=True):
-            place, (_, first) = self._operator(k)
+            place, (_, first) = self.operator(k)
             events.append(fmt.NeuronSplit(n, place, k - first))
         return self._split(children, events, _alternating(len(boxes)))
 
-    def _operator(self, neuron: int) -> tuple[int, tuple[int, int]]:
+    def operator(self, neuron: int) -> tuple[int, tuple[int, int]]:
         """Which tensor of the header a neuron of the search belongs to, and (value, first neuron)."""
         found = 0, (0, 0)
         for place, (v, first) in enumerate(self.relus.values()):
@@ -283,12 +291,7 @@ class ProofWriter:
             ends = self.prover.box(whole)
             ends[0][self.kept], ends[1][self.kept] = lower, upper
             whole = self.prover.part(query, *ends, whole.clause)
-        entries = [e for e in boxes.signs[b].tolist() if e]
-        signs = []
-        for e in entries:
-            _, (v, first) = self._operator(abs(e) - 1)
-            signs.append((v, abs(e) - 1 - first, 1 if e > 0 else -1))
-        part = replace(whole, signs=tuple(signs))
+        part = replace(whole, signs=self.signs(boxes.signs[b].tolist()))
         if self._found is None:
             return Claim(part, ())
         found = self._found()
@@ -301,6 +304,14 @@ class ProofWriter:
         weights = short(found.weight[b].cpu().numpy()).tolist()[: len(self.prover.clauses(part)[0])]
         picked = tuple((k, w) for k, w in enumerate(weights) if w > 0)
         return Claim(part, ((0, picked),) if picked else (), beta, slopes, fmt.ROOT)
+
+    def signs(self, entries: Sequence[int]) -> tuple[tuple[int, int, int], ...]:
+        """Decided neurons as the checker names them."""
+        found = []
+        for k, side in ((abs(e) - 1, 1 if e > 0 else -1) for e in entries if e):
+            _, (v, first) = self.operator(k)
+            found.append((v, k - first, side))
+        return tuple(found)
 
     def leaf(self, node: int, claim: Claim) -> None:
         """A node that is proven by the claim."""
@@ -326,7 +337,7 @@ class ProofWriter:
         except (Unreadable, _Unwritable):  # too large for fractions, say
             return False
         node = int(box.node[0, 0])
-        first = self._number(fmt.ClauseSplit(node), len(found)) if len(found) > 1 else node
+        first = self.number(fmt.ClauseSplit(node), len(found)) if len(found) > 1 else node
         for c, one in enumerate(found):
             self._decide(first + c, one)
         return True
@@ -394,7 +405,7 @@ class ProofWriter:
         if isinstance(found, Claim):
             self.leaf(node, found)
             return
-        first = self._number(fmt.NeuronSplit(node, found.tensor, found.neuron), 2)
+        first = self.number(fmt.NeuronSplit(node, found.tensor, found.neuron), 2)
         self._decide(first, found.below)
         self._decide(first + 1, found.above)
 
@@ -418,12 +429,14 @@ class ProofWriter:
     def _leaf(self, node: int, claim: Claim) -> fmt.Leaf:
         tables: tuple[np.ndarray, ...] = ()
         if claim.slopes and claim.slopes is not claim.part.slopes:
-            tables = tuple(claim.slopes[v] for v in self.tensors)
+            none = {v: np.zeros(self.prover.relus[v].size, np.uint8) for v in self.tensors}
+            tables = tuple({**none, **claim.slopes}[v] for v in self.tensors)
             if claim.intervals == fmt.ROOT:  # of other neurons the checker takes no slope, and zeros are short
                 open_ = self._open(claim.part.query)
                 tables = tuple(np.where(open_[v], t, 0) for v, t in zip(self.tensors, tables, strict=True))
         kind = "narrow" if claim.narrows else "exact" if claim.exact else "leaf"
-        return fmt.Leaf(node, claim.rows, claim.beta, tables, claim.intervals, kind)
+        kind = kind if claim.part.row is None else "bound"
+        return fmt.Leaf(node, claim.rows, claim.beta, tables, claim.intervals, kind, claim.least)
 
     def _open(self, query: int) -> dict[int, np.ndarray]:
         """Which neurons of each Relu may have either sign on a query's box, as the checker sees it."""

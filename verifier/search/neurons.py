@@ -17,13 +17,13 @@ from torch import Tensor
 from verifier.bounds.alpha_beta import Ground, Parameters, Relaxed, Task, Walked, climb, prove
 from verifier.bounds.backward import neuron_rows, of_groups, walk_back
 from verifier.bounds.refine import STEPS as REFINE_STEPS
-from verifier.bounds.refine import refine
+from verifier.bounds.refine import refine, rigorous
 from verifier.bounds.sweep import OutOfTime
 from verifier.problem.rows import RowTable
 from verifier.search.bounding import Bounded
 from verifier.search.domains import DomainBatch
 from verifier.search.neuron_rules import RULES, NeuronRule, open_splits
-from verifier.search.row_trees import RowTrees
+from verifier.search.row_trees import RowProof, RowTrees
 from verifier.search.slopes import pack, unpack
 from verifier.tolerance import subtract_down
 
@@ -76,8 +76,12 @@ class NeuronBounding:
 
     def __post_init__(self) -> None:
         self.cost = float(self.exact.network.multiply_adds)
+
+    @property
+    def count(self) -> int:
+        """Parameters of a subproblem's planes."""
         relus = self.exact.network.relus
-        self.count = sum(len(t) * (1 if i in relus else 2) for i, t in self.exact.loose.items())
+        return sum(len(t) * (1 if i in relus else 2) for i, t in self.exact.loose.items())
 
     @property
     def last(self) -> Parameters:
@@ -96,20 +100,18 @@ class NeuronBounding:
         alpha = torch.zeros(len(parts), self.count, dtype=torch.uint8, device=clauses.device)
         return replace(parts, share=parts.share / clauses[index], clause=number[:, None], alpha=alpha)
 
-    def refined(self, boxes: DomainBatch, batch: int, stop: Callable[[], bool]) -> NeuronBounding:
-        """The same with tighter intervals for the neurons that matter to the clauses that the roots leave open, those
-        that cost them most first; `batch` subproblems at a time, until
-        `stop()` says so."""
+    def refine(self, boxes: DomainBatch, batch: int, stop: Callable[[], bool], proof: RowProof | None = None) -> None:
+        """Tightens the intervals of neurons that matter to the clauses that the roots leave open, those that cost them
+        most first; `batch` subproblems at a time, until `stop()` says so. What tightens is written to the `proof`."""
         network = self.exact.network
         if not self._later():
-            return self
+            return
         lower, upper = boxes.lower.double(), boxes.upper.double()
-        trees = None if self.exact.curved else RowTrees(lower, upper, max(1, batch // 2))  # rows know no split points
         roots = self.roots(boxes)
         losses: dict[int, Tensor] = {}
         for start in range(0, len(roots), batch):
             if stop():
-                return self
+                return
             part = roots.select(slice(start, start + batch))
             task = self.task(part).to(self.fast.network.dtype)
             best, value, _ = climb(self.fast, task, None, ROOT_STEPS, stop)
@@ -125,12 +127,15 @@ class NeuronBounding:
                 cost = at.flatten(1).index_select(1, index).abs() * gap
                 lost = losses.setdefault(i, at.new_zeros(len(boxes), len(index)))
                 lost.scatter_reduce_(0, relaxed.task.query[:, None].expand_as(cost), cost, "amax")
+        if not self.exact.curved:  # rows know no split points
+            self.trees = RowTrees(lower, upper, max(1, batch // 2), proof)
         chosen = self._affordable(losses)
         if not chosen:
-            return replace(self, trees=trees)
-        pre = refine(self.exact, self.fast.network, lower, upper, chosen, batch, stop)
-        exact = Ground.at(network, pre, self.exact.allowance, self.exact.plain)
-        return replace(self, exact=exact, fast=exact.cast(self.fast.network), trees=trees)
+            return
+        bound = rigorous if proof is None else proof.climbed
+        pre = refine(self.exact, self.fast.network, lower, upper, chosen, batch, stop, bound)
+        self.exact = Ground.at(network, pre, self.exact.allowance, self.exact.plain)
+        self.fast = self.exact.cast(self.fast.network)
 
     def _later(self) -> list[int]:
         """The ReLU operators with open neurons whose arguments are not affine (intervals of affine ones are exact)."""

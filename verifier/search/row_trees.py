@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,26 @@ STEPS, RATE = 6, (0.3, 0.9)
 
 MOST_LEAVES = 200_000
 """Open leaves of an operator's rows after which these are left as they are."""
+
+
+class RowProof(Protocol):
+    """What of a proof's writer is needed here: see `proof.rows.RowWriter`."""
+
+    def planted(self, i: int, task: Task) -> tuple[Tensor, Tensor]:
+        """New trees of the rows over the arguments of operator i that a task asks for: their nodes (M,), and what is
+        known of the rows (M,)."""
+
+    def divided(self, node: Tensor, entry: Tensor) -> Tensor:
+        """The two nodes each, all first ones, then all second ones, (2 M,), of a neuron's sides, `entry` (2 M,)."""
+
+    def bounded(self, i: int, node: Tensor, exact: Ground, task: Task, best: Parameters) -> Tensor:
+        """Bounds (M,) of the rows that hold in the proof on their nodes (M,), -inf where none is better."""
+
+    def climbed(self, exact: Ground, i: int, task: Task, best: Parameters) -> Tensor:
+        """Bounds (M,) of rows without splits, which the proof's intervals hold from here on (`bounds.refine`)."""
+
+    def tighten(self, i: int, task: Task, least: Tensor) -> None:
+        """From here on the proof's intervals are what the trees of these rows say together, `least` (M,)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +73,8 @@ class NeuronRows:
 class Trees:
     """The trees of one operator's rows: `place` (Q, 2, U) the number of a row's tree (-1: none yet), `splits` (T,) how
     often each was split (inf: nothing is left to split), `done` (T,) the least bound of its closed leaves, `alpha`
-    (T, A) packed slopes to start from. Open leaves: `tree` (P,), `signs` (P, D), `beta` (P, D), `value` (P,)."""
+    (T, A) packed slopes to start from. Open leaves: `tree` (P,), `signs` (P, D), `beta` (P, D), `value` (P,), `node`
+    (P,) in a proof, if one is written."""
 
     place: Tensor
     splits: Tensor
@@ -62,6 +84,7 @@ class Trees:
     signs: Tensor
     beta: Tensor
     value: Tensor
+    node: Tensor
 
     def worst(self, number: Tensor) -> Tensor:
         """The open leaf with the least bound of each tree in `number` (M,), -1 where none is left."""
@@ -79,7 +102,7 @@ class Trees:
         """With trees marked in which nothing can be split."""
         return replace(self, splits=self.splits.index_fill(0, number, torch.inf))
 
-    def grown(self, number: Tensor, leaf: Tensor, signs: Tensor, best: Parameters, low: Tensor) -> Trees:
+    def grown(self, number: Tensor, leaf: Tensor, signs: Tensor, best: Parameters, low: Tensor, node: Tensor) -> Trees:
         """With each `leaf` (M,) replaced by two, (2 M,) each: all first ones, then all second ones. One with a positive
         bound is closed: a neuron with one sign is affine, and no more is asked of its row."""
         half = len(leaf) // 2
@@ -99,16 +122,19 @@ class Trees:
             signs=joined(self.signs, signs),
             beta=joined(self.beta, best.beta.float()),
             value=torch.cat([self.value[keep], low[open_]]),
+            node=torch.cat([self.node[keep], node[open_]]),
         )
 
 
 @dataclass(eq=False)
 class RowTrees:
-    """The trees of all rows over the boxes `lower`, `upper` (Q, n), float64; at most `rows` are split at once."""
+    """The trees of all rows over the boxes `lower`, `upper` (Q, n), float64; at most `rows` are split at once. What
+    they find is written to the `proof`, if there is one, whose bounds they then are."""
 
     lower: Tensor
     upper: Tensor
     rows: int
+    proof: RowProof | None = None
     trees: dict[int, Trees] = field(default_factory=dict)
 
     def step(
@@ -172,10 +198,20 @@ class RowTrees:
         start = p.select(both)
         start = replace(start, beta=F.pad(start.beta, (0, 1)))
         best, _, _ = climb(fast, child.to(fast.network.dtype), start, STEPS, stop, RATE)
-        low, _, _, _ = prove(exact, child, best)
+        node = trees.node[leaf[both]]
+        if self.proof is None:
+            low, _, _, _ = prove(exact, child, best)
+        else:
+            node = self.proof.divided(trees.node[leaf[usable]], entry)
+            low = self.proof.bounded(i, node, exact, child, best)
         low = torch.maximum(torch.nan_to_num(low, nan=-torch.inf, posinf=torch.inf), trees.value[leaf[both]])
-        self.trees[i] = trees = trees.grown(number[both], leaf[both], child.signs, best, low)
-        return _tightened(exact, i, rows, trees.least(number))
+        trees = trees.grown(number[both], leaf[both], child.signs, best, low, node)
+        least = trees.least(number)
+        found = _tightened(exact, i, rows, least)
+        if self.proof is not None:  # from here on it holds what the trees are
+            self.proof.tighten(i, task, least)
+        self.trees[i] = trees
+        return found
 
     def _planted(self, exact: Ground, fast: Ground, i: int, index: Tensor) -> Trees:
         """With a tree for each row at `index`: a new one is a single leaf that knows what the ground does."""
@@ -184,13 +220,17 @@ class RowTrees:
             place = torch.full((len(self.lower), 2, len(loose)), -1, dtype=torch.int64, device=loose.device)
             real, none = self.lower.new_zeros(0), loose.new_zeros(0)
             alpha = torch.zeros(0, 0, dtype=torch.uint8, device=loose.device)
-            trees = Trees(place, real, real, alpha, none, none.view(0, 0), real.view(0, 0).float(), real)
+            trees = Trees(place, real, real, alpha, none, none.view(0, 0), real.view(0, 0).float(), real, none)
         new = index[trees.place.flatten()[index] < 0]
         if not len(new):
             return trees
         rows, count = NeuronRows.of(new, len(loose)), len(trees.splits)
         low, high = (t.flatten(1)[rows.query, loose[rows.column]] for t in exact.pre[i][0])
-        alpha = pack(Relaxed(fast, self._task(exact, i, rows).to(fast.network.dtype)).default())
+        task = self._task(exact, i, rows)
+        alpha = pack(Relaxed(fast, task.to(fast.network.dtype)).default())
+        node, value = new, torch.where(rows.side == 0, low, -high)
+        if self.proof is not None:
+            node, value = self.proof.planted(i, task)
         number = torch.arange(count, count + len(new), device=new.device)
         more = (0, len(new))
         return Trees(
@@ -201,7 +241,8 @@ class RowTrees:
             torch.cat([trees.tree, number]),
             F.pad(trees.signs, (0, 0, *more)),
             F.pad(trees.beta, (0, 0, *more)),
-            torch.cat([trees.value, torch.where(rows.side == 0, low, -high)]),
+            torch.cat([trees.value, value]),
+            torch.cat([trees.node, node]),
         )
 
     def _task(self, exact: Ground, i: int, rows: NeuronRows) -> Task:

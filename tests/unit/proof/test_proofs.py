@@ -172,10 +172,12 @@ Change = Callable[[list[fmt.Event], int], list[fmt.Event]]
 
 
 def change(kind: type[E], edit: Callable[[E], list[fmt.Event]], named: str = "") -> Change:
-    """Edits event number i (counted round) of one kind; leaves are `named` "leaf" or "narrow"."""
+    """Edits event number i (counted round) of one kind; leaves are `named` "leaf" or "narrow", and never those of rows
+    (`test_row_trees_proven`)."""
 
     def apply(events: list[fmt.Event], i: int) -> list[fmt.Event]:
-        places = [(k, e) for k, e in enumerate(events) if isinstance(e, kind) and named in ("", vars(e).get("kind"))]
+        own = [(k, e, vars(e).get("kind")) for k, e in enumerate(events) if isinstance(e, kind)]
+        places = [(k, e) for k, e, found in own if named in ("", found) and found != "bound"]
         k, event = places[i % len(places)]
         return [*events[:k], *edit(event), *events[k + 1 :]]
 
