@@ -33,7 +33,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import verifier
 from benchmarks.semantic_demo import IMAGE, LOOSE, RANGES
 from verifier.attack import pgd
-from verifier.bounds import sweep
+from verifier.bounds import alpha_beta, sweep
 from verifier.options import Options
 from verifier.progress import Progress
 
@@ -199,7 +199,8 @@ def main() -> int:
     given = parser.parse_args()
     if given.vnncomp is None and set(given.only) != {KEY_POINTS}:
         parser.error("found neither --vnncomp nor VNNCOMP, expected the folder of the VNN-COMP benchmarks")
-    sweep.ROW_ELEMENTS["cpu"], pgd.LOOK["cpu"] = sweep.ROW_ELEMENTS[given.chunk], pgd.LOOK[given.chunk]
+    for table in (sweep.ROW_ELEMENTS, pgd.LOOK, alpha_beta.LOOK):
+        table["cpu"] = table[given.chunk]
     options = Options(device="cpu", dtype=given.dtype, timeout=given.seconds)
     print("search           verdict     boxes  steps  calls/step  waits/step  calls before  user CPU s")
     with tempfile.TemporaryDirectory() as folder:

@@ -12,6 +12,7 @@ each group.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -26,49 +27,51 @@ from verifier.ops.kinds import LinearOp, Op, Relaxation, RelaxedOp
 from verifier.tolerance import gamma, lost, ulp
 
 
-class Kinks(NamedTuple):
-    """The planes of a ReLU operator without what rounding costs, quick where few neurons are unstable: `slope` (B, *S)
-    of both planes of the others, and at the flat positions `places` (U,) the slopes `low`, `high` and the offset of the
-    upper plane (B, U)."""
+@dataclass
+class Kinks:
+    """The planes of a ReLU operator without what rounding costs: slopes and offsets (2, B, *S) of the `lower` and of
+    the `upper` plane; those that a walk of one row per box `picked` (2, B, *S)."""
 
-    slope: Tensor
-    places: Tensor
-    low: Tensor
-    high: Tensor
-    offset: Tensor
+    lower: Tensor
+    upper: Tensor
+    picked: Tensor | None = None
 
-    def step(self, rows: Tensor) -> tuple[tuple[Tensor], Tensor]:
-        """Rows (B, K, *S) one operator further back, and what that adds to their bias (B, K)."""
-        mine = rows.flatten(2).index_select(2, self.places)
-        positive, negative = mine.clamp(min=0), mine.clamp(max=0)
-        mine = torch.addcmul(positive * self.low[:, None], negative, self.high[:, None])
-        part = (rows * self.slope[:, None]).flatten(2).index_copy_(2, self.places, mine)
-        return (part.view_as(rows),), torch.bmm(negative, self.offset[:, :, None])[:, :, 0]
+    def step(self, rows: Tensor, extra: Tensor | None) -> Tensor:
+        """Rows (B, 1, *S) one operator further back, and `extra` added to them there."""
+        self.picked = torch.where(rows[:, 0] < 0, self.upper, self.lower)
+        slope = self.picked[0, :, None]
+        return rows * slope if extra is None else torch.addcmul(extra, rows, slope)
 
-    def value(self, x: Tensor, at: Tensor | None) -> Tensor:
-        """The value (B, *S) at x on the planes that rows with coefficients `at` (B, *S) take; lower ones if None."""
-        mine = x.flatten(1).index_select(1, self.places)
-        on = mine * self.low
-        if at is not None:
-            above = torch.addcmul(self.offset, mine, self.high)
-            on = torch.where(at.flatten(1).index_select(1, self.places) >= 0, on, above)
-        return (x * self.slope).flatten(1).index_copy_(1, self.places, on).view_as(x)
+    def owed(self, rows: Tensor) -> Tensor:
+        """What that adds to their bias: (B, 1)."""
+        assert self.picked is not None
+        return torch.bmm(rows.flatten(2), self.picked[1].flatten(1)[:, :, None])[:, :, 0]
+
+    def value(self, x: Tensor) -> Tensor:
+        """The value (B, *S) at x on the planes that were picked, lower ones where no row came by."""
+        slope, offset = self.lower if self.picked is None else self.picked
+        return torch.addcmul(offset, x, slope)
+
+
+Added = Mapping[tuple[int, int], tuple[Tensor, Tensor | None]]
+"""Rows over arguments of non-linear operators, and what comes with them to the bias."""
 
 
 def walk_back(
     network: Network,
     slot: int,
-    rows: Tensor,
+    rows: Tensor | Mapping[int, Tensor],
     bias: Tensor,
     relaxations: Mapping[int, Relaxation] | Mapping[int, Relaxation | Kinks],
     owner: Tensor | None = None,
     trace: dict[int, Tensor] | None = None,
     allowance: Allowance | None = None,
-    added: Mapping[tuple[int, int], tuple[Tensor, Tensor | None]] = MappingProxyType({}),
+    added: Added = MappingProxyType({}),
     products: Mapping[int, Products] = MappingProxyType({}),
 ) -> tuple[Tensor, Tensor]:
     """Rows over the value in `slot`, (R, K, *S), as rows over the network input.
 
+    With several, `rows[s]` over the value in each slot s up to `slot`, it is their sum that is bounded.
     `relaxations[i]` holds the planes of the non-linear operator i, batched over boxes. `trace`, if given, receives
     the rows (R, K, *T) that arrive at the output of each non-linear operator. `added[i, k]`, rows (R, K, *S) and what
     comes with them to the bias (R, K) or None, joins the rows over argument k of operator i (multipliers of decided
@@ -79,19 +82,49 @@ def walk_back(
     Returns:
         coefficients (R, K, n) and bias (R, K); a bias of NaN or +inf (overflow) is turned into -inf (nothing known).
     """
-    pending: dict[int, Tensor] = {slot: rows}
+    coefficients, shift = _walk(network, slot, rows, bias, relaxations, owner, trace, allowance, added, products)
+    assert shift is not None
+    return coefficients, shift
+
+
+def slopes_back(
+    network: Network,
+    slot: int,
+    rows: Mapping[int, Tensor],
+    relaxations: Mapping[int, Kinks],
+    trace: dict[int, Tensor],
+    added: Added,
+) -> Tensor:
+    """The coefficients (R, K, n) alone of `walk_back`, where all non-linear operators are ReLUs."""
+    return _walk(network, slot, rows, None, relaxations, None, trace, None, added, {})[0]
+
+
+def _walk(
+    network: Network,
+    slot: int,
+    rows: Tensor | Mapping[int, Tensor],
+    bias: Tensor | None,
+    relaxations: Mapping[int, Relaxation] | Mapping[int, Kinks] | Mapping[int, Relaxation | Kinks],
+    owner: Tensor | None,
+    trace: dict[int, Tensor] | None,
+    allowance: Allowance | None,
+    added: Added,
+    products: Mapping[int, Products],
+) -> tuple[Tensor, Tensor | None]:
+    pending: dict[int, Tensor] = dict(rows) if isinstance(rows, Mapping) else {slot: rows}
+    lead = next(iter(pending.values())).shape[:2]
     marked = not network.finite
-    state = torch.stack([bias, torch.zeros_like(bias)]) if marked else bias[None]
+    state = None if bias is None else torch.stack([bias, torch.zeros_like(bias)]) if marked else bias[None]
     paid: set[int] = set()  # slots whose charges and constants are part of the columns of the operator that reads them
     for i in range(slot - 1, -1, -1):
         if i + 1 not in pending:
             continue
         rows = pending.pop(i + 1)
         op = network.ops[i]
-        if i + 1 not in paid:
+        if state is not None and i + 1 not in paid:
             state = _passed(op, rows, state, None if allowance is None else allowance.column(i + 1), owner)
         if isinstance(op, LinearOp):
-            parts = tuple(p.unflatten(0, bias.shape) for p in op.adjoint(rows.flatten(0, 1)))
+            parts = tuple(p.unflatten(0, lead) for p in op.adjoint(rows.flatten(0, 1)))
         else:
             assert isinstance(op, RelaxedOp)
             if trace is not None:
@@ -100,9 +133,12 @@ def walk_back(
             folded = False
             if isinstance(given, Kinks):
                 assert owner is None and allowance is None
-                parts, owed = given.step(rows)
-                state = torch.cat([state[:1] + owed, state[1:]])
+                extra, shift = added.get((i, 0), (None, None))
+                parts = (given.step(rows, extra),)
+                if state is not None:
+                    state = _plus(state, given.owed(rows) if shift is None else given.owed(rows) + shift)
             else:
+                assert state is not None
                 planes = planes_of(op, given, marked) if allowance is None else allowance.planes(i, given)
                 if owner is not None:
                     planes = planes.of(owner)
@@ -111,30 +147,31 @@ def walk_back(
                     assert allowance is not None
                     parts, owed = _together(op, rows, parts, owed, products[i].select(owner), allowance)
                 state, folded = state + owed, planes.folded
-            source = network.sources[i][0]
-            if folded:
-                paid.add(source)
-            for k in range(len(parts)):
-                if (i, k) not in added:
-                    continue
-                extra, shift = added[i, k]
-                parts = (*parts[:k], parts[k] + extra, *parts[k + 1 :])
-                if allowance is not None:
-                    state = _charged(state, extra.abs(), allowance.added(i, k), owner)
-                if shift is not None:
-                    shift = shift if allowance is None else shift - shift.abs() * allowance.shifted
-                    state = torch.cat([state[:1] + shift, state[1:]])
+                source = network.sources[i][0]
                 if folded:
-                    column = None if allowance is None else allowance.column(source)
-                    state = _passed(network.ops[source - 1], extra, state, column, owner)
+                    paid.add(source)
+                for k in range(len(parts)):
+                    if (i, k) not in added:
+                        continue
+                    extra, shift = added[i, k]
+                    parts = (*parts[:k], parts[k] + extra, *parts[k + 1 :])
+                    if allowance is not None:
+                        state = _charged(state, extra.abs(), allowance.added(i, k), owner)
+                    if shift is not None:
+                        state = _plus(state, shift if allowance is None else shift - shift.abs() * allowance.shifted)
+                    if folded:
+                        column = None if allowance is None else allowance.column(source)
+                        state = _passed(network.ops[source - 1], extra, state, column, owner)
         for source, part in zip(network.sources[i], parts, strict=True):
             pending[source] = pending[source] + part if source in pending else part
     if 0 not in pending:
-        coefficients = rows.new_zeros(*bias.shape, network.n)
+        coefficients = torch.zeros(*lead, network.n, dtype=network.dtype, device=network.device)
     else:
-        if allowance is not None and (column := allowance.column(0)) is not None:
+        if state is not None and allowance is not None and (column := allowance.column(0)) is not None:
             state = _charged(state, pending[0].abs(), column, owner)
         coefficients = pending[0].flatten(2)
+    if state is None or bias is None:
+        return coefficients, None
     shift = state[0]
     if allowance is not None:
         # roundings of the bias that the walk started with, and underflow, of coefficients and of products
@@ -145,9 +182,33 @@ def walk_back(
     return coefficients, shift.masked_fill(state[1] != 0, -torch.inf) if marked else shift
 
 
+def linear_head(network: Network, slot: int, rows: Tensor) -> tuple[dict[int, Tensor], Tensor]:
+    """Rows (B, J, *S) over the value in `slot` as rows over the values that non-linear operators and the input make, by
+    slot, and what that adds to their bias (B, J): linear operators alone, without what rounding costs."""
+    pending, found, bias = {slot: rows}, {}, rows.new_zeros(rows.shape[:2])
+    for i in range(slot - 1, -1, -1):
+        if i + 1 not in pending:
+            continue
+        rows, op = pending.pop(i + 1), network.ops[i]
+        if not isinstance(op, LinearOp):
+            found[i + 1] = rows
+            continue
+        if op.offset_column is not None:
+            bias = bias + rows.flatten(2) @ op.offset_column
+        for source, part in zip(network.sources[i], op.adjoint(rows.flatten(0, 1)), strict=True):
+            part = part.unflatten(0, rows.shape[:2])
+            pending[source] = pending[source] + part if source in pending else part
+    return {**found, **pending}, bias
+
+
 def _known_below(bound: Tensor) -> Tensor:
     """Lower bounds with -inf where they are not numbers."""
     return torch.nan_to_num(bound, nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
+
+
+def _plus(state: Tensor, amount: Tensor) -> Tensor:
+    """What is known (1 or 2, R, K), with an amount (R, K) more in the bias."""
+    return state + amount if len(state) == 1 else torch.cat([state[:1] + amount, state[1:]])
 
 
 def _charged(state: Tensor, size: Tensor, column: Tensor, owner: Tensor | None) -> Tensor:
@@ -161,9 +222,9 @@ def _passed(op: Op, rows: Tensor, state: Tensor, column: Tensor | None, owner: T
     """What is known after rows (R, K, *T) over the operator's value have taken its constant, and paid its `column`."""
     constant, error = (op.offset_column, op.error_column) if isinstance(op, LinearOp) else (None, None)
     if constant is not None:
-        state = torch.cat([state[:1] + rows.flatten(2) @ constant, state[1:]])
+        state = _plus(state, rows.flatten(2) @ constant)
     if error is not None:
-        state = torch.cat([state[:1] + rows.abs().flatten(2) @ error, state[1:]])
+        state = _plus(state, rows.abs().flatten(2) @ error)
     return state if column is None else _charged(state, rows.abs(), column, owner)
 
 

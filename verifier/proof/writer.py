@@ -95,7 +95,7 @@ class ProofWriter:
         problem: Problem,
         network: Network,
         stop: Callable[[], bool],
-        found: Callable[[], Parameters] | None,
+        found: Callable[[], tuple[Parameters, dict[int, Tensor]]] | None,
         rows: bool = False,
         neurons: bool = False,
     ) -> None:
@@ -294,12 +294,12 @@ class ProofWriter:
         part = replace(whole, signs=self.signs(boxes.signs[b].tolist()))
         if self._found is None:
             return Claim(part, ())
-        found = self._found()
+        found, everywhere = self._found()
         columns = [d for d, e in enumerate(boxes.signs[b].tolist()) if e]
         beta = tuple(short(np.maximum(0.0, found.beta[b, columns].double().cpu().numpy())).tolist())
         slopes = {
             self.relus[i][0]: np.rint(a[b].cpu().numpy() * LEVELS).astype(np.uint8).reshape(-1)
-            for i, a in found.alpha.items()
+            for i, a in everywhere.items()
         }
         weights = short(found.weight[b].cpu().numpy()).tolist()[: len(self.prover.clauses(part)[0])]
         picked = tuple((k, w) for k, w in enumerate(weights) if w > 0)

@@ -79,32 +79,31 @@ def open_splits(
     """What may be split, and its numbers (U,). For a ReLU the loss is the distance between relu(z) and the plane
     that is used, at the relaxed network's own point, and half of the upper plane's intercept."""
     parts: list[NeuronSplits] = []
-    numbers = []
-    for i, first in relaxed.ground.network.relus.items():
-        index, at = relaxed.loose.get(i), walked.at.get(i)
-        if at is None or index is None or not len(index):
-            continue
-        a, z = at.flatten(1)[:, index], arguments[i][0].flatten(1)[:, index]
-        (low, high), open_ = relaxed.bounds[i], relaxed.unstable[i]
-        slope = high / (high - low).clamp(min=torch.finfo(z.dtype).tiny)
-        real = z.clamp(min=0)
-        above = (slope * (z - low) - real).clamp(min=0) - 0.5 * slope * low
-        below = (real - p.alpha[i] * z).clamp(min=0)
-        loss = torch.where(a < 0, -a * above, a * below)
-        most = torch.where(a < 0, a * slope * low, a * torch.maximum(-p.alpha[i] * low, (1 - p.alpha[i]) * high))
+    numbers = [relaxed.places]
+    if len(relaxed.places):
+        a, z = relaxed.at_loose(walked.at), relaxed.at_loose({i: xs[0] for i, xs in arguments.items()})
+        (low, high), alpha = relaxed.bounds, p.alpha[:, : len(relaxed.places)]
         tiny = torch.finfo(z.dtype).tiny
-        values = loss.clamp(min=tiny) + tiny, most, high - low, torch.zeros_like(z)
-        parts.append(NeuronSplits(*(torch.where(open_, value, 0.0) for value in values)))
-        numbers.append(first + index)
-    for i, curve in relaxed.curves.items():
+        slope = high / (high - low).clamp(min=tiny)
+        real, cut = z.clamp(min=0), slope * low
+        above = (slope * z - cut - real).clamp_(min=0) - 0.5 * cut
+        below = (real - alpha * z).clamp_(min=0)
+        upper, size = a < 0, a.abs()
+        loss = size * torch.where(upper, above, below)
+        most = size * torch.where(upper, -cut, torch.maximum(-alpha * low, (1 - alpha) * high))
+        values = torch.stack([loss.clamp_(min=tiny) + tiny, most, high - low, torch.zeros_like(z)])
+        parts.append(NeuronSplits(*values.masked_fill_(~relaxed.open_, 0.0)))
+    for i, mine in relaxed.curved(p.alpha).items():
         at = walked.at.get(i)
         if at is None:
             continue
-        for k, splits in enumerate(curve.losses(p.alpha[i], at, arguments[i])):
+        for k, splits in enumerate(relaxed.curves[i].losses(mine, at, arguments[i])):
             parts.append(NeuronSplits(*(t.flatten(1) for t in splits)))
             first = relaxed.ground.network.arguments[i, k]
             numbers.append(torch.arange(first, first + parts[-1].loss.shape[1], device=at.device))
     if not parts:
         none = relaxed.task.lower.new_zeros(len(relaxed.task), 0)
         return NeuronSplits(none, none, none, none), relaxed.task.query[:0]
+    if len(parts) == 1:
+        return parts[0], torch.cat(numbers)
     return NeuronSplits(*(torch.cat(t, 1) for t in zip(*parts, strict=True))), torch.cat(numbers)

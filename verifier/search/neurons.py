@@ -84,11 +84,11 @@ class NeuronBounding:
         return sum(len(t) * (1 if i in relus else 2) for i, t in self.exact.loose.items())
 
     @property
-    def last(self) -> Parameters:
-        """What the last batch's bounds were proven with, for all its subproblems and with the slopes of all neurons: a
-        proof of them needs it."""
+    def last(self) -> tuple[Parameters, dict[int, Tensor]]:
+        """What the last batch's bounds were proven with, for all its subproblems, and the slopes of all neurons by ReLU
+        operator: a proof of them needs it."""
         task, best = self._last
-        return replace(best, alpha=Relaxed(self.fast, task).everywhere(best))
+        return best, Relaxed(self.fast, task).everywhere(best)
 
     def roots(self, boxes: DomainBatch) -> DomainBatch:
         """One subproblem for every clause of every box, with nothing found yet."""
@@ -119,13 +119,10 @@ class NeuronBounding:
             relaxed = Relaxed(self.fast, task.select(open_))
             best = best.select(open_)
             walked = relaxed.walk(best)
-            for i, at in walked.at.items():
-                if i not in relaxed.lower:
-                    continue
-                x, index = relaxed.bounds[i], relaxed.loose[i]
-                gap = torch.where(relaxed.unstable[i], x.lower * x.upper / (x.lower - x.upper), 0.0)
-                cost = at.flatten(1).index_select(1, index).abs() * gap
-                lost = losses.setdefault(i, at.new_zeros(len(boxes), len(index)))
+            low, high = relaxed.bounds
+            every = (relaxed.at_loose(walked.at).abs_() * (low * high / (low - high))).masked_fill_(~relaxed.open_, 0.0)
+            for i, cost in relaxed.by_operator(every).items():
+                lost = losses.setdefault(i, cost.new_zeros(len(boxes), cost.shape[1]))
                 lost.scatter_reduce_(0, relaxed.task.query[:, None].expand_as(cost), cost, "amax")
         if not self.exact.curved:  # rows know no split points
             self.trees = RowTrees(lower, upper, max(1, batch // 2), proof)
@@ -218,7 +215,7 @@ class NeuronBounding:
     ) -> Bounded:
         relaxed = Relaxed(self.fast, task)
         walked = relaxed.walk(best)
-        arguments, _ = relaxed.values(best, walked)
+        arguments = relaxed.values(best, walked).arguments
         neuron, at = self._branch(relaxed, best, walked, arguments, value[alive])
         self._tighten(relaxed, walked)
         b, n = task.lower.shape
@@ -260,14 +257,10 @@ class NeuronBounding:
         """Spends a share of the search's work on the intervals that cost the open subproblems most."""
         if self.trees is None or self.spent >= TIGHTENING * self.work or not len(relaxed.task):
             return
-        query, weight = relaxed.task.query, {}
-        for i in self._later():
-            at = walked.at.get(i)
-            if at is None:
-                continue
-            cost = (-at).clamp(min=0).flatten(1).index_select(1, self.exact.loose[i])
-            cost = torch.where(relaxed.unstable[i], cost, 0.0).double()
-            weight[i] = cost.new_zeros(len(self.trees.lower), cost.shape[1]).index_add_(0, query, cost)
+        every = relaxed.at_loose(walked.at).clamp_max_(0).neg_().masked_fill_(~relaxed.open_, 0.0).double()
+        every = every.new_zeros(len(self.trees.lower), every.shape[1]).index_add_(0, relaxed.task.query, every)
+        costs, later = relaxed.by_operator(every), self._later()
+        weight = {i: costs[i] for i in later if i in walked.at}
         exact = self.exact
         while self.spent < TIGHTENING * self.work and not self.stop():
             exact, work = self.trees.step(exact, self.fast, weight, self.stop)
@@ -290,18 +283,19 @@ class NeuronBounding:
         rows = part.lower.new_zeros(count, d, n)
         constants = part.lower.new_full((count, d), -torch.inf)
         assert self.exact.allowance is not None
-        for (i, k), place in relaxed.places.items():
-            box, at = (place.side != 0).nonzero(as_tuple=True)
+        for i, k, first, last, place in relaxed.decisions():
+            box, at = ((place.against != 0) & (place.column >= first) & (place.column < last)).nonzero(as_tuple=True)
             if not len(box):
                 continue
-            sign = -place.side[box, at]  # z >= p is p - z <= 0
-            start, row, bias = neuron_rows(network, network.sources[i][k], place.column[box, at])
+            sign = place.against[box, at]
+            start, row, bias = neuron_rows(network, network.sources[i][k], place.column[box, at] - first)
             row = row * sign.view(-1, *[1] * (row.dim() - 1))
             allowance = self.exact.allowance.of(part.query[box])
             of_box = {k: of_groups(q, box) for k, q in planes.items()}
             found, shift = walk_back(network, start, row, bias * sign[:, None], of_box, allowance=allowance)
-            rows[settled[box], place.entry[box, at]] = found[:, 0]
-            constants[settled[box], place.entry[box, at]] = subtract_down(shift[:, 0], sign * place.point[box, at])
+            entry = at if place.entry is None else place.entry[box, at]
+            rows[settled[box], entry] = found[:, 0]
+            constants[settled[box], entry] = subtract_down(shift[:, 0], sign * place.point[box, at])
         return (rows, constants), (low, coefficients, constant)
 
     def _branch(
@@ -348,7 +342,7 @@ class NeuronBounding:
     def unpack(self, batch: DomainBatch, default: Parameters) -> Parameters:
         """The parameters that a batch carries; those of one that was never bounded are the default ones."""
         fresh = _fresh(batch)
-        alpha = {i: torch.where(fresh[:, None], default.alpha[i], a) for i, a in unpack(batch.alpha, default).items()}
+        alpha = torch.where(fresh[:, None], default.alpha, unpack(batch.alpha, default))
         beta = torch.zeros_like(default.beta)
         beta[:, : batch.beta.shape[1]] = batch.beta
         return Parameters(alpha, beta, default.weight)

@@ -116,18 +116,15 @@ def test_gradients_are_those_of_the_bound(sample: Sample) -> None:
     task = decide(case, ground, rng.normal(size=2), rng, 1)
     relaxed = Relaxed(ground, task)
     p = relaxed.default()
-    alpha = {i: torch.from_numpy(rng.uniform(0.3, 0.6, size=a.shape)) for i, a in p.alpha.items()}
-    p = replace(p, alpha=alpha, beta=torch.from_numpy(rng.uniform(0.05, 0.1, size=p.beta.shape)))
-    found = relaxed.gradients(p, relaxed.walk(p))
+    p = replace(p, alpha=torch.from_numpy(rng.uniform(0.3, 0.6, size=p.alpha.shape)), beta=torch.from_numpy(rng.uniform(0.05, 0.1, size=p.beta.shape)))
+    walked = relaxed.walk(p)
+    found = relaxed.gradients(p, walked, relaxed.values(p, walked))
 
     def moved(name: str, change: torch.Tensor) -> Parameters:
-        if name == "beta":
-            return replace(p, beta=p.beta + change)
-        i = int(name.removeprefix("alpha"))
-        return replace(p, alpha={**p.alpha, i: p.alpha[i] + change})
+        return replace(p, **{name: getattr(p, name) + change})
 
-    for name, gradient in found.items():
-        for j in range(min(4, gradient.shape[1])):
+    for name, gradient in (("alpha", found.alpha), ("beta", found.beta)):
+        for j in range(gradient.shape[1]):
             step = torch.zeros_like(gradient)
             step[0, j] = 1e-7
             up, down = (float(relaxed.walk(moved(name, s)).low) for s in (step, -step))
