@@ -382,7 +382,7 @@ class Relaxed:
         """The planes of ReLUs at the slopes `alpha` (B, A)."""
         low, high, steep = self._planes
         mine = torch.where(self.open_, alpha[:, : len(self.places)], steep)
-        low = low.index_copy(2, self.places, torch.stack([mine, torch.zeros_like(mine)]))
+        low[0].index_copy_(1, self.places, mine)  # of one walk at a time: what it picks is copied
         shapes = self.ground.network.shapes
         return {
             i: Kinks(*(t[:, :, part].reshape(2, len(mine), *shapes[i + 1]) for t in (low, high)))

@@ -32,14 +32,15 @@ class Adam:
         moves: dict[str, Tensor] = {}
         for name, gradient in gradients.items():
             if name in self.first:
-                first = self.first[name].mul_(keep_first).add_(gradient, alpha=1 - keep_first)
+                first = self.first[name].lerp_(gradient, 1 - keep_first)
                 second = self.second[name].mul_(keep_second).addcmul_(gradient, gradient, value=1 - keep_second)
             else:
                 first = self.first[name] = gradient * (1 - keep_first)
                 second = self.second[name] = gradient.square().mul_(1 - keep_second)
-            scale = (second / (1 - keep_second**self.steps)).sqrt_()
-            scale.add_(torch.finfo(first.dtype).tiny * SPARE if noise is None else noise[name])
-            moves[name] = (first / (1 - keep_first**self.steps)).div_(scale)
+            unit = 1 - keep_first**self.steps
+            scale = second.mul(unit * unit / (1 - keep_second**self.steps)).sqrt_()
+            scale.add_(torch.finfo(first.dtype).tiny * SPARE if noise is None else noise[name], alpha=unit)
+            moves[name] = first.div(scale)
         return moves
 
     def select(self, keep: Tensor, axis: int = 0) -> None:

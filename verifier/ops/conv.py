@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -92,8 +93,7 @@ class Conv(_Convolution):
         rows, weight = y.reshape(-1, *self.out_shape[1:]), self.params["weight"]
         if self._strided_on_cpu(rows):
             # oneDNN's kernel for this layout is up to 4 times as fast (kernel 4, stride 2), the copies included
-            rows = rows.contiguous(memory_format=torch.channels_last)
-            weight = weight.contiguous(memory_format=torch.channels_last)
+            rows, weight = rows.contiguous(memory_format=torch.channels_last), self._weight_last
         x = _CONV_TRANSPOSE[self._spatial](
             rows,
             weight,
@@ -104,6 +104,10 @@ class Conv(_Convolution):
             groups=self._groups,
         )
         return (x.contiguous().view(y.shape[0], *self.in_shapes[0]),)
+
+    @cached_property
+    def _weight_last(self) -> Tensor:
+        return self.params["weight"].contiguous(memory_format=torch.channels_last)
 
     def _strided_on_cpu(self, rows: Tensor) -> bool:
         single = rows.dtype == torch.float32 and rows.device.type == "cpu"

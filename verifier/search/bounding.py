@@ -29,7 +29,8 @@ class Bounded:
     number of unstable neurons at operator i. Where neurons are split: `neuron` (B,) is the one to split (-1: none is
     left) and `at` (B,) its split point (None: 0), `sign_coefficients` (B, D, n) and `sign_constant` (B, D) are rows
     that are <= 0 on the subproblem because of its decided neurons, `alpha`, `beta` are what children start from (see
-    `DomainBatch`). `lost` (B,) marks boxes that nothing can settle (see `ties.hopeless`).
+    `DomainBatch`). `lost` (B,) marks boxes that nothing can settle (see `ties.hopeless`). Without `cuts` no row is
+    known to hold, and nothing of a box may be cut off by them.
     """
 
     alive: Tensor
@@ -50,6 +51,7 @@ class Bounded:
     alpha: Tensor | None = None
     beta: Tensor | None = None
     lost: Tensor | None = None
+    cuts: bool = True
 
     def renumbered(self, alive: Tensor, values: Tensor) -> Bounded:
         """The same result for a batch of which only `alive` was bounded here; `values` are the others' scores."""
@@ -60,7 +62,7 @@ class Bounded:
 
     def select(self, keep: Tensor) -> Bounded:
         """The open boxes named by a mask over them."""
-        parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("values", "unstable_at")}
+        parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("values", "unstable_at", "cuts")}
         given = {name: t for name, t in parts.items() if t is not None}
         kept: dict[str, Any] = dict(zip(given, pick(given.values(), keep), strict=True))
         return replace(self, **kept)

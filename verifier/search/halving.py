@@ -202,11 +202,15 @@ def _halves(
     parts, number = [], None
     if neuron is not None:
         by_neuron = (neuron >= 0) & ~deep
-        if bool(by_neuron.any()):
-            chosen, number = boxes.select(by_neuron), neuron[by_neuron]
-            halves = chosen.split_neuron(number, None if at is None else at[by_neuron])
+        mine = by_neuron.nonzero()[:, 0]
+        if len(mine):
+            chosen, number = boxes.select(mine), neuron.index_select(0, mine)
+            halves = chosen.split_neuron(number, None if at is None else at.index_select(0, mine))
             parts.append(halves if record is None else record.neurons(chosen, number, halves))
-            boxes, branch, deep = boxes.select(~by_neuron), branch[~by_neuron], deep[~by_neuron]
+            if len(mine) == len(boxes):
+                return Parts(parts[0], boxes.select(slice(0, 0)), inputs=mine[:0], neurons=number)
+            rest = (~by_neuron).nonzero()[:, 0]
+            boxes, branch, deep = boxes.select(rest), branch.index_select(0, rest), deep.index_select(0, rest)
     splittable, dimension, where = cut(boxes, branch)
     splittable &= ~deep
     kept = splittable.nonzero()[:, 0]
@@ -228,6 +232,8 @@ def suggest(boxes: DomainBatch, bounded: Bounded) -> tuple[Tensor, Tensor]:
 
 def clip(boxes: DomainBatch, bounded: Bounded) -> tuple[DomainBatch, Bounded]:
     """Boxes cut down to the hull of what the linear rows leave possible; boxes that vanish are proven."""
+    if not bounded.cuts:
+        return replace(boxes, score=bounded.value), bounded
     lower, upper = shrink(bounded.clause, bounded.scores, bounded.low, bounded.coefficients, boxes.lower, boxes.upper)
     if bounded.sign_coefficients is not None and bounded.sign_constant is not None and bounded.sign_constant.shape[1]:
         lower, upper = shrink_all(bounded.sign_coefficients, bounded.sign_constant, lower, upper)

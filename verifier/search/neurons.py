@@ -216,26 +216,25 @@ class NeuronBounding:
         relaxed = Relaxed(self.fast, task)
         walked = relaxed.walk(best)
         arguments = relaxed.values(best, walked).arguments
-        neuron, at = self._branch(relaxed, best, walked, arguments, value[alive])
+        least = value.index_select(0, alive)
+        neuron, at = self._branch(relaxed, best, walked, arguments, least)
         self._tighten(relaxed, walked)
         b, n = task.lower.shape
         undecided = relaxed.undecided()
-        signs = task.lower.new_zeros(b, 0, n).double(), task.lower.new_zeros(b, 0).double()
-        low, coefficients, constant = value[alive][:, None], walked.coefficients, walked.constant
+        signs = value.new_zeros(b, 0, n), value.new_zeros(b, 0)
+        low = value.new_full((b, 1), -torch.inf)  # not rigorous: nothing may be cut off by it
+        coefficients, constant = walked.coefficients.double(), walked.constant.double()
         settled = (undecided == 0).nonzero()[:, 0]
-        low = torch.full_like(low, -torch.inf)  # not rigorous: nothing may be cut off by it
-        coefficients, constant = coefficients.double(), constant.double()
         if len(settled):
             signs, found = self._leaves(exact.select(alive), settled, best, b)
             low[settled, 0], coefficients[settled], constant[settled] = found
         scores = value.new_full((b, self.table.most), torch.inf)
-        clause = batch.clause[alive]
-        scores.scatter_(1, clause, value[alive][:, None])
-        kept = pack(best)
-        width = batch.upper[alive] - batch.lower[alive]
+        clause = batch.clause.index_select(0, alive)
+        scores.scatter_(1, clause, least[:, None])
+        width = (batch.upper - batch.lower).index_select(0, alive)
         return Bounded(
             alive=alive,
-            value=value[alive],
+            value=least,
             scores=scores,
             low=low,
             clause=clause,
@@ -249,8 +248,9 @@ class NeuronBounding:
             sign_constant=signs[1],
             values=value,
             unstable_at={},
-            alpha=kept,
+            alpha=pack(best),
             beta=best.beta.float(),
+            cuts=len(settled) > 0,
         )
 
     def _tighten(self, relaxed: Relaxed, walked: Walked) -> None:
