@@ -8,8 +8,8 @@ a point where the program needs a number before it can go on: `item` and `bool`,
 before the first step (reading the network, cross-checks, the first attack, root bounds) is listed on its own.
 
 Backward rows go in chunks of about a core's cache on a CPU and of what fills the card on a GPU, and attacks and climbs
-look less often at what they reached there; a step is counted with the settings of either (`--chunk`). `--where` prints the
-lines of ours that make the most calls.
+look less often at what they reached there; a step is counted with the settings of either (`--chunk`). `--where` prints
+the lines of ours that make the most calls.
 """
 
 from __future__ import annotations

@@ -116,7 +116,11 @@ def test_gradients_are_those_of_the_bound(sample: Sample) -> None:
     task = decide(case, ground, rng.normal(size=2), rng, 1)
     relaxed = Relaxed(ground, task)
     p = relaxed.default()
-    p = replace(p, alpha=torch.from_numpy(rng.uniform(0.3, 0.6, size=p.alpha.shape)), beta=torch.from_numpy(rng.uniform(0.05, 0.1, size=p.beta.shape)))
+    p = replace(
+        p,
+        alpha=torch.from_numpy(rng.uniform(0.3, 0.6, size=p.alpha.shape)),
+        beta=torch.from_numpy(rng.uniform(0.05, 0.1, size=p.beta.shape)),
+    )
     walked = relaxed.walk(p)
     found = relaxed.gradients(p, walked, relaxed.values(p, walked))
 
