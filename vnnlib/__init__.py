@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from vnnlib.errors import VnnLibError, VnnLibSemanticError, VnnLibSyntaxError, VnnLibUnsupported
-from vnnlib.form import NormalForm, TensorSlice, joined
+from vnnlib.form import Layout, NormalForm, TensorSlice, joined
 from vnnlib.limits import Limits
 from vnnlib.normalise import classify, normalise
 from vnnlib.reading import load, loads
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Case",
     "InstanceRow",
+    "Layout",
     "Limits",
     "NetworkDecl",
     "NormalForm",

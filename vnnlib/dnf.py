@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -71,8 +72,8 @@ class Atoms:
         if isinstance(left, Variable) and isinstance(right, Num) and self.column(left) < self.n_inputs:
             column, value = self.column(left), float(right.text) + 0.0
 
-            def make(op: str) -> Literal:
-                return BoundLiteral(column, op[0] == "<", Bound(value, len(op) == 1, right.text))
+            def make(op: str) -> list[Literal]:
+                return [BoundLiteral(column, op[0] == "<", Bound(value, len(op) == 1, right.text))]
 
         else:
             polynomial = self._leaves(left, right)
@@ -88,14 +89,14 @@ class Atoms:
                 opaque = OpaqueLiteral(relation, f"hidden variable of '{self._hidden(polynomial)}'")
                 return [[opaque], [opaque]] if op == "!=" else [[opaque]]
 
-            def make(op: str) -> Literal:
+            def make(op: str) -> list[Literal]:
                 return self._linear(op, polynomial, relation)
 
         if op == "==":
-            return [[make("<="), make(">=")]]
+            return [make("<=") + make(">=")]
         if op == "!=":
-            return [[make("<")], [make(">")]]
-        return [[make(op)]]
+            return [make("<"), make(">")]
+        return [make(op)]
 
     def _leaves(self, left: Term, right: Term) -> Terms | None:
         """Return left - right where that needs no arithmetic: a variable and a number or another variable."""
@@ -116,26 +117,37 @@ class Atoms:
                 return tensor.name
         raise AssertionError("column outside all tensors")
 
-    def _linear(self, op: str, polynomial: Terms, relation: Application) -> Literal:
-        """Return the literal of `polynomial op 0` for one of <= >= < >."""
+    def _linear(self, op: str, polynomial: Terms, relation: Application) -> list[Literal]:
+        """Return the literals of `polynomial op 0` for one of <= >= < >.
+
+        A limit of one input that had to be divided out (3 x <= 1) and is no float64 number is rounded outwards, so that
+        the box holds every real that the comparison admits; the comparison itself stays as a row.
+        """
         strict = len(op) == 1
         sign = 1 if op[0] == "<" else -1
         rhs = -sign * polynomial.get((), Fraction(0))
         terms = sorted((m[0], sign * c) for m, c in polynomial.items() if m)
         if not terms:
-            return rhs > 0 if strict else rhs >= 0
+            return [rhs > 0 if strict else rhs >= 0]
+        found: list[Literal] = []
         try:
             if len(terms) == 1 and terms[0][0] < self.n_inputs:
                 column, coefficient = terms[0]
-                limit = rhs / coefficient
-                return BoundLiteral(column, coefficient > 0, Bound(float(limit) + 0.0, strict, limit))
+                limit, upper = rhs / coefficient, coefficient > 0
+                value = float(limit) + 0.0
+                exact = abs(coefficient) == 1 or Fraction(value) == limit
+                if not exact and (Fraction(value) < limit) == upper:
+                    value = math.nextafter(value, math.inf if upper else -math.inf)
+                found = [BoundLiteral(column, upper, Bound(value, strict, limit))]
+                if exact:
+                    return found
             values = tuple(float(c) for _, c in terms)
             row = tuple(c for c, _ in terms), values, float(rhs) + 0.0, strict
         except OverflowError:
-            return OpaqueLiteral(relation, "a coefficient is outside the range of float64")
+            return [OpaqueLiteral(relation, "a coefficient is outside the range of float64")]
         if 0.0 in values:
-            return OpaqueLiteral(relation, "a coefficient is too small for float64")
-        return RowLiteral(self.rows.setdefault(row, len(self.rows)), terms[-1][0] < self.n_inputs)
+            return [OpaqueLiteral(relation, "a coefficient is too small for float64")]
+        return [*found, RowLiteral(self.rows.setdefault(row, len(self.rows)), terms[-1][0] < self.n_inputs)]
 
 
 def _beats(a: Bound, b: Bound, upper: bool) -> bool:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
+
+from vnnlib.spec import SIGNED_TYPES, UNSIGNED_TYPES
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,14 @@ class TensorSlice:
     shape: tuple[int, ...]
     start: int
     stop: int
+
+
+class Layout(NamedTuple):
+    """A tensor of a network."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +109,29 @@ class NormalForm:
         """Input slices and output slices."""
         return self.input_tensors, self.output_tensors
 
+    def misfit(self, inputs: Sequence[Layout], outputs: Sequence[Layout]) -> str:
+        """Why these cannot be the declared tensors, in words; "" where they can.
+
+        Sizes have to agree, tensor by tensor where several are declared (1.0 names one vector, whatever the network
+        has); of two shapes with as many dimensions other than 1, these, too; and whole numbers are no set of reals.
+        """
+        for kind, declared, found in (("input", self.input_tensors, inputs), ("output", self.output_tensors, outputs)):
+            sizes = [t.stop - t.start for t in declared], [math.prod(one.shape) for one in found]
+            if sum(sizes[0]) != sum(sizes[1]) or (len(declared) > 1 and sizes[0] != sizes[1]):
+                return (
+                    f"the specification declares {_sum(sizes[0])} {kind} variables, but the network has"
+                    f" {_sum(sizes[1])} ({', '.join(f'{one.name} {list(one.shape)}' for one in found)})"
+                )
+            for tensor, one in zip(declared, found, strict=False):
+                own, other = ([n for n in shape if n != 1] for shape in (tensor.shape, one.shape))
+                if len(declared) == len(found) and len(own) == len(other) and own != other:
+                    what = f"{kind} {tensor.name} {list(tensor.shape)}, but the network has {one.name} {list(one.shape)}"
+                    return f"the specification declares {what}"
+                if kind == "input" and tensor.dtype in SIGNED_TYPES | UNSIGNED_TYPES and one.dtype.kind not in "iu":
+                    what = f"input {tensor.name} of {tensor.dtype}, but the network's {one.name} is of {one.dtype}"
+                    return f"the specification declares {what}"
+        return ""
+
     def row(self, r: int) -> tuple[np.ndarray, np.ndarray, float, bool]:
         """Return (columns, values, rhs, strict) of row r."""
         part = slice(self.row_ptr[r], self.row_ptr[r + 1])
@@ -153,6 +188,10 @@ class NormalForm:
     def __repr__(self) -> str:
         counts = f"{self.n_inputs} inputs, {self.n_outputs} outputs, {len(self.lower)} boxes"
         return f"NormalForm({counts}, {len(self.row_rhs)} rows, {len(self.clause_ptr) - 1} clauses)"
+
+
+def _sum(sizes: Sequence[int]) -> str:
+    return " + ".join(map(str, sizes[:10])) + (" + .." if len(sizes) > 10 else "")
 
 
 def joined(forms: Sequence[NormalForm]) -> NormalForm:

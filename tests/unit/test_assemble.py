@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -115,6 +117,31 @@ def test_what_does_not_fit_is_refused() -> None:
         check_fit(network.model(), form([Case([0.0, -np.inf, 0.0], np.ones(3), row)], 3, 3))
 
 
+def _declared(inputs: str, output: str = "Y real [1, 3]") -> vnnlib.NormalForm:
+    text = "".join(f"(declare-input {one})" for one in inputs.split(";"))
+    return vnnlib.normalise(
+        vnnlib.loads(f"(vnnlib-version <2.0>)(declare-network f {text}(declare-output {output}))(assert (<= X[0,0] 1))")
+    )
+
+
+def test_declared_tensors_are_the_networks_own() -> None:
+    """Five numbers in two inputs are not (2, 3) where the network has (3, 2), an image is not laid out the other way
+    round, and the whole numbers of a declaration are no set of reals.
+    """
+    nodes = [helper.make_node("Concat", ["a", "b"], ["y"], axis=1)]
+    two = load_model(models.build(nodes, {"a": (1, 2), "b": (1, 1)}, ["y"]))
+    with pytest.raises(ProblemError, match=re.escape("1 + 2 input variables, but the network has 2 + 1 (a [1, 2]")):
+        check_fit(two, _declared("X real [1,1];Z real [1,2]"))
+    image = load_model(models.build([helper.make_node("Relu", ["x"], ["y"])], {"x": (1, 3, 2)}, ["y"]))
+    with pytest.raises(ProblemError, match=re.escape("input X [2, 3], but the network has x [1, 3, 2]")):
+        check_fit(image, _declared("X real [2,3]", "Y real [6]"))
+    with pytest.raises(ProblemError, match="input X of int8, but the network's a is of float32"):
+        check_fit(two, _declared("X int8 [1,2];Z real [1,1]"))
+    for fits in ("X real [1,2];Z real [1,1]", "X real [1,3]", "X real [2,1];Z real [1]"):
+        with pytest.raises(ProblemError, match="no finite"):
+            check_fit(two, _declared(fits))
+
+
 def test_too_many_rows_are_refused_before_they_are_built(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("verifier.problem.problem.MAX_ROW_ELEMENTS", 5)
     cases = [Case(np.zeros(3), np.ones(3), [[Row({}, {0: 1.0, 1: 2.0})], [Row({}, {2: 1.0, 1: 1.0})]])]
@@ -124,8 +151,6 @@ def test_too_many_rows_are_refused_before_they_are_built(monkeypatch: pytest.Mon
 
 def test_double_precision_models_keep_their_bounds() -> None:
     data = models.build([helper.make_node("Relu", ["x"], ["y"])], {"x": (1, 2)}, ["y"], dtype=np.float64)
-    from verifier.graph.onnx_import import load_model
-
     spec = vnnlib.normalise(
         vnnlib.build(
             [Case([0.1, 0.0], [0.1, 1.0], [[Row({}, {0: 1.0})]])], input_shape=[2], output_shape=[2], dtype="float64"

@@ -73,13 +73,14 @@ Tensor = Computed | Array
 class CheckedNetwork:
     """`nodes[v]` makes value v from earlier ones (`nodes[0]` is None: the flat input); `output` is the flat output;
     `sizes[v]` are numbers of elements; `tensors` the values that are ONNX tensors, by name; `dtypes` says the numpy
-    type of so many input coordinates; numbers are those of `arithmetic`."""
+    type of so many input coordinates, `parts` the elements of each output tensor; numbers are those of `arithmetic`."""
 
     nodes: list[AnyOperator | None]
     sizes: list[int]
     output: int
     tensors: dict[str, int]
     dtypes: list[tuple[int, np.dtype]]
+    parts: list[int]
     digest: str = ""
     arithmetic: Arithmetic = FLOATS
 
@@ -181,7 +182,8 @@ class _Reader:
         outputs = [self.values.get(info.name) for info in graph.output]
         if not all(isinstance(y, Computed) for y in outputs):
             raise Unreadable(f"an output is a constant or is missing: {[i.name for i in graph.output]}")
-        whole = self.gather(np.concatenate([_computed(y).ids.reshape(-1) for y in outputs]))
+        ids = [_computed(y).ids.reshape(-1) for y in outputs]
+        whole = self.gather(np.concatenate(ids))
         output = whole.value
         if output <= 0:
             self.name = "output"
@@ -189,7 +191,7 @@ class _Reader:
             output = len(self.nodes) - 1
         parts = {name: self.gather(x.ids.reshape(-1)) for name, x in self.values.items() if isinstance(x, Computed)}
         tensors = {name: v for name, part in parts.items() if (v := part.value) >= 0}
-        return CheckedNetwork(self.nodes, np.diff(self.firsts).tolist(), output, tensors, dtypes)
+        return CheckedNetwork(self.nodes, np.diff(self.firsts).tolist(), output, tensors, dtypes, [*map(len, ids)])
 
     def step(self, node: onnx.NodeProto) -> None:
         self.name = node.name or (node.output[0] if node.output else "?")

@@ -44,13 +44,12 @@ def read_queries(path: str | Path, network: CheckedNetwork) -> Queries:
     """
     data = read_bytes(path)
     form = vnnlib.normalise(vnnlib.loads(data, name=str(path)))
-    if (form.n_inputs, form.n_outputs) != (network.inputs, network.outputs):
-        raise Unreadable(
-            f"{path}: {form.n_inputs} inputs and {form.n_outputs} outputs, the network has {network.inputs} and "
-            f"{network.outputs}"
-        )
     if len({t.network for t in form.input_tensors}) > 1:
         raise Unreadable(f"{path}: several networks are not known to this checker")
+    inputs = [vnnlib.Layout("input", (size,), dtype) for size, dtype in network.dtypes]
+    outputs = [vnnlib.Layout("output", (size,), np.dtype(np.float32)) for size in network.parts]
+    if why := form.misfit(inputs, outputs):
+        raise Unreadable(f"{path}: {why}")
     if form.unbounded or not (np.isfinite(form.lower).all() and np.isfinite(form.upper).all()):
         raise Unreadable(f"{path}: inputs without bounds")
     lower, upper, at = form.lower.copy(), form.upper.copy(), 0
@@ -63,12 +62,12 @@ def read_queries(path: str | Path, network: CheckedNetwork) -> Queries:
             lower[:, part], upper[:, part] = vnnlib.float_hull(lower[:, part], upper[:, part], dtype)
         else:
             raise Unreadable(f"{path}: inputs of type {dtype}")
-    outputs, inputs, rhs = [], [], []
+    of_outputs, of_inputs, rhs = [], [], []
     for r in range(form.n_rows):
         columns, values, limit, _ = form.row(r)
         of_output = columns >= form.n_inputs
-        outputs.append((columns[of_output] - form.n_inputs, values[of_output]))
-        inputs.append((columns[~of_output], values[~of_output]))
+        of_outputs.append((columns[of_output] - form.n_inputs, values[of_output]))
+        of_inputs.append((columns[~of_output], values[~of_output]))
         rhs.append(limit)
     clauses: list[list[list[int]]] = []
     for q in range(form.n_cases):
@@ -77,4 +76,4 @@ def read_queries(path: str | Path, network: CheckedNetwork) -> Queries:
             continue
         shared = form.case_in_rows[form.case_in_ptr[q] : form.case_in_ptr[q + 1]].tolist()
         clauses.append([[*form.clause(k).tolist(), *shared] for k in range(form.case_ptr[q], form.case_ptr[q + 1])])
-    return Queries(lower, upper, clauses, outputs, inputs, rhs, form, hashlib.sha256(data).hexdigest())
+    return Queries(lower, upper, clauses, of_outputs, of_inputs, rhs, form, hashlib.sha256(data).hexdigest())

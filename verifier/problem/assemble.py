@@ -21,7 +21,7 @@ from verifier.problem.problem import Asked, Condition, Problem, append_rows, fre
 
 def check_fit(model: Model, spec: vnnlib.NormalForm) -> None:
     """Raises:
-    ProblemError: the specification speaks of other numbers of inputs or outputs than the model, or of several networks.
+    ProblemError: the specification speaks of other inputs or outputs than the model has, or of several networks.
     """
     networks = sorted({t.network for t in spec.input_tensors})
     if len(networks) > 1:
@@ -29,17 +29,12 @@ def check_fit(model: Model, spec: vnnlib.NormalForm) -> None:
             f"the specification speaks of {len(networks)} networks ({', '.join(networks)}); "
             "this verifier decides properties of one network"
         )
-    for kind, infos, count in (
-        ("input", model.input_infos, spec.n_inputs),
-        ("output", model.output_infos, spec.n_outputs),
-    ):
-        size = sum(info.size for info in infos)
-        if size != count:
-            shapes = ", ".join(f"{info.name} {list(info.shape)}" for info in infos)
-            raise ProblemError(
-                f"the specification declares {count} {kind} variables, but the network has {size} "
-                f"({shapes}); is this the right pair of files?"
-            )
+    inputs, outputs = (
+        [vnnlib.Layout(one.name, one.shape, one.dtype) for one in infos]
+        for infos in (model.input_infos, model.output_infos)
+    )
+    if why := spec.misfit(inputs, outputs):
+        raise ProblemError(f"{why}; is this the right pair of files?")
     if spec.unbounded:
         names = ", ".join(f"X_{i}" for i in spec.unbounded[:5])
         raise ProblemError(

@@ -224,9 +224,11 @@ def test_float32_boxes(edges: list[tuple[float, float]]) -> None:
     assert inner_low.dtype == np.float32 and (inner_low <= inner_high).all() and np.isfinite(inner_low).all()
     big = np.finfo(np.float32).max
     for k in range(len(lower)):
-        between = lower[k] <= inner_low[k] and inner_high[k] <= upper[k]
-        collapsed = np.nextafter(near[0][k], np.inf) > upper[k] or inner_low[k] == inner_high[k]
-        assert between or collapsed or max(abs(lower[k]), abs(upper[k])) > big
+        if max(abs(lower[k]), abs(upper[k])) >= big:
+            continue
+        least = np.float32(lower[k])
+        least = np.nextafter(least, np.float32(np.inf)) if float(least) < lower[k] else least
+        assert (lower[k] <= inner_low[k] and inner_high[k] <= upper[k]) or float(least) > upper[k]
 
 
 def test_float32_inside_prefers_numbers_inside() -> None:

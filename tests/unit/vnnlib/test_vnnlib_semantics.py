@@ -145,3 +145,18 @@ def test_general_path_is_private_but_reachable() -> None:
     data = bytearray((HEAD + "(assert (<= Y_0 1))").encode())
     assert reading._parse(data, "x", True, vnnlib.Limits(), general=True).form is None
     assert vnnlib.loads(bytes(data)).form is not None
+
+
+def test_limits_that_are_divided_out_keep_every_real() -> None:
+    """1/k for all small k: the box holds it, the row says exactly what the text says, and a float64 limit is exact."""
+    for k in range(1, 60):
+        for op, end in ((">=", "lower"), ("<=", "upper")):
+            form = vnnlib.normalise(vnnlib.loads(f"(declare-const X_0 Real)(assert ({op} (* {k} X_0) 1))"))
+            limit, found = Fraction(1, k), Fraction(float(getattr(form, end)[0, 0]))
+            exact = Fraction(float(limit)) == limit
+            assert (found <= limit) if end == "lower" else (found >= limit)
+            assert abs(found - limit) <= Fraction(float(np.spacing(1 / k)))
+            assert (found == limit) == exact and form.n_rows == (0 if exact else 1)
+            for x in (np.nextafter(1 / k, 0), 1 / k, np.nextafter(1 / k, 1)):
+                want = Fraction(float(x)) >= limit if end == "lower" else Fraction(float(x)) <= limit
+                assert form.holds(np.array([x]), np.zeros(0)) == want
