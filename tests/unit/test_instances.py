@@ -109,6 +109,17 @@ def test_witnesses_of_files_with_one_name_in_several_folders_do_not_overwrite_ea
     }
 
 
+def test_no_two_instances_share_a_file() -> None:
+    """Neither where the parts differ and their sum does not, nor where only `..` tells folders apart."""
+    pairs = [
+        *(("a_b.onnx", "c.vnnlib"), ("a.onnx", "b_c.vnnlib")),
+        *(("../x/n.onnx", "s.vnnlib"), ("x/n.onnx", "s.vnnlib"), ("x_n.onnx", "s.vnnlib")),
+    ]
+    names = file_names([Job("cat", onnx, spec, Path(onnx), Path(spec), 1.0) for onnx, spec in pairs], "proof")
+    assert len(set(names.values())) == len(pairs)
+    assert all(name.endswith(".proof") and "/" not in name for name in names.values())
+
+
 SCRIPT = """
 import sys
 from pathlib import Path

@@ -6,6 +6,7 @@ behind the lines that are there.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import re
@@ -301,7 +302,7 @@ def file_names(jobs: Sequence[Job], suffix: str) -> dict[tuple[str, str], str]:
     """File names of counterexamples, or proofs, by (onnx, vnnlib), as VNN-COMP forms them from the two file names.
 
     Where these are the same for several instances (files of one name in several folders), the folders are part of the
-    name, so that no file takes the place of another.
+    name, and where that is not enough a part of a hash, so that no file takes the place of another.
     """
     pairs = dict.fromkeys((job.onnx, job.vnnlib) for job in jobs if job.model is not None)
     short = Counter((_stem(onnx), _stem(vnnlib)) for onnx, vnnlib in pairs)
@@ -310,7 +311,11 @@ def file_names(jobs: Sequence[Job], suffix: str) -> dict[tuple[str, str], str]:
         parts = _stem(onnx), _stem(vnnlib)
         if short[parts] > 1:
             parts = _flat_stem(onnx), _flat_stem(vnnlib)
-        names[onnx, vnnlib] = f"{parts[0]}_{parts[1]}.{suffix}"
+        names[onnx, vnnlib] = f"{parts[0]}_{parts[1]}"
+    same = Counter(names.values())  # a_b and c, a and b_c; ../a and a
+    for pair, name in names.items():
+        tail = f"_{hashlib.sha256(repr(pair).encode()).hexdigest()[:16]}" if same[name] > 1 else ""
+        names[pair] = f"{name}{tail}.{suffix}"
     return names
 
 

@@ -363,6 +363,7 @@ class Context(GraphBuilder):
     declared: Shape | None
     arrays: dict[str, np.ndarray] | None  # where elements of constants are only moved: those, as they are, by name
     _attributes: Mapping[str, Any]
+    _asked: set[str]
     _node_name: str
 
     def look_at(
@@ -378,7 +379,7 @@ class Context(GraphBuilder):
         """Make `op` the current node; `declared` is the shape the file gives for its first output, if any."""
         self.op, self.opset, self._node_name = op, opset, name
         self.inputs, self.n_outputs, self._attributes, self.declared = tuple(inputs), n_outputs, attributes, declared
-        self.arrays = None
+        self.arrays, self._asked = None, set()
 
     def refuse(self, why: str) -> UnsupportedOperator:
         """The error that refuses the current node."""
@@ -391,12 +392,26 @@ class Context(GraphBuilder):
     @property
     def attributes(self) -> Mapping[str, Any]:
         """All attributes that the file gives, strings decoded."""
+        self._asked.update(self._attributes)
         return self._attributes
+
+    @property
+    def unread(self) -> set[str]:
+        """Attributes that the file gives and nobody has asked for."""
+        return set(self._attributes) - self._asked
 
     def attr(self, name: str, default: Any = None) -> Any:
         """The attribute `name`, strings decoded, or `default`: a float32 number, as attributes are."""
+        self._asked.add(name)
         default = float(np.float32(default)) if isinstance(default, float) else default
         return self._attributes.get(name, default)
+
+    def flag(self, name: str, default: bool) -> bool:
+        """The attribute `name`, which is 0 or 1: of other numbers implementations make what they like."""
+        value = self.attr(name, int(default))
+        if value not in (0, 1):
+            raise self.wrong(f"{name} = {value!r}, expected 0 or 1")
+        return bool(value)
 
     def has(self, index: int) -> bool:
         """Whether the optional input `index` is given."""

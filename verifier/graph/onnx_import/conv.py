@@ -102,6 +102,7 @@ def _transposed_window(
     auto = c.attr("auto_pad", "NOTSET")
     extra = _per_axis(c, "output_padding", rank, 0)
     shape = c.attr("output_shape")
+    given = _per_axis(c, "pads", 2 * rank, 0)
     reach = [f + e for f, e in zip(full, extra, strict=True)]
     if any(not 0 <= e < s for e, s in zip(extra, stride, strict=True)):
         raise c.wrong(f"output_padding {extra} must lie below the stride {tuple(stride)}; ONNX Runtime refuses it, too")
@@ -109,7 +110,7 @@ def _transposed_window(
         # a kernel shorter than the stride does not reach n * s, and ONNX Runtime adds no room
         shape = [min(n * s, r) for n, s, r in zip(size, stride, reach, strict=True)]
     if shape is None:
-        given = [0] * (2 * rank) if auto == "VALID" else _per_axis(c, "pads", 2 * rank, 0)
+        given = [0] * (2 * rank) if auto == "VALID" else given
         out = [r - b - a for r, b, a in zip(reach, given[:rank], given[rank:], strict=True)]
         return given[:rank], out
     shape = [int(one) for one in shape][-rank:]
@@ -137,10 +138,9 @@ def pads(
 ) -> tuple[list[int], list[int]]:
     """Padding before and after each spatial axis, from `pads` or `auto_pad`."""
     rank = len(kernel)
-    auto = c.attr("auto_pad", "NOTSET")
+    auto, given = c.attr("auto_pad", "NOTSET"), _per_axis(c, "pads", 2 * rank, 0)
     if auto == "NOTSET":
-        values = _per_axis(c, "pads", 2 * rank, 0)
-        return values[:rank], values[rank:]
+        return given[:rank], given[rank:]
     if auto == "VALID":
         return [0] * rank, [0] * rank
     if auto not in ("SAME_UPPER", "SAME_LOWER"):

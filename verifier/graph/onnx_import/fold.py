@@ -124,12 +124,12 @@ def _running_sum(c: Context, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     axis = c.axis(int(c.const(1, "axis").reshape(())), x.ndim)
 
     def total(array: np.ndarray) -> np.ndarray:
-        array = np.flip(array, axis) if c.attr("reverse", 0) else array
+        array = np.flip(array, axis) if c.flag("reverse", False) else array
         result = np.cumsum(array, axis)
-        if c.attr("exclusive", 0):
+        if c.flag("exclusive", False):
             before = [(1, 0) if a == axis else (0, 0) for a in range(array.ndim)]
             result = np.take(np.pad(result, before), np.arange(array.shape[axis]), axis)
-        return np.flip(result, axis) if c.attr("reverse", 0) else result
+        return np.flip(result, axis) if c.flag("reverse", False) else result
 
     if summed_exactly(x, axis):
         return total(x), np.zeros(x.shape)
@@ -197,8 +197,10 @@ _enter("Sum")(_many(np.add))
 
 
 @_enter("Cast")
-def _cast(c: Context, xs: list[np.ndarray]) -> np.ndarray:
+def _cast(c: Context, xs: list[np.ndarray]) -> np.ndarray | None:
     to = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(int(c.attr("to", 1))))
+    if to.itemsize < 2 and to.kind in "fV":
+        return None  # 8 bits and fewer: left to who refuses it
     return normal(xs[0]) if to.kind == "f" else xs[0].astype(to)  # between floats the real number stays
 
 

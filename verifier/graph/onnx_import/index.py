@@ -199,10 +199,9 @@ def _tuple_index(c: Context, indices: np.ndarray, shape: Sequence[int]) -> tuple
 def pad(c: Context) -> Operand:
     """Constant padding as Pad and Shift; reflect, edge and wrap as Take."""
     x = c.x()
-    mode = c.attr("mode", "constant")
+    mode, value = c.attr("mode", "constant"), c.scalar(2, "value", 0.0)
     before, after = _pad_counts(c, x.rank)
     if mode == "constant":
-        value = c.scalar(2, "value", 0.0)
         y = c.pad(x, before, after)
         if value == 0 or y is x:
             return y
@@ -242,4 +241,4 @@ def trilu(c: Context) -> Operand:
         raise c.wrong("Trilu needs a matrix")
     k = int(c.scalar(1, "k", 0))
     mask = np.ones(x.shape[-2:])
-    return c.scale(x, np.triu(mask, k) if c.attr("upper", 1) else np.tril(mask, k))
+    return c.scale(x, np.triu(mask, k) if c.flag("upper", True) else np.tril(mask, k))

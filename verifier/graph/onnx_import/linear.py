@@ -41,8 +41,8 @@ def gemm(c: Context) -> Operand:
     a, b = c.value(0), c.value(1)
     if len(a.shape) != 2 or len(b.shape) != 2:
         raise c.wrong(f"Gemm of shapes {tuple(a.shape)} and {tuple(b.shape)}, expected two matrices")
-    a = _transposed(c, a) if c.attr("transA", 0) else a
-    b = _transposed(c, b) if c.attr("transB", 0) else b
+    a = _transposed(c, a) if c.flag("transA", False) else a
+    b = _transposed(c, b) if c.flag("transB", False) else b
     bias = c.value(2) if c.has(2) and beta != 0 else None
     if isinstance(b, np.ndarray) and isinstance(bias, np.ndarray) and alpha == beta == 1:
         row = _row(bias, b.shape[1])
@@ -62,9 +62,9 @@ def gemm(c: Context) -> Operand:
 @lowers("BatchNormalization", since=7)
 def batch_normalization(c: Context) -> Operand:
     """Inference form: (x - mean) / sqrt(var + epsilon) * scale + bias, per channel (axis 1)."""
-    if c.attr("training_mode", 0):
+    if c.flag("training_mode", False):
         raise c.refuse("training mode; export the model in evaluation mode")
-    if not c.attr("spatial", 1):
+    if not c.flag("spatial", True):
         raise c.refuse("spatial = 0 (statistics per pixel)")
     x = c.x(0)
     scale, bias, mean, var = (c.const(i, what) for i, what in enumerate(("scale", "bias", "mean", "variance"), start=1))

@@ -153,8 +153,8 @@ def arg_max(c: Context) -> Operand:
     """The index of the largest element; of two elements by their difference. Ties go to the first, or to the last."""
     x = c.x() if c.op == "ArgMax" else c.scale(c.x(), -1.0)
     axis = c.axis(int(c.attr("axis", 0)), x.rank)
-    y = index_of_largest(c, x, axis, bool(c.attr("select_last_index", 0)))
-    return c.reshape(y, (*x.shape[:axis], 1, *x.shape[axis + 1 :])) if c.attr("keepdims", 1) else y
+    y = index_of_largest(c, x, axis, c.flag("select_last_index", False))
+    return c.reshape(y, (*x.shape[:axis], 1, *x.shape[axis + 1 :])) if c.flag("keepdims", True) else y
 
 
 def index_of_largest(c: Context, x: Var, axis: int, last: bool = False) -> Var:
@@ -178,7 +178,7 @@ def top_k(c: Context) -> Operand | tuple[Operand, ...]:
     axis = c.axis(int(c.attr("axis", -1)), x.rank)
     if not isinstance(c.value(1), np.ndarray) or int(c.const(1, "K").reshape(-1)[0]) != 1:
         return opaque(c)
-    sign = 1.0 if c.attr("largest", 1) else -1.0
+    sign = 1.0 if c.flag("largest", True) else -1.0
     y, kept = c.scale(x, sign), (*x.shape[:axis], 1, *x.shape[axis + 1 :])
     largest = c.emit("ReduceMax", [y], (*x.shape[:axis], *x.shape[axis + 1 :]), attrs={"axis": axis})
     value = c.reshape(c.scale(largest, sign), kept)
@@ -190,7 +190,7 @@ def running_sum(c: Context) -> Operand:
     """A triangular matrix along one axis."""
     x = c.x()
     axis = c.axis(int(c.const(1, "axis").reshape(())), x.rank)
-    weight = np.tril(np.ones((x.shape[axis],) * 2), -1 if c.attr("exclusive", 0) else 0)
-    weight = weight.T if c.attr("reverse", 0) else weight
+    weight = np.tril(np.ones((x.shape[axis],) * 2), -1 if c.flag("exclusive", False) else 0)
+    weight = weight.T if c.flag("reverse", False) else weight
     perm = [*(a for a in range(x.rank) if a != axis), axis]
     return c.transpose(c.dense(c.transpose(x, perm), weight), np.argsort(perm).tolist())

@@ -36,7 +36,7 @@ def _guess(c: Context) -> tuple[int, ...]:
     shapes = [tuple(value.shape) for value in c.inputs if value is not None]
     if c.op in ("ArgMax", "ArgMin"):
         axis = c.axis(int(c.attr("axis", 0)), len(shapes[0]))
-        kept = (1,) if c.attr("keepdims", 1) else ()
+        kept = (1,) if c.flag("keepdims", True) else ()
         return (*shapes[0][:axis], *kept, *shapes[0][axis + 1 :])
     if c.op in ("Range", "NonZero", "ConstantOfShape"):
         return (1,)

@@ -42,7 +42,7 @@ def average_pool(c: Context) -> Operand:
     _, declared = pads(c, size, kernel, stride, dilation)
     reach = [(o - 1) * s + d * (k - 1) + 1 for o, s, d, k in zip(out, stride, dilation, kernel, strict=True)]
     after = [max(0, r - n - b) for r, n, b in zip(reach, size, before, strict=True)]
-    include = bool(c.attr("count_include_pad", 0))
+    include = c.flag("count_include_pad", False)
     counts = np.ones((1,) * len(out))
     for axis, (n, k, s, d, b, a, o) in enumerate(
         zip(size, kernel, stride, dilation, before, declared, out, strict=True)
@@ -96,7 +96,7 @@ def _windows(
     for n, k, s, d, b, a in zip(size, kernel, stride, dilation, before, after, strict=True):
         room = n + b + a - d * (k - 1) - 1
         count = room // s + 1
-        if c.attr("ceil_mode", 0):
+        if c.flag("ceil_mode", False):
             count = -(-room // s) + 1
             if (count - 1) * s >= n + b:  # a window must start inside the input or the padding before it
                 count -= 1

@@ -35,7 +35,7 @@ from verifier.graph.onnx_import.final import find_final
 from verifier.graph.onnx_import.fold import approximate, fold, foldable, normal
 from verifier.graph.onnx_import.model import Model, ModelLimits, TensorInfo
 from verifier.graph.onnx_import.registry import lookup
-from verifier.graph.onnx_import.schema import missing
+from verifier.graph.onnx_import.schema import WITHOUT_EFFECT, missing
 from verifier.graph.onnx_import.source import parse, printable, read_model
 from verifier.graph.operators import OPERATORS
 
@@ -258,6 +258,9 @@ class _Import:
         declared = self.declared.get(node.output[0]) if node.output else None
         context.look_at(node.op_type, self.opset, label, inputs, count, self._attributes(node), declared)
         results = self._results(node)
+        unread = context.unread - WITHOUT_EFFECT.get(node.op_type, frozenset())
+        if unread and not any(isinstance(one, Var) and one.opaque for one in results):  # Opaque: run as it is
+            raise context.refuse(f"attribute '{min(unread)}', which nothing here reads")
         for name, value in zip(node.output, results, strict=False):
             if not name:
                 continue

@@ -64,9 +64,9 @@ def reduce_l2(c: Context) -> Operand:
 
 def _reduce(c: Context, rule: Callable[[Var, Sequence[int]], Var], plain: bool = True) -> Operand:
     x = c.x()
-    given = c.ints(1, "axes")
+    given, nothing, keep = c.ints(1, "axes"), c.flag("noop_with_empty_axes", False), c.flag("keepdims", True)
     if not given:
-        if c.attr("noop_with_empty_axes", 0):
+        if nothing:
             if not plain:  # versions of ONNX disagree on whether the element-wise part is skipped too
                 raise c.refuse("noop_with_empty_axes")
             return x
@@ -74,7 +74,7 @@ def _reduce(c: Context, rule: Callable[[Var, Sequence[int]], Var], plain: bool =
     else:
         axes = c.axes(given, x.rank)
     y = rule(x, axes)
-    if c.attr("keepdims", 1):
+    if keep:
         y = c.reshape(y, [1 if axis in axes else size for axis, size in enumerate(x.shape)])
     return y
 

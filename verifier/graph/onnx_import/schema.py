@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 
 import onnx
 from onnx.defs import OpSchema
+
+WITHOUT_EFFECT: Mapping[str, frozenset[str]] = {
+    op: frozenset(names.split())
+    for op, names in {
+        "BatchNormalization": "momentum",  # of training
+        "Cast": "saturate round_mode",  # of 8-bit floats, which are refused
+        "CastLike": "saturate round_mode",
+        "ConvInteger": "kernel_shape",  # the weight's
+        "DequantizeLinear": "axis output_dtype",  # one scale has no axis; the real number stays
+        "Dropout": "ratio seed",  # of training
+        "GroupNormalization": "stash_type",  # a precision of floating point, as in the other normalizations
+        "LayerNormalization": "stash_type",
+        "MaxPool": "storage_order",  # of the second output
+        "QLinearConv": "kernel_shape",
+        "QuantizeLinear": "axis saturate precision",
+        "RMSNormalization": "stash_type",
+        "TopK": "sorted",  # of one
+    }.items()
+}
+"""Attributes that a lowering need not ask for: they change nothing about the real function."""
 
 _MAY_BE_ABSENT = OpSchema.FormalParameterOption.Optional
 

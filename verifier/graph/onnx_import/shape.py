@@ -33,9 +33,10 @@ def cast(c: Context) -> Operand:
     """To a floating-point type the real number stays; to whole numbers it is rounded towards 0."""
     x = c.x()
     target = onnx.helper.tensor_dtype_to_np_dtype(int(c.attr("to", 1))) if c.op == "Cast" else c.value(1).dtype
-    if np.dtype(target).kind not in "fiub":
-        raise c.refuse(f"conversion of a value to {np.dtype(target)}")
-    return converted(c, x, np.dtype(target))
+    dtype = np.dtype(target)
+    if dtype.kind not in "fiub" or (dtype.kind == "f" and dtype.itemsize < 2):  # 8 bits: no rounding to look past
+        raise c.refuse(f"conversion of a value to {dtype}")
+    return converted(c, x, dtype)
 
 
 @lowers("Reshape", since=5)
@@ -48,7 +49,7 @@ def reshape(c: Context) -> Operand:
 
 def resolve_shape(c: Context, shape: tuple[int, ...], target: list[int]) -> tuple[int, ...]:
     """The target shape of a Reshape in full."""
-    if not c.attr("allowzero", 0):
+    if not c.flag("allowzero", False):
         if any(size == 0 and axis >= len(shape) for axis, size in enumerate(target)):
             raise c.wrong(f"Reshape to {target} copies a dimension that {shape} does not have")
         target = [shape[axis] if size == 0 else size for axis, size in enumerate(target)]
