@@ -125,7 +125,9 @@ class NormalForm:
             for tensor, one in zip(declared, found, strict=False):
                 own, other = ([n for n in shape if n != 1] for shape in (tensor.shape, one.shape))
                 if len(declared) == len(found) and len(own) == len(other) and own != other:
-                    what = f"{kind} {tensor.name} {list(tensor.shape)}, but the network has {one.name} {list(one.shape)}"
+                    what = (
+                        f"{kind} {tensor.name} {list(tensor.shape)}, but the network has {one.name} {list(one.shape)}"
+                    )
                     return f"the specification declares {what}"
                 if kind == "input" and tensor.dtype in SIGNED_TYPES | UNSIGNED_TYPES and one.dtype.kind not in "iu":
                     what = f"input {tensor.name} of {tensor.dtype}, but the network's {one.name} is of {one.dtype}"

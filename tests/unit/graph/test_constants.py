@@ -278,3 +278,22 @@ def test_what_cannot_be_enclosed_is_run_and_not_bounded() -> None:
     nodes = [node("Det", ["a"], ["d"]), node("Add", ["x", "d"], ["y"])]
     model = load_model(build(nodes, {"x": (2,)}, ["y"], {"a": np.array([[0.1, 0.2], [0.3, 0.7]])}))
     assert [one.attrs["op_type"] for one in model.graph.opaque][:1] == ["Det"]
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.int64, np.uint8])
+def test_whole_constants_are_divided_towards_0(dtype: type[np.signedinteger]) -> None:
+    """At the ends of the type, too: -128 has no magnitude in it."""
+    info = np.iinfo(dtype)
+    numbers = sorted(
+        {int(info.min), int(info.min) + 1 if info.min else 3, -1 if info.min else 5, 0, 1, 2, int(info.max)}
+    )
+    pairs = [(a, b) for a in numbers for b in numbers if b and (a, b) != (info.min, -1)]
+    a, b = (np.array(part, dtype) for part in zip(*pairs, strict=True))
+    nodes = [
+        helper.make_node("Div", ["a", "b"], ["q"]),
+        *(helper.make_node("Equal", ["q", "want"], ["same"]), helper.make_node("Cast", ["same"], ["one"], to=1)),
+        helper.make_node("Mul", ["x", "one"], ["y"]),
+    ]
+    want = np.array([int(Fraction(p, q)) for p, q in pairs], dtype)
+    model = load_model(build(nodes, {"x": (len(pairs),)}, ["y"], {"a": a, "b": b, "want": want}))
+    assert (evaluate(model.graph, {"x": np.ones((1, len(pairs)))})["y"] == 1).all()

@@ -460,6 +460,13 @@ CONSTANTS: list[tuple[str, list[Any], dict[str, Any], int, int]] = [
     ("Mod", [i(5, 7), i(3, 4)], {}, 1, 0),
     ("NonZero", [np.float32([0, 1, 2])], {}, 1, 0),
     ("Pow", [positive(3), np.float32(1.3)], {}, 1, 0),
+    *(
+        (op, [np.int32([[90, 8, 77], [3, 1, 1]])], {"axes": [1]}, 1, 0)
+        for op in ("ReduceMean", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceProd", "ReduceSumSquare")
+    ),
+    ("ScatterElements", [np.int8([[100, 3]]), i([0, 1]), np.int8([[100, 4]])], {"axis": 1, "reduction": "add"}, 1, 0),
+    ("Pow", [np.int32([2, 3, 7]), np.float32(0.5)], {}, 1, 0),
+    ("CumSum", [np.int32([2**31 - 1, 1, 5]), np.int64(0)], {}, 1, 0),
     ("MaxPool", [n(1, 3, 4)], {"kernel_shape": [2]}, 2, 1),
 ]
 

@@ -157,8 +157,8 @@ def _divide(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return x / y
     if (y == 0).any():
         raise ZeroDivisionError("integer division by 0")
-    quotient = np.abs(x) // np.abs(y)  # C rounds towards 0
-    return np.where((x < 0) != (y < 0), -quotient, quotient)
+    down = x // y
+    return down + ((down * y != x) & ((x < 0) != (y < 0))).astype(down.dtype)  # C rounds towards 0
 
 
 _ROWS: dict[str, Callable[..., np.ndarray]] = {

@@ -78,7 +78,8 @@ def batch_normalization(c: Context) -> Operand:
         raise c.refuse(f"factors from {size.min()} to {size.max()}, beyond what float64 holds")
     moved = mean * factor
     offset = bias - moved
-    error = np.where(moved == 0, 0.0, 6 * 2.0**-53 * np.abs(moved) + 2.0**-52 * np.abs(offset) + FLOOR)
+    nothing = (mean == 0) | (factor == 0)
+    error = np.where(nothing, 0.0, 6 * 2.0**-53 * np.abs(moved) + 2.0**-52 * np.abs(offset) + FLOOR)
     channels = x.shape[1] if x.rank > 1 else 1
     shape = (channels,) + (1,) * max(0, x.rank - 2)
     if any(one.shape != (channels,) for one in (scale, bias, mean, var)):
