@@ -130,8 +130,8 @@ class NormalForm:
                     )
                     return f"the specification declares {what}"
                 if kind == "input" and tensor.dtype in SIGNED_TYPES | UNSIGNED_TYPES and one.dtype.kind not in "iu":
-                    what = f"input {tensor.name} of {tensor.dtype}, but the network's {one.name} is of {one.dtype}"
-                    return f"the specification declares {what}"
+                    what = f"input {tensor.name} of {tensor.dtype}"
+                    return f"the specification declares {what}, but the network's {one.name} is of {one.dtype}"
         return ""
 
     def row(self, r: int) -> tuple[np.ndarray, np.ndarray, float, bool]:
