@@ -93,6 +93,14 @@ def _place(x: Array, node: Node) -> Array:
     return np.nanmax(found, axis=axis) if node.attrs["last"] else np.nanmin(found, axis=axis)
 
 
+def _spline(x: Array, node: Node) -> Array:
+    """Slopes and constants of the ramps that have begun are added up first: a sum of ramps cancels where x is large."""
+    knots, rise = (np.asarray(node.params[name], x.dtype) for name in ("knots", "rise"))
+    begun = x[..., None] > knots
+    found: Array = (begun * rise).sum(-1) * x - (begun * (rise * knots)).sum(-1)
+    return found
+
+
 Function = Callable[..., Array]
 # op -> function(inputs.., node, output shape) on one point of the IR's own shape, in the dtype of the inputs
 FUNCTIONS: dict[str, Function] = {
@@ -116,6 +124,7 @@ FUNCTIONS: dict[str, Function] = {
     "LeakyRelu": lambda x, node, shape: np.where(x < 0, x * np.asarray(node.attrs["alpha"], x.dtype), x),
     "PRelu": lambda x, node, shape: np.where(x < 0, x * node.params["slope"], x),
     "Clip": lambda x, node, shape: np.clip(x, node.attrs["min"], node.attrs["max"]),
+    "Spline": lambda x, node, shape: _spline(x, node),
     "Abs": lambda x, node, shape: np.abs(x),
     "Sign": lambda x, node, shape: np.sign(x),
     "Floor": lambda x, node, shape: np.floor(x),

@@ -115,6 +115,17 @@ ELEMENTWISE = (
     _unary("Clip", attrs={"min": 0.0, "max": np.inf}, kinks=(0.0,)),
     _unary("Clip", attrs={"min": -np.inf, "max": 2.0}, kinks=(2.0,)),
     _unary("Clip", attrs={"min": 1.0, "max": 1.0}, kinks=(1.0,)),
+    _unary(
+        "Spline",
+        params={"knots": np.array([1.5, -1.0, 0.0, 0.25]), "rise": np.array([-0.5, 1.0, -3.0, 2.5])},
+        kinks=(-1.0, 0.0, 0.25, 1.5),
+    ),
+    _unary(
+        "Spline",
+        params={"knots": np.arange(-4, 5) / 2, "rise": np.array([1, 3, 4, 5, 0, -5, -4, -3, -1]) / 32},
+        kinks=tuple(np.arange(-4, 5) / 2),
+    ),
+    _unary("Spline", params={"knots": np.array([2.0, 2.0]), "rise": np.array([1.0, -0.75])}, kinks=(2.0,)),
     _unary("Sign"),
     _unary("Floor", kinks=(-2.0, -1.0, 0.0, 1.0, 2.0)),
     _unary("Round", kinks=(-1.5, -0.5, 0.5, 1.5)),

@@ -331,3 +331,14 @@ def test_planes_are_as_tight_as_the_convex_envelope(sample: Sample, width: float
 
 def _tensors(planes: Relaxation) -> list[torch.Tensor]:
     return [*planes.lower_slopes, planes.lower_offset, *planes.upper_slopes, planes.upper_offset]
+
+
+def test_knots_that_float32_does_not_hold_are_paid_for() -> None:
+    knots, rise = np.array([0.1, 0.7, 1e4 / 3]), np.array([1e3, -2e3, 1e3 + 1 / 3])
+    sample = Sample("Spline", ((2, 3),), (2, 3), params={"knots": knots, "rise": rise}, kinks=tuple(knots))
+    box = boxes(sample, torch.float32)
+    points = _points(sample, box)
+    truth = _truth(sample, points)
+    low, high = _op(sample, torch.float32).interval(*box)
+    assert (_long(low) <= truth).all() and (truth <= _long(high)).all()
+    _check_planes(sample, _op(sample, torch.float32), _op(sample, torch.float32).relax(*box), points, truth)

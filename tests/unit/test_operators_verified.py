@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from scipy.optimize import linprog
 
 from tests.models import build, run_onnx
 from verifier import Options, load, verify
@@ -176,3 +177,41 @@ def test_no_sample_contradicts_a_verdict_on_a_network_with_steps(tmp_path: Path,
     if verdict == "unsat":
         found = [float(run_onnx(data, {"x": x})[0][0]) for x in (*points, *np.sign(points))]
         assert max(found) < max(values) + margin + 1e-4
+
+
+def _ramps(rng: np.random.Generator) -> tuple[bytes, np.ndarray]:
+    """3 inputs, two functions of 9 knots each of a sum of theirs, and the difference of these (written with ReLUs of
+    each sum less the knots); and the parameters of the sums (2, 3)."""
+    mix = rng.integers(-8, 9, (2, 3)).astype(np.float32) / 4
+    nodes = [
+        node("MatMul", ["x", "mix"], ["u"]),
+        node("Unsqueeze", ["u", "axes"], ["e"]),
+        node("Sub", ["e", "knots"], ["s"]),
+        node("Relu", ["s"], ["r"]),
+        node("MatMul", ["r", "rise"], ["f"]),
+        node("MatMul", ["f", "minus"], ["y"]),
+    ]
+    knots, rise = np.sort(rng.normal(size=9)), rng.normal(size=9)
+    values = {"mix": mix.T, "axes": np.array([-1]), "knots": knots.astype(np.float32), "rise": rise.astype(np.float32)}
+    return build(nodes, {"x": (3,)}, ["y"], values | {"minus": np.array([[1], [-1]], np.float32)}), mix
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("method", ["auto", "alpha"])
+def test_functions_of_one_variable_written_with_relus(tmp_path: Path, seed: int, method: str) -> None:
+    """Thresholds a little beyond and within the exact maximum, by a linear programme for each pair of pieces."""
+    data, mix = _ramps(np.random.default_rng(seed))
+    initial = {one.name: numpy_helper.to_array(one) for one in onnx.load_model_from_string(data).graph.initializer}
+    knots, rise = (initial[name].astype(float) for name in ("knots", "rise"))
+    ends, slopes = np.concatenate([[-1e3], knots, [1e3]]), np.concatenate([[0.0], rise.cumsum()])
+    offsets = np.concatenate([[0.0], (-rise * knots).cumsum()])
+    most = -np.inf
+    for i, j in np.ndindex(len(slopes), len(slopes)):
+        row = slopes[i] * mix[0] - slopes[j] * mix[1]
+        inside = np.concatenate([mix, -mix])
+        limits = [ends[i + 1], ends[j + 1], -ends[i], -ends[j]]
+        found = linprog(-row, A_ub=inside, b_ub=limits, bounds=[(-1, 1)] * 3)
+        if found.status == 0:
+            most = max(most, -found.fun + offsets[i] - offsets[j])
+    assert _verdict(tmp_path, data, [(-1, 1)] * 3, 1, f"(>= Y_0 {most + 1e-4:.9f})", method) == "unsat"
+    assert _verdict(tmp_path, data, [(-1, 1)] * 3, 1, f"(>= Y_0 {most - 1e-3:.9f})", method) == "sat"

@@ -12,6 +12,7 @@ from verifier.ops import (
     piecewise,
     reduce,
     s_shaped,
+    spline,
     steps,
 )
 from verifier.ops.registry import bind, operators
@@ -30,5 +31,6 @@ __all__ = [
     "piecewise",
     "reduce",
     "s_shaped",
+    "spline",
     "steps",
 ]

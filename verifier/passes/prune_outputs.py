@@ -91,6 +91,8 @@ class _Selector:
     def _elementwise(self, node: Node, positions: np.ndarray) -> str:
         shape = self.new.shapes[node.output]
         values = [self.select(one, positions) for one in node.inputs]
+        if OPERATORS[node.op].shared:
+            return self.new.add(node.op, values, (len(positions),), node, node.params, node.attrs)
         params = {
             name: array if array.size == 1 else np.broadcast_to(array, shape).reshape(-1)[positions]
             for name, array in node.params.items()

@@ -13,9 +13,10 @@ from verifier.passes.fuse_affine import fuse_affine
 from verifier.passes.merge_affine import merge_affine
 from verifier.passes.opposite_relus import opposite_relus
 from verifier.passes.sparse_dense import sparse_dense
+from verifier.passes.spline_pattern import spline_pattern
 
-# clip_pattern before the fusions: it reads the pattern from single nodes
-PASSES = (drop_identity, fold_constants, clip_pattern, merge_affine, fuse_affine, opposite_relus)
+# the patterns before the fusions: they are read from single nodes
+PASSES = (drop_identity, fold_constants, clip_pattern, spline_pattern, merge_affine, fuse_affine, opposite_relus)
 _ROUNDS = 10  # every pass shrinks the graph or its work, so this is a guard, not a limit that is met
 
 

@@ -15,7 +15,7 @@ _KINDS = (
     "unary", "relu", "relu", "leaky", "prelu", "clip", "pow", "positive", "scale", "scale", "shift", "shift", "dense",
     "dense", "conv", "transposed", "reshape", "transpose", "slice", "take", "expand", "pad", "sum", "max", "add", "sub",
     "mul", "concat", "constant", "saturate", "difference", "difference", "noop", "onesided", "onesided", "sandwich",
-    "sandwich", "mirrored", "within", "place",
+    "sandwich", "mirrored", "within", "place", "spline", "ramps",
 )  # fmt: skip
 
 
@@ -79,6 +79,15 @@ class RandomGraph:
 
     def _within(self, x: Var) -> Var:
         return self.b.unary("Within", self.b.unary("Sin", x), min=-1.0, max=1.0)
+
+    def _spline(self, x: Var) -> Var:
+        return self.b.emit("Spline", [x], x.shape, {"knots": self._n(3), "rise": self._n(3)})
+
+    def _ramps(self, x: Var) -> Var:
+        """A function of one variable, written with ReLUs."""
+        each = self.b.reshape(x, (*x.shape, 1))
+        ramps = self.b.unary("Relu", self.b.shift(each, self._n(3)))
+        return self.b.reshape(self.b.emit("Dense", [ramps], each.shape, {"weight": self._n(1, 3)}), x.shape)
 
     def _place(self, x: Var) -> Var | None:
         if not x.shape:

@@ -28,10 +28,21 @@ from verifier.passes.opposite_relus import opposite_relus
 from verifier.passes.prune_outputs import prune_outputs
 from verifier.passes.simplify import simplify
 from verifier.passes.sparse_dense import sparse_dense
+from verifier.passes.spline_pattern import spline_pattern
 
 SEEDS = st.integers(0, 2**32 - 1)
 SIZES = st.integers(1, 14)
-PASSES = (flatten_io, drop_identity, fold_constants, clip_pattern, merge_affine, fuse_affine, opposite_relus, simplify)
+PASSES = (
+    flatten_io,
+    drop_identity,
+    fold_constants,
+    clip_pattern,
+    spline_pattern,
+    merge_affine,
+    fuse_affine,
+    opposite_relus,
+    simplify,
+)
 
 
 def assert_same(before: np.ndarray, after: np.ndarray) -> None:
@@ -125,7 +136,7 @@ def test_pruning_outputs_is_selection(seed: int, nodes: int, outputs: int) -> No
 def test_scalars_become_vectors_of_one_element() -> None:
     """In random graphs with values of rank 0, of which there are many."""
     met: set[str] = set()
-    for seed in range(60):
+    for seed in range(120):
         graph = flatten_io(RandomGraph(seed, 14).graph)
         met |= {node.op for node in graph.nodes if () in [graph.shapes[name] for name in (*node.inputs, node.output)]}
         lifted = lift_scalars(graph)
@@ -188,6 +199,36 @@ def test_difference_of_relus_is_a_single_clip(step: float) -> None:
     assert "Clip" in ops(simplify(graph)) and "Relu" not in ops(simplify(graph))
     points = np.linspace(-3, 3, 50).reshape(10, 5)
     assert_same(flat(graph, points), flat(simplify(graph), points))
+
+
+def ramps(knots: np.ndarray, weight: np.ndarray, bias: np.ndarray, read: bool = False) -> Graph:
+    """x (4, 1) repeated, relu(x - knots), their weighted sum; with `read` the ReLUs are an output as well."""
+    shapes = {"x": (4, 1), "e": (4, 3), "s": (4, 3), "r": (4, 3), "y": (4, 1)}
+    nodes = (
+        Node("Expand", ("x",), "e"),
+        Node("Shift", ("e",), "s", {"offset": -knots}),
+        Node("Relu", ("s",), "r"),
+        Node("Dense", ("r",), "y", {"weight": weight[None], "bias": bias}),
+    )
+    return Graph(("x",), ("y", "r") if read else ("y",), nodes, shapes)
+
+
+@pytest.mark.parametrize("count", [1, 3], ids=("one knot", "three"))
+def test_ramps_of_one_variable_are_a_spline(count: int) -> None:
+    graph = ramps(np.array([2.0, -1.0, 0.5])[:count], np.array([1.0, -3.0, 2.5]), np.array([0.25]))
+    assert ops(spline_pattern(graph)) == ["Spline", "Shift"] and "Relu" not in ops(simplify(graph))
+    points = np.linspace(-3, 3, 40).reshape(10, 4, 1)
+    assert_same(flat(graph, points), flat(spline_pattern(graph), points))
+
+
+def test_ramps_that_something_else_reads_or_of_several_outputs_stay() -> None:
+    knots, weight = np.array([2.0, -1.0, 0.5]), np.array([1.0, -3.0, 2.5])
+    assert "Spline" not in ops(spline_pattern(ramps(knots, weight, np.zeros(1), read=True)))
+    assert "Spline" not in ops(spline_pattern(ramps(1e200 * knots, weight, np.zeros(1))))  # no float32 numbers
+    graph = ramps(knots, weight, np.zeros(1))
+    two = Node("Dense", ("r",), "y", {"weight": np.stack([weight, -weight])})
+    graph = Graph(("x",), ("y",), (*graph.nodes[:-1], two), {**graph.shapes, "y": (4, 2)})
+    assert "Spline" not in ops(spline_pattern(graph))
 
 
 def test_nested_clips_merge_and_contradictions_are_constant() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from verifier.graph.exact import FUNCTION, ONE, UNIT, equal, multiplied
+from verifier.graph.exact import FUNCTION, ONE, UNIT, added, equal, matmul, multiplied
 from verifier.graph.ir import Node, Shape
 from verifier.graph.operators.row import declare, need, without_axis
 
@@ -105,6 +105,35 @@ def _place_of_largest(node: Node, params: Mapping[str, np.ndarray], shape: Shape
     return (x.shape[axis] - 1 - np.flip(x, axis).argmax(axis)).astype(x.dtype)
 
 
+def _spline_shape(node: Node, shape: Shape) -> Shape:
+    knots, rise = node.params["knots"], node.params["rise"]
+    need(knots.ndim == 1 and knots.shape == rise.shape and knots.size > 0, "no knots, or not a rise each")
+    return shape
+
+
+def _ramps(params: Mapping[str, np.ndarray], x: np.ndarray) -> np.ndarray:
+    return np.maximum(x[..., None] - params["knots"], x.dtype.type(0))
+
+
+def _spline(node: Node, params: Mapping[str, np.ndarray], shape: Shape, x: np.ndarray) -> np.ndarray:
+    return np.asarray(_ramps(params, x) @ params["rise"])
+
+
+def _spline_exact(node: Node, xs: Sequence[np.ndarray], y: np.ndarray) -> bool:
+    difference = added(xs[0][..., None], 0.0 - node.params["knots"])
+    if difference is None:
+        return False
+    ramps = np.maximum(difference, 0.0).reshape(-1, difference.shape[-1])
+    total = matmul(ramps, node.params["rise"][:, None])
+    return total is not None and equal(total.reshape(y.shape), y)
+
+
+def _spline_error(node: Node, xs: Sequence[np.ndarray], errors: Sequence[np.ndarray], y: np.ndarray) -> np.ndarray:
+    size = np.abs(node.params["rise"])
+    rounded = (len(size) + 4) * UNIT * (_ramps(node.params, xs[0]) @ size)
+    return np.asarray((size.sum() * errors[0] + rounded) * (1 + 2 * len(size) * UNIT))
+
+
 def _slope(attrs: Mapping[str, Any], params: Mapping[str, np.ndarray]) -> float:
     return float(attrs.get("alpha", 0.01))
 
@@ -161,6 +190,10 @@ _function("Pow", _power, shape=_pow_shape, attrs=("exponent",), exact=_power_exa
 declare(
     "Mul", lambda node, params, shape, x, y: x * y, inputs=2, broadcasts=True, whole=True,
     exact=lambda node, xs, y: multiplied(*xs) is not None, error=_product_error,
+)  # fmt: skip
+_function(
+    "Spline", _spline, shape=_spline_shape, needs=("knots", "rise"), shared=True, inner=True, exact=_spline_exact,
+    error=_spline_error,
 )  # fmt: skip
 _along = partial(declare, shape=without_axis, attrs=("axis",), drops_axis=True)
 _along("ReduceMax", _largest, picks=True, increasing=True, lipschitz=1.0, whole=True)

@@ -77,6 +77,7 @@ class Operator(Traits):
     trusted to `enclose.FUNCTION`. `within_one`: |f| <= 1. `plain`: an argument at which the value is known exactly.
     `as_is`: ONNX has it under the same name, without attributes.
     `inner`: ONNX has no operator of that name. `monotone`: rising, or falling, on intervals where it is defined.
+    `shared`: its parameters are those of the function, not of single elements.
     `drops_axis`: a reduction along attrs axis. `steps`: constant but for jumps.
 
     How its value is rounded: `exact(node, xs, y)` whether y (M, *T) is the real number of xs (M, *S) (None: known only
@@ -100,6 +101,7 @@ class Operator(Traits):
     within_one: bool = False
     plain: float | None = None
     monotone: bool = False
+    shared: bool = False
     drops_axis: bool = False
     steps: bool = False
     as_is: bool = False
