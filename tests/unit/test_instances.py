@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,23 @@ def test_witnesses_of_files_with_one_name_in_several_folders_do_not_overwrite_ea
         pairs[1]: "onnx_n_b_s.counterexample",
         pairs[2]: "n_t.counterexample",
     }
+
+
+def test_lines_about_files_that_were_changed_since_are_refused(tmp_path: Path) -> None:
+    """A line holds only names: the `unsat` of yesterday's network is none of today's."""
+    (task,) = jobs("ok")
+    (tmp_path / "net.onnx").write_bytes(b"one")
+    job, results = replace(task, model=tmp_path / "net.onnx"), tmp_path / "r.csv"
+    run_list([job], results, Processes(1, FakeWorker(tmp_path / "log")))
+    assert run_list([job], results, Processes(1, FakeWorker(tmp_path / "log"))).skipped == 1
+    later = results.stat().st_mtime + 5
+    os.utime(tmp_path / "net.onnx", (later, later))
+    before = results.read_bytes()
+    with pytest.raises(OutputError, match="net.onnx, which was changed since"):
+        run_list([job], results, Processes(1, FakeWorker(tmp_path / "log")))
+    assert results.read_bytes() == before
+    os.utime(results, (later, later))
+    assert run_list([job], results, Processes(1, FakeWorker(tmp_path / "log"))).skipped == 1
 
 
 def test_no_two_instances_share_a_file() -> None:

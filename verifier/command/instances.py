@@ -14,15 +14,15 @@ import signal
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence, Set
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 
 from verifier.command.ledger import Finished, open_results
 from verifier.command.worker import Job, JobOutcome, Note, Tell
-from verifier.errors import ProblemError
+from verifier.errors import OutputError, ProblemError
 from verifier.executors.executor import Began, Done, Executor, Failed, Lost, Said, TaskEvent
 from verifier.files.ledger import Ledger
 from verifier.files.whole import make_folder, write
@@ -266,9 +266,10 @@ def run_list(
     `heard` hears of every job that has its line.
 
     Raises:
-        OutputError: a results or witness file cannot be written.
+        OutputError: a results or witness file cannot be written, or a file was changed since the results were.
     """
     folder = None if witnesses is None else Path(witnesses)
+    written = Path(results).stat().st_mtime if Path(results).exists() else math.inf
     with open_results(results) as ledger:
         if folder is not None:
             make_folder(folder, what="the folder for witnesses")
@@ -280,6 +281,7 @@ def run_list(
                 for job in jobs
             ]
         pending = _still_to_do(jobs, ledger)
+        _refuse_changed(results, written, set(jobs).difference(pending))
         line = StatusLine(sys.stderr)
         line.enabled = line.enabled and talk > 0
         names = file_names(jobs, "counterexample")
@@ -329,6 +331,17 @@ def _still_to_do(jobs: Sequence[Job], ledger: Ledger[Finished]) -> deque[Job]:
         else:
             pending.append(job)
     return pending
+
+
+def _refuse_changed(results: str | os.PathLike[str], written: float, done: Set[Job]) -> None:
+    """Raises OutputError where a file was changed after the results `written` last: a line says only names."""
+    for path in sorted({path for job in done for path in (job.model, job.spec) if path is not None}):
+        with suppress(OSError):  # a file that is gone is no other one
+            if path.stat().st_mtime > written:
+                raise OutputError(
+                    f"{results}: has a line about {path}, which was changed since; delete the lines that are not about"
+                    " today's files, or `touch` the results where nothing has changed"
+                )
 
 
 @contextmanager

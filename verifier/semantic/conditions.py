@@ -127,7 +127,7 @@ class LinearRows(Conditions):
 
     def tensors(self) -> list[Tensor]:
         """See `Conditions`."""
-        return [self.table.row, self.table.rhs, self.table.clause]
+        return [self.table.row, self.table.rhs, self.table.clause, self.table.clauses]
 
     def bound(self, out: Zonotope, symbols: Symbols, unstable: Tensor, query: Tensor) -> CellBounds:
         """See `Conditions`."""

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from verifier.brief import brief
+from verifier.console.arguments import version
 from verifier.errors import ProblemError
 from verifier.files.whole import Whole, write
 from verifier.semantic import grid, rectangle
@@ -180,19 +181,19 @@ def _margin_map(family: Family, q: int) -> np.ndarray:
 
 
 def fingerprint(family: Family) -> str:
-    """A hash of everything the cells of a checkpoint depend on."""
-    digest = hashlib.sha256(FORMAT.encode())
-    tensors = [
-        family.lower,
-        family.upper,
-        *family.image.tensors,
-        *family.conditions.tensors(),
-        *(() if family.slack is None else (family.slack,)),
-    ]
-    for op in family.twin.exact.ops:
-        digest.update(op.node.op.encode())
-        tensors += [op.params[name] for name in sorted(op.params)]
+    """A hash of everything the cells of a checkpoint depend on: the network as a graph with its attributes and
+    weights, the image maps, the boxes, what is asked, and the version of this program.
+    """
+    network, image = family.twin.exact, family.image
+    said: list[object] = [FORMAT, version(), type(family.conditions).__name__, image.monomials, image.power]
+    said += [network.output, network.sources, network.shapes]
+    said += [(op.node.op, sorted(op.node.attrs.items()), sorted(op.params)) for op in network.ops]
+    tensors = [family.lower, family.upper, *image.tensors, *family.conditions.tensors()]
+    tensors += () if family.slack is None else (family.slack,)
+    tensors += [op.params[name] for op in network.ops for name in sorted(op.params)]
+    digest = hashlib.sha256(repr(said).encode())
     for tensor in tensors:
+        digest.update(repr((tuple(tensor.shape), str(tensor.dtype))).encode())
         digest.update(np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
     return digest.hexdigest()
 

@@ -200,7 +200,8 @@ def from_files(
     lower, upper = problem.lower[first], problem.upper[first]
     columns = np.unique(problem.free[problem.free >= 0])
     columns = columns if len(columns) else np.zeros(1, np.int64)
-    offset, slack = lower + (upper - lower) / 2, np.nextafter((upper - lower) / 2, np.inf)
+    offset = lower + (upper - lower) / 2  # rounded, so that one end may be farther away than half of the width
+    slack = np.where(upper > lower, np.nextafter(np.maximum(upper - offset, offset - lower), np.inf), 0.0)
     offset[:, columns] = slack[:, columns] = 0.0
     said, inputs = notes.of_files(model, header), [int(i) for i in problem.kept[columns]]
     identity = said.identity(inputs)

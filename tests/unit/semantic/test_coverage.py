@@ -5,14 +5,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 import vnnlib
+from tests import models
 from tests.unit.semantic.coverage_cases import MEDIUM, image_problem, mlp
 from tests.unit.semantic.plane_oracle import safe_share
 from tests.unit.semantic.semantic_helpers import network as small_network
 from verifier.budget import Budget
 from verifier.errors import OptionsError, ProblemError, UnsoundError
+from verifier.graph.onnx_import import load_model
 from verifier.semantic import Coordinates, grid, prepare, rectangle
 from verifier.semantic import network as networks
 from verifier.semantic.coverage_report import collect, fingerprint, load_state, save_state
@@ -306,3 +308,48 @@ def test_pairs_that_cannot_be_covered_are_refused():
     )
     with pytest.raises(ProblemError, match="mixes inputs and outputs"):
         from_files(model, form, CPU)
+
+
+def _one_of(nodes):
+    weights = {"w": np.array([[1.0, -2.0], [0.5, 1.0]]), "v": np.array([[1.0], [-1.0]])}
+    data = models.build([helper.make_node("MatMul", ["x", "w"], ["h"]), *nodes], {"x": (1, 2)}, ["y"], weights, 9)
+    text = "(declare-const X_0 Real)(declare-const X_1 Real)(declare-const Y_0 Real)"
+    text += "".join(f"(assert (>= X_{i} -1))(assert (<= X_{i} 1))" for i in range(2)) + "(assert (<= Y_0 0))"
+    return from_files(load_model(data), vnnlib.normalise(vnnlib.loads(text)), CPU)
+
+
+def test_a_checkpoint_knows_attributes_and_wiring_too():
+    """Networks with the same operators and the same weights: what was certified of one is nothing about another."""
+    node = helper.make_node
+    out = node("MatMul", ["r", "v"], ["y"])
+    others = [
+        *([node("LeakyRelu", ["h"], ["r"], alpha=alpha), out] for alpha in (0.1, 0.2)),
+        *([node("Clip", ["h"], ["c"], min=-1.0, max=top), node("Relu", ["c"], ["r"]), out] for top in (0.5, 0.75)),
+        *(
+            [node("Relu", ["h"], ["a"]), node("Sigmoid", ["h"], ["b"]), node("Sub", pair, ["r"]), out]
+            for pair in (["a", "b"], ["b", "a"])
+        ),
+        *(
+            [node("Relu", ["h"], ["a"]), node("Transpose", ["a"], ["t"], perm=[1, 0]), node("Relu", ["t"], ["s"]),
+             node("Slice", ["s"], ["r"], starts=[k], ends=[k + 1], axes=[0]), node("ReduceSum", ["r"], ["y"], axes=[0])]
+            for k in (0, 1)
+        ),
+    ]  # fmt: skip
+    marks = [fingerprint(_one_of(nodes)) for nodes in others]
+    assert len(set(marks)) == len(others)
+    assert marks[0] == fingerprint(_one_of(others[0]))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_fixed_inputs_keep_all_of_their_width(seed):
+    """The box of a file's fixed input holds its bound and the nearest float32 number: both lie within the slack."""
+    fixed = np.random.default_rng(seed).normal() * 10.0 ** (seed % 7 - 3)
+    text = "(declare-const X_0 Real)(declare-const X_1 Real)(declare-const Y_0 Real)(assert (<= Y_0 0))"
+    text += f"(assert (>= X_0 -1))(assert (<= X_0 1))(assert (>= X_1 {fixed:.17f}))(assert (<= X_1 {fixed:.17f}))"
+    data = models.build([helper.make_node("MatMul", ["x", "w"], ["y"])], {"x": (1, 2)}, ["y"], {"w": np.ones((2, 1))})
+    form = vnnlib.normalise(vnnlib.loads(text))
+    family = from_files(load_model(data), form, CPU)
+    assert family.slack is not None
+    at, slack = (Fraction(float(t[0, 1])) for t in (family.image.offset, family.slack))
+    for end in (float(form.lower[0, 1]), float(np.float32(form.lower[0, 1]))):
+        assert abs(Fraction(end) - at) <= slack
