@@ -95,8 +95,7 @@ def question(
     """That of a clause of the search on a box."""
     places = rational.places(table, query, clause)
     rows = [(rational.total(table, query, (k,)), bool(table.strict[query, k])) for k in places]
-    network = rational.network
-    return PieceQuestion(rational.steps, network.sources, network.output, box, rows, given, planes)
+    return PieceQuestion(rational.steps, rational.sources, rational.output, box, rows, given, planes)
 
 
 def decide(asked: PieceQuestion) -> Pieces | Vector | None:

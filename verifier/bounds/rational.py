@@ -9,8 +9,8 @@ costs about a microsecond a multiply-add, so it is for small networks and few bo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import combinations
 
@@ -19,7 +19,8 @@ from torch import Tensor
 
 from verifier.bounds.network import Network
 from verifier.ops.kinds import LinearOp
-from verifier.ops.piecewise import Abs, LeakyRelu, Relu
+from verifier.ops.maximum import ReduceMax
+from verifier.ops.piecewise import Abs, Clip, LeakyRelu, Relu
 from verifier.problem.rows import RowTable
 
 MOST_PRODUCTS = 20_000
@@ -55,40 +56,56 @@ class HingePlanes:
 
 @dataclass(frozen=True)
 class Refutation:
-    """Why a clause is impossible: the sum of these of its `rows`, with these lower `slopes` of every operator that
-    bends."""
+    """Why a clause is impossible: the sum of these of its `rows`, with these lower `slopes` of every operator that is a
+    single hinge."""
 
     rows: tuple[int, ...]
     slopes: dict[int, list[Fraction]]
 
 
+ExactStep = ExactLinear | Fraction
+"""A linear operator, or a hinge by its slope left of 0."""
+
+
 @dataclass(frozen=True, eq=False)
 class Rational:
-    """A network of linear operators, Relu, LeakyRelu and Abs in fractions."""
+    """A network of linear operators, Relu, LeakyRelu, Abs, Clip and maxima in fractions: step i makes value i + 1, of
+    `sizes[i + 1]` numbers, from the values `sources[i]` (0: the inputs). `hinges` are the steps of operators that are
+    one."""
 
     network: Network
-    steps: tuple[ExactLinear | Fraction, ...]  # a number is the slope of a hinge left of 0
+    steps: Sequence[ExactStep]
+    sources: Sequence[Sequence[int]]
+    sizes: Sequence[int]
+    output: int
+    hinges: Mapping[int, int]
 
     @staticmethod
     def of(network: Network) -> Rational | None:
         """None where the network is too large, has other operators, or weights that had to be rounded."""
-        if network.multiply_adds > MOST_PRODUCTS or network.dtype != torch.float64:
+        elements = sum(math.prod(shape) for shape in network.shapes)
+        if max(network.multiply_adds, elements) > MOST_PRODUCTS or network.dtype != torch.float64:
             return None
-        steps: list[ExactLinear | Fraction] = []
-        for op in network.ops:
+        found, values, hinges = _Steps([network.n]), [0], {}
+        for i, op in enumerate(network.ops):
             if "roundings" in op.params:
                 return None
+            xs = [values[s] for s in network.sources[i]]
             if isinstance(op, LinearOp):
-                steps.append(_written(op, network.device))
-            elif isinstance(op, Relu):
-                steps.append(Fraction(0))
-            elif isinstance(op, Abs):
-                steps.append(Fraction(-1))
-            elif isinstance(op, LeakyRelu) and op.node.number("alpha") <= 1:
-                steps.append(Fraction(op.node.number("alpha")))
+                values.append(found.add(_written(op, network.device), xs, network.size(i + 1)))
+            elif isinstance(op, Relu | Abs | LeakyRelu):
+                slope = 0 if isinstance(op, Relu) else -1 if isinstance(op, Abs) else op.node.number("alpha")
+                if slope > 1:
+                    return None
+                hinges[i] = len(found.steps)
+                values.append(found.add(Fraction(slope), xs, network.size(i + 1)))
+            elif isinstance(op, Clip):
+                values.append(found.clipped(xs[0], op.node.number("min"), op.node.number("max")))
+            elif isinstance(op, ReduceMax):
+                values.append(found.largest(xs[0], op.groups()))
             else:
                 return None
-        return Rational(network, tuple(steps))
+        return Rational(network, found.steps, found.sources, found.sizes, values[network.output], hinges)
 
     def refuted(
         self, box: RationalBox, swept: dict[int, HingePlanes], table: RowTable, query: int, clause: int
@@ -105,7 +122,7 @@ class Rational:
                 for turn in range(TURNS):
                     least, row = self._least(box, planes, table, query, chosen)
                     if least > 0 or (least == 0 and strict):
-                        slopes = {i: [low[0] for low in p.low] for i, p in planes.items()}
+                        slopes = {i: [low[0] for low in planes[at].low] for i, at in self.hinges.items()}
                         return Refutation(tuple(places.index(k) for k in chosen), slopes)
                     planes = self._answer(swept, turn, row, box)
         return None
@@ -149,7 +166,7 @@ class Rational:
             assert isinstance(step, Fraction)
             for j, (below, above) in enumerate(zip(own.low, own.high, strict=True)):
                 if above != below:  # open
-                    up = turn == 1 if values is None else values[self.network.sources[i][0]][j] > 0
+                    up = turn == 1 if values is None else values[self.sources[i][0]][j] > 0
                     low[j] = (Fraction(1) if up else step), Fraction(0)
             found[i] = replace(own, low=low)
         return found
@@ -157,7 +174,7 @@ class Rational:
     def _values(self, x: Vector) -> list[Vector]:
         """All values at a point."""
         values = [x]
-        for step, sources in zip(self.steps, self.network.sources, strict=True):
+        for step, sources in zip(self.steps, self.sources, strict=True):
             if isinstance(step, ExactLinear):
                 points = [[(a, a) for a in values[s]] for s in sources]
                 values.append([(low + high) / 2 for low, high in _image(step, points)])
@@ -171,17 +188,16 @@ class Rational:
     ) -> tuple[Fraction, Vector]:  # fmt: skip
         """A lower bound of the sum of some rows, right-hand sides taken off, and its coefficients."""
         row, mixed, rhs = self.total(table, query, chosen)
-        coefficients, constant = self._walk(self.network.output, row, planes)
+        coefficients, constant = self._walk(self.output, row, planes)
         coefficients = [a + b for a, b in zip(coefficients, mixed, strict=True)]
         return _minimum(coefficients, box) + constant - rhs, coefficients
 
     def planes(self, box: RationalBox) -> dict[int, HingePlanes]:
         """The planes of all hinges on the box."""
-        network = self.network
         values: dict[int, list[tuple[Fraction, Fraction]]] = {0: box}
         planes: dict[int, HingePlanes] = {}
         walked = 0
-        for i, (step, sources) in enumerate(zip(self.steps, network.sources, strict=True)):
+        for i, (step, sources) in enumerate(zip(self.steps, self.sources, strict=True)):
             if isinstance(step, ExactLinear):
                 values[i + 1] = _image(step, [values[s] for s in sources])
                 continue
@@ -210,13 +226,10 @@ class Rational:
             if i + 1 not in pending:
                 continue
             row, step = pending.pop(i + 1), self.steps[i]
-            sources = self.network.sources[i]
+            sources = self.sources[i]
             if isinstance(step, ExactLinear):
                 constant += sum((a * c - abs(a) * e for a, c, e in zip(row, step.constant, step.error, strict=True)), 0)
-                parts = [
-                    _back(m, row, math.prod(self.network.shapes[s]))
-                    for m, s in zip(step.matrices, sources, strict=True)
-                ]
+                parts = [_back(m, row, self.sizes[s]) for m, s in zip(step.matrices, sources, strict=True)]
             else:
                 part = []
                 for a, low, high in zip(row, planes[i].low, planes[i].high, strict=True):
@@ -227,6 +240,51 @@ class Rational:
             for s, part in zip(sources, parts, strict=True):
                 pending[s] = part if s not in pending else [a + b for a, b in zip(pending[s], part, strict=True)]
         return pending.get(0, [Fraction(0)] * self.network.n), constant
+
+
+@dataclass(eq=False)
+class _Steps:
+    """Steps that are put together, and what they make: `sizes` of all values."""
+
+    sizes: list[int]
+    steps: list[ExactStep] = field(default_factory=list)
+    sources: list[list[int]] = field(default_factory=list)
+
+    def add(self, step: ExactStep, sources: list[int], size: int) -> int:
+        """The value that a step makes."""
+        self.steps.append(step)
+        self.sources.append(sources)
+        self.sizes.append(size)
+        return len(self.steps)
+
+    def relu(self, x: int) -> int:
+        return self.add(Fraction(0), [x], self.sizes[x])
+
+    def sum(self, terms: Sequence[tuple[int, int, Sequence[int]]], constant: float = 0.0) -> int:
+        """The sum of elements of values, (value, 1 or -1, which), and a constant."""
+        matrices = tuple([[(k, Fraction(sign))] for k in at] for _, sign, at in terms)
+        size = len(terms[0][2])
+        step = ExactLinear(matrices, [Fraction(constant)] * size, [Fraction(0)] * size)
+        return self.add(step, [x for x, _, _ in terms], size)
+
+    def clipped(self, x: int, low: float, high: float) -> int:
+        """low + relu(x - low), then high - relu(high - x)."""
+        for sign, end in ((1, low), (-1, high)):
+            if math.isfinite(end):
+                every = range(self.sizes[x])
+                over = self.relu(self.sum([(x, sign, every)], -sign * end))
+                x = self.sum([(over, sign, every)], end)
+        return x
+
+    def largest(self, x: int, groups: Tensor) -> int:
+        """The largest of each row of elements `groups` (N, k): max(a, b) = b + relu(a - b), pair by pair."""
+        columns: list[tuple[int, Sequence[int]]] = [(x, column) for column in groups.T.tolist()]
+        while len(columns) > 1:
+            (v, first), (w, second) = columns[:2]
+            over = self.relu(self.sum([(v, 1, first), (w, -1, second)]))
+            top = self.sum([(w, 1, second), (over, 1, range(len(groups)))])
+            columns = [*columns[2:], (top, range(len(groups)))]
+        return self.sum([(columns[0][0], 1, columns[0][1])])
 
 
 def _written(op: LinearOp, device: torch.device) -> ExactLinear:

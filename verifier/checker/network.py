@@ -72,8 +72,9 @@ Tensor = Computed | Array
 @dataclass
 class CheckedNetwork:
     """`nodes[v]` makes value v from earlier ones (`nodes[0]` is None: the flat input); `output` is the flat output;
-    `sizes[v]` are numbers of elements; `tensors` the values that are ONNX tensors, by name; `dtypes` says the numpy
-    type of so many input coordinates, `parts` the elements of each output tensor; numbers are those of `arithmetic`."""
+    `sizes[v]` are numbers of elements; `tensors` the values by name, of an ONNX tensor where they are one; `dtypes`
+    says the numpy type of so many input coordinates, `parts` the elements of each output tensor; numbers are those of
+    `arithmetic`."""
 
     nodes: list[AnyOperator | None]
     sizes: list[int]
@@ -191,6 +192,8 @@ class _Reader:
             output = len(self.nodes) - 1
         parts = {name: self.gather(x.ids.reshape(-1)) for name, x in self.values.items() if isinstance(x, Computed)}
         tensors = {name: v for name, part in parts.items() if (v := part.value) >= 0}
+        inner = set(range(1, len(self.nodes))) - set(tensors.values())  # the Relus of a Clip, say
+        tensors = {**{f"value {v}": v for v in inner}, **tensors}
         return CheckedNetwork(self.nodes, np.diff(self.firsts).tolist(), output, tensors, dtypes, [*map(len, ids)])
 
     def step(self, node: onnx.NodeProto) -> None:

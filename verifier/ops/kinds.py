@@ -215,6 +215,11 @@ class AlongAxis(RelaxedOp):
         """The axis counted from the end, so that leading axes do not matter."""
         return self.node.integer("axis") - len(self.in_shapes[0])
 
+    def groups(self) -> Tensor:
+        """The flat numbers of the elements that each result is made of, (N, k)."""
+        shape = self.in_shapes[0]
+        return torch.arange(math.prod(shape)).view(shape).movedim(self._axis, -1).flatten(0, -2)
+
     def spread(self, rows: Tensor, index: int) -> Tensor:
         lead = rows.shape[: rows.dim() - len(self.out_shape)]
         return rows.unsqueeze(self._axis).expand(*lead, *self.in_shapes[0])

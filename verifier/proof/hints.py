@@ -26,6 +26,9 @@ STEPS = 24
 WORTH = 0.8
 """A box is clipped where at most this share of its volume is left: a clip costs the checker as much as a leaf."""
 
+SURE = 1024
+"""A row clips a box where its least value is so many times what was taken off it for rounding."""
+
 MOST_ROWS = 512
 """Rows and decided neurons of the largest linear program."""
 
@@ -121,8 +124,9 @@ class _Group:
         tasks: list[ClauseTask] = [
             (int(b), c, ((k, 1.0),)) for b in boxes for c, n in enumerate(sizes) for k in range(n)
         ]
-        margin, rows = self._walk(tasks)
-        margin, rows = margin.reshape(len(boxes), -1), rows.reshape(len(boxes), sum(sizes), -1)
+        walked = self.prover.walk(self.swept, self.claims, tasks)
+        least, error, rows = (t.reshape(len(boxes), sum(sizes), *t.shape[1:]) for t in walked)
+        margin = least - error
         margin[self.swept.empty[boxes]] = np.inf
         low, high = self.swept.low[0][boxes], self.swept.high[0][boxes]
         mixed: dict[int, list[tuple[int, int, int]]] = {}
@@ -145,11 +149,13 @@ class _Group:
         open_ = np.flatnonzero(
             [not self.spare[b] > 0 and not self.claims[b].slopes and self.claims[b].intervals != ROOT for b in boxes]
         )
-        for k, used in _clipped(sizes, margin[open_], rows[open_], low[open_], high[open_]):
+        # where rounding matters to what is left, another order of summation leaves another box
+        sure = np.where(np.abs(least) > SURE * error, margin, -np.inf)
+        for k, used in _clipped(sizes, sure[open_], rows[open_], low[open_], high[open_]):
             b, clause = int(boxes[open_[k]]), np.repeat(np.arange(len(sizes)), sizes)[used]
             picks = zip(clause.tolist(), (used - np.cumsum((0, *sizes))[clause]).tolist(), strict=True)
             claim = replace(self.claims[b], rows=tuple((c, ((r, 1.0),)) for c, r in picks), narrows=True)
-            own = margin[open_[k], used], rows[open_[k], used]
+            own = least[open_[k], used], rows[open_[k], used]  # as the checker sees it
             self.clips[b] = claim, self.prover.narrowed(self.swept, b, claim, clause, *own)
 
     def _program(self, b: int) -> None:

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from verifier.bounds.alpha_beta import Parameters
 from verifier.bounds.network import Network
-from verifier.bounds.pieces import PieceQuestion, Pieces, PieceSplit, decide
+from verifier.bounds.pieces import PieceQuestion, Pieces, PieceSplit, decide, exclude
 from verifier.bounds.rational import MOST_PRODUCTS, ExactLinear, Refutation
 from verifier.checker import format as fmt
-from verifier.checker.bounds import MOST_FORMS
+from verifier.checker.bounds import MOST_FORMS, bound_rows
 from verifier.checker.check import check_witness
 from verifier.checker.curves import Relu
 from verifier.checker.errors import Rejected, Unreadable
@@ -376,7 +376,8 @@ class ProofWriter:
         return found
 
     def _pieces(self, part: Part, why: Pieces) -> Claim | _Decided:
-        """What refutes a clause piece by piece, as the checker proves it.
+        """What refutes a clause piece by piece, as the checker proves it: on pieces that are `why` these, with
+        multipliers for what it makes of the rows there.
 
         Raises:
             _Unwritable: it does not, or its multipliers are no float64 numbers.
@@ -390,16 +391,52 @@ class ProofWriter:
                 for side, piece in ((-1, why.below), (1, why.above))
             )
             return _Decided(self.tensors.index(v), neuron, below, above)
-        numbers = [*why.rows.values(), *why.sides.values()]
-        whole = math.lcm(*(w.denominator for w in numbers))  # multipliers may be scaled together
-        if any(w * whole != Fraction(float(w * whole)) for w in numbers):
+        weights = self._multipliers(part)
+        whole = math.lcm(*(w.denominator for w in weights))  # they may be scaled together
+        if any(w * whole != Fraction(float(w * whole)) for w in weights):
             raise _Unwritable
-        beta = tuple(float(why.sides.get((v - 1, neuron), 0) * whole) for v, neuron, _ in part.signs)
-        picked = tuple((k, float(w * whole)) for k, w in why.rows.items()) or ((0, 0.0),)
-        claim = Claim(part, ((0, picked),), beta if any(beta) else (), exact=True)
+        scaled, count = [float(w * whole) for w in weights], len(weights) - len(part.signs)
+        picked = tuple((k, w) for k, w in enumerate(scaled[:count]) if w) or ((0, 0.0),)
+        claim = Claim(part, ((0, picked),), tuple(scaled[count:]) if any(scaled[count:]) else (), exact=True)
         if not self.prover.prove([claim])[0].least > 0:
             raise _Unwritable
         return claim
+
+    def _multipliers(self, part: Part) -> list[Fraction]:
+        """Of the rows of a part's only clause and its decided neurons, so that their combination, as the checker bounds
+        it, refutes the clause.
+
+        Raises:
+            _Unwritable: there are none.
+        """
+        exact, plain = self.prover.in_fractions(), Claim(part, (), exact=True)
+        swept, (clause,) = exact.prepare([plain], self.prover.prepare([plain])), self.prover.clauses(part)
+        box = swept.low[0][0], swept.high[0][0]
+
+        def forms(start: int, rows: np.ndarray, inputs: np.ndarray | None, limits: list[float]) -> list[list[Fraction]]:
+            """Linear functions of the inputs below rows less their limits: coefficients, and last the constant."""
+            rows, inputs = fractions(rows), None if inputs is None or not inputs.size else fractions(inputs)
+            found = bound_rows(
+                swept, np.zeros(len(rows), np.int64), rows.__getitem__, start, inputs=inputs, linear=True
+            )
+            least = np.minimum(found.coefficients * box[0], found.coefficients * box[1]).sum(1)
+            constant = (found.low - least - fractions(np.array(limits))).tolist()
+            return [[*row, c] for row, c in zip(found.coefficients.tolist(), constant, strict=True)]
+
+        if swept.empty[0]:
+            return [Fraction(0)] * (len(clause) + len(part.signs))
+        network, queries = self.prover.network, self.prover.queries
+        own = forms(
+            network.output, self.prover.rows[clause], self.prover.inputs[clause], [queries.rhs[r] for r in clause]
+        )
+        constraints = [(form, bool(queries.form.row_strict[r])) for form, r in zip(own, clause, strict=True)]
+        for v, neuron, side in part.signs:
+            unit = -side * (np.arange(self.prover.relus[v].size) == neuron)[None].astype(np.float64)
+            constraints.append((forms(network.argument(v), unit, None, [0.0])[0], False))
+        _, weights = exclude(constraints, list(zip(*(t.tolist() for t in box), strict=True)))
+        if weights is None:
+            raise _Unwritable
+        return weights
 
     def _decide(self, node: int, found: Claim | _Decided) -> None:
         if isinstance(found, Claim):
@@ -415,7 +452,8 @@ class ProofWriter:
         return self._small and not part.signs and all(any(strict[r] for r in c) for c in self.prover.clauses(part))
 
     def _exact(self, part: Part, why: Refutation) -> list[Claim]:
-        slopes = {v: np.array([LEVELS * (s == 1) for s in why.slopes[i]], np.uint8) for i, (v, _) in self.relus.items()}
+        known = ((v, why.slopes[i]) for i, (v, _) in self.relus.items() if i in why.slopes)
+        slopes = {v: np.array([LEVELS * (s == 1) for s in own], np.uint8) for v, own in known}
         slopes = {v: slopes.get(v, np.zeros(self.prover.relus[v].size, np.uint8)) for v in self.tensors}
         return [Claim(part, ((0, tuple((k, 1.0) for k in why.rows)),), slopes=slopes, exact=True)]
 

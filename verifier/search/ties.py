@@ -128,7 +128,7 @@ def neurons(rational: Rational, signs: Tensor) -> dict[Neuron, int]:
     for entry in signs.tolist():
         for i, first in rational.network.relus.items():
             if entry and 0 <= abs(entry) - 1 - first < rational.network.size(i + 1):
-                found[i, abs(entry) - 1 - first] = 1 if entry > 0 else -1
+                found[rational.hinges[i], abs(entry) - 1 - first] = 1 if entry > 0 else -1
     return found
 
 

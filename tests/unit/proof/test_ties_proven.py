@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from itertools import product
@@ -18,6 +19,7 @@ from verifier.checker import format as fmt
 from verifier.checker.bounds import walk
 from verifier.checker.check import check
 from verifier.checker.errors import Rejected, Unreadable
+from verifier.checker.linear import Dense
 from verifier.checker.network import read_network
 from verifier.checker.prove import Claim, Part, Prover
 from verifier.checker.query import read_queries
@@ -180,3 +182,87 @@ def test_multipliers_of_decided_neurons_hold_in_fractions(tmp_path: Path) -> Non
         assert (prover.prove([claim])[0].least > 0) == holds, beta
     alone = Claim(replace(part, signs=((v, 0, 1),)), ((0, ((0, 1.0),)),), (1.0,), exact=True)
     assert not prover.prove([alone])[0].least > 0  # relu(-x) is not known to be 0
+
+
+def pooled(rng: np.random.Generator, n: int) -> bytes:
+    """The largest of three functions less the largest of the same three in another order, each moved by nothing: 0."""
+    first = rng.integers(-3, 4, size=(n, 3)).astype(float)
+    order, shift = rng.permutation(3), rng.integers(-2, 3, size=3) / 2
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Add", ["h", "b"], ["a"]),
+        helper.make_node("Reshape", ["a", "s"], ["p"]),
+        helper.make_node("MaxPool", ["p"], ["m"], kernel_shape=[1, 3], strides=[1, 3]),
+        helper.make_node("Reshape", ["m", "t"], ["f"]), helper.make_node("MatMul", ["f", "v"], ["y"]),
+    ]  # fmt: skip
+    weights = {"w": np.c_[first, first[:, order]], "b": np.r_[shift, shift[order]], "v": np.array([[1.0], [-1.0]]),
+               "s": np.array([1, 1, 2, 3]), "t": np.array([1, 2])}  # fmt: skip
+    return build(nodes, {"x": (1, n)}, ["y"], weights, dtype=np.float64)
+
+
+def clipped(rng: np.random.Generator, n: int) -> bytes:
+    """Functions cut at both ends, each less itself, which a second layer has made of others: 0."""
+    w = rng.integers(-3, 4, size=(n, 2)).astype(float)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Clip", ["h", "lo", "hi"], ["c"]),
+        helper.make_node("MatMul", ["c", "v"], ["y"]),
+    ]  # fmt: skip
+    weights = {"w": np.c_[w, -w], "v": np.ones((4, 1)), "lo": np.array(-0.75), "hi": np.array(0.75)}
+    return build(nodes, {"x": (1, n)}, ["y"], weights, dtype=np.float64, opset=14)
+
+
+@pytest.mark.parametrize("make", [pooled, clipped])
+@pytest.mark.parametrize("seed", range(2))
+def test_ties_of_maxima_and_of_clips_have_proofs(make: Callable[..., bytes], seed: int, tmp_path: Path) -> None:
+    """y is 0 everywhere: never below, and never above."""
+    model = tmp_path / "m.onnx"
+    model.write_bytes(make(np.random.default_rng(seed), 1 + seed % 2))
+    for row, verdict in (("(< Y_0 0.0)", Verdict.UNSAT), ("(> Y_0 0.0)", Verdict.UNSAT), ("(>= Y_0 0.0)", Verdict.SAT)):
+        spec = spec_of(tmp_path / "s.vnnlib", 1 + seed % 2, 1, [row])
+        assert verify(model, spec, timeout=30).verdict is verdict
+        assert verify(model, spec, timeout=30, proof=tmp_path / "p").verdict is verdict
+        assert check(tmp_path / "p", model, spec).verdict == verdict.value
+
+
+def test_a_strict_row_at_the_upper_end_of_a_clip_has_a_proof(tmp_path: Path) -> None:
+    weights = {"w": np.array([[2.0, -1.0], [1.0, 3.0]]), "v": np.ones((2, 1)), "lo": np.array(-0.5), "hi": np.array(1)}
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Clip", ["h", "lo", "hi"], ["c"]),
+        helper.make_node("MatMul", ["c", "v"], ["y"]),
+    ]  # fmt: skip
+    model = tmp_path / "m.onnx"
+    model.write_bytes(build(nodes, {"x": (1, 2)}, ["y"], {**weights, "hi": np.array(1.0)}, dtype=np.float64, opset=14))
+    ends = {"(> Y_0 2.0)": "unsat", "(< Y_0 -1.0)": "unsat", "(>= Y_0 2.0)": "sat", "(<= Y_0 -1.0)": "sat"}
+    for row, verdict in ends.items():
+        spec = spec_of(tmp_path / "s.vnnlib", 2, 1, [row])
+        assert verify(model, spec, timeout=30).verdict.value == verdict, row
+        assert verify(model, spec, timeout=30, proof=tmp_path / "p").verdict.value == verdict
+        assert check(tmp_path / "p", model, spec).verdict == verdict
+
+
+def test_a_proof_of_equal_windows_does_not_hang_on_the_order_of_sums(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows that are equal but for the last digits: the checker of another machine sums from the other end."""
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=(2, 4))
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Reshape", ["h", "s"], ["p"]),
+        helper.make_node("MaxPool", ["p"], ["m"], kernel_shape=[1, 4], strides=[1, 4]),
+        helper.make_node("Reshape", ["m", "t"], ["f"]), helper.make_node("MatMul", ["f", "v"], ["y"]),
+    ]  # fmt: skip
+    weights = {"w": np.c_[w, w * (1 + 2.0**-52)], "v": np.array([[1.0], [-1.0]]),
+               "s": np.array([1, 1, 2, 4]), "t": np.array([1, 2])}  # fmt: skip
+    model = tmp_path / "m.onnx"
+    model.write_bytes(build(nodes, {"x": (1, 2)}, ["y"], weights, dtype=np.float64))
+    spec = spec_of(tmp_path / "s.vnnlib", 2, 1, ["(>= Y_0 0.1)"])
+    assert verify(model, spec, timeout=60, proof=tmp_path / "p").verdict is Verdict.UNSAT
+    assert check(tmp_path / "p", model, spec).leaves > 20
+
+    def backwards(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.add.accumulate((x[:, :, None] * y)[:, ::-1], 1)[:, -1]
+
+    monkeypatch.setattr(Dense, "apply", lambda self, x, w: backwards(x.reshape(-1, len(w)), w).reshape(len(x), -1))
+    monkeypatch.setattr(
+        Dense, "adjoint", lambda self, r: backwards(r.reshape(-1, len(self.turned)), self.turned).reshape(len(r), -1)
+    )
+    assert check(tmp_path / "p", model, spec).verdict == "unsat"
