@@ -50,9 +50,11 @@ def _scaled(front: Node, node: Node, channels: int, rank: int) -> Node | None:
     if not np.isfinite(weight).all() or (size.size and size.min() < _SMALLEST):
         return None
     params = {"weight": weight, "roundings": np.array(off)}
-    bias = front.params.get("bias", np.zeros(channels)) * factor
+    before = front.params.get("bias", np.zeros(channels))
+    bias = before * factor  # which may underflow
     error = (own + 2) * _UNIT * np.abs(bias) + np.abs(factor) * front.params.get("bias_error", np.zeros(())) * 1.001
-    return _node(front, node, params, bias, error + np.where(error > 0, FLOOR, 0.0), rank)
+    moved = (error > 0) | ((before != 0) & (factor != 0))
+    return _node(front, node, params, bias, error + np.where(moved, FLOOR, 0.0), rank)
 
 
 def _shifted(front: Node, node: Node, channels: int, rank: int) -> Node | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from verifier.bounds.inputs import centre_radius
 from verifier.bounds.zonotope import Symbols, Zonotope
 from verifier.problem.rows import RowTable
 from verifier.search.settle import shrink
@@ -80,7 +81,7 @@ class CellBounds:
 
     def clip(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """The part of each box (B, d) where the rows leave a violation possible."""
-        radius = ((upper - lower) / 2).clamp(min=NARROWEST)
+        radius = around(lower, upper)[1].clamp(min=NARROWEST)
         scores = clause_best(self.low, self.clause, self.floor)
         return shrink(self.clause, scores, self.low, self.slopes / radius[:, None], lower, upper)
 
@@ -162,6 +163,12 @@ class LinearRows(Conditions):
             blame(slopes, critical, at_row, symbols.share()[ids], owner),
             unstable,
         )
+
+
+def around(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """Centres and radii (B, d) of boxes, whose e in [-1, 1]^d rows are linear in: the same for all who read a row."""
+    centre, radius = centre_radius(lower, upper)
+    return centre, radius * (1 + 4 * EXACT)
 
 
 def between(middle: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:

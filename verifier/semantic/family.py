@@ -17,7 +17,6 @@ from torch import Tensor
 
 import vnnlib
 from verifier.attack.replay import Replay
-from verifier.bounds.inputs import centre_radius
 from verifier.bounds.zonotope import MAX_INPUTS, Twin, sweep_zonotope
 from verifier.brief import brief
 from verifier.errors import ProblemError
@@ -34,13 +33,10 @@ from verifier.problem.runtime import Session, compare
 from verifier.result import Witness
 from verifier.semantic import notes
 from verifier.semantic.batch import Query, batch
-from verifier.semantic.conditions import CellBounds, Conditions, LinearRows
+from verifier.semantic.conditions import CellBounds, Conditions, LinearRows, around
 from verifier.semantic.map_conditions import BudgetConditions, WindowConditions
 from verifier.semantic.maps import MapBudget, Windows
 from verifier.semantic.problem import SemanticProblem
-from verifier.tolerance import ulp
-
-_EPS = ulp(torch.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -300,8 +296,7 @@ def _join_cases(lower: np.ndarray, upper: np.ndarray, rows: Rows) -> tuple[np.nd
 
 def bound_cells(family: Family, lower: Tensor, upper: Tensor, query: Tensor) -> CellBounds:
     """Bounds of all rows on parameter boxes (B, d), float64, of members (B,); nothing here has to be rechecked."""
-    centre, radius = centre_radius(lower, upper)
-    radius = radius * (1 + 4 * _EPS)
+    centre, radius = around(lower, upper)
     first, moves = family.image.zonotope(centre, radius, query, family.twin.fast.dtype)
     if family.slack is not None:
         first = first.widened(family.slack[query])

@@ -15,6 +15,7 @@ from verifier.graph.enclose import enclose
 from verifier.graph.evaluate import evaluate
 from verifier.graph.exact import added, lowest_bit, matmul, multiplied, summed_exactly
 from verifier.graph.ir import Graph, Node
+from verifier.passes.absorb_factors import absorb_factors
 from verifier.passes.fold_fixed_inputs import fold_fixed_inputs
 from verifier.passes.simplify import simplify
 
@@ -200,3 +201,12 @@ def test_products_near_the_ends_of_the_range_are_not_given_up() -> None:
 @pytest.mark.parametrize(("value", "bit"), [(1.0, 0), (0.75, -2), (-6.0, 1), (2.0**-1074, -1074), (1e308 * 0, 4096)])
 def test_lowest_bit(value: float, bit: int) -> None:
     assert lowest_bit(np.array([value, value]), 0) == bit
+
+
+def test_a_bias_that_underflows_in_a_product_is_not_lost() -> None:
+    """1e-200 x 1e-150 is no float64 number; the merged bias is 0, to within a bound."""
+    shapes = {"x": (2,), "h": (1,), "y": (1,)}
+    dense = Node("Dense", ("x",), "h", {"weight": np.ones((1, 2)), "bias": np.array([1e-200])})
+    scale = Node("Scale", ("h",), "y", {"factor": np.array([1e-150]), "roundings": np.array(1.0)})
+    (merged,) = absorb_factors(Graph(("x",), ("y",), (dense, scale), shapes)).nodes
+    assert merged.op == "Dense" and merged.params["bias_error"] > 0

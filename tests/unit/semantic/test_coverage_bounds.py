@@ -1,5 +1,7 @@
 """Zonotopes with rounding: every point of every box inside, on random graphs of all operators."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from tests.strategies import ALL_BLOCKS, boxes, graphs, relu_graphs
 from verifier.bounds import zonotope
 from verifier.bounds.zonotope import Twin, start, sweep_zonotope
+from verifier.semantic.conditions import CellBounds, around
 
 CPU = torch.device("cpu")
 
@@ -75,3 +78,35 @@ def test_noise_that_finds_no_room_goes_into_the_radius(room, monkeypatch):
     graph = flatten_io(mlp(0, hidden=(20, 20))[0].graph)
     monkeypatch.setattr(zonotope, "MAP_ELEMENTS", room)
     check(graph, np.array([-1.0, -1.0]), np.array([1.0, 1.0]), 0)
+
+
+def test_clipping_keeps_every_point_that_a_row_leaves_possible():
+    """Boxes a few numbers wide and far from 0, where the midpoint is rounded, in fractions."""
+    draw = np.random.default_rng(0)
+    kept = cut = 0
+    for _ in range(2000):
+        lower = draw.uniform(1, 2) * 10.0 ** draw.integers(-3, 6)
+        numbers = [lower]
+        for _ in range(draw.integers(1, 12)):
+            numbers.append(float(np.nextafter(numbers[-1], np.inf)))
+        low, high = (torch.tensor([[v]], dtype=torch.float64) for v in (numbers[0], numbers[-1]))
+        middle, slope = draw.normal(), draw.normal()
+        one, none = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
+        low_end = np.nextafter(middle - abs(slope), -np.inf)
+        bounds = CellBounds(
+            low=one * low_end, middle=one * middle, slopes=one[:, :, None] * slope, noise=none, clause=none.long(),
+            floor=one * -torch.inf, ceiling=one * -torch.inf, worst=one[0] * low_end, reached=one[0],
+            critical=none.long()[0], blame=none, unstable=none.long()[0],
+        )  # fmt: skip
+        if low_end > 0:
+            continue
+        centre, radius = (Fraction(float(t)) for t in around(low, high))
+        bottom, top = (Fraction(float(t)) for t in bounds.clip(low, high))
+        zero = centre - Fraction(middle) / Fraction(slope) * radius
+        first, last = (Fraction(numbers[0]), zero) if slope > 0 else (zero, Fraction(numbers[-1]))
+        first, last = max(first, Fraction(numbers[0])), min(last, Fraction(numbers[-1]))
+        if first <= last:
+            assert bottom <= first and last <= top
+            kept += 1
+            cut += bottom > numbers[0] or top < numbers[-1]
+    assert kept > 100 and cut > 50
