@@ -111,7 +111,7 @@ class RandomOperators:
     def _grow(self) -> bool:
         value = self.pick(self.last)
         # truth values and whole numbers have operators of their own
-        names = list(MAKERS)
+        names = sorted(MAKERS)
         maker = MAKERS[self.pick(names)]
         nodes, tensors = len(self.nodes), dict(self.tensors)
         try:
