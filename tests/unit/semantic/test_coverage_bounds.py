@@ -86,7 +86,7 @@ def test_clipping_keeps_every_point_that_a_row_leaves_possible():
     kept = cut = 0
     for _ in range(2000):
         lower = draw.uniform(1, 2) * 10.0 ** draw.integers(-3, 6)
-        numbers = [lower]
+        numbers = [float(lower)]
         for _ in range(draw.integers(1, 12)):
             numbers.append(float(np.nextafter(numbers[-1], np.inf)))
         low, high = (torch.tensor([[v]], dtype=torch.float64) for v in (numbers[0], numbers[-1]))
