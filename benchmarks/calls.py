@@ -7,8 +7,9 @@ a point where the program needs a number before it can go on: `item` and `bool`,
 (boolean indices, `masked_select`, `unique`), `tolist`, `cpu`. Both are divided by the steps of the search; what comes
 before the first step (reading the network, cross-checks, the first attack, root bounds) is listed on its own.
 
-Backward rows go in chunks of about a core's cache on a CPU and of what fills the card on a GPU, and attacks and climbs
-look less often at what they reached there; a step is counted with the settings of either (`--chunk`). `--where` prints
+Backward rows go in chunks of about a core's cache on a CPU and of what fills the card on a GPU, all elements of small
+values have some there, and attacks and climbs look less often at what they reached; a step is counted with the settings
+of either (`--chunk`). `--where` prints
 the lines of ours that make the most calls.
 """
 
@@ -199,7 +200,7 @@ def main() -> int:
     given = parser.parse_args()
     if given.vnncomp is None and set(given.only) != {KEY_POINTS}:
         parser.error("found neither --vnncomp nor VNNCOMP, expected the folder of the VNN-COMP benchmarks")
-    for table in (sweep.ROW_ELEMENTS, pgd.LOOK, alpha_beta.LOOK):
+    for table in (sweep.ROW_ELEMENTS, sweep.ALL_ROWS, pgd.LOOK, alpha_beta.LOOK):
         table["cpu"] = table[given.chunk]
     options = Options(device="cpu", dtype=given.dtype, timeout=given.seconds)
     print("search           verdict     boxes  steps  calls/step  waits/step  calls before  user CPU s")

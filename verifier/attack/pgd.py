@@ -100,6 +100,7 @@ def pgd(
     Both keep a part of their last step.
     """
     width, p, asked = upper - lower, start, table.at(query)
+    others = asked.clause != aim[:, None]
     signed = (torch.arange(len(p), device=p.device) % 2 == 0)[:, None]
     move, tiny = torch.zeros_like(p), torch.finfo(p.dtype).tiny
     best, lowest = p.clone(), torch.full((len(p), table.most), torch.inf, dtype=p.dtype, device=p.device)
@@ -108,9 +109,10 @@ def pgd(
         if stop():
             break
         p = p.detach().requires_grad_(True)
-        scores = asked.scores(_values(network, inputs, table, p, query, asked))
+        values = _values(network, inputs, table, p, query, asked)
         runs += 1
         with torch.no_grad():
+            scores = asked.scores(values)
             lowest = torch.minimum(lowest, torch.nan_to_num(scores, nan=torch.inf))
             before, reached = reached, lowest.amin(1)
             best = torch.where((reached < before)[:, None], p, best)
@@ -120,11 +122,10 @@ def pgd(
             told = least
             if found(best.detach(), reached):
                 break
-        if last or not scores.requires_grad:
+        if last or not values.requires_grad:
             break
-        # a loss that is no number has no direction
-        loss = torch.nan_to_num(scores.gather(1, aim[:, None]), nan=0.0, posinf=0.0, neginf=0.0)
-        (gradient,) = torch.autograd.grad(loss.sum(), p, allow_unused=True)
+        worst = values.detach().masked_fill(others, -torch.inf).argmax(1, keepdim=True)
+        (gradient,) = torch.autograd.grad(values.gather(1, worst).sum(), p, allow_unused=True)
         if gradient is None:
             break
         gradient = torch.nan_to_num(gradient * width, nan=0.0, posinf=0.0, neginf=0.0)

@@ -6,11 +6,12 @@ and for whoever splits boxes how much of a bound's looseness each input is to bl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,7 +27,7 @@ from verifier.bounds.network import Network
 from verifier.bounds.sweep import Method, Sweep, narrow, never, sweep
 from verifier.bounds.zonotope import Twin, start, sweep_zonotope
 from verifier.graph.ir import Graph
-from verifier.ops.kinds import Interval, RelaxedOp
+from verifier.ops.kinds import Interval, Relaxation, RelaxedOp
 from verifier.options import BOUND_METHODS
 from verifier.problem.rows import AskedRows, RowTable
 from verifier.tolerance import EXACT, FLOOR, NARROWEST, subtract_down
@@ -151,7 +152,7 @@ def _crown(setting: Setting, boxes: Boxes, method: Method, stop: Callable[[], bo
     asked = table.at(boxes.query)
     forward = _forward_rows(table, asked, known, boxes)
     scores = asked.scores(forward)
-    alive = (~(scores.amin(1) > 0)).nonzero()[:, 0]  # NaN proves nothing
+    alive, rows_each, means = _possible(asked, scores, known.means)
     owner = None if len(alive) == len(scores) else alive
     lower, upper, query = boxes.lower, boxes.upper, boxes.query
     if owner is not None:
@@ -159,7 +160,7 @@ def _crown(setting: Setting, boxes: Boxes, method: Method, stop: Callable[[], bo
             asked.select(alive),
             (t.index_select(0, alive) for t in (lower, upper, query, scores)),
         )
-    column, means = _open_rows(asked, scores, known.means)
+    column = _needed(asked, scores).to(torch.int8).sort(dim=1, descending=True, stable=True).indices[:, :rows_each]
     row = asked.row.gather(1, column)
     rows = torch.zeros(*row.shape, network.m, dtype=network.dtype, device=network.device).scatter_(
         2, row[:, :, None], 1.0
@@ -202,14 +203,21 @@ def _forward_rows(table: RowTable, asked: AskedRows, known: Sweep, boxes: Boxes)
     return torch.nan_to_num(low, nan=-torch.inf, neginf=-torch.inf)
 
 
-def _open_rows(asked: AskedRows, scores: Tensor, unstable: Tensor) -> tuple[Tensor, list[float]]:
-    """Columns (A, K') of the rows of clauses that are still possible; and `unstable` as numbers, read back with K'."""
+def _needed(asked: AskedRows, scores: Tensor) -> Tensor:
+    """The rows (B, K) of clauses that are still possible."""
     closed = F.pad(scores, (0, 1), value=torch.inf) > 0
-    needed = ~closed.gather(1, asked.clause) & (asked.rhs.abs() < torch.inf)
-    most = needed.sum(1).max() if len(scores) else scores.new_ones(())
-    count, *numbers = torch.cat([most[None].double(), unstable]).tolist()
-    order = needed.to(torch.int8).sort(dim=1, descending=True, stable=True).indices
-    return order[:, : max(1, int(count))], numbers
+    return ~closed.gather(1, asked.clause) & (asked.rhs.abs() < torch.inf)
+
+
+def _possible(asked: AskedRows, scores: Tensor, unstable: Tensor) -> tuple[Tensor, int, list[float]]:
+    """The boxes (A,) with a clause that is still possible, the most rows of one, and `unstable` as numbers: all that is
+    read back of a forward sweep."""
+    possible = ~(scores.amin(1) > 0)  # NaN proves nothing
+    most = _needed(asked, scores).sum(1).amax()[None] if len(scores) else scores.new_zeros(1)
+    told = torch.cat([possible.double(), most.double(), unstable]).cpu().numpy()
+    alive = torch.from_numpy(np.flatnonzero(told[: len(scores)])).to(scores.device)
+    count, *numbers = told[len(scores) :].tolist()
+    return alive, max(1, int(count)), numbers
 
 
 def _blame(
@@ -231,17 +239,45 @@ def _blame(
         return t if owner is None else t.index_select(0, owner)
 
     columns = columns[:, : next(iter(known.reach.values()))[0].shape[1]]  # as many as the forms have generators
-    caused = columns.new_zeros(columns.shape, dtype=network.dtype)
-    for i, rows in trace.items():
-        op = network.ops[i]
-        assert isinstance(op, RelaxedOp)
-        at = rows.flatten(2)
-        at = at.gather(1, critical[:, None, None].expand(-1, 1, at.shape[2]))[:, 0].abs()
-        loss = at * mine(plane_gap(op, known.relaxations[i], known.pre[i]).flatten(1))
-        moves = mine(blamed_moves(op, known.pre[i], known.reach[i])).flatten(2)
-        share = loss / moves.sum(1).clamp(min=torch.finfo(loss.dtype).tiny)
-        caused += torch.bmm(moves, torch.nan_to_num(share, nan=0.0, posinf=0.0)[:, :, None])[:, :, 0]
-    return total.scatter_add(1, columns.clamp(min=0), caused * (columns >= 0))
+    caused = columns.new_zeros(*columns.shape, 1, dtype=network.dtype)
+    for op, indices in _grouped(network, trace):
+        rows = [trace[i].flatten(2) for i in indices]
+        at = [t.gather(1, critical[:, None, None].expand(-1, 1, t.shape[2]))[:, 0] for t in rows]
+        planes = _relaxations([known.relaxations[i] for i in indices])
+        bounds = tuple(map(_intervals, zip(*(known.pre[i] for i in indices), strict=True)))
+        loss = torch.cat(at, 1).abs_() * mine(plane_gap(op, planes, bounds).flatten(1))
+        moves = [mine(blamed_moves(op, known.pre[i], known.reach[i])).flatten(2) for i in indices]
+        share = loss / torch.cat([t.sum(1) for t in moves], 1).clamp_(min=torch.finfo(loss.dtype).tiny)
+        share = torch.nan_to_num(share, nan=0.0, posinf=0.0)[:, :, None]
+        for t, part in zip(moves, share.split([t.shape[2] for t in moves], 1), strict=True):
+            caused = torch.baddbmm(caused, t, part)
+    return total.scatter_add(1, columns.clamp(min=0), caused[:, :, 0] * (columns >= 0))
+
+
+def _grouped(network: Network, indices: Iterable[int]) -> list[tuple[RelaxedOp, list[int]]]:
+    """The operators, those together of which every element depends on one element alone."""
+    ops = {i: op for i in indices if isinstance(op := network.ops[i], RelaxedOp)}
+    together = [i for i, op in ops.items() if op.elementwise]
+    alone = [(op, [i]) for i, op in ops.items() if not op.elementwise]
+    return [*alone, (ops[together[0]], together)] if together else alone
+
+
+def _intervals(bounds: Sequence[Interval]) -> Interval:
+    """Intervals (B, *S) side by side; one alone as it is."""
+    return (
+        bounds[0]
+        if len(bounds) == 1
+        else Interval(*(torch.cat([t.flatten(1) for t in ends], 1) for ends in zip(*bounds, strict=True)))
+    )
+
+
+def _relaxations(planes: Sequence[Relaxation]) -> Relaxation:
+    """The same of planes of one argument."""
+    if len(planes) == 1:
+        return planes[0]
+    fields = zip(*((p.lower_slopes[0], p.lower_offset, p.upper_slopes[0], p.upper_offset) for p in planes), strict=True)
+    low, below, high, above = (torch.cat([t.flatten(1) for t in field], 1) for field in fields)
+    return Relaxation((low,), below, (high,), above)
 
 
 @bound_method("zonotope", offered=False)

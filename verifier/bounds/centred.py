@@ -87,8 +87,9 @@ class Centred:
         upper_slopes, upper_offset = below(tuple(-s for s in planes.upper_slopes), -planes.upper_offset, -value)
         self.relaxations[i] = Relaxation(lower_slopes, lower_offset, tuple(-s for s in upper_slopes), -upper_offset)
 
-    def walk(self, slot: int, rows: Tensor, bias: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows over deviations in `slot` (R, K, *S) of the boxes `owner` (R,), as rows over those of the input."""
+    def walk(self, slot: int, rows: Tensor, bias: Tensor, owner: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Rows over deviations in `slot` (R, K, *S) of the boxes `owner` (R,), None for all, as rows over those of the
+        input."""
         return walk_back(self.network, slot, rows, bias, self.relaxations, owner, allowance=self.allowance)
 
     def restored(self, slot: int, found: Interval) -> Interval:

@@ -141,15 +141,11 @@ class Allowance:
                 op.adjoint_terms + op.terms, self.network.dtype
             )
             self._read += [(op.adjoint_terms, size.flatten(1)) for size in sizes]
-        for constant in (op.offset(), op.inexact()):
-            if constant is not None:
-                cost = self._of_constant(i, constant) if cost is None else cost + self._of_constant(i, constant)
+        if op.constant_size is not None:
+            unit = self._sum(op.out_shape)
+            cost = op.constant_size * unit if cost is None else torch.add(cost, op.constant_size, alpha=unit)
         if cost is not None:
             self.costs[i + 1] = cost
-
-    def _of_constant(self, i: int, constant: Tensor) -> Tensor:
-        op = self.network.ops[i]
-        return (constant.abs().expand(op.out_shape) * self._sum(op.out_shape))[None]
 
     def _sum(self, shape: Shape) -> float:
         """Relative error of the products of a row and of its positive part with constants (16 half ulp of the larger

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from verifier.bounds.affine import (
     AffineForm,
-    as_interval,
     constant_form,
     intersect,
     interval_step,
@@ -34,6 +33,7 @@ from verifier.graph.ir import Shape
 from verifier.ops.bilinear import Mul
 from verifier.ops.elementwise import magnitude
 from verifier.ops.kinds import Interval, LinearOp, Op, Relaxation, RelaxedOp
+from verifier.ops.layout import Move
 
 ROW_ELEMENTS = {"cpu": 400_000, "cuda": 64_000_000}
 """What a chunk of backward rows may hold: on a CPU about a core's cache. Larger chunks wait for memory (5x50 network of
@@ -47,6 +47,13 @@ LARGE_ROWS = 2_000_000
 PROBE, MANY_ROWS, PAYS = 64, 512, 0.99
 """Of many rows over one value about `PROBE` are tried first, and the rest only where the intervals keep at most this
 share of their width. (Large networks of Sign: 1.000 at every layer, where all rows take 230 s and the samples 3 s.)"""
+
+
+ALL_ROWS = {"cpu": 0, "cuda": 256}
+"""Elements of a value up to which all have rows: asking which need them waits for the device."""
+
+WHOLE = 0.9
+"""Boxes of which at least this share have rows are walked through together, the others with rows that nobody reads."""
 
 
 @dataclass(frozen=True)
@@ -243,7 +250,12 @@ class _Forward:
     def known(self, value: _Value, moves: Tensor | None = None) -> Interval:
         """The interval of a value."""
         form, interval = value
-        return interval if form is None else intersect(as_interval(form.interval(moves)), interval)
+        if form is None:
+            return interval
+        # a form's bound that is no number says nothing; none of its infinities is on the wrong side
+        own = form.interval(moves)
+        lower, upper = torch.fmax(own.lower, interval.lower), torch.fmin(own.upper, interval.upper)
+        return Interval(torch.minimum(lower, upper), torch.maximum(lower, upper))
 
     def _refined(self, i: int, slot: int, bound: Interval) -> Interval:
         """Backward rows for the elements of `slot` on which operator i is not affine; sparse over (box, neuron)."""
@@ -251,12 +263,17 @@ class _Forward:
             return bound  # exact: an affine form is, as long as all operators are linear
         network, query, centred = self.network, self.query, self.centred
 
-        def walk(first: int, rows: Tensor, bias: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
+        def walk(first: int, rows: Tensor, bias: Tensor, owner: Tensor | None) -> tuple[Tensor, Tensor]:
             at_input = walk_back(network, first, rows, bias, self.relaxations, owner, allowance=self.allowance)
-            return self.inputs.pull(*at_input, query[owner])
+            return self.inputs.pull(*at_input, query if owner is None else query[owner])
 
-        start, place = network.origin(slot)
-        mask, first = _at_origin(open_elements(network, i, slot, bound), bound, place, network.shapes[start])
+        start, mask, first = slot, open_elements(network, i, slot, bound), bound
+        place: Tensor | None = None
+        if slot > 0 and isinstance(network.ops[slot - 1], Move):
+            start, places = network.origin(slot)
+            if start != slot:
+                place = places
+                mask, first = _at_origin(mask, bound, place, network.shapes[start])
         usual = LARGE_ROWS if centred is not None else ROW_ELEMENTS.get(query.device.type, ROW_ELEMENTS["cpu"])
         elements = self.method.row_elements or usual
         chunk = max(1, elements // (4 * network.widest))
@@ -278,7 +295,7 @@ class _Forward:
             found = rows_of(sample, first)
             mask, first = mask & ~sample & _gains(first, found, sample), intersect(found, first)
         found = rows_of(mask, first)
-        return intersect(_repeated(found, place, bound), bound)
+        return intersect(found if place is None else _repeated(found, place, bound), bound)
 
     def _enough(self) -> bool:
         if self.stop():
@@ -290,10 +307,7 @@ class _Forward:
         exact, every = self.exact, torch.stack([torch.zeros_like(self.query), *self.counts.values()])
         if exact is not None:
             wide = exact.dtype
-            self.pre = {i: tuple(Interval(*(t.to(wide) for t in x)) for x in xs) for i, xs in self.pre.items()}
-            self.relaxations = {
-                i: op.relax(*self.pre[i]) for i, op in enumerate(exact.ops) if isinstance(op, RelaxedOp)
-            }
+            self.pre, self.relaxations = _widened(exact, self.pre)
             self.reach = {i: tuple(t.to(wide) for t in moves) for i, moves in self.reach.items()}
             output = Interval(*(t.to(wide) for t in output))
         products = {}
@@ -303,6 +317,32 @@ class _Forward:
             products = {i: Products.of(i, forms, self.pre[i], self.precise) for i, forms in curved.items()}
         means = every[1:].double().mean(1)
         return Sweep(self.pre, self.relaxations, output, every.sum(0), self.reach, means, self.precise, products)
+
+
+def _widened(
+    exact: Network, pre: dict[int, tuple[Interval, ...]]
+) -> tuple[dict[int, tuple[Interval, ...]], dict[int, Relaxation]]:
+    """The arguments' intervals in the type of `exact`, and its planes there; of all ReLUs at once."""
+    relus = list(exact.relus)
+    wide = {i: tuple(Interval(*(t.to(exact.dtype) for t in x)) for x in pre[i]) for i in pre if i not in exact.relus}
+    planes = {i: op.relax(*wide[i]) for i in wide if isinstance(op := exact.ops[i], RelaxedOp)}
+    if relus:
+        op, shapes = exact.ops[relus[0]], [pre[i][0].lower.shape for i in relus]
+        assert isinstance(op, RelaxedOp)
+        every = [
+            torch.cat([t.flatten(1) for t in ends], 1).to(exact.dtype)
+            for ends in zip(*(pre[i][0] for i in relus), strict=True)
+        ]
+        found = op.relax(Interval(*every))
+        fields = found.lower_slopes[0], found.lower_offset, found.upper_slopes[0], found.upper_offset
+
+        def parts(t: Tensor) -> list[Tensor]:
+            return [p.view(s) for p, s in zip(t.split([s[1:].numel() for s in shapes], 1), shapes, strict=True)]
+
+        wide.update({i: (Interval(*ends),) for i, *ends in zip(relus, *map(parts, every), strict=True)})
+        for i, low, below, high, above in zip(relus, *map(parts, fields), strict=True):
+            planes[i] = Relaxation((low,), below, (high,), above)
+    return {i: wide[i] for i in pre}, planes
 
 
 def _curved(products: dict[int, tuple[AffineForm, ...]]) -> dict[int, tuple[AffineForm, ...]]:
@@ -374,7 +414,7 @@ def _repeated(first: Interval, place: Tensor, bound: Interval) -> Interval:
     )
 
 
-Walk = Callable[[int, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+Walk = Callable[[int, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 
 def intersect_rows(
@@ -390,15 +430,23 @@ def intersect_rows(
     """`bound` intersected with backward rows for the elements in `mask` (B, size), `chunk` elements at a time until
     `enough()` says so.
 
-    `walk(slot, rows, bias, owner)` takes rows (R, K, *S) from a slot to the parameters of the boxes `owner` (R,).
+    `walk(slot, rows, bias, owner)` takes rows (R, K, *S) from a slot to the parameters of the boxes `owner` (R,), None
+    for all.
     """
+    most = mask.shape[1]
+    if most <= ALL_ROWS.get(mask.device.type, ALL_ROWS["cuda"]) and len(mask) * most <= chunk:
+        picked = torch.arange(most, device=mask.device).expand(len(mask), -1)
+        return bound if enough() else _intersect_all(network, slot, bound, picked, None, region, walk)
     counts = mask.sum(1)
-    order = counts.argsort(descending=True)
-    sizes = [size for size in counts.index_select(0, order).tolist() if size > 0]
+    sizes = sorted((size for size in counts.tolist() if size > 0), reverse=True)
     if not sizes:
         return bound
+    if len(mask) * sizes[0] <= chunk and len(sizes) >= WHOLE * len(mask):
+        wanted = mask.to(torch.int8).sort(dim=1, descending=True, stable=True)
+        picked, spare = wanted.indices[:, : sizes[0]], wanted.values[:, : sizes[0]] == 0
+        return bound if enough() else _intersect_all(network, slot, bound, picked, spare, region, walk)
     # boxes with about equally many rows side by side; the padding repeats elements that are not in the mask
-    order = order[: len(sizes)]
+    order = counts.argsort(descending=True)[: len(sizes)]
     wanted = mask.index_select(0, order).to(torch.int8).sort(dim=1, descending=True, stable=True)
     spare = wanted.values == 0
     both = torch.stack([bound.lower.flatten(1), -bound.upper.flatten(1)], 1)  # lower bounds of z and of -z
@@ -421,11 +469,27 @@ def intersect_rows(
     return Interval(torch.minimum(lower, upper), torch.maximum(lower, upper))
 
 
-def _both_sides(network: Network, slot: int, owner: Tensor, picked: Tensor, region: Region, walk: Walk) -> Tensor:
-    """Backward lower bounds of elements `picked` (R, K) of the value in `slot` on the boxes `owner` (R,), and of their
-    negatives: (R, 2, K)."""
+def _intersect_all(
+    network: Network, slot: int, bound: Interval, picked: Tensor, spare: Tensor | None, region: Region, walk: Walk
+) -> Interval:
+    """`intersect_rows` of all boxes in one walk for elements `picked` (B, K), but for those that are `spare`."""
+    found = _both_sides(network, slot, None, picked, region, walk)
+    if spare is not None:
+        found = found.masked_fill_(spare[:, None], -torch.inf)
+    lower = bound.lower.flatten(1).scatter_reduce(1, picked, found[:, 0], "amax").view_as(bound.lower)
+    upper = bound.upper.flatten(1).scatter_reduce(1, picked, found[:, 1].neg(), "amin").view_as(bound.upper)
+    return Interval(torch.minimum(lower, upper), torch.maximum(lower, upper))
+
+
+def _both_sides(
+    network: Network, slot: int, owner: Tensor | None, picked: Tensor, region: Region, walk: Walk
+) -> Tensor:
+    """Backward lower bounds of elements `picked` (R, K) of the value in `slot` on the boxes `owner` (R,), None for all,
+    and of their negatives: (R, 2, K)."""
     count = picked.shape[1]
-    first, rows, bias = neuron_rows(network, slot, picked.flatten())
-    rows, bias = rows.reshape(*picked.shape, *rows.shape[2:]), bias.view(picked.shape)
-    rows, bias = torch.cat([rows, -rows], 1), torch.cat([bias, -bias], 1)
+    twice = torch.cat([picked, picked], 1)
+    first, rows, bias = neuron_rows(network, slot, twice.flatten())
+    rows, bias = rows.reshape(*twice.shape, *rows.shape[2:]), bias.view(twice.shape)
+    rows[:, count:].neg_()
+    bias[:, count:].neg_()
     return region.least(*walk(first, rows, bias, owner)).unflatten(1, (2, count))

@@ -110,6 +110,12 @@ class LinearOp(Op):
         error = self.inexact()
         return None if error is None else self._column(-error)
 
+    @cached_property
+    def constant_size(self) -> Tensor | None:
+        """The magnitudes of the constant and of what it may be off by, (1, *T), or None."""
+        parts = [t.abs().expand(self.out_shape) for t in (self.offset(), self.inexact()) if t is not None]
+        return torch.stack(parts).sum(0, keepdim=True) if parts else None
+
     def _column(self, constant: Tensor | None) -> Tensor | None:
         return None if constant is None else constant.expand(self.out_shape).reshape(-1)
 

@@ -44,11 +44,22 @@ class RowTable:
 
     def at(self, query: Tensor) -> AskedRows:
         """What the queries (B,) of boxes or points ask, looked up once for all that is bounded or tried there."""
-        clause = self.clause.index_select(0, query).clamp_(max=self.most)
-        beyond = torch.arange(self.most, device=query.device) >= self.clauses.index_select(0, query)[:, None]
-        strict = self.strict.index_select(0, query) if self.some_strict else None
-        row, rhs = self.row.index_select(0, query), self.rhs.index_select(0, query)
-        return AskedRows(row, rhs, clause, beyond, strict)
+        whole = self._asked
+        if len(self.row) > 1:
+            return whole.select(query)
+        row, rhs, clause, beyond = (
+            t.expand(len(query), -1) for t in (whole.row, whole.rhs, whole.clause, whole.beyond)
+        )
+        return AskedRows(
+            row, rhs, clause, beyond, None if whole.strict is None else whole.strict.expand(len(query), -1)
+        )
+
+    @cached_property
+    def _asked(self) -> AskedRows:
+        """Of every query."""
+        beyond = torch.arange(self.most, device=self.row.device) >= self.clauses[:, None]
+        strict = self.strict if self.some_strict else None
+        return AskedRows(self.row, self.rhs, self.clause.clamp(max=self.most), beyond, strict)
 
 
 @dataclass(frozen=True, eq=False)

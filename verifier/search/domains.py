@@ -73,8 +73,9 @@ class DomainBatch:
         index = dimension[:, None]
         low, high = self.lower.gather(1, index)[:, 0], self.upper.gather(1, index)[:, 0]
         part = ((at - low) / (high - low)).clamp(0, 1)
+        none = torch.empty(len(self), 0, dtype=self.lower.dtype, device=self.lower.device)
         return replace(
-            self._twice(),
+            replace(self, lower=none, upper=none)._twice(),
             lower=torch.cat([self.lower, self.lower.scatter(1, index, at[:, None])]),
             upper=torch.cat([self.upper.scatter(1, index, at[:, None]), self.upper]),
             share=torch.cat([self.share * part, self.share * (1 - part)]),

@@ -213,11 +213,12 @@ def _halves(
             boxes, branch, deep = boxes.select(rest), branch.index_select(0, rest), deep.index_select(0, rest)
     splittable, dimension, where = cut(boxes, branch)
     splittable &= ~deep
-    kept = splittable.nonzero()[:, 0]
-    chosen, dimension, where = boxes.select(kept), dimension.index_select(0, kept), where.index_select(0, kept)
+    kept, chosen, stuck = splittable.nonzero()[:, 0], boxes, boxes.select(slice(0, 0))
+    if len(kept) < len(boxes):
+        chosen, dimension, where = boxes.select(kept), dimension.index_select(0, kept), where.index_select(0, kept)
+        stuck = boxes.select(~splittable)
     halves = chosen.split(dimension, where)
     parts.append(halves if record is None else record.inputs(chosen, dimension, where, halves))
-    stuck = boxes.select(slice(0, 0)) if len(kept) == len(boxes) else boxes.select(~splittable)
     return Parts(join(parts), stuck, inputs=dimension, neurons=number)
 
 
@@ -239,7 +240,7 @@ def clip(boxes: DomainBatch, bounded: Bounded) -> tuple[DomainBatch, Bounded]:
         lower, upper = shrink_all(bounded.sign_coefficients, bounded.sign_constant, lower, upper)
     cut_down = narrowed(boxes, lower, upper, bounded.value)
     kept = (lower <= upper).all(1).nonzero()[:, 0]
-    return cut_down.select(kept), bounded.select(kept)
+    return (cut_down, bounded) if len(kept) == len(boxes) else (cut_down.select(kept), bounded.select(kept))
 
 
 def narrowed(boxes: DomainBatch, lower: Tensor, upper: Tensor, score: Tensor) -> DomainBatch:

@@ -118,9 +118,11 @@ def joint_scores(
     known = torch.isfinite(low)
     member = (clause[:, None] == torch.arange(most, device=clause.device)[None, :, None]) & known[:, None]
     several = member.sum(2) > 1
-    gaining = (several & (scores <= 0)).any(0).nonzero()[:, 0]
-    if not len(gaining):
-        return scores
+    gaining = clause.new_zeros(1)
+    if most > 1:  # one clause alone is not worth waiting for the device
+        gaining = (several & (scores <= 0)).any(0).nonzero()[:, 0]
+        if not len(gaining):
+            return scores
     member = member.index_select(1, gaining)
     # a weight of 0 does not silence an infinite coefficient of another clause
     coefficients = coefficients.masked_fill(~known[:, :, None], 0.0)

@@ -17,6 +17,7 @@ from tests.unit.bounds.cases import METHODS, ROWS, Boxes, boxes, matrix_for, som
 from tests.unit.bounds.sound import check_rows, check_sweep
 from verifier.bounds.inputs import AffineMap, IdentityMap
 from verifier.bounds.network import build as bind
+from verifier.bounds.sweep import ALL_ROWS as rows_by_device
 from verifier.bounds.sweep import OutOfTime, Sweep, sweep
 from verifier.graph.ir import Graph, Node
 
@@ -62,6 +63,21 @@ def test_a_batch_climbs_like_single_boxes(how: str) -> None:
         for b in range(4):
             alone = case.one(b)
             close(together[b], alone.least(*alone.rows(alone.sweep(METHODS["attributed"]), how, matrix))[0], 1e-6)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rows_of_all_elements_are_no_looser(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a device that is not to be waited for: elements that need no rows have some, too."""
+    graph = build(3, 2, ["relu", "residual", "relu", "concat", "dense"], seed, 6)
+    case = boxes(graph, *some_boxes(3, 5, np.random.default_rng(seed)))
+    usual = case.sweep(METHODS["attributed with rows"])
+    monkeypatch.setitem(rows_by_device, "cpu", 256)
+    every = case.sweep(METHODS["attributed with rows"])
+    check_sweep(case, every, 1e-12)
+    for i, bounds in every.pre.items():
+        for one, other in zip(bounds, usual.pre[i], strict=True):
+            room = 1e-12 * (1 + other.lower.abs() + other.upper.abs())
+            assert bool((one.lower >= other.lower - room).all()) and bool((one.upper <= other.upper + room).all())
 
 
 def test_chunks_do_not_matter() -> None:
