@@ -13,7 +13,7 @@ from tests.unit.fake_workers import BrokenWorker, FakeWorker, TogetherWorker, jo
 from verifier.command import instances
 from verifier.command.instances import file_names, run_list
 from verifier.command.ledger import open_results
-from verifier.command.worker import Job
+from verifier.command.worker import Job, JobOutcome, Note
 from verifier.errors import OutputError
 from verifier.executors.processes import Processes
 
@@ -125,6 +125,16 @@ def test_lines_about_files_that_were_changed_since_are_refused(tmp_path: Path) -
     assert results.read_bytes() == before
     os.utime(results, (later, later))
     assert run_list([job], results, Processes(1, FakeWorker(tmp_path / "log"))).skipped == 1
+
+
+def test_what_is_missing_here_is_missing_on_another_machine(tmp_path: Path) -> None:
+    """There a file of the same name may be another network's."""
+    job = Job("cat", "net.onnx", "s.vnnlib", tmp_path / "net.onnx", tmp_path / "s.vnnlib", 1.0)
+    worker, there = FakeWorker(tmp_path / "log"), tmp_path / "there"
+    (moved,) = worker.moved([job], {job.spec: there / "s.vnnlib"}, there)
+    assert moved.spec == there / "s.vnnlib" and moved.model != job.model and not Path(str(moved.model)).exists()
+    (said,) = worker.back((0, JobOutcome("error", 0.0, Note(f"{moved.model}: no such file"))), [job], [moved])[1:]  # type: ignore[index]
+    assert said.note.message == f"{job.model}: no such file"
 
 
 def test_no_two_instances_share_a_file() -> None:

@@ -130,12 +130,13 @@ class Worker(Servant[Sequence[Job]]):
         return found
 
     def moved(self, task: Sequence[Job], places: Mapping[Path, Path], folder: Path) -> list[Job]:
-        """See `Servant`."""
+        """See `Servant`. What is missing where the list is read is missing here: a file of that name here is another."""
+        absent = folder / "absent"
         return [
             replace(
                 job,
-                model=None if job.model is None else places.get(job.model, job.model),
-                spec=places.get(job.spec, job.spec),
+                model=None if job.model is None else places.get(job.model, absent / job.model.name),
+                spec=places.get(job.spec, absent / job.spec.name),
                 proof=None if job.proof is None else folder / f"{i}.proof",
             )
             for i, job in enumerate(task)
