@@ -130,7 +130,7 @@ class Worker(Servant[Sequence[Job]]):
         return found
 
     def moved(self, task: Sequence[Job], places: Mapping[Path, Path], folder: Path) -> list[Job]:
-        """See `Servant`. What is missing where the list is read is missing here: a file of that name here is another."""
+        """See `Servant`. What is missing where the list is read is missing here, whatever has its name here."""
         absent = folder / "absent"
         return [
             replace(
