@@ -232,7 +232,8 @@ class ProofWriter:
         open_, neuron = torch.ones(count, dtype=torch.bool), torch.full((count,), -1)
         worst = torch.zeros(count, n, dtype=torch.float64)
         lower, upper, node = batch.lower.double().cpu().clone(), batch.upper.double().cpu().clone(), batch.node.cpu()
-        hints = self._hints([self._claim(batch, b) for b in asked], settled[asked].tolist())
+        found = None if self._found is None else self._found()  # of the whole batch, so once
+        hints = self._hints([self._claim(batch, b, found) for b in asked], settled[asked].tolist())
         first, node = dict(self.relus.values()), node.clone()
         for b, hint in zip(asked, hints, strict=True):
             if hint.holds:
@@ -283,7 +284,8 @@ class ProofWriter:
             self._clips = any(hints[i].clip is not None for i in tried)
         return hints
 
-    def _claim(self, boxes: DomainBatch, b: int) -> Claim:
+    def _claim(self, boxes: DomainBatch, b: int, last: tuple[Parameters, dict[int, Tensor]] | None = None) -> Claim:
+        """What may be claimed of box b, with what `last` says it was proven with."""
         query = int(boxes.query[b])
         whole = Part(query, int(boxes.clause[b, 0]) if boxes.clause.shape[1] else -1)
         lower, upper = boxes.lower[b].double().cpu().numpy(), boxes.upper[b].double().cpu().numpy()
@@ -292,9 +294,9 @@ class ProofWriter:
             ends[0][self.kept], ends[1][self.kept] = lower, upper
             whole = self.prover.part(query, *ends, whole.clause)
         part = replace(whole, signs=self.signs(boxes.signs[b].tolist()))
-        if self._found is None:
+        if last is None:
             return Claim(part, ())
-        found, everywhere = self._found()
+        found, everywhere = last
         columns = [d for d, e in enumerate(boxes.signs[b].tolist()) if e]
         beta = tuple(short(np.maximum(0.0, found.beta[b, columns].double().cpu().numpy())).tolist())
         slopes = {
