@@ -23,10 +23,12 @@ from verifier.engine.methods import prepare
 from verifier.engine.on_device import OnDevice
 from verifier.engine.outcome import Answer, admitting
 from verifier.engine.points import Points
-from verifier.engine.strategy import MANY_QUERIES, SOON, choose, later
+from verifier.engine.strategy import MANY_QUERIES, SOON, choose, later, wants_relus
 from verifier.errors import OptionsError, ProofError
 from verifier.graph.onnx_import import Model
 from verifier.options import Options
+from verifier.passes.maxima_as_relus import maxima_as_relus
+from verifier.passes.simplify import simplify
 from verifier.problem.assemble import assemble, check_fit, empty_set
 from verifier.problem.problem import Problem
 from verifier.problem.runtime import Session, compare, compare_index, compare_problem
@@ -99,8 +101,12 @@ def _solve(
         if checkpoint is not None:
             raise OptionsError("no checkpoint of random points: a node has no bound rule; run without a checkpoint")
         return sampling.solve(problem, replay, options, answer)
+    on = OnDevice.of(problem, options)
+    if proof is None and wants_relus(on, options.bounds.method):  # a proof names the neurons of the file
+        problem = replace(problem, graph=simplify(maxima_as_relus(problem.graph)))
+        on = OnDevice.of(problem, options)
     cross_check(model, problem, replay, session, options.seed)
-    return _searched(OnDevice.of(problem, options), replay, options, answer, proof, checkpoint)
+    return _searched(on, replay, options, answer, proof, checkpoint)
 
 
 def cross_check(model: Model, problem: Problem, replay: Replay, session: Session, seed: int) -> None:

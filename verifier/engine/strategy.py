@@ -9,6 +9,7 @@ from verifier.bounds.bound import METHODS
 from verifier.bounds.sweep import Method
 from verifier.engine.on_device import OnDevice
 from verifier.errors import OptionsError
+from verifier.ops.maximum import ReduceMax
 from verifier.options import Options
 from verifier.search import zonotope
 from verifier.search.shallow import form
@@ -42,8 +43,7 @@ FEW_NEURONS = 10_000
 SOON, SMALL = 5_000, 100
 """Where inputs are split, boxes after which a network of so few neurons, all of them ReLUs, gets its neurons split
 instead. (Residual, 7 inputs, 32 ReLUs, threshold 1e-5 below the minimum: 871 subproblems in 2 s where 448 000 boxes
-leave 0.5 % open; where 5 000 boxes suffice, inputs are up to ten times quicker. With max-pooling, 16 inputs and 52
-ReLUs neither helps, nor does writing maxima with ReLUs.)"""
+leave 0.5 % open; where 5 000 boxes suffice, inputs are up to ten times quicker.)"""
 
 
 class Kind(Enum):
@@ -81,6 +81,17 @@ class Strategy:
     def method(self) -> str:
         """The bounds' name in results."""
         return self.bounds.name
+
+
+def wants_relus(on: OnDevice, method: str) -> bool:
+    """Whether maxima are to be written with ReLUs (`passes.maxima_as_relus`) because neurons are, or may come to be,
+    split: a split of an argument of a maximum never says which is the largest. (16 inputs, 52 ReLUs, threshold 1e-5
+    below the minimum: 25 to 43 633 subproblems; as maxima of ReLUs 38 % was open after 58 000.)"""
+    network = on.network
+    maxima = set(network.relaxed) - set(network.relus)
+    only = bool(maxima) and all(isinstance(network.ops[i], ReduceMax) for i in maxima)
+    most = FEW_NEURONS if on.free > FEW_INPUTS else SMALL
+    return only and network.neurons <= most and method == "auto" and not zonotope.suits(network, on.table)
 
 
 def choose(on: OnDevice, options: Options, asked: str = "") -> Strategy:

@@ -38,7 +38,7 @@ NAMED: dict[str, tuple[int, str]] = {
     "Clip": (6, "two ReLUs are recognised as one; the clip of an image is told from the network behind it"),
     "Pow": (5, "an exponent that is a tensor in ONNX and a number in a row; channels of it"),
     "PRelu": (4, "its slopes go with channels"),
-    "ReduceMax": (4, "channels that it merges"),
+    "ReduceMax": (5, "channels that it merges; written with ReLUs where neurons are split"),
     "ArgMax": (5, "the last node of a classifier, read from the logits in front of it"),
 }
 

@@ -23,6 +23,7 @@ from verifier.passes.fold_constants import fold_constants
 from verifier.passes.fold_fixed_inputs import fold_fixed_inputs
 from verifier.passes.fuse_affine import fuse_affine
 from verifier.passes.lift_scalars import lift_scalars
+from verifier.passes.maxima_as_relus import maxima_as_relus
 from verifier.passes.merge_affine import merge_affine
 from verifier.passes.opposite_relus import opposite_relus
 from verifier.passes.prune_outputs import prune_outputs
@@ -199,6 +200,19 @@ def test_difference_of_relus_is_a_single_clip(step: float) -> None:
     assert "Clip" in ops(simplify(graph)) and "Relu" not in ops(simplify(graph))
     points = np.linspace(-3, 3, 50).reshape(10, 5)
     assert_same(flat(graph, points), flat(simplify(graph), points))
+
+
+@pytest.mark.parametrize(("size", "steps"), [(1, 0), (2, 1), (3, 2), (4, 2), (9, 4)])
+@pytest.mark.parametrize("between", [False, True], ids=("adjacent", "moves between"))
+def test_maxima_of_relus_are_one_relu_of_pairwise_maxima(size: int, steps: int, between: bool) -> None:
+    shape = (size, 4) if between else (4, size)
+    turned = [("Transpose", {}, {"perm": (1, 0)}, (4, size))] if between else []
+    graph = chain(shape, ("Relu", {}, {}, shape), *turned, ("ReduceMax", {}, {"axis": 1}, (4,)))
+    found = ops(maxima_as_relus(graph))
+    assert "ReduceMax" not in found and found.count("Relu") == 1 + steps
+    points = np.random.default_rng(size).normal(size=(50, *shape))
+    before, after = (evaluate(one, {"x": points})["y"] for one in (graph, maxima_as_relus(graph)))
+    np.testing.assert_allclose(after, before, rtol=0, atol=1e-14)
 
 
 def ramps(knots: np.ndarray, weight: np.ndarray, bias: np.ndarray, read: bool = False) -> Graph:
