@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from verifier.bounds.affine import intersect
-from verifier.bounds.alpha_beta import Ground, Parameters, Task, climb, prove
+from verifier.bounds.alpha_beta import climb, prove
 from verifier.bounds.network import Network
+from verifier.bounds.relaxed import Ground, Parameters, Task
 from verifier.ops.kinds import Interval
 
 STEPS, RATE = 5, (0.4, 0.9)

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from verifier.bounds.alpha_beta import Ground
 from verifier.bounds.centred import Centred
 from verifier.bounds.pieces import of_a_piece
 from verifier.bounds.rational import Rational
+from verifier.bounds.relaxed import Ground
 from verifier.bounds.sweep import LARGE_ROWS, Method, never, sweep
 from verifier.budget import Budget
 from verifier.engine.on_device import OnDevice

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from verifier.bounds.alpha_beta import Ground, Parameters, Relaxed, Task
+from verifier.bounds.relaxed import Ground, Parameters, Relaxed, Task
 from verifier.checker import format as fmt
 from verifier.checker.prove import Claim, Part, TreeRow
 from verifier.proof.encode import short

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from verifier.bounds.alpha_beta import Parameters
 from verifier.bounds.network import Network
 from verifier.bounds.pieces import PieceQuestion, Pieces, PieceSplit, decide, exclude
 from verifier.bounds.rational import MOST_PRODUCTS, ExactLinear, Refutation
+from verifier.bounds.relaxed import Parameters
 from verifier.checker import format as fmt
 from verifier.checker.bounds import MOST_FORMS, bound_rows
 from verifier.checker.check import check_witness

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from verifier.bounds.alpha_beta import Parameters, Relaxed, Walked
+from verifier.bounds.relaxed import Parameters, Relaxed, Walked
 from verifier.options import NEURON_RULES
 
 

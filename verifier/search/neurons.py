@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from verifier.bounds.alpha_beta import Ground, Parameters, Relaxed, Task, Walked, climb, prove
+from verifier.bounds.alpha_beta import climb, prove
 from verifier.bounds.backward import neuron_rows, of_groups, walk_back
 from verifier.bounds.refine import STEPS as REFINE_STEPS
 from verifier.bounds.refine import refine, rigorous
+from verifier.bounds.relaxed import Ground, Parameters, Relaxed, Task, Walked
 from verifier.bounds.sweep import OutOfTime
 from verifier.problem.rows import RowTable
 from verifier.search.bounding import Bounded

@@ -1,6 +1,6 @@
 """Root intervals that tighten while the search goes on: a tree of splits for each neuron's row.
 
-All subproblems take the intervals of undecided neurons from the root (`alpha_beta.Ground`), and pay for how loose
+All subproblems take the intervals of undecided neurons from the root (`relaxed.Ground`), and pay for how loose
 those are. So a part of the search's work goes into them: each end of a neuron's argument z, a row z or -z, has a tree
 like the search's own. Its worst leaf is split in two, and the least bound of all leaves holds on the whole box.
 (alpha,beta-CROWN refines such ends by integer programmes, before its search; here every bound is rigorous, and the
@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from verifier.bounds.affine import intersect
-from verifier.bounds.alpha_beta import Ground, Parameters, Relaxed, Task, climb, prove
+from verifier.bounds.alpha_beta import climb, prove
+from verifier.bounds.relaxed import Ground, Parameters, Relaxed, Task
 from verifier.ops.kinds import Interval
 from verifier.search.neuron_rules import open_splits
 from verifier.search.slopes import pack, unpack

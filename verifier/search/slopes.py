@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from verifier.bounds.alpha_beta import Parameters
+from verifier.bounds.relaxed import Parameters
 
 LEVELS = 255
 

@@ -16,7 +16,8 @@ from tests import oracles
 from tests.strategies import build
 from tests.unit.bounds.cases import Boxes, boxes
 from verifier.bounds.alpha import tighten
-from verifier.bounds.alpha_beta import Ground, Parameters, Relaxed, Task, climb, prove
+from verifier.bounds.alpha_beta import climb, prove
+from verifier.bounds.relaxed import Ground, Parameters, Relaxed, Task
 from verifier.bounds.sweep import Method, never
 from verifier.graph.ir import Graph, Node
 

@@ -9,9 +9,9 @@ import torch
 from tests import oracles
 from tests.strategies import build as random_graph
 from tests.unit.bounds.cases import boxes
-from verifier.bounds.alpha_beta import Ground
 from verifier.bounds.network import build
 from verifier.bounds.refine import refine
+from verifier.bounds.relaxed import Ground
 from verifier.bounds.sweep import Method, never
 
 

@@ -13,7 +13,8 @@ from tests import oracles
 from tests.contract.samples import ELEMENTWISE, OTHER, Sample
 from tests.strategies import GraphBuilder
 from tests.unit.bounds.cases import Boxes, boxes
-from verifier.bounds.alpha_beta import Ground, Parameters, Relaxed, Task, climb, prove
+from verifier.bounds.alpha_beta import climb, prove
+from verifier.bounds.relaxed import Ground, Parameters, Relaxed, Task
 from verifier.bounds.sweep import Method, never
 from verifier.graph.ir import Graph
 

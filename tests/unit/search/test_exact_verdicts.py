@@ -14,7 +14,8 @@ import verifier.engine
 import vnnlib
 from tests import models, oracles
 from tests.unit.bounds.cases import boxes
-from verifier.bounds.alpha_beta import Ground, Task, climb, prove
+from verifier.bounds.alpha_beta import climb, prove
+from verifier.bounds.relaxed import Ground, Task
 from verifier.bounds.sweep import Method, never
 from verifier.engine import strategy
 from verifier.graph.ir import Graph

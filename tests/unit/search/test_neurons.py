@@ -12,7 +12,7 @@ from tests import models, oracles
 from tests.strategies import build
 from tests.unit.bounds.cases import boxes
 from tests.unit.search.tables import table
-from verifier.bounds.alpha_beta import Ground
+from verifier.bounds.relaxed import Ground
 from verifier.bounds.sweep import Method, never
 from verifier.graph.ir import Graph
 from verifier.graph.onnx_import import load_model

@@ -11,8 +11,8 @@ import torch
 from tests import oracles
 from tests.strategies import build as random_graph
 from tests.unit.bounds.cases import Boxes, boxes
-from verifier.bounds.alpha_beta import Ground
 from verifier.bounds.network import build
+from verifier.bounds.relaxed import Ground
 from verifier.bounds.sweep import Method, never
 from verifier.graph.ir import Graph, alive
 from verifier.search.row_trees import RowTrees
