@@ -15,6 +15,7 @@ from torch import Tensor
 from verifier.bounds.affine import intersect
 from verifier.bounds.alpha_beta import climb, prove
 from verifier.bounds.network import Network
+from verifier.bounds.quadratic import Joint
 from verifier.bounds.relaxed import Ground, Parameters, Task
 from verifier.ops.kinds import Interval
 
@@ -43,9 +44,11 @@ def refine(
     batch: int,
     stop: Callable[[], bool],
     bound: RowBound = rigorous,
+    joint: Joint | None = None,
 ) -> dict[int, tuple[Interval, ...]]:
     """The intervals of `exact`, those of ReLU operator i's arguments in `chosen[i]` (M, 2), pairs of query and
-    neuron, tightened on the queries' boxes `lower`, `upper` (Q, n), at most `batch` rows at a time.
+    neuron, tightened on the queries' boxes `lower`, `upper` (Q, n), at most `batch` rows at a time; where there
+    is a `joint`, by all earlier ReLUs together, too.
 
     When `stop()` says so, the rest keep the intervals that they have.
     """
@@ -70,6 +73,8 @@ def refine(
             high[query, neuron] = torch.minimum(high[query, neuron], -found[half:])
         shape = pre[i][0].lower.shape
         pre[i] = (intersect(Interval(low.view(shape), high.view(shape)), pre[i][0]),)
+        if joint is not None:
+            pre[i] = (joint.tighten(Ground.at(network, pre, exact.allowance, exact.plain), i, pairs),)
     return pre
 
 

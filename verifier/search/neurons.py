@@ -16,6 +16,7 @@ from torch import Tensor
 
 from verifier.bounds.alpha_beta import climb, prove
 from verifier.bounds.backward import neuron_rows, of_groups, walk_back
+from verifier.bounds.quadratic import Joint
 from verifier.bounds.refine import STEPS as REFINE_STEPS
 from verifier.bounds.refine import refine, rigorous
 from verifier.bounds.relaxed import Ground, Parameters, Relaxed, Task, Walked
@@ -131,7 +132,9 @@ class NeuronBounding:
         if not chosen:
             return
         bound = rigorous if proof is None else proof.climbed
-        pre = refine(self.exact, self.fast.network, lower, upper, chosen, batch, stop, bound)
+        quadratic = proof is None and Joint.suits(self.exact)  # a checker knows linear rows only
+        joint = Joint(self.fast.network, lower, upper, stop) if quadratic else None
+        pre = refine(self.exact, self.fast.network, lower, upper, chosen, batch, stop, bound, joint)
         self.exact = Ground.at(network, pre, self.exact.allowance, self.exact.plain)
         self.fast = self.exact.cast(self.fast.network)
 

@@ -1,0 +1,182 @@
+"""Intervals by the quadratic Lagrangian against integer programmes, the triangle LP, fractions and wild multipliers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests import oracles
+from tests.strategies import build as random_graph
+from tests.unit.bounds.cases import boxes
+from verifier.bounds.network import build
+from verifier.bounds.quadratic import Joint, Multipliers, climb, forms_of, least, prove, symbols_before
+from verifier.bounds.refine import refine
+from verifier.bounds.relaxed import Ground
+from verifier.bounds.sweep import Method, never
+from verifier.graph.ir import Graph, alive
+
+KINDS = ["dense", "relu", "dense", "relu", "dense", "relu"]
+
+
+@dataclass(frozen=True, eq=False)
+class Net:
+    graph: Graph
+    ground: Ground
+    joint: Joint
+    names: dict[int, str]
+
+    def chosen(self) -> dict[int, Tensor]:
+        pairs = {}
+        for i in self.names:
+            x = self.ground.pre[i][0]
+            pairs[i] = ((x.lower < 0) & (x.upper > 0)).flatten(1).nonzero()
+        return pairs
+
+    def part(self, i: int) -> Graph:
+        """Up to the argument of operator i."""
+        graph = self.graph
+        return alive(graph.inputs, (self.names[i],), graph.nodes, graph.shapes)
+
+    def refined(self, joint: Joint | None) -> dict[int, np.ndarray]:
+        """Ends (2, Q, N) by operator."""
+        where = self.joint.lower, self.joint.upper
+        found = refine(self.ground, self.joint.fast, *where, self.chosen(), 64, never, joint=joint)
+        return {i: np.stack([t.flatten(1).numpy() for t in found[i][0]]) for i in self.names}
+
+
+def net(graph: Graph, low: np.ndarray, high: np.ndarray) -> Net:
+    case = boxes(graph, low, high)
+    ground = Ground.of(case.network, case.sweep(Method(affine=False, rows=True)))
+    fast = build(graph, torch.float32, case.network.device)
+    names = {i: graph.nodes[i].inputs[0] for i in case.network.relus}
+    return Net(graph, ground, Joint(fast, case.lower, case.upper, never), names)
+
+
+def wide(seed: int, residual: bool = False, inputs: int = 10, width: int = 8) -> Net:
+    rng = np.random.default_rng(seed)
+    kinds = [*KINDS[:3], "residual", *KINDS[3:]] if residual else KINDS
+    low = rng.normal(size=(1, inputs))
+    return net(random_graph(inputs, 2, kinds, seed, width), low, low + 0.3 + 0.3 * rng.random((1, inputs)))
+
+
+@pytest.mark.parametrize(("seed", "residual"), [(0, False), (1, True), (2, False)])
+def test_intervals_hold_the_range_and_are_tighter_than_those_of_single_relus(seed: int, residual: bool) -> None:
+    case = wide(seed, residual)
+    alone, together = case.refined(None), case.refined(case.joint)
+    low, high = (t[0].numpy() for t in (case.joint.lower, case.joint.upper))
+    shorter = 0.0
+    for i, pairs in case.chosen().items():
+        (below, above), (was_below, was_above) = together[i][:, 0], alone[i][:, 0]
+        assert (below >= was_below).all() and (above <= was_above).all()
+        unstable = pairs[:2, 1].numpy()
+        if len(unstable):
+            rows = np.eye(len(below))[unstable]
+            least_, most = (s * oracles.minimise(case.part(i), low, high, s * rows, exact=True) for s in (1, -1))
+            assert (below[unstable] <= least_ + 1e-6).all() and (most - 1e-6 <= above[unstable]).all()
+        shorter += float((was_above - was_below - above + below).sum())
+    assert shorter > 0
+
+
+def test_second_layer_beats_the_triangle_programme() -> None:
+    case = wide(4, inputs=24, width=20)
+    i = list(case.names)[1]
+    low, high = (t[0].numpy() for t in (case.joint.lower, case.joint.upper))
+    pre = {name: tuple(t[0].numpy() for t in case.ground.pre[k][0]) for k, name in case.names.items() if k < i}
+    unstable = case.chosen()[i][:6, 1].numpy()
+    rows = np.eye(len(case.ground.pre[i][0].lower[0]))[unstable]
+    triangle, true = (oracles.minimise(case.part(i), low, high, rows, exact=exact, pre=pre) for exact in (False, True))
+    found = case.refined(case.joint)[i][0, 0, unstable]
+    assert (found <= true + 1e-6).all()
+    assert (true - found).mean() < 0.6 * (true - triangle).mean()
+
+
+def wild(rng: np.random.Generator, m: Multipliers, scale: float) -> Multipliers:
+    return Multipliers(*(t * torch.from_numpy(rng.lognormal(0, scale, t.shape)) for t in m))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_the_multipliers_no_bound_is_above_the_minimum(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    case = wide(seed, inputs=6, width=6)
+    i = list(case.names)[2]
+    box = case.joint.lower[0], case.joint.upper[0]
+    symbols = symbols_before(case.ground, i, 0, box)
+    assert symbols is not None
+    neuron = torch.arange(len(case.ground.pre[i][0].lower[0]))
+    rows = forms_of(case.ground, case.ground.network.sources[i][0], 0, symbols.level, neuron)
+    signed = np.concatenate([np.eye(len(neuron)), -np.eye(len(neuron))])
+    true = oracles.minimise(case.part(i), *(t.numpy() for t in box), signed, exact=True)
+    scaled, unit = symbols.scaled(torch.float64), symbols.unit(rows, torch.float64)
+    best = climb(scaled, unit, never)
+    found = prove(symbols, rows, best)
+    reached = least(scaled, unit, best).value
+    assert bool((found >= reached - 1e-3 * (1 + reached.abs())).all())  # what is proven is what was climbed to
+    proven = 0
+    for scale in (0.0, 0.01, 0.3, 3.0, 100.0):
+        bound = prove(symbols, rows, wild(rng, best, scale)).numpy()
+        proven += int(np.isfinite(bound).sum())
+        assert (bound <= true + 1e-6).all() and not np.isnan(bound).any()
+    assert proven > len(true)
+    for value in (0.0, torch.inf, torch.nan):
+        broken = best._replace(square=torch.full_like(best.square, value), inputs=torch.full_like(best.inputs, value))
+        assert not bool((prove(symbols, rows, broken) > torch.from_numpy(true) + 1e-6).any())
+
+
+@pytest.mark.parametrize("size", [1.0, 1e6])
+def test_on_boxes_that_are_nearly_points_bounds_hold_in_fractions(size: float) -> None:
+    """There a bound is as near to the value as rounding lets it be. Half of the inputs have no width at all."""
+    rng = np.random.default_rng(3)
+    graph = random_graph(6, 2, KINDS, 3, 6)
+    point = size * rng.normal(size=6)
+    name = next(node for node in graph if node.op == "Relu").inputs[0]
+    first = next(node for node in graph if node.output == name)
+    # all neurons of the first layer have their kink in the point, but for rounding
+    first.params["bias"][:] -= oracles.evaluate_all(graph, point)[name].ravel()
+    width = np.where(np.arange(6) < 3, 1e-9 * size, 0.0)
+    case = net(graph, (point - width)[None], (point + width)[None])
+    i = list(case.names)[1]
+    symbols = symbols_before(case.ground, i, 0, (case.joint.lower[0], case.joint.upper[0]))
+    assert symbols is not None
+    neuron = torch.arange(6)
+    rows = forms_of(case.ground, case.ground.network.sources[i][0], 0, symbols.level, neuron)
+    dtype = torch.float64
+    bound = prove(symbols, rows, climb(symbols.scaled(dtype), symbols.unit(rows, dtype), never))
+    assert bool(torch.isfinite(bound).all())
+    points = point + width * rng.uniform(-1, 1, (8, 6))
+    points = np.clip(points, case.joint.lower.numpy(), case.joint.upper.numpy())
+    values = oracles.exactly(case.part(i), points)
+    for k in range(6):
+        assert all(Fraction(float(bound[k])) <= value <= -Fraction(float(bound[6 + k])) for value in values[:, k])
+        spread = float(max(values[:, k]) - min(values[:, k]))
+        assert -float(bound[6 + k] + bound[k]) < 20 * spread + 1e-12 * size
+
+
+def test_every_query_has_its_own_box_and_nothing_moves_without_work() -> None:
+    rng = np.random.default_rng(7)
+    graph = random_graph(8, 2, KINDS, 7, 8)
+    low = rng.normal(size=(3, 8))
+    case = net(graph, low, low + 0.3 + 0.4 * rng.random((3, 8)))
+    alone, together = case.refined(None), case.refined(case.joint)
+    for q in range(3):
+        points = oracles.sample(low[q], case.joint.upper[q].numpy(), 200, rng)
+        values = [oracles.evaluate_all(graph, point) for point in points]
+        for i, name in case.names.items():
+            z = np.stack([value[name].ravel() for value in values])
+            assert (together[i][0, q] <= z.min(0)).all() and (z.max(0) <= together[i][1, q]).all()
+    last = list(case.names)[-1]
+    assert (together[last] != alone[last]).any(2).all()
+    idle = Joint(case.joint.fast, case.joint.lower, case.joint.upper, never, 0.0)
+    for i, ends in case.refined(idle).items():
+        np.testing.assert_array_equal(ends, alone[i])
+
+
+def test_convolutions_and_other_functions_are_left_alone() -> None:
+    low = np.full((1, 4), -1.0)
+    for kinds, suits in ((["dense", "relu", "conv", "relu"], False), (["sigmoid", "relu"], False), (KINDS, True)):
+        case = boxes(random_graph(4, 2, kinds, 0, 4), low, -low)
+        assert Joint.suits(Ground.of(case.network, case.sweep(Method(affine=False, rows=True)))) is suits
