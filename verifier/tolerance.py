@@ -43,8 +43,8 @@ LEAST = 1e-12
 """Least number that a heuristic divides by or takes the logarithm of. No proof rests on it."""
 
 NEARLY_CONVEX = 1e-6
-"""Share of a multiplier by which it grows where float32 took a quadratic for convex that is not quite. No proof rests on
-it."""
+"""Share of a multiplier by which it grows where float32 took a quadratic for convex that is not quite. No proof rests
+on it."""
 
 BALANCE = 1e-6
 """Error of the sum of the shares of all boxes: there may be millions, each a product of halves and of clipped parts."""

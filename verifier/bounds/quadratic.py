@@ -70,7 +70,7 @@ class Forms(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Symbols:
+class ReluSymbols:
     """The symbols before an operator on the box `lower`, `upper` (n,): the arguments `forms` (K) of the unstable
     neurons, each at most `error` (K,) above its form, their ends `low` < 0 < `high` (K,), and the number `level` (K,)
     of the operator that each belongs to."""
@@ -88,11 +88,11 @@ class Symbols:
         """Of the line through (l, 0) and (u, u), or a little steeper, which is as good an upper bound."""
         return self.high / (self.high - self.low) * (1 + 8 * ulp(self.high.dtype))
 
-    def scaled(self, dtype: torch.dtype) -> Symbols:
+    def scaled(self, dtype: torch.dtype) -> ReluSymbols:
         """The same over inputs in [-1, 1], for a climb; not rigorous."""
         one, forms = torch.ones_like(self.lower, dtype=dtype), self.unit(self.forms, dtype)
         low, high = self.low.to(dtype), self.high.to(dtype)
-        return Symbols(-one, one, forms, self.error.to(dtype), low, high, self.level)
+        return ReluSymbols(-one, one, forms, self.error.to(dtype), low, high, self.level)
 
     def unit(self, forms: Forms, dtype: torch.dtype) -> Forms:
         """Forms over inputs in [-1, 1]."""
@@ -127,7 +127,7 @@ class Least(NamedTuple):
     inner: Tensor
 
 
-def least(symbols: Symbols, rows: Forms, m: Multipliers, inner: Tensor | None = None) -> Least:
+def least(symbols: ReluSymbols, rows: Forms, m: Multipliers, inner: Tensor | None = None) -> Least:
     """Where L is least over all symbols (inputs in [-1, 1]), not rigorous; `inner` if it is known."""
     forms, slope = symbols.forms, symbols.slope
     pull = m.line - m.chord * slope
@@ -146,14 +146,14 @@ def least(symbols: Symbols, rows: Forms, m: Multipliers, inner: Tensor | None = 
     return Least(torch.where(known, value, -torch.inf), x, y, z, inner)
 
 
-def _left(symbols: Symbols, m: Multipliers, inner: Tensor) -> Tensor:
+def _left(symbols: ReluSymbols, m: Multipliers, inner: Tensor) -> Tensor:
     """The quadratic part over y that is left where the inputs are eliminated, (R, K, K): its Schur complement."""
     mixed = m.square[:, :, None] * symbols.forms.y
     own = torch.diag_embed(m.square + m.top) - 0.5 * (mixed + mixed.transpose(1, 2))
     return own - 0.25 * m.square[:, :, None] * inner * m.square[:, None]
 
 
-def start(symbols: Symbols, rows: Forms) -> tuple[Multipliers, Tensor]:
+def start(symbols: ReluSymbols, rows: Forms) -> tuple[Multipliers, Tensor]:
     """CROWN's multipliers, with `square` as large as L stays convex with and the others moved so that its least point
     is CROWN's own; and the usual size (R, K) of a row's coefficient at each neuron."""
     forms, slope, high = symbols.forms, symbols.slope, symbols.high
@@ -196,7 +196,7 @@ def start(symbols: Symbols, rows: Forms) -> tuple[Multipliers, Tensor]:
 
 
 def _absorbed(
-    symbols: Symbols,
+    symbols: ReluSymbols,
     rows: Forms,
     levels: list[Tensor],
     keep: Tensor,
@@ -217,7 +217,7 @@ def _absorbed(
     return up * (1 - keep), up * keep, (-at).clamp(min=0), at
 
 
-def climb(symbols: Symbols, rows: Forms, stop: Callable[[], bool]) -> Multipliers:
+def climb(symbols: ReluSymbols, rows: Forms, stop: Callable[[], bool]) -> Multipliers:
     """The best multipliers that `STEPS` iterates find for each row; symbols and rows `scaled`."""
     now, size = start(symbols, rows)
     best, value = now, rows.constant.new_full((len(rows.constant),), -torch.inf)
@@ -266,7 +266,7 @@ def climb(symbols: Symbols, rows: Forms, stop: Callable[[], bool]) -> Multiplier
     return best
 
 
-def prove(symbols: Symbols, rows: Forms, multipliers: Multipliers) -> Tensor:
+def prove(symbols: ReluSymbols, rows: Forms, multipliers: Multipliers) -> Tensor:
     """Rigorous lower bounds (R,) of rows over the symbols, in float64 at fixed multipliers >= 0 that may be rounded to
     anything (of inputs in [-1, 1]; those of inputs without width are not used); -inf where they prove nothing."""
     free = (symbols.upper > symbols.lower).nonzero()[:, 0]
@@ -284,7 +284,7 @@ def prove(symbols: Symbols, rows: Forms, multipliers: Multipliers) -> Tensor:
     return found
 
 
-def _proven(symbols: Symbols, rows: Forms, m: Multipliers, free: Tensor) -> Tensor:
+def _proven(symbols: ReluSymbols, rows: Forms, m: Multipliers, free: Tensor) -> Tensor:
     forms, error, low, high, slope = symbols.forms, symbols.error, symbols.low, symbols.high, symbols.slope
     n, k, dtype = len(symbols.lower), len(low), torch.float64
     unit, outward = gamma(n + k + 64, dtype), 1 + gamma(n + k + 64, dtype)
@@ -407,7 +407,7 @@ class Joint:
                 high[query, mine] = torch.minimum(high[query, mine], -found[1])
         return intersect(Interval(low.view_as(x.lower), high.view_as(x.lower)), x)
 
-    def _bound(self, ground: Ground, i: int, query: int, symbols: Symbols, neuron: Tensor) -> Tensor:
+    def _bound(self, ground: Ground, i: int, query: int, symbols: ReluSymbols, neuron: Tensor) -> Tensor:
         """Lower bounds of z and -z, (2, M)."""
         slot = ground.network.sources[i][0]
         rows = forms_of(ground, slot, query, symbols.level, neuron)
@@ -419,7 +419,7 @@ class Joint:
         return self.lower[query], self.upper[query]
 
 
-def symbols_before(ground: Ground, i: int, query: int, box: tuple[Tensor, Tensor]) -> Symbols | None:
+def symbols_before(ground: Ground, i: int, query: int, box: tuple[Tensor, Tensor]) -> ReluSymbols | None:
     """The symbols of the unstable neurons before operator i; None where there are none."""
     network, before = ground.network, [k for k in ground.network.relus if k < i]
     places = {k: _unstable(ground, k, query) for k in before}
@@ -439,7 +439,7 @@ def symbols_before(ground: Ground, i: int, query: int, box: tuple[Tensor, Tensor
     error = (off - (below.constant + above.constant)) * (1 + gamma(n + k, torch.float64))
     error = error.clamp(min=0) + lost(n + k, torch.float64) * (1 + reach.sum() + high.sum())
     error = error + 4 * ulp(torch.float64) * (below.constant.abs() + above.constant.abs())
-    return Symbols(lower, upper, below, error, low, high, level)
+    return ReluSymbols(lower, upper, below, error, low, high, level)
 
 
 def forms_of(ground: Ground, slot: int, query: int, level: Tensor, neuron: Tensor) -> Forms:
