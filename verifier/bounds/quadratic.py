@@ -316,9 +316,9 @@ def _proven(symbols: ReluSymbols, rows: Forms, m: Multipliers, free: Tensor) -> 
     right = by_y + 0.5 * m.square * ((by_free / d[:, free]) @ forms.x[:, free].T)
     y = torch.cholesky_solve(-0.5 * right[:, :, None], factor)[:, :, 0]
     x = fixed.clone()
-    x[:, free] = -0.5 * (by_free - (m.square * y) @ forms.x[:, free]) / d[:, free]
-    x = torch.nan_to_num(x).clamp(-1e100, 1e100)
     y = torch.nan_to_num(y).clamp(-1e100, 1e100)
+    # a fixed input has to stay where it is: the quadratic part is bounded over the others
+    x[:, free] = (-0.5 * (by_free - (m.square * y) @ forms.x[:, free]) / d[:, free]).nan_to_num().clamp(-1e100, 1e100)
     # L there, each sum with the magnitudes that its rounding is relative to
     z = x @ forms.x.T + y @ forms.y.T + forms.constant
     z_size = x.abs() @ forms.x.abs().T + y.abs() @ forms.y.abs().T + forms.constant.abs()
@@ -436,9 +436,9 @@ def symbols_before(ground: Ground, i: int, query: int, box: tuple[Tensor, Tensor
     reach = torch.maximum(lower.abs(), upper.abs())
     off = (below.x + above.x).abs() @ reach + (below.y + above.y).abs() @ high
     n, k = below.x.shape[1], len(high)
-    error = (off - (below.constant + above.constant)) * (1 + gamma(n + k, torch.float64))
-    error = error.clamp(min=0) + lost(n + k, torch.float64) * (1 + reach.sum() + high.sum())
-    error = error + 4 * ulp(torch.float64) * (below.constant.abs() + above.constant.abs())
+    error = (off - (below.constant + above.constant)).clamp(min=0) + 2 * gamma(n + k + 8, torch.float64) * off
+    error = error + lost(n + k, torch.float64) * (1 + reach.sum() + high.sum())
+    error = error + 8 * ulp(torch.float64) * (below.constant.abs() + above.constant.abs() + off)
     return ReluSymbols(lower, upper, below, error, low, high, level)
 
 

@@ -43,7 +43,7 @@ class Spline(Elementwise):
     def __init__(self, node: Node, shapes: Mapping[str, Shape], dtype: torch.dtype, device: torch.device) -> None:
         super().__init__(node, shapes, dtype, device)
         exact, rise = (node.params[name].astype(np.float64) for name in ("knots", "rise"))
-        held = torch.from_numpy(exact).to(dtype).double().numpy()
+        held = torch.from_numpy(exact).to(dtype).double().cpu().numpy()
         moved = Fraction(0)  # what f changes by where knots had to be rounded, at most
         knots, bases, slopes = [Fraction(float(held.min()))], [Fraction(0)], [Fraction(0)]
         for k in held.argsort(kind="stable").tolist():
@@ -188,10 +188,11 @@ def _outwards(value: Tensor, error: Tensor, side: int) -> Tensor:
 
 
 def _intercept(value: Tensor, slope: Tensor, point: Tensor, side: int) -> Tensor:
-    """value - slope * point, rounded towards `side`; exact where the slope is 0."""
+    """value - slope * point, rounded towards `side`; exact where the product is 0."""
     product = slope * point
     result = value - product
-    return result + (side * ulp(slope.dtype)) * torch.where(slope == 0, 0.0, product.abs() + result.abs())
+    error = ulp(slope.dtype) * (product.abs() + result.abs()) + tiny(slope.dtype)
+    return result + side * torch.where((slope == 0) | (point == 0), 0.0, error)
 
 
 def _touching(at: Tensor, value: Tensor, centre: Tensor) -> Tensor:
