@@ -364,6 +364,19 @@ def test_conversion_to_whole_numbers_has_bounds() -> None:
     assert {one.op for one in graph} == {"Relu", "Floor", "Scale", "Sub", "Within", "Reshape"}
 
 
+@pytest.mark.parametrize("reduction", ["add", "mul", "none"])
+def test_scattering_computes_with_whole_numbers_only_where_it_reduces(reduction: str) -> None:
+    """Sums of uint8 begin again at 0 behind 255; what is only moved keeps its value."""
+    nodes = [
+        node("Cast", ["x"], ["n"], to=TensorProto.UINT8),
+        node("ScatterND", ["n", "where", "more"], ["m"], **({} if reduction == "none" else {"reduction": reduction})),
+        node("Cast", ["m"], ["y"], to=TensorProto.FLOAT),
+    ]
+    weights = {"where": np.array([[1]]), "more": np.uint8([6])}
+    model = load_model(build(nodes, {"x": (3,)}, ["y"], weights, 18))
+    assert [one.attrs["op_type"] for one in model.graph.opaque][:1] == ([] if reduction == "none" else ["ScatterND"])
+
+
 @pytest.mark.parametrize("opset", [9, 13])
 @pytest.mark.parametrize("behind", [False, True])
 def test_final_softmax_is_recognised(opset: int, behind: bool) -> None:

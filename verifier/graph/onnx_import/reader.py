@@ -284,7 +284,8 @@ class _Import:
         if node.op_type in _ARRANGES and not any(isinstance(value, Var) for value in context.inputs):
             return self._arranged(lowering)
         depends = any(value.opaque for value in variables)
-        whole = any(not value.real for value in variables) and node.op_type not in _MOVES
+        moves = node.op_type in _MOVES and (node.op_type != "ScatterND" or context.attr("reduction", "none") == "none")
+        whole = any(not value.real for value in variables) and not moves
         if depends:
             lowering = opaque.opaque
         elif whole:
