@@ -42,8 +42,8 @@ class Progress:
         if self.lower is not None:
             parts.append(f"lower {self.lower:+.3g}")
         if self.settled is not None:
-            # rounded down: 100 % must mean all of it
-            parts.append(f"{math.floor(self.settled * 1000) / 10:.1f} % settled")
+            # rounded down: 100 % must mean all of it; shares that are summed up may be a little below 0
+            parts.append(f"{math.floor(max(self.settled, 0) * 1000) / 10:.1f} % settled")
         if math.isfinite(self.remaining):
             parts.append(f"{self.remaining:.0f} s left")
         return "  ".join(parts)

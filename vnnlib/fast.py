@@ -10,281 +10,37 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 
 import numpy as np
 
 from vnnlib import logic, v2
 from vnnlib.lexer import END
 from vnnlib.limits import Limits
+from vnnlib.literals import INDEX, Grammar, Literals, all_but, grammar_v1, grammar_v2, read, table
 from vnnlib.rows import ClauseParts, RowArrays, assemble
 from vnnlib.source import blank_comments, lines_of
-from vnnlib.spec import FLOAT_TYPES, Spec, TensorDecl
+from vnnlib.spec import Spec
 from vnnlib.v1 import networks_v1
 
 _WINDOW = 1 << 21  # bytes matched and converted at a time; statements longer than this enlarge it
 _CHUNK = 1 << 21  # box values filled at a time
-_SMALL = 1 << 14  # bytes of a block below which the simplest conversion is the fastest
-_MAX_TENSORS = 40
 _FEW = 1024  # variables up to which their indices are compared as text
 _NAMES = [b"%d" % i for i in range(_FEW)]
 
-_INDEX = rb"(?:0|[1-9][0-9]{0,8}+)"
-_NUMBER_1 = rb"-?+[0-9]{1,400}+(?:\.[0-9]{1,400}+)?+(?:[eE][-+]?+[0-9]{1,3}+)?+"
-_NUMBER_2 = rb"-?+[0-9]{1,400}+(?:\.[0-9]{1,400}+)?+"
-_ATOM_1 = rb"\s*+\([<>]=[ \t]++(?:X_I[ \t]++N|Y_I[ \t]++(?:Y_I|N))\s*+\)".replace(b"I", _INDEX).replace(b"N", _NUMBER_1)
-_DECLARATIONS = re.compile(rb"(?:\s*+\(declare-const\s++[XY]_" + _INDEX + rb"\s++Real\s*+\))++")
+_DECLARATIONS = re.compile(rb"(?:\s*+\(declare-const\s++[XY]_" + INDEX + rb"\s++Real\s*+\))++")
 _OR = re.compile(rb"\s*+\(assert\s*+\(or(?=[\s(])")
 _OR_END = re.compile(rb"\s*+\)\s*+\)")
 _REST = re.compile(rb"\s*+")
 
-_INPUT_CODE = 128  # codes of tensors in skeletons: 128, 129, ..
-_EQUAL = 1  # stands for == in skeletons
-_SIGNS = np.full(64, -1)  # of < and > (as <= and >= stand in skeletons) and ==
-_SIGNS[_EQUAL], _SIGNS[ord("<")] = 0, 1
-
-
-def _table(keep: bytes, mapping: dict[int, int]) -> bytes:
-    """Return a translation table: `keep` stays, `mapping` is applied, all else becomes a blank."""
-    return bytes(mapping.get(c, c if c in keep else 32) for c in range(256))
-
-
-def _all_but(keep: bytes) -> bytes:
-    """Return every byte that is not in `keep`."""
-    return bytes(c for c in range(256) if c not in keep)
-
-
-_CODES = bytes(range(_INPUT_CODE, _INPUT_CODE + _MAX_TENSORS))
-_DIGITS = _table(b"0123456789", {})
-_NUMBERS_1, _NUMBERS_2 = _table(b"0123456789.-+eE", {}), _table(b"0123456789.-", {})
-_LETTERS = _table(bytes(range(256)), {ord("X"): _INPUT_CODE, ord("Y"): _INPUT_CODE + 1})
-_NOT_XY = _all_but(b"XY")
-_SKELETON_1, _SKELETON_2 = _all_but(b"d<>XY"), _all_but(b"d<>" + bytes([_EQUAL]) + _CODES)
-
-
-@dataclass(frozen=True)
-class _Grammar:
-    """What to match and how to read it: one entry per readable tensor, its code being 128 + place."""
-
-    flat: re.Pattern[bytes]
-    disjuncts: re.Pattern[bytes]
-    version: int
-    names: tuple[bytes, ...]
-    shapes: tuple[tuple[int, ...], ...]
-    starts: np.ndarray  # first column in [x; y]
-    is_input: np.ndarray
-    network: np.ndarray
-    ranks: np.ndarray
-    sizes: np.ndarray  # elements of each tensor
-
-
-@lru_cache(maxsize=64)
-def _patterns(atom: bytes) -> tuple[re.Pattern[bytes], re.Pattern[bytes]]:
-    """Compile the patterns for a run of plain assertions and for a run of disjuncts."""
-    group = rb"\(and(?:" + atom + rb")++\s*+\)"
-    flat = rb"(?:\s*+\(assert(?:" + atom + rb"|\s*+" + group + rb")\s*+\))++"
-    return re.compile(flat), re.compile(rb"(?:\s*+" + group + rb")++")
-
-
-def _grammar_v1(inputs: int, outputs: int) -> _Grammar:
-    """Return the grammar of a 1.0 text with these sizes."""
-    shapes = ((inputs,), (outputs,))
-    return _Grammar(
-        *_patterns(_ATOM_1),
-        1,
-        (),
-        shapes,
-        np.array([0, inputs]),
-        np.array([True, False]),
-        np.zeros(2, int),
-        np.ones(2, int),
-        np.array([inputs, outputs]),
-    )
-
-
-def _grammar_v2(spec: Spec) -> _Grammar | None:
-    """Return the grammar for the declared float tensors, or None where names or numbers of tensors do not fit."""
-    networks = logic.network_numbers(spec)
-    known = [
-        (tensor, start, network)
-        for tensor, start, network in zip(spec.tensors, spec.columns, networks, strict=True)
-        if tensor.kind != "hidden" and tensor.dtype in FLOAT_TYPES
-    ]
-    outputs = [t for t, _, _ in known if t.kind == "output"]
-    inputs = [t for t, _, _ in known if t.kind == "input"]
-    if not outputs or not inputs or len(known) > _MAX_TENSORS:
-        return None
-    ins, outs = (b"(?:" + b"|".join(_element(t) for t in group) + b")" for group in (inputs, outputs))
-    right = b"(?:" + _NUMBER_2 + (b"|" + outs if len({t.dtype for t in outputs}) == 1 else b"") + b")"
-    atom = rb"\s*+\((?:[<>=]=[ ]++" + ins + rb"[ ]++" + _NUMBER_2 + rb"|[<>]=[ ]++" + outs + rb"[ ]++" + right
-    return _Grammar(
-        *_patterns(atom + rb")\s*+\)"),
-        2,
-        tuple(t.name.encode() for t, _, _ in known),
-        tuple(t.shape for t, _, _ in known),
-        np.array([start for _, start, _ in known]),
-        np.array([t.kind == "input" for t, _, _ in known]),
-        np.array([network for _, _, network in known]),
-        np.array([len(t.shape) for t, _, _ in known]),
-        np.array([t.size for t, _, _ in known]),
-    )
-
-
-def _element(tensor: TensorDecl) -> bytes:
-    """Return the pattern of one element: name and the right number of indices."""
-    name = tensor.name.encode()
-    if not tensor.shape:
-        return name + rb"(?=[ )])"
-    return name + rb"\[" + _INDEX + (rb"(?:,[ ]?+" + _INDEX + rb"){%d}" % (len(tensor.shape) - 1)) + rb"\]"
-
-
-@dataclass
-class _Literals:
-    """N comparisons `v[left] REL constant` or `v[left] REL v[right]` (`right` is -1 for a constant).
-
-    `sign` is +1 for <=, -1 for >=, 0 for ==; `group` numbers the disjunct they stand in, from 0.
-    """
-
-    left: np.ndarray
-    right: np.ndarray
-    constant: np.ndarray
-    sign: np.ndarray
-    is_input: np.ndarray
-    group: np.ndarray
-    groups: int
-    mixes_nodes: bool
-
-
-def _read(block: bytes, grammar: _Grammar, grouped: bool) -> _Literals | None:
-    """Turn a block that the grammar matches into arrays; None if an index or a number is out of range."""
-    if not grouped:
-        block = block.replace(b"assert", b"")
-    if grammar.version == 1:
-        skeleton, text = block.translate(_LETTERS, _SKELETON_1), block.translate(_NUMBERS_1)
-    else:
-        block = _encode(block, grammar)
-        skeleton, text = block.translate(None, _SKELETON_2), block.translate(_NUMBERS_2)
-    if not grouped:
-        skeleton = skeleton.replace(b"d", b"")
-    marks = np.frombuffer(skeleton + b"d", np.uint8)
-    at = np.flatnonzero(marks < 64)
-    code, other = marks[at + 1].astype(np.intp) - _INPUT_CODE, marks[at + 2].astype(np.intp) - _INPUT_CODE
-    pair = other >= 0
-    pairs = bool(pair.any())
-    if grammar.version == 1 and len(block) > _SMALL:
-        numbers = _numbers_v1(block, text, pair)
-    else:
-        numbers = np.fromstring(text, np.float64, sep=" ")
-    if len(at) == 0 or not np.isfinite(numbers).all():
-        return None
-    place = _places(numbers, code, other if pairs else None, grammar)
-    if place is None:
-        return None
-    left, right, last = place
-    mixes = False
-    if pairs:
-        one, two = code[pair], other[pair]
-        mixes = bool(((one != two) & (grammar.network[one] == grammar.network[two])).any())
-        if (right[pair] == left[pair]).any():
-            return None
-    op = marks[at]
-    sign = _SIGNS[op]
-    if not grouped:
-        group, groups = np.zeros(len(at), np.int64), 1
-    else:
-        group = np.cumsum(marks[:-1] == ord("d"))[at] - 1
-        groups = int(group[-1]) + 1
-    return _Literals(left, right, last + 0.0, sign, grammar.is_input[code], group, groups, mixes)
-
-
-def _places(
-    numbers: np.ndarray, code: np.ndarray, other: np.ndarray | None, grammar: _Grammar
-) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Return columns on the left, on the right (-1: none), and constants (0: none) of comparisons; None if an index is
-    out of range.
-
-    `code` and `other` number the tensors on both sides; `other` is negative for a constant, or None where all are.
-    """
-    ranks = grammar.ranks
-    pair = np.zeros(len(code), bool) if other is None else other >= 0
-    widths = ranks[code] + (1 if other is None else np.where(pair, ranks[np.where(pair, other, 0)], 1))
-    ends = np.cumsum(widths)
-    if ends[-1] != len(numbers):
-        return None
-    begin = ends - widths
-    found, last = _columns(numbers, begin, code, grammar), numbers[ends - 1]
-    if found is None:
-        return None
-    right = np.full(len(code), -1, np.int64)
-    if other is not None:
-        inner = _columns(numbers, (begin + ranks[code])[pair], other[pair], grammar)
-        if inner is None:
-            return None
-        right[pair], last[pair] = inner, 0.0
-    return found, right, last
-
-
-def _numbers_v1(block: bytes, text: bytes, pair: np.ndarray) -> np.ndarray:
-    """Return all numbers of a large 1.0 block in order; indices, half of them, are read digit by digit for all at once.
-
-    `text` is the block with numbers only; `pair` says which comparisons have two variables (so no constant).
-    """
-    digits = np.frombuffer(block, np.uint8)
-    place = np.flatnonzero(digits == ord("_")) + 1
-    rest = np.frombuffer(bytearray(text), np.uint8)
-    index, todo = np.zeros(len(place), np.int64), np.arange(len(place))
-    while len(todo):  # an index is followed by a blank or ")", so that `place` stays inside the block
-        digit = digits[place].astype(np.int64) - ord("0")
-        more = (digit >= 0) & (digit <= 9)
-        if not more.all():
-            todo, place, digit = todo[more], place[more], digit[more]
-        index[todo] = index[todo] * 10 + digit
-        rest[place] = 32
-        place = place + 1
-    numbers = np.empty(2 * len(pair))
-    is_index = np.ones(2 * len(pair), bool)
-    is_index[1::2] = pair
-    constants = np.fromstring(rest.tobytes(), np.float64, sep=" ")
-    if len(index) + len(constants) != len(numbers) or len(constants) != len(pair) - np.count_nonzero(pair):
-        return np.zeros(0)  # cannot be for a matched block; refused by the caller
-    numbers[is_index], numbers[~is_index] = index, constants
-    return numbers
-
-
-def _encode(block: bytes, grammar: _Grammar) -> bytes:
-    """Replace tensor names (each follows a blank) by their codes, and == by one byte."""
-    for place, (name, shape) in enumerate(zip(grammar.names, grammar.shapes, strict=True)):
-        mark = b" %c " % (_INPUT_CODE + place)
-        if shape:
-            block = block.replace(b" " + name + b"[", mark)
-        else:
-            block = block.replace(b" " + name + b" ", mark).replace(b" " + name + b")", mark)
-    return block.replace(b"==", bytes([_EQUAL]))
-
-
-def _columns(numbers: np.ndarray, begin: np.ndarray, code: np.ndarray, grammar: _Grammar) -> np.ndarray | None:
-    """Return joint columns of elements whose indices start at `numbers[begin]`; None if one is out of range."""
-    columns = np.zeros(len(code), np.int64)
-    for place, shape in enumerate(grammar.shapes):
-        mine = code == place
-        if not mine.any():
-            continue
-        first = begin[mine]
-        element = np.zeros(len(first), np.int64)
-        for axis, size in enumerate(shape):
-            index = numbers[first + axis]
-            if index.max() >= size:
-                return None
-            element = element * size + index.astype(np.int64)
-        columns[mine] = element + grammar.starts[place]
-    return columns
+_DIGITS = table(b"0123456789", {})
+_NOT_XY = all_but(b"XY")
 
 
 @dataclass
 class _Scan:
     """What the statements hold: base literals, spans of the `or`, positions, and what classification needs."""
 
-    base: list[_Literals] = field(default_factory=list)
+    base: list[Literals] = field(default_factory=list)
     blocks: list[tuple[int, int]] = field(default_factory=list)
     first_row_at: int = -1
     has_or: bool = False
@@ -308,7 +64,7 @@ def parse(data: bytearray, version: int, name: str, strict: bool, limits: Limits
     return _Builder(spec, grammar, scan, data).build()
 
 
-def _head_v1(data: bytearray, name: str, limits: Limits) -> tuple[Spec, _Grammar, int] | None:
+def _head_v1(data: bytearray, name: str, limits: Limits) -> tuple[Spec, Grammar, int] | None:
     """Read the declarations: X_0, X_1, .. and then Y_0, Y_1, .. without gaps."""
     if b";" in data:
         blank_comments(data)
@@ -322,7 +78,7 @@ def _head_v1(data: bytearray, name: str, limits: Limits) -> tuple[Spec, _Grammar
     if not _counts_up(bytes(match[0]).translate(_DIGITS), inputs, outputs):
         return None
     spec = Spec("1.0", networks_v1(inputs, outputs), (), (), name, (), limits)
-    return spec, _grammar_v1(inputs, outputs), match.end()
+    return spec, grammar_v1(inputs, outputs), match.end()
 
 
 def _counts_up(indices: bytes, inputs: int, outputs: int) -> bool:
@@ -333,7 +89,7 @@ def _counts_up(indices: bytes, inputs: int, outputs: int) -> bool:
     return np.array_equal(found, np.concatenate([np.arange(inputs), np.arange(outputs)]))
 
 
-def _head_v2(data: bytearray, name: str, strict: bool, limits: Limits) -> tuple[Spec, _Grammar, int] | None:
+def _head_v2(data: bytearray, name: str, strict: bool, limits: Limits) -> tuple[Spec, Grammar, int] | None:
     """Read version and networks with the general parser."""
     parser = v2.Parser(data, name, strict, limits)
     opened = parser.parse_header()
@@ -341,7 +97,7 @@ def _head_v2(data: bytearray, name: str, strict: bool, limits: Limits) -> tuple[
         return None
     networks, warnings = tuple(parser.networks), tuple(parser.lexer.warnings)
     spec = Spec(parser.version, networks, (), warnings, name, (), limits)
-    grammar = _grammar_v2(spec)
+    grammar = grammar_v2(spec)
     if grammar is None:
         return None
     if data.find(b";", opened.at) >= 0:
@@ -361,13 +117,13 @@ def _longest(pattern: re.Pattern[bytes], data: bytearray, at: int) -> int:
         size *= 4
 
 
-def _scan(data: bytearray, at: int, grammar: _Grammar) -> _Scan | None:
+def _scan(data: bytearray, at: int, grammar: Grammar) -> _Scan | None:
     """Walk over all statements: read plain assertions, and note where the disjuncts of the one `or` are."""
     scan = _Scan()
     while at < len(data):
         end = _longest(grammar.flat, data, at)
         if end >= 0:
-            literals = _read(bytes(memoryview(data)[at:end]), grammar, False)
+            literals = read(bytes(memoryview(data)[at:end]), grammar, False)
             if literals is None:
                 return None
             if scan.first_row_at < 0 and not literals.is_input.all():
@@ -392,7 +148,7 @@ def _scan(data: bytearray, at: int, grammar: _Grammar) -> _Scan | None:
     return scan if rest is not None and rest.end() == len(data) else None
 
 
-def _first_output(data: bytearray, at: int, grammar: _Grammar) -> int:
+def _first_output(data: bytearray, at: int, grammar: Grammar) -> int:
     """Return the offset of the first output variable from `at` on (the text there is of the known forms)."""
     if grammar.version == 1:
         return data.find(b"Y_", at)
@@ -453,7 +209,7 @@ class _Boxes:
         return self.edges[0], self.edges[1]
 
 
-def _tighten(lower: np.ndarray, upper: np.ndarray, where: np.ndarray, found: _Literals, mine: np.ndarray) -> None:
+def _tighten(lower: np.ndarray, upper: np.ndarray, where: np.ndarray, found: Literals, mine: np.ndarray) -> None:
     """Intersect flat boxes at positions `where` with the input bounds `mine` of the literals."""
     sign, value = found.sign[mine], found.constant[mine]
     high, low = sign >= 0, sign <= 0
@@ -464,13 +220,13 @@ def _tighten(lower: np.ndarray, upper: np.ndarray, where: np.ndarray, found: _Li
 class _Builder:
     """From scanned statements to a specification with its normal form."""
 
-    def __init__(self, spec: Spec, grammar: _Grammar, scan: _Scan, data: bytearray) -> None:
+    def __init__(self, spec: Spec, grammar: Grammar, scan: _Scan, data: bytearray) -> None:
         self.spec, self.grammar, self.scan, self.data = spec, grammar, scan, data
         self.n = spec.size("input")
         self.lower, self.upper = np.full(self.n, -np.inf), np.full(self.n, np.inf)
         self.boxes = _Boxes(self.n)
         self.case_of: list[np.ndarray] = []  # per block, -1 for empty boxes
-        self.found: list[_Literals] = []  # output literals of disjuncts, groups numbered over all blocks
+        self.found: list[Literals] = []  # output literals of disjuncts, groups numbered over all blocks
         self.lines_at: list[np.ndarray] = []
         self.disjuncts = self.literals = 0
 
@@ -490,7 +246,7 @@ class _Builder:
     def _block(self, start: int, end: int) -> bool:
         """Read one block of disjuncts."""
         block = bytes(memoryview(self.data)[start:end])
-        found = _read(block, self.grammar, True)
+        found = read(block, self.grammar, True)
         if found is None:
             return False
         raw = np.frombuffer(block, np.uint8)
@@ -507,11 +263,11 @@ class _Builder:
         rows = np.flatnonzero(~found.is_input)
         parts = (found.left[rows], found.right[rows], found.constant[rows], found.sign[rows], found.is_input[rows])
         group = found.group[rows] + self.disjuncts
-        self.found.append(_Literals(*parts, group, found.groups, found.mixes_nodes))
+        self.found.append(Literals(*parts, group, found.groups, found.mixes_nodes))
         self.disjuncts += found.groups
         return True
 
-    def _cases(self, found: _Literals) -> bool:
+    def _cases(self, found: Literals) -> bool:
         """Enter the boxes of the disjuncts of a block."""
         bounds = np.flatnonzero(found.is_input)
         if not len(bounds):
@@ -580,7 +336,7 @@ class _Builder:
 _RowColumns = tuple[np.ndarray, np.ndarray, np.ndarray]  # output with +1 (or -1), output with -1 (or -1), rhs
 
 
-def _rows_of(found: _Literals, mine: np.ndarray, n: int) -> _RowColumns:
+def _rows_of(found: Literals, mine: np.ndarray, n: int) -> _RowColumns:
     """Return output literals as rows `y[plus] - y[minus] <= rhs`."""
     left, right, sign, value = found.left[mine] - n, found.right[mine], found.sign[mine], found.constant[mine]
     right = np.where(right >= 0, right - n, -1)

@@ -12,7 +12,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from benchmarks.fuzz import texts
-from benchmarks.fuzz.models import UNARY, RandomModel
+from benchmarks.fuzz.models import ARITHMETIC, UNARY, RandomModel
 from benchmarks.fuzz.mutate import damaged
 from verifier.checker import format as fmt
 from verifier.proof.encode import encode, encode_header, encode_witness
@@ -127,12 +127,7 @@ def _model(seed: int) -> bytes:
 OPS = (
     *UNARY,
     *(
-        "Add",
-        "Sub",
-        "Mul",
-        "Div",
-        "Max",
-        "Min",
+        *ARITHMETIC,
         "Pow",
         "MatMul",
         "Gemm",

@@ -11,6 +11,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 Pick = Callable[[Sequence[Any]], Any]
 """Chooses one of a sequence: `random.Random.choice`, or a draw of hypothesis."""
+ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Max", "Min")
 UNARY = (
     "Relu",
     "Sigmoid",

@@ -111,8 +111,13 @@ def _compared(found: Effect) -> str:
 
 def _speed(time: Estimate) -> str:
     if time.high < 1 and time.value > 0:
-        return f"{1 / time.value:.2g} x faster than"
-    return f"{time.value:.2g} x slower than" if time.low > 1 else "no faster or slower, beyond chance, than"
+        return f"{_times(1 / time.value)} x faster than"
+    return f"{_times(time.value)} x slower than" if time.low > 1 else "no faster or slower, beyond chance, than"
+
+
+def _times(ratio: float) -> str:
+    """A ratio above 1 with two digits, or three where two would say 1."""
+    return f"{ratio:.{2 if ratio >= 1.05 else 3}g}"
 
 
 def _error(ratio: Estimate) -> str:

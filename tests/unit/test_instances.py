@@ -133,8 +133,8 @@ def test_what_is_missing_here_is_missing_on_another_machine(tmp_path: Path) -> N
     worker, there = FakeWorker(tmp_path / "log"), tmp_path / "there"
     (moved,) = worker.moved([job], {job.spec: there / "s.vnnlib"}, there)
     assert moved.spec == there / "s.vnnlib" and moved.model != job.model and not Path(str(moved.model)).exists()
-    (said,) = worker.back((0, JobOutcome("error", 0.0, Note(f"{moved.model}: no such file"))), [job], [moved])[1:]  # type: ignore[index]
-    assert said.note.message == f"{job.model}: no such file"
+    said = worker.back((0, JobOutcome("error", 0.0, Note(f"{moved.model}: no such file"))), [job], [moved])
+    assert isinstance(said, tuple) and said[1].note.message == f"{job.model}: no such file"
 
 
 def test_no_two_instances_share_a_file() -> None:

@@ -33,7 +33,6 @@ from torch import Tensor
 from verifier.bounds.affine import intersect
 from verifier.bounds.ascend import Adam
 from verifier.bounds.backward import walk_back
-from verifier.bounds.network import Network
 from verifier.bounds.relaxed import Ground
 from verifier.ops.kinds import Interval, Relaxation
 from verifier.tolerance import NEARLY_CONVEX, gamma, lost, ulp
@@ -367,9 +366,9 @@ def _falls(g: Tensor, size: Tensor, at: Tensor, lower: Tensor, upper: Tensor) ->
 @dataclass(eq=False)
 class Joint:
     """Tightens neurons' intervals on the boxes `lower`, `upper` (Q, n) of a network that consists of dense layers and
-    ReLUs, until its `work`, multiply-adds, is spent. `fast` is the network in the search's precision."""
+    ReLUs, until its `work`, multiply-adds, is spent. Climbs are in the search's precision, `dtype`."""
 
-    fast: Network
+    dtype: torch.dtype
     lower: Tensor
     upper: Tensor
     stop: Callable[[], bool]
@@ -390,7 +389,9 @@ class Joint:
         for query in pairs[:, 0].unique().tolist():
             neuron = pairs[pairs[:, 0] == query, 1]
             neuron = neuron[(low[query, neuron] < 0) & (high[query, neuron] > 0)]
-            symbols = None if not len(neuron) or self.stop() else symbols_before(ground, i, query, self._box(query))
+            if not len(neuron) or self.stop():
+                continue
+            symbols = symbols_before(ground, i, query, self.lower[query], self.upper[query])
             if symbols is None:
                 continue
             n, k = symbols.forms.x.shape[1], len(symbols.low)
@@ -411,23 +412,19 @@ class Joint:
         """Lower bounds of z and -z, (2, M)."""
         slot = ground.network.sources[i][0]
         rows = forms_of(ground, slot, query, symbols.level, neuron)
-        dtype = self.fast.dtype
-        best = climb(symbols.scaled(dtype), symbols.unit(rows, dtype), self.stop)
+        best = climb(symbols.scaled(self.dtype), symbols.unit(rows, self.dtype), self.stop)
         return prove(symbols, rows, best).view(2, -1)
 
-    def _box(self, query: int) -> tuple[Tensor, Tensor]:
-        return self.lower[query], self.upper[query]
 
-
-def symbols_before(ground: Ground, i: int, query: int, box: tuple[Tensor, Tensor]) -> ReluSymbols | None:
-    """The symbols of the unstable neurons before operator i; None where there are none."""
+def symbols_before(ground: Ground, i: int, query: int, lower: Tensor, upper: Tensor) -> ReluSymbols | None:
+    """The symbols of the unstable neurons before operator i on the box `lower`, `upper` (n,); None where there are
+    none."""
     network, before = ground.network, [k for k in ground.network.relus if k < i]
     places = {k: _unstable(ground, k, query) for k in before}
     level = torch.cat([torch.full_like(place, k) for k, place in places.items()]) if places else None
     if level is None or not len(level):
         return None
     found = [forms_of(ground, network.sources[k][0], query, level, place) for k, place in places.items() if len(place)]
-    lower, upper = box
     ends = [tuple(t[query].flatten()[place] for t in ground.pre[k][0]) for k, place in places.items()]
     low, high = (torch.cat(t) for t in zip(*ends, strict=True))
     # -z from a walk of its own says how far z may be above its form

@@ -133,7 +133,7 @@ class NeuronBounding:
             return
         bound = rigorous if proof is None else proof.climbed
         quadratic = proof is None and Joint.suits(self.exact)  # a checker knows linear rows only
-        joint = Joint(self.fast.network, lower, upper, stop) if quadratic else None
+        joint = Joint(self.fast.network.dtype, lower, upper, stop) if quadratic else None
         pre = refine(self.exact, self.fast.network, lower, upper, chosen, batch, stop, bound, joint)
         self.exact = Ground.at(network, pre, self.exact.allowance, self.exact.plain)
         self.fast = self.exact.cast(self.fast.network)

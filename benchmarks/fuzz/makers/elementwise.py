@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.fuzz.makers.table import KINDS, Made, Value, makes
+from benchmarks.fuzz.models import ARITHMETIC
 
 if TYPE_CHECKING:
     from benchmarks.fuzz.operators import RandomOperators
@@ -115,12 +116,7 @@ def clip(r: RandomOperators, v: Value, op: str) -> Made:
 
 
 @makes(
-    "Add",
-    "Sub",
-    "Mul",
-    "Div",
-    "Max",
-    "Min",
+    *ARITHMETIC,
     "Sum",
     "Mean",
     "Equal",

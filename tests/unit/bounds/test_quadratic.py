@@ -13,7 +13,7 @@ from torch import Tensor
 from tests import oracles
 from tests.strategies import build as random_graph
 from tests.unit.bounds.cases import boxes
-from verifier.bounds.network import build
+from verifier.bounds.network import Network, build
 from verifier.bounds.quadratic import Joint, Multipliers, climb, forms_of, least, prove, symbols_before
 from verifier.bounds.refine import refine
 from verifier.bounds.relaxed import Ground
@@ -27,6 +27,7 @@ KINDS = ["dense", "relu", "dense", "relu", "dense", "relu"]
 class Net:
     graph: Graph
     ground: Ground
+    fast: Network
     joint: Joint
     names: dict[int, str]
 
@@ -45,7 +46,7 @@ class Net:
     def refined(self, joint: Joint | None) -> dict[int, np.ndarray]:
         """Ends (2, Q, N) by operator."""
         where = self.joint.lower, self.joint.upper
-        found = refine(self.ground, self.joint.fast, *where, self.chosen(), 64, never, joint=joint)
+        found = refine(self.ground, self.fast, *where, self.chosen(), 64, never, joint=joint)
         return {i: np.stack([t.flatten(1).numpy() for t in found[i][0]]) for i in self.names}
 
 
@@ -54,7 +55,7 @@ def net(graph: Graph, low: np.ndarray, high: np.ndarray) -> Net:
     ground = Ground.of(case.network, case.sweep(Method(affine=False, rows=True)))
     fast = build(graph, torch.float32, case.network.device)
     names = {i: graph.nodes[i].inputs[0] for i in case.network.relus}
-    return Net(graph, ground, Joint(fast, case.lower, case.upper, never), names)
+    return Net(graph, ground, fast, Joint(fast.dtype, case.lower, case.upper, never), names)
 
 
 def wide(seed: int, residual: bool = False, inputs: int = 10, width: int = 8) -> Net:
@@ -105,7 +106,7 @@ def test_whatever_the_multipliers_no_bound_is_above_the_minimum(seed: int) -> No
     case = wide(seed, inputs=6, width=6)
     i = list(case.names)[2]
     box = case.joint.lower[0], case.joint.upper[0]
-    symbols = symbols_before(case.ground, i, 0, box)
+    symbols = symbols_before(case.ground, i, 0, *box)
     assert symbols is not None
     neuron = torch.arange(len(case.ground.pre[i][0].lower[0]))
     rows = forms_of(case.ground, case.ground.network.sources[i][0], 0, symbols.level, neuron)
@@ -140,7 +141,7 @@ def test_on_boxes_that_are_nearly_points_bounds_hold_in_fractions(size: float) -
     width = np.where(np.arange(6) < 3, 1e-9 * size, 0.0)
     case = net(graph, (point - width)[None], (point + width)[None])
     i = list(case.names)[1]
-    symbols = symbols_before(case.ground, i, 0, (case.joint.lower[0], case.joint.upper[0]))
+    symbols = symbols_before(case.ground, i, 0, case.joint.lower[0], case.joint.upper[0])
     assert symbols is not None
     neuron = torch.arange(6)
     rows = forms_of(case.ground, case.ground.network.sources[i][0], 0, symbols.level, neuron)
@@ -170,7 +171,7 @@ def test_every_query_has_its_own_box_and_nothing_moves_without_work() -> None:
             assert (together[i][0, q] <= z.min(0)).all() and (z.max(0) <= together[i][1, q]).all()
     last = list(case.names)[-1]
     assert (together[last] != alone[last]).any(2).all()
-    idle = Joint(case.joint.fast, case.joint.lower, case.joint.upper, never, 0.0)
+    idle = Joint(case.joint.dtype, case.joint.lower, case.joint.upper, never, 0.0)
     for i, ends in case.refined(idle).items():
         np.testing.assert_array_equal(ends, alone[i])
 

@@ -8,7 +8,7 @@ import pytest
 
 import vnnlib
 from benchmarks.fuzz.texts import Version1, Version2, both, same
-from vnnlib import fast
+from vnnlib import fast, literals
 
 
 @pytest.mark.parametrize("kind", [Version1, Version2])
@@ -24,7 +24,7 @@ def test_paths_agree_on_generated_files(kind: type[Version1]) -> None:
 
 
 def test_bulk_conversion_of_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fast, "_SMALL", 0)
+    monkeypatch.setattr(literals, "_SMALL", 0)
     test_paths_agree_on_generated_files(Version1)
     test_paths_agree_on_damaged_files(Version1)
 
@@ -56,7 +56,7 @@ def test_windows_split_large_statements(monkeypatch: pytest.MonkeyPatch) -> None
     whole = [both(text)[0] for text in texts]
     monkeypatch.setattr(fast, "_WINDOW", 40)
     monkeypatch.setattr(fast, "_CHUNK", 4)
-    monkeypatch.setattr(fast, "_SMALL", 0)
+    monkeypatch.setattr(literals, "_SMALL", 0)
     for text, want in zip(texts, whole, strict=True):
         quick = both(text)[0]
         assert same(quick, want), text
