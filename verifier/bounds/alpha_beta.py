@@ -39,7 +39,8 @@ RATE = 0.12, 0.95
 """First step of alpha in units of its range, of beta in units of the coefficient at its neuron; and their decay."""
 
 LOOK = {"cpu": 1, "cuda": 5}
-"""Iterates between two looks at which subproblems go on: each look waits for the device."""
+"""Iterates between two looks at which subproblems go on: each look waits for the device. (Chosen by counting waits; no
+device has timed it.)"""
 
 TREND, LENIENT = 10, 3.0
 """A climb is hopeless where `LENIENT` times what the last `TREND` iterates gained on average is not enough. What a
