@@ -85,10 +85,11 @@ class TorchNet:
                 f"onnx2torch cannot read this model ({type(error).__name__}: {str(error)[:160]}); "
                 "it can still be pruned with --mode post-training and a criterion without gradients"
             ) from error
+        found = _find_weights(graph, ready)  # compares them on the host
         self._module = _Tapped(graph, ready).module.to(self.device)
         self._map: dict[str, tuple[str, Callable[[Any], Any]]] = {}
         self.leaves: dict[str, Any] = {}
-        for state, (name, change) in _find_weights(graph, ready).items():
+        for state, (name, change) in found.items():
             if name not in self.leaves:
                 leaf = torch.tensor(net.weights[name], device=self.device)
                 self.leaves[name] = leaf.requires_grad_(leaf.is_floating_point())

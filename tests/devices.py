@@ -40,6 +40,11 @@ class TwoDevices(TorchFunctionMode):
         name = getattr(func, "__name__", str(func))
         if name == "__get__" and resolve_name(func) == "torch.Tensor.device.__get__":
             return place(args[0])
+        if name == "_has_compatible_shallow_copy_type":  # `Module.to` asks, and then replaces what a parameter holds
+            return func(*args, **kwargs)
+        if name == "__set__" and resolve_name(func) == "torch.Tensor.data.__set__":
+            args[0].place = place(args[1])
+            return func(*args, **kwargs)
         operands = list(_tensors((args, kwargs)))
         where = self._where(name, args, kwargs, operands)
         result = func(*args, **kwargs)

@@ -64,7 +64,10 @@ def parser() -> CommandParser:
     images.add_argument("--timeout", type=float, default=None, metavar="S", help="seconds per image (default: 60)")
     images.add_argument("--clock", choices=CLOCKS, default="wall", help="count wall or processor time (default: wall)")
     images.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="cpu", help="where to search (default: cpu)"
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="cpu",
+        help="where to search and, of a study, to train (default: cpu)",
     )
     images.add_argument("--memory", type=float, metavar="GB", help="host memory that a search may take")
     add_engine(images, "this process, one image after the other")

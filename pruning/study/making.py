@@ -32,6 +32,7 @@ from pruning.study import allocation
 from pruning.study.errors import StudyFileError
 from pruning.study.spec import SHARINGS, Study
 from pruning.torch_bridge import TorchNet
+from verifier.engine.on_device import device_of
 from verifier.files.checked import Checked, at_least, one_of, registered
 from verifier.training import measure
 from verifier.training import train as training
@@ -67,16 +68,20 @@ class NetworkSettings(Checked, prefix="network.", error=StudyFileError):
 
 @dataclass
 class Maker:
-    """Training, pruning and fine-tuning for one study; the images are read when first needed."""
+    """Training, pruning and fine-tuning for one study; the images are read when first needed.
+
+    Training computes on `device`; what is drawn is drawn on the host, so that a seed means the same everywhere.
+    """
 
     settings: NetworkSettings
     data: str
     semantic: Perturbation
     floor: ChannelFloor = field(default_factory=ChannelFloor)
+    device: torch.device = training.CPU
 
     @staticmethod
     def of(study: Study, semantic: Perturbation) -> Maker:
-        """StudyFileError for data or settings that cannot be trained on."""
+        """StudyFileError for data or settings that cannot be trained on, OptionsError if there is no such device."""
         if study.task.data != "aircraft23":
             raise StudyFileError(
                 f"data '{study.task.data}': networks can be trained on aircraft23 only; compare given files"
@@ -94,7 +99,7 @@ class Maker:
             )
         share = 0.0 if settings.allocation == "dense-first" else min(0.25, 1 - highest)
         floor = ChannelFloor(2, share)  # the floor must not keep a ratio from being reached
-        return Maker(settings, study.task.data, semantic, floor)
+        return Maker(settings, study.task.data, semantic, floor, device_of(study.task.device))
 
     @cached_property
     def arch(self) -> Architecture:
@@ -104,13 +109,13 @@ class Maker:
     @cached_property
     def split(self) -> training.DataSplit:
         """The training images."""
-        return training.load("train", self.settings.images, self.arch, training.Recipe.view)
+        return training.load("train", self.settings.images, self.arch, training.Recipe.view, self.device)
 
     def train(self, *, seed: int, epochs: float, like: Path | None, work: Path, out: Path) -> None:
         """New weights; see `hands.Train`."""
         torch.manual_seed(seed)
         model = build(self.arch) if like is None else chain(api.load(like), self.settings.size, fresh=True)
-        self.fit(model, epochs, self.settings.rate, seed)
+        self.fit(model.to(self.device), epochs, self.settings.rate, seed)
         self.write(model, out)
 
     def finetune(self, *, model: Path, seed: int, epochs: float, certified: bool, work: Path, out: Path) -> None:
@@ -120,7 +125,7 @@ class Maker:
     def tuned(self, net: Net, epochs: float, seed: int, certified: bool = False, plan: Plan | None = None) -> Net:
         """The network trained on as a study fine-tunes; with a plan, its channels are pulled to constants meanwhile."""
         torch.manual_seed(seed)
-        tuned = Tuned(net, self.settings.size, plan)
+        tuned = Tuned(net, self.settings.size, plan, self.device)
         terms: list[training.LossTerm] = []
         if certified:
             terms.append(_Certified(tuned, self.settings, self.semantic, seed))
@@ -172,8 +177,8 @@ class Maker:
     def calibration(self, criterion: str, seed: int) -> Calibration:
         """The first training images, with keypoints in pixels; as many for every criterion but those in `SCORED`."""
         count = min(SCORED.get(criterion, self.settings.calibration), len(self.split.images))
-        labels = self.split.points[:count].reshape(count, -1).numpy()
-        return Calibration(self.split.images[:count].numpy(), labels, self.semantic, seed=seed)
+        images, points = (part[:count].cpu().numpy() for part in (self.split.images, self.split.points))
+        return Calibration(images, points.reshape(count, -1), self.semantic, seed=seed)
 
     def fit(
         self, model: nn.Module, epochs: float, rate: float, seed: int, terms: Sequence[training.LossTerm] = ()
@@ -197,15 +202,15 @@ class Maker:
 
     def write(self, model: nn.Sequential, out: Path) -> None:
         """As ONNX."""
-        out.write_bytes(to_onnx(model, self.arch).SerializeToString())
+        out.write_bytes(to_onnx(model.cpu(), self.arch).SerializeToString())
 
 
 class Tuned(nn.Module):
     """A network of a file, trained on as it is. Raises CriterionError for one that PyTorch does not read."""
 
-    def __init__(self, net: Net, size: int, plan: Plan | None = None) -> None:
+    def __init__(self, net: Net, size: int, plan: Plan | None = None, device: torch.device = training.CPU) -> None:
         super().__init__()
-        self.model, self.reach = TorchNet(net), Pixels(size).reach
+        self.model, self.reach = TorchNet(net, str(device)), Pixels(size).reach
         self.pull = None if plan is None else Concentration(self.model, plan, TrainOptions.wasserstein)
         self.seen: dict[str, torch.Tensor] = {}
 
@@ -253,7 +258,7 @@ class _Certified:
     def __call__(self, batch: training.TrainingStep, loss: torch.Tensor) -> torch.Tensor:
         images, points = batch.images[: self.bounded], batch.points[: self.bounded]
         middle, half = self.curriculum.cells(self.semantic, len(images), batch.done, self.rng)
-        data = Calibration(images.numpy(), semantic=self.semantic)
+        data = Calibration(images.cpu().numpy(), semantic=self.semantic)
         bounds = forms.output_bounds(self.model, data, data.images, middle, half)
         worst = forms.furthest(*bounds, points.reshape(len(points), -1))
         weights = batch.weights[: self.bounded]

@@ -40,7 +40,7 @@ ROW_ELEMENTS = {"cpu": 400_000, "cuda": 64_000_000}
 ACAS Xu's shape, 512 boxes: 0.25 to 0.5 million elements take less than half the time of 4 million), smaller ones
 for the interpreter."""
 
-LARGE_ROWS = 2_000_000
+LARGE_ROWS = {"cpu": 2_000_000, "cuda": 64_000_000}
 """The same where large convolutions are walked through one box at a time: few calls with many rows each."""
 
 
@@ -275,8 +275,8 @@ class _Forward:
             if start != slot:
                 place = places
                 mask, first = _at_origin(mask, bound, place, network.shapes[start])
-        usual = LARGE_ROWS if centred is not None else ROW_ELEMENTS.get(query.device.type, ROW_ELEMENTS["cpu"])
-        elements = self.method.row_elements or usual
+        table = LARGE_ROWS if centred is not None else ROW_ELEMENTS
+        elements = self.method.row_elements or table.get(query.device.type, table["cuda"])
         chunk = max(1, elements // (4 * network.widest))
         if centred is not None:
             box = Region.of(*centred.box)

@@ -114,7 +114,10 @@ def _neuron_split(on: OnDevice, strategy: Strategy, boxes: DomainBatch, budget: 
     Raises:
         OutOfTime: before the first bound.
     """
-    method, centred = Method(affine=False, rows=True, row_elements=LARGE_ROWS), None
+    method, centred = (
+        Method(affine=False, rows=True, row_elements=LARGE_ROWS["cpu" if on.device.type == "cpu" else "cuda"]),
+        None,
+    )
     if not proof:  # a checker bounds by rows alone
         method = replace(method, affine=strategy.bounds.affine, attribute=False)
         around = on.deviating

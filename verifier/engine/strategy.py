@@ -23,8 +23,14 @@ FEW_QUERIES = 4
 HALVINGS = 30
 """Halvings per free input, and as many more, after which a box counts as unsplittable: 10^-9 of the width and less."""
 
-SPLIT_ELEMENTS = 400_000
-"""Neurons times subproblems of a step where neurons are split: a larger step only makes the caches useless."""
+INPUT_ELEMENTS = {"cpu": 4_000_000, "cuda": 64_000_000}
+MOST_BOXES = {"cpu": 4096, "cuda": 32_768}
+"""Largest value times boxes of a step where inputs are split, and boxes of it at most."""
+
+SPLIT_ELEMENTS = {"cpu": 400_000, "cuda": 32_000_000}
+MOST_SPLIT = {"cpu": 512, "cuda": 8192}
+"""Neurons times subproblems of a step where neurons are split, and subproblems of it at most: on a CPU a larger step
+only makes the caches useless, and on a GPU a smaller one leaves it idle (`benchmarks/README.md`)."""
 
 MANY_QUERIES = 256
 """With more queries than this, bounds come first: most queries are settled by them in one batch."""
@@ -131,9 +137,12 @@ def _of(on: OnDevice, options: Options, kind: Kind, reason: str) -> Strategy:
         for name in [name for name, word in given.items() if word != "auto"]:
             reason += f" ({name} {given[name]} is for splits of {what}, and not used)"
     size = on.network.widest * (d + 2 if affine else 2)
-    fitting = zonotope.BATCH if kind is Kind.ZONOTOPE else int(min(4096, max(8, 4_000_000 // max(1, size))))
+    device = "cpu" if on.device.type == "cpu" else "cuda"
+    fitting = int(min(MOST_BOXES[device], max(8, INPUT_ELEMENTS[device] // max(1, size))))
+    if kind is Kind.ZONOTOPE:
+        fitting = zonotope.BATCH[device]
     if neurons:
-        fitting = int(min(512, max(4, SPLIT_ELEMENTS // max(1, on.network.neurons))))
+        fitting = int(min(MOST_SPLIT[device], max(4, SPLIT_ELEMENTS[device] // max(1, on.network.neurons))))
     deepest = options.search.max_depth
     return Strategy(
         kind,

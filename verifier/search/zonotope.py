@@ -14,7 +14,7 @@ from verifier.problem.rows import RowTable
 from verifier.search.domains import DomainBatch, join
 from verifier.search.halving import Record
 
-BATCH = 8
+BATCH = {"cpu": 8, "cuda": 1024}
 """Boxes per step: each brings a hundred maps of its own, and the large first ones a thousand."""
 
 MOST_INPUTS = 3

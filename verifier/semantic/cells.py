@@ -12,14 +12,10 @@ from verifier.search.domains import DomainBatch, join
 from verifier.search.halving import narrowed
 from verifier.search.memory import Memory, step_bytes
 from verifier.search.policy import Parts
+from verifier.search.zonotope import BATCH
 from verifier.semantic.conditions import CellBounds
 from verifier.semantic.family import Family, bound_cells
 from verifier.tolerance import LEAST, NARROWEST
-
-BATCH = 8
-"""Boxes per step on a CPU: each brings a hundred maps of its own, and the large first boxes a thousand."""
-
-DEVICE_BATCH = 1024
 
 MOST_HALVINGS = 4
 """Most halvings of a box at once."""
@@ -29,7 +25,7 @@ MAX_DEPTH = 48
 
 def batch_size(family: Family, given: int | None) -> int:
     """Boxes per step: what was asked for, or what suits the device."""
-    return given or (BATCH if family.device.type == "cpu" else DEVICE_BATCH)
+    return given or BATCH["cpu" if family.device.type == "cpu" else "cuda"]
 
 
 def memory_of(family: Family, limit: int | None) -> Memory:

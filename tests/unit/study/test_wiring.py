@@ -20,6 +20,7 @@ from pruning.study.errors import StudyFileError
 from pruning.study.making import Maker, NetworkSettings, Tuned, chain
 from pruning.study.wiring import hands
 from pruning.torch_bridge import TorchNet
+from tests.devices import DEVICE, HOST, TwoDevices
 from verifier.data import networks
 from verifier.errors import UnsoundError
 from verifier.training.export import to_onnx
@@ -187,6 +188,19 @@ def test_fine_tuning_and_scratch_keep_the_shape_and_change_the_weights(
     pictures = np.random.default_rng(0).random((2, 1, 16, 16), np.float32)
     near, far = (np.abs(answer(p, pictures) - answer(cut, pictures)).mean() for p in (tuned, scratch))
     assert 0 < near < far
+
+
+def test_training_means_the_same_on_every_device(tmp_path: Path) -> None:
+    """First weights, augmentation, sub-rectangles: all drawn on the host."""
+    settings = NetworkSettings(width=1, size=16, images=48, batch=16, calibration=8, certified=0.01)
+    found = []
+    with TwoDevices() as seen:
+        for where in (HOST, DEVICE):
+            maker = Maker(settings, "aircraft23", rectangle("small"), device=where)
+            maker.train(seed=1, epochs=1, like=None, work=tmp_path, out=tmp_path / "net.onnx")
+            found.append(maker.tuned(api.load(tmp_path / "net.onnx"), 1, 1, certified=True).weights)
+    assert seen.seen["conv2d"] > 10
+    assert all(np.array_equal(found[0][name], found[1][name]) for name in found[0])
 
 
 @pytest.mark.parametrize("name", ["cnn7", "resnet8"])
