@@ -164,8 +164,7 @@ def _prune(spec: Study, job: NetworkJob, folder: Path, hands: Hands, work: Path,
     current = folder / f"{job.parent}.onnx"
     epochs = spec.budget.finetune / (spec.stages + job.concentrated)
     for stage, (_, ratio) in enumerate(stages(job.ratio, spec.stages), 1):
-        # A matched arm hits the widths of its model's last stage; its earlier stages follow that model's own.
-        like = None if job.like is None else _stage(folder / "work" / job.like, stage, "cut")
+        like = None if job.like is None else _like(spec, folder, job.like, stage)
         cut, tuned = _stage(work, stage, "cut"), _stage(work, stage, "tuned")
         prune(
             model=current, criterion=job.criterion, ratio=ratio, like=like, seed=_seed(job), work=work, out=cut,
@@ -176,6 +175,20 @@ def _prune(spec: Study, job: NetworkJob, folder: Path, hands: Hands, work: Path,
             cut = tuned
         current = cut
     out.write_bytes(current.read_bytes())
+
+
+def _like(spec: Study, folder: Path, name: str, stage: int) -> Path:
+    """The network whose widths a stage of a matched arm takes: the finished one at the last stage, which it hits, and
+    before that the stages of the model itself."""
+    if stage == spec.stages:
+        return folder / f"{name}.onnx"
+    like = _stage(folder / "work" / name, stage, "cut")
+    if not like.is_file():
+        raise ResultsError(
+            f"{like}: found no such file, expected stage {stage} of {name}, whose widths it takes; put it back, or "
+            f"make that network again: remove {name}.onnx and its line of networks.jsonl from {folder}"
+        )
+    return like
 
 
 def _stage(work: Path, stage: int, what: str) -> Path:

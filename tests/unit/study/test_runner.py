@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -94,6 +95,22 @@ def test_stages_prune_and_tune_in_turn(tmp_path):
     assert [s[1] for s in steps(tmp_path, "usn-r0.5-s0") if s[0] == "finetune"] == [1, 1]
     width = json.loads((tmp_path / "networks" / "random-matched-r0.5-s0.onnx").read_text())["width"]
     assert width == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_widths_are_those_of_the_finished_network_where_the_work_folder_is_gone(tmp_path, stages):
+    """Of an earlier stage they cannot be: the error says how to get it back."""
+    study = replace(small(1), stages=stages, seeds=(0,))
+    matched = next(arm for arm in study.arms if arm.name == "random-matched")
+    runner.run(replace(study, arms=tuple(arm for arm in study.arms if arm != matched)), tmp_path, synthetic.hands())
+    shutil.rmtree(tmp_path / "networks" / "work")
+    if stages == 1:
+        runner.run(study, tmp_path, synthetic.hands())
+        width = json.loads((tmp_path / "networks" / "random-matched-r0.5-s0.onnx").read_text())["width"]
+        assert width == pytest.approx(0.5)
+    else:
+        with pytest.raises(ResultsError, match=r"stage1-cut\.onnx: .*expected stage 1 of usn-r0.5-s0.*remove"):
+            runner.run(study, tmp_path, synthetic.hands())
 
 
 def test_the_concentration_loss_takes_the_epochs_before_the_last_cut(tmp_path):
