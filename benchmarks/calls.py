@@ -7,10 +7,9 @@ a point where the program needs a number before it can go on: `item` and `bool`,
 (boolean indices, `masked_select`, `unique`), `tolist`, `cpu`. Both are divided by the steps of the search; what comes
 before the first step (reading the network, cross-checks, the first attack, root bounds) is listed on its own.
 
-Backward rows go in chunks of about a core's cache on a CPU and of what fills the card on a GPU, all elements of small
-values have some there, and attacks and climbs look less often at what they reached; a step is counted with the settings
-of either (`--chunk`). `--where` prints
-the lines of ours that make the most calls.
+Steps and chunks of backward rows take about a core's cache on a CPU and what fills the card on a GPU, all elements of
+small values have rows there, and attacks and climbs look less often at what they reached; a step is counted with the
+settings of either (`--chunk`). `--where` prints the lines of ours that make the most calls.
 """
 
 from __future__ import annotations
@@ -35,8 +34,10 @@ import verifier
 from benchmarks.semantic_demo import IMAGE, LOOSE, RANGES
 from verifier.attack import pgd
 from verifier.bounds import alpha_beta, sweep
+from verifier.engine import strategy
 from verifier.options import Options
 from verifier.progress import Progress
+from verifier.search import zonotope
 
 FILES = {
     "acasxu": ("acasxu_2023/onnx/ACASXU_run2a_3_3_batch_2000.onnx", "acasxu_2023/vnnlib/prop_2.vnnlib"),
@@ -195,12 +196,16 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=(*FILES, KEY_POINTS), default=(*FILES, KEY_POINTS))
     parser.add_argument("--seconds", type=float, default=60.0, help="time limit of each search")
     parser.add_argument("--dtype", choices=("auto", "float32", "float64"), default="auto")
-    parser.add_argument("--chunk", choices=tuple(sweep.ROW_ELEMENTS), default="cpu", help="chunks of backward rows of")
+    parser.add_argument(
+        "--chunk", choices=tuple(sweep.ROW_ELEMENTS), default="cpu", help="sizes of steps and chunks of"
+    )
     parser.add_argument("--where", type=int, default=0, metavar="N", help="the N lines of ours with most calls")
     given = parser.parse_args()
     if given.vnncomp is None and set(given.only) != {KEY_POINTS}:
         parser.error("found neither --vnncomp nor VNNCOMP, expected the folder of the VNN-COMP benchmarks")
-    for table in (sweep.ROW_ELEMENTS, sweep.ALL_ROWS, pgd.LOOK, alpha_beta.LOOK):
+    steps = strategy.INPUT_ELEMENTS, strategy.MOST_BOXES, strategy.SPLIT_ELEMENTS, strategy.MOST_SPLIT, zonotope.BATCH
+    rows = sweep.ROW_ELEMENTS, sweep.LARGE_ROWS, sweep.ALL_ROWS
+    for table in (*steps, *rows, pgd.LOOK, alpha_beta.LOOK):
         table["cpu"] = table[given.chunk]
     options = Options(device="cpu", dtype=given.dtype, timeout=given.seconds)
     print("search           verdict     boxes  steps  calls/step  waits/step  calls before  user CPU s")
