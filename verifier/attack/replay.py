@@ -41,6 +41,11 @@ class Replay:
         judge = replace(spec, lower=low, upper=high)
         return Replay(feed, (spec.lower, spec.upper), judge.holds, full, session, first)
 
+    def of_group(self, full: Widen, queries: np.ndarray) -> Replay:
+        """For some of the queries (of the one specification), by their places among them."""
+        low, high = (end[queries] for end in self._box)
+        return Replay(self._feed, (low, high), self._holds, full, self._session)
+
     def snap(self, p: np.ndarray, query: np.ndarray) -> np.ndarray:
         """Points (M, n) of queries (M,) as full inputs (M, n_full) that lie inside the original real bounds; see
         `Feed.snap`.

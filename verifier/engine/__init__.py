@@ -11,19 +11,16 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 import vnnlib
 from verifier.attack.replay import Replay
-from verifier.bounds.sweep import OutOfTime
 from verifier.budget import Budget
 from verifier.engine import sampling
 from verifier.engine.going_on import AnyPath, with_checkpoint
-from verifier.engine.methods import prepare
+from verifier.engine.in_groups import decide_in_groups
 from verifier.engine.on_device import OnDevice
+from verifier.engine.one_search import decide
 from verifier.engine.outcome import Answer, admitting
-from verifier.engine.points import Points
-from verifier.engine.strategy import MANY_QUERIES, SOON, choose, later, wants_relus
+from verifier.engine.strategy import may_group, wants_relus
 from verifier.errors import OptionsError, ProofError
 from verifier.graph.onnx_import import Model
 from verifier.options import Options
@@ -31,14 +28,12 @@ from verifier.passes.maxima_as_relus import maxima_as_relus
 from verifier.passes.simplify import simplify
 from verifier.problem.assemble import assemble, check_fit, empty_set
 from verifier.problem.problem import Problem
+from verifier.problem.query_groups import by_free_inputs
 from verifier.problem.runtime import Session, compare, compare_index, compare_problem
 from verifier.progress import Progress
 from verifier.result import Result, Verdict
-from verifier.search.bab import search
 from verifier.search.checkpoint import Checkpoint
 from verifier.search.memory import attempt
-from verifier.search.policy import FirstSat, Tally
-from verifier.search.splits import SplitCounts
 
 if TYPE_CHECKING:  # it brings the checker, which a run without a proof does without
     from verifier.proof.writer import ProofWriter
@@ -106,7 +101,11 @@ def _solve(
         problem = replace(problem, graph=simplify(maxima_as_relus(problem.graph)))
         on = OnDevice.of(problem, options)
     cross_check(model, problem, replay, session, options.seed)
-    return _searched(on, replay, options, answer, proof, checkpoint)
+    whole = proof is not None or checkpoint is not None or not may_group(on, options)
+    groups = [] if whole else by_free_inputs(problem, answer.budget.expired)
+    if groups:
+        return decide_in_groups(model, problem, groups, replay, session, options, answer)
+    return decide(on, replay, options, answer, problem.queries, proof, checkpoint)
 
 
 def cross_check(model: Model, problem: Problem, replay: Replay, session: Session, seed: int) -> None:
@@ -115,53 +114,9 @@ def cross_check(model: Model, problem: Problem, replay: Replay, session: Session
     Raises:
         UnsoundError: they disagree.
     """
-    rng = np.random.default_rng(seed)
-    query = rng.integers(problem.queries, size=3)
-    points = replay.snap(sampling.between(problem, query, rng.random((3, problem.lower.shape[1]))), query)
+    points = sampling.inside(problem, replay, seed)
     if model.final is not None and model.final.kind == "argmax":  # the graph up to the logits is what is bounded
         compare_index(model, points, session)
     else:
         compare(model, model.graph, points, session)
     compare_problem(model, problem, points, session)
-
-
-def _searched(
-    on: OnDevice,
-    replay: Replay,
-    options: Options,
-    answer: Answer,
-    proof: ProofWriter | None,
-    checkpoint: Checkpoint | None,
-) -> Result:
-    """Attack, then branch and bound."""
-    asked = "a proof" if proof is not None else "a checkpoint" if checkpoint is not None else ""
-    strategy = choose(on, options, asked)
-    answer.explain(on, strategy, lambda: replay.tried)
-    points = Points(on, strategy, replay, options, answer.budget)
-    witness = attempt(points.first)[0] if on.queries <= MANY_QUERIES else None
-    if witness is not None:
-        return answer.of(Verdict.SAT, "found by sampling and projected gradient descent", witness=witness)
-    counts = SplitCounts.of(on.network)
-    answer.splits = partial(counts.named, on.network, on.problem)
-    second = later(on, options, strategy, asked)
-    try:
-        searched = prepare(on, strategy, answer, proof)
-        policy = FirstSat(points.test, lambda boxes: points.again(boxes, searched.work()), on.queries)
-        first, limits, tally = searched.first, replace(searched.limits, parted=counts.add), Tally()
-        if checkpoint is not None:
-            first, tally = checkpoint.start(strategy.kind.value, first, on.queries, on.network.neurons)
-            answer.resume(tally)
-            limits = replace(limits, checkpoint=checkpoint.step)
-        if second is not None:
-            limits = replace(limits, stop=lambda: answer.budget.expired() or tally.boxes >= SOON)
-        ending = search(first, searched.method, policy, limits, tally)
-        if checkpoint is not None:
-            checkpoint.ended(ending)
-        if second is not None and ending.out_of_time and not ending.no_room and not answer.budget.expired():
-            answer.explain(on, second, lambda: replay.tried)
-            searched = prepare(on, second, answer, None)
-            tally = Tally(boxes=tally.boxes, steps=tally.steps)
-            ending = search(searched.first, searched.method, policy, replace(searched.limits, parted=counts.add), tally)
-    except OutOfTime:
-        return answer.of(Verdict.TIMEOUT, "the time limit was reached", open_fraction=1.0)
-    return answer.ending(ending, searched.limits.memory)

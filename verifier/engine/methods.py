@@ -90,7 +90,8 @@ def prepare(on: OnDevice, strategy: Strategy, answer: Answer, proof: ProofWriter
     piece = of_a_piece(on.network.multiply_adds, on.network.n)
     fractions = Exactly(cache(partial(Rational.of, on.network)), piece, stop)
     how = bound, on.table, fractions, strategy.max_depth
-    return Searched(first, Halving(*how) if proof is None else Recorded(*how, proof), work, limits)
+    method = Halving(*how, own=on.own) if proof is None else Recorded(*how, proof)
+    return Searched(first, method, work, limits)
 
 
 def memory(on: OnDevice, strategy: Strategy, limit: int | None) -> Memory:
@@ -155,13 +156,13 @@ def _bounding(
     if strategy.bounds.kind != "crown":
         each = 0.0 if strategy.kind is Kind.ZONOTOPE else cost.sweep()
         return lambda batch: bound(batch, strategy.bounds), lambda: each * (answer.tally.boxes - answer.earlier)
-    chooser = Chooser(bound, _halves, strategy.bounds, strategy.fixed, cost)
+    chooser = Chooser(bound, partial(_halves, own=on.own), strategy.bounds, strategy.fixed, cost)
     if strategy.deterministic:
         chooser.clock = lambda: chooser.work
     return chooser, lambda: chooser.work
 
 
-def _halves(boxes: DomainBatch, bounded: Bounded) -> DomainBatch:
+def _halves(boxes: DomainBatch, bounded: Bounded, own: int | None) -> DomainBatch:
     """The children that the search would make of these boxes, without clipping."""
-    usable, dimension, at = cut(boxes, bounded.branch)
+    usable, dimension, at = cut(boxes, bounded.branch, own)
     return boxes.select(usable).split(dimension[usable], at[usable])

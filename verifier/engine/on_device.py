@@ -71,6 +71,11 @@ class OnDevice(Setting):
         return self.inputs.generators
 
     @property
+    def own(self) -> int | None:
+        """How many of the coordinates, the first ones, are inputs; None where all are (see `problem.Computed`)."""
+        return None if self.problem.computed is None else len(self.problem.kept)
+
+    @property
     def device(self) -> torch.device:
         """Where the tensors live."""
         return self.network.device

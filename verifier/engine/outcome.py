@@ -22,7 +22,7 @@ class Answer:
 
     def __init__(self, budget: Budget, progress: Callable[[Progress], None] | None = None) -> None:
         self.budget, self.progress, self.start = budget, progress, time.monotonic()
-        self.tally = Tally()
+        self.tally, self.before = Tally(), Tally()
         self.settings: dict[str, object] = {}
         self.splits: Callable[[], Splits] = Splits
         self.counters: Callable[[], dict[str, int | float]] = dict
@@ -31,9 +31,9 @@ class Answer:
     def explain(self, on: OnDevice, strategy: Strategy, tried: Callable[[], int]) -> None:
         """Notes what was chosen, and what is counted from now on; `tried` are the points in ONNX Runtime."""
         self.counters = lambda: {
-            "boxes": self.tally.boxes,
-            "steps": self.tally.steps,
-            "deepest": self.tally.deepest,
+            "boxes": self.before.boxes + self.tally.boxes,
+            "steps": self.before.steps + self.tally.steps,
+            "deepest": max(self.before.deepest, self.tally.deepest),
             "queries": on.queries,
             "replays": tried(),
         }
@@ -57,11 +57,20 @@ class Answer:
             self.tally, self.earlier = tally, tally.boxes
             self.settings = {**self.settings, "resumed_after_boxes": tally.boxes}
 
+    def over(self, settled: float) -> None:
+        """A search is over that others follow, which count from their own start; `settled` of all queries' volume is
+        behind them."""
+        before, own = self.before, self.tally
+        deepest = max(before.deepest, own.deepest)
+        self.before = Tally(before.boxes + own.boxes, before.steps + own.steps, deepest=deepest)
+        self.tally = Tally(settled=settled)
+
     def report(self, tally: Tally) -> None:
         """A step of the search is over."""
         self.tally = tally
         if self.progress is not None:
-            self.progress(progress_of(tally, time.monotonic() - self.start, self.budget))
+            so_far = replace(tally, boxes=self.before.boxes + tally.boxes)
+            self.progress(progress_of(so_far, time.monotonic() - self.start, self.budget))
 
     def of(
         self,

@@ -32,6 +32,13 @@ def between(problem: Problem, query: np.ndarray, share: np.ndarray) -> np.ndarra
     return problem.lower[query] * (1 - share) + problem.upper[query] * share
 
 
+def inside(problem: Problem, replay: Replay, seed: int) -> np.ndarray:
+    """A few full inputs in the boxes of random queries."""
+    rng = np.random.default_rng(seed)
+    query = rng.integers(problem.queries, size=3)
+    return replay.snap(between(problem, query, rng.random((3, problem.lower.shape[1]))), query)
+
+
 @dataclass(frozen=True, eq=False)
 class _Nothing:
     """Every box is open."""

@@ -100,6 +100,12 @@ def wants_relus(on: OnDevice, method: str) -> bool:
     return only and network.neurons <= most and method == "auto" and not zonotope.suits(network, on.table)
 
 
+def may_group(on: OnDevice, options: Options) -> bool:
+    """Whether queries may be searched by what they vary (see `problem.query_groups`): bounds that are asked for by name
+    may need a network whose inputs are those that vary."""
+    return on.free <= FEW_INPUTS and not _named(options.bounds.method)
+
+
 def choose(on: OnDevice, options: Options, asked: str = "") -> Strategy:
     """The strategy for a problem, of which "a proof" or "a checkpoint" may be `asked`.
 

@@ -33,19 +33,28 @@ class Enclosure(NamedTuple):
         return bool(np.isfinite(self.value).all() and np.isfinite(self.error).all())
 
 
+def between(lower: np.ndarray, upper: np.ndarray) -> Enclosure:
+    """What lies between two finite arrays."""
+    value = np.clip(lower + (upper - lower) / 2, lower, upper)
+    error = np.maximum(upper - value, value - lower)
+    return Enclosure(value, np.where(error > 0, np.nextafter(error, np.inf), 0.0))
+
+
 def exactly(value: np.ndarray) -> Enclosure:
     """A value that is known without error."""
     return Enclosure(value, np.zeros(value.shape))
 
 
-def enclose(graph: Graph, given: Mapping[str, np.ndarray]) -> dict[str, Enclosure]:
-    """All values of the graph whose enclosure is known, from inputs (M, *S) that are exact."""
-    known = {name: exactly(np.asarray(array, np.float64)) for name, array in given.items()}
+def enclose(graph: Graph, given: Mapping[str, np.ndarray | Enclosure]) -> dict[str, Enclosure]:
+    """All values of the graph whose enclosure is known, from inputs (M, *S) that are exact or enclosed."""
+    known = {name: x if isinstance(x, Enclosure) else exactly(np.asarray(x, np.float64)) for name, x in given.items()}
+    points = max((len(x.value) for x in known.values()), default=1)
     for node in graph.nodes:
         if all(name in known for name in node.inputs):
-            found = enclose_node(node, [known[name] for name in node.inputs], graph.shapes[node.output])
-            if found is not None:
-                known[node.output] = found
+            shape = graph.shapes[node.output]
+            found = enclose_node(node, [known[name] for name in node.inputs], shape)
+            if found is not None:  # a constant is that of every point
+                known[node.output] = Enclosure(*(np.broadcast_to(part, (points, *shape)) for part in found))
     return known
 
 

@@ -67,7 +67,8 @@ def _merge_transpose(node: Node, front: Node, shapes: dict[str, Shape]) -> Node 
     return Node("Transpose", front.inputs, node.output, attrs={"perm": perm}, source=node.source)
 
 
-def _positions(node: Node) -> np.ndarray:
+def picked(node: Node) -> np.ndarray:
+    """Positions along its axis that a Slice or Take reads."""
     if node.op == "Take":
         return node.params["indices"]
     return np.arange(node.integer("start"), node.integer("stop"), node.integer("step"))
@@ -77,9 +78,9 @@ def _merge_pick(node: Node, front: Node, shapes: dict[str, Shape]) -> Node | Non
     """Slice or Take of a Slice or Take on the same axis, or of a Concat."""
     axis = node.integer("axis")
     if front.op in ("Slice", "Take") and front.integer("axis") == axis:
-        return pick(front.inputs[0], node.output, axis, _positions(front)[_positions(node)], node.source)
+        return pick(front.inputs[0], node.output, axis, picked(front)[picked(node)], node.source)
     if front.op == "Concat" and front.integer("axis") == axis:
-        wanted = _positions(node)
+        wanted = picked(node)
         start = 0
         for part in front.inputs:
             stop = start + shapes[part][axis]
@@ -87,7 +88,7 @@ def _merge_pick(node: Node, front: Node, shapes: dict[str, Shape]) -> Node | Non
                 return pick(part, node.output, axis, wanted - start, node.source)
             start = stop
     if front.op == "Pad" and not any(_off(front.integers("before"), axis) + _off(front.integers("after"), axis)):
-        wanted = _positions(node) - front.integers("before")[axis]
+        wanted = picked(node) - front.integers("before")[axis]
         if wanted.min() >= 0 and wanted.max() < shapes[front.inputs[0]][axis]:
             return pick(front.inputs[0], node.output, axis, wanted, node.source)
     return None
@@ -99,16 +100,16 @@ def _off(counts: tuple[int, ...], axis: int) -> tuple[int, ...]:
 
 def _picked_first(new: Rewriter, node: Node, front: Node) -> Node | None:
     """Scale and Shift after the picking that follows them, where it leaves less to do."""
-    shape, picked = new.shapes[front.output], new.shapes[node.output]
-    if front.op not in ("Scale", "Shift") or len(front.params) > 1 or math.prod(picked) >= math.prod(shape):
+    shape, small = new.shapes[front.output], new.shapes[node.output]
+    if front.op not in ("Scale", "Shift") or len(front.params) > 1 or math.prod(small) >= math.prod(shape):
         return None
     axis = node.integer("axis")
     (name,) = front.params
     array = front.params[name].reshape((1,) * (len(shape) - front.params[name].ndim) + front.params[name].shape)
     if array.shape[axis] > 1:
-        array = np.take(array, _positions(node), axis=axis)
-    value = new.fresh(node.output, picked)
-    new.keep(_merged(new, pick(front.inputs[0], value, axis, _positions(node), node.source)))
+        array = np.take(array, picked(node), axis=axis)
+    value = new.fresh(node.output, small)
+    new.keep(_merged(new, pick(front.inputs[0], value, axis, picked(node), node.source)))
     return Node(front.op, (value,), node.output, {name: array}, source=front.source)
 
 

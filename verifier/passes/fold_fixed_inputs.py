@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from verifier.graph.enclose import enclose
-from verifier.graph.evaluate import evaluate
 from verifier.graph.ir import Graph, Node, alive
-from verifier.graph.operators import OPERATORS
 from verifier.passes.flatten_io import X
 from verifier.passes.fold_constants import constant_params
+from verifier.passes.reached import reached
 from verifier.passes.rewrite import Rewriter
 
 
@@ -60,43 +59,15 @@ def _frozen(graph: Graph, free: np.ndarray, values: np.ndarray) -> Graph:
     """Values that no free coordinate reaches as constants, with a bound of their rounding, where there is a rule."""
     if graph.opaque:
         return graph
-    reached = _reached(graph, free)
-    if all(reached[node.output] or node.op == "Constant" for node in graph.nodes):
+    varies = {name: bool(mask.any()) for name, mask in reached(graph, free).items()}
+    if all(varies[node.output] or node.op == "Constant" for node in graph.nodes):
         return graph
-    still = tuple(node for node in graph.nodes if not reached[node.output])
+    still = tuple(node for node in graph.nodes if not varies[node.output])
     concrete = enclose(Graph(graph.inputs, (), still, graph.shapes), {X: values[None]})
     nodes = []
     for node in graph.nodes:
-        if not reached[node.output] and node.output in concrete:
+        if not varies[node.output] and node.output in concrete:
             value, error = concrete[node.output]
             node = Node("Constant", (), node.output, constant_params(value[0], error[0]), {}, node.source)
         nodes.append(node)
     return alive(graph.inputs, graph.outputs, nodes, graph.shapes)
-
-
-def _reached(graph: Graph, free: np.ndarray) -> dict[str, bool]:
-    """Whether any element of a value depends on a free coordinate, by sending marks through the graph's structure."""
-    marks = np.zeros(graph.shapes[X])
-    marks[free] = 1.0
-    shadow = Graph(graph.inputs, graph.outputs, tuple(_shadow(node) for node in graph.nodes), graph.shapes)
-    return {name: bool(value.any()) for name, value in evaluate(shadow, {X: marks[None]}).items()}
-
-
-def _shadow(node: Node) -> Node:
-    """A node that is positive exactly where `node` may depend on a marked input element."""
-    row = OPERATORS[node.op]
-    if not node.inputs:
-        return Node(node.op, (), node.output, {"value": np.zeros(node.params["value"].shape)})
-    weights = {name: _structure(node.params[name]) for name in ("weight", "factor") if name in node.params}
-    if weights:
-        return Node(node.op, node.inputs, node.output, weights, node.attrs)
-    if row.linear and not row.elementwise and not row.broadcasts:
-        return node
-    if row.drops_axis:
-        return Node("ReduceMax", node.inputs, node.output, attrs=node.attrs)
-    # element-wise: what depends stays, a function's value scaled back to 1
-    return Node("Add" if row.broadcasts else "Sign", node.inputs, node.output)
-
-
-def _structure(array: np.ndarray) -> np.ndarray:
-    return (array != 0).astype(np.float64)

@@ -137,6 +137,11 @@ def _is_dense(region: _Region) -> bool:
     return len(others) == 1 and others[0].op == "Dense"
 
 
+def multiply_adds(graph: Graph) -> int:
+    """Of one run of the graph's affine nodes, an addition counted as one."""
+    return sum(_cost(node, graph.shapes) for node in graph.nodes)
+
+
 def _cost(node: Node, shapes: Mapping[str, Shape]) -> int:
     """Multiply-adds (an addition counts as one)."""
     out = math.prod(shapes[node.output])

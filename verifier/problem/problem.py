@@ -13,13 +13,14 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
 
 from verifier.brief import brief
 from verifier.errors import ProblemError
+from verifier.graph.evaluate import evaluate
 from verifier.graph.ir import Graph, Node, unused
 
 MAX_ROW_ELEMENTS = 200_000_000
@@ -44,6 +45,13 @@ class Rows:
     clauses: np.ndarray
     mixed: np.ndarray | None
 
+    def of(self, queries: np.ndarray) -> Rows:
+        """The conditions of these queries."""
+        row, rhs, clause, strict, clauses = (
+            t[queries] for t in (self.row, self.rhs, self.clause, self.strict, self.clauses)
+        )
+        return Rows(row, rhs, clause, strict, clauses, self.mixed)
+
 
 @dataclass(frozen=True, eq=False)
 class Asked:
@@ -55,12 +63,27 @@ class Asked:
 
 
 @dataclass(frozen=True, eq=False)
+class Computed:
+    """Values that do not vary within a query: the outputs of `graph` at the inputs x[kept] of a full input x."""
+
+    graph: Graph
+    kept: np.ndarray
+
+    def at(self, x: np.ndarray) -> np.ndarray:
+        """The values (M, k) at full inputs (M, n_full)."""
+        values = evaluate(self.graph, {self.graph.inputs[0]: x[:, self.kept]})
+        return np.concatenate([values[name].reshape(len(x), -1) for name in self.graph.outputs], axis=1)
+
+
+@dataclass(frozen=True, eq=False)
 class Problem:
-    """`graph` maps the varying inputs p (n,) to z (R,); boxes `lower`, `upper` (Q, n) in float64.
+    """`graph` maps p (n,) to z (R,), p the varying inputs (k,) and what is `computed` from them once for each query;
+    boxes `lower`, `upper` (Q, n) in float64.
 
     `free` (Q, d) lists the coordinates of each query that the specification lets vary (-1 pads); the others only carry
-    the rounding of their fixed value. `base` (n_full,) and `kept` (n,) restore a full input: x = base, x[kept] = p.
-    `asked` is where it all comes from, before any simplification.
+    the rounding of their fixed value. `base` (n_full,) and `kept` (k,) restore a full input: x = base, x[kept] = p[:k]
+    (and where something is computed, the query's own numbers elsewhere). `asked` is where it all comes from, before any
+    simplification.
     """
 
     __repr__ = brief
@@ -73,17 +96,28 @@ class Problem:
     base: np.ndarray
     kept: np.ndarray
     asked: Asked
+    computed: Computed | None = None
 
     @property
     def queries(self) -> int:
         """Number of queries Q."""
         return len(self.lower)
 
+    def of(self, queries: np.ndarray) -> Problem:
+        """The problem of these queries alone."""
+        tables = {name: getattr(self, name)[queries] for name in ("lower", "upper", "free")}
+        return replace(self, rows=self.rows.of(queries), **tables)
+
     def full(self, p: np.ndarray) -> np.ndarray:
         """Points (M, n) as full network inputs (M, n_full)."""
         x = np.repeat(self.base[None], len(p), axis=0)
-        x[:, self.kept] = p
+        x[:, self.kept] = p[:, : len(self.kept)]
         return x
+
+    def parameters(self, x: np.ndarray) -> np.ndarray:
+        """The way back: p (M, n) of full inputs (M, n_full)."""
+        own = x[:, self.kept]
+        return own if self.computed is None else np.concatenate([own, self.computed.at(x)], axis=1)
 
 
 def varying(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
@@ -96,10 +130,14 @@ def varying(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
 
 def free_inputs(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
     """Indices (Q, d) of the inputs with width, per query; -1 where a query has fewer than the most."""
-    free = upper > lower
-    d = max(1, int(free.sum(1).max(initial=0)))
-    order = np.argsort(~free, axis=1, kind="stable")[:, :d]
-    return np.where(np.take_along_axis(free, order, 1), order, -1).astype(np.int64)
+    return columns(upper > lower)
+
+
+def columns(marks: np.ndarray) -> np.ndarray:
+    """The marked columns (Q, d) of every row, d >= 1; -1 where a row has fewer than the most."""
+    d = max(1, int(marks.sum(1).max(initial=0)))
+    order = np.argsort(~marks, axis=1, kind="stable")[:, :d]
+    return np.where(np.take_along_axis(marks, order, 1), order, -1).astype(np.int64)
 
 
 def append_rows(graph: Graph, matrix: np.ndarray) -> Graph:

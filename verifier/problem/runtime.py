@@ -204,7 +204,7 @@ def compare_problem(model: Model, problem: Problem, points: np.ndarray, session:
     points = _rounded_to_inputs(np.asarray(points, dtype=np.float64), model)
     imported = _outputs(asked.graph, points, np.float64)
     expected = (session or Session(model)).run(points) if asked.graph is model.graph else imported
-    inputs, wraps = points[:, problem.kept], _wraps(problem.graph)
+    inputs, wraps = problem.parameters(points), _wraps(problem.graph)
     found = _outputs(problem.graph, inputs, np.float64)
     with np.errstate(all="ignore"):
         rows = expected[:, asked.outputs] @ asked.matrix.T

@@ -23,12 +23,14 @@ from verifier.search.ties import Exactly, Why, hopeless, ties
 @dataclass(eq=False)
 class Halving(SearchMethod[Bounded]):
     """Boxes bounded by `bounds`, and halved at an input or a neuron up to `max_depth` times; ties are settled by
-    `fractions`."""
+    `fractions`. Where only the first `own` inputs are the network's, and the others what was computed of it beforehand,
+    these alone are halved, and a tie that fractions leave open is given up."""
 
     bounds: Callable[[DomainBatch], Bounded]
     table: RowTable
     fractions: Exactly
     max_depth: int
+    own: int | None = field(default=None, kw_only=True)
 
     def bound(self, batch: DomainBatch) -> Bounded:
         """See `SearchMethod`."""
@@ -61,12 +63,15 @@ class Halving(SearchMethod[Bounded]):
             return boxes, known, found
         kept = keep.nonzero()[:, 0]
         boxes, known = boxes.select(kept), known.select(kept)
-        return boxes, *self._without_hope(boxes, known, try_points)
+        known, found = self._without_hope(boxes, known, try_points)
+        if self.own is not None and tied is not None and known.lost is not None:
+            known = replace(known, lost=known.lost | tied[kept])
+        return boxes, known, found
 
     def _rare(self, boxes: DomainBatch, known: Bounded) -> tuple[bool, Tensor | None]:
         """Whether there are affine boxes, and which are ties, None for none: most steps have neither, and one read-back
         says so."""
-        tied = ties(boxes, known)
+        tied = ties(boxes, known, self.own)
         found = torch.stack([(known.unstable == 0).any(), tied.any()]).tolist()
         return found[0], tied if found[1] else None
 
@@ -83,7 +88,7 @@ class Halving(SearchMethod[Bounded]):
 
     def split(self, batch: DomainBatch, boxes: DomainBatch, known: Bounded) -> Parts:
         """See `SearchMethod`."""
-        return divide(boxes, known, self.max_depth)
+        return divide(boxes, known, self.max_depth, own=self.own)
 
 
 class Record(Protocol):
@@ -179,16 +184,18 @@ class Recorded(Halving):
         self.record.rollback()
 
 
-def divide(boxes: DomainBatch, known: Bounded, max_depth: int, record: Record | None = None) -> Parts:
+def divide(
+    boxes: DomainBatch, known: Bounded, max_depth: int, record: Record | None = None, own: int | None = None
+) -> Parts:
     """The children of the boxes, and the boxes that cannot be split any further.
 
-    Neurons are split where the bounds name one, inputs otherwise.
+    Neurons are split where the bounds name one, inputs (the first `own` of them) otherwise.
     """
     if known.alpha is not None and known.beta is not None:
         boxes = replace(boxes, alpha=known.alpha, beta=known.beta)
     deep = boxes.depth >= max_depth
     deep = deep if known.lost is None else deep | known.lost
-    return _halves(boxes, known.branch, known.neuron, deep, record, known.at)
+    return _halves(boxes, known.branch, known.neuron, deep, record, known.at, own)
 
 
 def _halves(
@@ -198,6 +205,7 @@ def _halves(
     deep: Tensor,
     record: Record | None = None,
     at: Tensor | None = None,
+    own: int | None = None,
 ) -> Parts:
     parts, number = [], None
     if neuron is not None:
@@ -211,7 +219,7 @@ def _halves(
                 return Parts(parts[0], boxes.select(slice(0, 0)), inputs=mine[:0], neurons=number)
             rest = (~by_neuron).nonzero()[:, 0]
             boxes, branch, deep = boxes.select(rest), branch.index_select(0, rest), deep.index_select(0, rest)
-    splittable, dimension, where = cut(boxes, branch)
+    splittable, dimension, where = cut(boxes, branch, own)
     splittable &= ~deep
     kept, chosen, stuck = splittable.nonzero()[:, 0], boxes, boxes.select(slice(0, 0))
     if len(kept) < len(boxes):
@@ -250,15 +258,17 @@ def narrowed(boxes: DomainBatch, lower: Tensor, upper: Tensor, score: Tensor) ->
     return replace(boxes, lower=lower, upper=upper, share=boxes.share * part, score=score)
 
 
-def cut(boxes: DomainBatch, branch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def cut(boxes: DomainBatch, branch: Tensor, own: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Where to split: (can be split (B,), dimension (B,), coordinate (B,)).
 
     A box is split in the middle of the input with the highest score among those with a number strictly inside, and of
-    the widest of several with that score: where a bound says nothing at all, all have the same.
+    the widest of several with that score: where a bound says nothing at all, all have the same. Only the first `own`
+    inputs are looked at (None: all).
     """
-    width = boxes.upper - boxes.lower
-    middle = boxes.lower + width / 2
-    inside = (middle > boxes.lower) & (middle < boxes.upper)
+    lower, upper, branch = boxes.lower[:, :own], boxes.upper[:, :own], branch[:, :own]
+    width = upper - lower
+    middle = lower + width / 2
+    inside = (middle > lower) & (middle < upper)
     usable = inside.any(1)
     score = torch.nan_to_num(branch, nan=0.0).masked_fill(~inside, -1.0)
     best = score == score.amax(1, keepdim=True)

@@ -88,16 +88,18 @@ ATTACKED = 1024
 
 @dataclass(eq=False)
 class FirstSat(Policy):
-    """One question: a counterexample of any query ends the search; `unsat` needs every box."""
+    """One question: a counterexample of any query ends the search; `unsat` needs every box. Queries with a stuck box
+    are noted in `tied`, where that is given, for another search."""
 
     test: Callable[[Tensor, Tensor], object | None]
     strike: Callable[[DomainBatch], object | None] = no_attack
     queries: int = 1
+    tied: set[int] | None = None
 
     def enough(self, tally: Tally) -> bool:
         """Where nothing can be proven any more, what is left may hold a counterexample, and gets a fair share of
         work."""
-        return tally.stuck > 0 and tally.boxes >= AFTER_STUCK * tally.stuck_since + ATTACKED
+        return self.tied is None and tally.stuck > 0 and tally.boxes >= AFTER_STUCK * tally.stuck_since + ATTACKED
 
     def try_points(self, points: Tensor, query: Tensor) -> object | None:
         """See `Policy`."""
@@ -109,6 +111,8 @@ class FirstSat(Policy):
 
     def stepped(self, batch: DomainBatch, parts: Parts, tally: Tally, seconds: float) -> None:
         """See `Policy`."""
+        if self.tied is not None and len(parts.stuck):
+            self.tied.update(parts.stuck.query.tolist())
 
 
 Told = Callable[[int, Verdict, str, float], None]

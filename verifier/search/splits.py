@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,6 +60,27 @@ class SplitCounts:
             int(self.inputs.sum()),
             int(self.neurons.sum()),
         )
+
+
+def joined(parts: Sequence[Splits]) -> Splits:
+    """What several searches split, of networks with the same names; how many neurons a layer's splits were is that of
+    the search with most."""
+    inputs: Counter[str] = Counter()
+    layers: dict[str, tuple[int, int]] = {}
+    neurons: Counter[tuple[str, int]] = Counter()
+    for part in parts:
+        inputs.update(dict(part.inputs))
+        neurons.update({(name, number): count for name, number, count in part.neurons})
+        for name, total, many in part.layers:
+            known, most = layers.get(name, (0, 0))
+            layers[name] = known + total, max(most, many)
+    return Splits(
+        tuple(inputs.most_common(MOST)),
+        tuple((name, *counts) for name, counts in layers.items()),
+        tuple((*name, count) for name, count in neurons.most_common(MOST)),
+        sum(part.of_inputs for part in parts),
+        sum(part.of_neurons for part in parts),
+    )
 
 
 def _size(network: Network, op: int, argument: int) -> int:

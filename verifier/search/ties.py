@@ -37,12 +37,16 @@ Why = Mapping[int, Refutation | Pieces]
 """Of each clause that the bounds leave possible, what refutes it."""
 
 
-def ties(boxes: DomainBatch, bounded: Bounded) -> Tensor:
-    """Boxes (B,) without decided neurons whose bound meets 0 up to rounding."""
+def ties(boxes: DomainBatch, bounded: Bounded, own: int | None = None) -> Tensor:
+    """Boxes (B,) without decided neurons whose bound meets 0 up to rounding; to that of the inputs after the first
+    `own`, too, which are not known better than their width."""
     if not len(boxes) or boxes.signs.shape[1]:
         return torch.zeros_like(boxes.query, dtype=torch.bool)
-    scale = row_scale(bounded.coefficients, bounded.constant, boxes.lower, boxes.upper)
-    return bounded.value > -TIED * scale.masked_fill(~torch.isfinite(bounded.low), 0.0).amax(1)
+    noise = TIED * row_scale(bounded.coefficients, bounded.constant, boxes.lower, boxes.upper)
+    if own is not None:
+        width = (boxes.upper - boxes.lower)[:, None, own:]
+        noise = noise + 2 * (bounded.coefficients[:, :, own:].abs() * width).sum(2)
+    return bounded.value > -noise.masked_fill(~torch.isfinite(bounded.low), 0.0).amax(1)
 
 
 @dataclass(eq=False)

@@ -17,7 +17,7 @@ from tests.unit.bounds.cases import boxes
 from verifier.bounds.alpha_beta import climb, prove
 from verifier.bounds.relaxed import Ground, Task
 from verifier.bounds.sweep import Method, never
-from verifier.engine import strategy
+from verifier.engine import one_search, strategy
 from verifier.graph.ir import Graph
 from verifier.graph.onnx_import import Model, load_model
 from verifier.options import AttackOptions, Options
@@ -114,7 +114,7 @@ def test_few_inputs_are_split_first_and_neurons_where_that_finds_no_end(monkeypa
     spec = vnnlib.loads(text_of(low, high, exact - 0.03 * (1 + abs(exact))))
     measured_nothing = Options(timeout=60, deterministic=True)  # or a busy machine needs more boxes
     first = verifier.verify(model, spec, measured_nothing)
-    monkeypatch.setattr(verifier.engine, "SOON", 100)
+    monkeypatch.setattr(one_search, "SOON", 100)
     second = verifier.verify(model, spec, measured_nothing)
     assert first.verdict is second.verdict is Verdict.UNSAT
     assert (first.settings["split"], second.settings["split"]) == ("inputs", "neurons")
