@@ -20,10 +20,10 @@ from tests.end_to_end.conftest import ROOT, Verify, environment
 # the command, leaving a file behind when the search begins
 MARKED = """
 from pathlib import Path
-from verifier import engine
+from verifier.engine import one_search
 from verifier.command import verify as cli
-search = engine.search
-engine.search = lambda *arguments: (Path("begun").touch(), search(*arguments))[1]
+search = one_search.search
+one_search.search = lambda *arguments: (Path("begun").touch(), search(*arguments))[1]
 cli.run()
 """
 

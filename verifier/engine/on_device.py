@@ -72,7 +72,7 @@ class OnDevice(Setting):
 
     @property
     def own(self) -> int | None:
-        """How many of the coordinates, the first ones, are inputs; None where all are (see `problem.Computed`)."""
+        """How many of the coordinates, the first ones, are inputs; None where all are (see `problem.FixedValues`)."""
         return None if self.problem.computed is None else len(self.problem.kept)
 
     @property

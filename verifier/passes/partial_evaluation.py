@@ -25,7 +25,7 @@ Index = tuple[np.ndarray, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Cut:
+class CutNetwork:
     """`fixed` maps x (n,) to values that depend on none of the coordinates `free` (f,), its outputs; `rest` maps
     x[free], its first input, and these, its other inputs, to the network's outputs."""
 
@@ -54,7 +54,7 @@ class Cut:
         return new.done()
 
 
-def partially_evaluated(graph: Graph, free: np.ndarray) -> Cut:
+def partially_evaluated(graph: Graph, free: np.ndarray) -> CutNetwork:
     """The network cut at what the coordinates `free`, int (f,), distinct, f >= 1, reach.
 
     Raises:
@@ -118,7 +118,7 @@ class _Evaluation:
             self.fixed.keep(node)
         self.outputs: list[str] = []
 
-    def cut(self) -> Cut:
+    def cut(self) -> CutNetwork:
         """Both graphs."""
         own = self.rest.fresh(X, (len(self.free),))
         self.parts[X] = _Part(own, (self.free,))
@@ -130,7 +130,7 @@ class _Evaluation:
             self.rest.reshape(self._part(name, _whole(shape)), shape, Node("Reshape", (), name), output=name)
         fixed = alive((X,), self.outputs, self.fixed.nodes, self.fixed.shapes)
         rest = alive((own, *self.outputs), self.graph.outputs, self.rest.nodes, self.rest.shapes)
-        return Cut(fixed, rest, self.free)
+        return CutNetwork(fixed, rest, self.free)
 
     def _evaluated(self, node: Node) -> _Part:
         """The part of a node's value that is reached, computed from such parts."""

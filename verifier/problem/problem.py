@@ -63,7 +63,7 @@ class Asked:
 
 
 @dataclass(frozen=True, eq=False)
-class Computed:
+class FixedValues:
     """Values that do not vary within a query: the outputs of `graph` at the inputs x[kept] of a full input x."""
 
     graph: Graph
@@ -96,7 +96,7 @@ class Problem:
     base: np.ndarray
     kept: np.ndarray
     asked: Asked
-    computed: Computed | None = None
+    computed: FixedValues | None = None
 
     @property
     def queries(self) -> int:

@@ -11,9 +11,9 @@ import numpy as np
 from verifier.graph.enclose import Enclosure, between, enclose
 from verifier.graph.ir import Graph
 from verifier.passes.fuse_affine import multiply_adds
-from verifier.passes.partial_evaluation import Cut, partially_evaluated
+from verifier.passes.partial_evaluation import CutNetwork, partially_evaluated
 from verifier.passes.simplify import simplify
-from verifier.problem.problem import Computed, Problem, columns
+from verifier.problem.problem import FixedValues, Problem, columns
 
 MANY = 32
 """Queries from which on it may pay. So many with the same free inputs are a group; all that are left are one more."""
@@ -66,7 +66,7 @@ def _alike(moves: np.ndarray) -> list[np.ndarray]:
 
 
 def _group(
-    problem: Problem, queries: np.ndarray, cut: Cut, moves: np.ndarray, stop: Callable[[], bool]
+    problem: Problem, queries: np.ndarray, cut: CutNetwork, moves: np.ndarray, stop: Callable[[], bool]
 ) -> QueryGroup | None:
     lower, upper = problem.lower[queries], problem.upper[queries]
     known = _enclosed(cut.fixed, lower, np.where(moves, lower, upper), stop)
@@ -80,7 +80,7 @@ def _group(
         value, error = (part.reshape(len(queries), -1) for part in known[name])
         low.append(np.where(error > 0, np.nextafter(value - error, -np.inf), value))
         high.append(np.where(error > 0, np.nextafter(value + error, np.inf), value))
-    computed = Computed(replace(cut.fixed, outputs=names), problem.kept) if names else None
+    computed = FixedValues(replace(cut.fixed, outputs=names), problem.kept) if names else None
     return QueryGroup(
         Problem(
             graph,

@@ -18,7 +18,7 @@ LAYERS = "a layer with weights: passes merge it, pruning cuts, folds and rescale
 SUMS = "arithmetic that passes merge into the layers around it, and bounds of sums and products in pruning"
 MOVES = "moves elements: exporters compute shapes with it, passes merge it with its like, pruning follows channels"
 NAMED: dict[str, tuple[int, str]] = {
-    "Dense": (10, LAYERS),
+    "Dense": (11, LAYERS),
     "Conv": (20, LAYERS),
     "ConvTranspose": (16, LAYERS),
     "Add": (15, SUMS),
@@ -26,14 +26,15 @@ NAMED: dict[str, tuple[int, str]] = {
     "Mul": (7, SUMS),
     "Scale": (8, SUMS),
     "Shift": (8, SUMS),
-    "ReduceSum": (6, SUMS),
+    "ReduceSum": (7, SUMS),
     "Constant": (12, "stored values, which every reader of a graph tells from computed ones"),
     "Reshape": (11, MOVES),
     "Transpose": (7, MOVES),
     "Slice": (7, MOVES),
+    "Take": (4, MOVES),
     "Pad": (10, MOVES),
     "Concat": (9, MOVES),
-    "Expand": (5, MOVES),
+    "Expand": (6, MOVES),
     "Relu": (10, "the neuron that the search splits, and that patterns of passes and of pruning are about"),
     "Clip": (6, "two ReLUs are recognised as one; the clip of an image is told from the network behind it"),
     "Pow": (5, "an exponent that is a tensor in ONNX and a number in a row; channels of it"),

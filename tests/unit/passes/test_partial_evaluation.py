@@ -14,7 +14,7 @@ from verifier.graph.evaluate import evaluate
 from verifier.graph.ir import Graph, Node
 from verifier.passes.flatten_io import flatten_io
 from verifier.passes.fuse_affine import multiply_adds
-from verifier.passes.partial_evaluation import Cut, partially_evaluated
+from verifier.passes.partial_evaluation import CutNetwork, partially_evaluated
 from verifier.passes.reached import reached
 from verifier.passes.simplify import simplify
 
@@ -30,7 +30,7 @@ def smooth(seed: int, nodes: int) -> Graph:
     return flatten_io(Graph(graph.inputs, graph.outputs, tuple(changed), graph.shapes))
 
 
-def fixed_values(cut: Cut, x: np.ndarray) -> dict[str, np.ndarray]:
+def fixed_values(cut: CutNetwork, x: np.ndarray) -> dict[str, np.ndarray]:
     values = evaluate(cut.fixed, {"x": x})
     return {name: values[name] for name in cut.fixed.outputs}
 

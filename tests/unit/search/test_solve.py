@@ -11,7 +11,7 @@ from tests.unit.search.known import GAP, Net, _clause, check, form, moved, net, 
 from verifier import engine
 from verifier.attack import campaign
 from verifier.budget import Budget
-from verifier.engine import methods, on_device, solve, strategy
+from verifier.engine import methods, on_device, one_search, solve, strategy
 from verifier.errors import OptionsError
 from verifier.graph.onnx_import import load_model
 from verifier.result import Verdict
@@ -58,8 +58,8 @@ def test_networks_of_one_hidden_layer(seed: int, kind: str, monkeypatch: pytest.
     monkeypatch.setattr(strategy, "INPUT_SPLIT", 0)
     monkeypatch.setattr(strategy, "FEW_INPUTS", 0)
     ends = []
-    search = engine.search
-    monkeypatch.setattr(engine, "search", lambda *args: ends.append(search(*args)) or ends[-1])
+    search = one_search.search
+    monkeypatch.setattr(one_search, "search", lambda *args: ends.append(search(*args)) or ends[-1])
     rng = np.random.default_rng(seed)
     network = net(40 + seed, (3, 12, 3))
     case = Case(np.full(3, -0.5), np.full(3, 0.5), [_clause(rng, 3, 3, kind) for _ in range(2)])
