@@ -36,7 +36,7 @@ def decide(
     tied: set[int] | None = None,
 ) -> Result:
     """The answer to the queries of `on`, some or all of `total`. Where `tied` is given, queries of which something
-    cannot be settled are noted there, and the others are searched to their end.
+    cannot be settled are noted there if, and only if, the others are searched to their end.
 
     Raises:
         OptionsError, ProofError: see `engine.solve`.
@@ -72,4 +72,6 @@ def decide(
             ending = search(searched.first, searched.method, policy, replace(searched.limits, parted=counts.add), tally)
     except OutOfTime:
         return answer.of(Verdict.TIMEOUT, "the time limit was reached", open_fraction=on.queries / total)
+    if tied is not None and ending.rest is not None:
+        tied.clear()  # other queries may be among what is left
     return answer.ending(ending, searched.limits.memory)

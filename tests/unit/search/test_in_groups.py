@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ import verifier
 import vnnlib
 from tests import models, oracles
 from verifier.bounds.sweep import never
-from verifier.engine import in_groups
+from verifier.engine import in_groups, one_search
 from verifier.graph.evaluate import evaluate
 from verifier.graph.onnx_import import Model, load_model
 from verifier.options import AttackOptions, Options
@@ -22,6 +24,9 @@ from verifier.problem import query_groups
 from verifier.problem.assemble import assemble
 from verifier.problem.query_groups import by_free_inputs
 from verifier.result import Result, Verdict
+from verifier.search.bab import Ending
+from verifier.search.domains import DomainBatch
+from verifier.search.policy import FirstSat, Tally
 
 FREE = ([6], [7], [6], [7], [6, 7], [6], [7])
 """What the seven queries vary: three the one input, three the other, and one both."""
@@ -163,6 +168,23 @@ def test_what_fixed_inputs_are_not_known_to_is_settled_in_the_whole_network() ->
     spec = vnnlib.loads(text_of(boxes, f"(<= Y_0 {least - 3e-6!r})"))
     result = verifier.verify(model, spec, Options(timeout=20))
     assert result.verdict is Verdict.UNSAT, result
+
+
+def test_no_tie_is_handed_on_where_memory_ends_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One query has a stuck box, others have boxes that nobody looked at: settling the one settles nothing."""
+    real = one_search.search
+
+    def ended(first: DomainBatch, method: Any, policy: FirstSat, limits: Any, tally: Tally) -> Ending:
+        ending = real(first, method, policy, limits, tally)
+        if policy.tied is None:
+            return ending
+        policy.tied.add(0)
+        return replace(ending, found=None, rest=first, no_room=True)
+
+    monkeypatch.setattr(one_search, "search", ended)
+    spec = vnnlib.loads(text_of(queries(np.random.default_rng(0)), "(<= Y_0 -100)"))
+    result = verifier.verify(network(np.random.default_rng(0)), spec, Options(timeout=20))
+    assert result.verdict is Verdict.UNKNOWN and "memory" in result.reason
 
 
 def test_what_no_group_came_to_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
