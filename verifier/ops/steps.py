@@ -1,8 +1,13 @@
-"""Step functions: Sign, Floor and Round. All are non-decreasing; between steps they are constant, and exact there."""
+"""Step functions: Sign, Floor and Round. All are non-decreasing; between steps they are constant, and exact there.
+
+Their gradient is 0, which tells gradient descent nothing: `forward` hands back that of a smooth function that rises
+where the steps do (a straight-through estimator: Bengio et al. 2013). Nothing but the attack asks for gradients of
+values.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +16,20 @@ from verifier.ops.elementwise import CurvePlanes, Elementwise, magnitude
 from verifier.ops.kinds import Interval
 from verifier.ops.registry import register
 from verifier.tolerance import tiny, ulp
+
+
+class _StraightThrough(torch.autograd.Function):
+    """The value y of a step function at x, with another derivative than 0."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(slope)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (slope,) = ctx.saved_tensors
+        return gradients[0] * slope, None, None
 
 
 class _SignFrame(NamedTuple):
@@ -33,6 +52,15 @@ class Sign(Elementwise):
 
     def value(self, x: Tensor) -> Tensor:
         return x.sign()
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        """With the derivative of x / (s + |x|), s the mean of |x|: what is near its jump counts most."""
+        (x,) = xs
+        if not x.requires_grad:
+            return self.value(x)
+        size = x.detach().abs()
+        scale = size.mean().clamp_min(tiny(x.dtype) ** 0.5)
+        return _StraightThrough.apply(x, self.value(x.detach()), scale / (scale + size) ** 2)
 
     def image(self, x: Interval) -> Interval:
         # torch.sign(nan) is 0 on some devices
@@ -86,6 +114,13 @@ class Staircase(Elementwise):
 
     exact = True
     early = 0.0
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        """With the derivative of the diagonal."""
+        (x,) = xs
+        return (
+            _StraightThrough.apply(x, self.value(x.detach()), torch.ones_like(x)) if x.requires_grad else self.value(x)
+        )
 
     def frame(self, x: Interval) -> _Frame:
         first, last = self.value(x.lower), self.value(x.upper)
