@@ -211,11 +211,21 @@ def _plus(state: Tensor, amount: Tensor) -> Tensor:
     return state + amount if len(state) == 1 else torch.cat([state[:1] + amount, state[1:]])
 
 
+WIDE = 512
+"""Elements of a value from which on rows are charged by a matrix product: 3 to 9 times as quick (float64, 22 to 300
+rows of 2 048 to 12 288), and a quarter slower for thousands of boxes with 5 rows of 50."""
+
+
 def _charged(state: Tensor, size: Tensor, column: Tensor, owner: Tensor | None) -> Tensor:
     """What is known after rows of magnitudes `size` (R, K, *S) have paid `column` (c, B or 1, |S|) for each unit."""
+    rows = size.detach().flatten(2)
     if owner is not None and column.shape[1] > 1:
         column = column.index_select(1, owner)
-    return state + (size.detach().flatten(2) * column[:, :, None]).sum(-1)
+    if rows.shape[2] < WIDE:
+        return state + (rows * column[:, :, None]).sum(-1)
+    if column.shape[1] == 1:
+        return state + (rows @ column[:, 0].t()).movedim(2, 0)
+    return state + torch.bmm(rows, column.permute(1, 2, 0)).movedim(2, 0)
 
 
 def _passed(op: Op, rows: Tensor, state: Tensor, column: Tensor | None, owner: Tensor | None) -> Tensor:

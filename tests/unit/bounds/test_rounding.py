@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 from itertools import pairwise
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from tests import oracles
 from tests.strategies import RELU_BLOCKS, build
 from tests.unit.bounds.cases import METHODS, ROWS, Boxes, boxes, matrix_for
-from verifier.bounds import affine, rounding
+from verifier.bounds import affine, backward, rounding
 from verifier.bounds.rational import Rational
 from verifier.graph.check import check_graph
 from verifier.graph.ir import Graph, Node
@@ -75,9 +76,18 @@ def rounded_weights(graph: Graph, rng: np.random.Generator) -> tuple[Graph, Grap
     return made[0], made[1]
 
 
+@pytest.fixture(scope="module", params=[backward.WIDE, 1], ids=["sums", "products"])
+def wide(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Values are charged element by element, or by matrix products, as those of large networks are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backward, "WIDE", request.param)
+        yield
+
+
+@pytest.mark.usefixtures("wide")
 @pytest.mark.parametrize("exact", [True, False])
 @given(seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_intervals_and_rows_hold_in_fractions(seed: int, exact: bool) -> None:
     rng = np.random.default_rng(seed)
     kinds = list(rng.choice(RELU_BLOCKS, int(rng.integers(1, 5))))
