@@ -21,7 +21,7 @@ import numpy as np
 
 from verifier.checker.curves import Curve
 from verifier.checker.errors import Unreadable
-from verifier.checker.linear import FLOATS, Arithmetic, Array, Gather, Linear, Scale, spread_out
+from verifier.checker.linear import FLOATS, Arithmetic, Array, Gather, Linear, spread_out
 from verifier.checker.network import CheckedNetwork
 
 SAFE = 1 + 2.0**-20
@@ -56,19 +56,18 @@ class AffineForms:
         return AffineForms(centre, arithmetic.zeros(len(low), 0, low.shape[1]), radius, arithmetic)
 
     @staticmethod
-    def gathered(argument: Gather, forms: Sequence[AffineForms | None]) -> AffineForms | None:
-        """An argument of values with these forms; later e_j do not occur in shorter ones."""
+    def joined(argument: Gather, forms: Sequence[AffineForms | None]) -> AffineForms | None:
+        """Of what an argument reads, values with these forms; later e_j do not occur in shorter ones."""
         known = {v: form for v in argument.sources if (form := forms[v]) is not None}
         if len(known) < len(argument.sources):
             return None
+        if len(known) == 1:
+            return known[argument.source]
         d = max(form.maps.shape[1] for form in known.values())
-        room(forms, d, argument.size)
-        maps = {v: form.maps for v, form in known.items()}
-        for v, own in maps.items():
-            if own.shape[1] < d:
-                maps[v] = np.concatenate([own, np.zeros((len(own), d - own.shape[1], own.shape[2]))], 1)
+        room(forms, d, sum(size for _, size in argument.parts))
+        maps = {v: np.pad(form.maps, ((0, 0), (0, d - form.maps.shape[1]), (0, 0))) for v, form in known.items()}
         centre, radius = ({v: getattr(form, name) for v, form in known.items()} for name in ("centre", "radius"))
-        return AffineForms(argument.take(centre), argument.take(maps), argument.take(radius))
+        return AffineForms(argument.join(centre), argument.join(maps), argument.join(radius))
 
     @cached_property
     def reach(self) -> Array:
@@ -236,23 +235,23 @@ def _start(lower: Array, upper: Array, free: Array) -> AffineForms:
 
 
 def _linear(out: Enclosures, forms: list[AffineForms | None], op: Linear, met: list[tuple[Array, Array]]) -> None:
-    numbers, form = out.network.arithmetic, AffineForms.gathered(op.argument, forms)
-    low, high = op.argument.take(out.low), op.argument.take(out.high)
+    numbers, form = out.network.arithmetic, AffineForms.joined(op.argument, forms)
+    low, high = op.argument.join(out.low), op.argument.join(out.high)
     size = np.maximum(np.abs(low), np.abs(high))
     if form is not None:
         size = np.maximum(size, form.size())
-        room(forms, form.maps.shape[1], op.size + (op.argument.size if op.argument.value < 0 else 0))
+        room(forms, form.maps.shape[1], op.size)
     lost = op.terms * numbers.tiny * 8
     charge = op.apply(size, op.magnitude) * (5 * numbers.gamma(op.terms) / 2) + lost
     if op.offset is not None:
         charge = charge + np.abs(op.offset) * numbers.gamma(op.size)
-    out.floor = out.floor + size.sum(1) * lost
+    out.floor = out.floor + size.sum(1) * (lost * op.argument.repeats)
     image = None if form is None else _image(op, form, charge + form.maps.shape[1] * lost)
     forms.append(image)
     if image is not None:
         met = [*met, image.interval()]
-    if isinstance(op, Scale) and op.largest:
-        least, most = (t[:, : 2 * op.size].reshape(len(t), 2, -1).max(1) for t in (low, high))
+    if op.largest:
+        least, most = (op.argument.pick(t)[:, : 2 * op.size].reshape(len(t), 2, -1).max(1) for t in (low, high))
         met = [*met, (least, most)]
     out.put(*_image(op, AffineForms.between(low, high, numbers), charge).interval(), charge, *met)
 
@@ -418,7 +417,7 @@ def walk(
             if op.offset is not None:
                 bias = bias + row @ own(np.broadcast_to(op.offset, (1, op.size)))[0]
                 error = error + np.abs(bias) * two
-            back, at = op.adjoint_at(row, at)
+            back, at = op.adjoint(row, at)
         else:
             if early is None:
                 early = least(v, row)[0] if not waiting else numbers.zeros(len(row)) - math.inf

@@ -1,14 +1,12 @@
 """What a network is made of for the checker: its linear operators (`curves.py` has the others), and what rounding is.
 
 Arrays have a leading batch axis: a value of m numbers is (B, m). Every operator reads one argument, gathered from
-earlier values. A linear one is y = W x + offset over the reals; products are summed in any order, and `terms` bounds
-the number of products in one sum, forwards and backwards, plus one for every rounding that went into a coefficient.
+earlier values. A linear one is y = W x + offset over the reals; products are summed in any order.
 """
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -18,11 +16,8 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray
-Places = slice | Array
-"""Positions in a value: a range where they are one."""
-
 SCRATCH = 1 << 18
-"""Numbers that a convolution lays out at a time, where one picture has fewer: about what a core's cache holds."""
+"""Numbers of arguments that are laid out at a time, where one has fewer: about what a core's cache holds."""
 
 
 def fractions(numbers: Array | float) -> Array:
@@ -63,31 +58,17 @@ FRACTIONS = Arithmetic(True, Fraction(0), Fraction(0))
 UNIT, TINY = 2.0**-53, float(np.finfo(np.float64).tiny)
 
 
-def places_of(index: Array) -> Places:
-    """Positions (k,) as a range, if they are one."""
-    start = int(index[0]) if len(index) else 0
-    return slice(start, start + len(index)) if (index == np.arange(start, start + len(index))).all() else index
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Gather:
-    """An argument of `size` numbers from `parts` of earlier values: (value, its size, where in it, where they go)."""
+    """An argument: elements of earlier values. `index` (size,) counts through its `parts`, (value, its size), one after
+    the other; one past their end stands for a 0, the padding of a picture."""
 
-    size: int
-    parts: tuple[tuple[int, int, Places, Places], ...]
+    parts: tuple[tuple[int, int], ...]
+    index: Array
 
-    @cached_property
-    def value(self) -> int:
-        """The value that it is, -1 where it is not one as it is."""
-        if len(self.parts) != 1 or self.parts[0][1] != self.size or not isinstance(self.parts[0][2], slice):
-            return -1
-        return self.parts[0][0]
-
-    @cached_property
-    def repeats(self) -> int:
-        """How often one number occurs in it, at most."""
-        places = [place for _, _, place, _ in self.parts if not isinstance(place, slice)]
-        return max((int(np.bincount(place).max()) for place in places), default=1)
+    @property
+    def size(self) -> int:
+        return len(self.index)
 
     @property
     def source(self) -> int:
@@ -96,39 +77,54 @@ class Gather:
 
     @property
     def sources(self) -> tuple[int, ...]:
-        return tuple(part[0] for part in self.parts)
+        return tuple(v for v, _ in self.parts)
 
-    def take(self, values: Sequence[Array] | Mapping[int, Array]) -> Array:
-        """The argument (.., size)."""
-        first = values[self.parts[0][0]]
-        if self.value >= 0:
-            return first
-        lead = max((values[v].shape[:-1] for v in self.sources), key=math.prod)
-        out = np.empty((*lead, self.size), first.dtype)
-        for v, _, source, place in self.parts:
-            out[..., place] = values[v][..., source]
-        return out
+    @cached_property
+    def counts(self) -> Array:
+        """How often every element of its parts occurs, and the 0."""
+        return np.bincount(self.index, minlength=sum(size for _, size in self.parts) + 1)
 
-    def give(self, row: Array, at: Array | None = None) -> Iterator[tuple[int, Array, Array | None]]:
+    @cached_property
+    def repeats(self) -> int:
+        return int(self.counts[:-1].max(initial=1))
+
+    @cached_property
+    def whole(self) -> bool:
+        """Whether it is its parts as they are."""
+        return np.array_equal(self.index, np.arange(len(self.counts) - 1))
+
+    @property
+    def value(self) -> int:
+        """The value that it is, -1 where it is not one as it is."""
+        return self.source if self.whole and len(self.parts) == 1 else -1
+
+    def join(self, values: Sequence[Array] | Mapping[int, Array]) -> Array:
+        """What it reads, (.., n): its parts, one after the other."""
+        return np.concatenate([values[v] for v in self.sources], -1) if len(self.parts) > 1 else values[self.source]
+
+    def pick(self, joined: Array) -> Array:
+        """The argument (.., size) of what it reads."""
+        if self.whole:
+            return joined
+        if self.counts[-1]:
+            joined = np.concatenate([joined, np.zeros((*joined.shape[:-1], 1), joined.dtype)], -1)
+        return joined.take(self.index, -1, mode="clip")
+
+    def give(self, rows: Array, at: Array | None = None) -> Iterator[tuple[int, Array, Array | None]]:
         """Rows over the argument, (P, size), or over its elements `at`, as rows over values, or over some elements."""
-        if self.value >= 0:
-            yield self.value, row, at
-            return
-        if at is not None and len(self.parts) == 1:
-            ((v, size, source, _),) = self.parts
-            where, first = np.unique(np.arange(size)[source][at], return_inverse=True)
-            out = np.zeros((len(row), len(where)), row.dtype)
-            np.add.at(out.T, first, row.T)
-            yield v, out, where
-            return
-        row = spread_out(row, at, self.size)
-        for v, size, source, place in self.parts:
-            out = np.zeros((*row.shape[:-1], size), row.dtype)
-            if isinstance(source, slice) or self.repeats == 1:
-                out[..., source] = row[..., place]
+        where, joined, start = at, rows, 0
+        if not self.whole:
+            where, place = (None, self.index) if at is None else np.unique(self.index[at], return_inverse=True)
+            joined = np.zeros((len(rows), len(self.counts if where is None else where)), rows.dtype)
+            for total, row in zip(joined, rows, strict=True):
+                np.add.at(total, place, row)
+        for v, size in self.parts:
+            if where is None:
+                yield v, joined[:, start : start + size], None
             else:
-                np.add.at(np.moveaxis(out, -1, 0), source, np.moveaxis(row[..., place], -1, 0))
-            yield v, out, None
+                mine = (where >= start) & (where < start + size)
+                yield v, joined[:, mine], where[mine] - start
+            start += size
 
 
 def spread_out(row: Array, at: Array | None, size: int) -> Array:
@@ -155,132 +151,69 @@ class CheckedOperator:
 
 
 @dataclass
-class Linear(CheckedOperator, ABC):
-    """y = W x + offset, offset (size,) or (1,); the numbers of W are `weight`, arranged as the class says, and
-    `inexact` roundings went into each."""
+class Linear(CheckedOperator):
+    """y[g, o, p] = sum over k of weight[g, o, k] x[k, g, p], plus `offset` (size,) or (1,).
+
+    Convolutions: p is a window, x what lies under it of the channels of group g. Matrix products: one group, p is a row
+    of x. Multiples of several arguments, added up: o is 0. `inexact` roundings went into each weight. With `largest`
+    the sum is also known to be the maximum of the first two x.
+    """
 
     weight: Array
     offset: Array | None = field(default=None, kw_only=True)
     inexact: int = field(default=0, kw_only=True)
-
-    @property
-    @abstractmethod
-    def products(self) -> int:
-        """The most products in one sum, forwards or backwards."""
+    largest: bool = field(default=False, kw_only=True)
 
     @cached_property
     def terms(self) -> int:
-        return self.products + self.argument.repeats + self.inexact
+        """Roundings that a product goes through, forwards or backwards, and those of its coefficient."""
+        return max(self.weight.shape[1:]) + self.argument.repeats + self.inexact
 
     @cached_property
     def magnitude(self) -> Array:
         return np.abs(self.weight)
 
-    @abstractmethod
-    def apply(self, x: Array, weight: Array) -> Array:
-        """W x for arguments (B, ..), W made of `weight`: of the operator's own, or of its `magnitude`."""
-
-    @abstractmethod
-    def adjoint(self, row: Array) -> Array:
-        """row W for rows (B, size)."""
-
-    def adjoint_at(self, row: Array, at: Array | None) -> tuple[Array, Array | None]:
-        """The same of rows (P, k) over the elements `at` (None: all), 0 elsewhere: and what elements it is over."""
-        return self.adjoint(spread_out(row, at, self.size)), None
-
-
-@dataclass
-class Scale(Linear):
-    """Multiples of r arguments of one size, added up: weight (r, size), or (r, 1). With `largest` the sum is also known
-    to be the maximum of the first two."""
-
-    largest: bool = False
-
-    @property
-    def products(self) -> int:
-        return len(self.weight)
-
     @cached_property
-    def plain(self) -> bool:
+    def copies(self) -> bool:
         return self.weight.size == 1 and bool(self.weight == 1)
 
-    def apply(self, x: Array, weight: Array) -> Array:
-        return x if self.plain else (x.reshape(len(x), len(weight), -1) * weight).sum(1)
-
-    def adjoint(self, row: Array) -> Array:
-        return row if self.plain else (row[:, None] * self.weight).reshape(len(row), -1)
-
-    def adjoint_at(self, row: Array, at: Array | None) -> tuple[Array, Array | None]:
-        if at is None or self.plain:
-            return self.adjoint(row), at
-        weight = self.weight if self.weight.shape[1] == 1 else self.weight[:, at]
-        places = np.arange(len(weight))[:, None] * self.size + at
-        return (row[:, None] * weight).reshape(len(row), -1), places.reshape(-1)
-
-
-@dataclass
-class Dense(Linear):
-    """y = x @ weight for every k of the numbers in turn; weight (k, n)."""
-
     @property
-    def products(self) -> int:
-        return max(self.weight.shape)
-
-    @cached_property
-    def turned(self) -> Array:
-        return np.ascontiguousarray(self.weight.T)
+    def positions(self) -> int:
+        """How many p there are."""
+        return self.size // math.prod(self.weight.shape[:2])
 
     def apply(self, x: Array, weight: Array) -> Array:
-        return (x.reshape(-1, len(weight)) @ weight).reshape(len(x), -1)
-
-    def adjoint(self, row: Array) -> Array:
-        return (row.reshape(-1, len(self.turned)) @ self.turned).reshape(len(row), -1)
-
-
-@dataclass
-class Conv(Linear):
-    """2-d convolution of a picture (C, H, W) with weight (O, C / groups, h, w) to one of `grid` (H', W')."""
-
-    picture: tuple[int, int, int]
-    grid: tuple[int, int]
-    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
-    strides: tuple[int, int] = (1, 1)
-    dilations: tuple[int, int] = (1, 1)
-    groups: int = 1
-
-    @property
-    def products(self) -> int:
-        o, c, h, w = self.weight.shape
-        return max(o // self.groups, c) * h * w
-
-    def _padded(self, count: int) -> tuple[Array, Array, Array]:
-        """Pictures of zeros, their inner part (B, C, H, W), and what lies under each window, (B, C, h, w, H', W')."""
-        (c, height, width), (top, left, bottom, right) = self.picture, self.pads
-        padded = np.zeros((count, c, height + top + bottom, width + left + right), self.weight.dtype)
-        (sh, sw), (dh, dw) = self.strides, self.dilations
-        b, step, sy, sx = padded.strides
-        shape = count, c, *self.weight.shape[2:], *self.grid
-        windows = np.lib.stride_tricks.as_strided(padded, shape, (b, step, sy * dh, sx * dw, sy * sh, sx * sw))
-        return padded, padded[:, :, top : top + height, left : left + width], windows
-
-    def apply(self, x: Array, weight: Array) -> Array:
-        b, g, inner, many = len(x), self.groups, math.prod(weight.shape[1:]), math.prod(self.grid)
-        kernel, out = weight.reshape(g, -1, inner), np.empty((b, self.size), weight.dtype)
-        step = min(b, max(1, SCRATCH // (g * inner * many)))
-        _, middle, windows = self._padded(step)  # the border stays 0
-        columns = np.empty(windows.shape, weight.dtype)
-        for at in range(0, b, step):
-            n = min(step, b - at)
-            middle[:n] = x[at : at + n].reshape(n, *self.picture)
-            columns[:n] = windows[:n]
-            np.matmul(kernel, columns[:n].reshape(n, g, inner, many), out=out[at : at + n].reshape(n, g, -1, many))
+        """W x for (B, ..) of what the argument reads, W made of `weight`: of the operator's own, or of its
+        `magnitude`."""
+        if self.copies:
+            return self.argument.pick(x)
+        out, step = np.empty((len(x), self.size), weight.dtype), max(1, SCRATCH // self.argument.size)
+        for at in range(0, len(x), step):
+            out[at : at + step] = self.product(self.argument.pick(x[at : at + step]), weight)
         return out
 
-    def adjoint(self, row: Array) -> Array:
-        b, g, o = len(row), self.groups, len(self.weight)
-        kernel = self.weight.reshape(1, g, o // g, -1).swapaxes(2, 3)
-        _, middle, windows = self._padded(b)
-        columns = (kernel @ row.reshape(b, g, o // g, -1)).reshape(windows.shape)
-        for i, j in np.ndindex(*self.weight.shape[2:]):
-            windows[:, :, i, j] += columns[:, :, i, j]
-        return middle.reshape(b, -1)
+    def product(self, x: Array, weight: Array) -> Array:
+        """The same for arguments (B, ..)."""
+        (g, o, k), b = weight.shape, len(x)
+        if o == 1:
+            return (x.reshape(b, k, -1) * np.repeat(weight[:, 0].T, self.positions, 1)).sum(1)
+        if g == self.positions == 1:
+            return x @ weight[0].T
+        return (weight @ x.reshape(b, k, g, -1).swapaxes(1, 2)).reshape(b, -1)
+
+    def adjoint(self, row: Array, at: Array | None = None) -> tuple[Array, Array | None]:
+        """row W for rows (P, size), or for rows over the elements `at`: over arguments, or over which of their
+        elements."""
+        (g, o, k), b = self.weight.shape, len(row)
+        if self.copies:
+            return row, at
+        if o == 1:
+            factors = np.repeat(self.weight[:, 0].T, self.positions, 1)
+            if at is not None:
+                factors, at = factors[:, at], (np.arange(k)[:, None] * self.size + at).reshape(-1)
+            return (row[:, None] * factors).reshape(b, -1), at
+        row = spread_out(row, at, self.size)
+        if g == self.positions == 1:
+            return row @ self.weight[0], None
+        columns = self.weight.swapaxes(1, 2) @ row.reshape(b, g, o, -1)
+        return columns.swapaxes(1, 2).reshape(b, -1), None

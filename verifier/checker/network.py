@@ -21,7 +21,7 @@ from onnx import numpy_helper
 
 from verifier.checker.curves import AnyOperator, Relu, Sigmoid, Square
 from verifier.checker.errors import Unreadable
-from verifier.checker.linear import FLOATS, FRACTIONS, Arithmetic, Array, Conv, Dense, Gather, Linear, Scale, places_of
+from verifier.checker.linear import FLOATS, FRACTIONS, Arithmetic, Array, Gather, Linear
 from vnnlib import Limits, VnnLibError
 from vnnlib.source import read_file
 
@@ -108,7 +108,7 @@ class CheckedNetwork:
         nodes, products = list(self.nodes), 0
         for v, op in enumerate(nodes):
             if isinstance(op, Linear):
-                products += op.size * op.products
+                products += op.size * op.weight.shape[2]
                 if op.inexact or products > MOST_PRODUCTS:
                     raise Unreadable(f"node '{op.name}' is too large for fractions, or has a rounded coefficient")
                 offset = None if op.offset is None else FRACTIONS.of(op.offset)
@@ -188,7 +188,7 @@ class _Reader:
         output = whole.value
         if output <= 0:
             self.name = "output"
-            self.add(Scale, whole, whole.size, np.ones((1, 1)))
+            self.add(Linear, whole, whole.size, np.ones((1, 1, 1)))
             output = len(self.nodes) - 1
         parts = {name: self.gather(x.ids.reshape(-1)) for name, x in self.values.items() if isinstance(x, Computed)}
         tensors = {name: v for name, part in parts.items() if (v := part.value) >= 0}
@@ -225,14 +225,18 @@ class _Reader:
             raise Unreadable(f"node '{self.name}' ({kind}): {error}") from None
 
     def gather(self, ids: Array) -> Gather:
-        """Elements (size,) as parts of values."""
+        """Elements (size,) as an argument; -1 stands for a 0."""
         _bounded(ids.size)
-        owner, parts = np.searchsorted(self.firsts[1:], ids, side="right"), []
-        for v in np.unique(owner).tolist():
-            place = np.flatnonzero(owner == v)
-            size = self.firsts[v + 1] - self.firsts[v]
-            parts.append((v, size, places_of(ids[place] - self.firsts[v]), places_of(place)))
-        return Gather(ids.size, tuple(parts))
+        if not (ids >= 0).any():
+            raise Unreadable("an argument without elements")
+        owner, firsts = np.searchsorted(self.firsts[1:], ids, side="right"), np.array(self.firsts)
+        used, first = np.unique(owner[ids >= 0], return_index=True)
+        used = used[np.argsort(first)]  # in the order in which they occur
+        sizes = (firsts[1:] - firsts[:-1])[used]
+        moved = np.zeros(len(firsts), np.int64)
+        moved[used] = np.cumsum(sizes) - sizes - firsts[used]
+        index = np.where(ids < 0, sizes.sum(), ids + moved[owner])
+        return Gather(tuple(zip(used.tolist(), sizes.tolist(), strict=True)), index)
 
     def add(
         self, kind: Callable[..., Any], x: Gather, shape: int | Sequence[int], *numbers: Any, **more: Any
@@ -249,12 +253,12 @@ class _Reader:
         shape = np.broadcast_shapes(*(np.shape(t) for t in (*xs, *factors, 0.0 if offset is None else offset)))
         ids = np.concatenate([np.broadcast_to(x.ids, shape).reshape(-1) for x in xs])
         if any(np.size(f) > 1 for f in factors):
-            weight = np.stack([np.broadcast_to(f, shape).reshape(-1) for f in factors])
+            weight = np.stack([np.broadcast_to(f, shape).reshape(-1) for f in factors], -1)
         else:
-            weight = np.array([float(np.reshape(f, ())) for f in factors])[:, None]
-        weight = _finite(weight, self.name)
+            weight = np.array([[float(np.reshape(f, ())) for f in factors]])
+        weight = _finite(weight[:, None], self.name)
         offset = None if offset is None else np.broadcast_to(offset, shape).reshape(-1)
-        return self.add(Scale, self.gather(ids), shape, weight, offset=offset, **more)
+        return self.add(Linear, self.gather(ids), shape, weight, offset=offset, **more)
 
     def curve(self, kind: Callable[..., Any], x: Any, **more: Any) -> Computed:
         """A function of every element: of one value, as it is."""
@@ -375,7 +379,9 @@ class _Reader:
             wide = (*ids.shape[:-1], matrix.shape[1])
             parts = [Computed(ids[..., i].reshape(shape)) for i in index]
             return self.combine(parts, [np.broadcast_to(v, wide).reshape(shape) for v in values])
-        return self.add(Dense, self.gather(ids.reshape(-1)), shape, np.ascontiguousarray(matrix))
+        rows = ids.reshape(-1, len(matrix)).T
+        product = self.add(Linear, self.gather(rows.reshape(-1)), (matrix.shape[1], rows.shape[1]), matrix.T[None])
+        return Computed(product.ids.T.reshape(shape))
 
     def op_gemm(
         self,
@@ -429,16 +435,17 @@ class _Reader:
             raise Unreadable(f"{len(picture)} channels do not fit weights {weight.shape} in {groups} groups")
         if list(window.get("kernel_shape", kernel)) != kernel:
             raise Unreadable(f"a kernel of {window['kernel_shape']} for weights {weight.shape}")
-        *places, grid = _grid(picture.shape[1:], **{**window, "kernel_shape": kernel})
+        under = _windows(picture, **{**window, "kernel_shape": kernel})
+        grid = under.shape[3:]
+        ids = under.reshape(groups, -1, *grid).swapaxes(0, 1).reshape(-1)
         if offset is not None:
             offset = np.repeat(offset, math.prod(grid))
-        parts = (weight, picture.shape, grid, *places, groups)
-        return self.add(Conv, self.gather(picture.reshape(-1)), (1, o, *grid), *parts, offset=offset, inexact=inexact)
+        weight = weight.reshape(groups, o // groups, -1)
+        return self.add(Linear, self.gather(ids), (1, o, *grid), weight, offset=offset, inexact=inexact)
 
     def op_averagepool(self, x: Tensor, *, ceil_mode: int = 0, count_include_pad: int = 0, **window: Any) -> Computed:
         picture, kernel = _picture(x), window["kernel_shape"]
-        pads, *_ = _grid(picture.shape[1:], **window)
-        if ceil_mode or (any(pads) and not count_include_pad):
+        if ceil_mode or ((_windows(picture, **window) < 0).any() and not count_include_pad):
             raise Unreadable("ceil_mode, or padding that is not counted")
         mean = np.full((len(picture), 1, *kernel), 1.0 / math.prod(kernel))
         return self.convolution(x, mean, len(picture), window, inexact=1)
@@ -450,12 +457,8 @@ class _Reader:
         picture = _picture(x)
         if ceil_mode or storage_order:
             raise Unreadable("ceil_mode and storage_order are not known")
-        (top, left, bottom, right), strides, dilations, _ = _grid(picture.shape[1:], **window)
-        padded = np.pad(picture, ((0, 0), (top, bottom), (left, right)), constant_values=-1)
-        reach = [d * (k - 1) + 1 for k, d in zip(window["kernel_shape"], dilations, strict=True)]
-        under = np.lib.stride_tricks.sliding_window_view(padded, reach, (1, 2))
-        under = under[:, :: strides[0], :: strides[1], :: dilations[0], :: dilations[1]]
-        under = under.reshape(1, *under.shape[:3], -1)
+        under = _windows(picture, **window)
+        under = under.reshape(len(under), -1, *under.shape[3:]).transpose(0, 2, 3, 1)[None]
         # a window at the border takes one of its own elements twice, which changes no maximum
         most = under.max(-1, keepdims=True)
         if (most < 0).any():
@@ -498,27 +501,33 @@ class _Reader:
         return self.combine([self.curve(Sigmoid, self.combine([_computed(x)], [2.0]))], [2.0], np.array(-1.0))
 
 
-def _grid(
-    size: Sequence[int],
+def _windows(
+    picture: Array,
     kernel_shape: Any,
     auto_pad: bytes = b"NOTSET",
     pads: Any = (0, 0, 0, 0),
     strides: Any = (1, 1),
     dilations: Any = (1, 1),
-) -> tuple[Any, Any, Any, tuple[int, int]]:
-    """Pads, strides and dilations of windows over a picture, and how many windows there are, (H', W')."""
-    reach, kind = [d * (k - 1) + 1 for k, d in zip(kernel_shape, dilations, strict=True)], auto_pad.decode()
+) -> Array:
+    """What lies under the windows over a picture (C, H, W), -1 for its padding: (C, h, w, H', W')."""
+    size, reach = picture.shape[1:], [d * (k - 1) + 1 for k, d in zip(kernel_shape, dilations, strict=True)]
+    kind = auto_pad.decode()
     if kind in ("SAME_UPPER", "SAME_LOWER"):
         total = [max(0, (-(-n // s) - 1) * s + r - n) for n, s, r in zip(size, strides, reach, strict=True)]
         less, more = [t // 2 for t in total], [t - t // 2 for t in total]
         pads = (*less, *more) if kind == "SAME_UPPER" else (*more, *less)
     elif kind not in ("NOTSET", "", "VALID"):
         raise Unreadable(f"auto_pad {kind}")
-    pads = (0, 0, 0, 0) if kind == "VALID" else pads
-    room = [size[k] + pads[k] + pads[k + 2] - reach[k] for k in (0, 1)]
-    if min(room) < 0 or min(pads) < 0 or min(*strides, *dilations) < 1:
+    top, left, bottom, right = (0, 0, 0, 0) if kind == "VALID" else pads
+    wide = size[0] + top + bottom, size[1] + left + right
+    if min(wide[0] - reach[0], wide[1] - reach[1], top, left, bottom, right) < 0 or min(*strides, *dilations) < 1:
         raise Unreadable("an empty or cropping window")
-    return tuple(pads), tuple(strides), tuple(dilations), (room[0] // strides[0] + 1, room[1] // strides[1] + 1)
+    _bounded(len(picture) * math.prod(wide))
+    padded = np.pad(picture, ((0, 0), (top, bottom), (left, right)), constant_values=-1)
+    under = np.lib.stride_tricks.sliding_window_view(padded, reach, (1, 2))
+    under = under[:, :: strides[0], :: strides[1], :: dilations[0], :: dilations[1]].transpose(0, 3, 4, 1, 2)
+    _bounded(under.size)
+    return under
 
 
 def _picture(x: Tensor) -> Array:

@@ -358,7 +358,7 @@ class ProofWriter:
                 steps.append(Fraction(op.leak))
                 continue
             assert isinstance(op, Linear)
-            parts = [part for _, part, _ in op.argument.give(fractions(op.adjoint(np.eye(op.size))))]
+            parts = [part for _, part, _ in op.argument.give(fractions(op.adjoint(np.eye(op.size))[0]))]
             entries = tuple([[(k, row[k]) for k in np.flatnonzero(row).tolist()] for row in part] for part in parts)
             offset = fractions(np.broadcast_to(0.0 if op.offset is None else op.offset, op.size)).tolist()
             steps.append(ExactLinear(entries, offset, [Fraction(0)] * op.size))

@@ -10,7 +10,7 @@ import numpy as np
 
 from verifier.bounds.sweep import OutOfTime
 from verifier.checker import format as fmt
-from verifier.checker.linear import Conv
+from verifier.checker.linear import Linear
 from verifier.checker.prove import Claim, Part
 from verifier.errors import ProofError
 from verifier.proof.hints import suggest
@@ -64,7 +64,8 @@ class _Map:
         form = writer.prover.queries.form
         self.free = np.flatnonzero((form.upper > form.lower).any(0))
         self.lower, self.upper = family.lower.cpu().numpy(), family.upper.cpu().numpy()
-        deep = any(isinstance(op, Conv) for op in writer.prover.network.nodes)
+        nodes = writer.prover.network.nodes
+        deep = any(isinstance(op, Linear) and op.positions > 1 and op.weight.shape[1] > 1 for op in nodes)
         self.kinds = (fmt.SYMBOLS,) if deep else (fmt.FORMS, fmt.ROWS)
 
     def run(self) -> Fraction:

@@ -97,13 +97,13 @@ class Exact:
         for v, op in enumerate(network.nodes):
             if isinstance(op, Linear):
                 offset = np.zeros(op.size) if op.offset is None else np.broadcast_to(op.offset, op.size)
-                self.matrices[v] = op.adjoint(np.eye(op.size)), offset
+                self.matrices[v] = op.adjoint(np.eye(op.size))[0], offset
 
     def __call__(self, x: Array) -> list[list[Fraction]]:
         values = [[Fraction(v) for v in x.tolist()]]
         for v, op in enumerate(self.network.nodes[1:], 1):
             assert op is not None
-            own = op.argument.take([np.array(t, object) for t in values]).tolist()
+            own = op.argument.pick(op.argument.join([np.array(t, object) for t in values])).tolist()
             if isinstance(op, Linear):
                 matrix, offset = self.matrices[v]
                 out = [Fraction(c) for c in offset.tolist()]
@@ -354,7 +354,7 @@ def test_forms_enclose_in_fractions() -> None:
                 assert below(float(least[k]), worst)
 
 
-ONE = Gather(1, ((0, 1, slice(0, 1), slice(0, 1)),))
+ONE = Gather(((0, 1),), np.zeros(1, np.int64))
 CURVES = [Relu(ONE, 1, ""), Relu(ONE, 1, "", leak=0.1), Sigmoid(ONE, 1, ""), Square(ONE, 1, "")]
 
 

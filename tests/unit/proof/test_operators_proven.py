@@ -16,7 +16,7 @@ from verifier import Verdict, verify
 from verifier.checker import format as fmt
 from verifier.checker.check import check
 from verifier.checker.errors import Rejected, Unreadable
-from verifier.checker.linear import Scale
+from verifier.checker.linear import Linear
 from verifier.checker.network import read_network
 from verifier.checker.query import read_queries
 from verifier.proof.encode import encode, encode_header, packed
@@ -110,7 +110,7 @@ def test_casts_that_are_no_identity_are_refused(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(build(casts, {"x": (1, 2)}, ["y"], weights, opset=14))
     network = read_network(tmp_path / "m.onnx")
     op = network.nodes[network.output]
-    assert isinstance(op, Scale) and op.offset is not None
+    assert isinstance(op, Linear) and op.offset is not None
     assert np.array_equal(op.offset, np.array([0.1, 1.0]).astype(np.float16))
     whole = [node("Cast", ["x"], "d", to=TensorProto.INT64), node("Cast", ["d"], "y", to=TensorProto.FLOAT)]
     (tmp_path / "w.onnx").write_bytes(build(whole, {"x": (1, 2)}, ["y"], {}, opset=14))

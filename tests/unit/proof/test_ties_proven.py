@@ -19,7 +19,7 @@ from verifier.checker import format as fmt
 from verifier.checker.bounds import walk
 from verifier.checker.check import check
 from verifier.checker.errors import Rejected, Unreadable
-from verifier.checker.linear import Dense
+from verifier.checker.linear import Linear, spread_out
 from verifier.checker.network import read_network
 from verifier.checker.prove import Claim, Part, Prover
 from verifier.checker.query import read_queries
@@ -258,11 +258,17 @@ def test_a_proof_of_equal_windows_does_not_hang_on_the_order_of_sums(
     assert verify(model, spec, timeout=60, proof=tmp_path / "p").verdict is Verdict.UNSAT
     assert check(tmp_path / "p", model, spec).leaves > 20
 
-    def backwards(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return np.add.accumulate((x[:, :, None] * y)[:, ::-1], 1)[:, -1]
+    def backwards(products: np.ndarray, axis: int) -> np.ndarray:
+        return np.add.accumulate(np.flip(products, axis), axis).take(-1, axis)
 
-    monkeypatch.setattr(Dense, "apply", lambda self, x, w: backwards(x.reshape(-1, len(w)), w).reshape(len(x), -1))
-    monkeypatch.setattr(
-        Dense, "adjoint", lambda self, r: backwards(r.reshape(-1, len(self.turned)), self.turned).reshape(len(r), -1)
-    )
+    def product(op: Linear, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        own = x.reshape(len(x), weight.shape[2], len(weight), 1, -1).transpose(0, 2, 3, 1, 4)
+        return backwards(weight[..., None] * own, 3).reshape(len(x), -1)
+
+    def adjoint(op: Linear, row: np.ndarray, at: np.ndarray | None) -> tuple[np.ndarray, None]:
+        own = spread_out(row, at, op.size).reshape(len(row), *op.weight.shape[:2], 1, -1)
+        return backwards(op.weight[..., None] * own, 2).swapaxes(1, 2).reshape(len(row), -1), None
+
+    monkeypatch.setattr(Linear, "product", product)
+    monkeypatch.setattr(Linear, "adjoint", adjoint)
     assert check(tmp_path / "p", model, spec).verdict == "unsat"
