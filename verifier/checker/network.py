@@ -8,7 +8,6 @@ file. A batch dimension without a size counts as 1.
 from __future__ import annotations
 
 import hashlib
-import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +33,9 @@ MOST_PRODUCTS = 1 << 17
 OPSETS = range(7, 29)
 """Versions of the standard; in older ones sums and products line up in other ways."""
 
+EPSILON = float(np.float32(1e-5))
+"""Of a BatchNormalization that names none."""
+
 FEW = 32
 """A matrix with at most one nonzero number in so many, in every column, is multiplied by gathering these."""
 
@@ -48,11 +50,33 @@ CONSTANTS = {
 }
 """Inputs after the first that are constants: given to a rule by name, as they are attributes in older versions."""
 
-FAMILIES = {
-    "value": {"value", "value_float", "value_floats", "value_int", "value_ints"},
-    "window": {"auto_pad", "dilations", "kernel_shape", "pads", "strides"},
+
+def _reshape(x: Array, *, shape: Array, allowzero: int = 0) -> Array:
+    return x.reshape([x.shape[i] if d == 0 and not allowzero else d for i, d in enumerate(shape.tolist())])
+
+
+def _slice(x: Array, *, starts: Any, ends: Any, axes: Any = None, steps: Any = None) -> Array:
+    """Ends below 0 count from the end, ends outside are moved to it: as Python has it."""
+    place, count = [slice(None)] * x.ndim, len(starts)
+    axes, steps = (
+        given if given is not None else usual for given, usual in ((axes, range(count)), (steps, [1] * count))
+    )
+    for axis, *cut in zip(axes, starts, ends, steps, strict=True):
+        place[axis] = slice(*map(int, cut))
+    return x[tuple(place)]
+
+
+MOVES: dict[str, Callable[..., Array]] = {
+    "Concat": lambda *xs, axis: np.concatenate(xs, axis),
+    "Flatten": lambda x, /, *, axis=1: x.reshape(math.prod(x.shape[:axis]), -1),
+    "Identity": lambda x, /: x,
+    "Reshape": _reshape,
+    "Slice": _slice,
+    "Squeeze": lambda x, /, *, axes=(): x.squeeze(tuple(axes) if len(axes) else None),
+    "Transpose": lambda x, /, *, perm=None: x.transpose(perm or range(x.ndim)[::-1]),
+    "Unsqueeze": lambda x, /, *, axes: np.expand_dims(x, tuple(axes)),
 }
-"""Attributes that rules take together."""
+"""Operators that only move elements: of a value their numbers, of a constant these."""
 
 
 @dataclass(frozen=True)
@@ -151,8 +175,8 @@ def read_network(path: str | Path) -> CheckedNetwork:
 
 
 class _Reader:
-    """Reads one model. The rule for an operator is the method of its name: its inputs, then by name the attributes that
-    are known (others are refused, as they may change what it computes), with their defaults."""
+    """Reads one model. The rule for an operator stands in `MOVES` or is the method of its name; it takes inputs, then by
+    name the attributes that are known (others are refused: they may change what it computes), with their defaults."""
 
     def __init__(self) -> None:
         self.values: dict[str, Tensor] = {}
@@ -199,7 +223,7 @@ class _Reader:
     def step(self, node: onnx.NodeProto) -> None:
         self.name = node.name or (node.output[0] if node.output else "?")
         kind = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
-        rule = getattr(self, f"op_{kind.lower()}", None)
+        rule = MOVES.get(kind) or getattr(self, f"op_{kind.lower()}", None)
         if rule is None:
             raise Unreadable(f"this checker does not know operator {kind} (node '{self.name}')")
         for x in node.input:
@@ -208,21 +232,19 @@ class _Reader:
         if any(node.output[1:]) and kind not in ("Dropout", "BatchNormalization"):
             raise Unreadable(f"node '{self.name}' ({kind}) has several outputs")
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        known: set[str] = set()
-        for p in inspect.signature(rule).parameters.values():
-            known |= {p.name} if p.kind is p.KEYWORD_ONLY else FAMILIES[p.name] if p.kind is p.VAR_KEYWORD else set()
-        if attributes.keys() - known:
-            unknown = sorted(attributes.keys() - known)
-            raise Unreadable(f"node '{self.name}' ({kind}) has attributes {unknown}, unknown to this checker")
         xs = [self.values[x] if x else None for x in node.input]
         try:
             if kind in CONSTANTS:
                 named = zip(CONSTANTS[kind].split(), xs[1:], strict=False)
                 attributes |= {name: _constant(x) for name, x in named if x is not None}
                 xs = xs[: max(1, len(xs) - len(CONSTANTS[kind].split()))]
-            self.values[node.output[0]] = rule(*xs, **attributes)
-        except Unreadable as error:
+            if kind in MOVES and any(isinstance(x, Computed) for x in xs):
+                result: Tensor = Computed(np.asarray(rule(*(_computed(x).ids for x in xs), **attributes)))
+            else:
+                result = rule(*(map(_constant, xs) if kind in MOVES else xs), **attributes)
+        except (Unreadable, TypeError, ValueError, IndexError) as error:  # also attributes that the rule does not know
             raise Unreadable(f"node '{self.name}' ({kind}): {error}") from None
+        self.values[node.output[0]] = result
 
     def gather(self, ids: Array) -> Gather:
         """Elements (size,) as an argument; -1 stands for a 0."""
@@ -268,10 +290,7 @@ class _Reader:
             argument = self.gather(self.combine([Computed(ids)], [1.0]).ids.reshape(-1))
         return self.add(kind, argument, ids.shape, **more)
 
-    # operators that move elements
-
-    def op_identity(self, x: Tensor) -> Tensor:
-        return x
+    # operators that change nothing, and constants
 
     def op_dropout(self, x: Tensor, *, ratio: Any = None, training_mode: Any = False, seed: Any = None) -> Tensor:
         if np.any(training_mode):
@@ -287,44 +306,10 @@ class _Reader:
 
     def op_constant(self, **value: Any) -> Array:
         ((name, number),) = value.items()
-        kind = np.float32 if "float" in name else np.int64
-        return _finite(numpy_helper.to_array(number) if name == "value" else np.asarray(number, kind), self.name)
-
-    def op_reshape(self, x: Tensor, *, shape: Array, allowzero: int = 0) -> Tensor:
-        sizes = [x.shape[i] if d == 0 and not allowzero else d for i, d in enumerate(shape.tolist())]
-        return _moved(x, lambda t: t.reshape(sizes))
-
-    def op_flatten(self, x: Tensor, *, axis: int = 1) -> Tensor:
-        axis += len(x.shape) if axis < 0 else 0
-        return _moved(x, lambda t: t.reshape(math.prod(t.shape[:axis]), -1))
-
-    def op_transpose(self, x: Tensor, *, perm: Any = None) -> Tensor:
-        return _moved(x, lambda t: t.transpose(perm or tuple(range(t.ndim))[::-1]))
-
-    def op_squeeze(self, x: Tensor, *, axes: Any = ()) -> Tensor:
-        return _moved(x, lambda t: t.squeeze(tuple(axes) if len(axes) else None))
-
-    def op_unsqueeze(self, x: Tensor, *, axes: Any) -> Tensor:
-        return _moved(x, lambda t: np.expand_dims(t, tuple(axes)))
-
-    def op_slice(self, x: Tensor, *, starts: Any, ends: Any, axes: Any = None, steps: Any = None) -> Tensor:
-        axes, steps = range(len(starts)) if axes is None else axes, [1] * len(starts) if steps is None else steps
-        place = [slice(None)] * len(x.shape)
-        for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-            size = x.shape[axis]
-            start, end = (int(v) + size if v < 0 else int(v) for v in (start, end))
-            if step > 0:
-                place[axis] = slice(max(start, 0), max(end, 0), step)
-            else:
-                place[axis] = slice(min(max(start, 0), size - 1), None if end < 0 else end, step)
-        return _moved(x, lambda t: t[tuple(place)])
-
-    def op_concat(self, *xs: Tensor, axis: int) -> Tensor:
-        if all(isinstance(x, Computed) for x in xs):
-            return Computed(np.concatenate([_computed(x).ids for x in xs], axis))
-        if any(isinstance(x, Computed) for x in xs):
-            raise Unreadable("constants beside values are not supported")
-        return np.concatenate([_constant(x) for x in xs], axis)
+        if name == "value":
+            return _finite(numpy_helper.to_array(number), self.name)
+        kinds = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+        return _finite(np.asarray(number, kinds[name]), self.name)
 
     # sums and products
 
@@ -388,6 +373,7 @@ class _Reader:
         x: Tensor,
         y: Any,
         z: Any = None,
+        /,
         *,
         alpha: float = 1.0,
         beta: float = 1.0,
@@ -408,8 +394,8 @@ class _Reader:
         self,
         x: Tensor,
         *given: Any,
-        epsilon: float = float(np.float32(1e-5)),
-        momentum: Any = None,
+        epsilon: float = EPSILON,
+        momentum: Any = 0,
         spatial: int = 1,
         training_mode: int = 0,
     ) -> Computed:
@@ -423,7 +409,7 @@ class _Reader:
 
     # windows over a picture
 
-    def op_conv(self, x: Tensor, weight: Any, bias: Any = None, *, group: int = 1, **window: Any) -> Computed:
+    def op_conv(self, x: Tensor, weight: Any, bias: Any = None, /, *, group: int = 1, **window: Any) -> Computed:
         offset = None if bias is None else _numbers(bias)
         return self.convolution(x, _numbers(weight), group, window, offset)
 
@@ -504,8 +490,8 @@ class _Reader:
 def _windows(
     picture: Array,
     kernel_shape: Any,
-    auto_pad: bytes = b"NOTSET",
-    pads: Any = (0, 0, 0, 0),
+    auto_pad: bytes = b"",
+    pads: Any = (0,) * 4,
     strides: Any = (1, 1),
     dilations: Any = (1, 1),
 ) -> Array:
@@ -536,10 +522,6 @@ def _picture(x: Tensor) -> Array:
     if ids.ndim != 4 or len(ids) != 1:
         raise Unreadable("only two-dimensional windows over one picture are known to this checker")
     return ids[0]
-
-
-def _moved(x: Tensor, move: Callable[[Array], Array]) -> Tensor:
-    return Computed(np.asarray(move(x.ids))) if isinstance(x, Computed) else np.asarray(move(_constant(x)))
 
 
 def _declared(info: onnx.ValueInfoProto) -> tuple[int, ...]:
