@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -122,7 +122,7 @@ class Enclosures:
     """Intervals of every value over B boxes: `low[v]`, `high[v]`, (B, m); `charge[v]` per unit of |row|; `empty` (B,)
     where the decided signs contradict the bounds, so that the part of the box has no point; `floor` (B,) what
     underflow can take off a walk; `planes[v]` linear bounds of what is not linear: lower slope, lower offset, upper
-    slope, upper offset, each (B, m); `form` encloses the output."""
+    slope, upper offset, each (B, m); `forms` are affine forms that are still held."""
 
     network: CheckedNetwork
     low: list[Array] = field(default_factory=list)
@@ -131,7 +131,7 @@ class Enclosures:
     planes: dict[int, tuple[Array, ...]] = field(default_factory=dict)
     empty: Array = field(default_factory=lambda: np.zeros(0, bool))
     floor: Array = field(default_factory=lambda: np.zeros(0))
-    form: AffineForms | None = None
+    forms: list[AffineForms | None] = field(default_factory=list)
 
     def size(self, v: int) -> Array:
         """Magnitudes of value v."""
@@ -180,6 +180,15 @@ class Enclosures:
         self.high.append(high)
         self.charge.append(charge)
 
+    def then(self, op: Linear) -> Enclosures:
+        """These, and the value that an operator makes of them, which is the output now."""
+        nodes, sizes = [*self.network.nodes, op], [*self.network.sizes, op.size]
+        network = replace(self.network, nodes=nodes, sizes=sizes, output=len(nodes) - 1)
+        low, high, charge, forms = ([*own] for own in (self.low, self.high, self.charge, self.forms))
+        out = replace(self, network=network, low=low, high=high, charge=charge, forms=forms)
+        _linear(out, op, [])
+        return out
+
 
 def sweep(
     network: CheckedNetwork,
@@ -204,7 +213,7 @@ def sweep(
     many = len(free) > MOST_FORMS
     if many:  # the rest is noise: the rounding of fixed inputs, say
         free = np.sort(np.argsort(-width, kind="stable")[:MOST_FORMS])
-    forms: list[AffineForms | None] = [None if numbers.exact or (rows and many) else _start(lower, upper, free)]
+    out.forms.append(None if numbers.exact or (rows and many) else _start(lower, upper, free))
     curved = False
     last = {s: v for v, op in enumerate(network.nodes) if op is not None for s in op.argument.sources}
     for v, op in enumerate(network.nodes):
@@ -212,17 +221,16 @@ def sweep(
             continue
         met = [] if known is None else [known(v)]
         if isinstance(op, Linear):
-            _linear(out, forms, op, met)
+            _linear(out, op, met)
         else:
-            if rows and (curved or forms[op.source] is None):  # affine forms are exact up to the first curve
+            if rows and (curved or out.forms[op.source] is None):  # affine forms are exact up to the first curve
                 _tighten(out, op.source)
             curved = True
             out.clamp(v, signs)
-            _curve(out, forms, op, symbols, met)
+            _curve(out, op, symbols, met)
         for s in op.argument.sources:
-            if last[s] == v and s != network.output:  # no later operator reads it
-                forms[s] = None
-    out.form = forms[network.output]
+            if last[s] == v and s not in (0, network.output):  # no later operator reads it
+                out.forms[s] = None
     return out
 
 
@@ -234,20 +242,20 @@ def _start(lower: Array, upper: Array, free: Array) -> AffineForms:
     return form
 
 
-def _linear(out: Enclosures, forms: list[AffineForms | None], op: Linear, met: list[tuple[Array, Array]]) -> None:
-    numbers, form = out.network.arithmetic, AffineForms.joined(op.argument, forms)
+def _linear(out: Enclosures, op: Linear, met: list[tuple[Array, Array]]) -> None:
+    numbers, form = out.network.arithmetic, AffineForms.joined(op.argument, out.forms)
     low, high = op.argument.join(out.low), op.argument.join(out.high)
     size = np.maximum(np.abs(low), np.abs(high))
     if form is not None:
         size = np.maximum(size, form.size())
-        room(forms, form.maps.shape[1], op.size)
+        room(out.forms, form.maps.shape[1], op.size)
     lost = op.terms * numbers.tiny * 8
     charge = op.apply(size, op.magnitude) * (5 * numbers.gamma(op.terms) / 2) + lost
     if op.offset is not None:
-        charge = charge + np.abs(op.offset) * numbers.gamma(op.size)
+        charge = charge + np.abs(op.offset) * numbers.gamma(op.nonzero)
     out.floor = out.floor + size.sum(1) * (lost * op.argument.repeats)
     image = None if form is None else _image(op, form, charge + form.maps.shape[1] * lost)
-    forms.append(image)
+    out.forms.append(image)
     if image is not None:
         met = [*met, image.interval()]
     if op.largest:
@@ -266,13 +274,11 @@ def _image(op: Linear, form: AffineForms, charge: Array) -> AffineForms:
     return AffineForms(centre, maps.reshape(b, d, op.size), radius, form.arithmetic)
 
 
-def _curve(
-    out: Enclosures, forms: list[AffineForms | None], op: Curve, symbols: bool, met: list[tuple[Array, Array]]
-) -> None:
-    low, high, form, numbers = out.low[op.source], out.high[op.source], forms[op.source], out.network.arithmetic
+def _curve(out: Enclosures, op: Curve, symbols: bool, met: list[tuple[Array, Array]]) -> None:
+    low, high, form, numbers = out.low[op.source], out.high[op.source], out.forms[op.source], out.network.arithmetic
     if form is not None:
         count, new = form.maps.shape[1], np.zeros(0, np.int64)
-        room(forms, count, op.size)
+        room(out.forms, count, op.size)
         slope = op.slopes(low, high)[1]
         least, most = op.residual(slope, low, high)
         shift = least / 2 + most / 2
@@ -281,9 +287,9 @@ def _curve(
         straight = (least == 0) & (most == 0)
         exact, zero = straight & (slope == 1), straight & (slope == 0)
         if symbols:
-            count = max(f.maps.shape[1] for f in forms if f is not None)
+            count = max(f.maps.shape[1] for f in out.forms if f is not None)
             new = np.flatnonzero(np.isfinite(noise) & (noise > 0) & ~exact & ~zero)
-        room(forms, count + len(new), op.size)
+        room(out.forms, count + len(new), op.size)
         maps = np.zeros((len(low), count + len(new), op.size))
         np.multiply(slope[:, None], form.maps, out=maps[:, : form.maps.shape[1]])
         maps[:, count + np.arange(len(new)), new] = noise[:, new]
@@ -291,7 +297,7 @@ def _curve(
         radius = np.where(zero, 0.0, np.abs(slope) * form.radius + np.where(exact, 0.0, noise + off))
         form = AffineForms(slope * form.centre + shift, maps, radius)
         met = [*met, form.interval()]
-    forms.append(form)
+    out.forms.append(form)
     out.put(*op.range(low, high), None, *met)
     # rows: two products a coefficient
     out.floor = out.floor + out.size(op.source).sum(1) * (8 * numbers.tiny)
@@ -333,29 +339,26 @@ def bound_rows(
     rows: Callable[[Array], Array],
     start: int,
     *,
-    inputs: Array | None = None,
     pulls: Pulls | None = None,
     target: Array | None = None,
     linear: bool = False,
 ) -> RowBounds:
     """Lower bounds of P rows over value `start`, each on its box `owner` (P,) of the sweep; `rows` makes those of some
-    numbers. `inputs` (P, n) are rows over the inputs that are added. With `pulls` every row is helped by the decided
-    neurons of its box. What exceeds its `target` with something to spare is not walked any further. Coefficients are
-    kept with `linear`."""
+    numbers. With `pulls` every row is helped by the decided neurons of its box. What exceeds its `target` with
+    something to spare is not walked any further. Coefficients are kept with `linear`."""
     count, network = len(owner), swept.network
     low, error = network.arithmetic.zeros(count) - math.inf, network.arithmetic.zeros(count)
     coefficients = network.arithmetic.zeros(count if linear else 0, network.inputs)
     goal = np.full(count, math.inf) if target is None else target
-    step = max(16, CHUNK // max(network.sizes))
+    step, form = max(16, CHUNK // max(network.sizes)), swept.forms[start]
     for part in (np.arange(at, min(count, at + step)) for at in range(0, count, step)):
-        laid, extra = rows(part), None if inputs is None else inputs[part]
-        if swept.form is not None and start == network.output:  # the output's own form may be enough
-            one, off = swept.form.least(laid, owner[part])
-            rest = ~(one - off > goal[part]) | (False if extra is None else extra.any(1))
-            low[part], error[part] = one, off
-            part, laid, extra = part[rest], laid[rest], None if extra is None else extra[rest]
+        laid = rows(part)
+        if target is not None and form is not None:  # the value's own form may be enough
+            low[part], error[part] = form.least(laid, owner[part])
+            rest = ~(low[part] - error[part] > goal[part])
+            part, laid = part[rest], laid[rest]
         if len(part):
-            found = walk(swept, owner[part], laid, start, extra, pulls, goal[part])
+            found = walk(swept, owner[part], laid, start, pulls, goal[part])
             low[part], error[part] = found.low, found.error
             if linear:
                 coefficients[part] = found.coefficients
@@ -367,19 +370,16 @@ def walk(
     boxes: Array,
     rows: Array,
     start: int,
-    inputs: Array | None = None,
     pulls: Pulls | None = None,
     goal: Array | float = math.inf,
 ) -> RowBounds:
-    """Lower bounds of rows (P, m) over value `start`, plus rows `inputs` (P, n) over the inputs, on the boxes `boxes`
-    (P,) of the sweep. Where intervals of the first value that a non-linear operator makes are enough for the `goal`,
-    the bound is from them. What rounding costs is taken off; a bound that is not finite is -inf."""
+    """Lower bounds of rows (P, m) over value `start` on the boxes `boxes` (P,) of the sweep. Where intervals of the
+    first value that a non-linear operator makes are enough for the `goal`, the bound is from them. What rounding costs
+    is taken off; a bound that is not finite is -inf."""
     network, numbers = swept.network, swept.network.arithmetic
     live = np.flatnonzero(rows.any(0))  # rows stand over few elements where layers hang together by few weights
     at = live if 2 * len(live) < rows.shape[1] else None
     waiting: dict[int, tuple[Array, Array | None]] = {start: (rows if at is None else rows[:, at], at)}
-    if inputs is not None:
-        waiting[0] = inputs, None
     bias, error = numbers.zeros(len(rows)), swept.floor[boxes] * 4
     one, two = numbers.unit, 2 * numbers.unit
 

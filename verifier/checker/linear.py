@@ -6,7 +6,6 @@ earlier values. A linear one is y = W x + offset over the reals; products are su
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -100,7 +99,9 @@ class Gather:
 
     def join(self, values: Sequence[Array] | Mapping[int, Array]) -> Array:
         """What it reads, (.., n): its parts, one after the other."""
-        return np.concatenate([values[v] for v in self.sources], -1) if len(self.parts) > 1 else values[self.source]
+        own = [values[v] for v in self.sources]
+        lead = np.broadcast_shapes(*(t.shape[:-1] for t in own))  # where one box stands for all
+        return np.concatenate([np.broadcast_to(t, (*lead, t.shape[-1])) for t in own], -1) if len(own) > 1 else own[0]
 
     def pick(self, joined: Array) -> Array:
         """The argument (.., size) of what it reads."""
@@ -156,18 +157,24 @@ class Linear(CheckedOperator):
 
     Convolutions: p is a window, x what lies under it of the channels of group g. Matrix products: one group, p is a row
     of x. Multiples of several arguments, added up: o is 0. `inexact` roundings went into each weight. With `largest`
-    the sum is also known to be the maximum of the first two x.
+    the sum is also known to be the maximum of the first two x. Rows over it have at most `nonzero` coefficients that
+    are not 0 (where that is 0: as many as it has elements).
     """
 
     weight: Array
     offset: Array | None = field(default=None, kw_only=True)
     inexact: int = field(default=0, kw_only=True)
     largest: bool = field(default=False, kw_only=True)
+    nonzero: int = field(default=0, kw_only=True)
 
-    @cached_property
+    def __post_init__(self) -> None:
+        self.nonzero = self.nonzero or self.size
+
+    @property
     def terms(self) -> int:
-        """Roundings that a product goes through, forwards or backwards, and those of its coefficient."""
-        return max(self.weight.shape[1:]) + self.argument.repeats + self.inexact
+        """Roundings that a product goes through at most, forwards or backwards, those of its coefficient too."""
+        _, o, k = self.weight.shape
+        return max(min(o, self.nonzero), k) + self.argument.repeats + self.inexact
 
     @cached_property
     def magnitude(self) -> Array:
@@ -180,7 +187,7 @@ class Linear(CheckedOperator):
     @property
     def positions(self) -> int:
         """How many p there are."""
-        return self.size // math.prod(self.weight.shape[:2])
+        return self.argument.size // (self.weight.shape[0] * self.weight.shape[2])
 
     def apply(self, x: Array, weight: Array) -> Array:
         """W x for (B, ..) of what the argument reads, W made of `weight`: of the operator's own, or of its
@@ -195,10 +202,10 @@ class Linear(CheckedOperator):
     def product(self, x: Array, weight: Array) -> Array:
         """The same for arguments (B, ..)."""
         (g, o, k), b = weight.shape, len(x)
-        if o == 1:
-            return (x.reshape(b, k, -1) * np.repeat(weight[:, 0].T, self.positions, 1)).sum(1)
         if g == self.positions == 1:
             return x @ weight[0].T
+        if o == 1:
+            return (x.reshape(b, k, -1) * np.repeat(weight[:, 0].T, self.positions, 1)).sum(1)
         return (weight @ x.reshape(b, k, g, -1).swapaxes(1, 2)).reshape(b, -1)
 
     def adjoint(self, row: Array, at: Array | None = None) -> tuple[Array, Array | None]:
@@ -207,13 +214,13 @@ class Linear(CheckedOperator):
         (g, o, k), b = self.weight.shape, len(row)
         if self.copies:
             return row, at
+        if g == self.positions == 1:
+            return spread_out(row, at, self.size) @ self.weight[0], None
         if o == 1:
             factors = np.repeat(self.weight[:, 0].T, self.positions, 1)
             if at is not None:
                 factors, at = factors[:, at], (np.arange(k)[:, None] * self.size + at).reshape(-1)
             return (row[:, None] * factors).reshape(b, -1), at
         row = spread_out(row, at, self.size)
-        if g == self.positions == 1:
-            return row @ self.weight[0], None
         columns = self.weight.swapaxes(1, 2) @ row.reshape(b, g, o, -1)
         return columns.swapaxes(1, 2).reshape(b, -1), None

@@ -175,8 +175,8 @@ def read_network(path: str | Path) -> CheckedNetwork:
 
 
 class _Reader:
-    """Reads one model. The rule for an operator stands in `MOVES` or is the method of its name; it takes inputs, then by
-    name the attributes that are known (others are refused: they may change what it computes), with their defaults."""
+    """Reads one model. The rule for an operator stands in `MOVES` or is the method of its name: it takes the
+    inputs, and by name the attributes that are known (others are refused: they may change what it computes)."""
 
     def __init__(self) -> None:
         self.values: dict[str, Tensor] = {}

@@ -14,7 +14,7 @@ from verifier.checker.bounds import CHUNK, MOST_NUMBERS, Enclosures, Pulls, boun
 from verifier.checker.curves import Relu
 from verifier.checker.errors import Unreadable
 from verifier.checker.format import FORMS, ROOT, ROWS, SYMBOLS, Picked
-from verifier.checker.linear import FLOATS, TINY, UNIT, Array
+from verifier.checker.linear import FLOATS, TINY, UNIT, Array, Gather, Linear
 from verifier.checker.network import CheckedNetwork
 from verifier.checker.query import Queries
 
@@ -77,6 +77,11 @@ class Claim:
     exact: bool = False
     least: float = 0.0
 
+    @property
+    def tasks(self) -> tuple[tuple[int, Picked], ...]:
+        """What is to be bounded: its rows, or that of its tree."""
+        return self.rows if self.part.row is None else ((0, ((0, 1.0),)),)
+
 
 @dataclass(frozen=True, eq=False)
 class Margin:
@@ -99,6 +104,7 @@ class Prover:
         self.rows = _dense(queries.outputs, network.outputs)
         self.inputs = _dense(queries.inputs, network.inputs if any(len(p) for p, _ in queries.inputs) else 0)
         self.rhs = np.array(queries.rhs)
+        self.most = max((len(rows) for clauses in queries.clauses for rows in clauses), default=0)
         self._exact: Prover | None = None
         self._roots: tuple[int, Enclosures, dict[int, tuple[Array, Array]]] | None = None
         self._known: dict[tuple[int, int], tuple[Array, Array]] = {}
@@ -143,7 +149,9 @@ class Prover:
         whole, count = self.root(parts[0].query), len(parts)
         low, high = [lower, *whole.low[1:]], [upper, *whole.high[1:]]
         empty, floor = np.repeat(whole.empty, count), np.repeat(whole.floor, count)
-        found = replace(whole, low=low, high=high, empty=empty, floor=floor, planes=dict(whole.planes), form=None)
+        found = replace(
+            whole, low=low, high=high, empty=empty, floor=floor, planes=dict(whole.planes), forms=[None] * len(low)
+        )
         for v in {at for p in parts for at, _, _ in p.signs} | {at for p in parts for at in p.ends}:
             source = self.network.argument(v)
             low[source], high[source] = (np.repeat(t[source], count, 0) for t in (whole.low, whole.high))
@@ -217,6 +225,8 @@ class Prover:
             over = -1 if claim.part.row is None else claim.part.row.value
             kinds.setdefault((claim.intervals, query, bool(claim.slopes), claim.exact, over), []).append(i)
         most = max(1, 8 * CHUNK // max(self.network.sizes))
+        named = max((sum(len(picked) for _, picked in claim.rows) for claim in claims), default=0)
+        most = min(most, 1 + math.isqrt(8 * CHUNK // (1 + named)))  # every row that one names is bounded on all boxes
         sizes = {kind: 1 if kind[0] == SYMBOLS or kind[3] else most for kind in kinds}
         return [group[i : i + sizes[k]] for k, group in kinds.items() for i in range(0, len(group), sizes[k])]
 
@@ -231,44 +241,27 @@ class Prover:
             found.update(zip(group, self._group([claims[i] for i in group]), strict=True))
         return [found[i] for i in range(len(claims))]
 
-    def _of_rows(self, claims: list[Claim], rows: list[TreeRow]) -> list[Margin]:
-        """Claims about rows over one value."""
-        swept, least = self.prepare(claims), np.array([c.least for c in claims])
-        units = unit_rows(np.array([r.neuron for r in rows]), [r.side for r in rows], self.relus[rows[0].value].size)
-        found = bound_rows(
-            swept,
-            np.arange(len(claims)),
-            units,
-            self.network.argument(rows[0].value),
-            pulls=self._pulls(claims),
-            target=least,
-        )
-        over = np.where(swept.empty, math.inf, found.low - least).tolist()
-        parts = [replace(c.part, least=max(c.part.least, c.least)) for c in claims]
-        return [Margin(*one) for one in zip(over, found.error.tolist(), parts, strict=True)]
-
     def _group(self, claims: list[Claim]) -> list[Margin]:
-        rows = [c.part.row for c in claims if c.part.row is not None]
-        if rows:
-            return self._of_rows(claims, rows)
         swept, prover = self.prepare(claims), self
         if claims[0].exact:
             prover = self.in_fractions()
             swept = prover.prepare(claims, swept)
-        tasks = [(b, c, rows) for b, claim in enumerate(claims) if not swept.empty[b] for c, rows in claim.rows]
+        tasks = [(b, c, rows) for b, claim in enumerate(claims) if not swept.empty[b] for c, rows in claim.tasks]
         margin, lost, coefficients = prover.walk(swept, claims, tasks)
         owner, clause = (np.array([t[i] for t in tasks], np.int64) for i in (0, 1))
         found = []
         for b, claim in enumerate(claims):
-            mine = np.flatnonzero(owner == b)
-            best = np.full(len(self.clauses(claim.part)), -math.inf)  # of each clause the best row
+            mine, part = np.flatnonzero(owner == b), None
+            best = np.full(
+                len(self.clauses(claim.part)) if claim.part.row is None else 1, -math.inf
+            )  # of each clause the best row
             np.maximum.at(best, clause[mine], margin[mine])
             least = math.inf if swept.empty[b] else float(best.min(initial=math.inf))
-            error = float(lost[mine].max(initial=0))
-            part = None
             if claim.narrows:
                 part = self.narrowed(swept, b, claim, clause[mine], margin[mine], coefficients[mine])
-            found.append(Margin(least, error, part))
+            elif claim.part.row is not None:
+                part = replace(claim.part, least=max(claim.part.least, claim.least))
+            found.append(Margin(least, float(lost[mine].max(initial=0)), part))
         return found
 
     def in_fractions(self) -> Prover:
@@ -342,52 +335,50 @@ class Prover:
         the claim's part, rounded down with an exact sign, which is positive also where they meet them and a row is
         strict; what rounding took off; and the coefficients (P, n) of the linear function whose least value that is (0
         where something cheaper was enough)."""
-        numbers = self.network.arithmetic
-        picks = [(p, self.clauses(claims[b].part)[c][k], w) for p, (b, c, own) in enumerate(tasks) for k, w in own]
+        numbers, trees = self.network.arithmetic, claims[0].part.row is not None
+        picks = [
+            (p, b if trees else self.clauses(claims[b].part)[c][k], w)
+            for p, (b, c, own) in enumerate(tasks)
+            for k, w in own
+        ]
         task, row = (np.array([pick[i] for pick in picks], np.int64) for i in (0, 1))
-        weight = numbers.of(np.array([pick[2] for pick in picks]))
-        owner = np.array([b for b, _, _ in tasks], np.int64)
+        weight, (used, place) = numbers.of(np.array([pick[2] for pick in picks])), np.unique(row, return_inverse=True)
+        strict = np.zeros(len(tasks), bool)
+        if not trees:
+            strict[task[(weight > 0) & self.queries.form.row_strict[row]]] = True
 
-        def combined(values: Array) -> tuple[Array, Array]:
-            """The weighted sums of the rows' `values` (R, m), and of their magnitudes: (P, m)."""
-            total, size = (numbers.zeros(len(tasks), values.shape[1]) for _ in range(2))
-            part = weight[:, None] * numbers.of(values[row])
-            np.add.at(total, task, part)
-            np.add.at(size, task, np.abs(part))
-            return total, size
+        def rows(part: Array) -> Array:
+            mine, out = (task >= part[0]) & (task <= part[-1]), numbers.zeros(len(part), len(used))
+            np.add.at(out, (task[mine] - part[0], place[mine]), weight[mine])
+            return out
 
-        (rows, sizes), (inputs, size_in), (rhs, rhs_size) = map(combined, (self.rows, self.inputs, self.rhs[:, None]))
-        # the combination of the rows was rounded, too
-        size_y, size_x = (swept.size(v) for v in (self.network.output, 0))
-        size_y, size_x = (t if len(t) == 1 else t[owner] for t in (size_y, size_x))
-        total, reach = rhs_size[:, 0] + (sizes * size_y).sum(1), 1 + size_y.sum(1)
-        if inputs.shape[1]:
-            total, reach = total + (size_in * size_x).sum(1), reach + size_x.sum(1)
-        terms, plain, strict = (
-            np.bincount(task, minlength=len(tasks)),
-            np.ones(len(tasks), bool),
-            np.zeros(len(tasks), bool),
-        )
-        plain[task[weight != 1]] = False
-        strict[task[(weight > 0) & self.queries.form.row_strict[row]]] = True
-        count = int(terms.max(initial=0)) + self.network.outputs + self.network.inputs
-        lost = np.where(plain & (terms == 1), 0, total * numbers.gamma(count) + count * numbers.tiny * reach)
-        found = bound_rows(
-            swept,
-            owner,
-            rows.__getitem__,
-            self.network.output,
-            inputs=inputs if inputs.shape[1] else None,
-            pulls=self._pulls(claims),
-            target=rhs[:, 0] + lost,
-            linear=True,
-        )
-        # low - lost - rhs, rounded down; a difference of two numbers is 0 only where they are the same
-        low = np.where(lost == 0, found.low, found.low - lost - (np.abs(found.low) + lost) * (4 * numbers.unit))
-        over = low - rhs[:, 0]
-        if numbers.exact:
-            over = np.array([_sign(v) for v in over.tolist()])
+        swept = swept.then(self.tree_rows([claims[b] for b in used.tolist()]) if trees else self.asked(used))
+        owner, target = np.array([b for b, _, _ in tasks], np.int64), np.zeros(len(tasks))
+        pulls = self._pulls(claims)
+        found = bound_rows(swept, owner, rows, swept.network.output, pulls=pulls, target=target, linear=True)
+        over = np.array([_sign(v) for v in found.low.tolist()]) if numbers.exact else found.low
         return np.where((over == 0) & strict, TINY, over), found.error, found.coefficients
+
+    def asked(self, rows: Array) -> Linear:
+        """These rows of the specification less their limits, as an operator."""
+        weight, values = self.rows[rows], [self.network.output]
+        if self.inputs[rows].any():
+            weight, values = np.concatenate([weight, self.inputs[rows]], 1), [*values, 0]
+        return self._last(values, weight, -self.rhs[rows], self.most)
+
+    def tree_rows(self, claims: Sequence[Claim]) -> Linear:
+        """The rows of trees that claims are about, less what they are to be at least."""
+        trees = [c.part.row for c in claims if c.part.row is not None]
+        weight = np.zeros((len(trees), self.relus[trees[0].value].size))
+        weight[np.arange(len(trees)), [t.neuron for t in trees]] = [t.side for t in trees]
+        return self._last([self.network.argument(trees[0].value)], weight, np.array([-c.least for c in claims]), 1)
+
+    def _last(self, values: list[int], weight: Array, offset: Array, nonzero: int) -> Linear:
+        numbers, parts = self.network.arithmetic, tuple((v, self.network.sizes[v]) for v in values)
+        argument = Gather(parts, np.arange(weight.shape[1]))
+        return Linear(
+            argument, len(weight), "rows", numbers.of(weight)[None], offset=numbers.of(offset), nonzero=nonzero
+        )
 
     def _pulls(self, claims: Sequence[Claim]) -> Pulls:
         """How the decided neurons of the claims' parts help."""

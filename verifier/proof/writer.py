@@ -25,7 +25,7 @@ from verifier.bounds.pieces import PieceQuestion, Pieces, PieceSplit, decide, ex
 from verifier.bounds.rational import MOST_PRODUCTS, ExactLinear, Refutation
 from verifier.bounds.relaxed import Parameters
 from verifier.checker import format as fmt
-from verifier.checker.bounds import MOST_FORMS, bound_rows
+from verifier.checker.bounds import MOST_FORMS, Enclosures, bound_rows
 from verifier.checker.check import check_witness
 from verifier.checker.curves import Relu
 from verifier.checker.errors import Rejected, Unreadable
@@ -415,26 +415,21 @@ class ProofWriter:
         swept, (clause,) = exact.prepare([plain], self.prover.prepare([plain])), self.prover.clauses(part)
         box = swept.low[0][0], swept.high[0][0]
 
-        def forms(start: int, rows: np.ndarray, inputs: np.ndarray | None, limits: list[float]) -> list[list[Fraction]]:
-            """Linear functions of the inputs below rows less their limits: coefficients, and last the constant."""
-            rows, inputs = fractions(rows), None if inputs is None or not inputs.size else fractions(inputs)
-            found = bound_rows(
-                swept, np.zeros(len(rows), np.int64), rows.__getitem__, start, inputs=inputs, linear=True
-            )
+        def forms(swept: Enclosures, rows: np.ndarray, start: int) -> list[list[Fraction]]:
+            """Linear functions of the inputs below rows: coefficients, and last the constant."""
+            found = bound_rows(swept, np.zeros(len(rows), np.int64), fractions(rows).__getitem__, start, linear=True)
             least = np.minimum(found.coefficients * box[0], found.coefficients * box[1]).sum(1)
-            constant = (found.low - least - fractions(np.array(limits))).tolist()
-            return [[*row, c] for row, c in zip(found.coefficients.tolist(), constant, strict=True)]
+            return [[*row, c] for row, c in zip(found.coefficients.tolist(), (found.low - least).tolist(), strict=True)]
 
         if swept.empty[0]:
             return [Fraction(0)] * (len(clause) + len(part.signs))
         network, queries = self.prover.network, self.prover.queries
-        own = forms(
-            network.output, self.prover.rows[clause], self.prover.inputs[clause], [queries.rhs[r] for r in clause]
-        )
+        asked = swept.then(exact.asked(np.array(clause)))
+        own = forms(asked, np.eye(len(clause)), asked.network.output)
         constraints = [(form, bool(queries.form.row_strict[r])) for form, r in zip(own, clause, strict=True)]
         for v, neuron, side in part.signs:
             unit = -side * (np.arange(self.prover.relus[v].size) == neuron)[None].astype(np.float64)
-            constraints.append((forms(network.argument(v), unit, None, [0.0])[0], False))
+            constraints.append((forms(swept, unit, network.argument(v))[0], False))
         _, weights = exclude(constraints, list(zip(*(t.tolist() for t in box), strict=True)))
         if weights is None:
             raise _Unwritable

@@ -117,9 +117,10 @@ def test_symbols_of_their_own_hold_and_cancel(tmp_path: Path, name: str) -> None
         centre = rng.normal(size=(1, network.inputs))
         lower, upper = centre - width / 2, centre + width / 2
         plain, fine = (sweep(network, lower, upper, symbols=symbols) for symbols in (False, True))
-        assert plain.form is not None and fine.form is not None
-        low, high = fine.form.least(unit, box)[0], -fine.form.least(-unit, box)[0]
-        gained = max(gained, float((low - plain.form.least(unit, box)[0]).max()))
+        wide, form = (swept.forms[network.output] for swept in (plain, fine))
+        assert wide is not None and form is not None
+        low, high = form.least(unit, box)[0], -form.least(-unit, box)[0]
+        gained = max(gained, float((low - wide.least(unit, box)[0]).max()))
         for x in [rng.uniform(lower[0], upper[0]) for _ in range(100)]:
             y = session.run(None, {"x": x.reshape(shape).astype(kind)})[0].reshape(-1)
             room = (1e-9 if kind == np.float64 else 3e-5) * (1 + np.abs(y))
@@ -162,8 +163,9 @@ def test_bounds_hold_exactly_where_sums_cancel(tmp_path: Path, scale: float) -> 
         rows, boxes = np.concatenate([np.eye(2)] * 4), np.repeat(np.arange(4), 2)
         below = walk(swept, boxes, rows, network.output).low.reshape(4, 2)
         above = -walk(swept, boxes, -rows, network.output).low.reshape(4, 2)
-        assert swept.form is not None
-        direct = swept.form.least(rows, boxes)[0].reshape(4, 2)
+        form = swept.forms[network.output]
+        assert form is not None
+        direct = form.least(rows, boxes)[0].reshape(4, 2)
         for b in range(4):
             for j, y in enumerate(exact(layers, x[b])):
                 assert Fraction(float(below[b, j])) <= y <= Fraction(float(above[b, j]))

@@ -139,7 +139,12 @@ def test_every_interval_and_row_holds_in_fractions(tmp_path: Path, layers: str, 
             owner = np.zeros(len(rows), np.int64)
             by_form = bound_rows(swept, owner, rows.__getitem__, network.output, target=np.full(len(rows), -np.inf))
             walked = bound_rows(swept, owner, rows.__getitem__, network.output).low
-            added = bound_rows(swept, owner, rows.__getitem__, network.output, inputs=mixed).low
+            both = Gather(((network.output, 2), (0, network.inputs)), np.arange(2 + network.inputs))
+            asked = swept.then(Linear(both, len(rows), "rows", np.concatenate([rows, mixed], 1)[None]))
+            added = bound_rows(asked, owner, np.eye(len(rows)).__getitem__, asked.network.output).low
+            known = bound_rows(
+                asked, owner, np.eye(len(rows)).__getitem__, asked.network.output, target=-np.ones(len(rows)) * np.inf
+            )
             places = [(v, int(rng.integers(size))) for v, size in enumerate(network.sizes)]
             single = [
                 bound_rows(swept, owner[:1], unit_rows(np.array([k]), 1.0, network.sizes[v]), v) for v, k in places
@@ -156,7 +161,7 @@ def test_every_interval_and_row_holds_in_fractions(tmp_path: Path, layers: str, 
                 value = sum((Fraction(a) * t for a, t in zip(row, values[network.output], strict=True)), Fraction(0))
                 assert below(by_form.low[i], value) and below(walked[i], value)
                 moved = sum((Fraction(a) * Fraction(t) for a, t in zip(extra, x.tolist(), strict=True)), value)
-                assert below(added[i], moved)
+                assert below(added[i], moved) and below(known.low[i], moved)
         told += int(np.isfinite(walked).all())
     assert told > (15 if layers != "few weights" else 1)  # overflow apart
 

@@ -19,7 +19,7 @@ from verifier.checker import format as fmt
 from verifier.checker.bounds import walk
 from verifier.checker.check import check
 from verifier.checker.errors import Rejected, Unreadable
-from verifier.checker.linear import Linear, spread_out
+from verifier.checker.linear import Gather, Linear, spread_out
 from verifier.checker.network import read_network
 from verifier.checker.prove import Claim, Part, Prover
 from verifier.checker.query import read_queries
@@ -102,7 +102,9 @@ def test_bounds_in_fractions_are_below_all_points(tmp_path: Path, seed: int) -> 
     most = float(np.prod([np.abs(w).sum() for w in weights]))
     for row in ([Fraction(1), Fraction(0)], [Fraction(-2), Fraction(3)]):
         inputs = [Fraction(float(v)) for v in rng.normal(size=2)]
-        (least,) = walk(swept, np.zeros(1, int), np.array([row]), network.output, np.array([inputs])).low
+        both = Gather(((network.output, 2), (0, 2)), np.arange(4))
+        asked = swept.then(Linear(both, 1, "row", np.array([[[*row, *inputs]]])))
+        (least,) = walk(asked, np.zeros(1, int), np.array([[Fraction(1)]]), asked.network.output).low
         assert isinstance(least, Fraction)
         gap = None
         for x in product([Fraction(k, 8) for k in range(-8, 9)], repeat=2):
