@@ -99,13 +99,38 @@ class Ground:
         return replace(Ground.at(network, pre, None, self.plain), loose=self.loose)  # not what rounding makes unstable
 
 
+class ClippedEnds(NamedTuple):
+    """Intervals `ends` (2, B, K) of the ReLU neurons `places` (K,), as `Network.relus` numbers them, in B subproblems:
+    wherever the clause can be violated."""
+
+    places: Tensor
+    ends: Tensor
+
+    def select(self, index: Tensor) -> ClippedEnds:
+        """Those of the subproblems at `index`."""
+        return ClippedEnds(self.places, self.ends.index_select(1, index))
+
+    def to(self, dtype: torch.dtype) -> ClippedEnds:
+        """The same in another precision, rounded outwards."""
+        inf = torch.tensor(torch.inf, dtype=dtype, device=self.ends.device)
+        low, high = self.ends.to(dtype)
+        return ClippedEnds(self.places, torch.stack([torch.nextafter(low, -inf), torch.nextafter(high, inf)]))
+
+    def clamp(self, ends: Tensor) -> Tensor:
+        """Cuts intervals `ends` (2, B, N) of all neurons down, in place; where nothing is left (B, N)."""
+        for end, mine, cut in zip(ends, self.ends, (torch.maximum, torch.minimum), strict=True):
+            end.index_copy_(1, self.places, cut(end.index_select(1, self.places), mine))
+        return ends[0] > ends[1]
+
+
 @dataclass(frozen=True, eq=False)
 class Task:
     """B subproblems with one clause each: box `lower`, `upper` (B, n), `query` (B,), decided neurons `signs` (B, D) and
     their split points `points` (B, D), or (B, 0) where all are 0, and the clause as rows over the output, `rows` (B, J,
     m), `rhs` (B, J) (-inf in padding), `mixed` (B, J, n) or None. With `slot` each clause is one row over the value
     there instead, that selects one element or its negative (B, 1, size): no rounding of a combination of rows is
-    allowed for."""
+    allowed for. `within` are tighter intervals where the clause can be violated: what is bounded then is the clause
+    there."""
 
     lower: Tensor
     upper: Tensor
@@ -116,6 +141,7 @@ class Task:
     rhs: Tensor
     mixed: Tensor | None
     slot: int | None = None
+    within: ClippedEnds | None = None
 
     def __len__(self) -> int:
         return len(self.query)
@@ -127,7 +153,8 @@ class Task:
             t.index_select(0, index)
             for t in (self.lower, self.upper, self.query, self.signs, self.points, self.rows, self.rhs)
         )
-        return Task(lower, upper, query, signs, points, rows, rhs, mixed, self.slot)
+        within = None if self.within is None else self.within.select(index)
+        return Task(lower, upper, query, signs, points, rows, rhs, mixed, self.slot, within)
 
     def to(self, dtype: torch.dtype) -> Task:
         """The same in another precision; boxes are rounded outwards."""
@@ -140,7 +167,8 @@ class Task:
             upper = torch.where(upper.double() < self.upper, torch.nextafter(upper, inf), upper)
         mixed = None if self.mixed is None else self.mixed.to(dtype)
         points, rows, rhs = (t.to(dtype) for t in (self.points, self.rows, self.rhs))
-        return Task(lower, upper, self.query, self.signs, points, rows, rhs, mixed, self.slot)
+        within = None if self.within is None else self.within.to(dtype)
+        return Task(lower, upper, self.query, self.signs, points, rows, rhs, mixed, self.slot, within)
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,8 +234,10 @@ class Relaxed:
         if self.layers:
             self.places = ground.places[: sum(len(ground.loose[i]) for i in self.layers)]
             self.ends = ground.ends[:, :, : max(s.stop for s in self.layers.values())].index_select(1, q)
-            if self.decided is not None:
-                crossed = self.decided.clamp(self.ends)
+            for cut in (self.decided, task.within):
+                if cut is None:
+                    continue
+                crossed = cut.clamp(self.ends)
                 self.empty |= crossed.any(1)
                 self.ends.masked_fill_(crossed, 0.0)  # an empty one is replaced: its subproblem has no points
         else:

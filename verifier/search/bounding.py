@@ -28,9 +28,9 @@ class Bounded:
     `values` (batch,) are the least clause scores of all boxes, proven ones included; `unstable_at[i]` is the mean
     number of unstable neurons at operator i. Where neurons are split: `neuron` (B,) is the one to split (-1: none is
     left) and `at` (B,) its split point (None: 0), `sign_coefficients` (B, D, n) and `sign_constant` (B, D) are rows
-    that are <= 0 on the subproblem because of its decided neurons, `alpha`, `beta` are what children start from (see
-    `DomainBatch`). `lost` (B,) marks boxes that nothing can settle (see `ties.hopeless`). Without `cuts` no row is
-    known to hold, and nothing of a box may be cut off by them.
+    that are <= 0 on the subproblem because of its decided neurons, `alpha`, `beta`, `state` are what children start
+    from (see `DomainBatch`). `lost` (B,) marks boxes that nothing can settle (see `ties.hopeless`). Without `cuts` no
+    row is known to hold, and nothing of a box may be cut off by them.
     """
 
     alive: Tensor
@@ -51,6 +51,7 @@ class Bounded:
     alpha: Tensor | None = None
     beta: Tensor | None = None
     lost: Tensor | None = None
+    state: Tensor | None = None
     cuts: bool = True
 
     def renumbered(self, alive: Tensor, values: Tensor) -> Bounded:

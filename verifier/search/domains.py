@@ -23,9 +23,10 @@ class DomainBatch:
     (B, 0) where all are 0. What not every search needs is (B, 0)
     elsewhere: where neurons are split (`search/neurons.py`), `clause` (B, 1) is the one clause asked for, `alpha`
     (B, U) uint8 and `beta` (B, D') are the parent's slopes and multipliers, to start from; `state` (B, S) float64 is
-    what children inherit in networks of one hidden layer (`search/shallow`); `cell` (B, 2 n) are the dyadic levels and
-    indices of a cell whose area is to be exact (`semantic/grid`); `node` (B, 1) is the number of the subproblem in a
-    proof's tree, where one is written (see `proof/`)."""
+    what children inherit: in networks of one hidden layer (`search/shallow`), and where neurons are split, the lower,
+    then the upper ends of clipped intervals (all subproblems have them, or none: they must not be padded); `cell` (B,
+    2 n) are the dyadic levels and indices of a cell whose area is to be exact (`semantic/grid`); `node` (B, 1) is the
+    number of the subproblem in a proof's tree, where one is written (see `proof/`)."""
 
     lower: Tensor
     upper: Tensor

@@ -193,6 +193,8 @@ def divide(
     """
     if known.alpha is not None and known.beta is not None:
         boxes = replace(boxes, alpha=known.alpha, beta=known.beta)
+    if known.state is not None:
+        boxes = replace(boxes, state=known.state)
     deep = boxes.depth >= max_depth
     deep = deep if known.lost is None else deep | known.lost
     return _halves(boxes, known.branch, known.neuron, deep, record, known.at, own)
