@@ -20,7 +20,7 @@ from verifier.bounds.clipped import NeuronPlanes, PlaneRows
 from verifier.bounds.quadratic import Joint
 from verifier.bounds.refine import STEPS as REFINE_STEPS
 from verifier.bounds.refine import refine
-from verifier.bounds.relaxed import Ground, Parameters, Relaxed, Task, Walked, ClippedEnds
+from verifier.bounds.relaxed import ClippedEnds, Ground, Parameters, Relaxed, Task, Walked
 from verifier.bounds.sweep import OutOfTime
 from verifier.problem.rows import RowTable
 from verifier.search.bounding import Bounded

@@ -17,7 +17,7 @@ from verifier.bounds.alpha_beta import climb, prove
 from verifier.bounds.clipped import NeuronPlanes, PlaneRows
 from verifier.bounds.network import build
 from verifier.bounds.refine import refine
-from verifier.bounds.relaxed import Ground, Relaxed, Task, ClippedEnds
+from verifier.bounds.relaxed import ClippedEnds, Ground, Relaxed, Task
 from verifier.bounds.sweep import Method, never
 from verifier.graph.ir import Graph
 
