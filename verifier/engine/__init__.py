@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import vnnlib
 from verifier.attack.replay import Replay
+from verifier.bounds.single import full_precision
 from verifier.budget import Budget
 from verifier.engine import sampling
 from verifier.engine.going_on import AnyPath, with_checkpoint
@@ -39,6 +40,7 @@ if TYPE_CHECKING:  # it brings the checker, which a run without a proof does wit
     from verifier.proof.writer import ProofWriter
 
 
+@full_precision()
 def solve(
     model: Model,
     spec: vnnlib.NormalForm,

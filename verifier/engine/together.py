@@ -13,6 +13,7 @@ from torch import Tensor
 
 import vnnlib
 from verifier.attack.replay import Replay
+from verifier.bounds.single import full_precision
 from verifier.bounds.sweep import OutOfTime
 from verifier.budget import Budget
 from verifier.engine.methods import prepare
@@ -44,6 +45,7 @@ class Question:
     seconds: float | None = None
 
 
+@full_precision()
 def solve_together(
     model: Model,
     questions: Sequence[Question],

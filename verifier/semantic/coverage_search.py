@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from verifier.bounds.single import full_precision
 from verifier.brief import brief
 from verifier.budget import Budget
 from verifier.engine.outcome import progress_of
@@ -84,6 +85,7 @@ class State:
         return np.bincount(self.cells.query[mine], np.ldexp(1.0, -self.cells.depth[mine]), minlength=len(self.seconds))
 
 
+@full_precision()
 def cover(
     family: Family,
     limits: CoverageLimits,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from verifier.attack.campaign import Campaign
+from verifier.bounds.single import full_precision
 from verifier.budget import Budget
 from verifier.engine.on_device import device_of
 from verifier.engine.outcome import progress_of
@@ -58,6 +59,7 @@ def verify_problems(
     return verify_family(family, budget, progress, per_image=per_image, options=options)
 
 
+@full_precision()
 def verify_family(
     family: Family,
     budget: Budget,
