@@ -112,9 +112,15 @@ def _empty(t: Tensor) -> bool:
 
 
 def join(parts: list[DomainBatch]) -> DomainBatch:
-    """Batches one after the other; lists of signs and multipliers are padded with 0 to the longest."""
+    """Batches one after the other; lists of signs and multipliers are padded with 0 to the longest.
+
+    Raises:
+        ValueError: of what children inherit some have another width: 0 is an end of an interval there.
+    """
     if len(parts) == 1:
         return parts[0]
+    if len(widths := {part.state.shape[1] for part in parts}) > 1:
+        raise ValueError(f"states of boxes of one search: found widths {sorted(widths)}, expected one")
     count = sum(map(len, parts))
     return DomainBatch(
         *(

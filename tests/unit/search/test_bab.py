@@ -20,6 +20,15 @@ from verifier.search.policy import Tally
 from verifier.search.queue import LargestFirst, OpenSet
 
 
+def test_what_children_inherit_is_never_padded() -> None:
+    """A 0 that nobody computed would be an end of an interval."""
+    boxes = whole(torch.zeros(2, 1), torch.ones(2, 1))
+    known = replace(boxes, state=torch.ones(2, 4, dtype=torch.float64))
+    assert join([known, known]).state.shape == (4, 4)
+    with pytest.raises(ValueError, match=r"found widths \[0, 4\], expected one"):
+        join([known, boxes])
+
+
 def test_a_true_property_is_proven_everywhere() -> None:
     wave = Wave(LOWEST - 0.05)
     reports: list[float] = []
