@@ -22,9 +22,16 @@ PERIOD = 200
 
 def main() -> int:
     """Runs what follows `--` and prints one line to stderr."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", nargs="+", help="what to run, with its arguments, after --")
-    command = parser.parse_args().command
+    parser = argparse.ArgumentParser(
+        usage="python -m benchmarks.device -- COMMAND",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    at = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)  # a command may have a -- of its own
+    parser.parse_args(sys.argv[1:at])
+    command = sys.argv[at + 1 :]
+    if not command:
+        parser.error("found no command, expected one after --")
     if shutil.which("nvidia-smi") is None:
         parser.error("found no nvidia-smi, expected an NVIDIA GPU with its driver")
     asked = ["nvidia-smi", f"--query-gpu={QUERY}", "--format=csv,noheader,nounits", "-i", "0", "-lms", str(PERIOD)]
