@@ -204,9 +204,7 @@ def sweep(
     every neuron that is not linear, instead of a part of the radius (one box only). `known` intervals of values hold as
     well."""
     b, numbers = len(lower), network.arithmetic
-    # every step of a walk loses less than 8 tiny a number that it reads or makes
-    count = network.inputs + sum(op.size + op.argument.size for op in network.nodes if op is not None)
-    floor = numbers.zeros(b) + count * 8 * numbers.tiny
+    floor = numbers.zeros(b) + network.inputs * 8 * numbers.tiny
     out = Enclosures(network, [lower], [upper], [None], empty=np.zeros(b, bool), floor=floor)
     width = (upper - lower).max(0, initial=0)
     free = np.flatnonzero(width > 0)
@@ -253,7 +251,8 @@ def _linear(out: Enclosures, op: Linear, met: list[tuple[Array, Array]]) -> None
     charge = op.apply(size, op.magnitude) * (5 * numbers.gamma(op.terms) / 2) + lost
     if op.offset is not None:
         charge = charge + np.abs(op.offset) * numbers.gamma(op.nonzero)
-    out.floor = out.floor + size.sum(1) * (lost * op.argument.repeats)
+    # every step of a walk loses less than 8 tiny a number that it reads or makes, and products of it a number's size
+    out.floor = out.floor + size.sum(1) * (lost * op.argument.repeats) + (op.size + op.argument.size) * 8 * numbers.tiny
     image = None if form is None else _image(op, form, charge + form.maps.shape[1] * lost)
     out.forms.append(image)
     if image is not None:
@@ -300,7 +299,7 @@ def _curve(out: Enclosures, op: Curve, symbols: bool, met: list[tuple[Array, Arr
     out.forms.append(form)
     out.put(*op.range(low, high), None, *met)
     # rows: two products a coefficient
-    out.floor = out.floor + out.size(op.source).sum(1) * (8 * numbers.tiny)
+    out.floor = out.floor + (out.size(op.source).sum(1) + 2 * op.size) * (8 * numbers.tiny)
 
 
 def _tighten(out: Enclosures, source: int) -> None:

@@ -8,6 +8,7 @@ out: a part of a box disappears only by a proven leaf.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -18,7 +19,7 @@ import numpy as np
 from verifier.checker import format as fmt
 from verifier.checker.bounds import sweep
 from verifier.checker.errors import Rejected, Unreadable
-from verifier.checker.linear import FLOATS, Array, fractions
+from verifier.checker.linear import FRACTIONS, Array
 from verifier.checker.network import CheckedNetwork, read_network
 from verifier.checker.prove import Claim, Part, Prover, TreeRow
 from verifier.checker.query import Queries, read_queries
@@ -242,28 +243,23 @@ def check_witness(network: CheckedNetwork, queries: Queries, x: Array) -> Accept
         network = network.in_fractions()
     point = network.arithmetic.of(x[None])
     swept = sweep(network, point, point)
-    low, high = (t[network.output][0] for t in (swept.low, swept.high))
-    if network.arithmetic is FLOATS:
+    if not network.arithmetic.exact:
         if not all(np.isfinite(t).all() for t in (*swept.low, *swept.high)):
             raise Rejected("the witness has no finite outputs")
-        low, high = fractions(low), fractions(high)
+        network = replace(network, arithmetic=FRACTIONS)
+        for ends, v in itertools.product((swept.low, swept.high), (0, network.output)):
+            ends[v] = FRACTIONS.of(ends[v])
+        swept = replace(swept, network=network, forms=[None] * len(swept.low), floor=FRACTIONS.zeros(1))
+    rows = swept.then(Prover(network, queries).asked(np.arange(len(queries.rhs))))
+    ranges = list(zip(rows.low[-1][0].tolist(), rows.high[-1][0].tolist(), form.row_strict.tolist(), strict=True))
     open_ = ""
     for q in cases.tolist():
         for c, clause in enumerate(queries.clauses[q]):
-            rows = [_row_range(queries, r, low, high, x) for r in clause]
-            strict = [bool(form.row_strict[r]) for r in clause]
-            if all(top < 0 or (top == 0 and not s) for (_, top), s in zip(rows, strict, strict=True)):
+            known = [ranges[r] for r in clause]
+            if all(top < 0 or (top == 0 and not strict) for _, top, strict in known):
                 return Accepted("sat", 0, 0, len(queries))
-            if all(bottom <= 0 for bottom, _ in rows):
-                worst = max(rows, key=lambda r: r[1])
-                between = f"[{float(worst[0]):.3g}, {float(worst[1]):.3g}]"
+            if all(bottom <= 0 for bottom, _, _ in known):
+                bottom, top, _ = max(known, key=lambda r: r[1])
+                between = f"[{float(bottom):.3g}, {float(top):.3g}]"
                 open_ = f"; clause {c} of query {q} is decided by rounding: row - limit in {between}"
     raise Rejected(f"the witness satisfies no clause for certain, over the reals{open_}")
-
-
-def _row_range(queries: Queries, r: int, low: Array, high: Array, x: Array) -> tuple[Fraction, Fraction]:
-    """Range of row r minus its limit, for outputs between `low` and `high`."""
-    (columns, values), (places, numbers) = queries.outputs[r], queries.inputs[r]
-    total = (fractions(x[places]) * fractions(numbers)).sum() - Fraction(queries.rhs[r])
-    terms = fractions(values) * low[columns], fractions(values) * high[columns]
-    return total + np.minimum(*terms).sum(), total + np.maximum(*terms).sum()

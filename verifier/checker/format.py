@@ -9,7 +9,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
@@ -115,6 +115,12 @@ Split = InputSplit | NeuronSplit | ClauseSplit
 Event = Split | RowTree | Tighten | Leaf | End
 
 
+PLAIN: dict[str, type[Any]] = {"split": InputSplit, "neuron": NeuronSplit, "clauses": ClauseSplit}
+PLAIN |= {"row": RowTree, "tighten": Tighten, "end": End}
+FIELDS = {kind: [f.type for f in fields(event)] for kind, event in PLAIN.items()}
+"""Events whose lines hold their fields in order, and the types of these."""
+
+
 @dataclass
 class Reader:
     """Reads a proof event by event.
@@ -162,22 +168,14 @@ class Reader:
 
     def _event(self, found: Any) -> Event:
         match found:
-            case ["split", int(node), int(coordinate), float(at)]:
-                return InputSplit(node, coordinate, at)
-            case ["neuron", int(node), int(tensor), int(neuron)]:
-                return NeuronSplit(node, tensor, neuron)
-            case ["clauses", int(node)]:
-                return ClauseSplit(node)
-            case ["row", int(query), int(tensor), int(neuron), int(side)] if side < 2:
-                return RowTree(query, tensor, neuron, side)
-            case ["tighten"]:
-                return Tighten()
+            case ["row", *_, int(side)] if side > 1:
+                pass
+            case [str(kind), *rest] if [type(v).__name__ for v in rest] == FIELDS.get(kind):
+                return PLAIN[kind](*rest)
             case ["bound", int(node), float(least), *more] if len(more) <= 2:
                 return self._leaf(node, [ROOT, [], *more], "bound", least)
             case ["leaf" | "narrow" | "exact" as kind, int(node), *more] if len(more) <= 4:
                 return self._leaf(node, more, kind)
-            case ["end", int(splits), int(leaves)]:
-                return End(splits, leaves)
         self._fail(f"found {str(found)[:60]}, expected an event")
 
     def _leaf(self, node: int, more: list[Any], kind: str, least: float = 0.0) -> Leaf:

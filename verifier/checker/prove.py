@@ -101,9 +101,6 @@ class Prover:
         self.network, self.queries = network, queries
         self.relus = {v: op for v, op in enumerate(network.nodes) if isinstance(op, Relu) and not op.leak}
         self.neurons = sum(op.size for op in self.relus.values())
-        self.rows = _dense(queries.outputs, network.outputs)
-        self.inputs = _dense(queries.inputs, network.inputs if any(len(p) for p, _ in queries.inputs) else 0)
-        self.rhs = np.array(queries.rhs)
         self.most = max((len(rows) for clauses in queries.clauses for rows in clauses), default=0)
         self._exact: Prover | None = None
         self._roots: tuple[int, Enclosures, dict[int, tuple[Array, Array]]] | None = None
@@ -361,10 +358,10 @@ class Prover:
 
     def asked(self, rows: Array) -> Linear:
         """These rows of the specification less their limits, as an operator."""
-        weight, values = self.rows[rows], [self.network.output]
-        if self.inputs[rows].any():
-            weight, values = np.concatenate([weight, self.inputs[rows]], 1), [*values, 0]
-        return self._last(values, weight, -self.rhs[rows], self.most)
+        weight, values = self.queries.outputs[rows], [self.network.output]
+        if self.queries.inputs[rows].any():
+            weight, values = np.concatenate([weight, self.queries.inputs[rows]], 1), [*values, 0]
+        return self._last(values, weight, -self.queries.rhs[rows], self.most)
 
     def tree_rows(self, claims: Sequence[Claim]) -> Linear:
         """The rows of trees that claims are about, less what they are to be at least."""
@@ -419,11 +416,3 @@ def _risen(rows: Array, row: Array, width: Array, most: float, moved: Array) -> 
         paid = g[..., 0] * most * (1 + 4 * UNIT) + TINY
         risen = (gained + moved) * (1 - FLOATS.gamma(3 * len(row))) - paid
         return risen - (np.abs(risen) + paid) * (4 * UNIT) - TINY
-
-
-def _dense(rows: Sequence[tuple[Array, Array]], width: int) -> Array:
-    """Sparse rows, (positions, values) each, as a matrix (R, width)."""
-    out = np.zeros((len(rows), width))
-    for r, (places, values) in enumerate(rows):
-        out[r, places] = values
-    return out

@@ -17,14 +17,15 @@ from verifier.checker.network import CheckedNetwork, read_bytes
 @dataclass(eq=False)
 class Queries:
     """`lower`, `upper` (Q, n) boxes; `clauses[q][c]` row numbers. Row r holds where  outputs[r] . y + inputs[r] . x <=
-    rhs[r]  (sparse: positions, values); a violation of q is a clause whose rows all hold at a point of the box."""
+    rhs[r]  (`inputs` has no columns where they are all 0); a violation of q is a clause whose rows all hold at a point
+    of the box."""
 
     lower: Array
     upper: Array
     clauses: list[list[list[int]]]
-    outputs: list[tuple[Array, Array]]
-    inputs: list[tuple[Array, Array]]
-    rhs: list[float]
+    outputs: Array
+    inputs: Array
+    rhs: Array
     form: vnnlib.NormalForm
     digest: str
 
@@ -62,13 +63,13 @@ def read_queries(path: str | Path, network: CheckedNetwork) -> Queries:
             lower[:, part], upper[:, part] = vnnlib.float_hull(lower[:, part], upper[:, part], dtype)
         else:
             raise Unreadable(f"{path}: inputs of type {dtype}")
-    of_outputs, of_inputs, rhs = [], [], []
-    for r in range(form.n_rows):
-        columns, values, limit, _ = form.row(r)
-        of_output = columns >= form.n_inputs
-        of_outputs.append((columns[of_output] - form.n_inputs, values[of_output]))
-        of_inputs.append((columns[~of_output], values[~of_output]))
-        rhs.append(limit)
+    columns, values, rhs, _ = zip(*map(form.row, range(form.n_rows)), strict=True) if form.n_rows else ((),) * 4
+    any_input = any((own < form.n_inputs).any() for own in columns)
+    first = 0 if any_input else form.n_inputs
+    rows = np.zeros((form.n_rows, form.n_inputs + network.outputs - first))
+    for row, places, own in zip(rows, columns, values, strict=True):
+        row[places - first] = own
+    of_inputs, of_outputs = np.split(rows, [form.n_inputs - first], 1)
     clauses: list[list[list[int]]] = []
     for q in range(form.n_cases):
         if (lower[q] > upper[q]).any():  # no point, so nothing to show
@@ -76,4 +77,4 @@ def read_queries(path: str | Path, network: CheckedNetwork) -> Queries:
             continue
         shared = form.case_in_rows[form.case_in_ptr[q] : form.case_in_ptr[q + 1]].tolist()
         clauses.append([[*form.clause(k).tolist(), *shared] for k in range(form.case_ptr[q], form.case_ptr[q + 1])])
-    return Queries(lower, upper, clauses, of_outputs, of_inputs, rhs, form, hashlib.sha256(data).hexdigest())
+    return Queries(lower, upper, clauses, of_outputs, of_inputs, np.array(rhs), form, hashlib.sha256(data).hexdigest())

@@ -364,10 +364,8 @@ class ProofWriter:
             steps.append(ExactLinear(entries, offset, [Fraction(0)] * op.size))
         rows = []
         for r in self.prover.clauses(part)[0]:
-            sides = [Fraction(0)] * network.outputs, [Fraction(0)] * network.inputs
-            for side, (places, values) in zip(sides, (queries.outputs[r], queries.inputs[r]), strict=True):
-                for j, value in zip(places.tolist(), values.tolist(), strict=True):
-                    side[j] += Fraction(value)
+            own = fractions(queries.inputs[r]).tolist() or [Fraction(0)] * network.inputs
+            sides = fractions(queries.outputs[r]).tolist(), own
             rows.append(((*sides, Fraction(queries.rhs[r])), bool(queries.form.row_strict[r])))
         box = list(zip(*(fractions(t) for t in self.prover.box(part)), strict=True))
         sources = [op.argument.sources for op in network.nodes if op is not None]

@@ -289,9 +289,10 @@ def test_a_weight_may_not_be_lost_to_underflow(tmp_path: Path) -> None:
     (tmp_path / "s.vnnlib").write_text("\n".join(lines))
     network = read_network(tmp_path / "m.onnx")
     prover = Prover(network, read_queries(tmp_path / "s.vnnlib", network))
-    rows = np.flatnonzero([p.tolist() == [1] for p, _ in prover.queries.outputs])
-    prover.rows[:], prover.rows[rows, 1], prover.rhs[:] = 0, least, -margin
-    prover.rhs[rows] = 0
+    asked = prover.queries
+    rows = np.flatnonzero(asked.outputs[:, 1])
+    asked.outputs[:], asked.outputs[rows, 1], asked.rhs[:] = 0, least, -margin
+    asked.rhs[rows] = 0
     (clause,) = prover.clauses(Part(0))
     picked = tuple((k, weight if r in rows else 1.0) for k, r in enumerate(clause))
     assert len(clause) == 2 and weight * least == -denormal
