@@ -91,7 +91,7 @@ def _solve(
         return answer.of(Verdict.UNSAT, nothing)
     if answer.budget.expired():
         return answer.of(Verdict.TIMEOUT, "no time was given")
-    problem = assemble(model, spec)
+    problem = assemble(model, spec, splines=proof is None)  # a proof names the ReLUs of the file
     session = Session(model)
     replay = Replay.of(model, spec, problem.full, session)
     if problem.graph.opaque:
@@ -99,7 +99,7 @@ def _solve(
             raise OptionsError("no checkpoint of random points: a node has no bound rule; run without a checkpoint")
         return sampling.solve(problem, replay, options, answer)
     on = OnDevice.of(problem, options)
-    if proof is None and wants_relus(on, options.bounds.method):  # a proof names the neurons of the file
+    if proof is None and wants_relus(on, options.bounds.method):  # as above
         problem = replace(problem, graph=simplify(maxima_as_relus(problem.graph)))
         on = OnDevice.of(problem, options)
     cross_check(model, problem, replay, session, options.seed)

@@ -24,6 +24,9 @@ from verifier.search.splits import SplitCounts
 if TYPE_CHECKING:  # it brings the checker, which a run without a proof does without
     from verifier.proof.writer import ProofWriter
 
+WITHOUT = "quadratic intervals are off; functions written with ReLUs, and maxima, stay what the file has"
+"""What a search with a proof does without, because the checker knows linear rows and the neurons of the file only."""
+
 
 def decide(
     on: OnDevice,
@@ -44,6 +47,8 @@ def decide(
     asked = "a proof" if proof is not None else "a checkpoint" if checkpoint is not None else ""
     strategy = choose(on, options, asked)
     answer.explain(on, strategy, lambda: replay.tried)
+    if proof is not None:
+        answer.settings["proof"] = WITHOUT
     points = Points(on, strategy, replay, options, answer.budget)
     witness = attempt(points.first)[0] if total <= MANY_QUERIES else None
     if witness is not None:

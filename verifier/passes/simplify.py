@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
 from verifier.graph.ir import Graph
@@ -20,16 +22,18 @@ PASSES = (drop_identity, fold_constants, clip_pattern, spline_pattern, merge_aff
 _ROUNDS = 10  # every pass shrinks the graph or its work, so this is a guard, not a limit that is met
 
 
-def simplify(graph: Graph) -> Graph:
-    """The same function in fewer and cheaper nodes; inputs and outputs keep their names and shapes."""
+def simplify(graph: Graph, splines: bool = True) -> Graph:
+    """The same function in fewer and cheaper nodes; inputs and outputs keep their names and shapes. Without `splines`
+    functions written with ReLUs stay ReLUs."""
+    passes = PASSES if splines else tuple(rewrite for rewrite in PASSES if rewrite is not spline_pattern)
     with np.errstate(all="ignore"):  # what overflows is not exact, and stays as it is
-        return _simplified(graph)
+        return _simplified(graph, passes)
 
 
-def _simplified(graph: Graph) -> Graph:
+def _simplified(graph: Graph, passes: Sequence[Callable[[Graph], Graph]]) -> Graph:
     for _ in range(_ROUNDS):
         before = _fingerprint(graph)
-        for rewrite in PASSES:
+        for rewrite in passes:
             graph = rewrite(graph)
         if _fingerprint(graph) == before:
             break

@@ -58,11 +58,11 @@ def empty_set(model: Model, spec: vnnlib.NormalForm) -> str:
     )
 
 
-def assemble(model: Model, spec: vnnlib.NormalForm) -> Problem:
+def assemble(model: Model, spec: vnnlib.NormalForm, splines: bool = True) -> Problem:
     """The problem over the inputs that vary. Some case of `spec` has points (see `empty_set`).
 
     The boxes hold each bound and its nearest number of the input's type, see `Feed`. A case without points asks
-    nothing: it keeps its place, with a point for a box and no clause.
+    nothing: it keeps its place, with a point for a box and no clause. `splines`: see `simplify`.
 
     Raises:
         ProblemError: see `check_fit`; or the rows cannot be asked of this network.
@@ -89,7 +89,7 @@ def assemble(model: Model, spec: vnnlib.NormalForm) -> Problem:
             fixed = np.ones(len(base), bool)
             fixed[kept] = False
             graph = fold_fixed_inputs(graph, kept, base)
-        graph = simplify(graph)
+        graph = simplify(graph, splines)
     free = free_inputs(real_lower[:, kept], real_upper[:, kept])
     return Problem(graph, lower[:, kept], upper[:, kept], rows, free, base, kept, Asked(imported, outputs, matrix))
 

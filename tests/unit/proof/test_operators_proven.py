@@ -116,3 +116,29 @@ def test_casts_that_are_no_identity_are_refused(tmp_path: Path) -> None:
     (tmp_path / "w.onnx").write_bytes(build(whole, {"x": (1, 2)}, ["y"], {}, opset=14))
     with pytest.raises(Unreadable, match="a cast to int64"):
         read_network(tmp_path / "w.onnx")
+
+
+def test_functions_written_with_relus_stay_relus_under_a_proof(tmp_path: Path) -> None:
+    """Otherwise the search proves parts with bounds of the function that the checker has not, and never ends."""
+    knots = np.linspace(-2, 2, 8)
+    slope = np.diff(np.tanh(np.r_[knots, 2.5])) / np.diff(np.r_[knots, 2.5])
+    weights = {"a": normal(3, 4), "t": -knots, "w": np.diff(np.r_[0.0, slope])[:, None], "b": normal(4, 1),
+               "s": np.array([1, 4, 1]), "f": np.array([1, 4])}  # fmt: skip
+    nodes = [
+        node("MatMul", ["x", "a"], "h"), node("Reshape", ["h", "s"], "c"), node("Add", ["c", "t"], "d"),
+        node("Relu", ["d"], "r"), node("MatMul", ["r", "w"], "z"), node("Reshape", ["z", "f"], "e"),
+        node("MatMul", ["e", "b"], "y"),
+    ]  # fmt: skip
+    model, proof = tmp_path / "m.onnx", tmp_path / "p"
+    model.write_bytes(build(nodes, {"x": (1, 3)}, ["y"], weights, dtype=np.float64))
+    x = np.random.default_rng(0).uniform(-1, 1, (4000, 3))
+    y = (np.maximum((x @ weights["a"])[:, :, None] - knots, 0) @ weights["w"])[..., 0] @ weights["b"]
+    lines = [f"(declare-const {name} Real)" for name in ("X_0", "X_1", "X_2", "Y_0")]
+    lines += [f"(assert (and (>= X_{i} -1.0) (<= X_{i} 1.0)))" for i in range(3)]
+    spec = tmp_path / "s.vnnlib"
+    spec.write_text("\n".join([*lines, f"(assert (>= Y_0 {float(y.max()) + 0.1!r}))"]))
+    found = {proof: verify(model, spec, timeout=30, proof=proof), None: verify(model, spec, timeout=30)}
+    assert all(result.verdict is Verdict.UNSAT for result in found.values())
+    assert found[proof].settings["neurons"] == 4 * len(knots) and found[None].settings["neurons"] == 4
+    assert "quadratic intervals are off" in str(found[proof].settings["proof"]) and "proof" not in found[None].settings
+    assert check(proof, model, spec).verdict == "unsat"
