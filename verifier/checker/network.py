@@ -129,12 +129,13 @@ class CheckedNetwork:
         Raises:
             Unreadable: it is too large, or has operators or coefficients that are not exact.
         """
-        nodes, products = list(self.nodes), 0
+        nodes = list(self.nodes)
+        if sum(op.size * op.weight.shape[2] for op in nodes if isinstance(op, Linear)) > MOST_PRODUCTS:
+            raise Unreadable("the network is too large for fractions")
         for v, op in enumerate(nodes):
             if isinstance(op, Linear):
-                products += op.size * op.weight.shape[2]
-                if op.inexact or products > MOST_PRODUCTS:
-                    raise Unreadable(f"node '{op.name}' is too large for fractions, or has a rounded coefficient")
+                if op.inexact:
+                    raise Unreadable(f"node '{op.name}' has a rounded coefficient, which is not known in fractions")
                 offset = None if op.offset is None else FRACTIONS.of(op.offset)
                 nodes[v] = replace(op, weight=FRACTIONS.of(op.weight), offset=offset)
             elif isinstance(op, Relu):
