@@ -73,6 +73,7 @@ LINEAR = (
     _conv("Conv", (2, 4), (5,), (3,), (4, 2, 3), **_conv_attrs(1)),
     _conv("Conv", (2, 4), (6, 5), (3, 3), (4, 1, 3, 2), **_conv_attrs(2, stride=2, padding=1, groups=2)),
     _conv("Conv", (1, 2), (4, 4, 3), (2, 2, 1), (2, 1, 2, 2, 2), **_conv_attrs(3, dilation=2)),
+    _conv("Conv", (2, 3), (3, 4), (7, 8), (3, 2, 1, 1), **_conv_attrs(2, padding=2)),
     _conv("ConvTranspose", (2, 4), (3,), (8,), (2, 2, 3), **_conv_attrs(1, stride=2, groups=2), output_padding=(1,)),
     _conv("ConvTranspose", (2, 3), (3, 2), (3, 2), (2, 3, 3, 3), **_conv_attrs(2, padding=1), output_padding=(0, 0)),
     Sample("Scale", ((2, 3),), (2, 3), params={"factor": _array(2, 1)}),

@@ -9,6 +9,7 @@ import torch
 from tests import oracles
 from tests.contract.samples import DTYPES, LINEAR, MISSING, UNKNOWN, Sample
 from verifier.ops.kinds import Interval, LinearOp
+from verifier.ops.patch import Patch
 from verifier.tolerance import gamma, ulp
 
 every = pytest.mark.parametrize("sample", LINEAR, ids=str)
@@ -72,6 +73,47 @@ def test_adjoint_is_the_transpose(sample: Sample, dtype: torch.dtype) -> None:
     for part, automatic, matrix in zip(parts, expected, matrices, strict=True):
         torch.testing.assert_close(part, automatic, rtol=64 * ulp(dtype), atol=256 * ulp(dtype))
         _close(part, _times(matrix.T, rows), dtype)
+
+
+def _parts(shape: tuple[int, ...], rng: np.random.Generator) -> list[Patch]:
+    """All of a value of that shape, boxes of it, corners first, and elements in any order."""
+    ends = [[(0, size)] * 3 + [(0, 1), (size - 1, size), (size // 2, size)] for size in shape]
+    boxes = [tuple(one[k] for one in ends) for k in (0, 3, 4, 5)]
+    boxes += [tuple(one[int(rng.integers(6))] for one in ends) for _ in range(4)]
+    size = int(np.prod(shape))
+    listed = [torch.from_numpy(rng.permutation(size)[: 1 + size // k]) for k in (1, 2, 5)]
+    return [*(Patch(shape, box) for box in boxes), *(Patch(shape, None, places) for places in listed)]
+
+
+@several
+@both
+def test_adjoint_on_parts_is_that_of_rows_with_zeros_around(sample: Sample, dtype: torch.dtype) -> None:
+    op, rng = _op(sample, dtype), np.random.default_rng(2)
+    for part in _parts(op.out_shape, rng):
+        rows = torch.from_numpy(rng.normal(size=(3, *part.shape))).to(dtype)
+        placed = torch.zeros(3, int(np.prod(part.whole)), dtype=dtype)
+        placed[:, part.places] = rows.reshape(3, -1)
+        torch.testing.assert_close(part.everywhere(rows).reshape(3, -1), placed, rtol=0, atol=0)
+        torch.testing.assert_close(part.select(placed), rows.reshape(3, -1), rtol=0, atol=0)
+        expected = op.adjoint(placed.view(3, *op.out_shape))
+        through = op.through(rows, part)  # of all of it, too
+        every = zip(op.adjoint_on(rows, part), through or op.adjoint_on(rows, part), strict=True)
+        for pair, whole, shape in zip(every, expected, op.in_shapes, strict=True):
+            for found, reached in pair:
+                assert reached.whole == shape and found.shape == (3, *reached.shape)
+                assert len(set(reached.places.tolist())) == reached.size
+                torch.testing.assert_close(
+                    reached.everywhere(found), whole, rtol=64 * ulp(dtype), atol=256 * ulp(dtype)
+                )
+
+
+def test_a_part_of_a_picture_needs_a_part_of_the_picture_before() -> None:
+    """Kernel 3, stride 2, padding 1: rows over (1, 2) x (2, 4) reach (1, 4) x (3, 8)."""
+    attrs = {"stride": (2, 2), "padding": (1, 1), "dilation": (1, 1), "groups": 1}
+    sample = Sample("Conv", ((1, 2, 9, 9),), (1, 3, 5, 5), attrs, {"weight": np.ones((3, 2, 3, 3))})
+    part = Patch((1, 3, 5, 5), ((0, 1), (0, 3), (1, 2), (2, 4)))
+    ((_, reached),) = _op(sample, torch.float64).adjoint_on(torch.ones(1, *part.shape).double(), part)
+    assert reached.box == ((0, 1), (0, 2), (1, 4), (3, 8))
 
 
 @every

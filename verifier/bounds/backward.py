@@ -24,6 +24,7 @@ from verifier.bounds.products import Products
 from verifier.bounds.rounding import SPARE, Allowance, Planes, planes_of
 from verifier.ops.affine import Dense
 from verifier.ops.kinds import LinearOp, Op, Relaxation, RelaxedOp
+from verifier.ops.patch import Patch
 from verifier.tolerance import gamma, lost, ulp
 
 
@@ -82,9 +83,35 @@ def walk_back(
     Returns:
         coefficients (R, K, n) and bias (R, K); a bias of NaN or +inf (overflow) is turned into -inf (nothing known).
     """
-    coefficients, shift = _walk(network, slot, rows, bias, relaxations, owner, trace, allowance, added, products)
+    coefficients, shift, _ = _walk(network, slot, rows, bias, relaxations, owner, trace, allowance, added, products)
     assert shift is not None
     return coefficients, shift
+
+
+class AtInput(NamedTuple):
+    """Rows over the network input: coefficients (R, K, m) of a `part` of it, outside of which they are 0, and bias
+    (R, K)."""
+
+    coefficients: Tensor
+    bias: Tensor
+    part: Patch
+
+
+def part_back(
+    network: Network,
+    slot: int,
+    rows: Tensor,
+    bias: Tensor,
+    relaxations: Mapping[int, Relaxation],
+    owner: Tensor | None,
+    allowance: Allowance | None,
+    part: Patch,
+) -> AtInput:
+    """`walk_back` of rows (R, K, *shape) over a part of the value in `slot`, through the parts of earlier values that
+    they reach: of pictures their receptive fields."""
+    found, shift, part = _walk(network, slot, rows, bias, relaxations, owner, None, allowance, {}, {}, part)
+    assert shift is not None
+    return AtInput(found, shift, part)
 
 
 def slopes_back(
@@ -110,68 +137,81 @@ def _walk(
     allowance: Allowance | None,
     added: Added,
     products: Mapping[int, Products],
-) -> tuple[Tensor, Tensor | None]:
-    pending: dict[int, Tensor] = dict(rows) if isinstance(rows, Mapping) else {slot: rows}
-    lead = next(iter(pending.values())).shape[:2]
+    part: Patch | None = None,
+) -> tuple[Tensor, Tensor | None, Patch]:
+    pending: dict[int, tuple[Tensor, Patch]] = (
+        {s: (given, network.wholes[s]) for s, given in rows.items()}
+        if isinstance(rows, Mapping)
+        else {slot: (rows, part or network.wholes[slot])}
+    )
+    lead = next(iter(pending.values()))[0].shape[:2]
     marked = not network.finite
     state = None if bias is None else torch.stack([bias, torch.zeros_like(bias)]) if marked else bias[None]
     paid: set[int] = set()  # slots whose charges and constants are part of the columns of the operator that reads them
     for i in range(slot - 1, -1, -1):
         if i + 1 not in pending:
             continue
-        rows = pending.pop(i + 1)
+        rows, part = pending.pop(i + 1)
         op = network.ops[i]
+        if isinstance(op, RelaxedOp) and not op.elementwise:
+            rows, part = part.everywhere(rows), network.wholes[i + 1]
         if state is not None and i + 1 not in paid:
-            state = _passed(op, rows, state, None if allowance is None else allowance.column(i + 1), owner)
+            state = _passed(op, rows, state, None if allowance is None else allowance.column(i + 1), owner, part)
         if isinstance(op, LinearOp):
-            parts = tuple(p.unflatten(0, lead) for p in op.adjoint(rows.flatten(0, 1)))
+            for source, (own, reached) in zip(network.sources[i], op.adjoint_on(rows.flatten(0, 1), part), strict=True):
+                _arrive(pending, source, own.unflatten(0, lead), reached)
+            continue
+        assert isinstance(op, RelaxedOp)
+        if trace is not None:
+            trace[i] = rows
+        given = relaxations[i]
+        folded = False
+        if isinstance(given, Kinks):
+            assert owner is None and allowance is None
+            extra, shift = added.get((i, 0), (None, None))
+            parts: tuple[Tensor, ...] = (given.step(rows, extra),)
+            if state is not None:
+                state = _plus(state, given.owed(rows) if shift is None else given.owed(rows) + shift)
         else:
-            assert isinstance(op, RelaxedOp)
-            if trace is not None:
-                trace[i] = rows
-            given = relaxations[i]
-            folded = False
-            if isinstance(given, Kinks):
-                assert owner is None and allowance is None
-                extra, shift = added.get((i, 0), (None, None))
-                parts = (given.step(rows, extra),)
-                if state is not None:
-                    state = _plus(state, given.owed(rows) if shift is None else given.owed(rows) + shift)
-            else:
-                assert state is not None
-                planes = planes_of(op, given, marked) if allowance is None else allowance.planes(i, given)
-                if owner is not None:
-                    planes = planes.of(owner)
-                parts, owed = _relaxed_step(op, rows, planes)
-                if i in products:
-                    assert allowance is not None
-                    parts, owed = _together(op, rows, parts, owed, products[i].select(owner), allowance)
-                state, folded = state + owed, planes.folded
-                source = network.sources[i][0]
+            assert state is not None
+            planes = planes_of(op, given, marked) if allowance is None else allowance.planes(i, given)
+            if not part.full:
+                planes = planes.on(part)
+            if owner is not None:
+                planes = planes.of(owner)
+            parts, owed = _relaxed_step(op, rows, planes)
+            if i in products:
+                assert allowance is not None
+                parts, owed = _together(op, rows, parts, owed, products[i].select(owner), allowance)
+            state, folded = state + owed, planes.folded
+            source = network.sources[i][0]
+            if folded:
+                paid.add(source)
+            for k in range(len(parts)):
+                if (i, k) not in added:
+                    continue
+                extra, shift = added[i, k]
+                parts = (*parts[:k], parts[k] + extra, *parts[k + 1 :])
+                if allowance is not None:
+                    state = _charged(state, extra.abs(), allowance.added(i, k), owner, part)
+                if shift is not None:
+                    state = _plus(state, shift if allowance is None else shift - shift.abs() * allowance.shifted)
                 if folded:
-                    paid.add(source)
-                for k in range(len(parts)):
-                    if (i, k) not in added:
-                        continue
-                    extra, shift = added[i, k]
-                    parts = (*parts[:k], parts[k] + extra, *parts[k + 1 :])
-                    if allowance is not None:
-                        state = _charged(state, extra.abs(), allowance.added(i, k), owner)
-                    if shift is not None:
-                        state = _plus(state, shift if allowance is None else shift - shift.abs() * allowance.shifted)
-                    if folded:
-                        column = None if allowance is None else allowance.column(source)
-                        state = _passed(network.ops[source - 1], extra, state, column, owner)
-        for source, part in zip(network.sources[i], parts, strict=True):
-            pending[source] = pending[source] + part if source in pending else part
+                    column = None if allowance is None else allowance.column(source)
+                    state = _passed(network.ops[source - 1], extra, state, column, owner, part)
+        elsewhere = () if op.elementwise else tuple(network.wholes[source] for source in network.sources[i])
+        for source, own, reached in zip(network.sources[i], parts, elsewhere or (part,), strict=True):
+            _arrive(pending, source, own, reached)
     if 0 not in pending:
+        part = network.wholes[0]
         coefficients = torch.zeros(*lead, network.n, dtype=network.dtype, device=network.device)
     else:
+        coefficients, part = pending[0]
         if state is not None and allowance is not None and (column := allowance.column(0)) is not None:
-            state = _charged(state, pending[0].abs(), column, owner)
-        coefficients = pending[0].flatten(2)
+            state = _charged(state, coefficients.abs(), column, owner, part)
+        coefficients = coefficients.flatten(2)
     if state is None or bias is None:
-        return coefficients, None
+        return coefficients, None, part
     shift = state[0]
     if allowance is not None:
         # roundings of the bias that the walk started with, and underflow, of coefficients and of products
@@ -179,7 +219,16 @@ def _walk(
         shift = shift - rest
     # +inf is an overflow, whatever was added afterwards
     shift = _known_below(shift)
-    return coefficients, shift.masked_fill(state[1] != 0, -torch.inf) if marked else shift
+    return coefficients, shift.masked_fill(state[1] != 0, -torch.inf) if marked else shift, part
+
+
+def _arrive(pending: dict[int, tuple[Tensor, Patch]], slot: int, rows: Tensor, part: Patch) -> None:
+    """Adds rows (R, K, *shape) over a part of the value in `slot` to those that are there."""
+    if slot in pending:
+        known, before = pending[slot]
+        outer = part.union(before)
+        rows, part = before.within(outer, known) + part.within(outer, rows), outer
+    pending[slot] = rows, part
 
 
 def linear_head(network: Network, slot: int, rows: Tensor) -> tuple[dict[int, Tensor], Tensor]:
@@ -216,9 +265,10 @@ WIDE = 512
 rows of 2 048 to 12 288), and a quarter slower for thousands of boxes with 5 rows of 50."""
 
 
-def _charged(state: Tensor, size: Tensor, column: Tensor, owner: Tensor | None) -> Tensor:
-    """What is known after rows of magnitudes `size` (R, K, *S) have paid `column` (c, B or 1, |S|) for each unit."""
-    rows = size.detach().flatten(2)
+def _charged(state: Tensor, size: Tensor, column: Tensor, owner: Tensor | None, part: Patch) -> Tensor:
+    """What is known after rows of magnitudes `size` (R, K, *shape) over a part of a value have paid `column` (c, B or
+    1, |S|) for each unit."""
+    rows, column = size.detach().flatten(2), part.select(column)
     if owner is not None and column.shape[1] > 1:
         column = column.index_select(1, owner)
     if rows.shape[2] < WIDE:
@@ -228,14 +278,15 @@ def _charged(state: Tensor, size: Tensor, column: Tensor, owner: Tensor | None) 
     return state + torch.bmm(rows, column.permute(1, 2, 0)).movedim(2, 0)
 
 
-def _passed(op: Op, rows: Tensor, state: Tensor, column: Tensor | None, owner: Tensor | None) -> Tensor:
-    """What is known after rows (R, K, *T) over the operator's value have taken its constant, and paid its `column`."""
+def _passed(op: Op, rows: Tensor, state: Tensor, column: Tensor | None, owner: Tensor | None, part: Patch) -> Tensor:
+    """What is known after rows (R, K, *shape) over a part of the operator's value have taken its constant, and paid its
+    `column`."""
     constant, error = (op.offset_column, op.error_column) if isinstance(op, LinearOp) else (None, None)
     if constant is not None:
-        state = _plus(state, rows.flatten(2) @ constant)
+        state = _plus(state, rows.flatten(2) @ part.select(constant))
     if error is not None:
-        state = _plus(state, rows.abs().flatten(2) @ error)
-    return state if column is None else _charged(state, rows.abs(), column, owner)
+        state = _plus(state, rows.abs().flatten(2) @ part.select(error))
+    return state if column is None else _charged(state, rows.abs(), column, owner, part)
 
 
 def of_groups(planes: Relaxation, owner: Tensor) -> Relaxation:
@@ -298,9 +349,13 @@ class Region(NamedTuple):
         """The boxes at `index`."""
         return Region(*(t.index_select(0, index) for t in self))
 
-    def part(self, start: int, end: int) -> Region:
+    def slice(self, start: int, end: int) -> Region:
         """The boxes from `start` to `end`."""
         return Region(*(t[start:end] for t in self))
+
+    def on(self, part: Patch) -> Region:
+        """The boxes of the inputs of a part alone."""
+        return Region(*(part.select(t) for t in self))
 
     def least(self, coefficients: Tensor, bias: Tensor, rigorous: bool = True) -> Tensor:
         """Minimum of rows (R, K, n), (R, K) over the boxes: (R, K); -inf where it is not a finite number.
@@ -320,14 +375,15 @@ def concretise(coefficients: Tensor, bias: Tensor, lower: Tensor, upper: Tensor,
     return Region.of(lower, upper).least(coefficients, bias, rigorous)
 
 
-def neuron_rows(network: Network, slot: int, neurons: Tensor) -> tuple[int, Tensor, Tensor]:
-    """Rows that select elements `neurons` (M,) of the value in `slot`: (start slot, rows (M, 1, *S), bias (M, 1)).
+def neuron_rows(network: Network, slot: int, neurons: Tensor, part: Patch | None = None) -> tuple[int, Tensor, Tensor]:
+    """Rows that select elements `neurons` (M,) of the value in `slot`, or of a part of it that is not all, by rows over
+    that part: (start slot, rows (M, 1, *S), bias (M, 1)).
 
     A dense producer is entered by gathering rows of its weight instead of multiplying one-hot rows by it, unless its
     weights or offsets have been rounded, which is what passing it charges for.
     """
-    shape = network.shapes[slot]
-    if slot > 0:
+    shape = network.shapes[slot] if part is None else part.shape
+    if slot > 0 and (part is None or part.full):
         op = network.ops[slot - 1]
         exact = isinstance(op, LinearOp) and op.exact and not op.weights_rounded
         if isinstance(op, Dense) and op.params["weight"].shape[0] == _size(shape) and exact:

@@ -20,12 +20,13 @@ import math
 import torch
 from torch import Tensor
 
-from verifier.bounds.backward import walk_back
+from verifier.bounds.backward import AtInput, part_back
 from verifier.bounds.network import OFFSETS, Network, build, halved
 from verifier.bounds.rounding import Allowance, times
 from verifier.graph.ir import Graph
 from verifier.ops.elementwise import magnitude
 from verifier.ops.kinds import Interval, LinearOp, Relaxation, RelaxedOp
+from verifier.ops.patch import Patch
 from verifier.tolerance import gamma, lost, tiny
 
 
@@ -87,10 +88,10 @@ class Centred:
         upper_slopes, upper_offset = below(tuple(-s for s in planes.upper_slopes), -planes.upper_offset, -value)
         self.relaxations[i] = Relaxation(lower_slopes, lower_offset, tuple(-s for s in upper_slopes), -upper_offset)
 
-    def walk(self, slot: int, rows: Tensor, bias: Tensor, owner: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Rows over deviations in `slot` (R, K, *S) of the boxes `owner` (R,), None for all, as rows over those of the
-        input."""
-        return walk_back(self.network, slot, rows, bias, self.relaxations, owner, allowance=self.allowance)
+    def walk(self, slot: int, rows: Tensor, bias: Tensor, owner: Tensor | None, part: Patch) -> AtInput:
+        """Rows over deviations in a part of `slot` (R, K, *shape) of the boxes `owner` (R,), None for all, as rows over
+        those of the input."""
+        return part_back(self.network, slot, rows, bias, self.relaxations, owner, self.allowance, part)
 
     def restored(self, slot: int, found: Interval) -> Interval:
         """Bounds of deviations in `slot` as bounds of the value, in float64."""

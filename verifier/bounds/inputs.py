@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from verifier.bounds.affine import AffineForm
+from verifier.ops.patch import Patch
 from verifier.tolerance import gamma, ulp
 
 
@@ -57,8 +58,11 @@ class IdentityMap:
         noise[:, 0] = torch.where(varies > 0, 0.0, radius)
         return AffineForm(maps, noise)
 
-    def pull(self, coefficients: Tensor, bias: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows over x, (R, K, n), as rows over p; `query` (R,) names the query of each group."""
+    def pull(
+        self, coefficients: Tensor, bias: Tensor, query: Tensor, part: Patch | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Rows over x, (R, K, n), or over a part of it, as rows over (the same part of) p; `query` (R,) names the query
+        of each group."""
         return coefficients, bias
 
     def point(self, p: Tensor, query: Tensor) -> Tensor:
@@ -95,11 +99,16 @@ class AffineMap:
         noise[:, 0] = 3 * gamma(self.generators, size.dtype) * size
         return AffineForm(maps, noise)
 
-    def pull(self, coefficients: Tensor, bias: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows over x, (R, K, n), as rows over p: (R, K, d); `query` (R,) names the query of each group. Rounding
-        is not allowed for: no verdict is read off such rows."""
-        shift = torch.bmm(coefficients, self.offset[query][:, :, None])[:, :, 0]
-        return torch.bmm(coefficients, self.matrix[query]), bias + shift
+    def pull(
+        self, coefficients: Tensor, bias: Tensor, query: Tensor, part: Patch | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Rows over x, (R, K, n), or over a part of it, as rows over p: (R, K, d); `query` (R,) names the query of each
+        group. Rounding is not allowed for: no verdict is read off such rows."""
+        offset, matrix = self.offset[query], self.matrix[query].transpose(1, 2)
+        if part is not None:
+            offset, matrix = part.select(offset), part.select(matrix)
+        shift = torch.bmm(coefficients, offset[:, :, None])[:, :, 0]
+        return torch.bmm(coefficients, matrix.transpose(1, 2)), bias + shift
 
     def point(self, p: Tensor, query: Tensor) -> Tensor:
         """Network inputs (M, n) of parameter points (M, d)."""

@@ -17,6 +17,7 @@ from verifier.ops import bind
 from verifier.ops.affine import Dense
 from verifier.ops.kinds import LinearOp, Op, RelaxedOp
 from verifier.ops.layout import Move
+from verifier.ops.patch import Patch, Tiling
 from verifier.passes.lift_scalars import lift_scalars
 from verifier.tolerance import ulp
 
@@ -127,6 +128,40 @@ class Network:
         for op in reversed(moves):
             place = op.linear(place)
         return slot, place.flatten() - 1
+
+    @cached_property
+    def wholes(self) -> tuple[Patch, ...]:
+        """All of the value in each slot, as a part of it."""
+        return tuple(map(Patch.of_all, self.shapes))
+
+    @cached_property
+    def tilings(self) -> dict[int, list[Tiling]]:
+        """What `tiles` has found out about values, by slot."""
+        return {}
+
+    def reached(self, slot: int, part: Patch) -> dict[int, Patch]:
+        """The parts of all values that rows over a part of the value in `slot` reach."""
+        found = {slot: part}
+        for i in range(slot - 1, -1, -1):
+            if i + 1 not in found:
+                continue
+            part, op = found[i + 1], self.ops[i]
+            parts: Sequence[Patch]
+            if isinstance(op, LinearOp):
+                row = torch.zeros(1, *part.shape, dtype=self.dtype, device=self.device)
+                through = op.through(row, part)
+                parts = op.wholes if through is None else [own for _, own in through]
+            else:
+                assert isinstance(op, RelaxedOp)
+                parts = [part] if op.elementwise else [self.wholes[s] for s in self.sources[i]]
+            for source, own in zip(self.sources[i], parts, strict=True):
+                found[source] = own.union(found[source]) if source in found else own
+        return found
+
+    @cached_property
+    def needed(self) -> dict[int, Patch]:
+        """The parts of all values that the network's result depends on."""
+        return self.reached(self.output, self.wholes[self.output])
 
     @cached_property
     def widest(self) -> int:

@@ -34,6 +34,7 @@ from torch import Tensor
 from verifier.bounds.network import Network
 from verifier.graph.ir import Shape
 from verifier.ops.kinds import LinearOp, Relaxation, RelaxedOp
+from verifier.ops.patch import Patch
 from verifier.tolerance import gamma, lost, tiny, ulp
 
 
@@ -51,6 +52,10 @@ class Planes(NamedTuple):
         """The planes of the boxes (R,) that own groups of rows."""
         slopes = tuple(t.index_select(1, boxes) for t in self.slopes)
         return Planes(self.packed.index_select(2, boxes), slopes, self.folded)
+
+    def on(self, part: Patch) -> Planes:
+        """Those of an element-wise operator for a part of its elements."""
+        return Planes(part.select(self.packed), (), self.folded)
 
 
 def columns(amount: Tensor, marked: bool) -> Tensor:

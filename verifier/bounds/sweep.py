@@ -23,17 +23,19 @@ from verifier.bounds.affine import (
     linear_step,
     relaxed_form,
 )
-from verifier.bounds.backward import Region, neuron_rows, walk_back
+from verifier.bounds.backward import AtInput, Region, neuron_rows, part_back
 from verifier.bounds.centred import Centred
 from verifier.bounds.inputs import IdentityMap, InputMap
 from verifier.bounds.network import Network
 from verifier.bounds.products import Products
 from verifier.bounds.rounding import Allowance
+from verifier.bounds.tiles import tiled, tiles
 from verifier.graph.ir import Shape
 from verifier.ops.bilinear import Mul
 from verifier.ops.elementwise import magnitude
 from verifier.ops.kinds import Interval, LinearOp, Op, Relaxation, RelaxedOp
 from verifier.ops.layout import Move
+from verifier.ops.patch import Patch
 
 ROW_ELEMENTS = {"cpu": 400_000, "cuda": 64_000_000}
 """What a chunk of backward rows may hold: on a CPU about a core's cache. Larger chunks wait for memory (5x50 network of
@@ -264,11 +266,17 @@ class _Forward:
             return bound  # exact: an affine form is, as long as all operators are linear
         network, query, centred = self.network, self.query, self.centred
 
-        def walk(first: int, rows: Tensor, bias: Tensor, owner: Tensor | None) -> tuple[Tensor, Tensor]:
-            at_input = walk_back(network, first, rows, bias, self.relaxations, owner, allowance=self.allowance)
-            return self.inputs.pull(*at_input, query if owner is None else query[owner])
+        def walk(first: int, rows: Tensor, bias: Tensor, owner: Tensor | None, part: Patch) -> AtInput:
+            found = part_back(network, first, rows, bias, self.relaxations, owner, self.allowance, part)
+            mine = query if owner is None else query[owner]
+            pulled = self.inputs.pull(found.coefficients, found.bias, mine, found.part)
+            identity = isinstance(self.inputs, IdentityMap)
+            return AtInput(*pulled, found.part if identity else network.wholes[0])
 
         start, mask, first = slot, open_elements(network, i, slot, bound), bound
+        if slot in network.needed and not (used := network.needed[slot]).full:
+            inside = torch.zeros_like(mask[0]).index_fill_(0, used.places.to(mask.device), True)
+            mask = mask & inside
         place: Tensor | None = None
         if slot > 0 and isinstance(network.ops[slot - 1], Move):
             start, places = network.origin(slot)
@@ -277,19 +285,18 @@ class _Forward:
                 mask, first = _at_origin(mask, bound, place, network.shapes[start])
         table = LARGE_ROWS if centred is not None else ROW_ELEMENTS
         elements = self.method.row_elements or table.get(query.device.type, table["cuda"])
-        chunk = max(1, elements // (4 * network.widest))
         if centred is not None:
             box = Region.of(*centred.box)
 
             def rows_of(mask: Tensor, value: Interval) -> Interval:
                 known = centred.deviation(start, value)
-                found = intersect_rows(centred.network, start, known, mask, box, chunk, self._enough, centred.walk)
+                found = intersect_rows(centred.network, start, known, mask, box, elements, self._enough, centred.walk)
                 return centred.restored(start, found)
 
         else:
 
             def rows_of(mask: Tensor, value: Interval) -> Interval:
-                return intersect_rows(network, start, value, mask, self.region, chunk, self._enough, walk)
+                return intersect_rows(network, start, value, mask, self.region, elements, self._enough, walk)
 
         if mask.shape[1] >= MANY_ROWS:
             sample = _sample(mask)
@@ -415,7 +422,7 @@ def _repeated(first: Interval, place: Tensor, bound: Interval) -> Interval:
     )
 
 
-Walk = Callable[[int, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
+Walk = Callable[[int, Tensor, Tensor, Tensor | None, Patch], AtInput]
 
 
 def intersect_rows(
@@ -424,20 +431,45 @@ def intersect_rows(
     bound: Interval,
     mask: Tensor,
     region: Region,
-    chunk: int,
+    elements: int,
     enough: Callable[[], bool],
     walk: Walk,
 ) -> Interval:
-    """`bound` intersected with backward rows for the elements in `mask` (B, size), `chunk` elements at a time until
-    `enough()` says so.
+    """`bound` of the value in `slot` intersected with backward rows for its elements in `mask` (B, size), as many at a
+    time as have `elements` elements, until `enough()` says so.
 
-    `walk(slot, rows, bias, owner)` takes rows (R, K, *S) from a slot to the parameters of the boxes `owner` (R,), None
-    for all.
+    `walk(slot, rows, bias, owner, part)` takes rows (R, K, *shape) over a part of a value to the parameters of the
+    boxes `owner` (R,), None for all.
     """
+    tiling = tiles(network, slot, int(mask.sum()) if tiled(network, slot) else 1, elements)
+    chunk = tiling.chunk(elements)
+    if tiling.parts[0].full:
+        return _intersect_part(network, slot, bound, mask, region, chunk, enough, walk, tiling.parts[0])
+    lower, upper = (t.flatten(1).clone() for t in bound)
+    for part in tiling.parts:
+        own, places = Interval(part.select(lower), part.select(upper)), part.places.to(mask.device)
+        found = _intersect_part(network, slot, own, part.select(mask), region, chunk, enough, walk, part)
+        for t, new in zip((lower, upper), found, strict=True):
+            t.index_copy_(1, places, new)
+    return Interval(lower.view_as(bound.lower), upper.view_as(bound.upper))
+
+
+def _intersect_part(
+    network: Network,
+    slot: int,
+    bound: Interval,
+    mask: Tensor,
+    region: Region,
+    chunk: int,
+    enough: Callable[[], bool],
+    walk: Walk,
+    part: Patch,
+) -> Interval:
+    """`intersect_rows` for a part of the value, which `bound` and `mask` are of, `chunk` elements at a time."""
     most = mask.shape[1]
     if most <= ALL_ROWS.get(mask.device.type, ALL_ROWS["cuda"]) and len(mask) * most <= chunk:
         picked = torch.arange(most, device=mask.device).expand(len(mask), -1)
-        return bound if enough() else _intersect_all(network, slot, bound, picked, None, region, walk)
+        return bound if enough() else _intersect_all(network, slot, bound, picked, None, region, walk, part)
     counts = mask.sum(1)
     sizes = sorted((size for size in counts.tolist() if size > 0), reverse=True)
     if not sizes:
@@ -445,7 +477,7 @@ def intersect_rows(
     if len(mask) * sizes[0] <= chunk and len(sizes) >= WHOLE * len(mask):
         wanted = mask.to(torch.int8).sort(dim=1, descending=True, stable=True)
         picked, spare = wanted.indices[:, : sizes[0]], wanted.values[:, : sizes[0]] == 0
-        return bound if enough() else _intersect_all(network, slot, bound, picked, spare, region, walk)
+        return bound if enough() else _intersect_all(network, slot, bound, picked, spare, region, walk, part)
     # boxes with about equally many rows side by side; the padding repeats elements that are not in the mask
     order = counts.argsort(descending=True)[: len(sizes)]
     wanted = mask.index_select(0, order).to(torch.int8).sort(dim=1, descending=True, stable=True)
@@ -458,10 +490,10 @@ def intersect_rows(
         for first in range(0, sizes[start], chunk):
             if enough():
                 break
-            part = slice(start, end), slice(first, min(first + chunk, sizes[start]))
-            picked, owner = wanted.indices[part], order[start:end]
-            found = _both_sides(network, slot, owner, picked, regions.part(start, end), walk)
-            found = found.masked_fill(spare[part][:, None], -torch.inf)
+            block = slice(start, end), slice(first, min(first + chunk, sizes[start]))
+            picked, owner = wanted.indices[block], order[start:end]
+            found = _both_sides(network, slot, owner, picked, regions.slice(start, end), walk, part)
+            found = found.masked_fill(spare[block][:, None], -torch.inf)
             best[start:end].scatter_reduce_(2, picked[:, None].expand_as(found), found, "amax")
         start = end
     lower, upper = both.index_copy(0, order, best).view(-1, 2, *bound.lower.shape[1:]).unbind(1)
@@ -471,10 +503,17 @@ def intersect_rows(
 
 
 def _intersect_all(
-    network: Network, slot: int, bound: Interval, picked: Tensor, spare: Tensor | None, region: Region, walk: Walk
+    network: Network,
+    slot: int,
+    bound: Interval,
+    picked: Tensor,
+    spare: Tensor | None,
+    region: Region,
+    walk: Walk,
+    part: Patch,
 ) -> Interval:
-    """`intersect_rows` of all boxes in one walk for elements `picked` (B, K), but for those that are `spare`."""
-    found = _both_sides(network, slot, None, picked, region, walk)
+    """`_intersect_part` of all boxes in one walk for elements `picked` (B, K), but for those that are `spare`."""
+    found = _both_sides(network, slot, None, picked, region, walk, part)
     if spare is not None:
         found = found.masked_fill_(spare[:, None], -torch.inf)
     lower = bound.lower.flatten(1).scatter_reduce(1, picked, found[:, 0], "amax").view_as(bound.lower)
@@ -483,14 +522,15 @@ def _intersect_all(
 
 
 def _both_sides(
-    network: Network, slot: int, owner: Tensor | None, picked: Tensor, region: Region, walk: Walk
+    network: Network, slot: int, owner: Tensor | None, picked: Tensor, region: Region, walk: Walk, part: Patch
 ) -> Tensor:
-    """Backward lower bounds of elements `picked` (R, K) of the value in `slot` on the boxes `owner` (R,), None for all,
-    and of their negatives: (R, 2, K)."""
+    """Backward lower bounds of elements `picked` (R, K) of a part of the value in `slot` on the boxes `owner` (R,),
+    None for all, and of their negatives: (R, 2, K)."""
     count = picked.shape[1]
     twice = torch.cat([picked, picked], 1)
-    first, rows, bias = neuron_rows(network, slot, twice.flatten())
+    first, rows, bias = neuron_rows(network, slot, twice.flatten(), part)
     rows, bias = rows.reshape(*twice.shape, *rows.shape[2:]), bias.view(twice.shape)
     rows[:, count:].neg_()
     bias[:, count:].neg_()
-    return region.least(*walk(first, rows, bias, owner)).unflatten(1, (2, count))
+    found = walk(first, rows, bias, owner, part if first == slot else network.wholes[first])
+    return region.on(found.part).least(found.coefficients, found.bias).unflatten(1, (2, count))

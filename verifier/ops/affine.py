@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from verifier.ops.kinds import Interval, LinearOp
+from verifier.ops.patch import Patch
 from verifier.ops.registry import register
 from verifier.tolerance import subtract_down, ulp
 
@@ -63,6 +64,10 @@ class Scale(LinearOp):
     def adjoint(self, y: Tensor) -> tuple[Tensor, ...]:
         return (y * self.params["factor"],)
 
+    def through(self, y: Tensor, part: Patch) -> tuple[tuple[Tensor, Patch], ...] | None:
+        factor = part.select(self.params["factor"].expand(self.out_shape).flatten())
+        return ((y * factor.view(part.shape), part),)
+
     @cached_property
     def terms(self) -> int:
         # a power of two rounds nothing (but where it underflows, which is allowed for on the whole walk)
@@ -90,8 +95,15 @@ class Scale(LinearOp):
         return Interval(lower, upper)
 
 
+class _InPlace(LinearOp):
+    """Sums of what the inputs have at a place: rows over a part are rows over the same part of each."""
+
+    def through(self, y: Tensor, part: Patch) -> tuple[tuple[Tensor, Patch], ...] | None:
+        return tuple((rows, part) for rows in self.adjoint(y))
+
+
 @register("Shift")
-class Shift(LinearOp):
+class Shift(_InPlace):
     """y = x + offset, offset broadcast to the shape of x."""
 
     def linear(self, *xs: Tensor) -> Tensor:
@@ -115,7 +127,7 @@ class Shift(LinearOp):
 
 
 @register("Add")
-class Add(LinearOp):
+class Add(_InPlace):
     """y = x_1 + x_2, equal shapes."""
 
     def linear(self, *xs: Tensor) -> Tensor:
@@ -133,7 +145,7 @@ class Add(LinearOp):
 
 
 @register("Sub")
-class Sub(LinearOp):
+class Sub(_InPlace):
     """y = x_1 - x_2, equal shapes."""
 
     def linear(self, *xs: Tensor) -> Tensor:

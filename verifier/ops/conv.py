@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from verifier.ops.kinds import LinearOp
+from verifier.ops.patch import Patch, clipped
 from verifier.ops.registry import register
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -90,20 +91,35 @@ class Conv(_Convolution):
         return y.view(x.shape[0], *self.out_shape)
 
     def adjoint(self, y: Tensor) -> tuple[Tensor, ...]:
-        rows, weight = y.reshape(-1, *self.out_shape[1:]), self.params["weight"]
+        missing = self._missing(self.in_shapes[0][2:], self.out_shape[2:])
+        x = self._transposed(y.reshape(-1, *self.out_shape[1:]), self._ints("padding"), missing)
+        return (x.contiguous().view(y.shape[0], *self.in_shapes[0]),)
+
+    def through(self, y: Tensor, part: Patch) -> tuple[tuple[Tensor, Patch], ...]:
+        (shape,), (batch, _, *spatial) = self.in_shapes, part.ranges
+        outer = Patch(part.whole, (batch, (0, part.whole[1]), *spatial))
+        rows, none = part.within(outer, y).reshape(-1, *outer.shape[1:]), (0,) * self._spatial
+        x = self._transposed(rows, none, none)
+        stride, padding = self._ints("stride"), self._ints("padding")
+        starts = [s * start - p for (start, _), s, p in zip(spatial, stride, padding, strict=True)]
+        ranges = [(start, start + size) for start, size in zip(starts, x.shape[2:], strict=True)]
+        return (clipped(x.unflatten(0, (len(y), -1)), (batch, (0, shape[1]), *ranges), shape),)
+
+    def _transposed(self, rows: Tensor, padding: tuple[int, ...], missing: tuple[int, ...]) -> Tensor:
+        """The transposed convolution of rows (M, O, *spatial)."""
+        weight = self.params["weight"]
         if self._strided_on_cpu(rows):
             # oneDNN's kernel for this layout is up to 4 times as fast (kernel 4, stride 2), the copies included
             rows, weight = rows.contiguous(memory_format=torch.channels_last), self._weight_last
-        x = _CONV_TRANSPOSE[self._spatial](
+        return _CONV_TRANSPOSE[self._spatial](
             rows,
             weight,
             stride=self._ints("stride"),
-            padding=self._ints("padding"),
-            output_padding=self._missing(self.in_shapes[0][2:], self.out_shape[2:]),
+            padding=padding,
+            output_padding=missing,
             dilation=self._ints("dilation"),
             groups=self._groups,
         )
-        return (x.contiguous().view(y.shape[0], *self.in_shapes[0]),)
 
     @cached_property
     def _weight_last(self) -> Tensor:

@@ -8,7 +8,7 @@ over: M (any number of points or rows), B (boxes), R x K (row groups x rows), th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from verifier.graph.ir import Node, Shape
+from verifier.ops.patch import Patch
 from verifier.tolerance import gamma, lost, ulp
 
 
@@ -88,6 +89,21 @@ class LinearOp(Op):
     def adjoint(self, y: Tensor) -> tuple[Tensor, ...]:
         """Transpose of `linear`: (M, *T) -> one (M, *S_i) per input."""
         raise NotImplementedError(self.node.op)
+
+    def adjoint_on(self, y: Tensor, part: Patch) -> Iterable[tuple[Tensor, Patch]]:
+        """`adjoint` of rows over a part of the result that are 0 elsewhere, (M, *part.shape): for each input a part
+        that holds all coefficients that are not 0, and these."""
+        found = None if part.full else self.through(y, part)
+        return zip(self.adjoint(part.everywhere(y)), self.wholes, strict=True) if found is None else found
+
+    def through(self, y: Tensor, part: Patch) -> tuple[tuple[Tensor, Patch], ...] | None:
+        """The same, where a part of the result needs parts of the inputs alone; None: all of them."""
+        return None
+
+    @cached_property
+    def wholes(self) -> tuple[Patch, ...]:
+        """All of each input, as parts."""
+        return tuple(map(Patch.of_all, self.in_shapes))
 
     def offset(self) -> Tensor | None:
         """The constant c, broadcastable to T, or None where it is 0."""

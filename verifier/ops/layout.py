@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from verifier.ops.kinds import Interval, LinearOp
+from verifier.ops.patch import Patch, clipped
 from verifier.ops.registry import register
 
 
@@ -29,6 +31,23 @@ class Move(LinearOp):
 
     def interval(self, *xs: Interval) -> Interval:
         return Interval(self.linear(*(x.lower for x in xs)), self.linear(*(x.upper for x in xs)))
+
+    @cached_property
+    def source(self) -> Tensor:
+        """Where in the only input each element of the result is from, (|T|,), -1 for a constant 0; on the host."""
+        (shape,) = self.in_shapes
+        device = next(iter(self.params.values())).device if self.params else None
+        numbers = torch.arange(1, math.prod(shape) + 1, device=device).view(1, *shape)
+        return self.linear(numbers).flatten().cpu() - 1
+
+    def through(self, y: Tensor, part: Patch) -> tuple[tuple[Tensor, Patch], ...] | None:
+        if len(self.in_shapes) != 1:
+            return None
+        (shape,), rows, places = self.in_shapes, y.reshape(len(y), part.size), self.source[part.places]
+        if self.adjoint_terms:  # some results are copies of one element
+            places, place = places.unique(return_inverse=True)
+            rows = y.new_zeros(len(y), len(places)).index_add_(1, place.to(y.device), rows)
+        return ((rows, Patch(shape, None, places)),)
 
 
 @register("Reshape")
@@ -121,6 +140,12 @@ class Pad(Move):
         before = self.node.integers("before")
         inner = (slice(b, b + s) for b, s in zip(before, self.in_shapes[0], strict=True))
         return (y[(slice(None), *inner)],)
+
+    def through(self, y: Tensor, part: Patch) -> tuple[tuple[Tensor, Patch], ...] | None:
+        (shape,), outer = self.in_shapes, Patch(part.whole, part.ranges)
+        before = self.node.integers("before")
+        ranges = tuple((start - b, stop - b) for (start, stop), b in zip(part.ranges, before, strict=True))
+        return (clipped(part.within(outer, y), ranges, shape),)
 
 
 @register("Concat")

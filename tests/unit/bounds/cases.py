@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -93,7 +94,8 @@ def points_of(case: Boxes, count: int = 14) -> Iterator[tuple[int, np.ndarray]]:
     rng = np.random.default_rng(5)
     for b, (low, high) in enumerate(zip(case.lower.double().numpy(), case.upper.double().numpy(), strict=True)):
         inside = oracles.sample(low, high, count, rng).astype(np.float64)
-        yield b, np.concatenate([np.clip(inside, low, high), oracles.corners(low, high)[:16]])
+        corners = list(itertools.islice(itertools.product(*zip(low, high, strict=True)), 16))
+        yield b, np.concatenate([np.clip(inside, low, high), np.array(corners)])
 
 
 def matrix_for(graph: Graph, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -12,10 +12,11 @@ from tests import oracles
 from tests.strategies import RELU_BLOCKS
 from tests.strategies import build as random_graph
 from tests.unit.bounds.cases import Boxes, boxes
-from verifier.bounds.backward import walk_back
+from verifier.bounds.backward import AtInput, part_back
 from verifier.bounds.centred import Centred, deviating
 from verifier.bounds.sweep import Method, Sweep, sweep
 from verifier.graph.ir import Graph, Node
+from verifier.ops.patch import Patch
 
 ROWS = Method(affine=False, rows=True)
 
@@ -76,8 +77,8 @@ def test_exact_arguments_lie_in_their_intervals(seed: int) -> None:
 def test_without_the_costs_the_arguments_leave_their_intervals(charged: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oracle sees what the costs pay for."""
 
-    def free(c: Centred, slot: int, rows: Tensor, bias: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
-        return walk_back(c.network, slot, rows, bias, c.relaxations, owner)
+    def free(c: Centred, slot: int, rows: Tensor, bias: Tensor, owner: Tensor, part: Patch) -> AtInput:
+        return part_back(c.network, slot, rows, bias, c.relaxations, owner, None, part)
 
     if not charged:
         monkeypatch.setattr(Centred, "walk", free)
