@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -59,9 +60,9 @@ class Patch:
     @cached_property
     def ranges(self) -> Spans:
         """The smallest box around it."""
-        if self.box is not None:
-            return self.box
-        at = torch.unravel_index(self.places, self.whole)
+        if self.box is not None or not self.whole:
+            return self.box or ()
+        at = np.unravel_index(self.places.numpy(), self.whole)  # PyTorch's imports sympy
         return tuple((int(axis.min()), int(axis.max()) + 1) for axis in at)
 
     @property
