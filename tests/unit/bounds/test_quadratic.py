@@ -65,9 +65,13 @@ def wide(seed: int, residual: bool = False, inputs: int = 10, width: int = 8) ->
     return net(random_graph(inputs, 2, kinds, seed, width), low, low + 0.3 + 0.3 * rng.random((1, inputs)))
 
 
-@pytest.mark.parametrize(("seed", "residual"), [(0, False), (1, True), (2, False)])
-def test_intervals_hold_the_range_and_are_tighter_than_those_of_single_relus(seed: int, residual: bool) -> None:
-    case = wide(seed, residual)
+@pytest.mark.parametrize(
+    ("seed", "residual", "inputs", "width"), [(0, False, 10, 8), (1, True, 8, 6), (2, False, 10, 8)]
+)
+def test_intervals_hold_the_range_and_are_tighter_than_those_of_single_relus(
+    seed: int, residual: bool, inputs: int, width: int
+) -> None:
+    case = wide(seed, residual, inputs, width)
     alone, together = case.refined(None), case.refined(case.joint)
     low, high = (t[0].numpy() for t in (case.joint.lower, case.joint.upper))
     shorter = 0.0
