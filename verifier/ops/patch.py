@@ -62,7 +62,7 @@ class Patch:
         """The smallest box around it."""
         if self.box is not None or not self.whole:
             return self.box or ()
-        at = np.unravel_index(self.places.numpy(), self.whole)  # PyTorch's imports sympy
+        at = np.unravel_index(self.places.cpu().numpy(), self.whole)  # PyTorch's imports sympy
         return tuple((int(axis.min()), int(axis.max()) + 1) for axis in at)
 
     @property

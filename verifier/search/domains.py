@@ -115,12 +115,13 @@ def join(parts: list[DomainBatch]) -> DomainBatch:
     """Batches one after the other; lists of signs and multipliers are padded with 0 to the longest.
 
     Raises:
-        ValueError: of what children inherit some have another width: 0 is an end of an interval there.
+        ValueError: some inherit what others do not have: where intervals are inherited, 0 is an end.
     """
     if len(parts) == 1:
         return parts[0]
-    if len(widths := {part.state.shape[1] for part in parts}) > 1:
-        raise ValueError(f"states of boxes of one search: found widths {sorted(widths)}, expected one")
+    widths = {part.state.shape[1] for part in parts}
+    if len(widths) > 1 and min(widths) == 0:
+        raise ValueError(f"states of boxes of one search: found widths {sorted(widths)}, expected all empty or none")
     count = sum(map(len, parts))
     return DomainBatch(
         *(

@@ -25,7 +25,7 @@ def test_what_children_inherit_is_never_padded() -> None:
     boxes = whole(torch.zeros(2, 1), torch.ones(2, 1))
     known = replace(boxes, state=torch.ones(2, 4, dtype=torch.float64))
     assert join([known, known]).state.shape == (4, 4)
-    with pytest.raises(ValueError, match=r"found widths \[0, 4\], expected one"):
+    with pytest.raises(ValueError, match=r"found widths \[0, 4\], expected all empty or none"):
         join([known, boxes])
 
 

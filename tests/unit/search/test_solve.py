@@ -298,7 +298,7 @@ def test_a_run_without_room_is_unknown_and_says_why(monkeypatch: pytest.MonkeyPa
     assert result.verdict is Verdict.UNKNOWN and result.open_fraction == 1.0
     assert result.reason.startswith("memory: ") and "--memory" in result.reason
 
-    def refuse(*arguments: object) -> object:
+    def refuse(*arguments: object, **named: object) -> object:
         raise MemoryError
 
     for place, part in ((methods, "bound_boxes"), (on_device, "build"), (engine, "assemble")):
