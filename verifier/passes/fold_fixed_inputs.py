@@ -8,7 +8,7 @@ from verifier.graph.enclose import enclose
 from verifier.graph.ir import Graph, Node, alive
 from verifier.passes.flatten_io import X
 from verifier.passes.fold_constants import constant_params
-from verifier.passes.reached import reached
+from verifier.passes.reached import coordinates, reached
 from verifier.passes.rewrite import Rewriter
 
 
@@ -23,12 +23,8 @@ def fold_fixed_inputs(graph: Graph, free: np.ndarray, values: np.ndarray) -> Gra
     Raises:
         ValueError: the graph is not flat, or `free` is empty, repeats itself or is out of range.
     """
-    free = np.asarray(free, dtype=np.int64)
-    if graph.inputs != (X,) or len(graph.shapes[X]) != 1:
-        raise ValueError("fold_fixed_inputs needs a graph with one flat input; apply flatten_io first")
+    free = coordinates(graph, free)
     (n,) = graph.shapes[X]
-    if free.ndim != 1 or not len(free) or len(np.unique(free)) != len(free) or free.min() < 0 or free.max() >= n:
-        raise ValueError(f"free must hold distinct coordinates of {n} inputs, at least one")
     if np.shape(values) != (n,):
         raise ValueError(f"values has shape {np.shape(values)}, expected {(n,)}")
     if len(free) == n and bool((free == np.arange(n)).all()):

@@ -17,7 +17,7 @@ from verifier.graph.ir import Graph, Node, Shape, alive
 from verifier.graph.operators import OPERATORS
 from verifier.passes.drop_identity import pick, picked
 from verifier.passes.flatten_io import X
-from verifier.passes.reached import reached
+from verifier.passes.reached import coordinates, reached
 from verifier.passes.rewrite import Rewriter
 
 Index = tuple[np.ndarray, ...]
@@ -60,13 +60,7 @@ def partially_evaluated(graph: Graph, free: np.ndarray) -> CutNetwork:
     Raises:
         ValueError: the graph is not flat, or `free` is empty, repeats itself or is out of range.
     """
-    free = np.asarray(free, dtype=np.int64)
-    if graph.inputs != (X,) or len(graph.shapes[X]) != 1:
-        raise ValueError("partially_evaluated needs a graph with one flat input; apply flatten_io first")
-    (n,) = graph.shapes[X]
-    if free.ndim != 1 or not len(free) or len(np.unique(free)) != len(free) or free.min() < 0 or free.max() >= n:
-        raise ValueError(f"free must hold distinct coordinates of {n} inputs, at least one")
-    return _Evaluation(graph, np.sort(free)).cut()
+    return _Evaluation(graph, np.sort(coordinates(graph, free))).cut()
 
 
 def _whole(shape: Shape) -> Index:

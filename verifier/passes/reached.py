@@ -10,6 +10,21 @@ from verifier.graph.operators import OPERATORS
 from verifier.passes.flatten_io import X
 
 
+def coordinates(graph: Graph, free: np.ndarray) -> np.ndarray:
+    """`free` as int (f,), distinct coordinates of the flat input, f >= 1.
+
+    Raises:
+        ValueError: the graph is not flat, or `free` is empty, repeats itself or is out of range.
+    """
+    free = np.asarray(free, dtype=np.int64)
+    if graph.inputs != (X,) or len(graph.shapes[X]) != 1:
+        raise ValueError("expected a graph with one flat input; apply flatten_io first")
+    (n,) = graph.shapes[X]
+    if free.ndim != 1 or not len(free) or len(np.unique(free)) != len(free) or free.min() < 0 or free.max() >= n:
+        raise ValueError(f"free must hold distinct coordinates of {n} inputs, at least one")
+    return free
+
+
 def reached(graph: Graph, free: np.ndarray) -> dict[str, np.ndarray]:
     """Which elements of each value depend on one of the coordinates `free` of the flat input, by sending marks through
     the graph's structure."""
