@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from verifier.bounds.network import Network
+from verifier.bounds.sizes import size_on
 from verifier.problem.rows import AskedRows, RowTable
 
 FIRST_STEP, LAST_STEP = 0.25, 1e-4
@@ -104,7 +105,7 @@ def pgd(
     signed = (torch.arange(len(p), device=p.device) % 2 == 0)[:, None]
     move, tiny = torch.zeros_like(p), torch.finfo(p.dtype).tiny
     best, lowest = p.clone(), torch.full((len(p), table.most), torch.inf, dtype=p.dtype, device=p.device)
-    reached, told, runs, look = lowest.amin(1), torch.inf, 0, LOOK.get(p.device.type, 1)
+    reached, told, runs, look = lowest.amin(1), torch.inf, 0, size_on(p.device, LOOK)
     for step in range(steps):
         if stop():
             break

@@ -33,6 +33,7 @@ from torch import Tensor
 from verifier.bounds.ascend import Adam
 from verifier.bounds.backward import concretise
 from verifier.bounds.relaxed import Ground, Parameters, Relaxed, Task, Walked, relaxed_op
+from verifier.bounds.sizes import size_on
 from verifier.tolerance import gamma, lost, tiny
 
 RATE = 0.12, 0.95
@@ -72,7 +73,7 @@ def climb(
     would not get there at several times the pace of the last iterates (`TREND`, `LENIENT`). Both are looked for at
     every so manieth iterate (`LOOK`).
     """
-    look = LOOK.get(task.query.device.type, LOOK["cuda"])
+    look = size_on(task.query.device, LOOK)
     relaxed, total, walks = Relaxed(ground, task), len(task), 0
     now = start or relaxed.default()
     adjustable, several = now.alpha.shape[1], now.weight.shape[1] > 1

@@ -26,6 +26,7 @@ from torch import Tensor
 from verifier.bounds.alpha_beta import prove
 from verifier.bounds.network import Network
 from verifier.bounds.relaxed import Ground, Parameters, Task
+from verifier.bounds.sizes import size_on
 from verifier.tolerance import LEAST, gamma, lost, tiny, ulp
 
 OCTAVES, HALVINGS = (-4.0, 6.0), 6
@@ -82,7 +83,7 @@ class NeuronPlanes:
         unit = self.swing[query].float() / swing.clamp(min=LEAST)
         weight, least = torch.zeros_like(unit), torch.empty_like(unit, dtype=torch.float64)
         each = self.slopes.shape[1]
-        room = max(1, ELEMENTS.get(row.device.type, ELEMENTS["cuda"]) // max(1, n))  # rows
+        room = max(1, size_on(row.device, ELEMENTS) // max(1, n))  # rows
         for b in range(0, len(query), max(1, room // max(1, each))):
             some = slice(b, b + max(1, room // max(1, each)))
             for start in range(0, each, room):

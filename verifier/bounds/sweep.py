@@ -29,6 +29,7 @@ from verifier.bounds.inputs import IdentityMap, InputMap
 from verifier.bounds.network import Network
 from verifier.bounds.products import Products
 from verifier.bounds.rounding import Allowance
+from verifier.bounds.sizes import size_on
 from verifier.bounds.tiles import tiled, tiles
 from verifier.graph.ir import Shape
 from verifier.ops.bilinear import Mul
@@ -284,7 +285,7 @@ class _Forward:
                 place = places
                 mask, first = _at_origin(mask, bound, place, network.shapes[start])
         table = LARGE_ROWS if centred is not None else ROW_ELEMENTS
-        elements = self.method.row_elements or table.get(query.device.type, table["cuda"])
+        elements = self.method.row_elements or size_on(query.device, table)
         if centred is not None:
             box = Region.of(*centred.box)
 
@@ -467,7 +468,7 @@ def _intersect_part(
 ) -> Interval:
     """`intersect_rows` for a part of the value, which `bound` and `mask` are of, `chunk` elements at a time."""
     most = mask.shape[1]
-    if most <= ALL_ROWS.get(mask.device.type, ALL_ROWS["cuda"]) and len(mask) * most <= chunk:
+    if most <= size_on(mask.device, ALL_ROWS) and len(mask) * most <= chunk:
         picked = torch.arange(most, device=mask.device).expand(len(mask), -1)
         return bound if enough() else _intersect_all(network, slot, bound, picked, None, region, walk, part)
     counts = mask.sum(1)

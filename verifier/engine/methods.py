@@ -11,6 +11,7 @@ from verifier.bounds.centred import Centred
 from verifier.bounds.pieces import of_a_piece
 from verifier.bounds.rational import Rational
 from verifier.bounds.relaxed import Ground
+from verifier.bounds.sizes import size_on
 from verifier.bounds.sweep import LARGE_ROWS, Method, never, sweep
 from verifier.budget import Budget
 from verifier.engine.on_device import OnDevice
@@ -115,10 +116,7 @@ def _neuron_split(on: OnDevice, strategy: Strategy, boxes: DomainBatch, budget: 
     Raises:
         OutOfTime: before the first bound.
     """
-    method, centred = (
-        Method(affine=False, rows=True, row_elements=LARGE_ROWS["cpu" if on.device.type == "cpu" else "cuda"]),
-        None,
-    )
+    method, centred = Method(affine=False, rows=True, row_elements=size_on(on.device, LARGE_ROWS)), None
     if not proof:  # a checker bounds by rows alone
         method = replace(method, affine=strategy.bounds.affine, attribute=False)
         around = on.deviating

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 
 from verifier.bounds.bound import METHODS
+from verifier.bounds.sizes import size_on
 from verifier.bounds.sweep import Method
 from verifier.engine.on_device import OnDevice
 from verifier.errors import OptionsError
@@ -143,12 +145,12 @@ def _of(on: OnDevice, options: Options, kind: Kind, reason: str) -> Strategy:
         for name in [name for name, word in given.items() if word != "auto"]:
             reason += f" ({name} {given[name]} is for splits of {what}, and not used)"
     size = on.network.widest * (d + 2 if affine else 2)
-    device = "cpu" if on.device.type == "cpu" else "cuda"
-    fitting = int(min(MOST_BOXES[device], max(8, INPUT_ELEMENTS[device] // max(1, size))))
+    size_of = partial(size_on, on.device)
+    fitting = int(min(size_of(MOST_BOXES), max(8, size_of(INPUT_ELEMENTS) // max(1, size))))
     if kind is Kind.ZONOTOPE:
-        fitting = zonotope.BATCH[device]
+        fitting = size_of(zonotope.BATCH)
     if neurons:
-        fitting = int(min(MOST_SPLIT[device], max(4, SPLIT_ELEMENTS[device] // max(1, on.network.neurons))))
+        fitting = int(min(size_of(MOST_SPLIT), max(4, size_of(SPLIT_ELEMENTS) // max(1, on.network.neurons))))
     deepest = options.search.max_depth
     return Strategy(
         kind,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from verifier.bounds.sizes import size_on
 from verifier.search.bab import SearchMethod
 from verifier.search.domains import DomainBatch, join
 from verifier.search.halving import narrowed
@@ -25,7 +26,7 @@ MAX_DEPTH = 48
 
 def batch_size(family: Family, given: int | None) -> int:
     """Boxes per step: what was asked for, or what suits the device."""
-    return given or BATCH["cpu" if family.device.type == "cpu" else "cuda"]
+    return given or size_on(family.device, BATCH)
 
 
 def memory_of(family: Family, limit: int | None) -> Memory:
