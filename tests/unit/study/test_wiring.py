@@ -190,6 +190,21 @@ def test_fine_tuning_and_scratch_keep_the_shape_and_change_the_weights(
     assert 0 < near < far
 
 
+def test_new_weights_may_see_other_images_than_fine_tuning(maker: Maker, dense: Path, tmp_path: Path) -> None:
+    """As given dense networks have: otherwise small-scratch would have had less."""
+    settings = replace(maker.settings, images=16)
+    few = Maker(settings, maker.data, maker.semantic)
+    more = Maker(replace(settings, scratch_images=maker.settings.images), maker.data, maker.semantic)
+    out = tmp_path / "out.onnx"
+    more.train(seed=0, epochs=2, like=None, work=tmp_path, out=out)
+    assert out.read_bytes() == dense.read_bytes()
+    tuned = []
+    for made in (few, more, maker):
+        made.finetune(model=dense, seed=0, epochs=1, certified=False, work=tmp_path, out=out)
+        tuned.append(out.read_bytes())
+    assert tuned[0] == tuned[1] != tuned[2]
+
+
 def test_training_means_the_same_on_every_device(tmp_path: Path) -> None:
     """First weights, augmentation, sub-rectangles: all drawn on the host."""
     settings = NetworkSettings(width=1, size=16, images=48, batch=16, calibration=8, certified=0.01)
