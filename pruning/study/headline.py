@@ -40,15 +40,26 @@ def _images(gain: Estimate) -> str:
 
 
 def controls(analysis: Analysis) -> str:
-    """What others of the same ratio and kind of fine-tuning certify beside the focus; how many goals are reached."""
-    found = chosen(analysis)
-    if found is None or analysis.baseline is not None:
+    """What others with the same kind of fine-tuning certify, ratio by ratio; how many goals are reached."""
+    if chosen(analysis) is None or analysis.baseline is not None:
         return ""
-    certified = Arm(found.treatment[0]).certified
+    ratios = sorted({s.ratio for s in analysis.summaries if s.arm == analysis.focus and s.ratio is not None})
+    told = [(ratio, text) for ratio in ratios if (text := "; ".join(_beside(analysis, ratio)))]
+    checks = goals.measured(analysis.goals)
+    passed = sum(check.outcome is GoalOutcome.PASS for check in checks)
+    parts = [f"at {'the same ratio' if len(ratios) == 1 else f'{ratio:.0%}'} certify {text}" for ratio, text in told]
+    parts += [f"{passed} of {len(checks)} goals that were measured are reached"] if checks else []
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+def _beside(analysis: Analysis, ratio: float) -> list[str]:
+    """Controls that certify less, more, or no different area than the focus at a ratio."""
+    certified = Arm(analysis.focus).certified
     others = [
         c
         for c in analysis.effects
-        if c.treatment == found.treatment
+        if c.treatment == (analysis.focus, ratio)
         and c.baseline[1] is not None
         and c.pairs >= ENOUGH
         and Arm(c.baseline[0]).certified == certified
@@ -58,13 +69,7 @@ def controls(analysis: Analysis) -> str:
         "more": [c for c in others if c.coverage.high < 0],
         "no different area within chance": [c for c in others if c.coverage.low <= 0 <= c.coverage.high],
     }
-    told = [f"{', '.join(c.baseline[0] for c in members)} {how}" for how, members in groups.items() if members]
-    checks = goals.measured(analysis.goals)
-    passed = sum(check.outcome is GoalOutcome.PASS for check in checks)
-    parts = [f"at the same ratio certify {'; '.join(told)}"] if told else []
-    parts += [f"{passed} of {len(checks)} goals that were measured are reached"] if checks else []
-    text = "; ".join(parts)
-    return f"{text[0].upper()}{text[1:]}." if text else ""
+    return [f"{', '.join(c.baseline[0] for c in members)} {how}" for how, members in groups.items() if members]
 
 
 def sentence(analysis: Analysis) -> str:

@@ -8,6 +8,7 @@ from pruning.study import analysis as analyses
 from pruning.study import details, goals, headline, select, words
 from pruning.study.analysis import Analysis
 from pruning.study.figures import area, curves, maps
+from pruning.study.spec import MATCHED, alike
 from pruning.study.summary import label, penalised
 from verifier.files.whole import write as write_file
 from verifier.page import cactus, style
@@ -57,13 +58,14 @@ def render(analysis: Analysis, drawn: dict[str, list[Drawn]]) -> str:
 
 
 def first_table(analysis: Analysis) -> Table:
-    """The figures that the first sentence speaks of: the unpruned networks and those of the focus, or all that are
-    given.
+    """The figures that the sentences speak of: the unpruned networks, those of the focus and its two controls, or all
+    that are given.
     """
+    controls = {alike(name, analysis.focus) for name in MATCHED}
     columns = ("network", "certified %", "verified %", "clean error %", "median s", "parameters")
     rows = []
     for s in analysis.summaries:
-        if analysis.baseline is not None or s.ratio is None or s.arm == analysis.focus:
+        if analysis.baseline is not None or s.ratio is None or s.arm in {analysis.focus, *controls}:
             percent = [words.interval(e, 100) for e in (s.coverage, s.verified)]
             error = words.interval(s.clean_error, 100, decimals=2)
             rows.append((s.label, *percent, error, words.interval(s.seconds), words.number(s.parameters)))
@@ -164,6 +166,7 @@ def _cactus(analysis: Analysis) -> list[Drawn]:
     ratios: list[float | None] = [None] if analysis.baseline is not None or not known else [*known]
     drawn = []
     for ratio in ratios:
+        page = [] if ratio is None else [s.arm for s in analysis.summaries]  # an arm looks the same at every ratio
         members = [s for s in analysis.summaries if ratio is None or s.ratio in (None, ratio)]
         members.sort(key=lambda s: (s.arm != analysis.focus, s.arm.startswith("dense")))
         times, totals, rows_of = {}, {}, {}
@@ -175,9 +178,9 @@ def _cactus(analysis: Analysis) -> list[Drawn]:
             totals[name] = len(rows)
         stem = "cactus" if ratio is None else f"cactus-{ratio:g}"
         title = "Images settled in time" + ("" if ratio is None else f", {ratio:.0%} removed")
-        drawn.append(cactus.draw(times, totals, stem, title, "images", True, analysis.focus))
+        drawn.append(cactus.draw(times, totals, stem, title, "images", True, analysis.focus, page))
         title = title.replace("Images settled in time", "Certified area over time")
-        over_time = area.draw(rows_of, stem.replace("cactus", "area"), title, analysis.focus)
+        over_time = area.draw(rows_of, stem.replace("cactus", "area"), title, analysis.focus, page)
         drawn += [] if over_time is None else [over_time]
     return drawn
 

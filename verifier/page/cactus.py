@@ -19,23 +19,25 @@ def draw(
     unit: str,
     share: bool,
     focus: str = "",
+    page: Sequence[str] = (),
 ) -> Drawn:
     """times: seconds of what each contender settled; totals: how much it was asked; share: draw percent of that.
 
-    focus: the contender drawn on top and bolder.
+    focus: the contender drawn on top and bolder. page: all contenders of the page, so that each looks the same on it.
     """
     with style.drawing(stem):
-        drawn = figure(times, totals, unit, share, focus)
+        drawn = figure(times, totals, unit, share, focus, page)
         caption = "Further right is more settled, lower is faster; a line ends where the contender gives up."
         spoken = "; ".join(f"{name} settles {len(s)} of {totals[name]}" for name, s in times.items())
         return style.finish(drawn, stem, title, caption, spoken)
 
 
 def figure(
-    times: Mapping[str, Sequence[float]], totals: Mapping[str, int], unit: str, share: bool, focus: str = ""
-) -> Figure:
+    times: Mapping[str, Sequence[float]], totals: Mapping[str, int], unit: str, share: bool, focus: str = "",
+    page: Sequence[str] = (),
+) -> Figure:  # fmt: skip
     """The plot itself; call and save inside `style.drawing`."""
-    looks = style.looks(list(times))
+    looks = style.looks([*times, *page])
     sheet = Figure(figsize=(5.4, 3.7))
     axes = sheet.add_subplot()
     for name, seconds in times.items():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import quoteattr
 
 import matplotlib
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import LogFormatter
 
 from verifier.files.whole import make_folder, write
 
@@ -83,10 +83,17 @@ def drawing(name: str) -> Iterator[None]:
         yield
 
 
+class _Plain(LogFormatter):
+    """0.01, 0.1, 1, 10 instead of powers, and as many between as there is room for (`LogFormatter` knows)."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
 def plain_ticks(axis: Axis) -> None:
-    """Label a logarithmic axis 0.01, 0.1, 1, 10 instead of powers."""
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
+    """Label a logarithmic axis with plain numbers: powers of ten, and multiples of them where it spans few."""
+    axis.set_major_formatter(_Plain())
+    axis.set_minor_formatter(_Plain(labelOnlyBase=False))
 
 
 def plain(label: str) -> str:

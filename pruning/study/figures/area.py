@@ -27,13 +27,17 @@ def curve(rows: Sequence[StudyRow]) -> tuple[np.ndarray, np.ndarray] | None:
     return seconds, np.mean(shares, axis=0)
 
 
-def draw(members: Mapping[str, Sequence[StudyRow]], stem: str, title: str, focus: str) -> Drawn | None:
-    """A line per contender; None where nothing was traced."""
+def draw(
+    members: Mapping[str, Sequence[StudyRow]], stem: str, title: str, focus: str, page: Sequence[str] = ()
+) -> Drawn | None:
+    """A line per contender, from when the first one certifies something; None where nothing was traced. page: all
+    contenders of the page, so that each looks the same on it.
+    """
     found = {name: line for name, rows in members.items() if (line := curve(rows)) is not None}
     if not found:
         return None
     with style.drawing(stem):
-        looks = style.looks(list(members))
+        looks = style.looks([*members, *page])
         sheet = Figure(figsize=(5.4, 3.7))
         axes = sheet.add_subplot()
         for name, (seconds, shares) in found.items():
@@ -47,6 +51,8 @@ def draw(members: Mapping[str, Sequence[StudyRow]], stem: str, title: str, focus
         axes.set_xlabel("seconds spent on each image, at most")
         axes.set_ylabel("certified area (%, mean)")
         axes.set_ylim(bottom=0)
+        begun = [seconds[shares > 0][0] for seconds, shares in found.values() if shares.any()]
+        axes.set_xlim(left=min(begun, default=None))
         axes.grid(axis="y")
         axes.set_axisbelow(True)
         sheet.legend(loc="outside lower center", ncols=2, columnspacing=1.2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pruning.study import analysis, goals, headline, select
+from pruning.study import analysis, goals, headline, report, select
 from pruning.study.goals import GoalOutcome
 from pruning.study.summary import ENOUGH
 from tests.unit.study.made_rows import FEW, rows
@@ -70,6 +70,25 @@ def test_a_comparison_uses_the_images_that_both_have():
     """usn+cert goes on with images that dense+cert lacks, on which nothing is proven."""
     found = study(rows(CERT, 0.5, [1.0] * 8 + [0.0] * 8), rows("dense+cert", None, [0.5] * 8))
     assert "50.0 points more" in headline.sentence(found)
+
+
+def test_every_ratio_has_its_controls_and_its_goals():
+    found = study(
+        rows("usn", 0.5, [0.8] * 8),
+        rows("l2", 0.5, [0.7] * 8),
+        rows("usn", 0.6, [0.7] * 8),
+        rows("small-scratch", 0.6, [1.0] * 8),
+        rows("usn", 0.75, [0.6] * 8),
+        rows("dense+ft", None, [0.5] * 8),
+        focus="usn",
+    )
+    said = headline.controls(found)
+    assert said.startswith("At 50% certify l2 less; at 60% certify small-scratch more; ") and "75%" not in said
+    outcomes = {c.what: c.outcome for c in found.goals}
+    assert outcomes["usn 60% vs small-scratch: verified rate"] is GoalOutcome.FAIL
+    assert outcomes["usn 75% vs small-scratch: verified rate"] is GoalOutcome.UNMEASURED
+    shown = [row[0] for row in report.first_table(found).rows]
+    assert shown == ["dense+ft", "small-scratch 60%", "usn 50%", "usn 60%", "usn 75%"]
 
 
 def test_the_goals_of_a_certified_focus_are_about_certified_controls():

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 from benchmarks import synthetic_study as synthetic
 from pruning.study import analysis, goals, headline, report, runner, words
@@ -20,6 +21,7 @@ from pruning.study.figures import curves, maps
 from pruning.study.goals import GoalOutcome
 from pruning.study.stats import Estimate
 from pruning.study.summary import Effect
+from tests.unit.study.made_rows import rows
 from verifier.page import style
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -237,6 +239,27 @@ def test_a_network_looks_the_same_in_every_figure():
     names = ["usn-taylor+cert", "l2+cert", "dense+ft", "random-matched+cert", "dense+cert", "l2+cert"]
     assert style.looks(names) == style.looks(names[::-1]) == style.looks(sorted(names))
     assert len({(look.colour, look.marker) for look in style.looks(names).values()}) == 5
+
+
+def test_an_arm_looks_the_same_at_every_ratio_also_where_others_are_missing():
+    """At 60 % there is no random-matched+cert, whose look must not go to the focus."""
+    parts = [("usn-taylor+cert", 0.5), ("random-matched+cert", 0.5), ("usn-taylor+cert", 0.6), ("dense+cert", None)]
+    held = [r for arm, ratio in parts for r in rows(arm, ratio, [1.0] * 6)]
+    found = analysis.analyse(held, "t", None, REPLICATES, "usn-taylor+cert")
+    plots = {d.stem: d.svg for d in report._cactus(found)}
+    colour = style.looks([arm for arm, _ in parts])["usn-taylor+cert"].colour
+    assert [plots[f"cactus-{ratio}"].count(colour) > 0 for ratio in (0.5, 0.6)] == [True, True]
+
+
+@pytest.mark.parametrize(("low", "high", "shown"), [(4, 12, "4 6 10"), (0.2, 30, "1 10"), (0.01, 2e4, "0.01 1 10000")])
+def test_a_logarithmic_axis_has_several_labels_in_plain_numbers(low, high, shown):
+    axes = Figure().add_subplot()
+    axes.set_yscale("log")
+    axes.set_ylim(low, high)
+    style.plain_ticks(axes.yaxis)
+    axes.figure.canvas.draw()
+    texts = [t.get_text() for t in [*axes.get_yticklabels(), *axes.get_yticklabels(minor=True)]]
+    assert set(shown.split()) <= set(texts), texts
 
 
 boxes = st.lists(st.tuples(*[st.integers(0, 8)] * 4, st.sampled_from([-1, 0, 1])), min_size=1, max_size=8)
