@@ -3,7 +3,8 @@
 Fine-tuning takes any network that PyTorch reads (`pruning.torch_bridge`) as it is, with the loop, the augmentation and
 the loss of the dense network, starts at a tenth of the rate (`fine`) and follows a cosine; certified, with a loss on
 bounds over sub-rectangles of S beside it (`pruning.curriculum`). From new weights (small-scratch) networks are chains
-of Conv, Relu, Flatten and Gemm (`cnn7` is), with batch normalisation behind each convolution, as the dense one had.
+of Conv, Relu, Flatten and Gemm (`cnn7` is), with batch normalisation behind each hidden layer. The dense network has it
+behind convolutions only and loses most neurons of its hidden dense layer in the first steps, which wide it can spare.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils.fusion import fuse_linear_bn_eval
 
 from pruning import api, forms
 from pruning.calibration import Calibration, Perturbation
@@ -211,7 +213,7 @@ class Maker:
 
     def write(self, model: nn.Sequential, out: Path) -> None:
         """As ONNX."""
-        out.write_bytes(to_onnx(model.cpu(), self.arch).SerializeToString())
+        out.write_bytes(to_onnx(_folded(model.cpu()), self.arch).SerializeToString())
 
 
 class Tuned(nn.Module):
@@ -277,8 +279,8 @@ class _Certified:
 def chain(net: Net, size: int, fresh: bool) -> nn.Sequential:
     """A network that is a chain of Conv, Relu, Flatten and Gemm as a module; its last layer speaks in pixels.
 
-    fresh: the same widths with new weights, and batch normalisation behind every convolution. Otherwise the weights of
-    the file. StudyFileError for any other network.
+    fresh: the same widths with new weights, and batch normalisation behind every layer but the last. Otherwise the
+    weights of the file. StudyFileError for any other network.
     """
     layers: list[nn.Module] = []
     value = net.inputs[0]
@@ -289,6 +291,8 @@ def chain(net: Net, size: int, fresh: bool) -> nn.Sequential:
             )
         layers += _layer(net, node, fresh)
         value = node.outputs[0]
+    if fresh and isinstance(layers[-1], nn.BatchNorm1d):
+        layers.pop()
     last = layers[-1]
     if not isinstance(last, nn.Linear):
         raise StudyFileError("the network does not end in a Gemm; only coordinate heads can be trained here")
@@ -300,6 +304,18 @@ def chain(net: Net, size: int, fresh: bool) -> nn.Sequential:
     return nn.Sequential(*layers, pixels)
 
 
+def _folded(model: nn.Sequential) -> nn.Sequential:
+    """The same function in evaluation, without batch normalisation behind dense layers (the export folds the rest)."""
+    layers: list[nn.Module] = []
+    for layer in model:
+        before = layers[-1] if layers else None
+        if isinstance(layer, nn.BatchNorm1d) and isinstance(before, nn.Linear):
+            layers[-1] = fuse_linear_bn_eval(before, layer)
+        else:
+            layers.append(layer)
+    return nn.Sequential(*layers)
+
+
 def _layer(net: Net, node: Any, fresh: bool) -> list[nn.Module]:
     if node.type == "Relu":
         return [nn.ReLU()]
@@ -307,7 +323,8 @@ def _layer(net: Net, node: Any, fresh: bool) -> list[nn.Module]:
         return [nn.Flatten()]
     weight, bias = (net.constant(node.input(slot)) for slot in (1, 2))
     if node.type == "Gemm" and weight is not None and bias is not None and node.attrs.get("transB", 0) == 1:
-        return [_filled(nn.Linear(weight.shape[1], weight.shape[0]), weight, bias, fresh)]
+        layer = _filled(nn.Linear(weight.shape[1], weight.shape[0]), weight, bias, fresh)
+        return [layer, *([nn.BatchNorm1d(weight.shape[0])] if fresh else [])]
     pads = tuple(node.attrs.get("pads", (0, 0, 0, 0)))
     plain = int(node.attrs.get("group", 1)) == 1 and pads[:2] == pads[2:] and len(pads) == 4
     if node.type == "Conv" and weight is not None and bias is not None and plain and "auto_pad" not in node.attrs:

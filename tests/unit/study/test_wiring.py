@@ -190,6 +190,22 @@ def test_fine_tuning_and_scratch_keep_the_shape_and_change_the_weights(
     assert 0 < near < far
 
 
+def test_new_weights_are_normalised_behind_every_hidden_layer_and_written_without(maker: Maker, dense: Path) -> None:
+    """A hidden dense layer, too: few neurons of one survive the first steps otherwise."""
+    module, written = chain(api.load(dense), 16, fresh=True), dense.parent / "fresh.onnx"
+    kinds = [type(layer).__name__ for layer in module]
+    assert [kinds[at + 1][:9] for at, kind in enumerate(kinds) if kind in ("Conv2d", "Linear")] == ["BatchNorm"] * 6 + [
+        "Pixels"
+    ]
+    maker.fit(module, 2, 4e-3, 0)
+    pictures = np.random.default_rng(0).random((3, 1, 16, 16), np.float32)
+    with torch.no_grad():
+        expected = module(torch.from_numpy(pictures)).numpy()
+    maker.write(module, written)
+    assert widths(written) == widths(dense)
+    np.testing.assert_allclose(answer(written, pictures), expected, rtol=1e-4, atol=1e-3)
+
+
 def test_new_weights_may_see_other_images_than_fine_tuning(maker: Maker, dense: Path, tmp_path: Path) -> None:
     """As given dense networks have: otherwise small-scratch would have had less."""
     settings = replace(maker.settings, images=16)
