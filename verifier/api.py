@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import vnnlib
 from verifier.budget import Budget, memory_limit
 from verifier.console import process
-from verifier.errors import ModelError, OptionsError, ProofError
+from verifier.errors import ModelError, OptionsError, ProblemError, ProofError
 from verifier.files.whole import AnyPath
 from verifier.options import Options
 from verifier.progress import Progress
@@ -35,9 +35,13 @@ if TYPE_CHECKING:
 
 Engine = Callable[..., Result]
 
+Networks = Sequence[tuple[str, AnyPath]]
+"""The networks of a specification about several, by the names it declares, and the file of each."""
 
-def load(model: AnyPath | Module | Model, example: Any = None) -> Model:
-    """Reads a network: an ONNX file (`.onnx`, `.onnx.gz`) or a `torch.nn.Module`, which is exported to ONNX.
+
+def load(model: AnyPath | Networks | Module | Model, example: Any = None) -> Model:
+    """Reads a network: an ONNX file (`.onnx`, `.onnx.gz`) or a `torch.nn.Module`, which is exported to ONNX. Of several
+    networks (see `in_order`) each file is read once, and the result is all of them side by side.
 
     A module needs `example`: one input tensor, or a tuple of them, in the shapes the specification speaks of. A network
     that is loaded already is returned as it is.
@@ -45,17 +49,51 @@ def load(model: AnyPath | Module | Model, example: Any = None) -> Model:
     Raises:
         ModelError: the file cannot be used, or the module cannot be exported.
     """
-    from verifier.graph.onnx_import import Model, load_model
+    from verifier.graph.onnx_import import Model, load_model, side_by_side
 
     if isinstance(model, Model):
         return model
+    if isinstance(model, Sequence) and not isinstance(model, str):
+        read = {Path(path): load_model(Path(path)) for path in dict.fromkeys(path for _, path in model)}
+        return side_by_side([(name, read[Path(path)]) for name, path in model])
     if isinstance(model, str | PathLike):
         return load_model(Path(model))
     return _export(model, example)
 
 
+def in_order(networks: Networks, spec: Spec) -> Networks | AnyPath:
+    """The networks of `spec` as it declares them: one that is `equal-to` another may be left out, and is that one. The
+    file alone where it declares one.
+
+    Raises:
+        ProblemError: a network has no file, a file has no network, or those of equal networks differ.
+    """
+    files, declared = dict(networks), [network.name for network in spec.networks]
+    if len(declared) == len(networks) == 1:
+        return networks[0][1]
+    same = {n.name: n.equivalence[1] for n in spec.networks if n.equivalence and n.equivalence[0] == "equal-to"}
+    if list(files) == [""]:  # a file without a name is the network that all others equal
+        files = {declared[0]: files[""]}
+    for name, other in same.items():
+        files.setdefault(name, files.get(other, ""))
+    if set(declared) != set(files) or not all(files.values()) or len(networks) > len(declared):
+        found = ", ".join(name or str(path) for name, path in networks)
+        raise ProblemError(
+            f"the specification declares the networks {', '.join(declared)}, but found {found};"
+            " expected a pair (name, file) for each"
+        )
+    from verifier.graph.onnx_import.source import read_model
+
+    for name, other in same.items():
+        if files[name] != files[other] and read_model(files[name]).data != read_model(files[other]).data:
+            raise ProblemError(
+                f"network {name} is declared equal-to {other}, but found {files[name]} and {files[other]}, which differ"
+            )
+    return tuple((name, files[name]) for name in declared)
+
+
 def verify(
-    model: AnyPath | Module | Model,
+    model: AnyPath | Networks | Module | Model,
     spec: AnyPath | Spec,
     options: Options | None = None,
     *,
@@ -69,7 +107,8 @@ def verify(
 ) -> Result:
     """Decides whether an input of the specification's set makes all its assertions true.
 
-    `timeout` (seconds) goes before `options.timeout`; `budget` goes before both, and its `stop()` ends the run early.
+    A specification about several networks needs pairs (name, path) for `model`. `timeout` (seconds) goes before
+    `options.timeout`; `budget` goes before both, and its `stop()` ends the run early.
     `progress` is called after every step of the search. `proof` is a file for a proof that `secateur check` accepts
     (`model` and `spec` are files then); it is there after `unsat`, and after `sat` where the witness holds over the
     reals, and is not made otherwise. `checkpoint` is a file for the open boxes of the search (`model` and `spec` are
@@ -92,6 +131,10 @@ def verify(
     with _without_collector():
         files = model, spec
         spec = read_spec(spec)
+        if isinstance(model, str | PathLike) and len(spec.networks) > 1:
+            model = (("", model),)
+        if isinstance(model, tuple | list):
+            model = in_order(model, spec)
         loaded = load(model, example)
     if checkpoint is not None:
         if not isinstance(files[0], str | PathLike) or not isinstance(files[1], str | PathLike):
@@ -149,6 +192,8 @@ def solve(
 
     with _without_collector():
         form = vnnlib.normalise(spec)
+        if proof is None:  # a proof is about the bounds of the file
+            form = vnnlib.with_implied_bounds(form)
         check_fit(model, form)
         if budget.expired():
             return out_of_time(budget, "before the search began")

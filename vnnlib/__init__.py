@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vnnlib.errors import VnnLibError, VnnLibSemanticError, VnnLibSyntaxError, VnnLibUnsupported
 from vnnlib.form import Layout, NormalForm, TensorSlice, joined
+from vnnlib.implied import with_implied_bounds
 from vnnlib.limits import Limits
 from vnnlib.normalise import classify, normalise
 from vnnlib.reading import load, loads
@@ -55,6 +56,7 @@ __all__ = [
     "parse_networks",
     "parse_witness",
     "read_instances",
+    "with_implied_bounds",
 ]
 
 _LAZY = {

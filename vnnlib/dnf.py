@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from vnnlib.errors import VnnLibUnsupported
-from vnnlib.polynomial import StepLimit, Terms, TooMuchWork, difference
+from vnnlib.polynomial import Factors, StepLimit, Terms, TooMuchWork, difference
 from vnnlib.rows import RowKey
 from vnnlib.spec import RELATIONS, Application, Num, Spec, Term, Variable
 
@@ -46,19 +46,23 @@ class OpaqueLiteral(NamedTuple):
     why: str
 
 
+MOST_FACTORS, MOST_PRODUCTS = 8, 256
+"""Of one product, and different products of one specification: each becomes an operation behind the network."""
+
 Literal = BoundLiteral | RowLiteral | OpaqueLiteral | bool
 _ONE = Fraction(1)
 _MIRROR = {"<=": ">=", ">=": "<=", "<": ">", ">": "<", "==": "==", "!=": "!="}
 
 
 class Atoms:
-    """Turns comparisons into literals; keeps the list of different rows."""
+    """Turns comparisons into literals; keeps the lists of different rows and of the products of variables in them."""
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
         self.n_inputs, self.n_outputs = spec.size("input"), spec.size("output")
         self.budget = StepLimit(spec.limits.max_work)
         self.rows: dict[RowKey, int] = {}
+        self.products: dict[Factors, int] = {}
 
     def column(self, var: Variable) -> int:
         """Return the position of a variable in the joint vector."""
@@ -82,11 +86,8 @@ class Atoms:
                     polynomial, op = difference(relation, self.column, self.budget), relation.op
                 except TooMuchWork:
                     return [[OpaqueLiteral(relation, "arithmetic too large to multiply out")]]
-            if len(polynomial) > 0 and max(map(len, polynomial)) > 1:
-                opaque = OpaqueLiteral(relation, "nonlinear comparison (a product of variables)")
-                return [[opaque], [opaque]] if op == "!=" else [[opaque]]
-            if any(m and m[0] >= self.n_inputs + self.n_outputs for m in polynomial):
-                opaque = OpaqueLiteral(relation, f"hidden variable of '{self._hidden(polynomial)}'")
+            if why := self._outside(polynomial):
+                opaque = OpaqueLiteral(relation, why)
                 return [[opaque], [opaque]] if op == "!=" else [[opaque]]
 
             def make(op: str) -> list[Literal]:
@@ -109,9 +110,26 @@ class Atoms:
         other = (self.column(right),)
         return {column: _ONE, other: -_ONE} if column != other else {}
 
+    def _outside(self, polynomial: Terms) -> str:
+        """Say why the normal form cannot hold a polynomial; "" where it can, whose products are numbered then."""
+        if any(m and m[-1] >= self.n_inputs + self.n_outputs for m in polynomial):
+            return f"hidden variable of '{self._hidden(polynomial)}'"
+        products = [m for m in polynomial if len(m) > 1]
+        if any(len(m) > MOST_FACTORS for m in products):
+            return f"nonlinear comparison (a product of more than {MOST_FACTORS} variables)"
+        if len(self.products.keys() | set(products)) > MOST_PRODUCTS:
+            return f"nonlinear comparison (more than {MOST_PRODUCTS} products of variables)"
+        for product in products:
+            self.products.setdefault(product, len(self.products))
+        return ""
+
+    def _place(self, factors: Factors) -> int:
+        """Return the column of a variable or of a product."""
+        return factors[0] if len(factors) == 1 else self.n_inputs + self.n_outputs + self.products[factors]
+
     def _hidden(self, polynomial: Terms) -> str:
         """Name the hidden tensor that a polynomial uses."""
-        column = max(m[0] for m in polynomial if m)
+        column = max(m[-1] for m in polynomial if m)
         for start, tensor in zip(self.spec.columns, self.spec.tensors, strict=True):
             if start <= column < start + tensor.size and tensor.kind == "hidden":
                 return tensor.name
@@ -126,7 +144,7 @@ class Atoms:
         strict = len(op) == 1
         sign = 1 if op[0] == "<" else -1
         rhs = -sign * polynomial.get((), Fraction(0))
-        terms = sorted((m[0], sign * c) for m, c in polynomial.items() if m)
+        terms = sorted((self._place(m), sign * c) for m, c in polynomial.items() if m)
         if not terms:
             return [rhs > 0 if strict else rhs >= 0]
         found: list[Literal] = []

@@ -53,7 +53,9 @@ class ClauseSource:
 
 @dataclass(frozen=True, eq=False)
 class NormalForm:
-    """A query in disjunctive normal form, n inputs and m outputs over all networks, v = [x; y].
+    """A query in disjunctive normal form, n inputs and m outputs over all networks, v = [x; y; products].
+
+    Element n + m + k of v is the product of the elements `products[k]` of [x; y] (ascending, with repetition).
 
     sat  <=>  some case q and x with lower[q] <= x <= upper[q] (strict where flagged) and all rows of
     `case_in_rows[q]`, and y = N(x), satisfy all rows of one clause of the case.
@@ -88,6 +90,7 @@ class NormalForm:
     clause_source: ClauseSource
     logic: str
     unbounded: tuple[int, ...]
+    products: tuple[tuple[int, ...], ...] = ()
 
     @property
     def n_cases(self) -> int:
@@ -145,7 +148,8 @@ class NormalForm:
 
     def same_as(self, other: NormalForm, *, sources: bool = True, logic: bool = True) -> bool:
         """Say whether everything is equal; `sources` and `logic` choose whether these count."""
-        plain = ["n_inputs", "n_outputs", "input_tensors", "output_tensors", "unbounded"] + ["logic"] * logic
+        plain = ["n_inputs", "n_outputs", "input_tensors", "output_tensors", "unbounded", "products"]
+        plain += ["logic"] * logic
         if any(getattr(self, name) != getattr(other, name) for name in plain):
             return False
         names = "lower upper row_ptr row_col row_val row_rhs row_strict clause_ptr clause_rows case_ptr case_in_ptr "
@@ -180,11 +184,13 @@ class NormalForm:
     def _row_holds(self, r: int, v: np.ndarray) -> bool:
         """Evaluate one row exactly (a NaN or infinite element never satisfies)."""
         columns, values, rhs, strict = self.row(r)
-        point = v[columns]
-        if not np.isfinite(point).all():
+        known = self.n_inputs + self.n_outputs
+        factors = [(c,) if c < known else self.products[c - known] for c in columns.tolist()]
+        if not all(np.isfinite(v[list(own)]).all() for own in factors):
             return False
-        terms = zip(values.tolist(), point.tolist(), strict=True)
-        total = sum((Fraction(a) * Fraction(b) for a, b in terms), Fraction(0))
+        pairs = zip(values.tolist(), factors, strict=True)
+        terms = (Fraction(a) * math.prod(Fraction(float(v[k])) for k in own) for a, own in pairs)
+        total = sum(terms, Fraction(0))
         return total < Fraction(rhs) if strict else total <= Fraction(rhs)
 
     def __repr__(self) -> str:
@@ -200,7 +206,11 @@ def joined(forms: Sequence[NormalForm]) -> NormalForm:
     """The cases of several forms over the same inputs and outputs, one after the other: sat if one of them is.
 
     Rows of different forms may be equal. Tensors, logic and unbounded inputs are those of the first.
+
+    Raises `ValueError` where products of variables are asked for, which every form counts in its own way.
     """
+    if any(form.products for form in forms):
+        raise ValueError("specifications with products of variables cannot be joined")
     rows = np.cumsum([0, *(f.n_rows for f in forms)])
 
     def after(name: str) -> np.ndarray:

@@ -18,8 +18,8 @@ CaseKey = tuple[tuple[tuple[tuple[int, bool], float, bool], ...], tuple[int, ...
 def normalise(spec: Spec) -> NormalForm:
     """Bring a specification to normal form.
 
-    Raises `VnnLibUnsupported`, with position, for nonlinear comparisons, hidden variables, tensors of non-numeric type
-    and expansions beyond `spec.limits`; the tree in the specification can still be evaluated.
+    Raises `VnnLibUnsupported`, with position, for products of many variables, hidden variables, tensors of
+    non-numeric type and expansions beyond `spec.limits`; the tree in the specification can still be evaluated.
     """
     if spec.form is not None:
         return spec.form
@@ -31,7 +31,7 @@ def normalise(spec: Spec) -> NormalForm:
     for conjunction in (expansion.base, *expansion.alternatives):
         if conjunction.opaque and expansion.alternatives:
             _refuse(spec, conjunction.opaque[0])
-    return assemble(spec, _parts(spec, expansion), classify(spec))
+    return assemble(spec, _parts(spec, expansion), classify(spec), tuple(expansion.atoms.products))
 
 
 def classify(spec: Spec) -> str:

@@ -105,7 +105,7 @@ def _sorted(ptr: np.ndarray, values: np.ndarray) -> np.ndarray:
     return values[np.lexsort((values, group))]
 
 
-def assemble(spec: Spec, parts: ClauseParts, logic: str) -> NormalForm:
+def assemble(spec: Spec, parts: ClauseParts, logic: str, products: tuple[tuple[int, ...], ...] = ()) -> NormalForm:
     """Sort clauses by case, bring rows into canonical order, drop repeated rows in a clause, and freeze everything."""
     count, cases = len(parts.rows.rhs), len(parts.lower)
     clause_ptr, clause_rows = parts.clause_ptr, parts.clause_rows
@@ -152,6 +152,7 @@ def assemble(spec: Spec, parts: ClauseParts, logic: str) -> NormalForm:
         clause_source=ClauseSource(source_ptr, source_lines),
         logic=logic,
         unbounded=tuple(np.flatnonzero(open_).tolist()),
+        products=products,
     )
 
 

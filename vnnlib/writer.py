@@ -112,6 +112,8 @@ class _Style1:
             why = f"input X_{form.unbounded[0]} without a finite bound"
         elif form.strict_lower is not None or form.strict_upper is not None or form.row_strict.any():
             why = "a strict comparison"
+        elif form.products:
+            why = "a product of variables"
         elif len(form.case_in_rows):
             why = "a linear constraint over inputs"
         elif (np.diff(form.clause_ptr) == 0).any():
@@ -206,6 +208,7 @@ class _Form:
         style.check(form)
         self.form, self.style = form, style
         self.names = style.variables(form)
+        self.names += [f"(* {' '.join(self.names[k] for k in product)})" for product in form.products]
         self.cache: dict[int, str] = {}
 
     def lines(self) -> Iterator[str]:

@@ -86,7 +86,7 @@ def test_a_list_with_everything_in_it(verify: Verify, tmp_path: Path, bench: Pat
         assert check(tmp_path / "p" / name, *files).verdict == verdict
     assert (tmp_path / "w" / "one_low.counterexample").read_text().startswith("((X_0 ")
     assert "broken.vnnlib:1" in done.stderr and "none.onnx" in done.stderr and "Traceback" not in done.stderr
-    assert "several networks" in done.stderr
+    assert "declares the networks" in done.stderr
     assert "6 instances" in done.stderr
 
     again = verify(*arguments)
@@ -95,7 +95,11 @@ def test_a_list_with_everything_in_it(verify: Verify, tmp_path: Path, bench: Pat
     page = (tmp_path / "out.html").read_text(encoding="utf-8")
     assert "3 of 6 settled: 1 unsat, 2 sat; 3 error." in page and page.count("((X_0 ") == 2
     # reasons of the first run, though the second had nothing to do
-    assert "found several networks, expected 1" in page and "every box is proven" in page and "2 inputs vary" in page
+    assert (
+        "but found f, g; expected a pair (name, file) for each" in page
+        and "every box is proven" in page
+        and "2 inputs vary" in page
+    )
 
 
 def test_a_stopped_list_has_its_report(tmp_path: Path, bench: Path) -> None:

@@ -47,6 +47,8 @@ def read_queries(path: str | Path, network: CheckedNetwork) -> Queries:
     form = vnnlib.normalise(vnnlib.loads(data, name=str(path)))
     if len({t.network for t in form.input_tensors}) > 1:
         raise Unreadable(f"{path}: several networks are not known to this checker")
+    if form.products:
+        raise Unreadable(f"{path}: products of variables are not known to this checker")
     inputs = [vnnlib.Layout("input", (size,), dtype) for size, dtype in network.dtypes]
     outputs = [vnnlib.Layout("output", (size,), np.dtype(np.float32)) for size in network.parts]
     if why := form.misfit(inputs, outputs):

@@ -27,7 +27,7 @@ from verifier.executors.executor import Began, Done, Executor, Failed, Lost, Sai
 from verifier.files.ledger import Ledger
 from verifier.files.whole import make_folder, write
 from verifier.progress import StatusLine
-from vnnlib import read_instances
+from vnnlib import parse_networks, read_instances
 
 KILL_AFTER = 10.0
 """Seconds after its time limit at which a worker that has not answered is killed."""
@@ -86,7 +86,9 @@ def read_list(path: str | os.PathLike[str], cap: float | None = None) -> list[Jo
         single = len(entry.networks) == 1
         onnx = entry.networks[0][1] if single else repr(list(entry.networks))
         model = _locate(folder, onnx) if single else None
-        jobs.append(Job(_category(folder), onnx, entry.vnnlib, model, _locate(folder, entry.vnnlib), timeout))
+        several = () if single else tuple((name, _locate(folder, path)) for name, path in entry.networks)
+        spec = _locate(folder, entry.vnnlib)
+        jobs.append(Job(_category(folder), onnx, entry.vnnlib, model, spec, timeout, several=several))
     if not jobs:
         raise ProblemError(f"{path}: found no instances, expected lines model,spec,timeout")
     return jobs
@@ -306,7 +308,7 @@ def file_names(jobs: Sequence[Job], suffix: str) -> dict[tuple[str, str], str]:
     Where these are the same for several instances (files of one name in several folders), the folders are part of the
     name, and where that is not enough a part of a hash, so that no file takes the place of another.
     """
-    pairs = dict.fromkeys((job.onnx, job.vnnlib) for job in jobs if job.model is not None)
+    pairs = dict.fromkeys((job.onnx, job.vnnlib) for job in jobs)
     short = Counter((_stem(onnx), _stem(vnnlib)) for onnx, vnnlib in pairs)
     names = {}
     for onnx, vnnlib in pairs:
@@ -335,7 +337,7 @@ def _still_to_do(jobs: Sequence[Job], ledger: Ledger[Finished]) -> deque[Job]:
 
 def _refuse_changed(results: str | os.PathLike[str], written: float, done: Set[Job]) -> None:
     """Raises OutputError where a file was changed after the results `written` last: a line says only names."""
-    for path in sorted({path for job in done for path in (job.model, job.spec) if path is not None}):
+    for path in sorted({path for job in done for path in (*job.models, job.spec)}):
         with suppress(OSError):  # a file that is gone is no other one
             if path.stat().st_mtime > written:
                 raise OutputError(
@@ -359,9 +361,13 @@ def _stop_on_signal(run: _Run) -> Iterator[None]:
 
 def _flat_stem(name: str) -> str:
     """The stem with the folders in front, joined by underscores."""
+    if name.startswith("["):
+        return "-".join(_flat_stem(path) for _, path in parse_networks(name))
     return "_".join([*(part for part in Path(name).parent.parts if part not in (".", "..", "/")), _stem(name)])
 
 
 def _stem(name: str) -> str:
-    """File name without folder, `.gz` and its own suffix, as VNN-COMP names counterexample files."""
+    """File name without folder, `.gz` and its own suffix, as VNN-COMP names counterexample files; of several, all."""
+    if name.startswith("["):
+        return "-".join(_stem(path) for _, path in parse_networks(name))
     return Path(Path(name).name.removesuffix(".gz")).stem

@@ -29,7 +29,7 @@ def tensors(witness: Witness, spec: Spec) -> dict[str, np.ndarray]:
     values: dict[str, np.ndarray] = {}
     for group, flat in (("inputs", witness.x), ("outputs", witness.y)):
         at = 0
-        for tensor in getattr(spec.networks[0], group):
+        for tensor in (t for network in spec.networks for t in getattr(network, group)):
             values[tensor.name] = flat[at : at + tensor.size].reshape(tensor.shape)
             at += tensor.size
     return values

@@ -84,7 +84,7 @@ def _solve(
     kept = {"proof": args.proof, "checkpoint": args.checkpoint}
     asked = args.spec if any(kept.values()) else spec  # both are about the file
     try:
-        result = verify(_one_network(args.model), asked, options, budget=budget, progress=look, engine=engine, **kept)
+        result = verify(_networks(args.model), asked, options, budget=budget, progress=look, engine=engine, **kept)
     finally:
         line.clear()
     return result, spec
@@ -127,22 +127,30 @@ def _inputs(args: argparse.Namespace) -> Iterator[str | Path | None]:
     from verifier.graph.onnx_import.source import files_of  # onnx; only asked where an output exists already
 
     yield from (args.spec, f"{args.spec}.gz", args.options)
-    yield from files_of(_one_network(args.model))
+    networks = _networks(args.model)
+    for path in [networks] if isinstance(networks, str) else [path for _, path in networks]:
+        yield from files_of(path)
 
 
 def _list_inputs(args: argparse.Namespace, jobs: Sequence[Job]) -> Iterator[str | Path | None]:
     yield from (args.instances, args.options)
     for job in jobs:
-        yield from (job.model, job.spec)
+        yield from (*job.models, job.spec)
+
+
+def _networks(text: str) -> str | tuple[tuple[str, str], ...]:
+    """The path in a model argument, or of a shipped network; or the (name, path) pairs that VNN-COMP passes."""
+    networks = tuple((name, str(shipped.find(path))) for name, path in parse_networks(text))
+    return networks[0][1] if len(networks) == 1 else networks
 
 
 def _one_network(text: str) -> str:
-    """The path in a model argument, or of a shipped network; VNN-COMP passes several as (name, path) pairs."""
-    networks = parse_networks(text)
-    if len(networks) != 1:
-        names = ", ".join(name for name, _ in networks[:10])
-        raise ProblemError(f"model: found {len(networks)} networks ({names}), expected 1: several are not supported")
-    return str(shipped.find(networks[0][1]))
+    """The one path in a model argument."""
+    found = _networks(text)
+    if not isinstance(found, str):
+        names = ", ".join(name for name, _ in found[:10])
+        raise ProblemError(f"model: found {len(found)} networks ({names}), expected 1: --coverage is about one")
+    return found
 
 
 def _deliver(args: argparse.Namespace, result: Result, spec: Spec | None, history: History) -> int:
@@ -177,7 +185,8 @@ def _deliver(args: argparse.Namespace, result: Result, spec: Spec | None, histor
     if args.report:
         from verifier.command import explain_page  # Matplotlib and Jinja
 
-        shape = () if result.witness is None else load(_one_network(args.model)).input_shape
+        one = _networks(args.model)
+        shape = load(one).input_shape if result.witness is not None and isinstance(one, str) else ()
         explain_page.write_page(args.report, (args.model, args.spec), result, spec, history.looks, about.facts(), shape)
     return EXIT_VERDICT
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import vnnlib
-from verifier.api import load, read_spec, solve, with_proof
+from verifier.api import in_order, load, read_spec, solve, with_proof
 from verifier.budget import Budget, memory_limit
 from verifier.command import report
 from verifier.command.ledger import Instance
 from verifier.console import process
-from verifier.errors import ProblemError, SecateurError
+from verifier.errors import SecateurError
 from verifier.executors.executor import Emit, Servant
 from verifier.options import Options
 from vnnlib import VnnLibError
@@ -37,13 +37,20 @@ Message = int | tuple[int, "JobOutcome"]
 class Job(Instance):
     """One line of a list: the names, the files they mean, and the time limit in seconds.
 
-    `model` is None where the line names several networks; `proof` is where its proof goes, if one is asked for.
+    `model` is None where the line names several networks, which are in `several` by their names; `proof` is where its
+    proof goes, if one is asked for.
     """
 
     model: Path | None
     spec: Path
     timeout: float | None
     proof: Path | None = None
+    several: tuple[tuple[str, Path], ...] = ()
+
+    @property
+    def models(self) -> tuple[Path, ...]:
+        """The files of its networks."""
+        return (self.model,) if self.model is not None else tuple(path for _, path in self.several)
 
 
 @dataclass(frozen=True)
@@ -124,20 +131,25 @@ class Worker(Servant[Sequence[Job]]):
 
         found: dict[Path, tuple[Path, ...]] = {}
         for job in task:
-            if job.model is not None and job.model not in found:
-                found[job.model] = tuple(files_of(job.model)[1:])
+            for path in job.models:
+                if path not in found:
+                    found[path] = tuple(files_of(path)[1:])
             found[job.spec] = ()
         return found
 
     def moved(self, task: Sequence[Job], places: Mapping[Path, Path], folder: Path) -> list[Job]:
         """See `Servant`. What is missing where the list is read is missing here, whatever has its name here."""
-        absent = folder / "absent"
+
+        def there(path: Path) -> Path:
+            return places.get(path, folder / "absent" / path.name)
+
         return [
             replace(
                 job,
-                model=None if job.model is None else places.get(job.model, absent / job.model.name),
-                spec=places.get(job.spec, absent / job.spec.name),
+                model=None if job.model is None else there(job.model),
+                spec=there(job.spec),
                 proof=None if job.proof is None else folder / f"{i}.proof",
+                several=tuple((name, there(path)) for name, path in job.several),
             )
             for i, job in enumerate(task)
         ]
@@ -149,8 +161,8 @@ class Worker(Servant[Sequence[Job]]):
         i, outcome = message
         job, there = task[i], moved[i]
         text = outcome.note.message
-        for old, new in ((there.model, job.model), (there.spec, job.spec)):
-            text = text.replace(str(old), str(new)) if old is not None else text
+        for old, new in zip((*there.models, there.spec), (*job.models, job.spec), strict=True):
+            text = text.replace(str(old), str(new))
         proof = there.proof.read_bytes() if there.proof is not None and there.proof.exists() else None
         return i, replace(outcome, note=replace(outcome.note, message=text), proof=proof)
 
@@ -174,13 +186,11 @@ class EngineWorker(Worker):
 
     def solve(self, job: Job) -> JobOutcome:
         """Loads (or reuses) the network, parses the specification and runs the engine."""
-        if job.model is None:
-            raise ProblemError(f"found several networks, expected 1: {job.onnx[:200]}")
         started = time.monotonic()
         budget = Budget.of(job.timeout, memory_limit(self._options.memory, self._beside))
         spec = read_spec(job.spec)
-        model = self._load(job.model)
-        if job.proof is None:
+        model = load(in_order(job.several, spec)) if job.model is None else self._load(job.model)
+        if job.proof is None or job.model is None:
             result = solve(model, spec, self._options, budget)
         else:
             files = job.model, job.spec

@@ -83,6 +83,9 @@ def _solve(
         raise ProofError("no proof can be written with dtype float32 or bounds.method lumped; leave these at auto")
     if proof is not None and options.bounds.rounding == "ignored":
         raise ProofError("no proof can be written with bounds.rounding ignored; leave it at rigorous")
+    if proof is not None and (model.parts or spec.products):
+        about = "several networks" if model.parts else "products of variables"
+        raise ProofError(f"no proof can be written of a specification about {about}; leave it out")
     if proof is not None:
         options = replace(options, dtype="float64")
     if nothing := empty_set(model, spec):
@@ -92,6 +95,10 @@ def _solve(
     if answer.budget.expired():
         return answer.of(Verdict.TIMEOUT, "no time was given")
     problem = assemble(model, spec, splines=proof is None)  # a proof names the ReLUs of the file
+    if proof is not None and problem.first is not None:
+        raise ProofError(
+            "no proof can be written where rows set inputs equal; leave it out, or write one input for both"
+        )
     session = Session(model)
     replay = Replay.of(model, spec, problem.full, session)
     if problem.graph.opaque:

@@ -82,7 +82,8 @@ class Problem:
 
     `free` (Q, d) lists the coordinates of each query that the specification lets vary (-1 pads); the others only carry
     the rounding of their fixed value. `base` (n_full,) and `kept` (k,) restore a full input: x = base, x[kept] = p[:k]
-    (and where something is computed, the query's own numbers elsewhere). `asked` is where it all comes from, before any
+    (and where something is computed, the query's own numbers elsewhere), and at last x = x[first] where inputs equal
+    others (see `tied_inputs`). `asked` is where it all comes from, before any
     simplification.
     """
 
@@ -97,6 +98,7 @@ class Problem:
     kept: np.ndarray
     asked: Asked
     computed: FixedValues | None = None
+    first: np.ndarray | None = None
 
     @property
     def queries(self) -> int:
@@ -112,7 +114,7 @@ class Problem:
         """Points (M, n) as full network inputs (M, n_full)."""
         x = np.repeat(self.base[None], len(p), axis=0)
         x[:, self.kept] = p[:, : len(self.kept)]
-        return x
+        return x if self.first is None else x[:, self.first]
 
     def parameters(self, x: np.ndarray) -> np.ndarray:
         """The way back: p (M, n) of full inputs (M, n_full)."""

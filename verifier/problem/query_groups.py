@@ -92,6 +92,7 @@ def _group(
             problem.kept[cut.free],
             problem.asked,
             computed,
+            problem.first,
         ),
         queries,
     )

@@ -30,13 +30,14 @@ class Session:
     """Runs a model on flat points. ONNX Runtime is imported and the session made at the first use.
 
     `run` feeds a point's coordinates to the inputs in the order of declaration, each row-major, cast to the input's
-    type; outputs are joined the same way.
+    type; outputs are joined the same way. Of several networks each runs its own file, on its own coordinates.
     """
 
     def __init__(self, model: Model, threads: int = 1) -> None:
         self.model = model
         self.threads = threads
         self._session: onnxruntime.InferenceSession | None = None
+        self._parts = {name: Session(part, threads) for name, part in model.parts}
         inputs = model.input_infos
         self._may_batch: bool | None = None if all(0 in info.symbolic for info in inputs) else False
 
@@ -52,6 +53,9 @@ class Session:
         width = sum(info.size for info in self.model.input_infos)
         if points.ndim != 2 or points.shape[1] != width:
             raise ModelError(f"points of shape {points.shape}, expected (M, {width})")
+        if self._parts:
+            own = zip(self._parts.values(), self._split(points), strict=True)
+            return np.concatenate([part.run(at) for part, at in own], axis=1)
         if len(points) > 1 and self._may_batch is None:
             self._may_batch = self._batches_agree(points[:_PROBE])
         if len(points) > 1 and self._may_batch:
@@ -62,8 +66,20 @@ class Session:
 
     def values(self, point: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
         """Values of the ONNX tensors `names` at one point (n_inputs,), in a copy of the model that exposes them."""
+        if self._parts:
+            found: dict[str, np.ndarray] = {}
+            for (network, part), (at,) in zip(self._parts.items(), self._split(point[None]), strict=True):
+                start = f"{network}/"
+                own = part.values(at, [name.removeprefix(start) for name in names if name.startswith(start)])
+                found |= {start + name: value for name, value in own.items()}
+            return found
         session = self._open(with_outputs(self.model.bytes, names))
         return dict(zip(names, self._feed(session, names, point[None], batch=False), strict=True))
+
+    def _split(self, points: np.ndarray) -> list[np.ndarray]:
+        """The coordinates of each part."""
+        sizes = [sum(info.size for info in part.model.input_infos) for part in self._parts.values()]
+        return np.split(points, np.cumsum(sizes)[:-1], axis=1)
 
     def _single(self, point: np.ndarray) -> np.ndarray:
         outputs = self._feed(self._ready(), None, point[None], batch=False)

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from tests.models import build
+from tests.models import build, run_onnx
 from verifier.graph.evaluate import evaluate
 from verifier.graph.ir import Graph, Node
 from verifier.graph.onnx_import import load_model
@@ -297,3 +297,21 @@ def test_whole_constants_are_divided_towards_0(dtype: type[np.signedinteger]) ->
     want = np.array([int(Fraction(p, q)) for p, q in pairs], dtype)
     model = load_model(build(nodes, {"x": (len(pairs),)}, ["y"], {"a": a, "b": b, "want": want}))
     assert (evaluate(model.graph, {"x": np.ones((1, len(pairs)))})["y"] == 1).all()
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.bool_])
+def test_whole_constants_that_were_converted_are_real_numbers(dtype: type) -> None:
+    """7 / 2 is 3.5 after a Cast (a size of an axis is used so in attention), and true + true is 2."""
+    constants = {"a": np.array([1, 0, 1], dtype), "b": np.array([1, 1, 1], dtype)}
+    if dtype is not np.bool_:
+        constants = {"a": np.array([7, 9, 3], dtype), "b": np.array([2, 4, 3], dtype)}
+    nodes = [
+        *(node("Cast", [name], [f"{name}f"], to=1) for name in "ab"),
+        *(node(op, ["af", "bf"], [op.lower()]) for op in ("Div", "Add", "Mul")),
+        node("Sqrt", ["af"], ["root"]),
+        node("Sum", ["div", "add", "mul", "root", "x"], ["y"]),
+    ]
+    data = build(nodes, {"x": (3,)}, ["y"], constants)
+    x = np.array([0.5, -1.0, 2.0], np.float32)
+    found = evaluate(load_model(data).graph, {"x": x[None].astype(np.float64)})["y"][0]
+    assert np.allclose(found, run_onnx(data, {"x": x})[0], rtol=1e-6)

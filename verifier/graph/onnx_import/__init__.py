@@ -3,5 +3,6 @@
 from verifier.graph.onnx_import.model import Final, Model, ModelLimits, TensorInfo
 from verifier.graph.onnx_import.reader import load_model
 from verifier.graph.onnx_import.registry import operators
+from verifier.graph.onnx_import.several import side_by_side
 
-__all__ = ["Final", "Model", "ModelLimits", "TensorInfo", "load_model", "operators"]
+__all__ = ["Final", "Model", "ModelLimits", "TensorInfo", "load_model", "operators", "side_by_side"]

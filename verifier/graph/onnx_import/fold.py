@@ -201,7 +201,10 @@ def _cast(c: Context, xs: list[np.ndarray]) -> np.ndarray | None:
     to = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(int(c.attr("to", 1))))
     if to.itemsize < 2 and to.kind in "fV":
         return None  # 8 bits and fewer: left to who refuses it
-    return normal(xs[0]) if to.kind == "f" else xs[0].astype(to)  # between floats the real number stays
+    if to.kind != "f":
+        return xs[0].astype(to)
+    real = xs[0].astype(np.float64)  # the real number stays, of a type that divides and multiplies as reals do
+    return real if xs[0].dtype.kind == "f" or (real.astype(xs[0].dtype) == xs[0]).all() else None
 
 
 @_enter("DequantizeLinear")

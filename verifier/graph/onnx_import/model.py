@@ -65,7 +65,7 @@ class Model:
     `bytes` is the serialized model as stored (after gunzip, external weights brought in), for ONNX Runtime. `graph`
     computes the declared outputs. Where the network ends in a Softmax or ArgMax, `final` says so and `graph_logits` is
     the graph up to its input (one output). `half`: some values are float16, which ONNX Runtime rounds far more
-    coarsely.
+    coarsely. `parts`: the names and models of several networks side by side (see `several`); empty for one.
     """
 
     bytes: bytes
@@ -77,6 +77,7 @@ class Model:
     final: Final | None = None
     graph_logits: Graph | None = None
     half: bool = False
+    parts: tuple[tuple[str, Model], ...] = ()
 
     @property
     def input_shape(self) -> Shape:
