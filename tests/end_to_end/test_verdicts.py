@@ -70,7 +70,7 @@ def test_version_2_with_several_inputs_and_outputs(verify: Verify, tmp_path: Pat
 
     (tmp_path / "two.vnnlib").write_text(text.replace("0.9", "1.1"))
     assert verify("two.onnx", "two.vnnlib", "--timeout", 60).stdout == "unsat\n"
-    (tmp_path / "two.vnnlib").write_text(text.replace("(<= D[0,0] -2.0)", "(<= (* A[0,0] B[0,0]) -2.0)"))
+    (tmp_path / "two.vnnlib").write_text(text.replace("(<= D[0,0] -2.0)", f"(<= (* A[0,0] {'B[0,0] ' * 8}) -2.0)"))
     done = verify("two.onnx", "two.vnnlib", "--timeout", 60)
     assert done.returncode == 2 and "two.vnnlib:8:" in done.stderr, done.stderr
 
