@@ -1,4 +1,4 @@
-"""A random chain of operators through the importer and the verifier, against ONNX Runtime.
+"""A random chain of operators through the importer, the checker's reader and the verifier, against ONNX Runtime.
 
 What ONNX Runtime computes at a point of the box is asked for: all values that were drawn, at once, up to nothing where
 no operator rounds. An `unsat` is wrong then.
@@ -6,8 +6,10 @@ no operator rounds. An `unsat` is wrong then.
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +18,9 @@ import vnnlib
 from benchmarks.fuzz.models import Pick
 from benchmarks.fuzz.operators import SMOOTH, RandomOperators
 from benchmarks.fuzz.verdicts import Choices, Wrong
+from verifier.checker.bounds import sweep
+from verifier.checker.errors import Unreadable
+from verifier.checker.network import read_network
 from verifier.errors import ModelError, ProblemError, SecateurError, UnsoundError
 from verifier.graph.evaluate import evaluate
 from verifier.graph.onnx_import import Model, load_model
@@ -63,20 +68,21 @@ def check(made: RandomOperators, pick: Pick) -> str:
 
 
 def _checked(made: RandomOperators, pick: Pick, files: dict[str, bytes]) -> str:
-    model, points = load_model(files["model.onnx"]), made.points(POINTS)
-    session, found = made.session(), []
+    session, points, found = made.session(), made.points(POINTS), []
     for point in points:
         try:
             found.append([np.asarray(one) for one in session.run(None, {"x": made.feed(point)})])
         except Exception:  # its own kernels refuse some values (a Gather, a Tile of a scalar)
             return "fails in ONNX Runtime"
-    if [one.shape for one in found[0]] != [info.shape for info in model.output_infos]:
-        raise Wrong(f"shapes {model.output_infos}, expected {[one.shape for one in found[0]]}\n{made.used}", files)
     values = np.stack([np.concatenate([np.float64(one).reshape(-1) for one in each]) for each in found])
     if not np.isfinite(values).all():
         return "not finite"
     exact = not SMOOTH.intersection(made.used) and made.x.kind != np.float16
     room = np.zeros_like(values) if exact else ROUGH * np.maximum(1, np.abs(values))
+    _read_by_checker(made, files, points, values, room)
+    model = load_model(files["model.onnx"])
+    if [one.shape for one in found[0]] != [info.shape for info in model.output_infos]:
+        raise Wrong(f"shapes {model.output_infos}, expected {[one.shape for one in found[0]]}\n{made.used}", files)
     if any(node.op == "Opaque" for node in model.graph.nodes):
         return "opaque"
     mine = _evaluated(model, points)
@@ -85,6 +91,25 @@ def _checked(made: RandomOperators, pick: Pick, files: dict[str, bytes]) -> str:
     if np.abs(values).max() > LARGEST:
         return "large"
     return _verdict(made, model, pick, files, values[0], room[0])
+
+
+def _read_by_checker(
+    made: RandomOperators, files: dict[str, bytes], points: np.ndarray, values: np.ndarray, room: np.ndarray
+) -> None:
+    """The checker's own reading, where it has one: intervals at single points hold what ONNX Runtime computes."""
+    with tempfile.TemporaryDirectory() as folder:
+        (path := Path(folder) / "model.onnx").write_bytes(files["model.onnx"])
+        try:
+            network = read_network(path)
+        except Unreadable:
+            return
+    at = np.stack([made.feed(point).astype(np.float64).reshape(-1) for point in points])
+    swept = sweep(network, at, at)
+    low, high = swept.low[network.output], swept.high[network.output]
+    if low.shape != values.shape:
+        raise Wrong(f"{made.used}: {low.shape[1]} outputs in the checker, expected {values.shape[1]}", files)
+    if not ((low - room <= values) & (values <= high + room)).all():
+        raise Wrong(f"{made.used} at\n{at}\ngives in the checker\n{low}\nexpected\n{values}", files)
 
 
 def _evaluated(model: Model, points: np.ndarray) -> np.ndarray:

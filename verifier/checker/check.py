@@ -28,7 +28,10 @@ BATCH = 256
 """Leaves that are bounded together."""
 
 MOST_WAITING, MOST_OPEN = 1 << 22, 1 << 26
-"""Sizes of the leaves that wait to be bounded together, and of the open nodes: boxes, decided neurons, slopes."""
+"""Sizes of the leaves that wait to be bounded together, and of the open nodes: boxes, decided neurons, slopes, rows."""
+
+ROW_SIZE = 16
+"""What a row and its weight take of memory, in numbers."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +202,8 @@ class _Tree:
         claim = Claim(part, rows, leaf.beta, slopes, leaf.intervals, narrows, leaf.kind == "exact", leaf.least)
         self.waiting[leaf.node] = claim, leaf.node if part.row is not None else self.next
         self.next += narrows
-        self.waiting_size += part.size + sum(t.size for t in slopes.values())
+        named = sum(len(picked) for _, picked in rows)
+        self.waiting_size += part.size + sum(t.size for t in slopes.values()) + ROW_SIZE * named
         if len(self.waiting) >= BATCH or self.waiting_size > MOST_WAITING:
             self._flush()
 
@@ -236,6 +240,13 @@ def check_witness(network: CheckedNetwork, queries: Queries, x: Array) -> Accept
     for flags, ends in ((form.strict_lower, form.lower), (form.strict_upper, form.upper)):
         if flags is not None:
             inside &= ~(flags & (ends == x))
+    at = 0
+    for size, dtype in network.dtypes:
+        own, at = x[at : at + size], at + size
+        if dtype.kind in "iu":
+            least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+            if ((own != np.round(own)) | (own < float(least)) | (own >= float(most) + 1)).any():
+                raise Rejected(f"the witness has other numbers than those of {dtype}, which the network reads there")
     cases = np.flatnonzero(inside.all(1))
     if not len(cases):
         raise Rejected("the witness lies outside of every box of the specification")

@@ -36,6 +36,9 @@ OPSETS = range(7, 29)
 EPSILON = float(np.float32(1e-5))
 """Of a BatchNormalization that names none."""
 
+LEAST_FACTOR = 1e-290
+"""Of a BatchNormalization: far from where quotients lose digits."""
+
 FEW = 32
 """A matrix with at most one nonzero number in so many, in every column, is multiplied by gathering these."""
 
@@ -56,13 +59,15 @@ def _reshape(x: Array, *, shape: Array, allowzero: int = 0) -> Array:
 
 
 def _slice(x: Array, *, starts: Any, ends: Any, axes: Any = None, steps: Any = None) -> Array:
-    """Ends below 0 count from the end, ends outside are moved to it: as Python has it."""
+    """Ends below 0 count from the end, ends outside are moved to it: as Python has it, but that going backwards a start
+    before the first element is that element."""
     place, count = [slice(None)] * x.ndim, len(starts)
     axes, steps = (
         given if given is not None else usual for given, usual in ((axes, range(count)), (steps, [1] * count))
     )
-    for axis, *cut in zip(axes, starts, ends, steps, strict=True):
-        place[axis] = slice(*map(int, cut))
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        first = max(int(start), -x.shape[axis]) if step < 0 else int(start)
+        place[axis] = slice(first, int(end), int(step))
     return x[tuple(place)]
 
 
@@ -183,6 +188,7 @@ class _Reader:
         self.values: dict[str, Tensor] = {}
         self.nodes: list[AnyOperator | None] = [None]
         self.firsts: list[int] = [0, 0]  # of each value's elements, and of the next one's
+        self.whole = np.zeros(0, bool)  # which inputs are whole numbers
         self.name = ""
 
     def read(self, model: onnx.ModelProto) -> CheckedNetwork:
@@ -195,14 +201,15 @@ class _Reader:
         for tensor in graph.initializer:
             if tensor.data_location == onnx.TensorProto.EXTERNAL:
                 raise Unreadable(f"weight '{tensor.name}' lies in another file; this checker reads one file")
-            self.values[tensor.name] = _finite(numpy_helper.to_array(tensor), tensor.name)
+            self.name_value(tensor.name, _finite(numpy_helper.to_array(tensor), tensor.name))
         dtypes = []
         for info in (i for i in graph.input if i.name not in self.values):
             shape, at = _declared(info), self.firsts[1]
             self.firsts[1] += math.prod(shape)
-            self.values[info.name] = Computed(np.arange(at, self.firsts[1]).reshape(shape))
-            kind = onnx.helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
-            dtypes.append((math.prod(shape), np.dtype(kind)))
+            self.name_value(info.name, Computed(np.arange(at, self.firsts[1]).reshape(shape)))
+            kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type))
+            dtypes.append((math.prod(shape), kind))
+            self.whole = np.append(self.whole, np.full(math.prod(shape), kind.kind != "f"))
         for node in graph.node:
             self.step(node)
         outputs = [self.values.get(info.name) for info in graph.output]
@@ -245,7 +252,20 @@ class _Reader:
                 result = rule(*(map(_constant, xs) if kind in MOVES else xs), **attributes)
         except (Unreadable, TypeError, ValueError, IndexError) as error:  # also attributes that the rule does not know
             raise Unreadable(f"node '{self.name}' ({kind}): {error}") from None
-        self.values[node.output[0]] = result
+        self.name_value(node.output[0], result)
+
+    def name_value(self, name: str, value: Tensor) -> None:
+        """The tensor of this name, which has no other."""
+        if name in self.values:
+            raise Unreadable(f"two tensors are called '{name}'")
+        self.values[name] = value
+
+    def operand(self, ids: Array) -> Gather:
+        """The same as `gather`, for arithmetic over the reals: in a type of whole numbers sums and products wrap."""
+        inputs = ids[(ids >= 0) & (ids < len(self.whole))]
+        if self.whole[inputs].any():
+            raise Unreadable("arithmetic of whole numbers; they may be moved, or cast to a floating-point type")
+        return self.gather(ids)
 
     def gather(self, ids: Array) -> Gather:
         """Elements (size,) as an argument; -1 stands for a 0."""
@@ -281,12 +301,12 @@ class _Reader:
             weight = np.array([[float(np.reshape(f, ())) for f in factors]])
         weight = _finite(weight[:, None], self.name)
         offset = None if offset is None else np.broadcast_to(offset, shape).reshape(-1)
-        return self.add(Linear, self.gather(ids), shape, weight, offset=offset, **more)
+        return self.add(Linear, self.operand(ids), shape, weight, offset=offset, **more)
 
     def curve(self, kind: Callable[..., Any], x: Any, **more: Any) -> Computed:
         """A function of every element: of one value, as it is."""
         ids = _computed(x).ids
-        argument = self.gather(ids.reshape(-1))
+        argument = self.operand(ids.reshape(-1))
         if argument.value < 0:
             argument = self.gather(self.combine([Computed(ids)], [1.0]).ids.reshape(-1))
         return self.add(kind, argument, ids.shape, **more)
@@ -299,11 +319,16 @@ class _Reader:
         return x
 
     def op_cast(self, x: Tensor, *, to: int) -> Tensor:
-        """To a floating-point type a value over the reals stays what it is; a constant is rounded."""
+        """To a floating-point type a value over the reals stays what it is, a whole number as well; a constant is
+        rounded."""
         kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(to))
         if kind.kind != "f":
             raise Unreadable(f"a cast to {kind}")
-        return x if isinstance(x, Computed) else _finite(_constant(x).astype(kind), self.name)
+        if not isinstance(x, Computed):
+            return _finite(_constant(x).astype(kind), self.name)
+        argument = self.gather(x.ids.reshape(-1))
+        whole = 0 in argument.sources and self.whole.any()
+        return self.add(Linear, argument, x.shape, np.ones((1, 1, 1))) if whole else x
 
     def op_constant(self, **value: Any) -> Array:
         ((name, number),) = value.items()
@@ -344,7 +369,8 @@ class _Reader:
     def op_pow(self, x: Tensor, *, exponent: Array) -> Computed:
         if exponent.size != 1 or exponent.reshape(()) != 2:
             raise Unreadable("a power other than 2 is not known to this checker")
-        return self.curve(Square, x)
+        ids = _computed(x).ids
+        return self.curve(Square, Computed(ids.reshape(np.broadcast_shapes(ids.shape, exponent.shape))))
 
     def op_div(self, x: Tensor, divisor: Any) -> Computed:
         if (np.abs(_numbers(divisor)) < 1e-300).any():
@@ -366,7 +392,7 @@ class _Reader:
             parts = [Computed(ids[..., i].reshape(shape)) for i in index]
             return self.combine(parts, [np.broadcast_to(v, wide).reshape(shape) for v in values])
         rows = ids.reshape(-1, len(matrix)).T
-        product = self.add(Linear, self.gather(rows.reshape(-1)), (matrix.shape[1], rows.shape[1]), matrix.T[None])
+        product = self.add(Linear, self.operand(rows.reshape(-1)), (matrix.shape[1], rows.shape[1]), matrix.T[None])
         return Computed(product.ids.T.reshape(shape))
 
     def op_gemm(
@@ -405,8 +431,10 @@ class _Reader:
         if training_mode or not spatial or (variance + epsilon <= 0).any():
             raise Unreadable("training mode, per-activation statistics, or a variance that is not positive")
         # x - mean, then a factor with three roundings (sum, root, quotient), then the bias
-        centred = self.op_add(x, -mean)
-        return self.combine([centred], [scale / np.sqrt(variance + epsilon)], bias, inexact=4)
+        centred, factor = self.op_add(x, -mean), scale / np.sqrt(variance + epsilon)
+        if ((scale != 0) & (np.abs(factor) < LEAST_FACTOR)).any():
+            raise Unreadable(f"a factor below {LEAST_FACTOR}, whose rounding is more than relative")
+        return self.combine([centred], [factor], bias, inexact=4)
 
     # windows over a picture
 
@@ -428,7 +456,7 @@ class _Reader:
         if offset is not None:
             offset = np.repeat(offset, math.prod(grid))
         weight = weight.reshape(groups, o // groups, -1)
-        return self.add(Linear, self.gather(ids), (1, o, *grid), weight, offset=offset, inexact=inexact)
+        return self.add(Linear, self.operand(ids), (1, o, *grid), weight, offset=offset, inexact=inexact)
 
     def op_averagepool(self, x: Tensor, *, ceil_mode: int = 0, count_include_pad: int = 0, **window: Any) -> Computed:
         picture, kernel = _picture(x), window["kernel_shape"]
@@ -500,6 +528,8 @@ def _windows(
     size, reach = picture.shape[1:], [d * (k - 1) + 1 for k, d in zip(kernel_shape, dilations, strict=True)]
     kind = auto_pad.decode()
     if kind in ("SAME_UPPER", "SAME_LOWER"):
+        if max(dilations) > 1:
+            raise Unreadable(f"auto_pad {kind} with dilations, which runtimes read in several ways")
         total = [max(0, (-(-n // s) - 1) * s + r - n) for n, s, r in zip(size, strides, reach, strict=True)]
         less, more = [t // 2 for t in total], [t - t // 2 for t in total]
         pads = (*less, *more) if kind == "SAME_UPPER" else (*more, *less)

@@ -151,7 +151,8 @@ def binary(r: RandomOperators, v: Value, op: str) -> Made:
     if op == "BitShift":
         attributes = {"direction": r.pick(["LEFT", "RIGHT"])}
     if op == "Pow":
-        names = [v.name, r.weight(np.array(r.pick([2, 3, 1, 0, -1, 0.5, 1.5, -2]), v.kind))]
+        exponent = np.full(r.pick([(), (), (1,), (1, 1), (1, 1, 1)]), r.pick([2, 2, 3, 1, 0, -1, 0.5, 1.5, -2]), v.kind)
+        names = [v.name, r.weight(exponent)]
     return op, names, attributes, 1
 
 

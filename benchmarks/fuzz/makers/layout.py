@@ -97,7 +97,14 @@ def slice_(r: RandomOperators, v: Value, op: str) -> Made:
         step = int(r.rng.choice([1, 1, 2, -1, -2, 3])) if r.opset >= 10 else 1
         a, b = int(r.rng.integers(-n - 2, n + 3)), int(r.rng.integers(-n - 2, n + 3))
         a, b = r.pick(
-            [(a, b), (0, 2**31 - 1), (-1, -(2**31)), (a, 2**63 - 1 if r.opset >= 10 else 2**31 - 1), (n - 1, -n - 1)]
+            [
+                (a, b),
+                (0, 2**31 - 1),
+                (-1, -(2**31)),
+                (a, 2**63 - 1 if r.opset >= 10 else 2**31 - 1),
+                (n - 1, -n - 1),
+                (-n - 2, -(2**31)),
+            ]
         )
         starts.append(a)
         ends.append(b)

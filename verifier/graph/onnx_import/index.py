@@ -49,7 +49,8 @@ def _range(c: Context, x: Var, axis: int, positions: range) -> Operand:
 
 @lowers("Slice")
 def slice_(c: Context) -> Operand:
-    """Python slices, clamped the same way; a negative step becomes a Take."""
+    """Python slices, clamped the same way, but that going backwards a start before the first element is that element; a
+    negative step becomes a Take."""
     if c.opset < 10:
         starts, ends, axes, steps = c.ints(9, "starts"), c.ints(9, "ends"), c.ints(9, "axes"), None
     else:
@@ -64,7 +65,8 @@ def slice_(c: Context) -> Operand:
     y = x
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         axis = c.axis(axis, len(x.shape))
-        positions = range(y.shape[axis])[slice(start, end, step)]
+        first = max(start, -y.shape[axis]) if step < 0 else start
+        positions = range(y.shape[axis])[slice(first, end, step)]
         if isinstance(y, Var):
             y = _range(c, y, axis, positions)
         else:
