@@ -35,8 +35,8 @@ SHAPES: tuple[Shape, ...] = (
 MOST = 160
 CHECKED = (
     "Add", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Conv", "Div", "Dropout", "Flatten", "Gemm",
-    "GlobalAveragePool", "Identity", "LeakyRelu", "MatMul", "MaxPool", "Mul", "Neg", "Pow", "Relu", "Reshape", "Sigmoid",
-    "Slice", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze",
+    "GlobalAveragePool", "Identity", "LeakyRelu", "MatMul", "MaxPool", "Mul", "Neg", "Pow", "Relu", "Reshape",
+    "Sigmoid", "Slice", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze",
 )  # fmt: skip
 """What the checker of proofs reads: some chains have nothing else, or it would hardly ever read one."""
 

@@ -1,4 +1,4 @@
-"""Forms of the standard that two readers may read differently: the checker reads them as ONNX Runtime does, or refuses."""
+"""What two readers of ONNX may read differently: the checker reads it as ONNX Runtime does, or refuses it."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def whole(kind: Any, nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray]
 def test_whole_numbers_wrap_and_nothing_is_proven(
     kind: Any, op: str, inputs: str, at: int, least: float, tmp_path: Path
 ) -> None:
-    """Over the reals y >= `least` at `at`; in the type it is not, so there is a violation, and no proof of the contrary."""
+    """Over the reals y >= `least` at `at`; in the type it is not: a violation, and no proof that there is none."""
     (model := tmp_path / "m.onnx").write_bytes(whole(kind, [node(op, inputs, "a"), node("Cast", "a", "y", to=1)]))
     (y,) = onnxruntime.InferenceSession(model.read_bytes()).run(None, {"x": np.array([at], kind)})
     assert y[0] <= 0 < least
