@@ -34,7 +34,7 @@ STEPS = {
         "TopK",
     ),
     *("CumSum", "Round", "QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger"),
-    *("MatMulInteger", "Swish", "RMSNormalization"),
+    *("MatMulInteger", "Swish", "RMSNormalization", "DynamicQuantizeLinear"),
 }  # in test_steps.py
 Case = tuple[str, tuple[int, ...], list[Any], dict[str, Any], int]
 

@@ -120,6 +120,17 @@ MODELS: dict[str, Model] = {
         [node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("MatMulInteger", ["q", "w", "z"], ["n"]), to_float("n")],
         {"s": np.float32(0.02), "z": np.uint8(77), "w": R.integers(-9, 9, (4, 3)).astype(np.int8)}, 13,
     ),
+    "scale from the values": (
+        [node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]), node("MatMulInteger", ["q", "w", "z"], ["n"]),
+         node("Cast", ["n"], ["f"], to=1), node("Mul", ["f", "s"], ["y"])],
+        {"w": R.integers(-9, 9, (4, 3)).astype(np.int8)}, 13,
+    ),
+    "convolution with a scale from the values": (
+        [node("Reshape", ["x", "shape"], ["p"]), node("DynamicQuantizeLinear", ["p"], ["q", "s", "z"]),
+         node("ConvInteger", ["q", "w", "z"], ["n"], pads=[0, 1, 0, 0]), node("Cast", ["n"], ["f"], to=1),
+         node("Mul", ["f", "s"], ["y"])],
+        {"shape": np.array([1, 2, 2, 2]), "w": R.integers(-9, 9, (3, 2, 2, 2)).astype(np.int8)}, 13,
+    ),
     "power": ([node("Exp", ["x"], ["e"]), node("Pow", ["e", "n"], ["y"])], {"n": np.float32(1.7)}, 13),
     "newest": ([node("Swish", ["x"], ["s"], alpha=1.5), node("Greater", ["s", "c"], ["t"]), to_float("t")],
                {"c": np.float32(0.1)}, 24),

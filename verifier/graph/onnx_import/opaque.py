@@ -14,7 +14,7 @@ _INDEX = ("ArgMax", "ArgMin", "NonZero")
 _OTHER = (
     "Hardmax", "Mod", "NonMaxSuppression", "NonZero", "OneHot", "Range", "Unique", "ConstantOfShape", "EyeLike",
     "BitShift", "Compress", "Det", "GRU", "LRN", "LSTM", "LpPool", "RNN", "ReverseSequence", "GridSample",
-    "DynamicQuantizeLinear", "Asin", "Acos", "Asinh", "Acosh", "Atanh", "IsNaN", "IsInf",
+    "Asin", "Acos", "Asinh", "Acosh", "Atanh", "IsNaN", "IsInf",
 )  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 
@@ -40,6 +42,25 @@ def quantize(c: Context) -> Operand | tuple[Operand, ...]:
     scale, off = c.weight(1, "scale")
     factor, rounding = c.quotient(1.0, _per_axis(c, scale, x.rank, axis))
     return _quantised(c, c.scale(x, factor, rounding + off), _per_axis(c, zero, x.rank, axis), dtype)
+
+
+@lowers("DynamicQuantizeLinear", since=11)
+def dynamic_quantize(c: Context) -> tuple[Operand, ...]:
+    """QuantizeLinear to uint8 whose scale, (max(x, 0) - min(x, 0)) / 255, and zero point, Round(-min(x, 0) / scale),
+    come from the values. Where all are 0, nothing is known of the result."""
+    x = c.x()
+    flat = c.reshape(x, (x.size,))
+    above, below = (
+        c.unary("Relu", c.emit("ReduceMax", [one], (), attrs={"axis": 0})) for one in (flat, c.scale(flat, -1.0))
+    )
+    reach = c.binary("Add", above, below)
+    steps = c.scale(c.unary("Reciprocal", reach), 255.0)
+    zero = c.clip(c.unary("Round", c.binary("Mul", below, steps)), 0.0, 255.0)
+    whole = c.binary("Add", c.unary("Round", c.binary("Mul", x, steps)), zero)
+    factor, rounding = c.quotient(1.0, 255.0)
+    values = c.clip(whole, 0.0, 255.0), c.scale(reach, factor, rounding), zero
+    types = "uint8", "float32", "uint8"
+    return tuple(replace(value, dtype=np.dtype(one)) for value, one in zip(values, types, strict=True))
 
 
 def _quantised(c: Context, x: Var, zero: np.ndarray, dtype: np.dtype) -> Var:
@@ -93,7 +114,9 @@ def conv_integer(c: Context) -> Operand:
     """A convolution of whole numbers."""
     weight = c.const(1, "weight").astype(np.float64)
     weight = weight - _per_axis(c, _zero(c, 3), weight.ndim, 0)
-    return within(c, _whole_conv(c, c.shift(c.x(), -_scalar(c, 2)), weight, None), np.dtype(np.int32))
+    own = c.has(2) and isinstance(c.value(2), Var)
+    x = _from_own_zero(c, 0, 2) if own else c.shift(c.x(), -_scalar(c, 2))
+    return within(c, _whole_conv(c, x, weight, None), np.dtype(np.int32))
 
 
 def _scalar(c: Context, index: int) -> np.ndarray:
@@ -115,9 +138,19 @@ def q_matmul(c: Context) -> Operand:
     return _quantised(c, y, zero.astype(np.float64).reshape(()), zero.dtype)
 
 
+def _from_own_zero(c: Context, index: int, zero: int) -> Var:
+    """q - zero point, of a zero point for all that depends on the values, too."""
+    if c.x(zero).size > 1:
+        raise c.refuse("zero points that depend on values, one for each row")
+    return c.binary("Sub", c.var(c.value(index)), c.reshape(c.x(zero), ()))
+
+
 def _whole_product(c: Context, a: int, b: int, zero_a: int, zero_b: int) -> Var:
     values: list[Operand] = []
     for index, zero in ((a, zero_a), (b, zero_b)):
+        if c.has(zero) and isinstance(c.value(zero), Var):
+            values.append(_from_own_zero(c, index, zero))
+            continue
         value, offset = c.value(index), _zero(c, zero).astype(np.float64)
         offset = offset.reshape(()) if offset.size == 1 else offset
         values.append(value.astype(np.float64) - offset if isinstance(value, np.ndarray) else c.shift(value, -offset))
