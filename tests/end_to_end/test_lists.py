@@ -134,3 +134,26 @@ def test_results_that_cannot_be_written(verify: Verify, tmp_path: Path, bench: P
         done = verify("--instances", "bench/instances.csv", "--results", place)
         assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert (tmp_path / "notes.txt").read_text() == "my notes\nabout lists\n"
+
+
+def test_two_networks_and_products_in_lists(verify: Verify, tmp_path: Path, bench: Path) -> None:
+    """2 (|a| + |b|) is never less than |a| + |b|, and a y <= 2; none of these has a proof, and the list says so."""
+    networks = "".join(
+        f"(declare-network {name} {relation}(declare-input {x} float32 [1,2]) (declare-output {y} float32 [1,1]))\n"
+        for name, relation, x, y in (("f", "", "X", "Y"), ("g", "(isomorphic-to f) ", "V", "W"))
+    )
+    box = "".join(f"(assert (and (>= X[0,{i}] -1) (<= X[0,{i}] 1) (== X[0,{i}] V[0,{i}])))\n" for i in range(2))
+    less = f"(vnnlib-version <2.0>)\n{networks}{box}(assert (<= W[0,0] (- Y[0,0] 0.125)))\n"
+    (bench / "vnnlib" / "less.vnnlib").write_text(less)
+    nets.spec(bench / "vnnlib" / "over.vnnlib", "(>= (* X_0 Y_0) 2.5)")
+    nets.spec(bench / "vnnlib" / "under.vnnlib", "(>= (* X_0 Y_0) 1.5)")
+    both = "\"[('f', 'onnx/one.onnx'), ('g', 'onnx/two.onnx')]\",vnnlib/less.vnnlib,60\n"
+    (bench / "instances.csv").write_text(
+        both + "onnx/one.onnx,vnnlib/over.vnnlib,60\nonnx/one.onnx,vnnlib/under.vnnlib,60\n"
+    )
+    done = verify("--instances", "bench/instances.csv", "--results", "r.csv")
+    assert done.returncode == 0 and sorted(rows(tmp_path / "r.csv").values()) == ["sat", "unsat", "unsat"], done.stderr
+    done = verify("--instances", "bench/instances.csv", "--results", "p.csv", "--proof", "p")
+    assert done.returncode == 1 and set(rows(tmp_path / "p.csv").values()) == {"error"}
+    assert done.stderr.count("no proof can be written") == 3, done.stderr
+    assert not list((tmp_path / "p").iterdir())

@@ -278,10 +278,7 @@ def run_list(
         if proofs is not None:
             make_folder(Path(proofs), what="the folder for proofs")
             names = file_names(jobs, "proof")
-            jobs = [
-                replace(job, proof=Path(proofs) / names[job.onnx, job.vnnlib]) if job.model is not None else job
-                for job in jobs
-            ]
+            jobs = [replace(job, proof=Path(proofs) / names[job.onnx, job.vnnlib]) for job in jobs]
         pending = _still_to_do(jobs, ledger)
         _refuse_changed(results, written, set(jobs).difference(pending))
         line = StatusLine(sys.stderr)

@@ -71,6 +71,8 @@ def _solve(
     from verifier.engine import cross_check
 
     for question in questions:
+        if question.spec.products or question.spec.unbounded:
+            return False
         check_fit(model, question.spec)
         if empty_set(model, question.spec):
             return False
