@@ -27,11 +27,12 @@ NEURON_RULES = ["auto", "loss", "intercept", "width"]
 
 @dataclass(frozen=True)
 class SearchOptions(Checked, prefix="option search."):
-    """Branch and bound. `batch`: boxes per step (None: from the problem and the free memory). `branching`: the rule by
-    which inputs are split, `neurons` the one by which neurons are."""
+    """Branch and bound. `batch`: boxes per step (None: from the problem and the free memory). `max_depth`: splits on
+    the way to a box (None: from the problem). `branching`: the rule by which inputs are split, `neurons` the one by
+    which neurons are."""
 
     batch: int | None = at_least(1, None)
-    max_depth: int = at_least(1, 200)
+    max_depth: int | None = at_least(1, None)
     branching: str = registered("auto", BRANCHING_RULES)
     neurons: str = registered("auto", NEURON_RULES)
 

@@ -22,6 +22,10 @@ AFFINE_INPUTS = 32
 FEW_QUERIES = 4
 """Networks of one hidden layer are searched clause by clause for at most this many queries."""
 
+DEEPEST = 200
+"""Most splits of inputs on the way to one box. Every neuron may be split besides: a network of ReLUs is never given up
+before all of them are decided."""
+
 HALVINGS = 30
 """Halvings per free input, and as many more, after which a box counts as unsplittable: 10^-9 of the width and less."""
 
@@ -151,7 +155,8 @@ def _of(on: OnDevice, options: Options, kind: Kind, reason: str) -> Strategy:
         fitting = size_of(zonotope.BATCH)
     if neurons:
         fitting = int(min(size_of(MOST_SPLIT), max(4, size_of(SPLIT_ELEMENTS) // max(1, on.network.neurons))))
-    deepest = options.search.max_depth
+    own = options.search.max_depth
+    deepest = own or (DEEPEST + on.network.neurons if neurons else DEEPEST)
     return Strategy(
         kind,
         bounds,

@@ -14,6 +14,7 @@ from tests.unit.bounds.cases import boxes
 from tests.unit.search.tables import table
 from verifier.bounds.relaxed import Ground
 from verifier.bounds.sweep import Method, never
+from verifier.engine import strategy
 from verifier.graph.ir import Graph
 from verifier.graph.onnx_import import load_model
 from verifier.options import AttackOptions, Options
@@ -70,8 +71,9 @@ def test_the_verdict_is_the_programmes(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_many_inputs_from_file_to_verdict(seed: int) -> None:
-    """A network with two hidden layers and 24 inputs through the public door."""
+def test_many_inputs_from_file_to_verdict(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network with two hidden layers and 24 inputs through the public door; no depth limits splits of neurons."""
+    monkeypatch.setattr(strategy, "DEEPEST", 0 if seed else strategy.DEEPEST)
     rng = np.random.default_rng(seed)
     data = models.mlp((24, 10, 8, 1), rng)
     model = load_model(data)
