@@ -9,7 +9,7 @@ costs about a microsecond a multiply-add, so it is for small networks and few bo
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import combinations
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from verifier.bounds.network import Network
+from verifier.bounds.sweep import never
 from verifier.ops.kinds import LinearOp
 from verifier.ops.maximum import ReduceMax
 from verifier.ops.piecewise import Abs, Clip, LeakyRelu, Relu
@@ -108,15 +109,24 @@ class Rational:
         return Rational(network, found.steps, found.sources, found.sizes, values[network.output], hinges)
 
     def refuted(
-        self, box: RationalBox, swept: dict[int, HingePlanes], table: RowTable, query: int, clause: int
+        self,
+        box: RationalBox,
+        swept: dict[int, HingePlanes],
+        table: RowTable,
+        query: int,
+        clause: int,
+        stop: Callable[[], bool] = never,
     ) -> Refutation | None:
         """Why no point of the box, with the planes `swept` of its hinges, satisfies all rows of the clause: a sum of
-        some of them is positive everywhere, or at least 0 with a strict row in it. None where that is not found."""
+        some of them is positive everywhere, or at least 0 with a strict row in it. None where that is not found before
+        `stop()` says so: a clause of many rows has many pairs."""
         places = self.places(table, query, clause)
         if not places or any(a > b for a, b in box):
             return None
         for size in sorted({1, 2, len(places)} & set(range(1, len(places) + 1))):
             for chosen in combinations(places, size):
+                if stop():
+                    return None
                 strict = any(bool(table.strict[query, k]) for k in chosen)
                 planes = swept
                 for turn in range(TURNS):

@@ -114,7 +114,7 @@ class Exactly:
         given = neurons(rational, box.signs[0])
         why: dict[int, Refutation | Pieces] = {}
         for clause in clauses:
-            one = None if planes is None else rational.refuted(where, planes, table, query, clause)
+            one = None if planes is None else rational.refuted(where, planes, table, query, clause, self.stop)
             found = (
                 decide(question(rational, where, planes, table, query, clause, given))
                 if one is None and pieces

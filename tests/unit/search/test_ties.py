@@ -3,6 +3,8 @@ over the reals alone; and rounding that the rest of the network amplifies."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from onnx import helper
@@ -10,6 +12,8 @@ from onnx import helper
 import verifier
 import vnnlib
 from tests import models
+from verifier.bounds.rational import Rational
+from verifier.bounds.sweep import never
 from verifier.graph.onnx_import import load_model
 from verifier.options import Options
 from verifier.result import Result, Verdict
@@ -106,3 +110,17 @@ def test_a_spread_that_only_softmax_takes_back() -> None:
     data = models.build(nodes, {"x": (1, 2)}, ["y"], {"W": np.array([[1.0], [2.0]], np.float32)})
     result = ask(data, 2, 1, [(29.9995, 30.0005), (-0.0005, 0.0005)], ["(>= Y_0 2.5)"])
     assert result.verdict is Verdict.UNSAT and result.counters["boxes"] == 1
+
+
+def test_pairs_of_rows_are_left_when_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each pair is walked in fractions, and a clause of many rows has many: the search's own `stop` ends them."""
+    stops, refuted = [], Rational.refuted
+
+    def watched(self: Rational, *given: Any) -> Any:
+        stops.append(given[5])
+        assert refuted(self, *given[:5], lambda: True) is None
+        return refuted(self, *given)
+
+    monkeypatch.setattr(Rational, "refuted", watched)
+    assert ask(relu(), 1, 1, [(-1.0, 1.0)], ["(< Y_0 0.5)", "(>= Y_0 0.5)"]).verdict is Verdict.UNSAT
+    assert stops and not any(stop() for stop in stops) and never not in stops
