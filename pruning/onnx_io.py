@@ -85,7 +85,7 @@ def save(net: Net, path: str | os.PathLike[str]) -> None:
     write(path, to_bytes(net, check=True), "the network")
 
 
-def evaluate64(net: Net, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] = ()) -> dict[str, np.ndarray]:
+def evaluate64(net: Net, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Evaluate in float64 with the reference implementation of ONNX (slow; for checks and error bounds)."""
     from onnx.reference import ReferenceEvaluator  # costs a second, and few callers need it
 
@@ -99,11 +99,9 @@ def evaluate64(net: Net, feeds: Mapping[str, np.ndarray], outputs: Sequence[str]
     for value in (*model.graph.input, *model.graph.output):
         if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT:
             value.type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
-    names = [*net.outputs, *(name for name in outputs if name not in net.outputs)]
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names[len(net.outputs) :])
     feeds = {name: np.asarray(value, np.float64) for name, value in feeds.items()}
-    results = ReferenceEvaluator(model).run(names, feeds)
-    return dict(zip(names, (np.asarray(result) for result in results), strict=True))
+    results = ReferenceEvaluator(model).run(list(net.outputs), feeds)
+    return dict(zip(net.outputs, (np.asarray(result) for result in results), strict=True))
 
 
 def run_node64(

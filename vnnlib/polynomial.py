@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from fractions import Fraction
 
-from vnnlib.spec import Application, Num, Term, Variable, postorder
+from vnnlib.spec import Application, Num, Term, Variable, fold
 
 Factors = tuple[int, ...]  # sorted columns, () for the constant
 Terms = dict[Factors, Fraction]
@@ -35,19 +35,14 @@ def expand(root: Term, column: Callable[[Variable], int], budget: StepLimit) -> 
 
     Raises `TooMuchWork` when the budget is used up or a coefficient grows beyond reason.
     """
-    stack: list[Terms] = []
-    for node in postorder(root):
-        if isinstance(node, Num):
-            value = Fraction(node.text)
-            stack.append({(): value} if value else {})
-        elif isinstance(node, Variable):
-            stack.append({(column(node),): Fraction(1)})
-        else:
-            count = len(node.args)
-            operands = stack[-count:]
-            del stack[-count:]
-            stack.append(_combine(node, operands, budget))
-    return stack[0]
+
+    def leaf(node: Num | Variable) -> Terms:
+        if isinstance(node, Variable):
+            return {(column(node),): Fraction(1)}
+        value = Fraction(node.text)
+        return {(): value} if value else {}
+
+    return fold(root, leaf, lambda node, operands: _combine(node, operands, budget))
 
 
 def difference(relation: Application, column: Callable[[Variable], int], budget: StepLimit) -> Terms:
@@ -76,11 +71,7 @@ def _add(a: Terms, b: Terms, sign: int, budget: StepLimit) -> Terms:
         a, b = b, a
     budget.spend(len(b) + 1)
     for monomial, coefficient in b.items():
-        value = a.get(monomial, 0) + sign * coefficient
-        if value:
-            a[monomial] = _checked(Fraction(value), budget)
-        else:
-            a.pop(monomial, None)
+        _accumulate(a, monomial, sign * coefficient, budget)
     return a
 
 
@@ -91,18 +82,18 @@ def _multiply(a: Terms, b: Terms, budget: StepLimit) -> Terms:
         for right, d in b.items():
             monomial = tuple(sorted(left + right))
             budget.spend(len(monomial) + 1)
-            value = result.get(monomial, 0) + c * d
-            if value:
-                result[monomial] = _checked(Fraction(value), budget)
-            else:
-                result.pop(monomial, None)
+            _accumulate(result, monomial, c * d, budget)
     return result
 
 
-def _checked(value: Fraction, budget: StepLimit) -> Fraction:
-    """Charge for long fractions, and refuse absurd ones."""
+def _accumulate(terms: Terms, monomial: Factors, coefficient: Fraction, budget: StepLimit) -> None:
+    """Add to one coefficient; charge for long fractions, and refuse absurd ones."""
+    value = terms.get(monomial, 0) + coefficient
+    if not value:
+        terms.pop(monomial, None)
+        return
     bits = value.numerator.bit_length() + value.denominator.bit_length()
     if bits > _MAX_BITS:
         raise TooMuchWork
     budget.spend(bits >> 10)
-    return value
+    terms[monomial] = value

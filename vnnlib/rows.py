@@ -176,9 +176,7 @@ def slices(spec: Spec) -> tuple[tuple[TensorSlice, ...], tuple[TensorSlice, ...]
 
 def csr(groups: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
     """Return (ptr, values) of lists."""
-    ptr = np.zeros(len(groups) + 1, np.int64)
-    np.cumsum(np.array([len(g) for g in groups], np.int64), out=ptr[1:])
-    return ptr, np.array([v for g in groups for v in g], np.int64)
+    return _pointers(np.array([len(g) for g in groups], np.int64)), np.array([v for g in groups for v in g], np.int64)
 
 
 def row_table(rows: Sequence[RowKey]) -> RowArrays:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import operator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from vnnlib.limits import Limits
 if TYPE_CHECKING:
     from vnnlib.form import NormalForm
     from vnnlib.source import LineTable
+
+_T = TypeVar("_T")
 
 FLOAT_TYPES = frozenset(
     [
@@ -121,6 +124,20 @@ def postorder(root: Term) -> Iterator[Term]:
         stack.extend((arg, False) for arg in reversed(node.args))
 
 
+def fold(root: Term, leaf: Callable[[Num | Variable], _T], combine: Callable[[Application, list[_T]], _T]) -> _T:
+    """The value of a tree of any depth: `leaf` of its leaves, `combine` of an application and its operands' values."""
+    stack: list[_T] = []
+    for node in postorder(root):
+        if isinstance(node, Application):
+            count = len(node.args)
+            operands = stack[-count:]
+            del stack[-count:]
+            stack.append(combine(node, operands))
+        else:
+            stack.append(leaf(node))
+    return stack[0]
+
+
 @dataclass(frozen=True, eq=False)
 class Spec:
     """A parsed query: sat means that some input makes all `assertions` true.
@@ -184,41 +201,23 @@ class Spec:
 
 def _evaluate(root: Term, tensors: tuple[TensorDecl, ...], flat: Mapping[str, np.ndarray]) -> bool:
     """Evaluate one boolean tree in exact arithmetic."""
-    stack: list[Any] = []
-    for node in postorder(root):
+
+    def leaf(node: Num | Variable) -> Any:
         if isinstance(node, Num):
-            stack.append(Fraction(node.text))
-        elif isinstance(node, Variable):
-            stack.append(Fraction(float(flat[tensors[node.tensor].name][node.element])))
-        else:
-            count = len(node.args)
-            operands = stack[-count:]
-            del stack[-count:]
-            stack.append(_apply(node.op, operands))
-    return bool(stack[0])
+            return Fraction(node.text)
+        return Fraction(float(flat[tensors[node.tensor].name][node.element]))
+
+    return bool(fold(root, leaf, lambda node, operands: _apply(node.op, operands)))
+
+
+_OPERATORS: Mapping[str, Callable[[list[Any]], Any]] = {"and": all, "or": any, "+": sum, "*": prod}
+_COMPARISONS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt, "==": operator.eq}
 
 
 def _apply(op: str, args: list[Any]) -> Any:
     """Apply one operator to evaluated operands."""
-    match op:
-        case "and":
-            return all(args)
-        case "or":
-            return any(args)
-        case "+":
-            return sum(args)
-        case "*":
-            return prod(args)
-        case "-":
-            return -args[0] if len(args) == 1 else args[0] - sum(args[1:])
-        case "<=":
-            return args[0] <= args[1]
-        case ">=":
-            return args[0] >= args[1]
-        case "<":
-            return args[0] < args[1]
-        case ">":
-            return args[0] > args[1]
-        case "==":
-            return args[0] == args[1]
-    return args[0] != args[1]
+    if op == "-":
+        return -args[0] if len(args) == 1 else args[0] - sum(args[1:])
+    if op in _OPERATORS:
+        return _OPERATORS[op](args)
+    return _COMPARISONS.get(op, operator.ne)(*args)

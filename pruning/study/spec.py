@@ -29,7 +29,7 @@ import hashlib
 import json
 import math
 from argparse import ArgumentTypeError
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,6 @@ CLOCKS = ("wall", "processor")
 SHARINGS = (*ALLOCATIONS, "dense-first")
 """How a ratio is shared out over the layers, see `pruning.study.allocation`."""
 PROPERTIES = ("linf", "heatmap", "label")
-_TASK_KEYS = ("data", "tau", "rectangle", "timeout", "clock")  # of a study file; the rest is for given networks
 MAX_NETWORKS = 10_000
 
 
@@ -84,7 +83,7 @@ class VerificationTask:
         """As JSON, without what is as it has always been: older folders of results can be gone on with."""
         given = asdict(self)
         asked = [f for f in fields(self) if f.name not in ("device", "memory")]
-        return {f.name: given[f.name] for f in asked if f.name in _TASK_KEYS or given[f.name] != f.default}
+        return {f.name: given[f.name] for f in asked if f.name in _TASK_READERS or given[f.name] != f.default}
 
     def __post_init__(self) -> None:
         _require(self.clock in CLOCKS, f"clock '{self.clock}'; expected one of {', '.join(CLOCKS)}")
@@ -239,35 +238,22 @@ def load(path: str | Path) -> Study:
 
 def parse(value: Any) -> Study:
     """A study from the content of its file."""
-    top = _mapping("the study", value, (*(f.name for f in fields(Study) if f.name != "task"), *_TASK_KEYS))
+    top = _mapping("the study", value, (*(f.name for f in fields(Study) if f.name != "task"), *_TASK_READERS))
     for key in ("name", "data", "images", "arms", "seeds", "budget"):
         _require(key in top, f"'{key}' is missing")
-    numbers = {k: _number(k, top[k]) for k in ("timeout",) if k in top}
-    if "tau" in top:
-        numbers["tau"] = _share("tau", top["tau"])
     budget = _mapping("budget", top["budget"], ("train", "finetune"))
     _require(len(budget) == 2, "budget needs both train and finetune (epochs)")
     return Study(
-        name=_text("name", top["name"]),
-        task=VerificationTask(
-            _text("data", top["data"]),
-            numbers.get("tau", VerificationTask.tau),
-            _text("rectangle", top.get("rectangle", VerificationTask.rectangle)),
-            numbers.get("timeout", VerificationTask.timeout),
-            _text("clock", top.get("clock", VerificationTask.clock)),
-        ),
+        task=VerificationTask(**{key: read(key, top[key]) for key, read in _TASK_READERS.items() if key in top}),
         images=_images(top["images"]),
         arms=tuple(_arm(name, settings) for name, settings in _arms(top["arms"])),
         seeds=tuple(_integer("seeds", s) for s in _list("seeds", top["seeds"])),
         ratios=tuple(_number("ratios", r) for r in _list("ratios", top.get("ratios", []))),
         budget=EpochBudget(**{k: _number(f"budget.{k}", v) for k, v in budget.items()}),
         network=_plain("network", top.get("network", {})),
-        stages=_integer("stages", top.get("stages", 1)),
-        match=_text("match", top.get("match", Study.match)),
-        focus=_text("focus", top.get("focus", Study.focus)),
         limits=tuple(_number("limits", limit) for limit in _list("limits", top.get("limits", []))),
-        shuffle=_integer("shuffle", top.get("shuffle", 0)),
         dense=_dense(top.get("dense", {})),
+        **{key: read(key, top[key]) for key, read in _PLAIN_READERS.items() if key in top},
     )
 
 
@@ -354,6 +340,15 @@ def _text(what: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip() or len(value) > 300 or not value.isprintable():
         raise StudyFileError(f"{what}: found {value!r:.60}, expected a short text")
     return value
+
+
+# what a study file says of the task; the rest is for given networks
+_TASK_READERS: Mapping[str, Callable[[str, Any], Any]] = {
+    "data": _text, "tau": _share, "rectangle": _text, "timeout": _number, "clock": _text,
+}  # fmt: skip
+_PLAIN_READERS: Mapping[str, Callable[[str, Any], Any]] = {
+    "name": _text, "stages": _integer, "match": _text, "focus": _text, "shuffle": _integer,
+}  # fmt: skip
 
 
 def _unique(what: str, values: Any) -> None:
