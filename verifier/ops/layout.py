@@ -34,11 +34,11 @@ class Move(LinearOp):
 
     @cached_property
     def source(self) -> Tensor:
-        """Where in the only input each element of the result is from, (|T|,), -1 for a constant 0; on the host."""
+        """Where in the only input each element of the result is from, (|T|,), on the host (not for Pad, whose zeros
+        are from nowhere)."""
         (shape,) = self.in_shapes
         device = next(iter(self.params.values())).device if self.params else None
-        numbers = torch.arange(1, math.prod(shape) + 1, device=device).view(1, *shape)
-        return self.linear(numbers).flatten().cpu() - 1
+        return self.linear(torch.arange(math.prod(shape), device=device).view(1, *shape)).flatten().cpu()
 
     def through(self, y: Tensor, part: Patch) -> tuple[tuple[Tensor, Patch], ...] | None:
         if len(self.in_shapes) != 1:
