@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 VNNCOMP ?= $(wildcard ../shared/vnncomp)
 
-.PHONY: demo test docs test-docs test-ray layers changelog dist test-real figures bench lint operators clean study study-kill render prune-oracle fuzz adversarial exact-verdicts
+.PHONY: demo test pytest docs test-docs test-ray layers changelog dist test-real figures bench lint operators clean study study-kill render prune-oracle fuzz adversarial exact-verdicts
 .DEFAULT_GOAL := demo
 
 # The stamps make a second run quick; a changed pyproject.toml installs again.
@@ -33,8 +33,12 @@ lint: $(VENV)/stamp-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Lint and types beside the tests, which take longer: one process of each has no use for a second core.
+test: $(VENV)/stamp-test
+	$(MAKE) --jobs 2 lint pytest
+
 # As many processes as there are cores (at most 8), of one thread each; the slowest 20 tests are listed.
-test: lint
+pytest: $(VENV)/stamp-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal --durations 20
 
 # The documentation as a site, in out/site; warnings are errors, links inside it are checked, the notebooks of examples/

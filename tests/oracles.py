@@ -198,10 +198,10 @@ def sample(lower: Array, upper: Array, count: int, rng: np.random.Generator, spe
 def envelope_at_centre(x: Array, y: Array) -> float:
     """Largest value at the centre of [x[0], x[-1]] of a line below all points (x, y): their lower convex hull there."""
     hull: list[int] = []
-    for i in range(len(x)):
+    for i, (xi, yi) in enumerate(points := list(zip(x.tolist(), y.tolist(), strict=True))):  # quicker than elements
         while len(hull) > 1:
-            a, b = hull[-2], hull[-1]
-            if (y[b] - y[a]) * (x[i] - x[a]) < (y[i] - y[a]) * (x[b] - x[a]):
+            (xa, ya), (xb, yb) = points[hull[-2]], points[hull[-1]]
+            if (yb - ya) * (xi - xa) < (yi - ya) * (xb - xa):
                 break
             hull.pop()
         hull.append(i)

@@ -7,6 +7,7 @@ import graphlib
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -47,9 +48,14 @@ def sources(package: str) -> list[Path]:
     return sorted((ROOT / package).rglob("*.py"))
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imports(path: Path) -> Iterator[tuple[str, int]]:
     """Every imported module with its line, also those inside functions, but not those for type checking only."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = parsed(path)
     skipped = {
         id(inner)
         for node in ast.walk(tree)
@@ -252,7 +258,7 @@ def test_imports_hidden_in_functions_are_doors() -> None:
     """A module says at its top what it uses; inside functions stands only what a command should not pay for at once."""
     hidden = set()
     for path in (path for package in ("verifier", "pruning", "vnnlib") for path in sources(package)):
-        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for function in ast.walk(parsed(path)):
             if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
                 inner = (node for node in ast.walk(function) if isinstance(node, ast.Import | ast.ImportFrom))
                 hidden |= {f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}" for node in inner}
@@ -268,7 +274,7 @@ def test_a_public_name_of_a_type_means_one_thing() -> None:
     """No class, nor a name for a type, is defined in two modules: a reader who meets `Limits` knows which."""
     homes: dict[str, list[Path]] = {}
     for path in (path for package in ("verifier", "pruning", "vnnlib") for path in sources(package)):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        for node in parsed(path).body:
             if isinstance(node, ast.ClassDef):
                 homes.setdefault(node.name, []).append(path)
             elif isinstance(node, ast.Assign) and not ast.unparse(node.value).startswith("TypeVar"):
@@ -285,12 +291,11 @@ def test_tests_do_not_import_tests_nor_benchmarks_tests() -> None:
     wrong = []
     for path in (*sources("tests"), *sources("benchmarks")):
         where = path.relative_to(ROOT).as_posix()
-        text = path.read_text(encoding="utf-8")
         for name, line in imports(path):
             names_a_test = any(part.startswith("test_") for part in name.split("."))
             if names_a_test or (where.startswith("benchmarks/") and name.split(".")[0] == "tests"):
                 wrong.append(f"{where}:{line}: imports {name}")
-        for node in ast.walk(ast.parse(text)):
+        for node in ast.walk(parsed(path)):
             stores = isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store)
             if stores and ast.unparse(node.value) == "sys.modules":  # type: ignore[attr-defined]
                 wrong.append(f"{where}:{node.lineno}: patches sys.modules")  # type: ignore[attr-defined]

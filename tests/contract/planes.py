@@ -23,11 +23,13 @@ def _long(x: torch.Tensor) -> np.ndarray:
 
 
 def _truth(sample: Sample, points: list[np.ndarray]) -> np.ndarray:
-    """Exact values (up to long double) at points (P, B, *S) -> (P, B, *T)."""
+    """Exact values (up to long double) at points (P, B, *S) -> (P, B, *T): of all at once, which lie along the last
+    axes, behind those that the node knows."""
     lead = points[0].shape[:2]
-    flat = [p.reshape(-1, *shape) for p, shape in zip(points, sample.in_shapes, strict=True)]
-    values = [oracles.apply(sample.node, list(row), sample.out_shape) for row in zip(*flat, strict=True)]
-    return np.stack(values).reshape(*lead, *sample.out_shape)
+    if "axis" not in sample.attrs:
+        return oracles.apply(sample.node, points, (*lead, *sample.out_shape))
+    behind = [np.moveaxis(p, (0, 1), (-2, -1)) for p in points]
+    return np.moveaxis(oracles.apply(sample.node, behind, (*sample.out_shape, *lead)), (-2, -1), (0, 1))
 
 
 def _plane(

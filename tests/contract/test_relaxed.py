@@ -317,7 +317,7 @@ def test_planes_are_as_tight_as_the_convex_envelope(sample: Sample, width: float
         grid[13], grid[14] = np.clip(1e-9, low, high), np.clip(0.0, low, high)
         grid = np.sort(grid, axis=0)
         grid[0], grid[-1] = low, high
-        values = np.stack([oracles.apply(sample.node, [row], sample.out_shape) for row in grid])
+        values = oracles.apply(sample.node, [grid], grid.shape)
         spread = values.max(0) - values.min(0)
         for at in np.ndindex(*sample.out_shape):
             x, y = grid[(slice(None), *at)], values[(slice(None), *at)]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end import nets
+from tests.end_to_end import forked, nets
 
 Verify = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).parents[2]
@@ -20,7 +20,19 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture
-def verify(tmp_path: Path) -> Verify:
+def verify(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Verify:
+    """Runs the command in the test's folder, in a process of its own but not in an interpreter of its own."""
+    for name, value in environment().items():
+        monkeypatch.setenv(name, value)
+
+    def run(*arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        return forked.verify([*map(str, arguments)], tmp_path, tmp_path_factory.mktemp("streams"), timeout)
+
+    return run
+
+
+@pytest.fixture
+def verify_afresh(tmp_path: Path) -> Verify:
     """Runs the real command in the test's folder."""
 
     def run(*arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:

@@ -197,9 +197,11 @@ def test_an_empty_input_set_is_proven(verify: Verify, tmp_path: Path, net: Path)
     assert (done.returncode, done.stdout) == (0, "unsat\n"), done.stderr
 
 
-def test_bad_input_is_refused_before_torch_is_imported(verify: Verify, tmp_path: Path, net: Path, holds: Path) -> None:
+def test_bad_input_is_refused_before_torch_is_imported(
+    verify_afresh: Verify, tmp_path: Path, net: Path, holds: Path
+) -> None:
     """A fake torch that cannot be imported stands first on the path."""
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')\n")
     nets.spec(tmp_path / "s.vnnlib", "(>= Y_0 2.5)", n_in=7)
-    refused(verify(net.name, "s.vnnlib"), "7 input variables")
-    assert "torch was imported" in verify(net.name, holds.name).stderr  # so the trap works
+    refused(verify_afresh(net.name, "s.vnnlib"), "7 input variables")
+    assert "torch was imported" in verify_afresh(net.name, holds.name).stderr  # so the trap works

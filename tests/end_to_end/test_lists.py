@@ -39,7 +39,7 @@ def rows(path: Path) -> dict[tuple[str, str], str]:
     return {(line[1], line[2]): line[4] for line in lines}
 
 
-def test_a_list_with_everything_in_it(verify: Verify, tmp_path: Path, bench: Path) -> None:
+def test_a_list_with_everything_in_it(verify_afresh: Verify, tmp_path: Path, bench: Path) -> None:
     (bench / "vnnlib" / "broken.vnnlib").write_text("(assert")
     text = (
         "onnx/one.onnx,vnnlib/high.vnnlib,60\r\n"
@@ -64,7 +64,7 @@ def test_a_list_with_everything_in_it(verify: Verify, tmp_path: Path, bench: Pat
         "--report",
         "out.html",
     )
-    done = verify(*arguments)
+    done = verify_afresh(*arguments)
     assert done.returncode == 1 and done.stdout == "", done.stderr
     assert rows(tmp_path / "r.csv") == {
         ("onnx/one.onnx", "vnnlib/high.vnnlib"): "unsat",
@@ -89,7 +89,7 @@ def test_a_list_with_everything_in_it(verify: Verify, tmp_path: Path, bench: Pat
     assert "declares the networks" in done.stderr
     assert "6 instances" in done.stderr
 
-    again = verify(*arguments)
+    again = verify_afresh(*arguments)
     assert again.returncode == 0 and "6 were done before" in again.stderr
     assert len((tmp_path / "r.csv").read_text().splitlines()) == 6
     page = (tmp_path / "out.html").read_text(encoding="utf-8")
@@ -119,19 +119,19 @@ def test_a_stopped_list_has_its_report(tmp_path: Path, bench: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "one.onnx\n", "a.onnx,b.vnnlib,soon\n", "a.onnx,b.vnnlib,60,more\n"])
-def test_lists_that_are_none(verify: Verify, tmp_path: Path, bench: Path, text: str) -> None:
+def test_lists_that_are_none(verify_afresh: Verify, tmp_path: Path, bench: Path, text: str) -> None:
     (bench / "instances.csv").write_text(text)
-    done = verify("--instances", "bench/instances.csv", "--results", "r.csv")
+    done = verify_afresh("--instances", "bench/instances.csv", "--results", "r.csv")
     assert done.returncode == 2 and done.stdout == ""
     assert len(done.stderr.strip().splitlines()) == 1 and "instances.csv" in done.stderr
     assert not (tmp_path / "r.csv").exists()
 
 
-def test_results_that_cannot_be_written(verify: Verify, tmp_path: Path, bench: Path) -> None:
+def test_results_that_cannot_be_written(verify_afresh: Verify, tmp_path: Path, bench: Path) -> None:
     (bench / "instances.csv").write_text("onnx/one.onnx,vnnlib/high.vnnlib,60\n")
     (tmp_path / "notes.txt").write_text("my notes\nabout lists\n")
     for place in ("none/r.csv", ".", "notes.txt"):
-        done = verify("--instances", "bench/instances.csv", "--results", place)
+        done = verify_afresh("--instances", "bench/instances.csv", "--results", place)
         assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert (tmp_path / "notes.txt").read_text() == "my notes\nabout lists\n"
 

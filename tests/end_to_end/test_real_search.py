@@ -35,10 +35,10 @@ def wait_until(happened: Callable[[], bool], process: subprocess.Popen[str]) -> 
         time.sleep(0.01)
 
 
-def test_a_time_limit_is_kept_and_says_what_was_reached(verify: Verify, tmp_path: Path) -> None:
+def test_a_time_limit_is_kept_and_says_what_was_reached(verify_afresh: Verify, tmp_path: Path) -> None:
     model, spec = nets.hard(tmp_path)
     started = time.monotonic()
-    done = verify(model.name, spec.name, "--timeout", 6, "--results", "r.txt", "--json", "r.json")
+    done = verify_afresh(model.name, spec.name, "--timeout", 6, "--results", "r.txt", "--json", "r.json")
     assert (done.returncode, done.stdout) == (0, "timeout\n"), done.stderr
     assert time.monotonic() - started < 6 + 3
     assert "boxes" in done.stderr and "% of the input volume open" in done.stderr
@@ -65,7 +65,7 @@ def test_a_signal_ends_the_search_with_what_was_reached(tmp_path: Path, number: 
     assert record["verdict"] == "unknown" and number.name in record["reason"]
 
 
-def test_a_killed_list_goes_on_where_it_ended(verify: Verify, tmp_path: Path) -> None:
+def test_a_killed_list_goes_on_where_it_ended(verify_afresh: Verify, tmp_path: Path) -> None:
     model, hard = nets.hard(tmp_path)
     net = nets.absolute(tmp_path / "net.onnx")
     expected, lines = {}, []
@@ -87,7 +87,7 @@ def test_a_killed_list_goes_on_where_it_ended(verify: Verify, tmp_path: Path) ->
     process.communicate()
     before = results.read_bytes()
 
-    done = verify(*arguments)
+    done = verify_afresh(*arguments)
     assert done.returncode == 0, done.stderr
     assert results.read_bytes().startswith(before)
     assert f"{before.count(bytes([10]))} were done before" in done.stderr
