@@ -42,7 +42,8 @@ def edit(
     """Changes one event of a kind, drawn at random; None where there is none. Leaves are those `of_row`s, or others."""
 
     def apply(events: Events, rng: np.random.Generator) -> Events | None:
-        places = [k for k, e in enumerate(events) if isinstance(e, kind) and (vars(e).get("kind") == "bound") == of_row]
+        own = [(k, vars(e).get("kind") in fmt.OF_ROWS) for k, e in enumerate(events) if isinstance(e, kind)]
+        places = [k for k, about_row in own if about_row == of_row]
         if not places:
             return None
         k = int(rng.choice(places))

@@ -16,7 +16,7 @@ they are known to a few parts in 10 000.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -104,21 +104,27 @@ class NeuronPlanes:
 @dataclass(eq=False)
 class PlaneRows:
     """Bounds rows over arguments of ReLUs (a `refine.RowBound`), and keeps the linear bounds of the neurons `wanted[i]`
-    (M,), flat positions in ascending order at operator i, on the queries' boxes `lower`, `upper` (Q, n)."""
+    (M,), flat positions in ascending order at operator i, on the queries' boxes `lower`, `upper` (Q, n). Where a proof
+    is written, bounds are what it `recorded`, and told which rows are kept (M,)."""
 
     wanted: Mapping[int, Tensor]
     lower: Tensor
     upper: Tensor
+    recorded: Callable[[Ground, int, Task, Parameters, Tensor], Tensor] | None = None
     _found: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def __call__(self, exact: Ground, i: int, task: Task, parameters: Parameters) -> Tensor:
         """See `refine.rigorous`."""
         low, row, constant, empty = prove(exact, task, parameters)
+        kept = torch.zeros_like(empty)
         if i in self.wanted:
-            self._keep(i, task, row, constant.masked_fill(empty, -torch.inf))
+            kept[self._keep(i, task, row, constant.masked_fill(empty, -torch.inf))] = True
+        if self.recorded is not None:
+            return self.recorded(exact, i, task, parameters, kept)
         return low.masked_fill(empty, -torch.inf)
 
-    def _keep(self, i: int, task: Task, row: Tensor, constant: Tensor) -> None:
+    def _keep(self, i: int, task: Task, row: Tensor, constant: Tensor) -> Tensor:
+        """Which rows are kept."""
         count, (queries, n) = len(self.wanted[i]), self.lower.shape
         if i not in self._found:
             none = self.lower.new_full((queries, 2, count), -torch.inf)
@@ -130,6 +136,7 @@ class PlaneRows:
         mine = (self.wanted[i][column] == neuron).nonzero()[:, 0]
         place = task.query[mine], side[mine], column[mine]
         self._found[i][0][place], self._found[i][1][place] = slopes[mine], middle[mine]
+        return mine
 
     def planes(self, network: Network) -> NeuronPlanes | None:
         """What was kept; None for nothing."""

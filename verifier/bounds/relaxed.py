@@ -350,11 +350,13 @@ class Relaxed:
         """The planes of operators that are no ReLUs."""
         return {**self.fixed, **{i: self.curves[i].planes(a) for i, a in self.curved(p.alpha).items()}}
 
-    def everywhere(self, p: Parameters) -> dict[int, Tensor]:
-        """The slopes of all neurons (B, *S) by ReLU operator: CROWN's where none are chosen."""
-        network, (low, high) = self.ground.network, self.ends
-        slopes = (high >= -low).to(p.alpha.dtype).index_copy_(1, self.places, p.alpha[:, : len(self.places)])
-        return {i: slopes[:, part].reshape(len(low), *network.shapes[i + 1]) for i, part in self.layers.items()}
+    def used(self, p: Parameters) -> dict[int, Tensor]:
+        """The slopes of all neurons (B, *S) by ReLU operator, 0 where the row does not take the lower plane."""
+        takes = self.at_loose(self.walk(p).at) > 0
+        slopes = torch.zeros_like(self.ends[0])
+        slopes.index_copy_(1, self.places, torch.where(takes, p.alpha[:, : len(self.places)], 0.0))
+        shapes = self.ground.network.shapes
+        return {i: slopes[:, part].reshape(len(slopes), *shapes[i + 1]) for i, part in self.layers.items()}
 
     @cached_property
     def _planes(self) -> tuple[Tensor, ...]:

@@ -39,6 +39,19 @@ CHUNK = 1 << 17
 Signs = Sequence[Sequence[tuple[int, int, int]]]
 """Per box: (value of the Relu, neuron, side); side 1 says that its argument is >= 0, -1 that it is <= 0."""
 
+Limits = tuple[Array, Array, Array, Array]
+"""On boxes (L,), of the arguments z of neurons (L,):  side z >= least,  (L,) each."""
+
+
+def limits(found: Sequence[tuple[int, int, int, float]]) -> list[Limits]:
+    """These as arrays."""
+    return [tuple(map(np.array, zip(*found, strict=True)))] if found else []  # type: ignore[list-item]
+
+
+def decided(signs: Signs, v: int) -> list[Limits]:
+    """What signs say of the arguments of operator v."""
+    return limits([(b, k, side, 0) for b, own in enumerate(signs) for at, k, side in own if at == v])
+
 
 @dataclass(eq=False)
 class AffineForms:
@@ -153,18 +166,14 @@ class Enclosures:
             lower = np.where((low < 0) & (high > 0), alpha, lower)
         return lower, op.residual(lower, low, high)[0], upper, op.residual(upper, low, high)[1]
 
-    def clamp(self, v: int, signs: Signs, ends: Sequence[tuple[Array, Array] | None] = ()) -> None:
-        """Cuts the arguments of operator v at 0 where neurons of it are decided, and at the `ends` of each box."""
-        source = self.network.argument(v)
-        mine = [(b, k, side) for b, decided in enumerate(signs) for at, k, side in decided if at == v]
-        if not mine and not any(ends):
+    def clamp(self, v: int, limits: Sequence[Limits]) -> None:
+        """Cuts the arguments of operator v at what is known of them."""
+        if not limits:
             return
-        low, high = self.low[source].copy(), self.high[source].copy()
-        for b, own in enumerate(ends):
-            if own is not None:
-                low[b], high[b] = np.maximum(low[b], own[0]), np.minimum(high[b], own[1])
-        for b, k, side in mine:
-            low[b, k], high[b, k] = (max(low[b, k], 0), high[b, k]) if side > 0 else (low[b, k], min(high[b, k], 0))
+        source, (box, neuron, side, least) = self.network.argument(v), map(np.concatenate, zip(*limits, strict=True))
+        low, high, up = self.low[source].copy(), self.high[source].copy(), side > 0
+        np.maximum.at(low, (box[up], neuron[up]), least[up])
+        np.minimum.at(high, (box[~up], neuron[~up]), -least[~up])
         crossed = low > high
         self.empty = self.empty | crossed.any(1)
         low[crossed] = high[crossed] = 0
@@ -224,7 +233,7 @@ def sweep(
             if rows and (curved or out.forms[op.source] is None):  # affine forms are exact up to the first curve
                 _tighten(out, op.source)
             curved = True
-            out.clamp(v, signs)
+            out.clamp(v, decided(signs, v))
             _curve(out, op, symbols, met)
         for s in op.argument.sources:
             if last[s] == v and s not in (0, network.output):  # no later operator reads it
@@ -312,7 +321,7 @@ def _tighten(out: Enclosures, source: int) -> None:
     out.low[source], out.high[source] = np.minimum(low, high), np.maximum(low, high)
 
 
-def unit_rows(elements: Array, side: float | Sequence[int], size: int) -> Callable[[Array], Array]:
+def unit_rows(elements: Array, side: float | Array, size: int) -> Callable[[Array], Array]:
     """Rows that are `side` at one of the `elements` (P,) each: those of some numbers, when they are asked for."""
     sides = np.broadcast_to(np.asarray(side, np.float64), elements.shape)
     return lambda part: sides[part, None] * (elements[part, None] == np.arange(size))

@@ -82,7 +82,7 @@ class _Tree:
         self.open_size = self.waiting_size = 0
         self.next, self.splits, self.leaves = len(queries), 0, 0
         self.waiting: dict[int, tuple[Claim, int]] = {}  # by node: the claim, and the node that it leads to
-        self.rows: set[TreeRow] = set()  # whose nodes have changed
+        self.rows: dict[TreeRow, None] = {}  # whose nodes have changed
 
     def run(self, reader: fmt.Reader) -> Accepted:
         done = False
@@ -126,7 +126,7 @@ class _Tree:
         self.open_size += part.size
         if part.row is not None:
             part.row.nodes[node] = part.least
-            self.rows.add(part.row)
+            self.rows[part.row] = None
         if self.open_size > MOST_OPEN:
             raise Unreadable(
                 f"{len(self.open)} open nodes with {self.open_size} ends of boxes and decided neurons, this checker "
@@ -182,8 +182,10 @@ class _Tree:
         self.leaves += not narrows
         self.splits += narrows
         clauses, name = self.prover.clauses(part), f"{leaf.kind} of node {leaf.node}"
-        if (leaf.kind == "bound") != (part.row is not None) or not math.isfinite(leaf.least):
+        if (leaf.kind in fmt.OF_ROWS) != (part.row is not None) or not math.isfinite(leaf.least):
             raise Rejected(f"{name}: only nodes that are about a row have bounds, of finite numbers, and nothing else")
+        if leaf.kind == "line" and (part.signs or part.box is not None):
+            raise Rejected(f"{name}: a line holds on a whole box, not on a part of it")
         rows = leaf.rows or tuple((c, ((0, 1.0),)) for c in range(len(clauses)))
         for c, picked in rows:
             size = len(clauses[c]) if c < len(clauses) else 0
@@ -199,7 +201,8 @@ class _Tree:
         if leaf.slopes and [t.size for t in leaf.slopes] != sizes:
             raise Rejected(f"{name}: slopes that do not fit the tensors of the header")
         slopes = dict(zip(self.tensors, leaf.slopes, strict=True)) if leaf.slopes else part.slopes
-        claim = Claim(part, rows, leaf.beta, slopes, leaf.intervals, narrows, leaf.kind == "exact", leaf.least)
+        exact, line = leaf.kind == "exact", leaf.kind == "line"
+        claim = Claim(part, rows, leaf.beta, slopes, leaf.intervals, narrows, exact, leaf.least, line)
         self.waiting[leaf.node] = claim, leaf.node if part.row is not None else self.next
         self.next += narrows
         named = sum(len(picked) for _, picked in rows)
@@ -215,6 +218,8 @@ class _Tree:
                 raise Rejected(
                     f"node {node}: the bound {margin.least:.3g} is not positive on {self._where(claim.part)}"
                 )
+            if claim.line:
+                self.prover.keep(claim, margin)
             if margin.part is not None:
                 self._put(to, margin.part)
 

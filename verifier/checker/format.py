@@ -1,6 +1,6 @@
-"""The proof file, version 3: decoding, and nothing about its meaning (docs/certificates.md).
+"""The proof file, version 4: decoding, and nothing about its meaning (docs/certificates.md).
 
-b"SECATEUR PROOF 3\\n", then gzip: JSON texts, one a line: the header, then events, or the numbers of a witness
+b"SECATEUR PROOF 4\\n", then gzip: JSON texts, one a line: the header, then events, or the numbers of a witness
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ import numpy as np
 
 from verifier.checker.errors import Unreadable
 
-MAGIC = b"SECATEUR PROOF 3\n"
+MAGIC = b"SECATEUR PROOF 4\n"
 TREE, WITNESS, MAP = "tree", "witness", "map"
 FORMS, ROWS, ROOT, SYMBOLS = "forms", "rows", "root", "symbols"
 """Where a leaf's intervals come from."""
+
+OF_ROWS = ("bound", "line")
+"""Kinds of leaves in the tree of a row."""
 
 USUAL: list[Any] = [FORMS, [], [], []]
 """What a leaf leaves out at its end."""
@@ -81,7 +84,8 @@ class RowTree:
 
 @dataclass(frozen=True)
 class Tighten:
-    """From here on the intervals of whole boxes hold what the trees of rows say: of each the least of its nodes."""
+    """From here on the intervals of whole boxes hold what the trees of rows say: of each the least of its nodes; and
+    nodes are narrowed by its lines."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +96,8 @@ class Leaf:
     intervals come from: affine forms on the part, backward rows on the part as well, backward rows on the query's whole
     box, or affine forms with a symbol for every neuron that is not linear on the part. A `kind` "narrow" is no leaf:
     the node becomes one node, narrowed to where every row of some clause can hold. An "exact" leaf is bounded in
-    fractions. A "bound" is a leaf in the tree of a row, which is at least `least` there; the node stays."""
+    fractions. A "bound" is a leaf in the tree of a row, which is at least `least` there; the node stays. So is a
+    "line", of a whole box, which keeps the linear function that says so: nodes are narrowed by it."""
 
     node: int
     rows: tuple[tuple[int, Picked], ...] = ()
@@ -105,7 +110,8 @@ class Leaf:
 
 @dataclass(frozen=True)
 class End:
-    """The last event: how many leaves (bounds are leaves, narrowings are not) and other events stand before it."""
+    """The last event: how many leaves (bounds and lines are leaves, narrowings are not) and other events stand before
+    it."""
 
     splits: int
     leaves: int
@@ -172,8 +178,8 @@ class Reader:
                 pass
             case [str(kind), *rest] if [type(v).__name__ for v in rest] == FIELDS.get(kind):
                 return PLAIN[kind](*rest)
-            case ["bound", int(node), float(least), *more] if len(more) <= 2:
-                return self._leaf(node, [ROOT, [], *more], "bound", least)
+            case ["bound" | "line" as kind, int(node), float(least), *more] if len(more) <= 2:
+                return self._leaf(node, [ROOT, [], *more], kind, least)
             case ["leaf" | "narrow" | "exact" as kind, int(node), *more] if len(more) <= 4:
                 return self._leaf(node, more, kind)
         self._fail(f"found {str(found)[:60]}, expected an event")

@@ -10,13 +10,27 @@ from typing import Any
 
 import numpy as np
 
-from verifier.checker.bounds import CHUNK, MOST_NUMBERS, Enclosures, Pulls, bound_rows, sweep, unit_rows
+from verifier.checker.bounds import (
+    CHUNK,
+    MOST_NUMBERS,
+    Enclosures,
+    Pulls,
+    bound_rows,
+    decided,
+    limits,
+    sweep,
+    unit_rows,
+)
 from verifier.checker.curves import Relu
 from verifier.checker.errors import Unreadable
 from verifier.checker.format import FORMS, ROOT, ROWS, SYMBOLS, Picked
 from verifier.checker.linear import FLOATS, TINY, UNIT, Array, Gather, Linear
 from verifier.checker.network import CheckedNetwork
 from verifier.checker.query import Queries
+
+OCTAVES, HALVINGS = 16.0, 10
+"""Where the multiplier of a narrowing's row is looked for, in octaves of what rows and it vary by, and how often that
+is cut in half."""
 
 ROW_NODE = 64
 """What a node in the tree of a row takes of memory beside its decided neurons, in numbers."""
@@ -28,27 +42,41 @@ ClauseTask = tuple[int, int, Picked]
 @dataclass(eq=False)
 class TreeRow:
     """`side` z, z the argument of a `neuron` of the Relu that makes `value`, on the whole box of a query: what is known
-    below it on the parts of its tree, by their `nodes`."""
+    below it on the parts of its tree, by their `nodes`; at `least` how much it is; and a linear function below it, if
+    one is kept: n coefficients, and its least value."""
 
     query: int
     value: int
     neuron: int
     side: int
     nodes: dict[int, float] = field(default_factory=dict)
+    least: float = -math.inf
+    line: Array | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Lines:
+    """Linear functions below rows, `side` z (K,), z the arguments of Relu neurons (K,), on the whole box of a query:
+    coefficients (K, n) and least values (K,)."""
+
+    neuron: Array
+    side: Array
+    coefficients: Array
+    least: Array
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
     """A node of the tree: the query, the clause that is asked for (-1: all), the box of the inputs that vary, lower and
     upper (2, f), where it is not the query's; the decided neurons, (value of the Relu, neuron, side); and where it was
-    narrowed: between which `ends` the arguments of Relus lie, low and high, and the slopes that said so. One in the
-    tree of a `row` asks for no clause, the row is at least `least` there."""
+    narrowed: the `ends` of arguments of Relus, (neurons, sides, least values of side z), and the slopes that said so.
+    One in the tree of a `row` asks for no clause, the row is at least `least` there."""
 
     query: int
     clause: int = -1
     box: Array | None = None
     signs: tuple[tuple[int, int, int], ...] = ()
-    ends: Mapping[int, tuple[Array, Array]] = field(default_factory=dict)
+    ends: Mapping[int, tuple[Array, Array, Array]] = field(default_factory=dict)
     slopes: Mapping[int, Array] = field(default_factory=dict)
     row: TreeRow | None = None
     least: float = -math.inf
@@ -57,7 +85,8 @@ class Part:
     def size(self) -> int:
         """What it takes of memory, in numbers and decided neurons."""
         own = (0 if self.box is None else self.box.size) + (0 if self.row is None else ROW_NODE)
-        return own + len(self.signs) + sum(2 * low.size for low, _ in self.ends.values())
+        narrowed = [*(least for _, _, least in self.ends.values()), *self.slopes.values()]
+        return own + len(self.signs) + sum(t.size for t in narrowed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +94,8 @@ class Claim:
     """That a part holds no violation: every clause has one of the `rows`, (clause, rows and weights), that cannot hold.
     `beta` is a multiplier for every decided neuron, `slopes` are bytes per Relu, 255 for a slope of 1; `intervals` says
     where intervals come from (`format.FORMS`, ..). With `narrows` nothing is claimed, but asked where the rows can
-    hold. An `exact` claim is bounded in fractions. On a part in the tree of a row the claim is that it exceeds `least`.
-    """
+    hold. An `exact` claim is bounded in fractions. On a part in the tree of a row the claim is that it exceeds
+    `least`, and with `line` that the linear function of that bound does."""
 
     part: Part
     rows: tuple[tuple[int, Picked], ...]
@@ -76,6 +105,7 @@ class Claim:
     narrows: bool = False
     exact: bool = False
     least: float = 0.0
+    line: bool = False
 
     @property
     def tasks(self) -> tuple[tuple[int, Picked], ...]:
@@ -86,12 +116,13 @@ class Claim:
 @dataclass(frozen=True, eq=False)
 class Margin:
     """How far a claim is from a violation, rigorously: positive is proven, and so is +inf (no point there); what was
-    taken off for rounding; and what becomes of the part: where violations can lie, if it was asked for, or that with
-    what is known of its row."""
+    taken off for rounding; what becomes of the part: where violations can lie, if it was asked for, or that with
+    what is known of its row; and of a row the coefficients (n,) of the linear function that was below it there."""
 
     least: float
     error: float = 0.0
     part: Part | None = None
+    line: Array | None = None
 
 
 class Prover:
@@ -103,8 +134,10 @@ class Prover:
         self.neurons = sum(op.size for op in self.relus.values())
         self.most = max((len(rows) for clauses in queries.clauses for rows in clauses), default=0)
         self._exact: Prover | None = None
-        self._roots: tuple[int, Enclosures, dict[int, tuple[Array, Array]]] | None = None
-        self._known: dict[tuple[int, int], tuple[Array, Array]] = {}
+        self._roots: tuple[int, Enclosures] | None = None
+        self._known: dict[int, dict[TreeRow, None]] = {}  # by query, in the order of the file
+        self._lines: dict[int, dict[int, Lines]] = {}  # of one query, by Relu
+        self._kept = 0
 
     def box(self, part: Part) -> tuple[Array, Array]:
         """The inputs of a part, (n,) each."""
@@ -149,10 +182,11 @@ class Prover:
         found = replace(
             whole, low=low, high=high, empty=empty, floor=floor, planes=dict(whole.planes), forms=[None] * len(low)
         )
-        for v in {at for p in parts for at, _, _ in p.signs} | {at for p in parts for at in p.ends}:
+        for v in {at for p in parts for at in (*p.ends, *(at for at, _, _ in p.signs))}:
             source = self.network.argument(v)
             low[source], high[source] = (np.repeat(t[source], count, 0) for t in (whole.low, whole.high))
-            found.clamp(v, signs, [p.ends.get(v) for p in parts])
+            ends = [(np.full(len(p.ends[v][0]), b), *p.ends[v]) for b, p in enumerate(parts) if v in p.ends]
+            found.clamp(v, [*decided(signs, v), *ends])
             found.planes[v] = found.new_plane(v)
         return found
 
@@ -161,17 +195,18 @@ class Prover:
         asked."""
         if self._roots is None or self._roots[0] != query:
             lower, upper = self.queries.lower[query], self.queries.upper[query]
-            self._roots = query, sweep(self.network, lower[None], upper[None], rows=True), {}
+            self._roots = query, sweep(self.network, lower[None], upper[None], rows=True)
             self._meet(query)
         return self._roots[1]
 
     def _meet(self, query: int) -> None:
         """Makes the kept intervals those that are known, and the planes that parts share."""
         if self._roots is not None and self._roots[0] == query:
-            whole = self._roots[1]
+            whole, known = self._roots[1], self._known.get(query, {})
             for v in self.relus:
-                whole.clamp(v, (), [self._known.get((query, v))])
-            whole.planes.update({v: whole.new_plane(v) for v in self.relus})
+                found = [(0, row.neuron, row.side, row.least) for row in known if row.value == v]
+                whole.clamp(v, limits(found))
+                whole.planes[v] = whole.new_plane(v)
 
     def known(self, row: TreeRow) -> float:
         """The least value of a row that is known on the whole box of its query."""
@@ -179,40 +214,52 @@ class Prover:
         return float(whole.low[source][0, row.neuron] if row.side > 0 else -whole.high[source][0, row.neuron])
 
     def tighten(self, rows: Mapping[TreeRow, float]) -> None:
-        """From now on these rows are at least so large.
-
-        Raises:
-            Unreadable: intervals of too many whole boxes would have to be held.
-        """
+        """From now on these rows are at least so large, and what is kept of them is known."""
         for row, least in rows.items():
-            size = self.relus[row.value].size
-            none = np.full(size, -math.inf), np.full(size, math.inf)
-            low, high = self._known.setdefault((row.query, row.value), none)
-            if row.side > 0:
-                low[row.neuron] = max(low[row.neuron], least)
-            else:
-                high[row.neuron] = min(high[row.neuron], -least)
-        if 2 * sum(low.size for low, _ in self._known.values()) > MOST_NUMBERS:
-            raise Unreadable(f"tighter intervals of {len(self._known)} values and boxes, which are too many")
+            row.least = max(row.least, least)
+            self._known.setdefault(row.query, {})[row] = None
+        self._lines.clear()
         for query in {row.query for row in rows}:
             self._meet(query)
 
-    def lines(self, query: int, v: int) -> tuple[Array, Array]:
-        """Linear functions below z and below -z, z the arguments of Relu v, on a query's whole box: coefficients
-        (2, N, n) and least values (2, N).
+    def keep(self, claim: Claim, found: Margin) -> None:
+        """The line below a row that a claim has proven, for what is narrowed after the next `tighten`.
 
         Raises:
             Unreadable: they are too many.
         """
-        whole, kept = self.root(query), self._roots[2]  # type: ignore[index]
-        if v not in kept:
-            count, owner = self.relus[v].size, np.zeros(self.relus[v].size, np.int64)
-            if count * self.network.inputs > MOST_NUMBERS:
-                raise Unreadable(f"{count} neurons over {self.network.inputs} inputs are too many to narrow")
-            rows = [unit_rows(np.arange(count), side, count) for side in (1.0, -1.0)]
-            sides = [bound_rows(whole, owner, r, self.network.argument(v), linear=True) for r in rows]
-            kept[v] = np.stack([s.coefficients for s in sides]), np.stack([s.low for s in sides])
-        return kept[v]
+        if claim.part.row is None or found.line is None:  # there is no point
+            return
+        self._kept += found.line.size
+        if self._kept > MOST_NUMBERS:
+            raise Unreadable(f"{self._kept} coefficients of lines below rows, this checker holds {MOST_NUMBERS}")
+        claim.part.row.line = np.append(found.line, claim.least)
+
+    def lines(self, query: int) -> dict[int, Lines]:
+        """Lines below arguments of Relus on a query's whole box: those that are kept, or where none is those of all
+        neurons.
+
+        Raises:
+            Unreadable: they are too many.
+        """
+        if query not in self._lines:
+            whole, known = self.root(query), [row for row in self._known.get(query, {}) if row.line is not None]
+            if not known and 2 * self.neurons * self.network.inputs > MOST_NUMBERS:
+                raise Unreadable(f"{self.neurons} neurons over {self.network.inputs} inputs are too many to narrow")
+            found = {}
+            for v, op in self.relus.items():
+                mine = [row for row in known if row.value == v]
+                neuron, side = (np.array([getattr(row, name) for row in mine], np.int64) for name in ("neuron", "side"))
+                lines = np.array([row.line for row in mine])
+                if not known:
+                    neuron, side = np.tile(np.arange(op.size), 2), np.repeat((1, -1), op.size)
+                    rows, owner = unit_rows(neuron, side, op.size), np.zeros(2 * op.size, np.int64)
+                    bound = bound_rows(whole, owner, rows, self.network.argument(v), linear=True)
+                    lines = np.column_stack([bound.coefficients, bound.low])
+                if len(neuron):
+                    found[v] = Lines(neuron, side, lines[:, :-1], lines[:, -1])
+            self._lines = {query: found}
+        return self._lines[query]
 
     def groups(self, claims: Sequence[Claim]) -> list[list[int]]:
         """Positions of claims that can be bounded together: the same kind of intervals, a bounded size."""
@@ -258,7 +305,8 @@ class Prover:
                 part = self.narrowed(swept, b, claim, clause[mine], margin[mine], coefficients[mine])
             elif claim.part.row is not None:
                 part = replace(claim.part, least=max(claim.part.least, claim.least))
-            found.append(Margin(least, float(lost[mine].max(initial=0)), part))
+            lines = coefficients[mine[:1]] if claim.part.row is not None else ()
+            found.append(Margin(least, float(lost[mine].max(initial=0)), part, *lines))
         return found
 
     def in_fractions(self) -> Prover:
@@ -289,22 +337,24 @@ class Prover:
                 box[1] = np.maximum(box[1], np.fmin.reduce(top[mine], 0, initial=np.inf))
         box = np.clip(box, low, high)
         box = np.stack([box.min(0), box.max(0)])  # crossed: no violation there
-        ends = dict(part.ends)
+        narrower = dict(part.ends)
         if claim.intervals == ROOT and len(self.clauses(part)) == len(margin) == 1 and math.isfinite(margin[0]):
             most = max(0.0, -float(margin[0]))
-            whole = self.queries.lower[part.query], self.queries.upper[part.query]
-            for v in self.relus:
+            inwards = low - self.queries.lower[part.query], self.queries.upper[part.query] - high
+            for v, lines in self.lines(part.query).items():
                 source = self.network.argument(v)
-                own = [t[b if len(t) > 1 else 0].copy() for t in (swept.low[source], swept.high[source])]
-                open_ = np.flatnonzero((own[0] < 0) & (own[1] > 0))
-                lines, least = (t[:, open_] for t in self.lines(part.query, v))
-                # from the whole box to the part's, and to where violations can lie
-                moved = np.maximum(lines, 0) @ (low - whole[0]) + np.maximum(-lines, 0) @ (whole[1] - high)
-                tighter = np.nextafter(least + _risen(lines, rows[0], high - low, most, moved), -np.inf)
-                own[0][open_] = np.fmax(own[0][open_], tighter[0])
-                own[1][open_] = np.fmin(own[1][open_], -tighter[1])
-                ends[v] = own[0], own[1]
-        return replace(part, box=box[:, self.varying(part.query)], ends=ends, slopes=claim.slopes)
+                ends = swept.low[source], swept.high[source]
+                below, above = (t[b if len(t) > 1 else 0][lines.neuron] for t in ends)
+                open_ = np.flatnonzero((below < 0) & (above > 0))
+                own, moved = lines.coefficients[open_], np.zeros(len(open_))
+                if part.box is not None:  # from the whole box to the part's
+                    moved = np.maximum(own, 0) @ inwards[0] + np.maximum(-own, 0) @ inwards[1]
+                risen = _risen(own, rows[0], high - low, most, moved)
+                least = np.where(lines.side > 0, below, -above)
+                least[open_] = np.fmax(least[open_], np.nextafter(lines.least[open_] + risen, -np.inf))
+                narrower[v] = lines.neuron, lines.side, least
+        inner = part.box if np.array_equal(box, (low, high)) else box[:, self.varying(part.query)]
+        return replace(part, box=inner, ends=narrower, slopes=claim.slopes)
 
     def prepare(self, claims: Sequence[Claim], around: Enclosures | None = None) -> Enclosures:
         """Intervals and linear bounds for claims of one group; in fractions for one, met with those `around` it.
@@ -350,7 +400,8 @@ class Prover:
             return out
 
         swept = swept.then(self.tree_rows([claims[b] for b in used.tolist()]) if trees else self.asked(used))
-        owner, target = np.array([b for b, _, _ in tasks], np.int64), np.zeros(len(tasks))
+        owner = np.array([b for b, _, _ in tasks], np.int64)
+        target = np.array([math.inf if claims[b].line else 0.0 for b in owner.tolist()])
         pulls = self._pulls(claims)
         found = bound_rows(swept, owner, rows, swept.network.output, pulls=pulls, target=target, linear=True)
         over = np.array([_sign(v) for v in found.low.tolist()]) if numbers.exact else found.low
@@ -396,23 +447,28 @@ def _sign(v: object) -> float:
 
 
 def _risen(rows: Array, row: Array, width: Array, most: float, moved: Array) -> Array:
-    """By how much the least values (..) of linear functions `rows` (.., n) over a box rise, at least, `moved` (..) >= 0
+    """By how much the least values (K,) of linear functions `rows` (K, n) over a box rise, at least, `moved` (K,) >= 0
     included, where  sum_j |row_j| d_j <= most,  d_j the distance from the end of input j where `row` (n,) is least.
 
     For any g >= 0 a function is not below its sum with  g (sum_j |row_j| d_j - most).  Where the two have coefficients
     of different signs they are least at different ends, and the sum gains  min(g |row_j|, |rows_j|)  times the width.
-    The best g is a quotient |rows_j| / |row_j|: that where the inputs of larger ones have used `most` up.
+    The best g is where the inputs of larger quotients |rows_j| / |row_j| use `most` up; one near it is looked for.
     """
-    size = np.abs(row)
-    against = np.where(rows * row < 0, np.abs(rows), 0.0)
+    size, risen, step = np.abs(row), np.zeros(len(rows)), max(1, CHUNK // len(row))
+    fewer = 1 - FLOATS.gamma(3 * len(row))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        quotient = np.nan_to_num(against / size, nan=0.0, posinf=0.0)
-        order = np.argsort(-quotient, -1)
-        used = np.cumsum((size * width)[order], -1)
-        at = np.minimum((used < most).sum(-1, keepdims=True), len(row) - 1)
-        g = np.take_along_axis(np.take_along_axis(quotient, order, -1), at, -1)
-        g = np.where(used[..., -1:] < most, 0.0, g)
-        gained = np.minimum(g * size, against) @ width
-        paid = g[..., 0] * most * (1 + 4 * UNIT) + TINY
-        risen = (gained + moved) * (1 - FLOATS.gamma(3 * len(row))) - paid
-        return risen - (np.abs(risen) + paid) * (4 * UNIT) - TINY
+        turn, uses = np.where(size > 0, -1 / row, 0), size * width
+        for part in (slice(at, at + step) for at in range(0, len(rows), step)):
+            quotient = np.maximum(rows[part] * turn, 0)
+            unit, quotient = quotient @ uses / uses.sum(), quotient.astype(np.float32)
+            low, high = np.full(len(unit), -OCTAVES), np.full(len(unit), OCTAVES)
+            for _ in range(HALVINGS):
+                half = (low + high) / 2
+                larger = quotient > (unit * np.exp2(half)).astype(np.float32)[:, None]
+                over = larger @ uses.astype(np.float32) > most
+                low, high = np.where(over, half, low), np.where(over, high, half)
+            g = unit * np.exp2(low)
+            paid = g * most * (1 + 4 * UNIT) + TINY
+            gained = np.minimum(g[:, None] * size, np.maximum(rows[part] * -np.sign(row), 0)) @ width * fewer - paid
+            risen[part] = np.fmax(gained - (np.abs(gained) + paid) * (4 * UNIT) - TINY, 0)
+    return (risen + moved * fewer) * (1 - 4 * UNIT) - TINY

@@ -24,9 +24,7 @@ from verifier.search.splits import SplitCounts
 if TYPE_CHECKING:  # it brings the checker, which a run without a proof does without
     from verifier.proof.writer import ProofWriter
 
-WITHOUT = (
-    "quadratic intervals are off, clipped ones too; functions written with ReLUs, and maxima, stay what the file has"
-)
+WITHOUT = "quadratic intervals are off; functions written with ReLUs, and maxima, stay what the file has"
 """What a search with a proof does without, because the checker knows linear rows and the neurons of the file only."""
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from verifier.checker.format import (
     FORMS,
     MAGIC,
+    OF_ROWS,
     ClauseSplit,
     End,
     Event,
@@ -53,7 +54,7 @@ def encode(event: Event) -> bytes:
     if all(row == [c, 0] for c, row in enumerate(rows)):
         rows = []
     tables = [t.astype(np.uint8).tobytes().hex() for t in event.slopes]
-    how = [event.least] if event.kind == "bound" else [event.intervals, rows]
+    how = [event.least] if event.kind in OF_ROWS else [event.intervals, rows]
     line = [event.kind, event.node, *how, list(event.beta), tables]
     while line[-1] in ([], FORMS):  # what is as usual at the end is not said
         line.pop()

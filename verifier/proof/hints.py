@@ -29,6 +29,10 @@ WORTH = 0.8
 SURE = 1024
 """A row clips a box where its least value is so many times what was taken off it for rounding."""
 
+SPARE = 1e3
+"""The margin of a leaf on a narrowed part is so many times what was taken off it for rounding: the checker that reads
+may sum in another order from the first narrowing on."""
+
 MOST_ROWS = 512
 """Rows and decided neurons of the largest linear program."""
 
@@ -77,6 +81,7 @@ class _Group:
         self.spare = np.full(len(claims), np.inf)
         self.worst = np.zeros((len(claims), prover.network.inputs))
         self.clips: dict[int, tuple[Claim, Part]] = {}
+        self.cost = np.array([SPARE if c.part.ends else 1.0 for c in claims])
         for b, claim in enumerate(claims):
             if not all(prover.clauses(claim.part)):
                 self.spare[b] = -np.inf  # a clause without rows holds everywhere
@@ -126,7 +131,7 @@ class _Group:
         ]
         walked = self.prover.walk(self.swept, self.claims, tasks)
         least, error, rows = (t.reshape(len(boxes), sum(sizes), *t.shape[1:]) for t in walked)
-        margin = least - error
+        margin = least - error * self.cost[boxes, None]
         margin[self.swept.empty[boxes]] = np.inf
         low, high = self.swept.low[0][boxes], self.swept.high[0][boxes]
         mixed: dict[int, list[tuple[int, int, int]]] = {}
@@ -161,7 +166,7 @@ class _Group:
     def _program(self, b: int) -> None:
         """Asks a linear program for the multipliers of all rows and decided neurons of claim b, on whose part no Relu
         is open: the rows are linear functions there, so what it cannot exclude is a violation (but for rounding)."""
-        claim = replace(self.claims[b], beta=(), slopes={})
+        claim = replace(self.claims[b], beta=(), slopes=self.claims[b].part.slopes)
         clauses = self.prover.clauses(claim.part)
         signs = claim.part.signs if len(clauses) == 1 else ()  # their multipliers belong to the leaf, not to a clause
         count = max(map(len, clauses), default=0) + len(signs)
@@ -187,8 +192,9 @@ class _Group:
                 betas = scaled[len(clause) :]
         proposed = replace(claim, beta=tuple(betas) if any(betas) else ())
         margin, error, _ = self._as(b, proposed, picks)
-        if (margin - error > 0).all():
-            self.claims[b], self.spare[b] = proposed, float((margin - error).min())
+        margin = margin - error * self.cost[b]
+        if (margin > 0).all():
+            self.claims[b], self.spare[b] = proposed, float(margin.min())
             self.rows[b] = [picked for _, picked in picks]
             self.clips.pop(b, None)
 
@@ -208,7 +214,7 @@ class _Group:
     def _walk(self, tasks: list[ClauseTask]) -> tuple[Array, Array]:
         """Margins, less what was taken off for rounding once more, and coefficients."""
         margin, error, coefficients = self.prover.walk(self.swept, self.claims, tasks)
-        return margin - error, coefficients
+        return margin - error * self.cost[[b for b, _, _ in tasks]], coefficients
 
 
 def _clipped(

@@ -18,6 +18,8 @@ from verifier.checker import format as fmt
 from verifier.checker.prove import Claim, Part, Prover
 from verifier.problem.problem import Problem
 from verifier.proof.encode import short
+from verifier.proof.hints import SPARE
+from verifier.proof.parts import OpenParts
 from verifier.search.shallow.dual import Nodes
 from verifier.search.shallow.form import Clause
 from verifier.tolerance import NARROWEST
@@ -31,10 +33,6 @@ COARSE = 17
 SHORT, LONG = 2, 7
 """Digits of multipliers: of narrowings, and of leaves."""
 
-SPARE = 1e3
-"""A leaf's margin is so many times what was taken off it for rounding: the checker that reads may sum in another order
-from the first narrowing on."""
-
 
 class Writer(Protocol):
     """What of a proof's writer is needed here: see `writer.ProofWriter`."""
@@ -42,6 +40,7 @@ class Writer(Protocol):
     prover: Prover
     relus: dict[int, tuple[int, int]]
     tensors: list[int]
+    parts: OpenParts
 
     def number(self, event: fmt.Event, count: int) -> int:
         """The first of `count` nodes that an event makes."""
@@ -58,8 +57,8 @@ class Writer(Protocol):
     def decided(self, node: int, tensor: int, neuron: int) -> tuple[int, int]:
         """The sides <= 0 and >= 0 of a neuron."""
 
-    def narrowed(self, node: int, claim: Claim) -> int:
-        """What a node is narrowed to by a claim."""
+    def narrowed(self, node: int, claim: Claim, part: Part) -> int:
+        """The number of the part that a node is narrowed to by a claim."""
 
     def leaf(self, node: int, claim: Claim) -> None:
         """A node that is proven by a claim."""
@@ -72,16 +71,13 @@ class Writer(Protocol):
 
 
 class OneLayerProof:
-    """Writes the splits, narrowings and leaves of such a search; `parts` are its open nodes."""
+    """Writes the splits, narrowings and leaves of such a search."""
 
     def __init__(self, writer: Writer, problem: Problem) -> None:
         self.writer, self.kept = writer, problem.kept
         self.relus = writer.relus
         self.firsts = np.array([first for _, first in self.relus.values()])
         self.values = [v for v, _ in self.relus.values()]
-        self.parts: dict[int, Part] = {}
-        self._made: dict[int, Part] = {}
-        self._gone: set[int] = set()
 
     def roots(self, query: Tensor, clause: Tensor) -> Tensor:
         """The nodes (B, 1) of every clause of every query, in their order."""
@@ -90,13 +86,15 @@ class OneLayerProof:
             count = int((query == q).sum())
             first = self.writer.taken_apart(q, count)
             numbers += range(first, first + count)
-            self._made.update({first + c: Part(q, c) for c in range(count)})
+            self.writer.parts.put({first + c: Part(q, c) for c in range(count)})
         self.commit()
-        assert clause.tolist() == [self.parts[n].clause for n in numbers]
+        assert clause.tolist() == [self._part(n).clause for n in numbers]
         return torch.tensor(numbers, dtype=torch.int64, device=query.device)[:, None]
 
     def _part(self, node: int) -> Part:
-        return self._made[node] if node in self._made else self.parts[node]
+        part = self.writer.parts.get(node)
+        assert part is not None
+        return part
 
     def _claims(self, clause: Clause, nodes: Nodes, fresh: bool, digits: int) -> list[Claim]:
         """What the subproblems' multipliers claim: with slopes of their own if `fresh`, otherwise those that they were
@@ -136,20 +134,19 @@ class OneLayerProof:
         node, place = nodes.node.clone(), clause.neuron.cpu().numpy()
         low, high, lower, upper = (t.cpu().numpy().copy() for t in (nodes.low, nodes.high, nodes.lower, nodes.upper))
         for b, claim in enumerate(claims):
-            at = int(node[b, 0])
-            self._gone.add(at)
+            at, found = int(node[b, 0]), margins[b].part
             if settled[b]:
                 self.writer.leaf(at, replace(claim, narrows=False))
                 continue
-            node[b, 0] = self.writer.narrowed(at, claim)
-            found = margins[b].part
             assert found is not None
-            self._made[int(node[b, 0])] = found
+            node[b, 0] = self.writer.narrowed(at, claim, found)
             box = self.writer.prover.box(found)
             lower[b], upper[b] = np.maximum(lower[b], box[0][self.kept]), np.minimum(upper[b], box[1][self.kept])
             if found.ends:
-                ends = [np.concatenate([found.ends[v][i] for v in self.values])[place] for i in (0, 1)]
-                low[b], high[b] = np.fmax(low[b], ends[0]), np.fmin(high[b], ends[1])
+                sizes = [self.writer.prover.relus[v].size for v in self.values]
+                each = [_between(*found.ends[v], size) for v, size in zip(self.values, sizes, strict=True)]
+                ends = np.concatenate(each, 1)
+                low[b], high[b] = np.fmax(low[b], ends[0, place]), np.fmin(high[b], ends[1, place])
         low, high = np.minimum(low, high), np.maximum(low, high)
         lower, upper = np.minimum(lower, upper), np.maximum(lower, upper)
         new = (torch.from_numpy(t).to(nodes.low) for t in (low, high, lower, upper))
@@ -167,7 +164,6 @@ class OneLayerProof:
         if not margin.least > SPARE * margin.error:
             return False
         self.writer.leaf(int(node.node[0, 0]), claim)
-        self._gone.add(int(node.node[0, 0]))
         return True
 
     def split(self, clause: Clause, nodes: Nodes, neuron: Tensor) -> Tensor:
@@ -177,24 +173,22 @@ class OneLayerProof:
             place = int(np.searchsorted(self.firsts, k, side="right")) - 1
             v, first = self.values[place], int(self.firsts[place])
             part, children = self._part(node), self.writer.decided(node, place, k - first)
-            self._gone.add(node)
             for child, side, out in zip(children, (-1, 1), sides, strict=True):
-                self._made[child] = replace(part, signs=(*part.signs, (v, k - first, side)))
+                self.writer.parts.put({child: replace(part, signs=(*part.signs, (v, k - first, side)))})
                 out.append(child)
         return torch.tensor(sides[1] + sides[0], dtype=torch.int64, device=nodes.place.device)[:, None]
 
     def commit(self) -> None:
         """The step has happened."""
-        self.parts.update(self._made)
-        for node in self._gone:
-            self.parts.pop(node, None)
-        self._forget()
         self.writer.commit()
 
     def rollback(self) -> None:
         """The step has not happened."""
-        self._forget()
         self.writer.rollback()
 
-    def _forget(self) -> None:
-        self._made, self._gone = {}, set()
+
+def _between(neuron: np.ndarray, side: np.ndarray, least: np.ndarray, size: int) -> np.ndarray:
+    """Intervals (2, `size`) of the neurons whose rows are at least so large."""
+    ends, up = np.tile([[-np.inf], [np.inf]], size), side > 0
+    ends[0, neuron[up]], ends[1, neuron[~up]] = least[up], -least[~up]
+    return ends

@@ -31,13 +31,14 @@ class RowWriter:
 
     def __init__(self, writer: Writer) -> None:
         self.writer, self.prover = writer, writer.prover
+        self._known: dict[tuple[int, int, int, int], TreeRow] = {}
 
     def _rows(self, i: int, task: Task) -> list[TreeRow]:
         coefficients, value = task.rows[:, 0], self.writer.relus[i][0]
         neuron = coefficients.abs().argmax(1, keepdim=True)
         side = coefficients.gather(1, neuron)[:, 0].sign().int()
         rows = zip(task.query.tolist(), neuron[:, 0].tolist(), side.tolist(), strict=True)
-        return [TreeRow(q, value, k, s) for q, k, s in rows]
+        return [self._known.setdefault((q, value, k, s), TreeRow(q, value, k, s)) for q, k, s in rows]
 
     def planted(self, i: int, task: Task) -> tuple[Tensor, Tensor]:
         """See `search.row_trees.RowProof`."""
@@ -55,24 +56,30 @@ class RowWriter:
                 side.append(child)
         return torch.tensor(sides[0] + sides[1]).to(node)
 
-    def bounded(self, i: int, node: Tensor, exact: Ground, task: Task, best: Parameters) -> Tensor:
-        """See `search.row_trees.RowProof`."""
+    def bounded(
+        self, i: int, node: Tensor, exact: Ground, task: Task, best: Parameters, kept: Tensor | None = None
+    ) -> Tensor:
+        """See `search.row_trees.RowProof`; lines of rows that are `kept` (M,)."""
+        lined = [False] * len(task) if kept is None else kept.tolist()
         slopes = {
             self.writer.relus[k][0]: np.rint(a.cpu().numpy() * LEVELS).astype(np.uint8).reshape(len(task), -1)
-            for k, a in Relaxed(exact, task).everywhere(best.to(torch.float64)).items()
+            for k, a in Relaxed(exact, task).used(best.to(torch.float64)).items()
         }
         claims, beta = [], np.maximum(0.0, best.beta.double().cpu().numpy())
         for b, (row, signs) in enumerate(zip(self._rows(i, task), task.signs.tolist(), strict=True)):
             own = tuple(short(beta[b, [d for d, e in enumerate(signs) if e]]).tolist())
             part = Part(row.query, signs=self.writer.signs(signs), row=row)
             tables = {v: t[b] for v, t in slopes.items()}
-            claims.append(Claim(part, (), own if any(own) else (), tables, fmt.ROOT))
+            claims.append(Claim(part, (), own if any(own) else (), tables, fmt.ROOT, line=lined[b]))
         margins = self.prover.prove(claims)
         least = np.array([min(m.least, NOWHERE) - m.error for m in margins])
         least = short(least - np.abs(least) * WRITTEN - NARROWEST, DIGITS)
-        for at, claim, c in zip(node.tolist(), claims, least.tolist(), strict=True):
+        for at, claim, margin, c in zip(node.tolist(), claims, margins, least.tolist(), strict=True):
             if np.isfinite(c):
-                self.writer.leaf(at, replace(claim, least=c))
+                claim = replace(claim, least=c)
+                self.writer.leaf(at, claim)
+                if claim.line:
+                    self.prover.keep(claim, margin)
         return torch.from_numpy(np.nan_to_num(least, nan=-np.inf)).to(task.lower)
 
     def tighten(self, i: int, task: Task, least: Tensor) -> None:
@@ -81,9 +88,9 @@ class RowWriter:
         self.writer.commit()
         self.prover.tighten(dict(zip(self._rows(i, task), least.tolist(), strict=True)))
 
-    def climbed(self, exact: Ground, i: int, task: Task, best: Parameters) -> Tensor:
-        """Bounds (M,) of rows without splits, which the proof's intervals hold from here on (`bounds.refine`)."""
+    def climbed(self, exact: Ground, i: int, task: Task, best: Parameters, kept: Tensor) -> Tensor:
+        """See `search.row_trees.RowProof`."""
         node, known = self.planted(i, task)
-        least = torch.maximum(self.bounded(i, node, exact, task, best), known)
+        least = torch.maximum(self.bounded(i, node, exact, task, best, kept), known)
         self.tighten(i, task, least)
         return least

@@ -23,7 +23,6 @@ from torch import Tensor
 from verifier.bounds.network import Network
 from verifier.bounds.pieces import PieceQuestion, Pieces, PieceSplit, decide, exclude
 from verifier.bounds.rational import MOST_PRODUCTS, ExactLinear, Refutation
-from verifier.bounds.relaxed import Parameters
 from verifier.checker import format as fmt
 from verifier.checker.bounds import MOST_FORMS, Enclosures, bound_rows
 from verifier.checker.check import check_witness
@@ -39,8 +38,10 @@ from verifier.problem.problem import Problem
 from verifier.proof.encode import begin, encode, encode_header, encode_witness, short
 from verifier.proof.hints import Hint, suggest
 from verifier.proof.one_layer import LEVELS, OneLayerProof
+from verifier.proof.parts import OpenParts
 from verifier.proof.rows import RowWriter
 from verifier.search.domains import DomainBatch
+from verifier.search.neurons import Shown
 from verifier.search.ties import Why
 
 OFTEN = 0.3
@@ -85,6 +86,7 @@ class ProofWriter:
         self._state = (0, 0, self._next)
         self.relus: dict[int, tuple[int, int]] = {}
         self.tensors: list[int] = []
+        self.parts = OpenParts()
         self._opens: dict[int, dict[int, np.ndarray]] = {}
         self._needed, self._clips = 0.0, True
         self._file = Whole(self.path, "the proof")
@@ -95,13 +97,14 @@ class ProofWriter:
         problem: Problem,
         network: Network,
         stop: Callable[[], bool],
-        found: Callable[[], tuple[Parameters, dict[int, Tensor]]] | None,
+        found: Callable[[], tuple[Shown, Tensor, Shown]] | None,
         rows: bool = False,
         neurons: bool = False,
     ) -> None:
         """Fits the proof to the problem that is searched; `found` gives the slopes and multipliers of the last batch
-        where neurons are split, `rows` says whether the search bounds neurons by backward rows (otherwise
-        by zonotopes), `neurons` whether neurons are split by a search that keeps its multipliers itself.
+        where neurons are split, and of what was clipped those before, `rows` says whether the search bounds neurons by
+        backward rows (otherwise by zonotopes), `neurons` whether neurons are split by a search that keeps its
+        multipliers itself.
 
         Raises:
             ProofError: boxes or neurons of the search are not those of the files.
@@ -110,7 +113,7 @@ class ProofWriter:
         neurons = neurons or found is not None
         self._found, self._stop, self._rows = found, stop, rows
         self._place = {int(j): i for i, j in enumerate(problem.kept)}
-        self.kept, self.root_lower, self.root_upper = problem.kept, problem.lower, problem.upper
+        self.kept = problem.kept
         asked = np.array([q for q in range(len(queries)) if queries.clauses[q]], np.int64)
         own = queries.lower[asked][:, self.kept], queries.upper[asked][:, self.kept]
         if len(queries) != problem.queries or not (
@@ -178,19 +181,24 @@ class ProofWriter:
 
     def halves(self, node: int, coordinate: int, at: float) -> tuple[int, int]:
         """Cuts one node: the numbers of its lower and its upper half."""
+        self.parts.take([node])
         return self.number(fmt.InputSplit(node, coordinate, at), 2), self._next - 1
 
     def decided(self, node: int, tensor: int, neuron: int) -> tuple[int, int]:
         """Decides a neuron of one node: the numbers of its sides <= 0 and >= 0."""
+        self.parts.take([node])
         return self.number(fmt.NeuronSplit(node, tensor, neuron), 2), self._next - 1
 
     def taken_apart(self, query: int, clauses: int) -> int:
         """The number of the first of a query's clauses."""
         return self.number(fmt.ClauseSplit(query), clauses)
 
-    def narrowed(self, node: int, claim: Claim) -> int:
-        """The number of what a node is narrowed to by a claim."""
-        return self.number(self._leaf(node, claim), 1)
+    def narrowed(self, node: int, claim: Claim, part: Part) -> int:
+        """The number of the part that a node is narrowed to by a claim."""
+        found = self.number(self._leaf(node, claim), 1)
+        self.parts.take([node])
+        self.parts.put({found: part})
+        return found
 
     def number(self, event: fmt.Event, count: int) -> int:
         """The number of the first of `count` nodes that an event makes."""
@@ -215,10 +223,15 @@ class ProofWriter:
                 found = place, (v, first)
         return found
 
-    def _split(self, children: DomainBatch, events: Sequence[fmt.Event], order: Tensor) -> DomainBatch:
+    def _split(self, children: DomainBatch, events: Sequence[fmt.Split], order: Tensor) -> DomainBatch:
         """The children with their numbers: child i is number `order[i]` of those made here."""
         self._pending += [encode(e) for e in events]
         self.splits += len(events)
+        for i, event in enumerate(events):
+            part = self.parts.get(event.node)
+            if part is not None:  # what it was narrowed to holds for both sides
+                self.parts.take([event.node])
+                self.parts.put({self._next + 2 * i: part, self._next + 2 * i + 1: part})
         children = replace(children, node=(order.to(children.node.device) + self._next)[:, None])
         self._next += len(children)
         return children
@@ -228,11 +241,14 @@ class ProofWriter:
         clipped batch, how promising each input is for splitting it, and the neuron to split instead (-1: none)."""
         count, n = batch.lower.shape
         neurons = self._found is not None
+        found, before = None, batch.upper - batch.lower
+        if self._found is not None:
+            found, narrowed, wider = self._found()  # of the whole batch, so once
+            batch = self._narrow(batch, narrowed, wider)
         asked = settled.nonzero()[:, 0].tolist() if neurons or not self._rows else list(range(count))
         open_, neuron = torch.ones(count, dtype=torch.bool), torch.full((count,), -1)
         worst = torch.zeros(count, n, dtype=torch.float64)
         lower, upper, node = batch.lower.double().cpu().clone(), batch.upper.double().cpu().clone(), batch.node.cpu()
-        found = None if self._found is None else self._found()  # of the whole batch, so once
         hints = self._hints([self._claim(batch, b, found) for b in asked], settled[asked].tolist())
         first, node = dict(self.relus.values()), node.clone()
         for b, hint in zip(asked, hints, strict=True):
@@ -248,16 +264,30 @@ class ProofWriter:
                 neuron[b] = first[hint.neuron[0]] + hint.neuron[1]
             if hint.clip is not None and not neurons:
                 claim, left = hint.clip
-                node[b, 0] = self.narrowed(int(node[b, 0]), claim)
+                node[b, 0] = self.number(self._leaf(int(node[b, 0]), claim), 1)
                 low, high = (torch.from_numpy(t[self.kept]) for t in self.prover.box(left))
                 lower[b], upper[b] = torch.maximum(lower[b], low), torch.minimum(upper[b], high)
         lower, upper, node, open_, neuron = (t.to(batch.lower.device) for t in (lower, upper, node, open_, neuron))
-        before = batch.upper - batch.lower
         part = torch.where(before > 0, (upper - lower) / before.clamp(min=torch.finfo(torch.float64).tiny), 1.0).prod(1)
         clipped = replace(batch, lower=lower, upper=upper, share=batch.share * part, node=node)
         width = upper - lower
         scores = worst.to(width).abs() * width + width * torch.finfo(torch.float64).tiny
         return open_, clipped, scores, neuron
+
+    def _narrow(self, batch: DomainBatch, clipped: Tensor, before: Shown) -> DomainBatch:
+        """Narrows what the search `clipped` (C,) with the bounds from `before`, on the checker's own lines."""
+        few = batch.select(clipped)
+        claims = [replace(self._claim(few, b, before), narrows=True) for b in range(len(few))]
+        lower, upper, node = few.lower.clone(), few.upper.clone(), few.node.clone()
+        for b, (claim, margin) in enumerate(zip(claims, self.prover.prove(claims), strict=True)):
+            if margin.part is None or margin.part.ends is claim.part.ends:
+                continue
+            node[b, 0] = self.narrowed(int(node[b, 0]), claim, margin.part)
+            low, high = (torch.from_numpy(t[self.kept]).to(lower) for t in self.prover.box(margin.part))
+            lower[b], upper[b] = torch.maximum(lower[b], low), torch.minimum(upper[b], high)
+        whole = (batch.lower, lower), (batch.upper, upper), (batch.node, node)
+        moved = [all_.index_copy(0, clipped, new) for all_, new in whole]
+        return replace(batch, lower=moved[0], upper=moved[1], node=moved[2])
 
     def _hints(self, claims: list[Claim], settled: list[bool]) -> list[Hint]:
         """Hints for the claims; where the cheap intervals are not enough, the next better ones are tried: for all
@@ -268,7 +298,9 @@ class ProofWriter:
         hints = suggest(self.prover, claims, self._stop)
         again = [i for i, h in enumerate(hints) if not h.holds and claims[i].slopes]  # the default slopes may do
         for i, hint in zip(
-            again, suggest(self.prover, [replace(claims[i], slopes={}) for i in again], self._stop), strict=True
+            again,
+            suggest(self.prover, [replace(claims[i], slopes=claims[i].part.slopes) for i in again], self._stop),
+            strict=True,
         ):
             hints[i] = hint if hint.holds else hints[i]
         missed = [i for i, h in enumerate(hints) if settled[i] and not h.holds]
@@ -284,24 +316,24 @@ class ProofWriter:
             self._clips = any(hints[i].clip is not None for i in tried)
         return hints
 
-    def _claim(self, boxes: DomainBatch, b: int, last: tuple[Parameters, dict[int, Tensor]] | None = None) -> Claim:
+    def _claim(self, boxes: DomainBatch, b: int, last: Shown | None = None) -> Claim:
         """What may be claimed of box b, with what `last` says it was proven with."""
         query = int(boxes.query[b])
-        whole = Part(query, int(boxes.clause[b, 0]) if boxes.clause.shape[1] else -1)
+        whole = self.parts.get(int(boxes.node[b, 0]))
+        whole = whole or Part(query, int(boxes.clause[b, 0]) if boxes.clause.shape[1] else -1)
         lower, upper = boxes.lower[b].double().cpu().numpy(), boxes.upper[b].double().cpu().numpy()
-        if (lower != self.root_lower[query]).any() or (upper != self.root_upper[query]).any():
-            ends = self.prover.box(whole)
+        ends = self.prover.box(whole)
+        if (lower != ends[0][self.kept]).any() or (upper != ends[1][self.kept]).any():
             ends[0][self.kept], ends[1][self.kept] = lower, upper
-            whole = self.prover.part(query, *ends, whole.clause)
+            whole = replace(whole, box=self.prover.part(query, *ends).box)
         part = replace(whole, signs=self.signs(boxes.signs[b].tolist()))
         if last is None:
-            return Claim(part, ())
-        found, everywhere = last
+            return Claim(part, (), slopes=part.slopes)
+        found, used = last
         columns = [d for d, e in enumerate(boxes.signs[b].tolist()) if e]
         beta = tuple(short(np.maximum(0.0, found.beta[b, columns].double().cpu().numpy())).tolist())
         slopes = {
-            self.relus[i][0]: np.rint(a[b].cpu().numpy() * LEVELS).astype(np.uint8).reshape(-1)
-            for i, a in everywhere.items()
+            self.relus[i][0]: np.rint(a[b].cpu().numpy() * LEVELS).astype(np.uint8).reshape(-1) for i, a in used.items()
         }
         weights = short(found.weight[b].cpu().numpy()).tolist()[: len(self.prover.clauses(part)[0])]
         picked = tuple((k, w) for k, w in enumerate(weights) if w > 0)
@@ -317,6 +349,7 @@ class ProofWriter:
 
     def leaf(self, node: int, claim: Claim) -> None:
         """A node that is proven by the claim."""
+        self.parts.take([node])
         self._pending.append(encode(self._leaf(node, claim)))
         self.leaves += 1
 
@@ -330,7 +363,7 @@ class ProofWriter:
         try:
             for part in parts:
                 known = why.get(part.clause)
-                asked = [Claim(part, ())] if len(parts) > 1 else []
+                asked = [Claim(part, (), slopes=part.slopes)] if len(parts) > 1 else []
                 claims = [h.claim for h in suggest(self.prover, asked, self._stop) if h.holds]
                 rows = len(self.prover.clauses(part)[0])
                 tried = self._exact(part, known) if isinstance(known, Refutation) else self._by_row(part, rows)
@@ -397,7 +430,8 @@ class ProofWriter:
             raise _Unwritable
         scaled, count = [float(w * whole) for w in weights], len(weights) - len(part.signs)
         picked = tuple((k, w) for k, w in enumerate(scaled[:count]) if w) or ((0, 0.0),)
-        claim = Claim(part, ((0, picked),), tuple(scaled[count:]) if any(scaled[count:]) else (), exact=True)
+        beta = tuple(scaled[count:]) if any(scaled[count:]) else ()
+        claim = Claim(part, ((0, picked),), beta, part.slopes, exact=True)
         if not self.prover.prove([claim])[0].least > 0:
             raise _Unwritable
         return claim
@@ -409,7 +443,7 @@ class ProofWriter:
         Raises:
             _Unwritable: there are none.
         """
-        exact, plain = self.prover.in_fractions(), Claim(part, (), exact=True)
+        exact, plain = self.prover.in_fractions(), Claim(part, (), slopes=part.slopes, exact=True)
         swept, (clause,) = exact.prepare([plain], self.prover.prepare([plain])), self.prover.clauses(part)
         box = swept.low[0][0], swept.high[0][0]
 
@@ -456,7 +490,9 @@ class ProofWriter:
         """Each row by itself, with slopes of 0 or as they are best for one neuron."""
         zero = {v: np.zeros(self.prover.relus[v].size, np.uint8) for v in self.tensors}
         return [
-            Claim(part, ((0, ((k, 1.0),)),), slopes=slopes, exact=True) for slopes in (zero, {}) for k in range(rows)
+            Claim(part, ((0, ((k, 1.0),)),), slopes=slopes, exact=True)
+            for slopes in (zero, part.slopes)
+            for k in range(rows)
         ]
 
     def _leaf(self, node: int, claim: Claim) -> fmt.Leaf:
@@ -468,7 +504,8 @@ class ProofWriter:
                 open_ = self._open(claim.part.query)
                 tables = tuple(np.where(open_[v], t, 0) for v, t in zip(self.tensors, tables, strict=True))
         kind = "narrow" if claim.narrows else "exact" if claim.exact else "leaf"
-        kind = kind if claim.part.row is None else "bound"
+        if claim.part.row is not None:
+            kind = "line" if claim.line else "bound"
         return fmt.Leaf(node, claim.rows, claim.beta, tables, claim.intervals, kind, claim.least)
 
     def _open(self, query: int) -> dict[int, np.ndarray]:
@@ -493,11 +530,13 @@ class ProofWriter:
             self.discard()
             raise OutputError(f"{self.path}: cannot write the proof: {error.strerror}") from None
         self._pending.clear()
+        self.parts.commit()
         self._state = self.leaves, self.splits, self._next
 
     def rollback(self) -> None:
         """The step has not happened: its boxes will be looked at again."""
         self._pending.clear()
+        self.parts.rollback()
         self.leaves, self.splits, self._next = self._state
 
     def finish(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -59,6 +60,13 @@ TIGHTENING = 0.25
 """Share of all work that goes into the intervals."""
 
 
+class Shown(NamedTuple):
+    """What bounds of B subproblems were found with, and the slopes (B, *S) that they use by ReLU operator."""
+
+    best: Parameters
+    slopes: dict[int, Tensor]
+
+
 @dataclass(eq=False)
 class NeuronBounding:
     """Bounds and branching for subproblems with decided neurons.
@@ -87,7 +95,7 @@ class NeuronBounding:
     planes: NeuronPlanes | None = None
     """Tightens intervals to where a subproblem's clause can be violated."""
 
-    _last: tuple[Task, Parameters] = field(init=False)
+    _last: tuple[tuple[Task, Parameters], Tensor, tuple[Task, Parameters]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.cost = float(self.exact.network.multiply_adds)
@@ -99,11 +107,13 @@ class NeuronBounding:
         return sum(len(t) * (1 if i in relus else 2) for i, t in self.exact.loose.items())
 
     @property
-    def last(self) -> tuple[Parameters, dict[int, Tensor]]:
-        """What the last batch's bounds were proven with, for all its subproblems, and the slopes of all neurons by ReLU
-        operator: a proof of them needs it."""
-        task, best = self._last
-        return best, Relaxed(self.fast, task).everywhere(best)
+    def last(self) -> tuple[Shown, Tensor, Shown]:
+        """What the last batch's bounds were proven with, for all its subproblems; which (C,) were clipped, and with
+        what before: a proof of them needs it."""
+        found, clipped, (task, best) = self._last
+        before = task.select(clipped), best.select(clipped)
+        shown, narrowed = (Shown(p, Relaxed(self.fast, t).used(p)) for t, p in (found, before))
+        return shown, clipped, narrowed
 
     def roots(self, boxes: DomainBatch) -> DomainBatch:
         """One subproblem for every clause of every box, with nothing found yet."""
@@ -145,11 +155,10 @@ class NeuronBounding:
         chosen = self._affordable(losses)
         if not chosen:
             return
-        kept = PlaneRows(self._clippable(chosen, losses), lower, upper)
+        kept = PlaneRows(self._clippable(chosen, losses), lower, upper, None if proof is None else proof.climbed)
         quadratic = proof is None and Joint.suits(self.exact)  # a checker knows linear rows only
         joint = Joint(self.fast.network.dtype, lower, upper, stop) if quadratic else None
-        bound = kept if proof is None else proof.climbed
-        pre = refine(self.exact, self.fast.network, lower, upper, chosen, batch, stop, bound, joint)
+        pre = refine(self.exact, self.fast.network, lower, upper, chosen, batch, stop, kept, joint)
         self.exact = Ground.at(network, pre, self.exact.allowance, self.exact.plain)
         self.fast = self.exact.cast(self.fast.network)
         self.planes = kept.planes(network)
@@ -228,12 +237,14 @@ class NeuronBounding:
         start = self.unpack(batch, Relaxed(self.fast, task).default())
         steps = ROOT_STEPS if first else STEPS
         best, value, walks = climb(self.fast, task, start, steps, self.stop, sign=not first and self.count > FEW)
-        self._last = task, best  # of proofs, in which nothing is clipped
+        before = task, best
+        self._last = before, torch.arange(0), before
         self.work += walks * self.cost
         if self.stop():
             raise OutOfTime
         if self.planes is not None:
-            exact_task, task, best, value = self._clip(exact_task, task, best, value)
+            exact_task, task, best, value, clipped = self._clip(exact_task, task, best, value)
+            self._last = (task, best), clipped, before
             if self.stop():
                 raise OutOfTime
         value = value.double()
@@ -251,19 +262,22 @@ class NeuronBounding:
         self.work += (2 * len(hopeful) + (2 * CANDIDATES + 2) * len(alive)) * self.cost  # a walk in float64 costs two
         return self._open(batch, alive, exact_task.select(alive), best.select(alive), value)
 
-    def _clip(self, exact: Task, task: Task, best: Parameters, value: Tensor) -> tuple[Task, Task, Parameters, Tensor]:
-        """Intervals of what is open are tightened to where a violation can be, and the climb goes on with them."""
+    def _clip(
+        self, exact: Task, task: Task, best: Parameters, value: Tensor
+    ) -> tuple[Task, Task, Parameters, Tensor, Tensor]:
+        """Intervals of what is open are tightened to where a violation can be, and the climb goes on with them. Also
+        which ones (C,)."""
         assert self.planes is not None and exact.within is not None
         open_ = (~(value > 0)).nonzero()[:, 0]
         if not len(open_):
-            return exact, task, best, value
+            return exact, task, best, value, open_
         part = exact.select(open_)
         low, row, constant, _ = prove(self.exact, part, best.select(open_))
         share = self.planes.share(part.query, row, low)
         near = (share < NEAR).nonzero()[:, 0]
         self.work += 2 * len(open_) * self.cost
         if not len(near):
-            return exact, task, best, value
+            return exact, task, best, value, near
         open_, part = open_[near], part.select(near)
         ends = self.planes.within(part.query, row[near], constant[near], exact.within.ends[:, open_])
         exact = replace(exact, within=exact.within._replace(ends=exact.within.ends.index_copy(1, open_, ends)))
@@ -274,7 +288,7 @@ class NeuronBounding:
         self.work += walks * self.cost + len(open_) * self.planes.cost
         parts = ((best.alpha, found.alpha), (best.beta, found.beta), (best.weight, found.weight))
         best = Parameters(*(whole.index_copy(0, open_, part) for whole, part in parts))
-        return exact, task, best, value.index_copy(0, open_, high)
+        return exact, task, best, value.index_copy(0, open_, high), open_
 
     def _open(self, batch: DomainBatch, alive: Tensor, exact: Task, best: Parameters, value: Tensor) -> Bounded:
         relaxed = Relaxed(self.fast, exact.to(self.fast.network.dtype))

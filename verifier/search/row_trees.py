@@ -44,8 +44,9 @@ class RowProof(Protocol):
     def bounded(self, i: int, node: Tensor, exact: Ground, task: Task, best: Parameters) -> Tensor:
         """Bounds (M,) of the rows that hold in the proof on their nodes (M,), -inf where none is better."""
 
-    def climbed(self, exact: Ground, i: int, task: Task, best: Parameters) -> Tensor:
-        """Bounds (M,) of rows without splits, which the proof's intervals hold from here on (`bounds.refine`)."""
+    def climbed(self, exact: Ground, i: int, task: Task, best: Parameters, kept: Tensor) -> Tensor:
+        """Bounds (M,) of rows without splits, which the proof's intervals hold from here on, and its narrowings those
+        that are `kept` (M,) (`bounds.clipped`)."""
 
     def tighten(self, i: int, task: Task, least: Tensor) -> None:
         """From here on the proof's intervals are what the trees of these rows say together, `least` (M,)."""

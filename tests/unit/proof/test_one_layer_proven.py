@@ -137,9 +137,9 @@ def test_what_a_row_leaves_is_below_every_point_it_allows(seed: int) -> None:
                 left -= move * abs(r)
             value += own[j] * (start + (move if end > start else -move))
         assert value - bottom >= Fraction(float(risen[k]))
-        if seed % 2:  # and not far below
+        if seed % 2:  # and not far below: the multiplier is found to within 2 ** (1 / 32)
             assert (
-                float(value - bottom) <= float(risen[k]) * (1 + 1e-9) + 1e-9 * float(np.abs(rows[k]) @ width) + 1e-290
+                float(value - bottom) <= float(risen[k]) * (1 + 0.03) + 1e-3 * float(np.abs(rows[k]) @ width) + 1e-290
             )
 
 
@@ -159,12 +159,13 @@ def test_points_of_a_violation_stay_in_what_is_left(tmp_path: Path) -> None:
         slopes = {v: np.where(z[y.argmin()] > 0, 255 - rng.integers(9), 0).astype(np.uint8)}
         beta = (float(np.float32(rng.random() * 0.01)),) if part.signs else ()
         where = prover.prove([Claim(part, ((0, ((0, 1.0),)),), beta, slopes, fmt.ROOT, narrows=True)])[0].part
-        assert where is not None and where.box is not None
-        mine = bad & (z[:, 3] >= 0)
-        assert (x[mine] >= where.box[0]).all() and (x[mine] <= where.box[1]).all()
-        for side, end in zip((1, -1), where.ends[v], strict=True):
-            assert (side * (z[mine] - end) >= -1e-12).all()
-        cut += int((where.ends[v][0] > prover.root(0).low[network.argument(v)][0] + 0.01).sum())
+        assert where is not None
+        mine, box = bad & (z[:, 3] >= 0), prover.box(where)
+        assert (x[mine] >= box[0]).all() and (x[mine] <= box[1]).all()
+        neuron, side, least_ = where.ends[v]
+        assert (side * z[mine][:, neuron] - least_ >= -1e-12).all()
+        known = prover.root(0).low[network.argument(v)][0, neuron]
+        cut += int(((side > 0) & (least_ > known + 0.01)).sum())
         part = where
     assert cut >= 3
 

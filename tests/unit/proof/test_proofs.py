@@ -177,7 +177,7 @@ def change(kind: type[E], edit: Callable[[E], list[fmt.Event]], named: str = "")
 
     def apply(events: list[fmt.Event], i: int) -> list[fmt.Event]:
         own = [(k, e, vars(e).get("kind")) for k, e in enumerate(events) if isinstance(e, kind)]
-        places = [(k, e) for k, e, found in own if named in ("", found) and found != "bound"]
+        places = [(k, e) for k, e, found in own if named in ("", found) and found not in fmt.OF_ROWS]
         k, event = places[i % len(places)]
         return [*events[:k], *edit(event), *events[k + 1 :]]
 

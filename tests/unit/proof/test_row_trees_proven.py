@@ -1,4 +1,5 @@
-"""Proofs that hold trees of rows, for intervals that tighten during a search: exact ranges, and changes of each kind.
+"""Proofs that hold trees of rows, for intervals that tighten during a search, and parts that are narrowed by lines
+below these rows: exact ranges, sampled violations, and changes of each kind.
 
 The exact range of a second layer is known where every neuron of the first one reads a single input: a sum of functions
 of one input each, whose least values lie at ends and kinks.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
@@ -24,6 +25,7 @@ from verifier.checker import format as fmt
 from verifier.checker.check import _Tree, check
 from verifier.checker.errors import Rejected, Unreadable
 from verifier.checker.network import CheckedNetwork, read_network
+from verifier.checker.prove import Claim, Part, Prover, TreeRow
 from verifier.checker.query import read_queries
 from verifier.options import Options
 from verifier.proof.encode import encode, encode_header, packed
@@ -118,7 +120,7 @@ def exact_range(weights: dict[str, np.ndarray], neuron: int) -> tuple[Fraction, 
 
 @pytest.fixture(scope="module")
 def deep(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return make(tmp_path_factory.mktemp("deep"), dense(3), 1.3)
+    return make(tmp_path_factory.mktemp("deep"), dense(3), 1.0)
 
 
 def parts(path: Path) -> tuple[fmt.Header, Events]:
@@ -134,7 +136,7 @@ def write(path: Path, header: fmt.Header, events: Events) -> Path:
 
 
 def bounds(events: Events) -> list[int]:
-    return [k for k, e in enumerate(events) if isinstance(e, fmt.Leaf) and e.kind == "bound"]
+    return [k for k, e in enumerate(events) if isinstance(e, fmt.Leaf) and e.kind in fmt.OF_ROWS]
 
 
 def tightenings(events: Events) -> list[int]:
@@ -156,6 +158,7 @@ def test_a_proof_holds_the_intervals_that_the_search_found(deep: Made) -> None:
     _, events = parts(deep.proof)
     names = {type(e).__name__ for e in events}
     assert {"RowTree", "Tighten", "NeuronSplit"} <= names and bounds(events)
+    assert {"line", "narrow", "bound", "leaf"} <= {e.kind for e in events if isinstance(e, fmt.Leaf)}
     rows = sum(isinstance(e, fmt.RowTree) for e in events)
     assert len(bounds(events)) > rows  # some were split
     assert deep.proof.stat().st_size < 400 + 200 * found.leaves
@@ -166,8 +169,14 @@ def test_no_interval_is_narrower_than_the_exact_range(seed: int, tmp_path: Path)
     made = make(tmp_path, separable(seed), 0.3)
     network, tree = replay(made)
     second = network.tensors["r1"]
-    low, high = tree.prover._known[0, second]
     whole, source = tree.prover.root(0), network.argument(second)
+    low, high = np.full(whole.low[source].size, -np.inf), np.full(whole.low[source].size, np.inf)
+    for row in tree.prover._known[0]:
+        assert row.value == second
+        if row.side > 0:
+            low[row.neuron] = row.least
+        else:
+            high[row.neuron] = -row.least
     gained = 0
     for k in range(len(low)):
         least, most = exact_range(made.weights, k)
@@ -220,6 +229,49 @@ def at_bound(edit: Callable[[fmt.Leaf], list[fmt.Event]]) -> Change:
     return apply
 
 
+def at_line(edit: Callable[[fmt.Leaf], list[fmt.Event]], kind: str = "line") -> Change:
+    def apply(events: Events, i: int) -> Events:
+        places = [k for k, e in enumerate(events) if isinstance(e, fmt.Leaf) and e.kind == kind]
+        k = places[i * len(places) // 5]
+        event = events[k]
+        assert isinstance(event, fmt.Leaf)
+        return [*events[:k], *edit(event), *events[k + 1 :]]
+
+    return apply
+
+
+def at_narrowing(edit: Callable[[fmt.Leaf], list[fmt.Event]]) -> Change:
+    return at_line(edit, "narrow")
+
+
+def narrowed_sibling(events: Events, i: int) -> Events:
+    """A part is narrowed with what was found for its sibling, and the other way round."""
+    return exchanged(events, i, lambda a, b: abs(a.node - b.node) == 1)
+
+
+def narrowed_clause(events: Events, i: int) -> Events:
+    """Parts of different clauses get each other's narrowing: of different counts of rows, if there are any."""
+    return exchanged(events, i, lambda a, b: len(dict(a.rows).get(0, ())) != len(dict(b.rows).get(0, ())))
+
+
+def exchanged(events: Events, i: int, wanted: Callable[[fmt.Leaf, fmt.Leaf], bool]) -> Events:
+    narrow = [(k, e) for k, e in enumerate(events) if isinstance(e, fmt.Leaf) and e.kind == "narrow"]
+    found = [(a, b) for a in narrow for b in narrow if a[0] < b[0] and wanted(a[1], b[1])]
+    (a, first), (b, second) = found[i % len(found)]
+    out = list(events)
+    out[a], out[b] = replace(second, node=first.node), replace(first, node=second.node)
+    return out
+
+
+def narrowed_before(events: Events, i: int) -> Events:
+    """The roots of the clauses are narrowed before the lines are known."""
+    first = next(k for k, e in enumerate(events) if isinstance(e, fmt.Leaf) and e.kind == "narrow")
+    clauses = next(k for k, e in enumerate(events) if isinstance(e, fmt.ClauseSplit))
+    rest = [e for k, e in enumerate(events) if k not in (first, clauses)]
+    at = i * tightenings(rest)[0] // 5
+    return [*rest[:at], events[clauses], events[first], *rest[at:]]
+
+
 def at_row(edit: Callable[[fmt.RowTree], list[fmt.Event]]) -> Change:
     def apply(events: Events, i: int) -> Events:
         places = [k for k, e in enumerate(events) if isinstance(e, fmt.RowTree)]
@@ -229,6 +281,15 @@ def at_row(edit: Callable[[fmt.RowTree], list[fmt.Event]]) -> Change:
         return [*events[:k], *edit(event), *events[k + 1 :]]
 
     return apply
+
+
+def lined_part(events: Events, i: int) -> Events:
+    """A bound with decided neurons is kept as a line of the whole box."""
+    places = [k for k in bounds(events) if any(b > 0 for b in vars(events[k])["beta"])]
+    k = places[i * len(places) // 5]
+    event = events[k]
+    assert isinstance(event, fmt.Leaf)
+    return [*events[:k], replace(event, kind="line"), *events[k + 1 :]]
 
 
 def first_tightening(events: Events, i: int) -> Events:
@@ -257,6 +318,13 @@ ALWAYS: dict[str, Change] = {
     "clauses of a row": at_bound(lambda e: [fmt.ClauseSplit(e.node), e]),
     "bound of a node that is not there": at_bound(lambda e: [replace(e, node=10**6)]),
     "negative multiplier": at_bound(lambda e: [replace(e, beta=(-1.0,) * max(1, len(e.beta)))]),
+    "raised line": at_line(lambda e: [replace(e, least=e.least + 0.01)]),
+    "line that is a leaf": at_line(lambda e: [replace(e, kind="leaf")]),
+    "line of a part": lined_part,
+    "line of a clause": at_narrowing(lambda e: [replace(e, kind="line"), e]),
+    "narrowing of a row": at_line(lambda e: [e, replace(e, kind="narrow")]),
+    "dropped narrowing": at_narrowing(lambda e: []),
+    "narrowing that is a leaf": at_narrowing(lambda e: [replace(e, kind="leaf")]),
     "row of a query that is not there": at_row(lambda e: [replace(e, query=1)]),
     "row of a tensor that is not there": at_row(lambda e: [replace(e, tensor=7)]),
     "row of a neuron that is not there": at_row(lambda e: [replace(e, neuron=WIDTH)]),
@@ -308,6 +376,20 @@ PERHAPS: dict[str, Change] = {
     "side": at_row(lambda e: [replace(e, side=1 - e.side)]),
     "neuron": at_row(lambda e: [replace(e, neuron=(e.neuron + 1) % WIDTH)]),
     "swapped children": swapped,
+    "line that is a bound": at_line(lambda e: [replace(e, kind="bound")]),
+    "bound that is a line": at_bound(lambda e: [replace(e, kind="line")]),
+    "repeated line": at_line(lambda e: [e, e]),
+    "slopes of a narrowing": at_narrowing(lambda e: [replace(e, slopes=tuple(255 - t for t in e.slopes))]),
+    "no slopes of a narrowing": at_narrowing(lambda e: [replace(e, slopes=())]),
+    "multipliers of a narrowing": at_narrowing(lambda e: [replace(e, beta=tuple(3 * b + 0.1 for b in e.beta))]),
+    "weights of a narrowing": at_narrowing(
+        lambda e: [replace(e, rows=tuple((c, tuple((k, 3 * w + 0.1) for k, w in own)) for c, own in e.rows))]
+    ),
+    "other row of a narrowing": at_narrowing(lambda e: [replace(e, rows=((0, ((1, 1.0),)),))]),
+    "intervals of a narrowing": at_narrowing(lambda e: [replace(e, intervals=fmt.FORMS)]),
+    "narrowing of a sibling": narrowed_sibling,
+    "narrowing of another clause": narrowed_clause,
+    "narrowing at the wrong time": narrowed_before,
     "tightening more often": lambda e, i: [t for one in e[:-1] for t in (one, fmt.Tighten())] + e[-1:],
 }  # fmt: skip
 
@@ -367,3 +449,66 @@ def test_a_step_that_fails_for_want_of_memory_leaves_a_proof(
     assert result.verdict is Verdict.UNSAT and calls > 1, result
     assert check(proof, deep.model, deep.spec).verdict == "unsat"
     assert any(isinstance(e, fmt.RowTree) for e in parts(proof)[1])
+
+
+@pytest.mark.parametrize("clause", [0, 1])
+def test_narrowed_arguments_hold_where_their_clause_is_violated(clause: int, deep: Made, tmp_path: Path) -> None:
+    """Lemma 10 on the lines of a proof: at points of a part that violate the clause, in parts of parts, too, and
+    not at others."""
+    rng = np.random.default_rng(clause)
+    x = rng.uniform(-1, -0.7, (60000, INPUTS))
+    x[:30000] = np.where(x[:30000] < -0.85, -1, -0.7)
+    y = outputs(deep.weights, x)
+    limit = float(np.quantile(y[:, 0] + 1 if clause else y.max(1), 0.001))
+    bad = [(y[:, 0] <= limit) & (y[:, 1] <= limit), y[:, 0] <= limit - 1]
+    spec = tmp_path / "s.vnnlib"
+    spec.write_text(spec_of(limit, side=-0.7))
+    network = read_network(deep.model)
+    prover = Prover(network, read_queries(spec, network))
+    header, events = parts(deep.proof)
+    lines = [k for k, e in enumerate(events) if isinstance(e, fmt.Leaf) and e.kind == "line"]
+    start = next(k for k, e in enumerate(events) if isinstance(e, fmt.RowTree))
+    rows = [e for e in events[start : lines[-1]] if isinstance(e, fmt.RowTree)]
+    kept = [TreeRow(0, network.tensors[header.tensors[r.tensor]], r.neuron, 1 - 2 * r.side) for r in rows]
+    for row, (least, found) in zip(kept, lined(prover, kept), strict=True):
+        prover.keep(replace(found, least=least), prover.prove([replace(found, least=least)])[0])
+        prover.tighten({row: least})
+    hidden = [x @ deep.weights["w0"] + deep.weights["b0"]]
+    for k in range(1, 3):
+        hidden.append(np.maximum(hidden[-1], 0) @ deep.weights[f"w{k}"] + deep.weights[f"b{k}"])
+    z = {network.tensors[f"r{k}"]: own for k, own in enumerate(hidden)}
+    size = len(prover.clauses(Part(0, clause))[0])
+    others = cut = 0
+    signs = [
+        (network.tensors["r1"], int(rng.integers(WIDTH)), 1),
+        (network.tensors["r0"], int(rng.integers(WIDTH)), -1),
+    ]
+    for decided in ((), tuple(signs[:1]), tuple(signs)):
+        part = Part(0, clause, signs=decided)
+        inside = np.all([side * z[v][:, k] >= 0 for v, k, side in decided] or [np.ones(len(x), bool)], 0)
+        for kind in range(2):  # slopes as they are best without a choice, and any
+            slopes = {v: rng.integers(0, 256, own.shape[1]).astype(np.uint8) for v, own in z.items()} if kind else {}
+            weights = tuple((k, float(rng.random())) for k in range(size))
+            beta = tuple(float(b) for b in rng.random(len(decided)) * 0.05)
+            claim = Claim(part, ((0, weights),), beta, slopes, fmt.ROOT, narrows=True)
+            found_part = prover.prove([claim])[0].part
+            assert found_part is not None and set(found_part.ends) <= set(z)
+            for v, (neuron, side, least) in found_part.ends.items():
+                own = side * z[v][:, neuron] - least
+                assert (own[bad[clause] & inside] >= -1e-12).all()
+                others += int((own[inside & ~bad[clause]] < -1e-9).sum())
+                before = prover.root(0)
+                low, high = (t[network.argument(v)][0, neuron] for t in (before.low, before.high))
+                cut += int((least > np.where(side > 0, low, -high) + 1e-6).sum())
+            part = found_part
+    assert cut > 10 and others
+
+
+def lined(prover: Prover, rows: list[TreeRow]) -> Iterator[tuple[float, Claim]]:
+    """For each row a claim of a line, every third with any slopes, and what it is at least."""
+    rng = np.random.default_rng(0)
+    for i, row in enumerate(rows):
+        slopes = {v: rng.integers(0, 256, op.size).astype(np.uint8) for v, op in prover.relus.items() if i % 3 == 0}
+        claim = Claim(Part(0, row=row), (), (), slopes, fmt.ROOT, line=True)
+        margin = prover.prove([claim])[0]
+        yield margin.least - 1e-6 - margin.error, claim
