@@ -39,18 +39,18 @@ CHUNK = 1 << 17
 Signs = Sequence[Sequence[tuple[int, int, int]]]
 """Per box: (value of the Relu, neuron, side); side 1 says that its argument is >= 0, -1 that it is <= 0."""
 
-Limits = tuple[Array, Array, Array, Array]
+Cuts = tuple[Array, Array, Array, Array]
 """On boxes (L,), of the arguments z of neurons (L,):  side z >= least,  (L,) each."""
 
 
-def limits(found: Sequence[tuple[int, int, int, float]]) -> list[Limits]:
+def cuts(found: Sequence[tuple[int, int, int, float]]) -> list[Cuts]:
     """These as arrays."""
     return [tuple(map(np.array, zip(*found, strict=True)))] if found else []  # type: ignore[list-item]
 
 
-def decided(signs: Signs, v: int) -> list[Limits]:
+def decided(signs: Signs, v: int) -> list[Cuts]:
     """What signs say of the arguments of operator v."""
-    return limits([(b, k, side, 0) for b, own in enumerate(signs) for at, k, side in own if at == v])
+    return cuts([(b, k, side, 0) for b, own in enumerate(signs) for at, k, side in own if at == v])
 
 
 @dataclass(eq=False)
@@ -166,11 +166,11 @@ class Enclosures:
             lower = np.where((low < 0) & (high > 0), alpha, lower)
         return lower, op.residual(lower, low, high)[0], upper, op.residual(upper, low, high)[1]
 
-    def clamp(self, v: int, limits: Sequence[Limits]) -> None:
+    def clamp(self, v: int, cuts: Sequence[Cuts]) -> None:
         """Cuts the arguments of operator v at what is known of them."""
-        if not limits:
+        if not cuts:
             return
-        source, (box, neuron, side, least) = self.network.argument(v), map(np.concatenate, zip(*limits, strict=True))
+        source, (box, neuron, side, least) = self.network.argument(v), map(np.concatenate, zip(*cuts, strict=True))
         low, high, up = self.low[source].copy(), self.high[source].copy(), side > 0
         np.maximum.at(low, (box[up], neuron[up]), least[up])
         np.minimum.at(high, (box[~up], neuron[~up]), -least[~up])

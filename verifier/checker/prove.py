@@ -16,8 +16,8 @@ from verifier.checker.bounds import (
     Enclosures,
     Pulls,
     bound_rows,
+    cuts,
     decided,
-    limits,
     sweep,
     unit_rows,
 )
@@ -55,7 +55,7 @@ class TreeRow:
 
 
 @dataclass(frozen=True, eq=False)
-class Lines:
+class RowLines:
     """Linear functions below rows, `side` z (K,), z the arguments of Relu neurons (K,), on the whole box of a query:
     coefficients (K, n) and least values (K,)."""
 
@@ -136,7 +136,7 @@ class Prover:
         self._exact: Prover | None = None
         self._roots: tuple[int, Enclosures] | None = None
         self._known: dict[int, dict[TreeRow, None]] = {}  # by query, in the order of the file
-        self._lines: dict[int, dict[int, Lines]] = {}  # of one query, by Relu
+        self._lines: dict[int, dict[int, RowLines]] = {}  # of one query, by Relu
         self._kept = 0
 
     def box(self, part: Part) -> tuple[Array, Array]:
@@ -205,7 +205,7 @@ class Prover:
             whole, known = self._roots[1], self._known.get(query, {})
             for v in self.relus:
                 found = [(0, row.neuron, row.side, row.least) for row in known if row.value == v]
-                whole.clamp(v, limits(found))
+                whole.clamp(v, cuts(found))
                 whole.planes[v] = whole.new_plane(v)
 
     def known(self, row: TreeRow) -> float:
@@ -235,7 +235,7 @@ class Prover:
             raise Unreadable(f"{self._kept} coefficients of lines below rows, this checker holds {MOST_NUMBERS}")
         claim.part.row.line = np.append(found.line, claim.least)
 
-    def lines(self, query: int) -> dict[int, Lines]:
+    def lines(self, query: int) -> dict[int, RowLines]:
         """Lines below arguments of Relus on a query's whole box: those that are kept, or where none is those of all
         neurons.
 
@@ -257,7 +257,7 @@ class Prover:
                     bound = bound_rows(whole, owner, rows, self.network.argument(v), linear=True)
                     lines = np.column_stack([bound.coefficients, bound.low])
                 if len(neuron):
-                    found[v] = Lines(neuron, side, lines[:, :-1], lines[:, -1])
+                    found[v] = RowLines(neuron, side, lines[:, :-1], lines[:, -1])
             self._lines = {query: found}
         return self._lines[query]
 

@@ -41,7 +41,7 @@ from verifier.proof.one_layer import LEVELS, OneLayerProof
 from verifier.proof.parts import OpenParts
 from verifier.proof.rows import RowWriter
 from verifier.search.domains import DomainBatch
-from verifier.search.neurons import Shown
+from verifier.search.neurons import FoundWith
 from verifier.search.ties import Why
 
 OFTEN = 0.3
@@ -97,7 +97,7 @@ class ProofWriter:
         problem: Problem,
         network: Network,
         stop: Callable[[], bool],
-        found: Callable[[], tuple[Shown, Tensor, Shown]] | None,
+        found: Callable[[], tuple[FoundWith, Tensor, FoundWith]] | None,
         rows: bool = False,
         neurons: bool = False,
     ) -> None:
@@ -274,7 +274,7 @@ class ProofWriter:
         scores = worst.to(width).abs() * width + width * torch.finfo(torch.float64).tiny
         return open_, clipped, scores, neuron
 
-    def _narrow(self, batch: DomainBatch, clipped: Tensor, before: Shown) -> DomainBatch:
+    def _narrow(self, batch: DomainBatch, clipped: Tensor, before: FoundWith) -> DomainBatch:
         """Narrows what the search `clipped` (C,) with the bounds from `before`, on the checker's own lines."""
         few = batch.select(clipped)
         claims = [replace(self._claim(few, b, before), narrows=True) for b in range(len(few))]
@@ -316,7 +316,7 @@ class ProofWriter:
             self._clips = any(hints[i].clip is not None for i in tried)
         return hints
 
-    def _claim(self, boxes: DomainBatch, b: int, last: Shown | None = None) -> Claim:
+    def _claim(self, boxes: DomainBatch, b: int, last: FoundWith | None = None) -> Claim:
         """What may be claimed of box b, with what `last` says it was proven with."""
         query = int(boxes.query[b])
         whole = self.parts.get(int(boxes.node[b, 0]))

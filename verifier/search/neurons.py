@@ -60,7 +60,7 @@ TIGHTENING = 0.25
 """Share of all work that goes into the intervals."""
 
 
-class Shown(NamedTuple):
+class FoundWith(NamedTuple):
     """What bounds of B subproblems were found with, and the slopes (B, *S) that they use by ReLU operator."""
 
     best: Parameters
@@ -107,12 +107,12 @@ class NeuronBounding:
         return sum(len(t) * (1 if i in relus else 2) for i, t in self.exact.loose.items())
 
     @property
-    def last(self) -> tuple[Shown, Tensor, Shown]:
+    def last(self) -> tuple[FoundWith, Tensor, FoundWith]:
         """What the last batch's bounds were proven with, for all its subproblems; which (C,) were clipped, and with
         what before: a proof of them needs it."""
         found, clipped, (task, best) = self._last
         before = task.select(clipped), best.select(clipped)
-        shown, narrowed = (Shown(p, Relaxed(self.fast, t).used(p)) for t, p in (found, before))
+        shown, narrowed = (FoundWith(p, Relaxed(self.fast, t).used(p)) for t, p in (found, before))
         return shown, clipped, narrowed
 
     def roots(self, boxes: DomainBatch) -> DomainBatch:
