@@ -180,13 +180,13 @@ class Network:
                     values.pop(s, None)
         return values[end]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Concrete values: (M, n) -> (M, m)."""
+    def forward(self, x: Tensor, slot: int | None = None) -> Tensor:
+        """Concrete values in `slot` (None: the output): (M, n) -> (M, *S)."""
 
         def step(_: int, op: Op, xs: list[Tensor]) -> Tensor:
             return op.forward(*xs) if xs else op.forward().expand(len(x), *op.out_shape)
 
-        return self.walk(x, step)
+        return self.walk(x, step, slot)
 
     def readers(self, slot: int) -> int:
         """How often a slot is read; the network's result counts as read once more."""

@@ -24,17 +24,16 @@ in float64 with every rounding taken off; c comes from the factor's own residual
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from verifier.bounds.affine import intersect
 from verifier.bounds.ascend import Adam
 from verifier.bounds.backward import walk_back
 from verifier.bounds.relaxed import Ground
-from verifier.ops.kinds import Interval, Relaxation
+from verifier.ops.kinds import Relaxation
 from verifier.tolerance import NEARLY_CONVEX, gamma, lost, ulp
 
 STEPS, RATE = 80, (0.3, 0.97)
@@ -44,12 +43,6 @@ width 18.2 by the linear programme, 10.1 after 80 iterates, 9.7 after 400, 8.9 b
 EVERY = 5
 """The inputs' multipliers move in every fifth iterate, which alone multiplies by all inputs. (Widths after 100
 iterates, 16 neurons of the third layer: 28.8 with 1, 29.0 with 5, 29.9 with 10, in 2.3, 1.1 and 0.9 s.)"""
-
-WORK = 1e11
-"""Multiply-adds that all climbs may take: about 10 s of a core."""
-
-ELEMENTS = 4_000_000
-"""Elements of the largest tensor of a climb: rows are taken so many at a time."""
 
 
 class Forms(NamedTuple):
@@ -71,8 +64,9 @@ class Forms(NamedTuple):
 @dataclass(frozen=True, eq=False)
 class ReluSymbols:
     """The symbols before an operator on the box `lower`, `upper` (n,): the arguments `forms` (K) of the unstable
-    neurons, each at most `error` (K,) above its form, their ends `low` < 0 < `high` (K,), and the number `level` (K,)
-    of the operator that each belongs to."""
+    neurons, each at most `error` (K,) above its form, their ends `low` <= 0 <= `high`, (K,), or (R, K) on R parts of
+    the box, and the number `level` (K,) of the operator that each belongs to. One end is 0 where a sign is decided: the
+    facts then say that y = z, or that y = 0 and z <= 0, and their multipliers are those of the decision."""
 
     lower: Tensor
     upper: Tensor
@@ -81,6 +75,17 @@ class ReluSymbols:
     low: Tensor
     high: Tensor
     level: Tensor
+
+    def decided(self, signs: Tensor) -> ReluSymbols:
+        """Those of R parts of the box, where neurons have the `signs` (R, K), 0 where none is decided."""
+        low, high = torch.where(signs > 0, 0.0, self.low), torch.where(signs < 0, 0.0, self.high)
+        return replace(self, low=low, high=high)
+
+    def select(self, index: Tensor) -> ReluSymbols:
+        """Those of the rows at `index`."""
+        if self.low.dim() == 1:
+            return self
+        return replace(self, low=self.low[index], high=self.high[index])
 
     @property
     def slope(self) -> Tensor:
@@ -109,6 +114,10 @@ class Multipliers(NamedTuple):
     square: Tensor
     top: Tensor
     inputs: Tensor
+
+    def select(self, index: slice | Tensor) -> Multipliers:
+        """Those of the rows at `index`."""
+        return Multipliers(*(t[index] for t in self))
 
     def where(self, mask: Tensor, other: Multipliers) -> Multipliers:
         """These where the mask (R,) is set, elsewhere those of `other`."""
@@ -164,7 +173,7 @@ def start(symbols: ReluSymbols, rows: Forms) -> tuple[Multipliers, Tensor]:
     y, z = torch.zeros_like(at), torch.zeros_like(at)
     for k in levels:
         z[:, k] = x @ forms.x[k].T + y @ forms.y[k].T + forms.constant[k]
-        y[:, k] = torch.where(at[:, k] > 0, keep[k] * z[:, k], slope[k] * (z[:, k] - symbols.low[k]))
+        y[:, k] = torch.where(at[:, k] > 0, keep[..., k] * z[:, k], slope[..., k] * (z[:, k] - symbols.low[..., k]))
     size = at.abs() + 0.05 * at.abs().mean(1, keepdim=True)
     square = size / (high - symbols.low)
     order = torch.cat([torch.full((len(k),), float(place)) for place, k in enumerate(levels)]).to(square)
@@ -209,27 +218,61 @@ def _absorbed(
     at, pull = rows.y + added, torch.zeros_like(rows.y)
     for k in reversed(levels):
         at[:, k] = at[:, k] + pull @ symbols.forms.y[:, k]
-        pull[:, k] = torch.where(at[:, k] > 0, at[:, k] * keep[k], at[:, k] * slope[k])
+        pull[:, k] = torch.where(at[:, k] > 0, at[:, k] * keep[..., k], at[:, k] * slope[..., k])
         if y is not None:
             pull[:, k] = pull[:, k] - square[:, k] * y[:, k]
     up = at.clamp(min=0)
     return up * (1 - keep), up * keep, (-at).clamp(min=0), at
 
 
-def climb(symbols: ReluSymbols, rows: Forms, stop: Callable[[], bool]) -> Multipliers:
-    """The best multipliers that `STEPS` iterates find for each row; symbols and rows `scaled`."""
-    now, size = start(symbols, rows)
+class Climbed(NamedTuple):
+    """The `best` multipliers found for R rows, the least values `value` (R,) of L there, the usual size (R, K) of a
+    row's coefficient at each neuron, and how many `iterates` that took, over all rows."""
+
+    best: Multipliers
+    value: Tensor
+    size: Tensor
+    iterates: int
+
+
+def climb(
+    symbols: ReluSymbols,
+    rows: Forms,
+    stop: Callable[[], bool],
+    first: tuple[Multipliers, Tensor] | None = None,
+    steps: int = STEPS,
+    begin: float = RATE[0],
+    sign: bool = False,
+) -> Climbed:
+    """The best multipliers that so many iterates find for each row, from `first` (see `start`) and with steps of size
+    `begin`; symbols and rows `scaled`. Where only the `sign` is asked for, rows that are positive leave."""
+    now, whole_size = start(symbols, rows) if first is None else first
+    size = whole_size
     best, value = now, rows.constant.new_full((len(rows.constant),), -torch.inf)
     adam, inner, kept = Adam((0.9, 0.99)), None, None
-    rate = rows.constant.new_full((len(value), 1), RATE[0])
-    for step in range(STEPS):
+    rate = rows.constant.new_full((len(value), 1), begin)
+    index, whole = torch.arange(len(value), device=value.device), None
+    iterates = 0
+    for step in range(steps):
+        if sign and inner is None and step:  # where the inputs' multipliers have moved there is nothing more to carry
+            keep = (~(value > 0)).nonzero()[:, 0]
+            if not len(keep):
+                break
+            if len(keep) <= 0.75 * len(index):
+                whole = _put(whole, index, best, value)
+                index, symbols, rows = index[keep], symbols.select(keep), rows.select(keep)
+                now, best = now.select(keep), best.select(keep)
+                value, size, rate = value[keep], size[keep], rate[keep]
+                kept = None if kept is None else kept[keep]
+                adam.select(keep)
         found = least(symbols, rows, now, inner)
+        iterates += len(index)
         inner = found.inner
         better = found.value > value
         value = torch.maximum(value, found.value)
         best = now.where(better, best)
         kept = inner if kept is None else torch.where(better[:, None, None], inner, kept)
-        if step + 1 == STEPS or stop():
+        if step + 1 == steps or stop():
             break
         # not convex any more, or thrown far back by a pole: halfway back to the best, in smaller steps
         fine = torch.isfinite(found.value) & (found.value >= value - 0.5 * (value.abs() + 1))
@@ -262,7 +305,18 @@ def climb(symbols: ReluSymbols, rows: Forms, stop: Callable[[], bool]) -> Multip
         halfway = halfway._replace(square=(best.square * now.square).sqrt(), inputs=best.inputs)
         now = moved.where(fine, halfway)
         inner = None if moving else torch.where(fine[:, None, None], inner, kept)
-    return best
+    best, value = _put(whole, index, best, value)
+    return Climbed(best, value, whole_size, iterates)
+
+
+def _put(
+    whole: tuple[Multipliers, Tensor] | None, index: Tensor, best: Multipliers, value: Tensor
+) -> tuple[Multipliers, Tensor]:
+    """Multipliers and values at the places `index` of the `whole` (None: they are all)."""
+    if whole is None:
+        return best, value
+    parts = (old.index_copy(0, index, new) for old, new in zip(whole[0], best, strict=True))
+    return Multipliers(*parts), whole[1].index_copy(0, index, value)
 
 
 def prove(symbols: ReluSymbols, rows: Forms, multipliers: Multipliers) -> Tensor:
@@ -285,7 +339,7 @@ def prove(symbols: ReluSymbols, rows: Forms, multipliers: Multipliers) -> Tensor
 
 def _proven(symbols: ReluSymbols, rows: Forms, m: Multipliers, free: Tensor) -> Tensor:
     forms, error, low, high, slope = symbols.forms, symbols.error, symbols.low, symbols.high, symbols.slope
-    n, k, dtype = len(symbols.lower), len(low), torch.float64
+    n, k, dtype = len(symbols.lower), len(symbols.level), torch.float64
     unit, outward = gamma(n + k + 64, dtype), 1 + gamma(n + k + 64, dtype)
     lower, upper = symbols.lower, symbols.upper
     radius = (upper - lower) / 2
@@ -363,59 +417,6 @@ def _falls(g: Tensor, size: Tensor, at: Tensor, lower: Tensor, upper: Tensor) ->
     return torch.minimum(down, up).sum(1), (size * far).sum(1)
 
 
-@dataclass(eq=False)
-class Joint:
-    """Tightens neurons' intervals on the boxes `lower`, `upper` (Q, n) of a network that consists of dense layers and
-    ReLUs, until its `work`, multiply-adds, is spent. Climbs are in the search's precision, `dtype`."""
-
-    dtype: torch.dtype
-    lower: Tensor
-    upper: Tensor
-    stop: Callable[[], bool]
-    work: float = WORK
-
-    @staticmethod
-    def suits(ground: Ground) -> bool:
-        """Whether neurons share inputs enough: those of a convolution that are far from each other share none."""
-        network = ground.network
-        plain = set(network.relaxed) == set(network.relus) and ground.allowance is not None
-        return plain and not any(op.node.op.startswith("Conv") for op in network.ops)
-
-    def tighten(self, ground: Ground, i: int, pairs: Tensor) -> Interval:
-        """The interval of ReLU operator i's argument, with those in `pairs` (M, 2), query and neuron, tightened that
-        `ground` has as unstable."""
-        x = ground.pre[i][0]
-        low, high = (t.flatten(1).clone() for t in x)
-        for query in pairs[:, 0].unique().tolist():
-            neuron = pairs[pairs[:, 0] == query, 1]
-            neuron = neuron[(low[query, neuron] < 0) & (high[query, neuron] > 0)]
-            if not len(neuron) or self.stop():
-                continue
-            symbols = symbols_before(ground, i, query, self.lower[query], self.upper[query])
-            if symbols is None:
-                continue
-            n, k = symbols.forms.x.shape[1], len(symbols.low)
-            each = 2 * STEPS * (k * k * (n / EVERY) + float(k) ** 3)
-            neuron = neuron[: max(0, int(self.work / each))]
-            self.work -= each * len(neuron)
-            many = max(1, ELEMENTS // (2 * k * max(n, k)))
-            for first in range(0, len(neuron), many):
-                if self.stop():
-                    break
-                mine = neuron[first : first + many]
-                found = self._bound(ground, i, query, symbols, mine)
-                low[query, mine] = torch.maximum(low[query, mine], found[0])
-                high[query, mine] = torch.minimum(high[query, mine], -found[1])
-        return intersect(Interval(low.view_as(x.lower), high.view_as(x.lower)), x)
-
-    def _bound(self, ground: Ground, i: int, query: int, symbols: ReluSymbols, neuron: Tensor) -> Tensor:
-        """Lower bounds of z and -z, (2, M)."""
-        slot = ground.network.sources[i][0]
-        rows = forms_of(ground, slot, query, symbols.level, neuron)
-        best = climb(symbols.scaled(self.dtype), symbols.unit(rows, self.dtype), self.stop)
-        return prove(symbols, rows, best).view(2, -1)
-
-
 def symbols_before(ground: Ground, i: int, query: int, lower: Tensor, upper: Tensor) -> ReluSymbols | None:
     """The symbols of the unstable neurons before operator i on the box `lower`, `upper` (n,); None where there are
     none."""
@@ -424,7 +425,11 @@ def symbols_before(ground: Ground, i: int, query: int, lower: Tensor, upper: Ten
     level = torch.cat([torch.full_like(place, k) for k, place in places.items()]) if places else None
     if level is None or not len(level):
         return None
-    found = [forms_of(ground, network.sources[k][0], query, level, place) for k, place in places.items() if len(place)]
+    found = []
+    for k, place in places.items():
+        if len(place):
+            slot = network.sources[k][0]
+            found.append(forms_of(ground, slot, query, level, both_sides(ground, slot, place)))
     ends = [tuple(t[query].flatten()[place] for t in ground.pre[k][0]) for k, place in places.items()]
     low, high = (torch.cat(t) for t in zip(*ends, strict=True))
     # -z from a walk of its own says how far z may be above its form
@@ -439,15 +444,10 @@ def symbols_before(ground: Ground, i: int, query: int, lower: Tensor, upper: Ten
     return ReluSymbols(lower, upper, below, error, low, high, level)
 
 
-def forms_of(ground: Ground, slot: int, query: int, level: Tensor, neuron: Tensor) -> Forms:
-    """Forms over the symbols at operators `level` (K,) that z and -z, first all z, of the elements `neuron` (M,) of the
-    value in `slot` are not below: (2 M)."""
+def forms_of(ground: Ground, slot: int, query: int, level: Tensor, rows: Tensor) -> Forms:
+    """Forms over the symbols at operators `level` (K,) that `rows` (R, size) over the value in `slot` are not below."""
     network, allowance = ground.network, ground.allowance
     assert allowance is not None
-    size, m = network.size(slot), len(neuron)
-    rows = torch.zeros(2, m, size, dtype=network.dtype, device=network.device)
-    rows[0].scatter_(1, neuron[:, None], 1.0)
-    rows[1].scatter_(1, neuron[:, None], -1.0)
     planes: dict[int, Relaxation] = {}
     trace: dict[int, Tensor] = {}
     for k in network.relus:
@@ -455,14 +455,23 @@ def forms_of(ground: Ground, slot: int, query: int, level: Tensor, neuron: Tenso
             x = ground.pre[k][0].lower[query : query + 1]
             slope, zero = (x >= 0).to(x.dtype), torch.zeros_like(x)  # a row ends at symbols; inactive neurons are 0
             planes[k] = Relaxation((slope,), zero, (slope,), zero)
-    first = rows.flatten(0, 1).view(1, 2 * m, *network.shapes[slot])
+    first = rows.view(1, len(rows), *network.shapes[slot])
     index = torch.tensor([query], device=network.device)
-    bias = first.new_zeros(1, 2 * m)
+    bias = first.new_zeros(1, len(rows))
     x, constant = walk_back(network, slot, first, bias, planes, trace=trace, allowance=allowance.of(index))
-    y = first.new_zeros(2 * m, len(level))
+    y = first.new_zeros(len(rows), len(level))
     for k, at in trace.items():
         y[:, level == k] = at[0].flatten(1)[:, _unstable(ground, k, query)]
     return Forms(x[0], y, constant[0])
+
+
+def both_sides(ground: Ground, slot: int, neuron: Tensor) -> Tensor:
+    """Rows z, then rows -z, of the elements `neuron` (M,) of the value in `slot`: (2 M, size)."""
+    network = ground.network
+    rows = torch.zeros(2, len(neuron), network.size(slot), dtype=network.dtype, device=network.device)
+    rows[0].scatter_(1, neuron[:, None], 1.0)
+    rows[1].scatter_(1, neuron[:, None], -1.0)
+    return rows.flatten(0, 1)
 
 
 def _unstable(ground: Ground, k: int, query: int) -> Tensor:

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from verifier.bounds.affine import intersect
 from verifier.bounds.alpha_beta import climb, prove
+from verifier.bounds.joint import Joint
 from verifier.bounds.network import Network
-from verifier.bounds.quadratic import Joint
 from verifier.bounds.relaxed import Ground, Parameters, Task
 from verifier.ops.kinds import Interval
 

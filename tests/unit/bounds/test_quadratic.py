@@ -13,8 +13,10 @@ from torch import Tensor
 from tests import oracles
 from tests.strategies import build as random_graph
 from tests.unit.bounds.cases import boxes
+from verifier.bounds import joint as joint_
+from verifier.bounds.joint import Budget, Joint
 from verifier.bounds.network import Network, build
-from verifier.bounds.quadratic import Joint, Multipliers, climb, forms_of, least, prove, symbols_before
+from verifier.bounds.quadratic import Forms, Multipliers, both_sides, climb, forms_of, least, prove, symbols_before
 from verifier.bounds.refine import refine
 from verifier.bounds.relaxed import Ground
 from verifier.bounds.sweep import Method, never
@@ -43,6 +45,11 @@ class Net:
         graph = self.graph
         return alive(graph.inputs, (self.names[i],), graph.nodes, graph.shapes)
 
+    def rows(self, i: int, level: Tensor, neuron: Tensor) -> Forms:
+        """Of the arguments z of operator i, and then of -z."""
+        slot = self.ground.network.sources[i][0]
+        return forms_of(self.ground, slot, 0, level, both_sides(self.ground, slot, neuron))
+
     def refined(self, joint: Joint | None) -> dict[int, np.ndarray]:
         """Ends (2, Q, N) by operator."""
         where = self.joint.lower, self.joint.upper
@@ -55,7 +62,7 @@ def net(graph: Graph, low: np.ndarray, high: np.ndarray) -> Net:
     ground = Ground.of(case.network, case.sweep(Method(affine=False, rows=True)))
     fast = build(graph, torch.float32, case.network.device)
     names = {i: graph.nodes[i].inputs[0] for i in case.network.relus}
-    return Net(graph, ground, fast, Joint(fast.dtype, case.lower, case.upper, never), names)
+    return Net(graph, ground, fast, Joint(fast, case.lower, case.upper, Budget(never)), names)
 
 
 def wide(seed: int, residual: bool = False, inputs: int = 10, width: int = 8) -> Net:
@@ -113,11 +120,11 @@ def test_whatever_the_multipliers_no_bound_is_above_the_minimum(seed: int) -> No
     symbols = symbols_before(case.ground, i, 0, *box)
     assert symbols is not None
     neuron = torch.arange(len(case.ground.pre[i][0].lower[0]))
-    rows = forms_of(case.ground, case.ground.network.sources[i][0], 0, symbols.level, neuron)
+    rows = case.rows(i, symbols.level, neuron)
     signed = np.concatenate([np.eye(len(neuron)), -np.eye(len(neuron))])
     true = oracles.minimise(case.part(i), *(t.numpy() for t in box), signed, exact=True)
     scaled, unit = symbols.scaled(torch.float64), symbols.unit(rows, torch.float64)
-    best = climb(scaled, unit, never)
+    best = climb(scaled, unit, never).best
     found = prove(symbols, rows, best)
     reached = least(scaled, unit, best).value
     assert bool((found >= reached - 1e-3 * (1 + reached.abs())).all())  # what is proven is what was climbed to
@@ -130,6 +137,78 @@ def test_whatever_the_multipliers_no_bound_is_above_the_minimum(seed: int) -> No
     for value in (0.0, torch.inf, torch.nan):
         broken = best._replace(square=torch.full_like(best.square, value), inputs=torch.full_like(best.inputs, value))
         assert not bool((prove(symbols, rows, broken) > torch.from_numpy(true) + 1e-6).any())
+
+
+@pytest.mark.parametrize("seed", [0, 1, 3])
+def test_on_a_part_of_the_box_no_bound_is_above_its_minimum(seed: int) -> None:
+    """Parts that have a point, and rows that are bounded better there than on the whole box."""
+    rng = np.random.default_rng(seed)
+    case = wide(seed, inputs=8, width=8)
+    i = list(case.names)[2]
+    low, high = case.joint.lower[0], case.joint.upper[0]
+    symbols = symbols_before(case.ground, i, 0, low, high)
+    assert symbols is not None
+    neuron = torch.arange(len(case.ground.pre[i][0].lower[0]))[:3]
+    rows = case.rows(i, symbols.level, neuron)
+    scaled, unit = symbols.scaled(torch.float32), symbols.unit(rows, torch.float32)
+    whole = climb(scaled, unit, never)
+    assert scaled.decided(torch.zeros_like(rows.y)).slope.isfinite().all()
+    for share in (0.2, 0.5, 1.0):
+        values = oracles.evaluate_all(case.graph, rng.uniform(low.numpy(), high.numpy()))
+        at = {k: values[name].ravel() for k, name in case.names.items() if k < i}
+        pre = {name: [t[0].numpy().copy() for t in case.ground.pre[k][0]] for k, name in case.names.items() if k < i}
+        signs = []
+        for k, z in at.items():
+            below, above = pre[case.names[k]]
+            open_ = (below < 0) & (above > 0)
+            pick = open_ & (rng.random(len(z)) < share)
+            signs.append((np.sign(z) * pick)[open_])
+            below[pick & (z > 0)], above[pick & (z < 0)] = 0.0, 0.0
+        sign = torch.from_numpy(np.concatenate(signs)).to(torch.int8).expand(len(rows.constant), -1)
+        eye = np.eye(len(case.ground.pre[i][0].lower[0]))[neuron.numpy()]
+        boxed = {name: (ends[0], ends[1]) for name, ends in pre.items()}
+        true = oracles.minimise(case.part(i), low.numpy(), high.numpy(), np.concatenate([eye, -eye]), True, boxed)
+        found = climb(scaled.decided(sign), unit, never, (whole.best, whole.size), 60)
+        bound = prove(symbols.decided(sign), rows, found.best).numpy()
+        assert (bound <= true + 1e-6).all() and np.isfinite(bound).all()
+        assert bound.sum() > float(whole.value.sum())
+        for scale in (0.3, 10.0):
+            assert (prove(symbols.decided(sign), rows, wild(rng, found.best, scale)).numpy() <= true + 1e-6).all()
+
+
+def test_splits_decide_signs_and_every_decided_sign_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = [0, 0]
+    case = wide(0, inputs=12, width=12)
+    low, high = (t[0].numpy() for t in (case.joint.lower, case.joint.upper))
+    for place, parts in enumerate((1, 64)):
+        monkeypatch.setattr(joint_, "PARTS", parts)
+        for i, ends in case.refined(Joint(case.fast, case.joint.lower, case.joint.upper, Budget(never))).items():
+            below, above = ends[:, 0]
+            pairs = case.chosen()[i][:, 1].numpy()
+            pairs = pairs[(below[pairs] >= 0) | (above[pairs] <= 0)]
+            known[place] += len(pairs)
+            if parts > 1 and len(pairs):
+                rows = np.eye(len(below))[pairs]
+                least_, most = (s * oracles.minimise(case.part(i), low, high, s * rows, exact=True) for s in (1, -1))
+                assert (below[pairs] <= least_ + 1e-6).all() and (most <= above[pairs] + 1e-6).all()
+    assert known[1] > known[0]
+
+
+def test_rows_that_are_positive_leave_a_climb_and_keep_their_multipliers() -> None:
+    case = wide(1, inputs=10, width=8)
+    i = list(case.names)[1]
+    symbols = symbols_before(case.ground, i, 0, case.joint.lower[0], case.joint.upper[0])
+    assert symbols is not None
+    rows = case.rows(i, symbols.level, torch.arange(8))
+    unit, scaled = symbols.unit(rows, torch.float64), symbols.scaled(torch.float64)
+    usual = climb(scaled, unit, never)
+    # so that some are positive at once, some in the middle and some never
+    shift = torch.linspace(-0.5, 1.5, 16, dtype=torch.float64) * usual.value.abs() - usual.value
+    unit, rows = (r._replace(constant=r.constant + shift) for r in (unit, rows))
+    every, signs = climb(scaled, unit, never), climb(scaled, unit, never, sign=True)
+    assert signs.iterates < every.iterates
+    torch.testing.assert_close(signs.value, least(scaled, unit, signs.best).value)
+    assert ((signs.value > 0) == (every.value > 0)).all() and (signs.value <= every.value + 1e-9).all()
 
 
 @pytest.mark.parametrize("size", [1.0, 1e6])
@@ -148,9 +227,9 @@ def test_on_boxes_that_are_nearly_points_bounds_hold_in_fractions(size: float) -
     symbols = symbols_before(case.ground, i, 0, case.joint.lower[0], case.joint.upper[0])
     assert symbols is not None
     neuron = torch.arange(6)
-    rows = forms_of(case.ground, case.ground.network.sources[i][0], 0, symbols.level, neuron)
+    rows = case.rows(i, symbols.level, neuron)
     dtype = torch.float64
-    bound = prove(symbols, rows, climb(symbols.scaled(dtype), symbols.unit(rows, dtype), never))
+    bound = prove(symbols, rows, climb(symbols.scaled(dtype), symbols.unit(rows, dtype), never).best)
     assert bool(torch.isfinite(bound).all())
     points = point + width * rng.uniform(-1, 1, (8, 6))
     points = np.clip(points, case.joint.lower.numpy(), case.joint.upper.numpy())
@@ -175,7 +254,7 @@ def test_every_query_has_its_own_box_and_nothing_moves_without_work() -> None:
             assert (together[i][0, q] <= z.min(0)).all() and (z.max(0) <= together[i][1, q]).all()
     last = list(case.names)[-1]
     assert (together[last] != alone[last]).any(2).all()
-    idle = Joint(case.joint.dtype, case.joint.lower, case.joint.upper, never, 0.0)
+    idle = Joint(case.fast, case.joint.lower, case.joint.upper, Budget(never, 0.0))
     for i, ends in case.refined(idle).items():
         np.testing.assert_array_equal(ends, alone[i])
 

@@ -1,0 +1,235 @@
+"""Intervals of neurons by all earlier ReLUs together, and the signs of neurons by splits of these.
+
+`quadratic` bounds a row by all that earlier ReLUs can do together. Where that leaves a sign open, the box is split at
+the sign of an earlier neuron and both parts are bounded in the same way. (A split says more there than where every ReLU
+is relaxed alone: what it decides of one neuron is felt by all that share its inputs.) A row is split only until it is
+positive: a neuron with one sign is affine, and costs later layers nothing. One that is not positive at some point that
+has been looked at is not split at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from verifier.bounds.affine import intersect
+from verifier.bounds.network import Network
+from verifier.bounds.quadratic import (
+    EVERY,
+    Climbed,
+    Forms,
+    Least,
+    Multipliers,
+    ReluSymbols,
+    both_sides,
+    climb,
+    forms_of,
+    least,
+    prove,
+    symbols_before,
+)
+from verifier.bounds.relaxed import Ground
+from verifier.ops.kinds import Interval
+
+WORK = 6e11
+"""Multiply-adds that all climbs may take: about 60 s of a core."""
+
+ELEMENTS = 4_000_000
+"""Elements of the largest tensor of a climb: rows are taken so many at a time."""
+
+SPLIT_STEPS, SPLIT_RATE = 30, 0.15
+"""Iterates of a part's climb, which starts from its parent's multipliers, and its first step."""
+
+PARTS = 64
+"""Parts of the box that a row is bounded on at most."""
+
+
+class _Parts(NamedTuple):
+    """Parts of the box: whose `row` (P,) they are, the neurons' `signs` (P, K), multipliers to start from and L's least
+    value (P,) there."""
+
+    row: Tensor
+    signs: Tensor
+    multipliers: Multipliers
+    value: Tensor
+
+    def select(self, index: Tensor | slice) -> _Parts:
+        """The parts at `index`."""
+        return _Parts(self.row[index], self.signs[index], self.multipliers.select(index), self.value[index])
+
+    def joined(self, other: _Parts) -> _Parts:
+        """These, and then the others."""
+        both = (Multipliers(*map(torch.cat, zip(self.multipliers, other.multipliers, strict=True))),)
+        row, signs, value = (torch.cat([getattr(p, name) for p in (self, other)]) for name in ("row", "signs", "value"))
+        return _Parts(row, signs, *both, value)
+
+
+@dataclass(eq=False)
+class Budget:
+    """Multiply-adds that are left, and the clock."""
+
+    stop: Callable[[], bool]
+    work: float = WORK
+
+    def spent(self) -> bool:
+        """Whether one of them has run out."""
+        return self.work <= 0 or self.stop()
+
+
+@dataclass(eq=False)
+class JointRows:
+    """Bounds of rows `matrix` (R, size) over the value in `slot` on the box of a query; `fast` is the network in the
+    precision of climbs."""
+
+    ground: Ground
+    fast: Network
+    slot: int
+    query: int
+    symbols: ReluSymbols
+    matrix: Tensor
+    budget: Budget
+    rows: Forms = field(init=False)
+    lowest: Tensor = field(init=False)
+    """The least value (R,) that each row has at the points that were looked at, not rigorous."""
+
+    def __post_init__(self) -> None:
+        self.rows = forms_of(self.ground, self.slot, self.query, self.symbols.level, self.matrix)
+        self.lowest = torch.full_like(self.rows.constant, torch.inf)
+        self._symbols = self.symbols.scaled(self.fast.dtype)
+        self._rows = self.symbols.unit(self.rows, self.fast.dtype)
+        self._sizes = torch.zeros_like(self._rows.y)
+        k, n = len(self.symbols.level), len(self.symbols.lower)
+        self._each = k * k * (n / EVERY) + float(k) ** 3
+        self._many = max(1, ELEMENTS // (2 * k * max(n, k)))
+
+    def bound(self, index: Tensor) -> Tensor:
+        """Proven lower bounds of the rows at `index` (M,), without splits where these would not make them positive;
+        -inf where the budget is spent."""
+        low, roots = torch.full_like(self.lowest, -torch.inf), []
+        for start in range(0, len(index), self._many):
+            if self.budget.spent():
+                break
+            some = index[start : start + self._many]
+            found = self._climb(self._symbols, some, None)
+            self._sizes[some] = found.size
+            low[some] = prove(self.symbols, self.rows.select(some), found.best)
+            self._look(least(self._symbols, self._rows.select(some), found.best))
+            signs = torch.zeros(found.size.shape, dtype=torch.int8, device=some.device)
+            roots.append(_Parts(some, signs, found.best, found.value))
+        if roots:
+            every = reduce(_Parts.joined, roots)
+            every = every.select((~(low[every.row] > 0) & (self.lowest[every.row] > 0)).nonzero()[:, 0])
+            low = torch.maximum(low, self._split(every.select(every.value.argsort())))  # the last one is split first
+        return low[index]
+
+    def _split(self, parts: _Parts) -> Tensor:
+        """Positive bounds (R,) of the rows that splits of these parts decide; -inf of others."""
+        least_, count = torch.full_like(self.lowest, torch.inf), torch.zeros_like(self.lowest)
+        asked = torch.zeros_like(self.lowest, dtype=torch.bool).index_fill(0, parts.row, True)
+        half = max(1, self._many // 2)
+        while len(parts.row) and not self.budget.spent():
+            rest, some = parts.select(slice(0, -half)), parts.select(slice(-half, None))
+            symbols = self._symbols.decided(some.signs)
+            at = least(symbols, self._rows.select(some.row), some.multipliers)
+            self._look(at)
+            gain, neuron = gains(symbols, some.multipliers, at).max(1)
+            count.index_add_(0, some.row, torch.ones_like(count[some.row]))
+            asked &= (self.lowest > 0) & (count < PARTS)
+            asked[some.row[~(gain > 0)]] = False
+            rest, keep = rest.select(asked[rest.row].nonzero()[:, 0]), asked[some.row].nonzero()[:, 0]
+            some, neuron = some.select(keep.repeat(2)), neuron[keep]
+            if not len(neuron):
+                parts = rest
+                continue
+            place = torch.arange(len(neuron), device=neuron.device)
+            some.signs[place, neuron], some.signs[place + len(neuron), neuron] = 1, -1
+            found = self._climb(self._symbols.decided(some.signs), some.row, some.multipliers)
+            proven = torch.full_like(least_[some.row], -torch.inf)
+            hopeful = (found.value > 0).nonzero()[:, 0]
+            if len(hopeful):
+                row = some.row[hopeful]
+                proven[hopeful] = prove(
+                    self.symbols.decided(some.signs[hopeful]), self.rows.select(row), found.best.select(hopeful)
+                )
+            closed, open_ = (proven > 0).nonzero()[:, 0], (~(proven > 0)).nonzero()[:, 0]
+            least_.scatter_reduce_(0, some.row[closed], proven[closed], "amin")
+            parts = rest.joined(some._replace(multipliers=found.best, value=found.value).select(open_))
+        asked[parts.row] = False
+        return torch.where(asked & torch.isfinite(least_), least_, -torch.inf)
+
+    def _climb(self, symbols: ReluSymbols, row: Tensor, start: Multipliers | None) -> Climbed:
+        """From a parent's multipliers, or the first ones; only signs are asked for."""
+        rows, stop = self._rows.select(row), self.budget.stop
+        if start is None:
+            found = climb(symbols, rows, stop, sign=True)
+        else:
+            found = climb(symbols, rows, stop, (start, self._sizes[row]), SPLIT_STEPS, SPLIT_RATE, sign=True)
+        self.budget.work -= 2 * self._each * found.iterates
+        return found
+
+    def _look(self, at: Least) -> None:
+        """What all rows are at the points where L is least."""
+        lower, upper, network = self.symbols.lower, self.symbols.upper, self.fast
+        centre, radius = (lower + upper) / 2, (upper - lower) / 2
+        x = (centre + radius * torch.nan_to_num(at.x).clamp(-1, 1)).clamp(lower, upper).to(network.dtype)
+        value = network.forward(x, self.slot).flatten(1) @ self.matrix.to(network.dtype).T
+        self.lowest = torch.minimum(self.lowest, torch.nan_to_num(value, nan=torch.inf).amin(0))
+
+
+def gains(symbols: ReluSymbols, m: Multipliers, at: Least) -> Tensor:
+    """What a split of each neuron promises (P, K): by how much L rises at its least point `at` by the facts of either
+    side, with the same multipliers; the smaller rise and a tenth of the larger. 0 where nothing is left to decide."""
+    above = (m.chord * (symbols.slope * (at.z - symbols.low))).clamp(min=0)
+    on = (above - m.chord * at.z).clamp(min=0)
+    off = above + m.top * symbols.high * at.y.clamp(min=0)
+    open_ = (symbols.low < 0) & (symbols.high > 0)
+    return torch.where(open_, torch.minimum(on, off) + 0.1 * torch.maximum(on, off), 0.0)
+
+
+@dataclass(eq=False)
+class Joint:
+    """Tightens neurons' intervals on the boxes `lower`, `upper` (Q, n) of a network that consists of dense layers and
+    ReLUs, within a budget; climbs are in the search's precision, that of the network `fast`."""
+
+    fast: Network
+    lower: Tensor
+    upper: Tensor
+    budget: Budget
+
+    @staticmethod
+    def suits(ground: Ground) -> bool:
+        """Whether neurons share inputs enough: those of a convolution that are far from each other share none."""
+        network = ground.network
+        plain = set(network.relaxed) == set(network.relus) and ground.allowance is not None
+        return plain and not any(op.node.op.startswith("Conv") for op in network.ops)
+
+    def tighten(self, ground: Ground, i: int, pairs: Tensor) -> Interval:
+        """The interval of ReLU operator i's argument, with those in `pairs` (M, 2), query and neuron, tightened that
+        `ground` has as unstable."""
+        x, slot = ground.pre[i][0], ground.network.sources[i][0]
+        low, high = (t.flatten(1).clone() for t in x)
+        for query in pairs[:, 0].unique().tolist():
+            neuron = pairs[pairs[:, 0] == query, 1]
+            neuron = neuron[(low[query, neuron] < 0) & (high[query, neuron] > 0)]
+            if not len(neuron) or self.budget.spent():
+                continue
+            symbols = symbols_before(ground, i, query, self.lower[query], self.upper[query])
+            if symbols is None:
+                continue
+            matrix, m = both_sides(ground, slot, neuron), len(neuron)
+            rows = JointRows(ground, self.fast, slot, query, symbols, matrix, self.budget)
+            # the end that is nearer to 0 first: the other one of a neuron with one sign does not matter
+            place = torch.arange(m, device=neuron.device)
+            near = torch.where(-low[query, neuron] <= high[query, neuron], place, place + m)
+            ends = torch.full_like(rows.lowest, -torch.inf)
+            ends[near] = rows.bound(near)
+            other = (place + m + place - near)[~(ends[near] > 0)]
+            ends[other] = rows.bound(other)
+            low[query, neuron] = torch.maximum(low[query, neuron], ends[:m])
+            high[query, neuron] = torch.minimum(high[query, neuron], -ends[m:])
+        return intersect(Interval(low.view_as(x.lower), high.view_as(x.lower)), x)
