@@ -21,8 +21,8 @@ from verifier.bounds.affine import intersect
 from verifier.bounds.network import Network
 from verifier.bounds.quadratic import (
     EVERY,
-    Climbed,
     Forms,
+    JointClimbed,
     Least,
     Multipliers,
     ReluSymbols,
@@ -70,7 +70,7 @@ class _Parts(NamedTuple):
 
 
 @dataclass(eq=False)
-class Budget:
+class JointBudget:
     """Multiply-adds that are left, and the clock."""
 
     stop: Callable[[], bool]
@@ -92,7 +92,7 @@ class JointRows:
     query: int
     symbols: ReluSymbols
     matrix: Tensor
-    budget: Budget
+    budget: JointBudget
     rows: Forms = field(init=False)
     lowest: Tensor = field(init=False)
     """The least value (R,) that each row has at the points that were looked at, not rigorous."""
@@ -162,7 +162,7 @@ class JointRows:
         asked[parts.row] = False
         return torch.where(asked & torch.isfinite(least_), least_, -torch.inf)
 
-    def _climb(self, symbols: ReluSymbols, row: Tensor, start: Multipliers | None) -> Climbed:
+    def _climb(self, symbols: ReluSymbols, row: Tensor, start: Multipliers | None) -> JointClimbed:
         """From a parent's multipliers, or the first ones; only signs are asked for."""
         rows, stop = self._rows.select(row), self.budget.stop
         if start is None:
@@ -199,7 +199,7 @@ class Joint:
     fast: Network
     lower: Tensor
     upper: Tensor
-    budget: Budget
+    budget: JointBudget
 
     @staticmethod
     def suits(ground: Ground) -> bool:

@@ -225,7 +225,7 @@ def _absorbed(
     return up * (1 - keep), up * keep, (-at).clamp(min=0), at
 
 
-class Climbed(NamedTuple):
+class JointClimbed(NamedTuple):
     """The `best` multipliers found for R rows, the least values `value` (R,) of L there, the usual size (R, K) of a
     row's coefficient at each neuron, and how many `iterates` that took, over all rows."""
 
@@ -243,7 +243,7 @@ def climb(
     steps: int = STEPS,
     begin: float = RATE[0],
     sign: bool = False,
-) -> Climbed:
+) -> JointClimbed:
     """The best multipliers that so many iterates find for each row, from `first` (see `start`) and with steps of size
     `begin`; symbols and rows `scaled`. Where only the `sign` is asked for, rows that are positive leave."""
     now, whole_size = start(symbols, rows) if first is None else first
@@ -306,7 +306,7 @@ def climb(
         now = moved.where(fine, halfway)
         inner = None if moving else torch.where(fine[:, None, None], inner, kept)
     best, value = _put(whole, index, best, value)
-    return Climbed(best, value, whole_size, iterates)
+    return JointClimbed(best, value, whole_size, iterates)
 
 
 def _put(

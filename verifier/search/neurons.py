@@ -18,7 +18,7 @@ from torch import Tensor
 from verifier.bounds.alpha_beta import climb, prove
 from verifier.bounds.backward import neuron_rows, of_groups, walk_back
 from verifier.bounds.clipped import NeuronPlanes, PlaneRows
-from verifier.bounds.joint import Budget, Joint
+from verifier.bounds.joint import Joint, JointBudget
 from verifier.bounds.refine import STEPS as REFINE_STEPS
 from verifier.bounds.refine import refine
 from verifier.bounds.relaxed import ClippedEnds, Ground, Parameters, Relaxed, Task, Walked
@@ -157,7 +157,7 @@ class NeuronBounding:
             return
         kept = PlaneRows(self._clippable(chosen, losses), lower, upper, None if proof is None else proof.climbed)
         quadratic = proof is None and Joint.suits(self.exact)  # a checker knows linear rows only
-        joint = Joint(self.fast.network, lower, upper, Budget(stop)) if quadratic else None
+        joint = Joint(self.fast.network, lower, upper, JointBudget(stop)) if quadratic else None
         pre = refine(self.exact, self.fast.network, lower, upper, chosen, batch, stop, kept, joint)
         self.exact = Ground.at(network, pre, self.exact.allowance, self.exact.plain)
         self.fast = self.exact.cast(self.fast.network)

@@ -14,7 +14,7 @@ from tests import oracles
 from tests.strategies import build as random_graph
 from tests.unit.bounds.cases import boxes
 from verifier.bounds import joint as joint_
-from verifier.bounds.joint import Budget, Joint
+from verifier.bounds.joint import Joint, JointBudget
 from verifier.bounds.network import Network, build
 from verifier.bounds.quadratic import Forms, Multipliers, both_sides, climb, forms_of, least, prove, symbols_before
 from verifier.bounds.refine import refine
@@ -62,7 +62,7 @@ def net(graph: Graph, low: np.ndarray, high: np.ndarray) -> Net:
     ground = Ground.of(case.network, case.sweep(Method(affine=False, rows=True)))
     fast = build(graph, torch.float32, case.network.device)
     names = {i: graph.nodes[i].inputs[0] for i in case.network.relus}
-    return Net(graph, ground, fast, Joint(fast, case.lower, case.upper, Budget(never)), names)
+    return Net(graph, ground, fast, Joint(fast, case.lower, case.upper, JointBudget(never)), names)
 
 
 def wide(seed: int, residual: bool = False, inputs: int = 10, width: int = 8) -> Net:
@@ -182,7 +182,7 @@ def test_splits_decide_signs_and_every_decided_sign_is_right(monkeypatch: pytest
     low, high = (t[0].numpy() for t in (case.joint.lower, case.joint.upper))
     for place, parts in enumerate((1, 64)):
         monkeypatch.setattr(joint_, "PARTS", parts)
-        for i, ends in case.refined(Joint(case.fast, case.joint.lower, case.joint.upper, Budget(never))).items():
+        for i, ends in case.refined(Joint(case.fast, case.joint.lower, case.joint.upper, JointBudget(never))).items():
             below, above = ends[:, 0]
             pairs = case.chosen()[i][:, 1].numpy()
             pairs = pairs[(below[pairs] >= 0) | (above[pairs] <= 0)]
@@ -254,7 +254,7 @@ def test_every_query_has_its_own_box_and_nothing_moves_without_work() -> None:
             assert (together[i][0, q] <= z.min(0)).all() and (z.max(0) <= together[i][1, q]).all()
     last = list(case.names)[-1]
     assert (together[last] != alone[last]).any(2).all()
-    idle = Joint(case.fast, case.joint.lower, case.joint.upper, Budget(never, 0.0))
+    idle = Joint(case.fast, case.joint.lower, case.joint.upper, JointBudget(never, 0.0))
     for i, ends in case.refined(idle).items():
         np.testing.assert_array_equal(ends, alone[i])
 
