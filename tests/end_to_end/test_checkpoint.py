@@ -136,7 +136,7 @@ INPUTS, NEURONS = (5, 30, 2), (12, 20, 3)
 def test_killed_at_any_moment(tmp_path: Path, shape: tuple[int, int, int], above: float, verdict: str) -> None:
     """A search killed again and again, also in the middle of writing, ends with the verdict of one that was not."""
     net = Net(tmp_path, *shape)
-    spec, file, kills = net.spec(above), tmp_path / "c.npz", 4
+    spec, file, kills = net.spec(above), tmp_path / "c.npz", 5
     run = subprocess.run(
         [sys.executable, "-c", KILLER, net.path, spec, file, str(kills)],
         env=environment(),

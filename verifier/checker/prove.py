@@ -452,7 +452,8 @@ def _risen(rows: Array, row: Array, width: Array, most: float, moved: Array) -> 
 
     For any g >= 0 a function is not below its sum with  g (sum_j |row_j| d_j - most).  Where the two have coefficients
     of different signs they are least at different ends, and the sum gains  min(g |row_j|, |rows_j|)  times the width.
-    The best g is where the inputs of larger quotients |rows_j| / |row_j| use `most` up; one near it is looked for.
+    That is concave in g. Between two g on both sides of the best one, found by bisection, the lines there cross: at the
+    best g, if at most one input's kink |rows_j| / |row_j| lies between them.
     """
     size, risen, step = np.abs(row), np.zeros(len(rows)), max(1, CHUNK // len(row))
     fewer = 1 - FLOATS.gamma(3 * len(row))
@@ -467,8 +468,14 @@ def _risen(rows: Array, row: Array, width: Array, most: float, moved: Array) -> 
                 larger = quotient > (unit * np.exp2(half)).astype(np.float32)[:, None]
                 over = larger @ uses.astype(np.float32) > most
                 low, high = np.where(over, half, low), np.where(over, high, half)
-            g = unit * np.exp2(low)
+            pull, ends = np.maximum(rows[part] * -np.sign(row), 0), []
+            for g in (unit * np.exp2(low), unit * np.exp2(high)):  # slopes and values at 0 of what is linear there
+                larger = pull > g[:, None] * size
+                ends.append((larger @ uses - most, np.where(larger, 0, pull) @ width, g))
+            (rises, at, left), (falls, end, right) = ends
+            g = np.where(falls > 0, right, np.where(rises > 0, (end - at) / (rises - falls), left))
+            g = np.clip(np.nan_to_num(g), left, right)
             paid = g * most * (1 + 4 * UNIT) + TINY
-            gained = np.minimum(g[:, None] * size, np.maximum(rows[part] * -np.sign(row), 0)) @ width * fewer - paid
+            gained = np.minimum(g[:, None] * size, pull) @ width * fewer - paid
             risen[part] = np.fmax(gained - (np.abs(gained) + paid) * (4 * UNIT) - TINY, 0)
     return (risen + moved * fewer) * (1 - 4 * UNIT) - TINY

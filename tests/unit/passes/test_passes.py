@@ -71,7 +71,7 @@ def smooth(seed: int, nodes: int, inputs: int = 1, outputs: int = 1) -> Graph:
 
 
 @pytest.mark.parametrize("rewrite", PASSES, ids=lambda one: one.__name__)
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(seed=SEEDS, nodes=SIZES, inputs=st.integers(1, 2), outputs=st.integers(1, 3))
 def test_keeps_the_function(
     rewrite: Callable[[Graph], Graph], seed: int, nodes: int, inputs: int, outputs: int
@@ -100,7 +100,7 @@ def test_simplify_is_a_fixed_point_and_never_grows(seed: int, nodes: int) -> Non
     assert [node.op for node in twice.nodes] == [node.op for node in once.nodes]
 
 
-@settings(max_examples=90, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(seed=SEEDS, nodes=SIZES, inputs=st.integers(1, 2), contiguous=st.booleans())
 def test_fixing_inputs_is_restriction(seed: int, nodes: int, inputs: int, contiguous: bool) -> None:
     graph = flatten_io(smooth(seed, nodes, inputs, 2))
@@ -120,7 +120,7 @@ def test_fixing_inputs_is_restriction(seed: int, nodes: int, inputs: int, contig
         assert_same(flat(graph, points), flat(candidate, points[:, free]))
 
 
-@settings(max_examples=90, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(seed=SEEDS, nodes=SIZES, outputs=st.integers(1, 2))
 def test_pruning_outputs_is_selection(seed: int, nodes: int, outputs: int) -> None:
     graph = flatten_io(smooth(seed, nodes, 1, outputs))

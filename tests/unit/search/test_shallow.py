@@ -246,7 +246,7 @@ def spiky(seed: int, steep: float, n: int = 3, spikes: int = 2, others: int = 5,
     )  # fmt: skip
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(seed=SIGNS, k=st.integers(1, 3), steep=st.sampled_from([1.0, 30.0, 1000.0]))
 def test_programs_are_below_the_exact_minimum_and_above_the_ascent(seed: int, k: int, steep: float) -> None:
     """Of subproblems in which loose neurons are open; and no violation is lost where they say there is none."""
@@ -266,7 +266,7 @@ def test_programs_are_below_the_exact_minimum_and_above_the_ascent(seed: int, k:
                 assert bool((relaxed.open.point >= c.lower).all() & (relaxed.open.point <= c.upper).all())
 
 
-@settings(max_examples=35, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(seed=SIGNS, k=st.integers(1, 2), steep=st.sampled_from([30.0, 1000.0]), spikes=st.integers(1, 2))
 def test_spikes_are_decided(seed: int, k: int, steep: float, spikes: int) -> None:
     """As a mixed-integer programme decides them, a thousandth of their height from the truth."""
