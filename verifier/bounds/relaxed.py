@@ -185,6 +185,11 @@ class Parameters:
         """Those of the subproblems at `index`."""
         return Parameters(*(t.index_select(0, index) for t in (self.alpha, self.beta, self.weight)))
 
+    def put(self, index: Tensor, part: Parameters) -> Parameters:
+        """With those of `part` for the subproblems at `index`."""
+        both = (self.alpha, part.alpha), (self.beta, part.beta), (self.weight, part.weight)
+        return Parameters(*(whole.index_copy(0, index, mine) for whole, mine in both))
+
     def to(self, dtype: torch.dtype) -> Parameters:
         """The same numbers in another precision."""
         return Parameters(self.alpha.to(dtype), self.beta.to(dtype), self.weight.to(dtype))

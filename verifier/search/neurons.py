@@ -29,6 +29,7 @@ from verifier.search.domains import DomainBatch
 from verifier.search.neuron_rules import RULES, NeuronRule, open_splits
 from verifier.search.row_trees import RowProof, RowTrees
 from verifier.search.slopes import pack, unpack
+from verifier.search.triangles import charge, optimal
 from verifier.tolerance import subtract_down
 
 ROOT_STEPS, STEPS = 30, 20
@@ -58,6 +59,10 @@ REFINED = 1e12
 
 TIGHTENING = 0.25
 """Share of all work that goes into the intervals."""
+
+ALMOST, PROGRAMS = 0.01, 0.25
+"""Where at most `FEW` slopes are climbed for: share of what a linear bound varies by up to which below 0 the subproblem
+is solved as a linear program, and the share of all work that goes there. (`benchmarks/README.md`.)"""
 
 
 class FoundWith(NamedTuple):
@@ -91,6 +96,9 @@ class NeuronBounding:
 
     spent: float = 0.0
     """Multiply-adds of that, part of `work`."""
+
+    programs: float = 0.0
+    """Multiply-adds that linear programs count for, part of `work`."""
 
     planes: NeuronPlanes | None = None
     """Tightens intervals to where a subproblem's clause can be violated."""
@@ -248,6 +256,9 @@ class NeuronBounding:
             if self.stop():
                 raise OutOfTime
         value = value.double()
+        if self.count <= FEW and not self.exact.others:
+            best, value = self._solve(exact_task, best, value)
+            self._last = (task, best), *self._last[1:]
         proven = torch.zeros(len(batch), dtype=torch.bool, device=value.device)
         hopeful = (value > 0).nonzero()[:, 0]
         if not self.rigorous:
@@ -286,9 +297,35 @@ class NeuronBounding:
             self.fast, task.select(open_), best.select(open_), CLIPPED_STEPS, self.stop, sign=True
         )
         self.work += walks * self.cost + len(open_) * self.planes.cost
-        parts = ((best.alpha, found.alpha), (best.beta, found.beta), (best.weight, found.weight))
-        best = Parameters(*(whole.index_copy(0, open_, part) for whole, part in parts))
-        return exact, task, best, value.index_copy(0, open_, high), open_
+        return exact, task, best.put(open_, found), value.index_copy(0, open_, high), open_
+
+    def _solve(self, exact: Task, best: Parameters, value: Tensor) -> tuple[Parameters, Tensor]:
+        """Parameters and bounds of what is almost settled, by linear programs as far as their share of work goes: those
+        nearest to 0 first."""
+        open_ = (~(value > 0)).nonzero()[:, 0]
+        each = charge(self.exact, exact)
+        paid = (PROGRAMS * self.work - self.programs) / each
+        if paid < 1 or not len(open_):
+            return best, value
+        task = exact.select(open_)
+        walked = Relaxed(self.fast, task.to(self.fast.network.dtype)).walk(best.select(open_))
+        self.work += len(open_) * self.cost
+        missing = -walked.low.double() / (walked.coefficients.double().abs() * (task.upper - task.lower)).sum(1)
+        near = missing.argsort(stable=True)[: int(min(paid, len(open_)))]
+        near = near[missing[near] < ALMOST]
+        if not len(near):
+            return best, value
+        self.programs, self.work = self.programs + each * len(near), self.work + each * len(near)
+        solved, found = optimal(self.exact, task.select(near), self.stop)
+        if not len(solved):
+            return best, value
+        at = open_[near[solved]]
+        found = found.to(best.alpha.dtype)
+        low, _, _, _ = prove(self.exact, exact.select(at), found)
+        self.work += 2 * len(at) * self.cost
+        better = low > value[at]
+        at, low, found = at[better], low[better], found.select(better.nonzero()[:, 0])
+        return best.put(at, found), value.index_copy(0, at, low)
 
     def _open(self, batch: DomainBatch, alive: Tensor, exact: Task, best: Parameters, value: Tensor) -> Bounded:
         relaxed = Relaxed(self.fast, exact.to(self.fast.network.dtype))
