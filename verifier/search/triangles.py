@@ -89,8 +89,8 @@ class _Affine:
 
         out = network.walk(points.view(len(points), *network.shapes[0]), step, network.output).flatten(1)
         z = torch.cat([arguments[i] if i in arguments else torch.zeros_like(mine[i]) for i in network.relus], 1)
-        z, out = z.cpu(), out.cpu()
-        return _Affine((z[1:] - z[:1]).T.numpy(), z[0].numpy(), (out[1:] - out[:1]).T.numpy(), out[0].numpy())
+        parts = ((t[1:] - t[:1]).T.cpu().numpy() for t in (z, out))
+        return _Affine(next(parts), z[0].cpu().numpy(), next(parts), out[0].cpu().numpy())
 
 
 def _solve(affine: _Affine, relaxed: Relaxed, b: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
