@@ -33,7 +33,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import verifier
 from benchmarks.semantic_demo import IMAGE, LOOSE, RANGES
 from verifier.attack import pgd
-from verifier.bounds import alpha_beta, sweep
+from verifier.bounds import alpha_beta, clipped, sweep
 from verifier.engine import strategy
 from verifier.options import Options
 from verifier.progress import Progress
@@ -205,7 +205,7 @@ def main() -> int:
         parser.error("found neither --vnncomp nor VNNCOMP, expected the folder of the VNN-COMP benchmarks")
     steps = strategy.INPUT_ELEMENTS, strategy.MOST_BOXES, strategy.SPLIT_ELEMENTS, strategy.MOST_SPLIT, zonotope.BATCH
     rows = sweep.ROW_ELEMENTS, sweep.LARGE_ROWS, sweep.ALL_ROWS
-    for table in (*steps, *rows, pgd.LOOK, alpha_beta.LOOK):
+    for table in (*steps, *rows, pgd.LOOK, alpha_beta.LOOK, clipped.ELEMENTS):
         table["cpu"] = table[given.chunk]
     options = Options(device="cpu", dtype=given.dtype, timeout=given.seconds)
     print("search           verdict     boxes  steps  calls/step  waits/step  calls before  user CPU s")

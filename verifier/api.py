@@ -150,7 +150,7 @@ def verify(
 def with_proof(files: tuple[object, object], proof: AnyPath, run: Callable[[ProofWriter], Result]) -> Result:
     """A run that writes its proof down; whatever happens, the file is complete or not there."""
     if not all(isinstance(f, str | PathLike) for f in files):
-        raise ProofError("a proof is about files: expected the paths of model and specification")
+        raise ProofError("a proof is about files: expected the paths of one model and of a specification")
     from verifier.proof.writer import ProofWriter
 
     writer = ProofWriter(proof, *files)  # type: ignore[arg-type]

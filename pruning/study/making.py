@@ -122,7 +122,8 @@ class Maker:
         """New weights; see `hands.Train`."""
         torch.manual_seed(seed)
         model = build(self.arch) if like is None else chain(api.load(like), self.settings.size, fresh=True)
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # up to a third less time on a CPU
+        # the order of elements that a CPU's convolutions are quickest with; PyTorch's annotations leave the word out
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         own = self.settings.scratch_images
         self.fit(model.to(self.device), epochs, self.settings.rate, seed, images=self._first(own) if own else None)
         self.write(model, out)

@@ -64,9 +64,9 @@ class _Parts(NamedTuple):
 
     def joined(self, other: _Parts) -> _Parts:
         """These, and then the others."""
-        both = (Multipliers(*map(torch.cat, zip(self.multipliers, other.multipliers, strict=True))),)
+        multipliers = Multipliers(*map(torch.cat, zip(self.multipliers, other.multipliers, strict=True)))
         row, signs, value = (torch.cat([getattr(p, name) for p in (self, other)]) for name in ("row", "signs", "value"))
-        return _Parts(row, signs, *both, value)
+        return _Parts(row, signs, multipliers, value)
 
 
 @dataclass(eq=False)

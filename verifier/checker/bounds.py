@@ -45,7 +45,10 @@ Cuts = tuple[Array, Array, Array, Array]
 
 def cuts(found: Sequence[tuple[int, int, int, float]]) -> list[Cuts]:
     """These as arrays."""
-    return [tuple(map(np.array, zip(*found, strict=True)))] if found else []  # type: ignore[list-item]
+    if not found:
+        return []
+    box, neuron, side, least = map(np.array, zip(*found, strict=True))
+    return [(box, neuron, side, least)]
 
 
 def decided(signs: Signs, v: int) -> list[Cuts]:
@@ -166,11 +169,11 @@ class Enclosures:
             lower = np.where((low < 0) & (high > 0), alpha, lower)
         return lower, op.residual(lower, low, high)[0], upper, op.residual(upper, low, high)[1]
 
-    def clamp(self, v: int, cuts: Sequence[Cuts]) -> None:
+    def clamp(self, v: int, known: Sequence[Cuts]) -> None:
         """Cuts the arguments of operator v at what is known of them."""
-        if not cuts:
+        if not known:
             return
-        source, (box, neuron, side, least) = self.network.argument(v), map(np.concatenate, zip(*cuts, strict=True))
+        source, (box, neuron, side, least) = self.network.argument(v), map(np.concatenate, zip(*known, strict=True))
         low, high, up = self.low[source].copy(), self.high[source].copy(), side > 0
         np.maximum.at(low, (box[up], neuron[up]), least[up])
         np.minimum.at(high, (box[~up], neuron[~up]), -least[~up])

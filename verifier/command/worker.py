@@ -16,7 +16,7 @@ from verifier.budget import Budget, memory_limit
 from verifier.command import report
 from verifier.command.ledger import Instance
 from verifier.console import process
-from verifier.errors import ProofError, SecateurError
+from verifier.errors import SecateurError
 from verifier.executors.executor import Emit, Servant
 from verifier.options import Options
 from vnnlib import VnnLibError
@@ -192,10 +192,8 @@ class EngineWorker(Worker):
         model = load(in_order(job.several, spec)) if job.model is None else self._load(job.model)
         if job.proof is None:
             result = solve(model, spec, self._options, budget)
-        elif job.model is None:
-            raise ProofError("no proof can be written of a specification about several networks; leave it out")
         else:
-            files = job.model, job.spec
+            files = job.model or job.several, job.spec
             result = with_proof(files, job.proof, lambda proof: solve(model, spec, self._options, budget, proof=proof))
         return JobOutcome.of(result, spec, model, time.monotonic() - started)
 

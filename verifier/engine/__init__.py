@@ -83,9 +83,6 @@ def _solve(
         raise ProofError("no proof can be written with dtype float32 or bounds.method lumped; leave these at auto")
     if proof is not None and options.bounds.rounding == "ignored":
         raise ProofError("no proof can be written with bounds.rounding ignored; leave it at rigorous")
-    if proof is not None and (model.parts or spec.products):
-        about = "several networks" if model.parts else "products of variables"
-        raise ProofError(f"no proof can be written of a specification about {about}; leave it out")
     if proof is not None:
         options = replace(options, dtype="float64")
     if nothing := empty_set(model, spec):

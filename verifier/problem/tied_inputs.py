@@ -66,11 +66,10 @@ def tie(
 
 def meet(lower: np.ndarray, upper: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Boxes (Q, n) in which inputs that stand for others have the bounds of all of them; the others do not vary."""
-    low, high = lower.copy(), upper.copy()
-    for i in np.flatnonzero(first != np.arange(len(first))):
+    low, high, others = lower.copy(), upper.copy(), np.flatnonzero(first != np.arange(len(first)))
+    for i in others:
         low[:, first[i]] = np.maximum(low[:, first[i]], lower[:, i])
         high[:, first[i]] = np.minimum(high[:, first[i]], upper[:, i])
-    others = first != np.arange(len(first))
     low[:, others] = high[:, others] = 0.0
     return low, high
 

@@ -246,7 +246,7 @@ class NeuronBounding:
         steps = ROOT_STEPS if first else STEPS
         best, value, walks = climb(self.fast, task, start, steps, self.stop, sign=not first and self.count > FEW)
         before = task, best
-        self._last = before, torch.arange(0), before
+        self._last = before, batch.query[:0], before
         self.work += walks * self.cost
         if self.stop():
             raise OutOfTime

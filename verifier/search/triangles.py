@@ -48,14 +48,10 @@ def optimal(ground: Ground, task: Task, stop: Callable[[], bool]) -> tuple[Tenso
         if found is not None:
             ends.append(b)
             parts.append(found)
-    like = task.lower
+    like, sizes = task.lower, (len(ground.places), task.signs.shape[1], task.rhs.shape[1])
     alpha, beta, weight = (
-        torch.from_numpy(np.stack(part)).to(like) if parts else like.new_zeros(0, size)
-        for part, size in zip(
-            zip(*parts, strict=True) if parts else ((), (), ()),
-            (len(ground.places), task.signs.shape[1], task.rhs.shape[1]),
-            strict=True,
-        )
+        torch.tensor(np.array([part[k] for part in parts])).to(like).view(len(parts), size)
+        for k, size in enumerate(sizes)
     )
     return torch.tensor(ends, dtype=torch.int64, device=like.device), Parameters(alpha, beta, weight)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +15,7 @@ from verifier.bounds.alpha import tighten
 from verifier.bounds.backward import concretise, walk_back
 from verifier.bounds.inputs import IdentityMap, InputMap
 from verifier.bounds.network import Network, build
+from verifier.bounds.relaxed import Ground, Task
 from verifier.bounds.sweep import Method, Sweep, sweep
 from verifier.graph.ir import Graph
 
@@ -103,3 +104,37 @@ def matrix_for(graph: Graph, dtype: torch.dtype = torch.float64) -> Tensor:
     eye = np.eye(graph.n_outputs)
     mixture = np.random.default_rng(1).normal(size=(1, graph.n_outputs))
     return torch.from_numpy(np.concatenate([eye, -eye, mixture])).to(dtype)
+
+
+def one_clause(case: Boxes, rhs: float, signs: Sequence[int]) -> Task:
+    """The clause  y <= rhs  of one output, on one box whose neurons have these signs."""
+    return Task(
+        case.lower,
+        case.upper,
+        torch.zeros(1, dtype=torch.int64),
+        torch.tensor([signs], dtype=torch.int64).reshape(1, -1),
+        torch.zeros(1, 0, dtype=torch.float64),
+        torch.ones(1, 1, 1, dtype=torch.float64),
+        torch.full((1, 1), rhs, dtype=torch.float64),
+        None,
+    )
+
+
+def decided_as(
+    point: np.ndarray, graph: Graph, ground: Ground, most: int, rng: np.random.Generator
+) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], list[int]]:
+    """Up to `most` unstable neurons of each ReLU operator, decided the way a point has them: the intervals of the
+    arguments by name, those neurons' clamped, and their signs."""
+    values = oracles.evaluate_all(graph, point)
+    pre, signs = {}, []
+    names = [node.inputs[0] for node in graph if node.op == "Relu"]
+    for name, (i, first) in zip(names, ground.network.relus.items(), strict=True):
+        bound = ground.pre[i][0]
+        below, above = bound.lower[0].flatten().numpy().copy(), bound.upper[0].flatten().numpy().copy()
+        unstable = np.flatnonzero((below < 0) & (above > 0))
+        for k in rng.choice(unstable, min(most, len(unstable)), replace=False).tolist():
+            on = values[name].ravel()[k] >= 0
+            (below if on else above)[k] = 0.0
+            signs.append((first + k + 1) * (1 if on else -1))
+        pre[name] = below, above
+    return pre, signs

@@ -12,12 +12,12 @@ from scipy.optimize import linprog
 
 from tests import oracles
 from tests.strategies import build as random_graph
-from tests.unit.bounds.cases import Boxes, boxes
+from tests.unit.bounds.cases import Boxes, boxes, one_clause
 from verifier.bounds.alpha_beta import climb, prove
 from verifier.bounds.clipped import NeuronPlanes, PlaneRows
 from verifier.bounds.network import build
 from verifier.bounds.refine import refine
-from verifier.bounds.relaxed import ClippedEnds, Ground, Relaxed, Task
+from verifier.bounds.relaxed import ClippedEnds, Ground, Relaxed
 from verifier.bounds.sweep import Method, never
 from verifier.graph.ir import Graph
 
@@ -42,20 +42,6 @@ def case_of(seed: int) -> tuple[Graph, Boxes, Ground, NeuronPlanes]:
     return graph, case, Ground.at(case.network, pre, ground.allowance), planes
 
 
-def task_of(case: Boxes, rhs: float, signs: list[int]) -> Task:
-    """The clause  y <= rhs."""
-    return Task(
-        case.lower,
-        case.upper,
-        torch.zeros(1, dtype=torch.int64),
-        torch.tensor([signs], dtype=torch.int64).view(1, -1),
-        torch.zeros(1, 0, dtype=torch.float64),
-        torch.ones(1, 1, 1, dtype=torch.float64),
-        torch.full((1, 1), rhs, dtype=torch.float64),
-        None,
-    )
-
-
 @pytest.mark.parametrize("seed", [s for s in range(10) if s != 7])  # of 7 no half-space cuts anything off
 def test_clipped_intervals_hold_where_the_clause_is_violated(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -71,7 +57,7 @@ def test_clipped_intervals_hold_where_the_clause_is_violated(seed: int) -> None:
     margins = np.quantile(y, [0.02, 0.1, 0.5])
     shrunk = 0.0
     for threshold in (least + 1e-3, *margins):
-        task = task_of(case, float(threshold), [])
+        task = one_clause(case, float(threshold), [])
         best, value, _ = climb(ground, task, None, 20, never)
         if float(value) > 0:
             continue
@@ -99,7 +85,7 @@ def test_no_interval_is_tighter_than_the_programme_of_its_planes_and_few_are_muc
     _, case, ground, planes = case_of(seed)
     low, high = case.lower[0].numpy(), case.upper[0].numpy()
     middle = float(ground.network.forward((case.lower + case.upper) / 2).ravel()[0])
-    task = task_of(case, middle, [])
+    task = one_clause(case, middle, [])
     best, _, _ = climb(ground, task, None, 20, never)
     _, row, constant, _ = prove(ground, task, best)
     below, above = planes.within(task.query, row, constant, planes.nothing)[:, 0].numpy()
@@ -123,7 +109,7 @@ def test_a_neuron_that_cannot_be_has_no_points_and_precision_is_rounded_outwards
     ends = planes.nothing.clone()
     ends[0, 0, 0], ends[1, 0, 0] = 0.1, 0.1 - 1e-12
     within = ClippedEnds(planes.places, ends)
-    task = replace(task_of(case, -1e6, []), within=within)
+    task = replace(one_clause(case, -1e6, []), within=within)
     assert bool(Relaxed(ground, task).empty)
     single = within.to(torch.float32)
     assert float(single.ends[0, 0, 0]) < 0.1 - 1e-12 and float(single.ends[1, 0, 0]) > 0.1

@@ -7,15 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 import verifier
 import verifier.engine
 import vnnlib
 from tests import models, oracles
-from tests.unit.bounds.cases import boxes
+from tests.unit.bounds.cases import boxes, decided_as, one_clause
 from verifier.bounds.alpha_beta import climb, prove
-from verifier.bounds.relaxed import Ground, Task
+from verifier.bounds.relaxed import Ground
 from verifier.bounds.sweep import Method, never
 from verifier.engine import one_search, strategy
 from verifier.graph.ir import Graph
@@ -74,28 +73,8 @@ def test_bounds_of_subproblems_are_below_the_linear_programme(seed: int) -> None
     case = boxes(graph, low[None], high[None])
     ground = Ground.of(case.network, case.sweep(Method(affine=False, rows=True)))
     point = low + rng.random(len(low)) * (high - low)
-    values = oracles.evaluate_all(graph, point)
-    pre, signs = {}, []
-    names = [node.inputs[0] for node in graph if node.op == "Relu"]
-    for name, (i, first) in zip(names, ground.network.relus.items(), strict=True):
-        bound = ground.pre[i][0]
-        below, above = bound.lower[0].flatten().numpy().copy(), bound.upper[0].flatten().numpy().copy()
-        unstable = np.flatnonzero((below < 0) & (above > 0))
-        for k in rng.choice(unstable, min(2, len(unstable)), replace=False).tolist():
-            on = values[name].ravel()[k] >= 0
-            (below if on else above)[k] = 0.0
-            signs.append((first + k + 1) * (1 if on else -1))
-        pre[name] = below, above
-    task = Task(
-        case.lower,
-        case.upper,
-        torch.zeros(1, dtype=torch.int64),
-        torch.tensor([signs], dtype=torch.int64),
-        torch.zeros(1, 0, dtype=torch.float64),
-        torch.ones(1, 1, 1, dtype=torch.float64),
-        torch.full((1, 1), 100.0, dtype=torch.float64),  # a bound that is positive ends the climb
-        None,
-    )
+    pre, signs = decided_as(point, graph, ground, 2, rng)
+    task = one_clause(case, 100.0, signs)  # a bound that is positive ends the climb
     best, value, _ = climb(ground, task, None, 60, never)
     proven, _, _, empty = prove(ground, task, best)
     relaxed, exact = (

@@ -13,7 +13,7 @@ import verifier
 import vnnlib
 from tests import models, oracles
 from tests.strategies import build
-from tests.unit.bounds.cases import boxes
+from tests.unit.bounds.cases import boxes, decided_as, one_clause
 from verifier.bounds.alpha_beta import climb, prove
 from verifier.bounds.relaxed import Ground, Task
 from verifier.bounds.sweep import Method, never
@@ -35,28 +35,8 @@ def case_of(seed: int, decided: int) -> tuple[Graph, np.ndarray, np.ndarray, Gro
     high = low + rng.random(graph.n_inputs) * 1.2
     case = boxes(graph, low[None], high[None])
     ground = Ground.of(case.network, case.sweep(Method(affine=False, rows=True)))
-    values = oracles.evaluate_all(graph, low + rng.random(len(low)) * (high - low))
-    pre, signs = {}, []
-    names = [node.inputs[0] for node in graph if node.op == "Relu"]
-    for name, (i, first) in zip(names, ground.network.relus.items(), strict=True):
-        bound = ground.pre[i][0]
-        below, above = bound.lower[0].flatten().numpy().copy(), bound.upper[0].flatten().numpy().copy()
-        unstable = np.flatnonzero((below < 0) & (above > 0))
-        for k in rng.choice(unstable, min(decided, len(unstable)), replace=False).tolist():
-            on = values[name].ravel()[k] >= 0
-            (below if on else above)[k] = 0.0
-            signs.append((first + k + 1) * (1 if on else -1))
-        pre[name] = below, above
-    task = Task(
-        case.lower,
-        case.upper,
-        torch.zeros(1, dtype=torch.int64),
-        torch.tensor([signs], dtype=torch.int64).reshape(1, -1),
-        torch.zeros(1, 0, dtype=torch.float64),
-        torch.ones(1, 1, 1, dtype=torch.float64),
-        torch.zeros(1, 1, dtype=torch.float64),
-        None,
-    )
+    pre, signs = decided_as(low + rng.random(len(low)) * (high - low), graph, ground, decided, rng)
+    task = one_clause(case, 0.0, signs)
     return graph, low, high, ground, task, pre
 
 
