@@ -29,12 +29,14 @@ NEURON_RULES = ["auto", "loss", "intercept", "width"]
 class SearchOptions(Checked, prefix="option search."):
     """Branch and bound. `batch`: boxes per step (None: from the problem and the free memory). `max_depth`: splits on
     the way to a box (None: from the problem). `branching`: the rule by which inputs are split, `neurons` the one by
-    which neurons are."""
+    which neurons are. `processes`: how many search at the same time (None: one for each core in the command `verify`,
+    one in Python)."""
 
     batch: int | None = at_least(1, None)
     max_depth: int | None = at_least(1, None)
     branching: str = registered("auto", BRANCHING_RULES)
     neurons: str = registered("auto", NEURON_RULES)
+    processes: int | None = at_least(1, None)
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from verifier.bounds.alpha_beta import prove
 from verifier.bounds.network import Network
+from verifier.bounds.refine import RowBound
 from verifier.bounds.relaxed import Ground, Parameters, Task
 from verifier.bounds.sizes import size_on
 from verifier.tolerance import LEAST, gamma, lost, tiny, ulp
@@ -101,9 +103,20 @@ class NeuronPlanes:
         return torch.stack([torch.maximum(known[0], below), torch.minimum(known[1], -above)])
 
 
+class _Kept(NamedTuple):
+    """Rows z (`side` 0) or -z (1) of the neurons that are wanted as number `column`, (M,) each: their slopes (M, n) and
+    values at the centre (M,)."""
+
+    query: Tensor
+    side: Tensor
+    column: Tensor
+    slopes: Tensor
+    middle: Tensor
+
+
 @dataclass(eq=False)
-class PlaneRows:
-    """Bounds rows over arguments of ReLUs (a `refine.RowBound`), and keeps the linear bounds of the neurons `wanted[i]`
+class PlaneRows(RowBound):
+    """Bounds rows over arguments of ReLUs, and keeps the linear bounds of the neurons `wanted[i]`
     (M,), flat positions in ascending order at operator i, on the queries' boxes `lower`, `upper` (Q, n). Where a proof
     is written, bounds are what it `recorded`, and told which rows are kept (M,)."""
 
@@ -113,30 +126,36 @@ class PlaneRows:
     recorded: Callable[[Ground, int, Task, Parameters, Tensor], Tensor] | None = None
     _found: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
-    def __call__(self, exact: Ground, i: int, task: Task, parameters: Parameters) -> Tensor:
-        """See `refine.rigorous`."""
+    def bound(self, exact: Ground, i: int, task: Task, parameters: Parameters) -> tuple[Tensor, _Kept | None]:
+        """See `RowBound`; with the linear bounds of those that are wanted."""
         low, row, constant, empty = prove(exact, task, parameters)
-        kept = torch.zeros_like(empty)
-        if i in self.wanted:
-            kept[self._keep(i, task, row, constant.masked_fill(empty, -torch.inf))] = True
+        mine, kept = self._wanted(i, task, row, constant.masked_fill(empty, -torch.inf))
         if self.recorded is not None:
-            return self.recorded(exact, i, task, parameters, kept)
-        return low.masked_fill(empty, -torch.inf)
+            return self.recorded(exact, i, task, parameters, mine), kept
+        return low.masked_fill(empty, -torch.inf), kept
 
-    def _keep(self, i: int, task: Task, row: Tensor, constant: Tensor) -> Tensor:
-        """Which rows are kept."""
-        count, (queries, n) = len(self.wanted[i]), self.lower.shape
-        if i not in self._found:
-            none = self.lower.new_full((queries, 2, count), -torch.inf)
-            self._found[i] = none.new_zeros(queries, 2, count, n, dtype=torch.float32), none
-        slopes, middle = _scaled(row, constant, *_around(self.lower, self.upper), task.query)
+    def _wanted(self, i: int, task: Task, row: Tensor, constant: Tensor) -> tuple[Tensor, _Kept | None]:
+        """Which rows (M,) are kept, and what of them."""
         picked = task.rows[:, 0]
         neuron, side = picked.abs().argmax(1), (picked.sum(1) < 0).long()
-        column = torch.searchsorted(self.wanted[i], neuron).clamp_(max=count - 1)
-        mine = (self.wanted[i][column] == neuron).nonzero()[:, 0]
-        place = task.query[mine], side[mine], column[mine]
-        self._found[i][0][place], self._found[i][1][place] = slopes[mine], middle[mine]
-        return mine
+        if i not in self.wanted:
+            return torch.zeros_like(neuron, dtype=torch.bool), None
+        column = torch.searchsorted(self.wanted[i], neuron).clamp_(max=len(self.wanted[i]) - 1)
+        mine = self.wanted[i][column] == neuron
+        around = _around(self.lower, self.upper)
+        slopes, middle = _scaled(row[mine], constant[mine], *around, task.query[mine])
+        return mine, _Kept(task.query[mine], side[mine], column[mine], slopes, middle)
+
+    def keep(self, i: int, kept: _Kept | None) -> None:
+        """See `RowBound`."""
+        if kept is None:
+            return
+        if i not in self._found:
+            count, (queries, n) = len(self.wanted[i]), self.lower.shape
+            none = self.lower.new_full((queries, 2, count), -torch.inf)
+            self._found[i] = none.new_zeros(queries, 2, count, n, dtype=torch.float32), none
+        place = kept.query, kept.side, kept.column
+        self._found[i][0][place], self._found[i][1][place] = kept.slopes, kept.middle
 
     def planes(self, network: Network) -> NeuronPlanes | None:
         """What was kept; None for nothing."""

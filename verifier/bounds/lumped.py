@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from verifier.bounds.affine import AffineForm, generic_form
-from verifier.bounds.cores import on_cores
+from verifier.bounds.cores import cores, on_cores
 from verifier.bounds.network import Network
 from verifier.bounds.zonotope import Twin, terms_of
 from verifier.ops.affine import Dense
@@ -193,7 +193,7 @@ def sweep_lumped(
     network = given.twin.fast
     size = max(1, CHUNK_ELEMENTS // network.widest) if network.device.type == "cpu" else max(1, len(query))
     if network.device.type == "cpu":
-        size = min(size, max(FEWEST, -(-len(query) // torch.get_num_threads())))
+        size = min(size, max(FEWEST, -(-len(query) // cores())))
 
     def part(at: slice) -> Lumped:  # each part counts in its own elements of `unstable`
         mine = None if unstable is None else unstable[at]

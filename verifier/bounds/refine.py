@@ -8,12 +8,14 @@ neuron's argument is bounded from both sides, by a climb in the search's precisi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from verifier.bounds.affine import intersect
 from verifier.bounds.alpha_beta import climb, prove
+from verifier.bounds.copies import on_copies
 from verifier.bounds.joint import Joint
 from verifier.bounds.network import Network
 from verifier.bounds.relaxed import Ground, Parameters, Task
@@ -25,14 +27,17 @@ without -1.669 and -1.013; 5, 8, 12 iterates -1.306, -1.299, -1.295 and -0.772, 
 smaller steps, 5 and 15 iterates, -1.429, -1.299 and -0.849, -0.769."""
 
 
-RowBound = Callable[[Ground, int, Task, Parameters], Tensor]
-"""Rigorous lower bounds (M,) of rows over the arguments of an operator, at given parameters."""
+class RowBound:
+    """What is proven of rows, and what else is made of it."""
 
+    def bound(self, exact: Ground, i: int, task: Task, parameters: Parameters) -> tuple[Tensor, Any]:
+        """Rigorous lower bounds (M,) of rows over the arguments of operator i at given parameters, -inf where there are
+        no points, and what is to be kept of them. (It may run in a copy of this process.)"""
+        low, _, _, empty = prove(exact, task, parameters)
+        return low.masked_fill(empty, -torch.inf), None
 
-def rigorous(exact: Ground, i: int, task: Task, parameters: Parameters) -> Tensor:
-    """What is proven of the rows of operator i; -inf where there are no points."""
-    low, _, _, empty = prove(exact, task, parameters)
-    return low.masked_fill(empty, -torch.inf)
+    def keep(self, i: int, kept: Any) -> None:
+        """Keeps it."""
 
 
 def refine(
@@ -43,7 +48,7 @@ def refine(
     chosen: Mapping[int, Tensor],
     batch: int,
     stop: Callable[[], bool],
-    bound: RowBound = rigorous,
+    rows: RowBound | None = None,
     joint: Joint | None = None,
 ) -> dict[int, tuple[Interval, ...]]:
     """The intervals of `exact`, those of ReLU operator i's arguments in `chosen[i]` (M, 2), pairs of query and
@@ -52,25 +57,29 @@ def refine(
 
     When `stop()` says so, the rest keep the intervals that they have.
     """
-    network = exact.network
+    network, rows = exact.network, rows or RowBound()
     pre = dict(exact.pre)
     for i in network.relus:
         pairs = chosen.get(i)
         if pairs is None or not len(pairs):
             continue
         now = Ground.at(network, pre, exact.allowance, exact.plain)
-        climbing = now.cast(fast)
         low, high = (t.flatten(1).clone() for t in pre[i][0])
-        for start in range(0, len(pairs), max(1, batch // 2)):
+
+        def both_sides(pairs: Tensor, i: int = i, now: Ground = now) -> tuple[Tensor, Any] | None:
             if stop():
-                break
-            query, neuron = pairs[start : start + max(1, batch // 2)].unbind(1)
-            task = _both_sides(network, network.sources[i][0], lower, upper, query, neuron)
-            climbed = climb(climbing, task.to(fast.dtype), None, STEPS, stop, RATE)
-            found = bound(now, i, task, climbed.best)
-            half = len(query)
-            low[query, neuron] = torch.maximum(low[query, neuron], found[:half])
-            high[query, neuron] = torch.minimum(high[query, neuron], -found[half:])
+                return None
+            task = _both_sides(network, network.sources[i][0], lower, upper, *pairs.unbind(1))
+            return rows.bound(now, i, task, climb(now.cast(fast), task.to(fast.dtype), None, STEPS, stop, RATE).best)
+
+        parts = pairs.split(max(1, batch // 2))
+        for some, result in zip(parts, on_copies(both_sides, parts), strict=True):
+            if result is None:
+                continue
+            (query, neuron), (found, kept) = some.unbind(1), result
+            rows.keep(i, kept)
+            low[query, neuron] = torch.maximum(low[query, neuron], found[: len(some)])
+            high[query, neuron] = torch.minimum(high[query, neuron], -found[len(some) :])
         shape = pre[i][0].lower.shape
         pre[i] = (intersect(Interval(low.view(shape), high.view(shape)), pre[i][0]),)
         if joint is not None:

@@ -25,6 +25,7 @@ from verifier.bounds.affine import (
 )
 from verifier.bounds.backward import AtInput, Region, neuron_rows, part_back
 from verifier.bounds.centred import Centred
+from verifier.bounds.copies import on_copies
 from verifier.bounds.inputs import IdentityMap, InputMap
 from verifier.bounds.network import Network
 from verifier.bounds.products import Products
@@ -447,11 +448,14 @@ def intersect_rows(
     if tiling.parts[0].full:
         return _intersect_part(network, slot, bound, mask, region, chunk, enough, walk, tiling.parts[0])
     lower, upper = (t.flatten(1).clone() for t in bound)
-    for part in tiling.parts:
-        own, places = Interval(part.select(lower), part.select(upper)), part.places.to(mask.device)
-        found = _intersect_part(network, slot, own, part.select(mask), region, chunk, enough, walk, part)
+
+    def tile(part: Patch) -> Interval:
+        own = Interval(part.select(lower), part.select(upper))
+        return _intersect_part(network, slot, own, part.select(mask), region, chunk, enough, walk, part)
+
+    for part, found in zip(tiling.parts, on_copies(tile, tiling.parts), strict=True):
         for t, new in zip((lower, upper), found, strict=True):
-            t.index_copy_(1, places, new)
+            t.index_copy_(1, part.places.to(mask.device), new)
     return Interval(lower.view_as(bound.lower), upper.view_as(bound.upper))
 
 
@@ -485,18 +489,24 @@ def _intersect_part(
     spare = wanted.values == 0
     both = torch.stack([bound.lower.flatten(1), -bound.upper.flatten(1)], 1)  # lower bounds of z and of -z
     best, regions = both.index_select(0, order), region.select(order)
-    start = 0
+    blocks, start = [], 0
     while start < len(sizes):
         end = min(len(sizes), start + max(1, chunk // sizes[start]))
-        for first in range(0, sizes[start], chunk):
-            if enough():
-                break
-            block = slice(start, end), slice(first, min(first + chunk, sizes[start]))
-            picked, owner = wanted.indices[block], order[start:end]
-            found = _both_sides(network, slot, owner, picked, regions.slice(start, end), walk, part)
-            found = found.masked_fill(spare[block][:, None], -torch.inf)
-            best[start:end].scatter_reduce_(2, picked[:, None].expand_as(found), found, "amax")
+        blocks += [(start, end, slice(k, min(k + chunk, sizes[start]))) for k in range(0, sizes[start], chunk)]
         start = end
+
+    def least(block: tuple[int, int, slice]) -> Tensor | None:
+        first, last, columns = block
+        if enough():
+            return None
+        picked, owner = wanted.indices[first:last, columns], order[first:last]
+        found = _both_sides(network, slot, owner, picked, regions.slice(first, last), walk, part)
+        return found.masked_fill(spare[first:last, None, columns], -torch.inf)
+
+    for (first, last, columns), found in zip(blocks, on_copies(least, blocks), strict=True):
+        if found is not None:
+            picked = wanted.indices[first:last, None, columns].expand_as(found)
+            best[first:last].scatter_reduce_(2, picked, found, "amax")
     lower, upper = both.index_copy(0, order, best).view(-1, 2, *bound.lower.shape[1:]).unbind(1)
     upper = upper.neg()
     # rounding may make them cross by an ulp where nothing is proven (float32): a point's hull then

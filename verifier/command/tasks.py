@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from verifier.console.process import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_VERDI
 from verifier.data import networks as shipped
 from verifier.errors import OutputError, ProblemError
 from verifier.executors import options as where
-from verifier.executors.processes import Processes
+from verifier.executors.processes import Processes, cores
 from verifier.files.whole import check_writable, write
 from verifier.options import ROUNDING_IGNORED, Options, dotted, refuse_unused
 from verifier.progress import History, Progress, StatusLine
@@ -47,9 +48,18 @@ def _options(args: argparse.Namespace) -> Options:
     return options
 
 
+def _on_all_cores(options: Options) -> Options:
+    """With as many processes as OMP_NUM_THREADS says or there are cores, unless the options say."""
+    if options.search.processes is not None:
+        return options
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    count = int(said) if said.isdecimal() else cores()
+    return dataclasses.replace(options, search=dataclasses.replace(options.search, processes=max(1, count)))
+
+
 def run_one(args: argparse.Namespace, started: float, engine: Engine | None = None) -> int:
     """One instance: verdict on stdout, files where they are asked for."""
-    options = _options(args)
+    options = _on_all_cores(_options(args))
     written = args.results, args.json, args.proof, args.report, args.checkpoint
     keep_inputs(written, _inputs(args))
     for path in filter(None, written):

@@ -46,7 +46,8 @@ environment:
   MALLOC_MMAP_THRESHOLD_, MALLOC_TRIM_THRESHOLD_   where one is set, the command leaves the allocator as it is;
                                                    otherwise it tells glibc to keep freed memory for the next step
   OMP_WAIT_POLICY                                  PASSIVE where it is not set: idle threads sleep at once
-  OMP_NUM_THREADS                                  threads of one process (a list divides the cores among its jobs)
+  OMP_NUM_THREADS                                  how many processes search one instance; one for each core where it
+                                                   is not set (a list divides the cores among its jobs)
 """
 
 

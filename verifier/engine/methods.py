@@ -64,9 +64,9 @@ def prepare(on: OnDevice, strategy: Strategy, answer: Answer, proof: ProofWriter
     if not strategy.neurons:
         # queries with equally many free inputs side by side: the affine forms of a step have as many as its most
         first = first.select((on.inputs.columns(first.query) < 0).sum(1).argsort(stable=True))
-    limits = SearchLimits(
-        stop, answer.report, strategy.batch, on.device, memory(on, strategy, answer.budget.memory_bytes)
-    )
+    count, room = strategy.processes if proof is None else 1, answer.budget.memory_bytes
+    room = None if room is None else max(1, room // count)
+    limits = SearchLimits(stop, answer.report, strategy.batch, on.device, memory(on, strategy, room), processes=count)
     if strategy.kind is Kind.ONE_LAYER:
         one_layer, _ = attempt(partial(_one_layer, on, stop))
         if one_layer is not None:
@@ -92,7 +92,8 @@ def prepare(on: OnDevice, strategy: Strategy, answer: Answer, proof: ProofWriter
     fractions = Exactly(cache(partial(Rational.of, on.network)), piece, stop)
     how = bound, on.table, fractions, strategy.max_depth
     method = Halving(*how, own=on.own) if proof is None else Recorded(*how, proof)
-    return Searched(first, method, work, limits)
+    sharing = bound if isinstance(bound, NeuronBounding | Chooser) else None
+    return Searched(first, method, work, replace(limits, sharing=sharing))
 
 
 def memory(on: OnDevice, strategy: Strategy, limit: int | None) -> Memory:

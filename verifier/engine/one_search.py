@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from verifier.attack.replay import Replay
+from verifier.bounds.copies import in_copies
+from verifier.bounds.cores import single_operations
 from verifier.bounds.sweep import OutOfTime
 from verifier.engine.methods import prepare
 from verifier.engine.on_device import OnDevice
 from verifier.engine.outcome import Answer
 from verifier.engine.points import Points
-from verifier.engine.strategy import MANY_QUERIES, SOON, choose, later
+from verifier.engine.strategy import MANY_QUERIES, SOON, Kind, choose, later
 from verifier.options import Options
 from verifier.result import Result, Verdict
 from verifier.search.bab import search
@@ -58,23 +61,27 @@ def decide(
     second = later(on, options, strategy, asked or ("ties" if tied is not None else ""))
     before, tally = replace(answer.tally), answer.tally
     try:
-        searched = prepare(on, strategy, answer, proof)
-        policy = FirstSat(points.test, lambda boxes: points.again(boxes, searched.work()), total, tied)
-        first, limits = searched.first, replace(searched.limits, parted=counts.add)
-        if checkpoint is not None:
-            first, tally = checkpoint.start(strategy.kind.value, first, on.queries, on.network.neurons)
-            answer.resume(tally)
-            limits = replace(limits, checkpoint=checkpoint.step)
-        if second is not None:
-            limits = replace(limits, stop=lambda: answer.budget.expired() or tally.boxes >= SOON)
-        ending = search(first, searched.method, policy, limits, tally)
-        if checkpoint is not None:
-            checkpoint.ended(ending)
-        if second is not None and ending.out_of_time and not ending.no_room and not answer.budget.expired():
-            answer.explain(on, second, lambda: replay.tried)
-            searched = prepare(on, second, answer, None)
-            tally = replace(before, boxes=tally.boxes, steps=tally.steps)
-            ending = search(searched.first, searched.method, policy, replace(searched.limits, parted=counts.add), tally)
+        # zonotopes of few boxes are large values: there a second thread pays
+        own = nullcontext() if strategy.kind is Kind.ZONOTOPE else single_operations()
+        with in_copies(strategy.processes if proof is None else 1), own:
+            searched = prepare(on, strategy, answer, proof)
+            policy = FirstSat(points.test, lambda boxes: points.again(boxes, searched.work()), total, tied, points.loss)
+            first, limits = searched.first, replace(searched.limits, parted=counts.add)
+            if checkpoint is not None:
+                first, tally = checkpoint.start(strategy.kind.value, first, on.queries, on.network.neurons)
+                answer.resume(tally)
+                limits = replace(limits, checkpoint=checkpoint.step)
+            if second is not None:
+                limits = replace(limits, stop=lambda: answer.budget.expired() or tally.boxes >= SOON)
+            ending = search(first, searched.method, policy, limits, tally)
+            if checkpoint is not None:
+                checkpoint.ended(ending)
+            if second is not None and ending.out_of_time and not ending.no_room and not answer.budget.expired():
+                answer.explain(on, second, lambda: replay.tried)
+                searched = prepare(on, second, answer, None)
+                limits = replace(searched.limits, parted=counts.add)
+                tally = replace(before, boxes=tally.boxes, steps=tally.steps)
+                ending = search(searched.first, searched.method, policy, limits, tally)
     except OutOfTime:
         return answer.of(Verdict.TIMEOUT, "the time limit was reached", open_fraction=on.queries / total)
     if tied is not None and ending.rest is not None:

@@ -43,6 +43,7 @@ class Answer:
         self.settings = {
             "method": strategy.method,
             "batch": strategy.batch,
+            "processes": strategy.processes,
             "dtype": "float64" if plain else single,
             "device": str(on.device),
             "free_inputs": on.free,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
+from multiprocessing import get_all_start_methods
 
 from verifier.bounds.bound import METHODS
 from verifier.bounds.sizes import size_on
@@ -72,7 +73,7 @@ class Kind(Enum):
 class Strategy:
     """What was chosen for a problem: which search, its bounds (`fixed`: no cheaper ones are tried), boxes per step,
     halvings at most, the rules for splits of inputs and of neurons, and the reason. `deterministic`: nothing that is
-    measured may change what is searched."""
+    measured may change what is searched. `processes` of them search at the same time."""
 
     kind: Kind
     bounds: Method
@@ -83,6 +84,7 @@ class Strategy:
     neuron_rule: str
     reason: str
     deterministic: bool = False
+    processes: int = 1
 
     @property
     def neurons(self) -> bool:
@@ -167,7 +169,14 @@ def _of(on: OnDevice, options: Options, kind: Kind, reason: str) -> Strategy:
         options.search.neurons,
         reason,
         options.deterministic,
+        _processes(on, options),
     )
+
+
+def _processes(on: OnDevice, options: Options) -> int:
+    """As many as were asked for, where the system copies processes, and what is where does not depend on the clock."""
+    copied = on.device.type == "cpu" and "fork" in get_all_start_methods()
+    return options.search.processes or 1 if copied and not options.deterministic else 1
 
 
 def _named(method: str) -> bool:

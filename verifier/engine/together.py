@@ -13,6 +13,7 @@ from torch import Tensor
 
 import vnnlib
 from verifier.attack.replay import Replay
+from verifier.bounds.cores import single_operations
 from verifier.bounds.single import full_precision
 from verifier.bounds.sweep import OutOfTime
 from verifier.budget import Budget
@@ -46,6 +47,7 @@ class Question:
 
 
 @full_precision()
+@single_operations()
 def solve_together(
     model: Model,
     questions: Sequence[Question],

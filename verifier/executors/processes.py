@@ -10,35 +10,43 @@ from contextlib import suppress
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from verifier.executors.executor import Done, Executor, Failed, Lost, Servant, T, TaskEvent, perform
 
 
 class Processes(Executor[T]):
-    """`count` processes, which share the cores of the machine; one that dies is replaced when there is work for it."""
+    """`count` processes, which share the cores of the machine; one that dies is replaced when there is work for it.
+
+    With `method` "fork" they are copies of this process at the time of their first task, and `servant` may hold
+    anything. That is for single-threaded operations on a CPU: what CUDA or other threads were doing is lost.
+    """
 
     retries = 0
     start_limit = 180.0
 
-    def __init__(self, count: int, servant: Servant[T]) -> None:
-        self.count, self.servant = count, servant
+    def __init__(self, count: int, servant: Servant[T], method: Literal["spawn", "fork"] = "spawn") -> None:
+        self.count, self.servant, self.method = count, servant, method
         self._numbers = itertools.count()
         self._idle: list[_Process] = []
         self._busy: dict[int, _Process] = {}
         self._threads_set = False
 
     def __enter__(self) -> Processes[T]:
-        if self.count > 1 and "OMP_NUM_THREADS" not in os.environ:  # the processes divide the cores among them
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            os.environ["OMP_NUM_THREADS"] = str(max(1, cores // self.count))
+        if (
+            self.method == "spawn" and self.count > 1 and "OMP_NUM_THREADS" not in os.environ
+        ):  # the processes divide the cores among them
+            os.environ["OMP_NUM_THREADS"] = str(max(1, cores() // self.count))
             self._threads_set = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for process in (*self._busy.values(), *self._idle):
+        every = *self._busy.values(), *self._idle
+        for process in every:
+            process.child.kill()  # all of them before the first is waited for
+        for process in every:
             process.kill()
         self._busy, self._idle = {}, []
         if self._threads_set:
@@ -55,7 +63,7 @@ class Processes(Executor[T]):
 
     def give(self, task: T) -> int:
         """See `Executor`; there have to be fewer tasks than processes."""
-        process = self._idle.pop() if self._idle else _Process(self.servant, self.count)
+        process = self._idle.pop() if self._idle else _Process(self.servant, self.count, self.method)
         number = next(self._numbers)
         self._busy[number] = process
         with suppress(OSError):  # it died while idle: the end of the channel says so in the next step
@@ -88,8 +96,8 @@ class Processes(Executor[T]):
 class _Process:
     """A process that serves, and the channel to it."""
 
-    def __init__(self, servant: Servant[Any], beside: int) -> None:
-        context = get_context("spawn")  # a fork of a process with threads or CUDA may hang
+    def __init__(self, servant: Servant[Any], beside: int, method: Literal["spawn", "fork"]) -> None:
+        context = get_context("spawn") if method == "spawn" else get_context("fork")
         self.channel, theirs = context.Pipe()
         self.child = context.Process(target=serve, args=(theirs, servant, beside), daemon=True)
         self.child.start()
@@ -125,6 +133,11 @@ def _await_end_of_parent() -> None:
     if parent is not None:
         connection.wait([parent.sentinel])
         os._exit(1)
+
+
+def cores() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _exit_text(code: int | None) -> str:

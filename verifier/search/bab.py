@@ -9,18 +9,24 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from verifier.bounds.copies import in_copies
 from verifier.bounds.sweep import OutOfTime
-from verifier.search.domains import DomainBatch
+from verifier.search.beside import Beside, Explored, Sharing, numbers, packed, unpacked
+from verifier.search.domains import DomainBatch, join
 from verifier.search.memory import CPU, Memory, attempt
 from verifier.search.policy import Parts, Policy, Tally
 from verifier.search.queue import LargestFirst, OpenSet
+
+IDLE = 0.05
+"""Seconds between two looks at the clock while only other processes have boxes."""
 
 TryPoints = Callable[[Tensor, Tensor], object | None]
 """Gets points (M, n) and their queries (M,); what it returns, if anything, ends the search."""
@@ -76,7 +82,8 @@ class SearchMethod(ABC, Generic[K]):
 class SearchLimits:
     """How much a search may take: `batch` boxes per step and `memory`, on `device`; `stop` ends it, `report` hears of
     every step, `parted` of what it made of its boxes, `checkpoint` gets the counters and what tells the boxes that are
-    left. With
+    left. As many `processes` search at the same time, where the policy allows it and something is
+    `sharing` what they find (`search.beside`). With
     `largest_first` (a depth) boxes are taken shallowest first, up to that depth."""
 
     stop: Callable[[], bool]
@@ -86,6 +93,8 @@ class SearchLimits:
     memory: Memory = field(default_factory=Memory)
     largest_first: int | None = None
     parted: Callable[[Parts], None] | None = None
+    processes: int = 1
+    sharing: Sharing | None = None
     checkpoint: Callable[[Tally, Callable[[], DomainBatch | None]], None] | None = None
 
 
@@ -134,52 +143,131 @@ def search(
     )
     tally = Tally() if tally is None else tally
     tally.open_boxes, no_room = len(first), False
-    while len(open_set) and not limits.stop() and not policy.enough(tally):
-        waiting = open_set.stored + (open_set.on_device if memory.shared else 0)
-        size = min(limits.batch, len(open_set), memory.boxes(waiting, open_set.on_device))
-        if no_room := size == 0:
-            break
-        began = time.monotonic()
-        try:
-            step, fits = attempt(partial(_advance, open_set, size, method, policy))
-        except OutOfTime:
-            break
-        if not fits or step is None:
-            if no_room := not memory.halve(size):
+    beside = None
+    if limits.processes > 1 and limits.sharing is not None and policy.apart() is not None:
+        beside = Beside(limits.processes - 1, partial(_explored, method, policy, limits), limits.sharing)
+    try:
+        while True:
+            if beside is not None:
+                found = _exchange(open_set, policy, limits, tally, beside)
+                if found is not None:
+                    return Ending(found, 1.0, tally, None)
+                if not len(open_set) and beside.given and not limits.stop():
+                    continue
+            if not len(open_set) or limits.stop() or policy.enough(tally):
                 break
-            continue
-        if not len(step.batch):
-            break  # nothing that waits is wanted any more
-        memory.learn(len(step.batch), waiting)
-        tally.boxes += len(step.batch)
-        tally.steps += 1
-        if step.parts is None:
-            return Ending(step.found, 1.0, tally, None)
-        if limits.parted is not None:
-            limits.parted(step.parts)
-        share, left, given_up, lower, depth = _figures(step, step.parts)
-        if len(step.parts.stuck) and not tally.stuck:
-            tally.stuck_since = tally.boxes
-        tally.stuck += len(step.parts.stuck)
-        tally.stuck_share += given_up
-        tally.settled += (share - left - given_up) / policy.queries
-        tally.open_boxes = len(open_set)
-        policy.stepped(step.batch, step.parts, tally, time.monotonic() - began)
-        if len(step.parts.children):
-            found, _ = attempt(partial(policy.attack, step.parts.children))
-            if found is not None:
-                return Ending(found, 1.0, tally, None)
-        if len(step.boxes):
-            tally.lower, tally.deepest = lower, max(tally.deepest, int(depth))
-        limits.report(tally)
-        if limits.checkpoint is not None:
-            limits.checkpoint(tally, open_set.rest)
+            waiting = open_set.stored + (open_set.on_device if memory.shared else 0)
+            size = min(limits.batch, len(open_set), memory.boxes(waiting, open_set.on_device))
+            if no_room := size == 0:
+                break
+            began = time.monotonic()
+            try:
+                with nullcontext() if beside is None or not beside.given else in_copies(1):  # other cores are busy
+                    step, fits = attempt(partial(_advance, open_set, size, method, policy))
+            except OutOfTime:
+                break
+            if not fits or step is None:
+                if no_room := not memory.halve(size):
+                    break
+                continue
+            if not len(step.batch):
+                break  # nothing that waits is wanted any more
+            memory.learn(len(step.batch), waiting)
+            tally.boxes += len(step.batch)
+            tally.steps += 1
+            if step.parts is None:
+                return Ending(step.found, 1.0, tally, None)
+            if limits.parted is not None:
+                limits.parted(step.parts)
+            share, left, given_up, lower, depth = _figures(step, step.parts)
+            if len(step.parts.stuck) and not tally.stuck:
+                tally.stuck_since = tally.boxes
+            tally.stuck += len(step.parts.stuck)
+            tally.stuck_share += given_up
+            tally.settled += (share - left - given_up) / policy.queries
+            away = [] if beside is None else beside.given
+            tally.open_boxes = len(open_set) + sum(map(len, away))
+            policy.stepped(step.batch, step.parts, tally, time.monotonic() - began)
+            if len(step.parts.children):
+                found, _ = attempt(partial(policy.attack, step.parts.children))
+                if found is not None:
+                    return Ending(found, 1.0, tally, None)
+            if len(step.boxes):
+                tally.lower, tally.deepest = lower, max(tally.deepest, int(depth))
+            limits.report(tally)
+            if limits.checkpoint is not None:
+                limits.checkpoint(tally, partial(_everything, open_set, away))
+    finally:
+        if beside is not None:
+            beside.close()
+    for boxes in [] if beside is None else beside.given:
+        open_set.put_back(boxes)
     rest = open_set.rest()
     if rest is not None and policy.enough(tally):  # given up, not out of time
         tally.stuck += len(rest)
         tally.stuck_share, rest = tally.stuck_share + float(rest.share.sum()), None
     share = tally.stuck_share + (float(rest.share.sum()) if rest is not None else 0.0)
     return Ending(None, share / policy.queries, tally, rest, no_room)
+
+
+def _everything(open_set: OpenSet | LargestFirst, away: list[DomainBatch]) -> DomainBatch | None:
+    """What is left, those that are with other processes included."""
+    rest = open_set.rest()
+    return join([*away, *([] if rest is None else [rest])]) if away else rest
+
+
+def _exchange(
+    open_set: OpenSet | LargestFirst, policy: Policy, limits: SearchLimits, tally: Tally, beside: Beside
+) -> object | None:
+    """Takes back what has come back from other processes, and hands boxes out to those that are free; what a point test
+    of their proposals found."""
+    for boxes, done in beside.back(0.0 if len(open_set) else IDLE):
+        if done is None:
+            open_set.put_back(boxes)
+            continue
+        rest = None if done.rest is None else unpacked(done.rest)
+        if rest is not None:
+            open_set.push(rest)
+        tally.add(done.tally)
+        beside.sharing.work += done.work
+        if limits.parted is not None:
+            none, split = boxes.select(slice(0, 0)), (torch.from_numpy(t) for t in (done.inputs, done.neurons))
+            limits.parted(Parts(none, none, None, None, *split))
+        found = policy.try_points(torch.from_numpy(done.points), torch.from_numpy(done.query))
+        if found is not None:
+            return found
+    while count := beside.wanted(len(open_set)):
+        beside.give(open_set.pop(count))
+    return None
+
+
+def _explored(
+    method: SearchMethod[K], policy: Policy, limits: SearchLimits, boxes: DomainBatch, late: Callable[[], bool]
+) -> Explored:
+    """What comes of boxes in another process, which leaves attacks and ONNX Runtime to this one."""
+    own, split, sharing = policy.apart(), list[tuple[Tensor | None, Tensor | None]](), limits.sharing
+    assert own is not None and sharing is not None
+    before = sharing.work
+
+    def stop() -> bool:
+        return late() or bool(own.points) or limits.stop()
+
+    def parted(parts: Parts) -> None:
+        split.append((parts.inputs, parts.neurons))
+
+    alone = replace(limits, stop=stop, report=_nobody, parted=parted, processes=1, checkpoint=None)
+    ending = search(boxes, method, own, alone)
+    points = torch.cat([boxes.lower[:0], *(points for points, _ in own.points)])
+    query = torch.cat([boxes.query[:0], *(query for _, query in own.points)])
+    inputs, neurons = (numbers([both[k] for both in split]) for k in (0, 1))
+    rest = None if ending.rest is None else packed(ending.rest)
+    return Explored(
+        ending.tally, sharing.work - before, rest, inputs, neurons, points.cpu().numpy(), query.cpu().numpy()
+    )
+
+
+def _nobody(tally: Tally) -> None:
+    """Hears of steps in another process."""
 
 
 def _figures(step: _Step, parts: Parts) -> list[float]:

@@ -104,6 +104,12 @@ class Chooser:
             tight = self._bounds(batch.select(first.alive), self.method)
         return tight.renumbered(first.alive, first.values)
 
+    def learned(self) -> None:
+        """See `beside.Sharing`: what is measured in one process may be otherwise in another."""
+
+    def learn(self, learned: None) -> None:
+        """See `beside.Sharing`."""
+
     def _bounds(self, batch: DomainBatch, method: Method) -> Bounded:
         bounded = self.bound(batch, method)
         self.work += self.cost.of(method, len(batch), bounded)

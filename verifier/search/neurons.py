@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,6 +24,7 @@ from verifier.bounds.refine import STEPS as REFINE_STEPS
 from verifier.bounds.refine import refine
 from verifier.bounds.relaxed import ClippedEnds, Ground, Parameters, Relaxed, Task, Walked
 from verifier.bounds.sweep import OutOfTime
+from verifier.ops.kinds import Interval
 from verifier.problem.rows import RowTable
 from verifier.search.bounding import Bounded
 from verifier.search.domains import DomainBatch
@@ -122,6 +124,17 @@ class NeuronBounding:
         before = task.select(clipped), best.select(clipped)
         shown, narrowed = (FoundWith(p, Relaxed(self.fast, t).used(p)) for t, p in (found, before))
         return shown, clipped, narrowed
+
+    def learned(self) -> dict[int, np.ndarray]:
+        """See `beside.Sharing`: the intervals of the arguments of ReLUs, (2, Q, *S) by operator."""
+        pre = self.exact.pre
+        return {i: torch.stack(tuple(pre[i][0])).cpu().numpy() for i in self.exact.network.relus} if self.trees else {}
+
+    def learn(self, learned: dict[int, np.ndarray]) -> None:
+        """See `beside.Sharing`."""
+        found = {i: (Interval(*torch.from_numpy(ends)),) for i, ends in learned.items()}
+        self.exact = replace(self.exact, pre={**self.exact.pre, **found})
+        self.fast, self.trees = self.exact.cast(self.fast.network), None
 
     def roots(self, boxes: DomainBatch) -> DomainBatch:
         """One subproblem for every clause of every box, with nothing found yet."""

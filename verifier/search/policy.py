@@ -32,6 +32,15 @@ class Tally:
     open_boxes: int = 0
     deepest: int = 0
 
+    def add(self, part: Tally) -> None:
+        """What was done to some of the boxes elsewhere."""
+        self.boxes, self.steps = self.boxes + part.boxes, self.steps + part.steps
+        self.settled += part.settled
+        if part.stuck and not self.stuck:
+            self.stuck_since = self.boxes
+        self.stuck, self.stuck_share = self.stuck + part.stuck, self.stuck_share + part.stuck_share
+        self.deepest = max(self.deepest, part.deepest)
+
 
 @dataclass(frozen=True, eq=False)
 class Parts:
@@ -69,9 +78,32 @@ class Policy(ABC):
         search."""
         return None
 
+    def apart(self) -> Proposals | None:
+        """The policy of boxes that are searched in another process; None where they cannot be."""
+        return None
+
     @abstractmethod
     def stepped(self, batch: DomainBatch, parts: Parts, tally: Tally, seconds: float) -> None:
         """A step has happened, in so many seconds."""
+
+
+@dataclass(eq=False)
+class Proposals(Policy):
+    """Keeps `points` (M, n) of queries (M,) that violate by `loss` (<= 0), for another process to test."""
+
+    loss: Callable[[Tensor, Tensor], Tensor]
+    queries: int
+    points: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def try_points(self, points: Tensor, query: Tensor) -> object | None:
+        """See `Policy`: the search goes on."""
+        if len(points):
+            hits = (self.loss(points, query) <= 0).nonzero()[:, 0]
+            self.points += [(points[hits], query[hits])] if len(hits) else []
+        return None
+
+    def stepped(self, batch: DomainBatch, parts: Parts, tally: Tally, seconds: float) -> None:
+        """See `Policy`."""
 
 
 def no_attack(boxes: DomainBatch) -> object | None:
@@ -89,12 +121,17 @@ ATTACKED = 1024
 @dataclass(eq=False)
 class FirstSat(Policy):
     """One question: a counterexample of any query ends the search; `unsat` needs every box. Queries with a stuck box
-    are noted in `tied`, where that is given, for another search."""
+    are noted in `tied`, where that is given, for another search. `loss` tells what points miss a violation by."""
 
     test: Callable[[Tensor, Tensor], object | None]
     strike: Callable[[DomainBatch], object | None] = no_attack
     queries: int = 1
     tied: set[int] | None = None
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    def apart(self) -> Proposals | None:
+        """See `Policy`; ties are noted here."""
+        return None if self.loss is None or self.tied is not None else Proposals(self.loss, self.queries)
 
     def enough(self, tally: Tally) -> bool:
         """Where nothing can be proven any more, what is left may hold a counterexample, and gets a fair share of

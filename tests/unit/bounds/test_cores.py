@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from verifier.bounds.cores import on_cores
+from verifier.bounds.cores import cores, on_cores, single_operations
 
 
 @pytest.fixture(params=[1, 2, 3])
@@ -50,6 +50,16 @@ def test_an_exception_arrives_and_the_threads_are_as_before(threads: int) -> Non
     assert torch.get_num_threads() == threads
     assert on_cores(fail, range(2)) == [0, 1]
     assert on_cores(fail, []) == []
+
+
+def test_an_operation_has_one_thread_and_parts_have_all_cores(threads: int) -> None:
+    """Also one inside the other; afterwards all is as before."""
+    for _ in range(2):
+        with single_operations(), single_operations():
+            assert torch.get_num_threads() == 1 and cores() == threads
+            assert set(on_cores(lambda i: torch.get_num_threads(), range(4))) == {1}
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == cores() == threads
 
 
 def test_results_do_not_depend_on_the_threads(threads: int) -> None:

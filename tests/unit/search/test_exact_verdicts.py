@@ -19,9 +19,10 @@ from verifier.bounds.sweep import Method, never
 from verifier.engine import one_search, strategy
 from verifier.graph.ir import Graph
 from verifier.graph.onnx_import import Model, load_model
-from verifier.options import AttackOptions, Options
+from verifier.options import AttackOptions, Options, SearchOptions
 from verifier.passes.flatten_io import flatten_io
 from verifier.result import Verdict
+from verifier.search import beside
 
 CLOSE = (1e-5, 0.03)
 """How far thresholds lie below and above the exact minimum, as a share of 1 + |minimum|."""
@@ -85,6 +86,22 @@ def test_bounds_of_subproblems_are_below_the_linear_programme(seed: int) -> None
     assert float(start) <= float(value) + 1e-9  # it does climb, and decided neurons help
     assert float(proven) <= float(value) + 1e-9
     assert float(value) + 100 <= relaxed + 1e-6 <= exact + 1e-5
+
+
+@pytest.mark.parametrize("seed", QUICK[:2])
+@pytest.mark.parametrize("few", [0, 8])
+def test_processes_beside_say_the_same(few: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Splits of neurons and of inputs, from the first step on in two processes."""
+    monkeypatch.setattr(strategy, "FEW_INPUTS", few)
+    monkeypatch.setattr(beside, "SOON", 0.0)
+    monkeypatch.setattr(beside, "FEWEST", 1)
+    model, graph, low, high = case_of(seed)
+    exact = float(oracles.minimise(graph, low, high, np.eye(1), exact=True)[0])
+    two = Options(timeout=120, attack=AttackOptions(restarts=0), search=SearchOptions(batch=2, processes=2))
+    for side, expected in ((-1, Verdict.UNSAT), (1, Verdict.SAT)):
+        spec = vnnlib.loads(text_of(low, high, exact + side * 0.03 * (1 + abs(exact))))
+        result = verifier.verify(model, spec, two)
+        assert result.verdict is expected and result.settings["processes"] == 2, (side, result)
 
 
 def test_few_inputs_are_split_first_and_neurons_where_that_finds_no_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,89 @@
+"""Parts of one piece of work in copies of this process: where it takes so long that copying pays.
+
+Unlike threads (`cores`) copies do not wait for each other's interpreter lock. They are made for one piece of work and
+end with it, so they know all that this process knows; what they come to goes through a pipe.
+"""
+
+from __future__ import annotations
+
+import pickle
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from verifier.executors.executor import Emit, Failed, Lost, Said, Servant
+from verifier.executors.processes import Processes
+
+Part = TypeVar("Part")
+Done = TypeVar("Done")
+
+WORTH = 0.3
+"""Seconds that the rest has to take for copies to be made (0.05 to 0.1 s each), and a third of that to find out."""
+
+_count: ContextVar[int] = ContextVar("copies", default=1)
+
+
+@contextmanager
+def in_copies(count: int) -> Iterator[None]:
+    """Inside `with`, `on_copies` may use so many processes, this one included."""
+    before = _count.set(count)
+    try:
+        yield
+    finally:
+        _count.reset(before)
+
+
+def alone() -> None:
+    """From here on `on_copies` uses no process but this one: a copy makes none."""
+    _count.set(1)
+
+
+def on_copies(work: Callable[[Part], Done], parts: Sequence[Part]) -> list[Done]:
+    """`work` of every part, in order; of parts that take about equally long.
+
+    What `work` changes may be lost: it is to say all in what it returns, which has to fit through a pipe. Where a copy
+    fails, its parts are worked on here.
+    """
+    began, done = time.monotonic(), list[Done]()
+    count = _count.get()
+    for k, part in enumerate(parts):
+        taken, left = time.monotonic() - began, len(parts) - k
+        if count > 1 and left > 1 and taken > WORTH / 3 and taken * left > WORTH * k:
+            return done + _shared(work, parts[k:], min(count, left))
+        done.append(work(part))
+    return done
+
+
+def _shared(work: Callable[[Part], Done], parts: Sequence[Part], count: int) -> list[Done]:
+    found: dict[int, Done] = {}
+    with in_copies(1), Processes(count - 1, _Worker(work, parts), "fork") as processes:
+        running = {processes.give(range(k, len(parts), count)) for k in range(1, count)}
+        for k in range(0, len(parts), count):
+            found[k] = work(parts[k])
+        while running:
+            for number, event in processes.wait(1.0):
+                if isinstance(event, Said):
+                    found.update(pickle.loads(event.message))
+                if isinstance(event, Said | Failed | Lost):
+                    running.discard(number)
+    return [found[k] if k in found else work(part) for k, part in enumerate(parts)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Worker(Servant[range], Generic[Part, Done]):
+    work: Callable[[Part], Done]
+    parts: Sequence[Part]
+
+    def prepare(self, beside: int) -> None:
+        """See `Servant`; what threads PyTorch had are not in a copy."""
+        torch.set_num_threads(1)
+
+    def do(self, task: range, emit: Emit) -> None:
+        """See `Servant`."""
+        found: dict[int, Any] = {k: self.work(self.parts[k]) for k in task}
+        emit(pickle.dumps(found))
