@@ -1,11 +1,14 @@
-"""Ten changes of every proof of a list: each has to be rejected, or to leave a proof of what holds anyway.
+"""Changes of every proof of a list: each has to be rejected, or to leave a proof of what holds anyway.
 
     python -m benchmarks.proof_mutations FOLDER/instances.csv --only acasxu_2023 safenlp --step 20 --cap 20
 
-Changes of the proof alone (a slope, a multiplier, a weight of a row, a split, a narrowing, a hash, a dropped, repeated
-or swapped leaf) may be accepted: the original proof shows that the property holds. Changes of the files (a weight of
-the network, a number of the specification), with hashes forged to fit, are accepted rightly only where an own search of
-the changed files says `unsat` as well; `sat` there is a false acceptance. Exit code 1: one of those, or an error.
+Changes of the proof alone (a slope, a multiplier, a weight of a row, a split, a narrowing, a line, a hash, a dropped,
+repeated or swapped leaf) may be accepted: the original proof shows that the property holds. So each of them, and the
+proof as it is, is also tried on a twin of the network that differs by a constant which is added to its outputs, just
+enough for one of the sampled points to violate the property: what is accepted there is wrong whatever it is. Changes of
+the files (a weight of the network, a number of the specification), with hashes forged to fit, are accepted rightly only
+where an own search of the changed files says `unsat` as well; `sat` there is a false acceptance. Exit code 1: one of
+those, or an error.
 """
 
 from __future__ import annotations
@@ -16,34 +19,39 @@ import re
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
+from benchmarks.replay import start
 from benchmarks.run import Instance, add_sample, sampled
 from verifier import Options, Verdict, verify
 from verifier.checker import format as fmt
-from verifier.checker.check import check
+from verifier.checker.check import check, check_witness
 from verifier.checker.errors import Rejected, Unreadable
 from verifier.checker.network import read_bytes, read_network
-from verifier.checker.query import read_queries
+from verifier.checker.query import Queries, read_queries
 from verifier.proof.encode import encode, encode_header, packed
 
 Events = list[fmt.Event]
+AboutNode = fmt.InputSplit | fmt.NeuronSplit | fmt.ClauseSplit | fmt.Leaf
 
 
-def edit(
-    kind: type, change: Callable[..., list[fmt.Event]], of_row: bool = False
-) -> Callable[[Events, np.random.Generator], Events | None]:
-    """Changes one event of a kind, drawn at random; None where there is none. Leaves are those `of_row`s, or others."""
+Change = Callable[[Events, np.random.Generator, Sequence[int]], Events | None]
+"""Of events, with numbers drawn at random; how many clauses the queries have."""
 
-    def apply(events: Events, rng: np.random.Generator) -> Events | None:
-        own = [(k, vars(e).get("kind") in fmt.OF_ROWS) for k, e in enumerate(events) if isinstance(e, kind)]
-        places = [k for k, about_row in own if about_row == of_row]
+
+def edit(kind: type, change: Callable[..., list[fmt.Event]], *named: str) -> Change:
+    """Changes one event of a kind, drawn at random; None where there is none. Leaves are those `named`, or those that
+    are not about rows."""
+
+    def apply(events: Events, rng: np.random.Generator, sizes: Sequence[int]) -> Events | None:
+        own = [(k, vars(e).get("kind", "")) for k, e in enumerate(events) if isinstance(e, kind)]
+        places = [k for k, name in own if (name in named if named else name not in fmt.OF_ROWS)]
         if not places:
             return None
         k = int(rng.choice(places))
@@ -52,7 +60,72 @@ def edit(
     return apply
 
 
-def early(events: Events, rng: np.random.Generator) -> Events | None:
+def relabelled(events: Events, nodes: Mapping[int, int]) -> Events:
+    """The same events about other nodes."""
+    return [replace(e, node=nodes.get(e.node, e.node)) if isinstance(e, AboutNode) else e for e in events]
+
+
+def made(events: Events, sizes: Sequence[int]) -> dict[int, tuple[int, int]]:
+    """By position of an event that makes nodes: the first of these and how many; queries have `sizes` clauses."""
+    query, found = {q: q for q in range(len(sizes))}, {}
+    for k, e in enumerate(events):
+        if isinstance(e, fmt.RowTree):
+            own, count = e.query, 1
+        elif isinstance(e, fmt.InputSplit | fmt.NeuronSplit | fmt.ClauseSplit):
+            own = query[e.node]
+            count = sizes[own] if isinstance(e, fmt.ClauseSplit) else 2
+        elif isinstance(e, fmt.Leaf) and e.kind == "narrow":
+            own, count = query[e.node], 1
+        else:
+            continue
+        found[k] = len(query), count
+        query |= dict.fromkeys(range(len(query), len(query) + count), own)
+    return found
+
+
+def left_out(events: Events, rng: np.random.Generator, sizes: Sequence[int]) -> Events | None:
+    """A narrowing is left out: what stands below it is about the whole node."""
+    own = made(events, sizes)
+    places = [k for k in own if isinstance(events[k], fmt.Leaf)]
+    if not places:
+        return None
+    k = int(rng.choice(places))
+    gone, last = own[k][0], sum(map(sum, list(own.values())[-1:]))
+    nodes = {gone: vars(events[k])["node"], **{n: n - 1 for n in range(gone + 1, last)}}
+    return [*events[:k], *relabelled(events[k + 1 :], nodes)]
+
+
+def crossed(events: Events, rng: np.random.Generator, sizes: Sequence[int]) -> Events | None:
+    """Two children of one split, below a narrowing where there is one, get each other's subtrees."""
+    own = made(events, sizes)
+    narrowed = {first for k, (first, _) in own.items() if isinstance(events[k], fmt.Leaf)}
+    for k, (first, count) in own.items():
+        if count == 2 and vars(events[k])["node"] in narrowed:
+            narrowed |= {first, first + 1}
+    splits = [k for k, e in enumerate(events) if isinstance(e, fmt.InputSplit | fmt.NeuronSplit)]
+    splits = [k for k in splits if vars(events[k])["node"] in narrowed] or splits
+    if not splits:
+        return None
+    k = int(rng.choice(splits))
+    return exchanged_below(events, k, own[k][0])
+
+
+def elsewhere(events: Events, rng: np.random.Generator, sizes: Sequence[int]) -> Events | None:
+    """A narrowing, with what stands below it, is moved to another node that is open then, which gets the other one's
+    subtree."""
+    own = made(events, sizes)
+    rows = {first for k, (first, _) in own.items() if isinstance(events[k], fmt.RowTree)}
+    for k in rng.permutation([k for k in own if isinstance(events[k], fmt.Leaf)]).astype(int).tolist():
+        node = vars(events[k])["node"]
+        later = {e.node for e in events[k + 1 :] if isinstance(e, AboutNode)}
+        open_ = sorted(n for n in later if n < own[k][0] and n != node and n not in rows)
+        if open_:
+            other = int(rng.choice(open_))
+            return [*events[:k], *relabelled(events[k:], {node: other, other: node})]
+    return None
+
+
+def early(events: Events, rng: np.random.Generator, sizes: Sequence[int]) -> Events | None:
     """Intervals are used before they are proven."""
     places = [k for k, e in enumerate(events) if isinstance(e, fmt.Tighten)]
     if not places:
@@ -61,50 +134,113 @@ def early(events: Events, rng: np.random.Generator) -> Events | None:
     return [events[k], *events[:k], *events[k + 1 :]]
 
 
-def swapped(events: Events, rng: np.random.Generator) -> Events | None:
-    """Two leaves, or two bounds of rows, get each other's nodes."""
-    leaves = [(k, e) for k, e in enumerate(events) if isinstance(e, fmt.Leaf)]
-    kind = leaves[int(rng.integers(len(leaves)))][1].kind
-    same = [(k, e) for k, e in leaves if e.kind == kind]
-    if len(same) < 2:
+def exchanged(*named: str) -> Change:
+    """Two leaves of one kind, one of those `named` or any, get each other's nodes."""
+
+    def apply(events: Events, rng: np.random.Generator, sizes: Sequence[int]) -> Events | None:
+        leaves = [(k, e) for k, e in enumerate(events) if isinstance(e, fmt.Leaf) and (not named or e.kind in named)]
+        if not leaves:
+            return None
+        kind = leaves[int(rng.integers(len(leaves)))][1].kind
+        same = [(k, e) for k, e in leaves if e.kind == kind]
+        if len(same) < 2:
+            return None
+        (a, first), (b, second) = (same[int(i)] for i in rng.choice(len(same), 2, replace=False))
+        out = list(events)
+        out[a], out[b] = replace(first, node=second.node), replace(second, node=first.node)
+        return out
+
+    return apply
+
+
+def clauses(events: Events, rng: np.random.Generator, sizes: Sequence[int]) -> Events | None:
+    """The first two nodes of a query's clauses get each other's subtrees."""
+    own = made(events, sizes)
+    places = [k for k, e in enumerate(events) if isinstance(e, fmt.ClauseSplit) and own[k][1] > 1]
+    if not places:
         return None
-    (a, first), (b, second) = (same[int(i)] for i in rng.choice(len(same), 2, replace=False))
-    out = list(events)
-    out[a], out[b] = replace(first, node=second.node), replace(second, node=first.node)
-    return out
+    k = int(rng.choice(places))
+    return exchanged_below(events, k, own[k][0])
+
+
+def exchanged_below(events: Events, k: int, first: int) -> Events:
+    """A node and the next one get each other's subtrees, from event k on."""
+    swap = {first: first + 1, first + 1: first}
+    return [*events[: k + 1], *relabelled(events[k + 1 :], swap)]
 
 
 KINDS = (fmt.FORMS, fmt.ROWS, fmt.ROOT, fmt.SYMBOLS)
-CHANGES: dict[str, Callable[[Events, np.random.Generator], Events | None]] = {
-    "narrowing": edit(fmt.Leaf, lambda e, rng: [replace(e, kind="leaf" if e.kind == "narrow" else "narrow")]),
+ROW, LINE, NARROW = fmt.OF_ROWS, "line", "narrow"
+
+
+def other_slopes(e: fmt.Leaf, rng: np.random.Generator) -> list[fmt.Event]:
+    return [replace(e, slopes=tuple((t + rng.integers(1, 255)).astype(np.uint8) for t in e.slopes))]
+
+
+def other_beta(e: fmt.Leaf, rng: np.random.Generator) -> list[fmt.Event]:
+    return [replace(e, beta=tuple(b * 3 + 1 for b in e.beta))]
+
+
+def raised(e: fmt.Leaf, rng: np.random.Generator) -> list[fmt.Event]:
+    return [replace(e, least=e.least + 0.01 + abs(e.least) / 100)]
+
+
+def weighted(factor: Callable[[np.random.Generator], float]) -> Callable[..., list[fmt.Event]]:
+    """Rows, the usual ones too, with weights times a factor each."""
+
+    def change(e: fmt.Leaf, rng: np.random.Generator) -> list[fmt.Event]:
+        rows = e.rows or ((0, ((0, 1.0),)),)
+        return [replace(e, rows=tuple((c, tuple((k, w * factor(rng)) for k, w in p)) for c, p in rows))]
+
+    return change
+
+
+CHANGES: dict[str, Change] = {
+    "narrowing": edit(fmt.Leaf, lambda e, rng: [replace(e, kind="leaf" if e.kind == NARROW else NARROW)]),
     "intervals": edit(
         fmt.Leaf, lambda e, rng: [replace(e, intervals=str(rng.choice([k for k in KINDS if k != e.intervals])))]
     ),
-    "slope": edit(
-        fmt.Leaf,
-        lambda e, rng: [replace(e, slopes=tuple((t + rng.integers(1, 255)).astype(np.uint8) for t in e.slopes))],
-    ),
-    "multiplier": edit(fmt.Leaf, lambda e, rng: [replace(e, beta=tuple(b * 3 + 1 for b in e.beta))]),
+    "slope": edit(fmt.Leaf, other_slopes),
+    "multiplier": edit(fmt.Leaf, other_beta),
     "row": edit(fmt.Leaf, lambda e, rng: [replace(e, rows=tuple((c, ((0, 1.0),)) for c, _ in dict(e.rows).items()))]),
-    "weight of a row": edit(
-        fmt.Leaf,
-        lambda e, rng: [replace(e, rows=tuple((c, tuple((k, w * rng.random()) for k, w in p)) for c, p in e.rows))],
-    ),
+    "weight of a row": edit(fmt.Leaf, weighted(lambda rng: rng.random())),
     "split": edit(fmt.InputSplit, lambda e, rng: [replace(e, at=e.at + rng.normal() * 0.01)]),
     "neuron": edit(fmt.NeuronSplit, lambda e, rng: [replace(e, neuron=e.neuron + 1)]),
     "dropped leaf": edit(fmt.Leaf, lambda e, rng: []),
     "repeated leaf": edit(fmt.Leaf, lambda e, rng: [e, e]),
-    "swapped leaves": swapped,
-    "raised bound of a row": edit(
-        fmt.Leaf, lambda e, rng: [replace(e, least=e.least + 0.01 + abs(e.least) / 100)], of_row=True
-    ),
-    "dropped bound of a row": edit(fmt.Leaf, lambda e, rng: [], of_row=True),
-    "bound that is a leaf": edit(fmt.Leaf, lambda e, rng: [replace(e, kind="leaf")], of_row=True),
+    "swapped leaves": exchanged(),
+    "swapped clauses": clauses,
+    "raised bound of a row": edit(fmt.Leaf, raised, "bound"),
+    "dropped bound of a row": edit(fmt.Leaf, lambda e, rng: [], *ROW),
+    "bound that is a leaf": edit(fmt.Leaf, lambda e, rng: [replace(e, kind="leaf")], *ROW),
+    "slope of a bound": edit(fmt.Leaf, other_slopes, *ROW),
+    "multiplier of a bound": edit(fmt.Leaf, other_beta, *ROW),
     "other side of a row": edit(fmt.RowTree, lambda e, rng: [replace(e, side=1 - e.side)]),
+    "row of another neuron": edit(fmt.RowTree, lambda e, rng: [replace(e, neuron=max(0, e.neuron - 1))]),
     "tightening before its rows": early,
+    "raised constant of a line": edit(fmt.Leaf, raised, LINE),
+    "coefficients of a line": edit(fmt.Leaf, other_slopes, LINE),
+    "bound that is a line": edit(fmt.Leaf, lambda e, rng: [replace(e, kind=LINE)], "bound"),
+    "swapped lines": exchanged(LINE),
+    "narrowing left out": left_out,
+    "narrowing of another node": elsewhere,
+    "swapped narrowings": exchanged(NARROW),
+    "wider narrowing": edit(fmt.Leaf, weighted(lambda rng: 0.0), NARROW),
+    "narrowing by other slopes": edit(fmt.Leaf, other_slopes, NARROW),
+    "narrowing by other multipliers": edit(fmt.Leaf, other_beta, NARROW),
+    "narrowing whose box is cut": edit(
+        fmt.Leaf, lambda e, rng: [replace(e, intervals=str(rng.choice(KINDS)), slopes=())], NARROW
+    ),
+    "swapped children": crossed,
 }
-NEVER = ("dropped leaf", "repeated leaf", "hash", "raised bound of a row", "bound that is a leaf")
+NEVER = (
+    *("dropped leaf", "repeated leaf", "hash", "raised bound of a row", "bound that is a leaf"),
+    "raised constant of a line",
+)
 """What no proof survives."""
+
+SAMPLES = 512
+"""Points of a box that a twin is made from."""
 
 
 def encoded(header: fmt.Header, events: Events) -> bytes:
@@ -135,6 +271,58 @@ def changed_spec(path: Path, rng: np.random.Generator) -> bytes:
     return (text[: one.start()] + repr(value) + text[one.end() :]).encode()
 
 
+def twin(model: Path, spec: Path, rng: np.random.Generator) -> bytes | None:
+    """The network with a constant added to its output, so that a sampled point violates the property, by little: the
+    nearest of all clauses and points to it. None where there is none to be had, or the checker does not accept it as
+    the witness of a violation."""
+    network = read_network(model)
+    queries = read_queries(spec, network)
+    graph = onnx.load_from_string(read_bytes(model))
+    if len(graph.graph.output) != 1 or len(network.dtypes) != 1:
+        return None
+    session = start(read_bytes(model))
+    entry = session.get_inputs()[0]
+    shape = [size if isinstance(size, int) and size > 0 else 1 for size in entry.shape]
+    best: tuple[float, np.ndarray, np.ndarray] | None = None
+    asked = [q for q in range(len(queries)) if queries.clauses[q]]
+    for q in rng.permutation(asked)[:16].tolist():
+        points = rng.uniform(queries.lower[q], queries.upper[q], (SAMPLES, network.inputs))
+        points = np.clip(points.astype(network.dtypes[0][1]), queries.form.lower[q], queries.form.upper[q])
+        x = points.astype(network.dtypes[0][1])
+        y = np.stack([session.run(None, {entry.name: one.reshape(shape)})[0].reshape(-1) for one in x])
+        for point, value in zip(x.astype(np.float64), y.astype(np.float64), strict=True):
+            for moved in _moves(queries, q, point, value):
+                if best is None or np.abs(moved).max() < best[0]:
+                    best = float(np.abs(moved).max()), moved, point
+    if best is None:
+        return None
+    (output,) = graph.graph.output
+    size = [d.dim_value if d.dim_value > 0 else 1 for d in output.type.tensor_type.shape.dim]
+    kind = helper.tensor_dtype_to_np_dtype(output.type.tensor_type.elem_type)
+    constant = best[1].astype(kind).reshape(size if np.prod(size) == network.outputs else -1)
+    graph.graph.initializer.append(numpy_helper.from_array(constant, "moved by"))
+    graph.graph.node.append(helper.make_node("Add", [output.name, "moved by"], ["moved"]))
+    output.name = "moved"
+    data = graph.SerializeToString()
+    other = model.with_name("twin.onnx")
+    other.write_bytes(data)
+    try:
+        check_witness(read_network(other), queries, best[2])
+    except Rejected:
+        return None
+    return data
+
+
+def _moves(queries: Queries, q: int, x: np.ndarray, y: np.ndarray) -> Iterator[np.ndarray]:
+    """Constants with which outputs y at the input x violate a clause, by a thousandth of what that takes."""
+    for clause in queries.clauses[q]:
+        rows = queries.outputs[clause]
+        over = rows @ y + (queries.inputs[clause] @ x if queries.inputs.size else 0) - queries.rhs[clause]
+        moved = -np.linalg.pinv(rows) @ (np.maximum(over, 0) * 1.001 + 1e-5 * (1 + np.abs(queries.rhs[clause])))
+        if (over + rows @ moved < 0).all():
+            yield moved
+
+
 def outcomes(instance: Instance, cap: float, rng: np.random.Generator, folder: Path) -> Iterator[tuple[str, str]]:
     """(change, what became of it); nothing where the instance has no proof in time."""
     proof, model, spec = folder / "p.proof", folder / "m.onnx", folder / "s.vnnlib"
@@ -144,11 +332,23 @@ def outcomes(instance: Instance, cap: float, rng: np.random.Generator, folder: P
         return
     reader = fmt.Reader(io.BytesIO(proof.read_bytes()), "p")
     header, events = reader.header, list(reader.events())
+    sizes = [len(own) for own in read_queries(spec, read_network(model)).clauses]
     yield "none", verdict(proof.read_bytes(), model, spec, folder)
     for name, change in CHANGES.items():
-        moved = change(events, rng)
-        if moved is not None:
+        moved = change(events, rng, sizes)
+        if moved is not None and moved != events:
             yield name, verdict(encoded(header, moved), model, spec, folder)
+    other = twin(model, spec, rng)
+    if other is not None:
+        false = folder / "twin.onnx"
+        forged = replace(header, model=read_network(false).digest)
+        said = verdict(encoded(forged, events), false, spec, folder)
+        yield "twin", said.replace("accepted", "accepted, FALSE")
+        for name, change in CHANGES.items():
+            moved = change(events, rng, sizes)
+            if moved is not None and moved != events:
+                said = verdict(encoded(forged, moved), false, spec, folder)
+                yield f"twin: {name}", said.replace("accepted", "accepted, FALSE")
     flipped = replace(header, model=header.model[::-1])
     yield "hash", verdict(encoded(flipped, events), model, spec, folder)
     for name in ("weight of the model", "number of the specification"):
