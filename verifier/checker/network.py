@@ -11,8 +11,9 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partialmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -53,6 +54,12 @@ CONSTANTS = {
 }
 """Inputs after the first that are constants: given to a rule by name, as they are attributes in older versions."""
 
+USUAL = {"ceil_mode": 0, "spatial": 1, "storage_order": 0, "training_mode": 0}
+"""What of these is otherwise is refused, of any operator."""
+
+UNUSED = ("momentum", "ratio", "seed")
+"""What only training reads."""
+
 
 def _reshape(x: Array, *, shape: Array, allowzero: int = 0) -> Array:
     return x.reshape([x.shape[i] if d == 0 and not allowzero else d for i, d in enumerate(shape.tolist())])
@@ -62,9 +69,7 @@ def _slice(x: Array, *, starts: Any, ends: Any, axes: Any = None, steps: Any = N
     """Ends below 0 count from the end, ends outside are moved to it: as Python has it, but that going backwards a start
     before the first element is that element."""
     place, count = [slice(None)] * x.ndim, len(starts)
-    axes, steps = (
-        given if given is not None else usual for given, usual in ((axes, range(count)), (steps, [1] * count))
-    )
+    axes, steps = range(count) if axes is None else axes, [1] * count if steps is None else steps
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         first = max(int(start), -x.shape[axis]) if step < 0 else int(start)
         place[axis] = slice(first, int(end), int(step))
@@ -73,6 +78,7 @@ def _slice(x: Array, *, starts: Any, ends: Any, axes: Any = None, steps: Any = N
 
 MOVES: dict[str, Callable[..., Array]] = {
     "Concat": lambda *xs, axis: np.concatenate(xs, axis),
+    "Dropout": lambda x, /: x,
     "Flatten": lambda x, /, *, axis=1: x.reshape(math.prod(x.shape[:axis]), -1),
     "Identity": lambda x, /: x,
     "Reshape": _reshape,
@@ -246,6 +252,10 @@ class _Reader:
                 named = zip(CONSTANTS[kind].split(), xs[1:], strict=False)
                 attributes |= {name: _constant(x) for name, x in named if x is not None}
                 xs = xs[: max(1, len(xs) - len(CONSTANTS[kind].split()))]
+            for name, usual in USUAL.items():
+                if np.any(attributes.pop(name, usual) != usual):
+                    raise Unreadable(f"{name} other than {usual}")
+            attributes = {name: value for name, value in attributes.items() if name not in UNUSED}
             if kind in MOVES and any(isinstance(x, Computed) for x in xs):
                 result: Tensor = Computed(np.asarray(rule(*(_computed(x).ids for x in xs), **attributes)))
             else:
@@ -311,12 +321,7 @@ class _Reader:
             argument = self.gather(self.combine([Computed(ids)], [1.0]).ids.reshape(-1))
         return self.add(kind, argument, ids.shape, **more)
 
-    # operators that change nothing, and constants
-
-    def op_dropout(self, x: Tensor, *, ratio: Any = None, training_mode: Any = False, seed: Any = None) -> Tensor:
-        if np.any(training_mode):
-            raise Unreadable("training mode")
-        return x
+    # casts and constants
 
     def op_cast(self, x: Tensor, *, to: int) -> Tensor:
         """To a floating-point type a value over the reals stays what it is, a whole number as well; a constant is
@@ -339,19 +344,16 @@ class _Reader:
 
     # sums and products
 
-    def op_add(self, x: Tensor, y: Tensor) -> Computed:
-        return self.sum(x, y, 1.0)
-
-    def op_sub(self, x: Tensor, y: Tensor) -> Computed:
-        return self.sum(x, y, -1.0)
-
-    def sum(self, x: Tensor, y: Tensor, sign: float) -> Computed:
+    def sum(self, sign: float, x: Tensor, y: Tensor, /) -> Computed:
         """x + sign y."""
         if isinstance(x, Computed) and isinstance(y, Computed):
             return self.combine([x, y], [1.0, sign])
         if isinstance(x, Computed):
             return self.combine([x], [1.0], sign * _numbers(y))
         return self.combine([_computed(y)], [sign], _numbers(x))
+
+    op_add = partialmethod(sum, 1.0)
+    op_sub = partialmethod(sum, -1.0)
 
     def op_neg(self, x: Tensor) -> Computed:
         return self.combine([_computed(x)], [-1.0])
@@ -363,7 +365,7 @@ class _Reader:
         if np.array_equal(_computed(x).ids, y.ids):
             return self.curve(Square, x)
         # x y = ((x + y)^2 - (x - y)^2) / 4, over the reals
-        squares = [self.curve(Square, self.sum(x, y, sign)) for sign in (1.0, -1.0)]
+        squares = [self.curve(Square, self.sum(sign, x, y)) for sign in (1.0, -1.0)]
         return self.combine(squares, [0.25, -0.25])
 
     def op_pow(self, x: Tensor, *, exponent: Array) -> Computed:
@@ -395,18 +397,8 @@ class _Reader:
         product = self.add(Linear, self.operand(rows.reshape(-1)), (matrix.shape[1], rows.shape[1]), matrix.T[None])
         return Computed(product.ids.T.reshape(shape))
 
-    def op_gemm(
-        self,
-        x: Tensor,
-        y: Any,
-        z: Any = None,
-        /,
-        *,
-        alpha: float = 1.0,
-        beta: float = 1.0,
-        transA: int = 0,
-        transB: int = 0,
-    ) -> Computed:
+    def op_gemm(self, *xs: Any, alpha: float = 1.0, beta: float = 1.0, transA: int = 0, transB: int = 0) -> Computed:
+        x, y, z = (*xs, None)[:3]
         x = Computed(_computed(x).ids.T) if transA else x
         product = self.op_matmul(x, _numbers(y).T if transB else y)
         if alpha != 1:
@@ -417,19 +409,11 @@ class _Reader:
             raise Unreadable("beta other than 0 or 1 is not supported")
         return self.op_add(product, z)
 
-    def op_batchnormalization(
-        self,
-        x: Tensor,
-        *given: Any,
-        epsilon: float = EPSILON,
-        momentum: Any = 0,
-        spatial: int = 1,
-        training_mode: int = 0,
-    ) -> Computed:
+    def op_batchnormalization(self, x: Tensor, *given: Any, epsilon: float = EPSILON) -> Computed:
         shape = (1, -1, *(1,) * (len(x.shape) - 2))
         scale, bias, mean, variance = (_numbers(t).reshape(shape) for t in given)
-        if training_mode or not spatial or (variance + epsilon <= 0).any():
-            raise Unreadable("training mode, per-activation statistics, or a variance that is not positive")
+        if (variance + epsilon <= 0).any():
+            raise Unreadable("a variance that is not positive")
         # x - mean, then a factor with three roundings (sum, root, quotient), then the bias
         centred, factor = self.op_add(x, -mean), scale / np.sqrt(variance + epsilon)
         if ((scale != 0) & (np.abs(factor) < LEAST_FACTOR)).any():
@@ -439,40 +423,34 @@ class _Reader:
     # windows over a picture
 
     def op_conv(self, x: Tensor, weight: Any, bias: Any = None, /, *, group: int = 1, **window: Any) -> Computed:
-        offset = None if bias is None else _numbers(bias)
-        return self.convolution(x, _numbers(weight), group, window, offset)
-
-    def convolution(
-        self, x: Tensor, weight: Array, groups: int, window: dict, offset: Any = None, inexact: int = 0
-    ) -> Computed:
-        picture, (o, per, *kernel) = _picture(x), weight.shape
-        if per * groups != len(picture) or o % groups:
-            raise Unreadable(f"{len(picture)} channels do not fit weights {weight.shape} in {groups} groups")
+        picture, weight = _picture(x), _numbers(weight)
+        o, per, *kernel = weight.shape
+        if per * group != len(picture) or o % group:
+            raise Unreadable(f"{len(picture)} channels do not fit weights {weight.shape} in {group} groups")
         if list(window.get("kernel_shape", kernel)) != kernel:
             raise Unreadable(f"a kernel of {window['kernel_shape']} for weights {weight.shape}")
         under = _windows(picture, **{**window, "kernel_shape": kernel})
         grid = under.shape[3:]
-        ids = under.reshape(groups, -1, *grid).swapaxes(0, 1).reshape(-1)
-        if offset is not None:
-            offset = np.repeat(offset, math.prod(grid))
-        weight = weight.reshape(groups, o // groups, -1)
-        return self.add(Linear, self.operand(ids), (1, o, *grid), weight, offset=offset, inexact=inexact)
+        ids = under.reshape(group, -1, *grid).swapaxes(0, 1).reshape(-1)
+        offset = None if bias is None else np.repeat(_numbers(bias), math.prod(grid))
+        weight = weight.reshape(group, o // group, -1)
+        return self.add(Linear, self.operand(ids), (1, o, *grid), weight, offset=offset)
 
-    def op_averagepool(self, x: Tensor, *, ceil_mode: int = 0, count_include_pad: int = 0, **window: Any) -> Computed:
+    def op_averagepool(self, x: Tensor, *, count_include_pad: int = 0, **window: Any) -> Computed:
         picture, kernel = _picture(x), window["kernel_shape"]
-        if ceil_mode or ((_windows(picture, **window) < 0).any() and not count_include_pad):
-            raise Unreadable("ceil_mode, or padding that is not counted")
-        mean = np.full((len(picture), 1, *kernel), 1.0 / math.prod(kernel))
-        return self.convolution(x, mean, len(picture), window, inexact=1)
+        if not count_include_pad and (_windows(picture, **window) < 0).any():
+            raise Unreadable("padding that is not counted")
+        mean = self.op_conv(
+            x, np.full((len(picture), 1, *kernel), 1.0 / math.prod(kernel)), group=len(picture), **window
+        )
+        self.nodes[-1] = replace(cast(Linear, self.nodes[-1]), inexact=1)
+        return mean
 
     def op_globalaveragepool(self, x: Tensor) -> Computed:
         return self.op_averagepool(x, kernel_shape=list(_picture(x).shape[1:]))
 
-    def op_maxpool(self, x: Tensor, *, ceil_mode: int = 0, storage_order: int = 0, **window: Any) -> Computed:
-        picture = _picture(x)
-        if ceil_mode or storage_order:
-            raise Unreadable("ceil_mode and storage_order are not known")
-        under = _windows(picture, **window)
+    def op_maxpool(self, x: Tensor, **window: Any) -> Computed:
+        under = _windows(_picture(x), **window)
         under = under.reshape(len(under), -1, *under.shape[3:]).transpose(0, 2, 3, 1)[None]
         # a window at the border takes one of its own elements twice, which changes no maximum
         most = under.max(-1, keepdims=True)
