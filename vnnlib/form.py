@@ -146,6 +146,14 @@ class NormalForm:
         """Return the row numbers of clause k."""
         return self.clause_rows[self.clause_ptr[k] : self.clause_ptr[k + 1]]
 
+    def cases_of(self, x: np.ndarray) -> np.ndarray:
+        """Return the cases in whose boxes x (n,) lies, strict bounds as such; input rows are not looked at."""
+        inside = (self.lower <= x) & (x <= self.upper)
+        for flags, ends in ((self.strict_lower, self.lower), (self.strict_upper, self.upper)):
+            if flags is not None:
+                inside &= ~(flags & (ends == x))
+        return np.flatnonzero(inside.all(1))
+
     def same_as(self, other: NormalForm, *, sources: bool = True, logic: bool = True) -> bool:
         """Say whether everything is equal; `sources` and `logic` choose whether these count."""
         plain = ["n_inputs", "n_outputs", "input_tensors", "output_tensors", "unbounded", "products"]
@@ -167,14 +175,9 @@ class NormalForm:
         """Return the first clause that the point x (n,), y (m,) satisfies exactly, box and input rows included."""
         x, y = np.asarray(x, np.float64).reshape(-1), np.asarray(y, np.float64).reshape(-1)
         v = np.concatenate([x, y])
-        for q in range(self.n_cases):
-            inside = (self.lower[q] <= x) & (x <= self.upper[q])
-            if self.strict_lower is not None:
-                inside &= ~(self.strict_lower[q] & (x == self.lower[q]))
-            if self.strict_upper is not None:
-                inside &= ~(self.strict_upper[q] & (x == self.upper[q]))
+        for q in self.cases_of(x).tolist():
             in_rows = self.case_in_rows[self.case_in_ptr[q] : self.case_in_ptr[q + 1]]
-            if not inside.all() or not all(self._row_holds(r, v) for r in in_rows):
+            if not all(self._row_holds(r, v) for r in in_rows):
                 continue
             for k in range(int(self.case_ptr[q]), int(self.case_ptr[q + 1])):
                 if all(self._row_holds(r, v) for r in self.clause(k)):

@@ -15,29 +15,33 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 from verifier.checker.curves import Curve
 from verifier.checker.errors import Unreadable
-from verifier.checker.linear import FLOATS, Arithmetic, Array, Gather, Linear, spread_out
+from verifier.checker.format import FORMS, ROWS, SYMBOLS
+from verifier.checker.linear import CHUNK, FLOATS, MOST_NUMBERS, Arithmetic, Array, Gather, Linear, spread_out
 from verifier.checker.network import CheckedNetwork
 
-SAFE = 1 + 2.0**-20
-"""Makes up for the rounding of a sum of up to 2**30 positive numbers."""
+SAFE = 2**33
+"""So many units make up for the rounding of a sum of up to 2**30 positive numbers."""
 
 MOST_FORMS = 32
 """This many inputs, the widest, have a map of their own in affine forms."""
 
-MOST_NUMBERS = 1 << 27
-"""Numbers in the maps of the affine forms that are held for one box at a time, at most."""
-
-CHUNK = 1 << 17
-"""Elements of one array of rows, at most (larger ones come in parts); about what a core's cache holds."""
-
 Signs = Sequence[Sequence[tuple[int, int, int]]]
 """Per box: (value of the Relu, neuron, side); side 1 says that its argument is >= 0, -1 that it is <= 0."""
+
+Pulls = Mapping[int, Array]
+"""By Relu c (B, m): c times the argument of a neuron is <= 0 wherever it keeps its decided sign; 0 for others."""
+
+RowMaker = Callable[[Array], Array]
+"""Those of some numbers (P,), when they are asked for: (P, m)."""
+
+KnownEnds = Callable[[int], tuple[Array, Array]] | None
+"""An interval of a value that holds as well."""
 
 Cuts = tuple[Array, Array, Array, Array]
 """On boxes (L,), of the arguments z of neurons (L,):  side z >= least,  (L,) each."""
@@ -78,7 +82,7 @@ class AffineForms:
         if len(known) < len(argument.sources):
             return None
         if len(known) == 1:
-            return known[argument.source]
+            return known[argument.sources[0]]
         d = max(form.maps.shape[1] for form in known.values())
         room(forms, d, sum(size for _, size in argument.parts))
         maps = {v: np.pad(form.maps, ((0, 0), (0, d - form.maps.shape[1]), (0, 0))) for v, form in known.items()}
@@ -107,11 +111,8 @@ class AffineForms:
             spread = np.abs(rows @ self.maps[0].T).sum(1)
         else:
             spread = np.abs(np.matmul(self.maps[boxes], rows[:, :, None])).sum((1, 2))
-        centre, radius, reach = (
-            _dot(r, t, boxes) for r, t in ((rows, self.centre), (size, self.radius), (size, self.size()))
-        )
-        error = reach * (2 * FLOATS.gamma(m + d)) + FLOATS.tiny * (m + d) * 8
-        return centre - spread - radius - error, error
+        error = _dot(size, self.size(), boxes) * (2 * FLOATS.gamma(m + d)) + FLOATS.tiny * (m + d) * 8
+        return _dot(rows, self.centre, boxes) - spread - _dot(size, self.radius, boxes) - error, error
 
 
 def _dot(rows: Array, values: Array, boxes: Array) -> Array:
@@ -127,10 +128,7 @@ def room(forms: Sequence[AffineForms | None], count: int, size: int) -> None:
     """
     total = sum(math.prod(f.maps.shape[1:]) for f in forms if f is not None) + count * size
     if total > MOST_NUMBERS:
-        raise Unreadable(
-            f"affine forms of {total} numbers for one box, this checker holds at most {MOST_NUMBERS}: the network is "
-            "too large for intervals of this kind"
-        )
+        raise Unreadable(f"affine forms of {total} numbers for one box, this checker holds at most {MOST_NUMBERS}")
 
 
 @dataclass(eq=False)
@@ -138,16 +136,18 @@ class Enclosures:
     """Intervals of every value over B boxes: `low[v]`, `high[v]`, (B, m); `charge[v]` per unit of |row|; `empty` (B,)
     where the decided signs contradict the bounds, so that the part of the box has no point; `floor` (B,) what
     underflow can take off a walk; `planes[v]` linear bounds of what is not linear: lower slope, lower offset, upper
-    slope, upper offset, each (B, m); `forms` are affine forms that are still held."""
+    slope, upper offset, each (B, m); `forms` are affine forms that are still held; `pulls` of decided neurons help
+    every row of their box."""
 
     network: CheckedNetwork
     low: list[Array] = field(default_factory=list)
     high: list[Array] = field(default_factory=list)
-    charge: list[Array | None] = field(default_factory=list)
+    charge: list[Array] = field(default_factory=list)
     planes: dict[int, tuple[Array, ...]] = field(default_factory=dict)
     empty: Array = field(default_factory=lambda: np.zeros(0, bool))
     floor: Array = field(default_factory=lambda: np.zeros(0))
     forms: list[AffineForms | None] = field(default_factory=list)
+    pulls: Pulls = field(default_factory=dict)
 
     def size(self, v: int) -> Array:
         """Magnitudes of value v."""
@@ -182,7 +182,7 @@ class Enclosures:
         low[crossed] = high[crossed] = 0
         self.low[source], self.high[source] = low, high
 
-    def put(self, low: Array, high: Array, charge: Array | None, *others: tuple[Array, Array]) -> None:
+    def put(self, low: Array, high: Array, charge: Array, *others: tuple[Array, Array]) -> None:
         """The next value's interval, met with others that hold as well."""
         for below, above in others:
             low, high = np.maximum(low, below), np.minimum(high, above)
@@ -203,27 +203,19 @@ class Enclosures:
 
 
 def sweep(
-    network: CheckedNetwork,
-    lower: Array,
-    upper: Array,
-    signs: Signs = (),
-    rows: bool = False,
-    symbols: bool = False,
-    known: Callable[[int], tuple[Array, Array]] | None = None,
+    network: CheckedNetwork, lower: Array, upper: Array, signs: Signs = (), kind: str = FORMS, known: KnownEnds = None
 ) -> Enclosures:
-    """Intervals of all values over the boxes `lower`, `upper` (B, n); `signs` clamp the arguments of decided neurons,
-    `rows` asks for backward rows for every argument of a non-linear operator, too, `symbols` for an e_j of its own for
-    every neuron that is not linear, instead of a part of the radius (one box only). `known` intervals of values hold as
-    well."""
+    """Intervals of all values over the boxes `lower`, `upper` (B, n); `signs` clamp the arguments of decided neurons.
+    By affine forms; of the `kind` "rows" by backward rows for every argument of a non-linear operator, too; of
+    "symbols" with an e_j of its own for every neuron that is not linear, instead of a part of the radius (one box
+    only)."""
     b, numbers = len(lower), network.arithmetic
     floor = numbers.zeros(b) + network.inputs * 8 * numbers.tiny
-    out = Enclosures(network, [lower], [upper], [None], empty=np.zeros(b, bool), floor=floor)
+    out = Enclosures(network, [lower], [upper], [floor], empty=np.zeros(b, bool), floor=floor)
     width = (upper - lower).max(0, initial=0)
-    free = np.flatnonzero(width > 0)
-    many = len(free) > MOST_FORMS
-    if many:  # the rest is noise: the rounding of fixed inputs, say
-        free = np.sort(np.argsort(-width, kind="stable")[:MOST_FORMS])
-    out.forms.append(None if numbers.exact or (rows and many) else _start(lower, upper, free))
+    free = np.count_nonzero(width > 0)
+    widest = np.sort(np.argsort(-width, kind="stable")[: min(free, MOST_FORMS)])  # others: of fixed inputs' rounding
+    out.forms.append(None if numbers.exact or (kind == ROWS and free > MOST_FORMS) else _start(lower, upper, widest))
     curved = False
     last = {s: v for v, op in enumerate(network.nodes) if op is not None for s in op.argument.sources}
     for v, op in enumerate(network.nodes):
@@ -233,11 +225,11 @@ def sweep(
         if isinstance(op, Linear):
             _linear(out, op, met)
         else:
-            if rows and (curved or out.forms[op.source] is None):  # affine forms are exact up to the first curve
+            if kind == ROWS and (curved or out.forms[op.source] is None):  # forms are exact up to the first curve
                 _tighten(out, op.source)
             curved = True
             out.clamp(v, decided(signs, v))
-            _curve(out, op, symbols, met)
+            _curve(out, op, kind == SYMBOLS, met)
         for s in op.argument.sources:
             if last[s] == v and s not in (0, network.output):  # no later operator reads it
                 out.forms[s] = None
@@ -261,8 +253,7 @@ def _linear(out: Enclosures, op: Linear, met: list[tuple[Array, Array]]) -> None
         room(out.forms, form.maps.shape[1], op.size)
     lost = op.terms * numbers.tiny * 8
     charge = op.apply(size, op.magnitude) * (5 * numbers.gamma(op.terms) / 2) + lost
-    if op.offset is not None:
-        charge = charge + np.abs(op.offset) * numbers.gamma(op.nonzero)
+    charge = charge + np.abs(op.offset) * numbers.gamma(op.size)
     # every step of a walk loses less than 8 tiny a number that it reads or makes, and products of it a number's size
     out.floor = out.floor + size.sum(1) * (lost * op.argument.repeats) + (op.size + op.argument.size) * 8 * numbers.tiny
     image = None if form is None else _image(op, form, charge + form.maps.shape[1] * lost)
@@ -278,8 +269,7 @@ def _linear(out: Enclosures, op: Linear, met: list[tuple[Array, Array]]) -> None
 def _image(op: Linear, form: AffineForms, charge: Array) -> AffineForms:
     """What an operator makes of a form; `charge` is what rounding costs."""
     b, d, m = form.maps.shape
-    centre = op.apply(form.centre, op.weight)
-    centre = centre if op.offset is None else centre + op.offset
+    centre = op.apply(form.centre, op.weight) + op.offset
     maps = op.apply(form.maps.reshape(b * d, m), op.weight) if d else form.maps
     radius = (op.apply(form.radius, op.magnitude) + charge) * (1 + 8 * form.arithmetic.unit)
     return AffineForms(centre, maps.reshape(b, d, op.size), radius, form.arithmetic)
@@ -309,7 +299,7 @@ def _curve(out: Enclosures, op: Curve, symbols: bool, met: list[tuple[Array, Arr
         form = AffineForms(slope * form.centre + shift, maps, radius)
         met = [*met, form.interval()]
     out.forms.append(form)
-    out.put(*op.range(low, high), None, *met)
+    out.put(*op.range(low, high), out.floor, *met)  # of linear operators alone the charge is asked for
     # rows: two products a coefficient
     out.floor = out.floor + (out.size(op.source).sum(1) + 2 * op.size) * (8 * numbers.tiny)
 
@@ -324,14 +314,13 @@ def _tighten(out: Enclosures, source: int) -> None:
     out.low[source], out.high[source] = np.minimum(low, high), np.maximum(low, high)
 
 
-def unit_rows(elements: Array, side: float | Array, size: int) -> Callable[[Array], Array]:
-    """Rows that are `side` at one of the `elements` (P,) each: those of some numbers, when they are asked for."""
+def unit_rows(elements: Array, side: float | Array, size: int) -> RowMaker:
+    """Rows that are `side` at one of the `elements` (P,) each."""
     sides = np.broadcast_to(np.asarray(side, np.float64), elements.shape)
     return lambda part: sides[part, None] * (elements[part, None] == np.arange(size))
 
 
-@dataclass(eq=False)
-class RowBounds:
+class RowBounds(NamedTuple):
     """Lower bounds `low` of rows, what was taken off for rounding in them, `error`, and `coefficients` (.., n) of the
     linear function that it is the minimum of (0 where something cheaper was enough)."""
 
@@ -340,23 +329,11 @@ class RowBounds:
     coefficients: Array
 
 
-Pulls = Mapping[int, Mapping[int, Sequence[tuple[int, Any]]]]
-"""By Relu and box: (neuron, c), c times the argument of that neuron is <= 0 wherever it keeps its decided sign."""
-
-
 def bound_rows(
-    swept: Enclosures,
-    owner: Array,
-    rows: Callable[[Array], Array],
-    start: int,
-    *,
-    pulls: Pulls | None = None,
-    target: Array | None = None,
-    linear: bool = False,
+    swept: Enclosures, owner: Array, rows: RowMaker, start: int, target: Array | None = None, linear: bool = False
 ) -> RowBounds:
-    """Lower bounds of P rows over value `start`, each on its box `owner` (P,) of the sweep; `rows` makes those of some
-    numbers. With `pulls` every row is helped by the decided neurons of its box. What exceeds its `target` with
-    something to spare is not walked any further. Coefficients are kept with `linear`."""
+    """Lower bounds of P rows over value `start`, each on its box `owner` (P,) of the sweep. What exceeds its `target`
+    with something to spare is not walked any further. Coefficients are kept with `linear`."""
     count, network = len(owner), swept.network
     low, error = network.arithmetic.zeros(count) - math.inf, network.arithmetic.zeros(count)
     coefficients = network.arithmetic.zeros(count if linear else 0, network.inputs)
@@ -369,21 +346,14 @@ def bound_rows(
             rest = ~(low[part] - error[part] > goal[part])
             part, laid = part[rest], laid[rest]
         if len(part):
-            found = walk(swept, owner[part], laid, start, pulls, goal[part])
+            found = walk(swept, owner[part], laid, start, goal[part])
             low[part], error[part] = found.low, found.error
             if linear:
                 coefficients[part] = found.coefficients
     return RowBounds(low, error, coefficients)
 
 
-def walk(
-    swept: Enclosures,
-    boxes: Array,
-    rows: Array,
-    start: int,
-    pulls: Pulls | None = None,
-    goal: Array | float = math.inf,
-) -> RowBounds:
+def walk(swept: Enclosures, boxes: Array, rows: Array, start: int, goal: Array | float = math.inf) -> RowBounds:
     """Lower bounds of rows (P, m) over value `start` on the boxes `boxes` (P,) of the sweep. Where intervals of the
     first value that a non-linear operator makes are enough for the `goal`, the bound is from them. What rounding costs
     is taken off; a bound that is not finite is -inf."""
@@ -401,15 +371,12 @@ def walk(
     def dot(row: Array, values: Array) -> Array:
         return _dot(row, values, boxes)
 
-    def reach(v: int) -> Array:
-        return np.maximum(np.abs(own(swept.low[v])), np.abs(own(swept.high[v])))
-
     def least(v: int, row: Array) -> tuple[Array, Array]:
         """The least value of row and bias over the interval of value v, and what rounding costs."""
         low = dot(np.maximum(row, 0), own(swept.low[v])) + dot(np.minimum(row, 0), own(swept.high[v]))
-        lost = error + dot(np.abs(row), reach(v)) * numbers.gamma(row.shape[1])
+        lost = error + dot(np.abs(row), own(swept.size(v))) * numbers.gamma(row.shape[1])
         lost = lost + (np.abs(low) + np.abs(bias)) * (4 * one)
-        total = low + bias - (lost if numbers.exact else lost * SAFE)
+        total = low + bias - lost * (1 + SAFE * one)
         return np.where(np.abs(total) < math.inf, total, -math.inf), lost
 
     early: Array | None = None
@@ -418,22 +385,19 @@ def walk(
         if v not in waiting or op is None:
             continue
         row, at = waiting.pop(v)
-        if pulls and v in pulls:
+        if v in swept.pulls:
             row, at = spread_out(row, at, op.size), None
         size = np.abs(row)
         if isinstance(op, Linear):
-            charge = swept.charge[v]
-            assert charge is not None
-            error = error + dot(size, own(charge))
-            if op.offset is not None:
-                bias = bias + row @ own(np.broadcast_to(op.offset, (1, op.size)))[0]
-                error = error + np.abs(bias) * two
+            error = error + dot(size, own(swept.charge[v]))
+            bias = bias + row @ own(np.broadcast_to(op.offset, (1, op.size)))[0]
+            error = error + np.abs(bias) * two
             back, at = op.adjoint(row, at)
         else:
             if early is None:
                 early = least(v, row)[0] if not waiting else numbers.zeros(len(row)) - math.inf
             lower, below, upper, above = map(own, swept.plane(v))
-            up, down, sizes = np.maximum(row, 0), np.minimum(row, 0), reach(op.source)
+            up, down, sizes = np.maximum(row, 0), np.minimum(row, 0), own(swept.size(op.source))
             bias = bias + dot(up, below) + dot(down, above)
             slope, worst = (np.maximum(np.abs(a), np.abs(b)) for a, b in ((lower, upper), (below, above)))
             error = error + dot(size, slope * sizes * two) + np.abs(bias) * two
@@ -441,11 +405,10 @@ def walk(
             up *= lower if len(lower) == 1 else lower[boxes]
             down *= upper if len(upper) == 1 else upper[boxes]
             back = np.add(up, down, out=up)
-            pulled = pulls[v] if pulls and v in pulls else {}
-            for p, box in enumerate(boxes.tolist()) if pulled else ():
-                for neuron, c in pulled.get(box, ()):
-                    back[p, neuron] += c
-                    error[p] += np.abs(back[p, neuron]) * sizes[box if len(sizes) > 1 else 0, neuron] * two
+            if v in swept.pulls:
+                pull = swept.pulls[v][boxes]
+                back = back + pull
+                error = error + dot(np.where(pull == 0, 0, np.abs(back)), sizes) * two
         for s, part, where in op.argument.give(back, at):
             if s in waiting:
                 other, part = (spread_out(*t, network.sizes[s]) for t in (waiting[s], (part, where)))

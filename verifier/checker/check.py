@@ -8,7 +8,6 @@ out: a part of a box disappears only by a proven leaf.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -19,7 +18,7 @@ import numpy as np
 from verifier.checker import format as fmt
 from verifier.checker.bounds import sweep
 from verifier.checker.errors import Rejected, Unreadable
-from verifier.checker.linear import FRACTIONS, Array
+from verifier.checker.linear import Array
 from verifier.checker.network import CheckedNetwork, read_network
 from verifier.checker.prove import Claim, Part, Prover, TreeRow
 from verifier.checker.query import Queries, read_queries
@@ -58,10 +57,8 @@ def check(proof: str | Path, model: str | Path, spec: str | Path) -> Accepted:
     try:
         with open(proof, "rb") as stream:
             reader = fmt.Reader(stream, str(proof))
-            for kind, found, own in (
-                ("model", reader.header.model, network.digest),
-                ("specification", reader.header.spec, queries.digest),
-            ):
+            digests = (reader.header.model, network.digest), (reader.header.spec, queries.digest)
+            for kind, (found, own) in zip(("model", "specification"), digests, strict=True):
                 if found != own:
                     raise Rejected(f"the proof is about another {kind}: sha256 {found}, not {own}")
             if reader.header.kind == fmt.WITNESS:
@@ -99,16 +96,16 @@ class _Tree:
         self._flush()
         if not done:
             raise Rejected(f"the proof announces other numbers than {self.splits} splits and {self.leaves} leaves")
-        if self.kind == fmt.MAP:  # what is open is not claimed; a part counts as a whole, whatever else it decides
-            shares = [Fraction(1)] * len(self.queries)
-            for part in self.open.values():
-                if self.prover.clauses(part):
-                    shares[part.query] = max(Fraction(0), shares[part.query] - self.prover.share(part))
-            return Accepted("map", self.leaves, self.splits, len(self.queries), tuple(shares))
-        for node, part in self.open.items():
-            if self.prover.clauses(part):
-                raise Rejected(f"node {node} is open: no leaf covers {self._where(part)}")
-        return Accepted("unsat", self.leaves, self.splits, len(self.queries))
+        left = {node: part for node, part in self.open.items() if part.row is None and self.prover.clauses(part)}
+        if self.kind == fmt.TREE and left:
+            node, part = next(iter(left.items()))
+            raise Rejected(f"node {node} is open: no leaf covers {self._where(part)}")
+        if self.kind == fmt.TREE:
+            return Accepted("unsat", self.leaves, self.splits, len(self.queries))
+        shares = [Fraction(1)] * len(self.queries)  # what is open is not claimed, as a whole, whatever else it decides
+        for part in left.values():
+            shares[part.query] = max(Fraction(0), shares[part.query] - self.prover.share(part))
+        return Accepted("map", self.leaves, self.splits, len(self.queries), tuple(shares))
 
     def _take(self, node: int) -> Part:
         if node not in self.open and any(node == to for _, to in self.waiting.values()):
@@ -128,10 +125,8 @@ class _Tree:
             part.row.nodes[node] = part.least
             self.rows[part.row] = None
         if self.open_size > MOST_OPEN:
-            raise Unreadable(
-                f"{len(self.open)} open nodes with {self.open_size} ends of boxes and decided neurons, this checker "
-                f"holds at most {MOST_OPEN}"
-            )
+            size = f"{len(self.open)} open nodes with {self.open_size} ends of boxes and decided neurons"
+            raise Unreadable(f"{size}, this checker holds at most {MOST_OPEN}")
 
     def _made(self, event: fmt.Split | fmt.RowTree | fmt.Tighten) -> list[Part]:
         """The nodes that an event makes."""
@@ -144,31 +139,24 @@ class _Tree:
             if event.query >= len(self.queries):
                 raise Rejected(f"a row on the box of query {event.query}, which does not exist")
             row = TreeRow(event.query, *self._neuron("a row", event.tensor, event.neuron), 1 - 2 * event.side)
-            return [Part(event.query, row=row, least=self.prover.known(row))]
+            return [Part(event.query, row=row)]
         return self._children(event, self._take(event.node))
 
     def _neuron(self, name: str, tensor: int, neuron: int) -> tuple[int, int]:
         """(Value of the Relu, neuron)."""
-        if tensor >= len(self.tensors):
-            raise Rejected(f"{name} of tensor {tensor}, which the header does not name")
-        v = self.tensors[tensor]
-        if neuron >= self.prover.relus[v].size:
-            raise Rejected(f"{name} of neuron {neuron}, which does not exist")
-        return v, neuron
+        if tensor >= len(self.tensors) or neuron >= self.prover.relus[self.tensors[tensor]].size:
+            raise Rejected(f"{name} of neuron {neuron} of tensor {tensor}, which does not exist")
+        return self.tensors[tensor], neuron
 
     def _children(self, event: fmt.Split, part: Part) -> list[Part]:
         if isinstance(event, fmt.InputSplit):
-            place = np.flatnonzero(self.prover.varying(part.query) == event.coordinate)
-            if not len(place):
-                raise Rejected(f"node {event.node}: a split of input {event.coordinate}, which does not vary")
-            box = np.stack([t[self.prover.varying(part.query)] for t in self.prover.box(part)])
-            low, high = box[:, place[0]].tolist()
+            below, above, j = self.prover.box(part), self.prover.box(part), event.coordinate
+            if j >= below.shape[1]:
+                raise Rejected(f"node {event.node}: a split of input {j}, which does not exist")
+            low, high = below[:, j].tolist()
             if not low <= event.at <= high:
-                raise Rejected(
-                    f"node {event.node}: input {event.coordinate} is split at {event.at!r}, not in [{low!r}, {high!r}]"
-                )
-            below, above = box.copy(), box
-            below[1, place] = above[0, place] = event.at
+                raise Rejected(f"node {event.node}: input {j} is split at {event.at!r}, not in [{low!r}, {high!r}]")
+            below[1, j] = above[0, j] = event.at
             return [replace(part, box=below), replace(part, box=above)]
         if isinstance(event, fmt.NeuronSplit):
             neuron = self._neuron(f"node {event.node}: a split", event.tensor, event.neuron)
@@ -189,20 +177,17 @@ class _Tree:
         rows = leaf.rows or tuple((c, ((0, 1.0),)) for c in range(len(clauses)))
         for c, picked in rows:
             size = len(clauses[c]) if c < len(clauses) else 0
-            if not all(k < size and 0 <= w < math.inf for k, w in picked):
-                raise Rejected(f"{name}: rows {picked} of clause {c} with {size} rows; weights must be >= 0")
-        if len(rows) > max(len(clauses), sum(map(len, clauses))):
-            raise Rejected(f"{name}: {len(rows)} rows, more than there are")
-        if len(set(rows)) < len(rows) or any(len({k for k, _ in picked}) < len(picked) for _, picked in rows):
-            raise Rejected(f"{name}: a row that is named twice")
+            if not all(k < size and 0 <= w < math.inf for k, w in picked) or len(dict(picked)) < len(picked):
+                raise Rejected(f"{name}: rows {picked} of clause {c} with {size} rows; each once, with a weight >= 0")
+        if len(rows) > max(len(clauses), sum(map(len, clauses))) or len(set(rows)) < len(rows):
+            raise Rejected(f"{name}: {len(rows)} rows, more than there are, or one of them twice")
         if len(leaf.beta) not in (0, len(part.signs)) or not all(0 <= b < math.inf for b in leaf.beta):
             raise Rejected(f"{name}: {len(leaf.beta)} multipliers for {len(part.signs)} decided neurons, all >= 0")
         sizes = [self.prover.relus[v].size for v in self.tensors]
         if leaf.slopes and [t.size for t in leaf.slopes] != sizes:
             raise Rejected(f"{name}: slopes that do not fit the tensors of the header")
         slopes = dict(zip(self.tensors, leaf.slopes, strict=True)) if leaf.slopes else part.slopes
-        exact, line = leaf.kind == "exact", leaf.kind == "line"
-        claim = Claim(part, rows, leaf.beta, slopes, leaf.intervals, narrows, exact, leaf.least, line)
+        claim = Claim(part, rows, leaf.beta, slopes, leaf.intervals, leaf.kind, leaf.least)
         self.waiting[leaf.node] = claim, leaf.node if part.row is not None else self.next
         self.next += narrows
         named = sum(len(picked) for _, picked in rows)
@@ -214,11 +199,10 @@ class _Tree:
         waiting, self.waiting, self.waiting_size = self.waiting, {}, 0
         found = self.prover.prove([claim for claim, _ in waiting.values()])
         for (node, (claim, to)), margin in zip(waiting.items(), found, strict=True):
-            if not margin.least > 0 and not claim.narrows:
-                raise Rejected(
-                    f"node {node}: the bound {margin.least:.3g} is not positive on {self._where(claim.part)}"
-                )
-            if claim.line:
+            if not margin.least > 0 and claim.kind != "narrow":
+                where = self._where(claim.part)
+                raise Rejected(f"node {node}: the bound {margin.least:.3g} is not positive on {where}")
+            if claim.kind == "line":
                 self.prover.keep(claim, margin)
             if margin.part is not None:
                 self._put(to, margin.part)
@@ -241,35 +225,25 @@ def check_witness(network: CheckedNetwork, queries: Queries, x: Array) -> Accept
     """
     if x.shape != (network.inputs,) or not np.isfinite(x).all():
         raise Rejected(f"a witness with {x.size} finite numbers was expected for {network.inputs} inputs")
-    form, inside = queries.form, (queries.form.lower <= x) & (x <= queries.form.upper)
-    for flags, ends in ((form.strict_lower, form.lower), (form.strict_upper, form.upper)):
-        if flags is not None:
-            inside &= ~(flags & (ends == x))
-    at = 0
+    form, at = queries.form, 0
     for size, dtype in network.dtypes:
         own, at = x[at : at + size], at + size
         if dtype.kind in "iu":
             least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
             if ((own != np.round(own)) | (own < float(least)) | (own >= float(most) + 1)).any():
                 raise Rejected(f"the witness has other numbers than those of {dtype}, which the network reads there")
-    cases = np.flatnonzero(inside.all(1))
-    if not len(cases):
+    cases = form.cases_of(x).tolist()
+    if not cases:
         raise Rejected("the witness lies outside of every box of the specification")
     with contextlib.suppress(Unreadable):  # nothing is rounded on a small network
         network = network.in_fractions()
     point = network.arithmetic.of(x[None])
-    swept = sweep(network, point, point)
-    if not network.arithmetic.exact:
-        if not all(np.isfinite(t).all() for t in (*swept.low, *swept.high)):
-            raise Rejected("the witness has no finite outputs")
-        network = replace(network, arithmetic=FRACTIONS)
-        for ends, v in itertools.product((swept.low, swept.high), (0, network.output)):
-            ends[v] = FRACTIONS.of(ends[v])
-        swept = replace(swept, network=network, forms=[None] * len(swept.low), floor=FRACTIONS.zeros(1))
-    rows = swept.then(Prover(network, queries).asked(np.arange(len(queries.rhs))))
-    ranges = list(zip(rows.low[-1][0].tolist(), rows.high[-1][0].tolist(), form.row_strict.tolist(), strict=True))
-    open_ = ""
-    for q in cases.tolist():
+    rows = sweep(network, point, point).then(Prover(network, queries).asked(np.arange(len(queries.rhs))))
+    low, high = rows.low[-1][0].tolist(), rows.high[-1][0].tolist()
+    if not all(map(math.isfinite, (*low, *high))):
+        raise Rejected("the witness has no finite outputs")
+    ranges, open_ = list(zip(low, high, form.row_strict.tolist(), strict=True)), ""
+    for q in cases:
         for c, clause in enumerate(queries.clauses[q]):
             known = [ranges[r] for r in clause]
             if all(top < 0 or (top == 0 and not strict) for _, top, strict in known):

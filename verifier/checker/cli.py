@@ -15,20 +15,14 @@ ACCEPTED, REJECTED, UNREADABLE = 0, 1, 2
 USAGE = "usage: python -m verifier.checker.cli PROOF MODEL SPEC (exit code 0: accepted, 1: rejected, 2: unreadable)"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Checks a proof; exit code 0: accepted, 1: rejected, 2: a file cannot be used."""
-    files = sys.argv[1:] if argv is None else argv
-    if len(files) == 3:
-        return run(*files)
-    print(USAGE, file=sys.stderr)
-    return UNREADABLE
-
-
-def run(proof: str, model: str, spec: str) -> int:
-    """Checks and says so; the exit code."""
+def main(files: Sequence[str]) -> int:
+    """Checks a proof, model and specification, and says so; exit code 0: accepted, 1: rejected, 2: a file cannot be
+    used."""
     started = time.monotonic()
     try:
-        found = check(proof, model, spec)
+        if len(files) != 3:
+            raise Unreadable(USAGE)
+        found = check(*files)
     except Rejected as error:
         print("rejected")
         print(f"secateur check: {error}", file=sys.stderr)
@@ -39,13 +33,10 @@ def run(proof: str, model: str, spec: str) -> int:
     print(f"accepted {found.verdict}")
     for q, share in enumerate(found.shares):
         print(f"box {q}: certified {math.floor(share * 10**6) / 10**6:.6f}")
-    seconds = time.monotonic() - started
-    print(
-        f"secateur check: {found.leaves} leaves, {found.splits} splits, {found.queries} queries, {seconds:.2f} s",
-        file=sys.stderr,
-    )
+    counts = f"{found.leaves} leaves, {found.splits} splits, {found.queries} queries"
+    print(f"secateur check: {counts}, {time.monotonic() - started:.2f} s", file=sys.stderr)
     return ACCEPTED
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -40,14 +40,10 @@ class Curve(CheckedOperator, ABC):
 
     def _at(self, points: Sequence[Array], s: Array) -> tuple[Array, Array]:
         """Least and largest f(x) - s x over `points`, with what rounding costs."""
-        lows, highs = [], []
-        for x in points:
-            y, error = self.value(x)
-            product = s * x
-            error = error + (np.abs(y) + np.abs(product)) * (4 * self.arithmetic.unit) + self.arithmetic.tiny
-            lows.append(y - product - error)
-            highs.append(y - product + error)
-        return np.minimum.reduce(lows), np.maximum.reduce(highs)
+        x = np.stack(points)
+        (y, error), product = self.value(x), s * x
+        error = error + (np.abs(y) + np.abs(product)) * (4 * self.arithmetic.unit) + self.arithmetic.tiny
+        return (y - product - error).min(0), (y - product + error).max(0)
 
 
 def _divided(over: Array, under: Array) -> Array:
@@ -69,8 +65,7 @@ class Relu(Curve):
 
     def residual(self, s: Array, low: Array, high: Array) -> tuple[Array, Array]:
         # convex, so it is largest at an end, and least there or at the kink
-        (least, most), at_kink = self._at([low, high], s), np.maximum(low, np.minimum(high, 0))
-        least = np.minimum(least, self._at([at_kink], s)[0])
+        least, most = self._at([low, high, np.maximum(low, np.minimum(high, 0))], s)
         least = np.where((s >= self.leak) & (s <= 1), np.maximum(least, 0), least)  # it is above every such line
         flat = ((s == 1) & (low >= 0)) | ((s == self.leak) & (high <= 0))  # it is that line
         return np.where(flat, 0, least), np.where(flat, 0, most)
@@ -121,15 +116,10 @@ class Sigmoid(Curve):
         """Least and largest of f(t) + f'(t) (x - t) - s x over `ends`."""
         y, error = self.value(t)
         d = y * (1 - y)
-        values = [y + d * (x - t) - s * x for x in ends]
-        rooms = [
-            error + TINY + (np.abs(y) + np.abs(s * x)) * (8 * UNIT) + (np.abs(x) + np.abs(t)) * (80 * UNIT)
-            for x in ends
-        ]
-        return (
-            np.minimum.reduce([v - room for v, room in zip(values, rooms, strict=True)]),
-            np.maximum.reduce([v + room for v, room in zip(values, rooms, strict=True)]),
-        )
+        x = np.stack(ends)
+        value = y + d * (x - t) - s * x
+        room = error + TINY + (np.abs(y) + np.abs(s * x)) * (8 * UNIT) + (np.abs(x) + np.abs(t)) * (80 * UNIT)
+        return (value - room).min(0), (value + room).max(0)
 
     def residual(self, s: Array, low: Array, high: Array) -> tuple[Array, Array]:
         least, most = self._at([low, high], s)

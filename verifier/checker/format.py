@@ -154,15 +154,14 @@ class Reader:
 
     def events(self) -> Iterator[Event]:
         """All events, the last one an `End` with nothing after it."""
-        while True:
+        event: Event | None = None
+        while not isinstance(event, End):
             try:
                 event = self._event(self._next())
             except (TypeError, ValueError) as error:
                 self._fail(f"damaged: {error}")
             yield event
-            if isinstance(event, End):
-                self._ends()
-                return
+        self._ends()
 
     def witness(self) -> np.ndarray:
         """The input (n,) that a `sat` proof holds."""

@@ -15,6 +15,12 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray
+MOST_NUMBERS = 1 << 27
+"""Numbers in the maps of the affine forms that are held for one box at a time, at most; in lines below rows as well."""
+
+CHUNK = 1 << 17
+"""Elements of one array of rows, at most (larger ones come in parts); about what a core's cache holds."""
+
 SCRATCH = 1 << 18
 """Numbers of arguments that are laid out at a time, where one has fewer: about what a core's cache holds."""
 
@@ -70,11 +76,6 @@ class Gather:
         return len(self.index)
 
     @property
-    def source(self) -> int:
-        """The value that it reads first."""
-        return self.parts[0][0]
-
-    @property
     def sources(self) -> tuple[int, ...]:
         return tuple(v for v, _ in self.parts)
 
@@ -95,7 +96,7 @@ class Gather:
     @property
     def value(self) -> int:
         """The value that it is, -1 where it is not one as it is."""
-        return self.source if self.whole and len(self.parts) == 1 else -1
+        return self.sources[0] if self.whole and len(self.parts) == 1 else -1
 
     def join(self, values: Sequence[Array] | Mapping[int, Array]) -> Array:
         """What it reads, (.., n): its parts, one after the other."""
@@ -148,7 +149,7 @@ class CheckedOperator:
     @property
     def source(self) -> int:
         """The value that it reads first."""
-        return self.argument.source
+        return self.argument.sources[0]
 
 
 @dataclass
@@ -157,24 +158,19 @@ class Linear(CheckedOperator):
 
     Convolutions: p is a window, x what lies under it of the channels of group g. Matrix products: one group, p is a row
     of x. Multiples of several arguments, added up: o is 0. `inexact` roundings went into each weight. With `largest`
-    the sum is also known to be the maximum of the first two x. Rows over it have at most `nonzero` coefficients that
-    are not 0 (where that is 0: as many as it has elements).
+    the sum is also known to be the maximum of the first two x.
     """
 
     weight: Array
-    offset: Array | None = field(default=None, kw_only=True)
+    offset: Array = field(default_factory=lambda: np.zeros(1, int), kw_only=True)
     inexact: int = field(default=0, kw_only=True)
     largest: bool = field(default=False, kw_only=True)
-    nonzero: int = field(default=0, kw_only=True)
-
-    def __post_init__(self) -> None:
-        self.nonzero = self.nonzero or self.size
 
     @property
     def terms(self) -> int:
         """Roundings that a product goes through at most, forwards or backwards, those of its coefficient too."""
         _, o, k = self.weight.shape
-        return max(min(o, self.nonzero), k) + self.argument.repeats + self.inexact
+        return max(o, k) + self.argument.repeats + self.inexact
 
     @cached_property
     def magnitude(self) -> Array:

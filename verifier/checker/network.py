@@ -144,15 +144,12 @@ class CheckedNetwork:
         if sum(op.size * op.weight.shape[2] for op in nodes if isinstance(op, Linear)) > MOST_PRODUCTS:
             raise Unreadable("the network is too large for fractions")
         for v, op in enumerate(nodes):
-            if isinstance(op, Linear):
-                if op.inexact:
-                    raise Unreadable(f"node '{op.name}' has a rounded coefficient, which is not known in fractions")
-                offset = None if op.offset is None else FRACTIONS.of(op.offset)
-                nodes[v] = replace(op, weight=FRACTIONS.of(op.weight), offset=offset)
+            if isinstance(op, Linear) and not op.inexact:
+                nodes[v] = replace(op, weight=FRACTIONS.of(op.weight), offset=FRACTIONS.of(op.offset))
             elif isinstance(op, Relu):
                 nodes[v] = replace(op, arithmetic=FRACTIONS)
             elif op is not None:
-                raise Unreadable(f"node '{op.name}' is not known in fractions")
+                raise Unreadable(f"node '{op.name}' is not known in fractions, or has a rounded coefficient")
         return replace(self, nodes=nodes, arithmetic=FRACTIONS)
 
 
@@ -218,10 +215,7 @@ class _Reader:
             self.whole = np.append(self.whole, np.full(math.prod(shape), kind.kind != "f"))
         for node in graph.node:
             self.step(node)
-        outputs = [self.values.get(info.name) for info in graph.output]
-        if not all(isinstance(y, Computed) for y in outputs):
-            raise Unreadable(f"an output is a constant or is missing: {[i.name for i in graph.output]}")
-        ids = [_computed(y).ids.reshape(-1) for y in outputs]
+        ids = [_computed(self.values.get(info.name)).ids.reshape(-1) for info in graph.output]
         whole = self.gather(np.concatenate(ids))
         output = whole.value
         if output <= 0:
@@ -301,16 +295,16 @@ class _Reader:
         self.firsts.append(first + size)
         return Computed(np.arange(first, first + size).reshape(shape))
 
-    def combine(self, xs: Sequence[Computed], factors: Sequence[Any], offset: Any = None, **more: Any) -> Computed:
+    def combine(self, xs: Sequence[Computed], factors: Sequence[Any], offset: Any = 0.0, **more: Any) -> Computed:
         """A sum of multiples, and of a constant, element by element."""
-        shape = np.broadcast_shapes(*(np.shape(t) for t in (*xs, *factors, 0.0 if offset is None else offset)))
+        shape = np.broadcast_shapes(*(np.shape(t) for t in (*xs, *factors, offset)))
         ids = np.concatenate([np.broadcast_to(x.ids, shape).reshape(-1) for x in xs])
         if any(np.size(f) > 1 for f in factors):
             weight = np.stack([np.broadcast_to(f, shape).reshape(-1) for f in factors], -1)
         else:
             weight = np.array([[float(np.reshape(f, ())) for f in factors]])
         weight = _finite(weight[:, None], self.name)
-        offset = None if offset is None else np.broadcast_to(offset, shape).reshape(-1)
+        offset = np.broadcast_to(offset, shape).reshape(-1) if np.any(offset) else np.zeros(1)
         return self.add(Linear, self.operand(ids), shape, weight, offset=offset, **more)
 
     def curve(self, kind: Callable[..., Any], x: Any, **more: Any) -> Computed:
@@ -432,7 +426,7 @@ class _Reader:
         under = _windows(picture, **{**window, "kernel_shape": kernel})
         grid = under.shape[3:]
         ids = under.reshape(group, -1, *grid).swapaxes(0, 1).reshape(-1)
-        offset = None if bias is None else np.repeat(_numbers(bias), math.prod(grid))
+        offset = np.zeros(1) if bias is None else np.repeat(_numbers(bias), math.prod(grid))
         weight = weight.reshape(group, o // group, -1)
         return self.add(Linear, self.operand(ids), (1, o, *grid), weight, offset=offset)
 
@@ -440,9 +434,8 @@ class _Reader:
         picture, kernel = _picture(x), window["kernel_shape"]
         if not count_include_pad and (_windows(picture, **window) < 0).any():
             raise Unreadable("padding that is not counted")
-        mean = self.op_conv(
-            x, np.full((len(picture), 1, *kernel), 1.0 / math.prod(kernel)), group=len(picture), **window
-        )
+        shares = np.full((len(picture), 1, *kernel), 1.0 / math.prod(kernel))
+        mean = self.op_conv(x, shares, group=len(picture), **window)
         self.nodes[-1] = replace(cast(Linear, self.nodes[-1]), inexact=1)
         return mean
 

@@ -6,31 +6,19 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 
-from verifier.checker.bounds import (
-    CHUNK,
-    MOST_NUMBERS,
-    Enclosures,
-    Pulls,
-    bound_rows,
-    cuts,
-    decided,
-    sweep,
-    unit_rows,
-)
+from verifier.checker.bounds import Enclosures, RowBounds, bound_rows, cuts, decided, sweep, unit_rows
 from verifier.checker.curves import Relu
 from verifier.checker.errors import Unreadable
 from verifier.checker.format import FORMS, ROOT, ROWS, SYMBOLS, Picked
-from verifier.checker.linear import FLOATS, TINY, UNIT, Array, Gather, Linear
+from verifier.checker.linear import CHUNK, FLOATS, MOST_NUMBERS, TINY, UNIT, Array, Gather, Linear, fractions
 from verifier.checker.network import CheckedNetwork
 from verifier.checker.query import Queries
 
-OCTAVES, HALVINGS = 16.0, 10
-"""Where the multiplier of a narrowing's row is looked for, in octaves of what rows and it vary by, and how often that
-is cut in half."""
+FIRST: tuple[tuple[int, Picked], ...] = ((0, ((0, 1.0),)),)
+"""The first row of the first clause, as it is."""
 
 ROW_NODE = 64
 """What a node in the tree of a row takes of memory beside its decided neurons, in numbers."""
@@ -54,23 +42,17 @@ class TreeRow:
     line: Array | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class RowLines:
-    """Linear functions below rows, `side` z (K,), z the arguments of Relu neurons (K,), on the whole box of a query:
-    coefficients (K, n) and least values (K,)."""
-
-    neuron: Array
-    side: Array
-    coefficients: Array
-    least: Array
+RowLines = tuple[Array, Array, Array]
+"""Neurons (K,) and sides (K,); linear functions below the rows, `side` z, z the argument of a Relu, on the whole box of
+a query: their coefficients, and least values last, (K, n + 1)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """A node of the tree: the query, the clause that is asked for (-1: all), the box of the inputs that vary, lower and
-    upper (2, f), where it is not the query's; the decided neurons, (value of the Relu, neuron, side); and where it was
+    """A node of the tree: the query, the clause that is asked for (-1: all), the box of the inputs, lower and upper
+    (2, n), where it is not the query's; the decided neurons, (value of the Relu, neuron, side); and where it was
     narrowed: the `ends` of arguments of Relus, (neurons, sides, least values of side z), and the slopes that said so.
-    One in the tree of a `row` asks for no clause, the row is at least `least` there."""
+    One in the tree of a `row` asks for this alone, which is at least `least` there."""
 
     query: int
     clause: int = -1
@@ -93,31 +75,24 @@ class Part:
 class Claim:
     """That a part holds no violation: every clause has one of the `rows`, (clause, rows and weights), that cannot hold.
     `beta` is a multiplier for every decided neuron, `slopes` are bytes per Relu, 255 for a slope of 1; `intervals` says
-    where intervals come from (`format.FORMS`, ..). With `narrows` nothing is claimed, but asked where the rows can
-    hold. An `exact` claim is bounded in fractions. On a part in the tree of a row the claim is that it exceeds
-    `least`, and with `line` that the linear function of that bound does."""
+    where intervals come from (`format.FORMS`, ..), `kind` what it is for (`format.Leaf`): of "narrow" nothing is
+    claimed, but asked where the rows can hold; "exact" is bounded in fractions; a "bound", on a part in the tree of a
+    row, is that it exceeds `least`, and a "line" that the linear function of that bound does."""
 
     part: Part
     rows: tuple[tuple[int, Picked], ...]
     beta: tuple[float, ...] = ()
     slopes: Mapping[int, Array] = field(default_factory=dict)
     intervals: str = FORMS
-    narrows: bool = False
-    exact: bool = False
+    kind: str = "leaf"
     least: float = 0.0
-    line: bool = False
-
-    @property
-    def tasks(self) -> tuple[tuple[int, Picked], ...]:
-        """What is to be bounded: its rows, or that of its tree."""
-        return self.rows if self.part.row is None else ((0, ((0, 1.0),)),)
 
 
 @dataclass(frozen=True, eq=False)
 class Margin:
     """How far a claim is from a violation, rigorously: positive is proven, and so is +inf (no point there); what was
     taken off for rounding; what becomes of the part: where violations can lie, if it was asked for, or that with
-    what is known of its row; and of a row the coefficients (n,) of the linear function that was below it there."""
+    what is known of its row; and the coefficients (n,) of the linear function below its first row, if it was made."""
 
     least: float
     error: float = 0.0
@@ -132,56 +107,37 @@ class Prover:
         self.network, self.queries = network, queries
         self.relus = {v: op for v, op in enumerate(network.nodes) if isinstance(op, Relu) and not op.leak}
         self.neurons = sum(op.size for op in self.relus.values())
-        self.most = max((len(rows) for clauses in queries.clauses for rows in clauses), default=0)
         self._exact: Prover | None = None
         self._roots: tuple[int, Enclosures] | None = None
         self._known: dict[int, dict[TreeRow, None]] = {}  # by query, in the order of the file
         self._lines: dict[int, dict[int, RowLines]] = {}  # of one query, by Relu
         self._kept = 0
 
-    def box(self, part: Part) -> tuple[Array, Array]:
-        """The inputs of a part, (n,) each."""
-        lower, upper = self.queries.lower[part.query].copy(), self.queries.upper[part.query].copy()
-        if part.box is not None:
-            free = lower < upper
-            lower[free], upper[free] = part.box
-        return lower, upper
-
-    def varying(self, query: int) -> Array:
-        """The inputs that vary on a query's box, (f,)."""
-        return np.flatnonzero(self.queries.lower[query] < self.queries.upper[query])
-
-    def part(self, query: int, lower: Array, upper: Array, clause: int = -1) -> Part:
-        """The part of a query whose inputs (n,) lie between these."""
-        free = self.varying(query)
-        return Part(query, clause, np.stack([lower[free], upper[free]]))
+    def box(self, part: Part) -> Array:
+        """The inputs of a part, lower and upper (2, n)."""
+        whole = np.stack([self.queries.lower[part.query], self.queries.upper[part.query]])
+        return whole if part.box is None else part.box.copy()
 
     def share(self, part: Part) -> Fraction:
         """What its inputs take of the volume of the query's box."""
-        total, free = Fraction(1), self.varying(part.query)
-        whole = (t[part.query, free].tolist() for t in (self.queries.lower, self.queries.upper))
-        own = (t[free].tolist() for t in self.box(part))
-        for a, b, low, high in zip(*whole, *own, strict=True):
-            total *= (Fraction(high) - Fraction(low)) / (Fraction(b) - Fraction(a))
-        return total
+        (low, high), (least, most) = fractions(self.box(part)), fractions(self.box(Part(part.query)))
+        varies = most > least
+        return math.prod(((high - low)[varies] / (most - least)[varies]).tolist(), start=Fraction(1))
 
     def clauses(self, part: Part) -> list[list[int]]:
-        """Row numbers of the clauses that a part is asked for."""
-        clauses = self.queries.clauses[part.query] if part.row is None else []
+        """Row numbers of the clauses that a part is asked for (in the tree of a row: one, of that alone)."""
+        clauses = self.queries.clauses[part.query] if part.row is None else [[0]]
         return clauses if part.clause < 0 else [clauses[part.clause]]
 
     def intervals(self, parts: Sequence[Part], kind: str) -> Enclosures:
         """Intervals for parts (of one query, where they are the root's)."""
-        boxes, signs = [self.box(p) for p in parts], [p.signs for p in parts]
-        lower, upper = np.stack([b[0] for b in boxes]), np.stack([b[1] for b in boxes])
+        (lower, upper), signs = np.stack([self.box(p) for p in parts], 1), [p.signs for p in parts]
         if kind != ROOT:
-            return sweep(self.network, lower, upper, signs, kind == ROWS, kind == SYMBOLS)
+            return sweep(self.network, lower, upper, signs, kind)
         whole, count = self.root(parts[0].query), len(parts)
         low, high = [lower, *whole.low[1:]], [upper, *whole.high[1:]]
-        empty, floor = np.repeat(whole.empty, count), np.repeat(whole.floor, count)
-        found = replace(
-            whole, low=low, high=high, empty=empty, floor=floor, planes=dict(whole.planes), forms=[None] * len(low)
-        )
+        found = replace(whole, low=low, high=high, planes=dict(whole.planes), forms=[None] * len(low))
+        found.empty, found.floor = np.repeat(whole.empty, count), np.repeat(whole.floor, count)
         for v in {at for p in parts for at in (*p.ends, *(at for at, _, _ in p.signs))}:
             source = self.network.argument(v)
             low[source], high[source] = (np.repeat(t[source], count, 0) for t in (whole.low, whole.high))
@@ -195,7 +151,7 @@ class Prover:
         asked."""
         if self._roots is None or self._roots[0] != query:
             lower, upper = self.queries.lower[query], self.queries.upper[query]
-            self._roots = query, sweep(self.network, lower[None], upper[None], rows=True)
+            self._roots = query, sweep(self.network, lower[None], upper[None], kind=ROWS)
             self._meet(query)
         return self._roots[1]
 
@@ -207,11 +163,6 @@ class Prover:
                 found = [(0, row.neuron, row.side, row.least) for row in known if row.value == v]
                 whole.clamp(v, cuts(found))
                 whole.planes[v] = whole.new_plane(v)
-
-    def known(self, row: TreeRow) -> float:
-        """The least value of a row that is known on the whole box of its query."""
-        whole, source = self.root(row.query), self.network.argument(row.value)
-        return float(whole.low[source][0, row.neuron] if row.side > 0 else -whole.high[source][0, row.neuron])
 
     def tighten(self, rows: Mapping[TreeRow, float]) -> None:
         """From now on these rows are at least so large, and what is kept of them is known."""
@@ -257,7 +208,7 @@ class Prover:
                     bound = bound_rows(whole, owner, rows, self.network.argument(v), linear=True)
                     lines = np.column_stack([bound.coefficients, bound.low])
                 if len(neuron):
-                    found[v] = RowLines(neuron, side, lines[:, :-1], lines[:, -1])
+                    found[v] = neuron, side, lines
             self._lines = {query: found}
         return self._lines[query]
 
@@ -267,7 +218,7 @@ class Prover:
         for i, claim in enumerate(claims):
             query = claim.part.query if claim.intervals == ROOT else -1
             over = -1 if claim.part.row is None else claim.part.row.value
-            kinds.setdefault((claim.intervals, query, bool(claim.slopes), claim.exact, over), []).append(i)
+            kinds.setdefault((claim.intervals, query, bool(claim.slopes), claim.kind == "exact", over), []).append(i)
         most = max(1, 8 * CHUNK // max(self.network.sizes))
         named = max((sum(len(picked) for _, picked in claim.rows) for claim in claims), default=0)
         most = min(most, 1 + math.isqrt(8 * CHUNK // (1 + named)))  # every row that one names is bounded on all boxes
@@ -287,26 +238,23 @@ class Prover:
 
     def _group(self, claims: list[Claim]) -> list[Margin]:
         swept, prover = self.prepare(claims), self
-        if claims[0].exact:
+        if claims[0].kind == "exact":
             prover = self.in_fractions()
             swept = prover.prepare(claims, swept)
-        tasks = [(b, c, rows) for b, claim in enumerate(claims) if not swept.empty[b] for c, rows in claim.tasks]
+        tasks = [(b, c, rows) for b, claim in enumerate(claims) if not swept.empty[b] for c, rows in claim.rows]
         margin, lost, coefficients = prover.walk(swept, claims, tasks)
         owner, clause = (np.array([t[i] for t in tasks], np.int64) for i in (0, 1))
         found = []
         for b, claim in enumerate(claims):
             mine, part = np.flatnonzero(owner == b), None
-            best = np.full(
-                len(self.clauses(claim.part)) if claim.part.row is None else 1, -math.inf
-            )  # of each clause the best row
+            best = np.full(len(self.clauses(claim.part)), -math.inf)  # of each clause the best row
             np.maximum.at(best, clause[mine], margin[mine])
             least = math.inf if swept.empty[b] else float(best.min(initial=math.inf))
-            if claim.narrows:
+            if claim.kind == "narrow":
                 part = self.narrowed(swept, b, claim, clause[mine], margin[mine], coefficients[mine])
             elif claim.part.row is not None:
                 part = replace(claim.part, least=max(claim.part.least, claim.least))
-            lines = coefficients[mine[:1]] if claim.part.row is not None else ()
-            found.append(Margin(least, float(lost[mine].max(initial=0)), part, *lines))
+            found.append(Margin(least, float(lost[mine].max(initial=0)), part, *coefficients[mine[:1]]))
         return found
 
     def in_fractions(self) -> Prover:
@@ -341,19 +289,17 @@ class Prover:
         if claim.intervals == ROOT and len(self.clauses(part)) == len(margin) == 1 and math.isfinite(margin[0]):
             most = max(0.0, -float(margin[0]))
             inwards = low - self.queries.lower[part.query], self.queries.upper[part.query] - high
-            for v, lines in self.lines(part.query).items():
+            for v, (neuron, side, lines) in self.lines(part.query).items():
                 source = self.network.argument(v)
-                ends = swept.low[source], swept.high[source]
-                below, above = (t[b if len(t) > 1 else 0][lines.neuron] for t in ends)
+                below, above = (t[source][b if len(t[source]) > 1 else 0, neuron] for t in (swept.low, swept.high))
                 open_ = np.flatnonzero((below < 0) & (above > 0))
-                own, moved = lines.coefficients[open_], np.zeros(len(open_))
-                if part.box is not None:  # from the whole box to the part's
-                    moved = np.maximum(own, 0) @ inwards[0] + np.maximum(-own, 0) @ inwards[1]
+                own, known = lines[open_, :-1], lines[open_, -1]
+                moved = np.maximum(own, 0) @ inwards[0] + np.maximum(-own, 0) @ inwards[1]  # from the whole box
                 risen = _risen(own, rows[0], high - low, most, moved)
-                least = np.where(lines.side > 0, below, -above)
-                least[open_] = np.fmax(least[open_], np.nextafter(lines.least[open_] + risen, -np.inf))
-                narrower[v] = lines.neuron, lines.side, least
-        inner = part.box if np.array_equal(box, (low, high)) else box[:, self.varying(part.query)]
+                least = np.where(side > 0, below, -above)
+                least[open_] = np.fmax(least[open_], np.nextafter(known + risen, -np.inf))
+                narrower[v] = neuron, side, least
+        inner = part.box if np.array_equal(box, (low, high)) else box
         return replace(part, box=inner, ends=narrower, slopes=claim.slopes)
 
     def prepare(self, claims: Sequence[Claim], around: Enclosures | None = None) -> Enclosures:
@@ -375,19 +321,13 @@ class Prover:
             swept.planes[v] = swept.new_plane(v, alpha)
         return swept
 
-    def walk(
-        self, swept: Enclosures, claims: Sequence[Claim], tasks: Sequence[ClauseTask]
-    ) -> tuple[Array, Array, Array]:
+    def walk(self, swept: Enclosures, claims: Sequence[Claim], tasks: Sequence[ClauseTask]) -> RowBounds:
         """For (claim, clause, rows and weights), (P,): by how much the weighted rows exceed their limits everywhere on
         the claim's part, rounded down with an exact sign, which is positive also where they meet them and a row is
-        strict; what rounding took off; and the coefficients (P, n) of the linear function whose least value that is (0
-        where something cheaper was enough)."""
+        strict."""
         numbers, trees = self.network.arithmetic, claims[0].part.row is not None
-        picks = [
-            (p, b if trees else self.clauses(claims[b].part)[c][k], w)
-            for p, (b, c, own) in enumerate(tasks)
-            for k, w in own
-        ]
+        names = [self.clauses(claim.part) for claim in claims]
+        picks = [(p, b if trees else names[b][c][k], w) for p, (b, c, own) in enumerate(tasks) for k, w in own]
         task, row = (np.array([pick[i] for pick in picks], np.int64) for i in (0, 1))
         weight, (used, place) = numbers.of(np.array([pick[2] for pick in picks])), np.unique(row, return_inverse=True)
         strict = np.zeros(len(tasks), bool)
@@ -401,41 +341,40 @@ class Prover:
 
         swept = swept.then(self.tree_rows([claims[b] for b in used.tolist()]) if trees else self.asked(used))
         owner = np.array([b for b, _, _ in tasks], np.int64)
-        target = np.array([math.inf if claims[b].line else 0.0 for b in owner.tolist()])
-        pulls = self._pulls(claims)
-        found = bound_rows(swept, owner, rows, swept.network.output, pulls=pulls, target=target, linear=True)
+        target = np.array([math.inf if claims[b].kind == "line" else 0.0 for b in owner.tolist()])
+        swept.pulls = self._pulls(claims)
+        found = bound_rows(swept, owner, rows, swept.network.output, target, linear=True)
         over = np.array([_sign(v) for v in found.low.tolist()]) if numbers.exact else found.low
-        return np.where((over == 0) & strict, TINY, over), found.error, found.coefficients
+        return found._replace(low=np.where((over == 0) & strict, TINY, over))
 
     def asked(self, rows: Array) -> Linear:
         """These rows of the specification less their limits, as an operator."""
         weight, values = self.queries.outputs[rows], [self.network.output]
         if self.queries.inputs[rows].any():
             weight, values = np.concatenate([weight, self.queries.inputs[rows]], 1), [*values, 0]
-        return self._last(values, weight, -self.queries.rhs[rows], self.most)
+        return self._last(values, weight, -self.queries.rhs[rows])
 
     def tree_rows(self, claims: Sequence[Claim]) -> Linear:
         """The rows of trees that claims are about, less what they are to be at least."""
         trees = [c.part.row for c in claims if c.part.row is not None]
         weight = np.zeros((len(trees), self.relus[trees[0].value].size))
         weight[np.arange(len(trees)), [t.neuron for t in trees]] = [t.side for t in trees]
-        return self._last([self.network.argument(trees[0].value)], weight, np.array([-c.least for c in claims]), 1)
+        return self._last([self.network.argument(trees[0].value)], weight, np.array([-c.least for c in claims]))
 
-    def _last(self, values: list[int], weight: Array, offset: Array, nonzero: int) -> Linear:
+    def _last(self, values: list[int], weight: Array, offset: Array) -> Linear:
         numbers, parts = self.network.arithmetic, tuple((v, self.network.sizes[v]) for v in values)
         argument = Gather(parts, np.arange(weight.shape[1]))
-        return Linear(
-            argument, len(weight), "rows", numbers.of(weight)[None], offset=numbers.of(offset), nonzero=nonzero
-        )
+        return Linear(argument, len(weight), "rows", numbers.of(weight)[None], offset=numbers.of(offset))
 
-    def _pulls(self, claims: Sequence[Claim]) -> Pulls:
+    def _pulls(self, claims: Sequence[Claim]) -> dict[int, Array]:
         """How the decided neurons of the claims' parts help."""
-        pulls: dict[int, dict[int, list[tuple[int, Any]]]] = {}
+        pulls: dict[int, Array] = {}
         for b, claim in enumerate(claims):
             for (v, neuron, side), beta in zip(claim.part.signs, claim.beta, strict=False):
+                if beta and v not in pulls:
+                    pulls[v] = self.network.arithmetic.zeros(len(claims), self.relus[v].size)
                 if beta:
-                    pull = self.network.arithmetic.of(-side * beta)[()]
-                    pulls.setdefault(v, {}).setdefault(b, []).append((neuron, pull))
+                    pulls[v][b, neuron] += self.network.arithmetic.of(-side * beta)[()]
         return pulls
 
 
@@ -452,29 +391,19 @@ def _risen(rows: Array, row: Array, width: Array, most: float, moved: Array) -> 
 
     For any g >= 0 a function is not below its sum with  g (sum_j |row_j| d_j - most).  Where the two have coefficients
     of different signs they are least at different ends, and the sum gains  min(g |row_j|, |rows_j|)  times the width.
-    That is concave in g. Between two g on both sides of the best one, found by bisection, the lines there cross: at the
-    best g, if at most one input's kink |rows_j| / |row_j| lies between them.
+    That is concave in g and best at the quotient  |rows_j| / |row_j|  of the input at which those with larger ones have
+    used up `most` (the dual of a fractional knapsack).
     """
     size, risen, step = np.abs(row), np.zeros(len(rows)), max(1, CHUNK // len(row))
-    fewer = 1 - FLOATS.gamma(3 * len(row))
+    uses, fewer = size * width, 1 - FLOATS.gamma(3 * len(row))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        turn, uses = np.where(size > 0, -1 / row, 0), size * width
         for part in (slice(at, at + step) for at in range(0, len(rows), step)):
-            quotient = np.maximum(rows[part] * turn, 0)
-            unit, quotient = quotient @ uses / uses.sum(), quotient.astype(np.float32)
-            low, high = np.full(len(unit), -OCTAVES), np.full(len(unit), OCTAVES)
-            for _ in range(HALVINGS):
-                half = (low + high) / 2
-                larger = quotient > (unit * np.exp2(half)).astype(np.float32)[:, None]
-                over = larger @ uses.astype(np.float32) > most
-                low, high = np.where(over, half, low), np.where(over, high, half)
-            pull, ends = np.maximum(rows[part] * -np.sign(row), 0), []
-            for g in (unit * np.exp2(low), unit * np.exp2(high)):  # slopes and values at 0 of what is linear there
-                larger = pull > g[:, None] * size
-                ends.append((larger @ uses - most, np.where(larger, 0, pull) @ width, g))
-            (rises, at, left), (falls, end, right) = ends
-            g = np.where(falls > 0, right, np.where(rises > 0, (end - at) / (rises - falls), left))
-            g = np.clip(np.nan_to_num(g), left, right)
+            pull = np.maximum(rows[part] * -np.sign(row), 0)
+            quotient = np.column_stack([np.nan_to_num(pull / size), np.zeros(len(pull))])
+            order = np.argsort(-quotient[:, :-1].astype(np.float32), 1)
+            used = (np.cumsum(uses[order], 1) <= most).sum(1)
+            place = np.column_stack([order, np.full(len(order), len(row))])[np.arange(len(order)), used]
+            g = quotient[np.arange(len(order)), place]
             paid = g * most * (1 + 4 * UNIT) + TINY
             gained = np.minimum(g[:, None] * size, pull) @ width * fewer - paid
             risen[part] = np.fmax(gained - (np.abs(gained) + paid) * (4 * UNIT) - TINY, 0)

@@ -65,12 +65,9 @@ def read_queries(path: str | Path, network: CheckedNetwork) -> Queries:
             lower[:, part], upper[:, part] = vnnlib.float_hull(lower[:, part], upper[:, part], dtype)
         else:
             raise Unreadable(f"{path}: inputs of type {dtype}")
-    columns, values, rhs, _ = zip(*map(form.row, range(form.n_rows)), strict=True) if form.n_rows else ((),) * 4
-    any_input = any((own < form.n_inputs).any() for own in columns)
-    first = 0 if any_input else form.n_inputs
+    first = 0 if (form.row_col < form.n_inputs).any() else form.n_inputs
     rows = np.zeros((form.n_rows, form.n_inputs + network.outputs - first))
-    for row, places, own in zip(rows, columns, values, strict=True):
-        row[places - first] = own
+    rows[np.repeat(np.arange(form.n_rows), np.diff(form.row_ptr)), form.row_col - first] = form.row_val
     of_inputs, of_outputs = np.split(rows, [form.n_inputs - first], 1)
     clauses: list[list[list[int]]] = []
     for q in range(form.n_cases):
@@ -79,4 +76,5 @@ def read_queries(path: str | Path, network: CheckedNetwork) -> Queries:
             continue
         shared = form.case_in_rows[form.case_in_ptr[q] : form.case_in_ptr[q + 1]].tolist()
         clauses.append([[*form.clause(k).tolist(), *shared] for k in range(form.case_ptr[q], form.case_ptr[q + 1])])
-    return Queries(lower, upper, clauses, of_outputs, of_inputs, np.array(rhs), form, hashlib.sha256(data).hexdigest())
+    digest = hashlib.sha256(data).hexdigest()
+    return Queries(lower, upper, clauses, of_outputs, of_inputs, form.row_rhs.copy(), form, digest)

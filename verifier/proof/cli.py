@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from verifier.checker.cli import run
+from verifier.checker import cli
 from verifier.console.arguments import CommandParser
 
 EPILOG = """exit codes: 0 accepted, 1 rejected (stderr says where), 2 a file cannot be read or holds what the checker
@@ -29,4 +29,4 @@ def parser() -> CommandParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Checks a proof; exit code 0: accepted, 1: rejected, 2: a file cannot be used."""
     args = parser().parse_args(argv)
-    return run(args.proof, args.model, args.spec)
+    return cli.main([args.proof, args.model, args.spec])

@@ -159,7 +159,7 @@ class _Group:
         for k, used in _clipped(sizes, sure[open_], rows[open_], low[open_], high[open_]):
             b, clause = int(boxes[open_[k]]), np.repeat(np.arange(len(sizes)), sizes)[used]
             picks = zip(clause.tolist(), (used - np.cumsum((0, *sizes))[clause]).tolist(), strict=True)
-            claim = replace(self.claims[b], rows=tuple((c, ((r, 1.0),)) for c, r in picks), narrows=True)
+            claim = replace(self.claims[b], rows=tuple((c, ((r, 1.0),)) for c, r in picks), kind="narrow")
             own = least[open_[k], used], rows[open_[k], used]  # as the checker sees it
             self.clips[b] = claim, self.prover.narrowed(self.swept, b, claim, clause, *own)
 

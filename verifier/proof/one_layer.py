@@ -128,7 +128,7 @@ class OneLayerProof:
         """The subproblems narrowed as the proof says, with new nodes, and which (B,) it settles."""
         if not len(nodes):
             return nodes, torch.zeros(0, dtype=torch.bool, device=nodes.place.device)
-        claims = [replace(c, narrows=True) for c in self._claims(clause, nodes, fresh, SHORT)]
+        claims = [replace(c, kind="narrow") for c in self._claims(clause, nodes, fresh, SHORT)]
         margins = self.writer.prover.prove(claims)
         settled = np.array([m.least > SPARE * m.error for m in margins])
         node, place = nodes.node.clone(), clause.neuron.cpu().numpy()
@@ -136,7 +136,7 @@ class OneLayerProof:
         for b, claim in enumerate(claims):
             at, found = int(node[b, 0]), margins[b].part
             if settled[b]:
-                self.writer.leaf(at, replace(claim, narrows=False))
+                self.writer.leaf(at, replace(claim, kind="leaf"))
                 continue
             assert found is not None
             node[b, 0] = self.writer.narrowed(at, claim, found)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from verifier.bounds.relaxed import Ground, Parameters, Relaxed, Task
 from verifier.checker import format as fmt
-from verifier.checker.prove import Claim, Part, TreeRow
+from verifier.checker.prove import FIRST, Claim, Part, TreeRow
 from verifier.proof.encode import short
 from verifier.proof.one_layer import LEVELS, Writer
 from verifier.tolerance import NARROWEST, WRITTEN
@@ -45,7 +45,12 @@ class RowWriter:
         rows, tensor = self._rows(i, task), self.writer.tensors.index(self.writer.relus[i][0])
         nodes = [self.writer.number(fmt.RowTree(r.query, tensor, r.neuron, int(r.side < 0)), 1) for r in rows]
         self.writer.commit()
-        return torch.tensor(nodes).to(task.query), task.lower.new_tensor([self.prover.known(r) for r in rows])
+        return torch.tensor(nodes).to(task.query), task.lower.new_tensor([self._least(r) for r in rows])
+
+    def _least(self, row: TreeRow) -> float:
+        """What is known below a row on the whole box of its query."""
+        whole, source = self.prover.root(row.query), self.prover.network.argument(row.value)
+        return float(whole.low[source][0, row.neuron] if row.side > 0 else -whole.high[source][0, row.neuron])
 
     def divided(self, node: Tensor, entry: Tensor) -> Tensor:
         """See `search.row_trees.RowProof`."""
@@ -70,7 +75,8 @@ class RowWriter:
             own = tuple(short(beta[b, [d for d, e in enumerate(signs) if e]]).tolist())
             part = Part(row.query, signs=self.writer.signs(signs), row=row)
             tables = {v: t[b] for v, t in slopes.items()}
-            claims.append(Claim(part, (), own if any(own) else (), tables, fmt.ROOT, line=lined[b]))
+            kind = "line" if lined[b] else "bound"
+            claims.append(Claim(part, FIRST, own if any(own) else (), tables, fmt.ROOT, kind))
         margins = self.prover.prove(claims)
         least = np.array([min(m.least, NOWHERE) - m.error for m in margins])
         least = short(least - np.abs(least) * WRITTEN - NARROWEST, DIGITS)
@@ -78,7 +84,7 @@ class RowWriter:
             if np.isfinite(c):
                 claim = replace(claim, least=c)
                 self.writer.leaf(at, claim)
-                if claim.line:
+                if claim.kind == "line":
                     self.prover.keep(claim, margin)
         return torch.from_numpy(np.nan_to_num(least, nan=-np.inf)).to(task.lower)
 

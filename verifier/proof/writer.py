@@ -277,7 +277,7 @@ class ProofWriter:
     def _narrow(self, batch: DomainBatch, clipped: Tensor, before: FoundWith) -> DomainBatch:
         """Narrows what the search `clipped` (C,) with the bounds from `before`, on the checker's own lines."""
         few = batch.select(clipped)
-        claims = [replace(self._claim(few, b, before), narrows=True) for b in range(len(few))]
+        claims = [replace(self._claim(few, b, before), kind="narrow") for b in range(len(few))]
         lower, upper, node = few.lower.clone(), few.upper.clone(), few.node.clone()
         for b, (claim, margin) in enumerate(zip(claims, self.prover.prove(claims), strict=True)):
             if margin.part is None or margin.part.ends is claim.part.ends:
@@ -325,7 +325,7 @@ class ProofWriter:
         ends = self.prover.box(whole)
         if (lower != ends[0][self.kept]).any() or (upper != ends[1][self.kept]).any():
             ends[0][self.kept], ends[1][self.kept] = lower, upper
-            whole = replace(whole, box=self.prover.part(query, *ends).box)
+            whole = replace(whole, box=ends)
         part = replace(whole, signs=self.signs(boxes.signs[b].tolist()))
         if last is None:
             return Claim(part, (), slopes=part.slopes)
@@ -393,7 +393,7 @@ class ProofWriter:
             assert isinstance(op, Linear)
             parts = [part for _, part, _ in op.argument.give(fractions(op.adjoint(np.eye(op.size))[0]))]
             entries = tuple([[(k, row[k]) for k in np.flatnonzero(row).tolist()] for row in part] for part in parts)
-            offset = fractions(np.broadcast_to(0.0 if op.offset is None else op.offset, op.size)).tolist()
+            offset = fractions(np.broadcast_to(op.offset, op.size)).tolist()
             steps.append(ExactLinear(entries, offset, [Fraction(0)] * op.size))
         rows = []
         for r in self.prover.clauses(part)[0]:
@@ -431,7 +431,7 @@ class ProofWriter:
         scaled, count = [float(w * whole) for w in weights], len(weights) - len(part.signs)
         picked = tuple((k, w) for k, w in enumerate(scaled[:count]) if w) or ((0, 0.0),)
         beta = tuple(scaled[count:]) if any(scaled[count:]) else ()
-        claim = Claim(part, ((0, picked),), beta, part.slopes, exact=True)
+        claim = Claim(part, ((0, picked),), beta, part.slopes, kind="exact")
         if not self.prover.prove([claim])[0].least > 0:
             raise _Unwritable
         return claim
@@ -443,7 +443,7 @@ class ProofWriter:
         Raises:
             _Unwritable: there are none.
         """
-        exact, plain = self.prover.in_fractions(), Claim(part, (), slopes=part.slopes, exact=True)
+        exact, plain = self.prover.in_fractions(), Claim(part, (), slopes=part.slopes, kind="exact")
         swept, (clause,) = exact.prepare([plain], self.prover.prepare([plain])), self.prover.clauses(part)
         box = swept.low[0][0], swept.high[0][0]
 
@@ -484,13 +484,13 @@ class ProofWriter:
         known = ((v, why.slopes[i]) for i, (v, _) in self.relus.items() if i in why.slopes)
         slopes = {v: np.array([LEVELS * (s == 1) for s in own], np.uint8) for v, own in known}
         slopes = {v: slopes.get(v, np.zeros(self.prover.relus[v].size, np.uint8)) for v in self.tensors}
-        return [Claim(part, ((0, tuple((k, 1.0) for k in why.rows)),), slopes=slopes, exact=True)]
+        return [Claim(part, ((0, tuple((k, 1.0) for k in why.rows)),), slopes=slopes, kind="exact")]
 
     def _by_row(self, part: Part, rows: int) -> list[Claim]:
         """Each row by itself, with slopes of 0 or as they are best for one neuron."""
         zero = {v: np.zeros(self.prover.relus[v].size, np.uint8) for v in self.tensors}
         return [
-            Claim(part, ((0, ((k, 1.0),)),), slopes=slopes, exact=True)
+            Claim(part, ((0, ((k, 1.0),)),), slopes=slopes, kind="exact")
             for slopes in (zero, part.slopes)
             for k in range(rows)
         ]
@@ -503,10 +503,7 @@ class ProofWriter:
             if claim.intervals == fmt.ROOT:  # of other neurons the checker takes no slope, and zeros are short
                 open_ = self._open(claim.part.query)
                 tables = tuple(np.where(open_[v], t, 0) for v, t in zip(self.tensors, tables, strict=True))
-        kind = "narrow" if claim.narrows else "exact" if claim.exact else "leaf"
-        if claim.part.row is not None:
-            kind = "line" if claim.line else "bound"
-        return fmt.Leaf(node, claim.rows, claim.beta, tables, claim.intervals, kind, claim.least)
+        return fmt.Leaf(node, claim.rows, claim.beta, tables, claim.intervals, claim.kind, claim.least)
 
     def _open(self, query: int) -> dict[int, np.ndarray]:
         """Which neurons of each Relu may have either sign on a query's box, as the checker sees it."""

@@ -15,6 +15,7 @@ from tests.models import build
 from verifier.checker.bounds import sweep, walk
 from verifier.checker.curves import Relu, Sigmoid, Square
 from verifier.checker.errors import Unreadable
+from verifier.checker.format import FORMS, ROWS, SYMBOLS
 from verifier.checker.linear import Array, Gather
 from verifier.checker.network import CheckedNetwork, read_network
 
@@ -89,7 +90,7 @@ def test_sampled_outputs_lie_inside(tmp_path: Path, name: str, rows: bool) -> No
     for width in (2.0, 0.3, 0.0):
         centre = rng.normal(size=(3, network.inputs))
         lower, upper = centre - width / 2, centre + width / 2
-        swept = sweep(network, lower, upper, rows=rows)
+        swept = sweep(network, lower, upper, kind=ROWS if rows else FORMS)
         unit, boxes = np.concatenate([np.eye(network.outputs)] * 3), np.repeat(np.arange(3), network.outputs)
         below = walk(swept, boxes, unit, network.output)
         low = below.low.reshape(3, -1)
@@ -116,7 +117,7 @@ def test_symbols_of_their_own_hold_and_cancel(tmp_path: Path, name: str) -> None
     for width in (1.0, 0.2):
         centre = rng.normal(size=(1, network.inputs))
         lower, upper = centre - width / 2, centre + width / 2
-        plain, fine = (sweep(network, lower, upper, symbols=symbols) for symbols in (False, True))
+        plain, fine = (sweep(network, lower, upper, kind=kind) for kind in (FORMS, SYMBOLS))
         wide, form = (swept.forms[network.output] for swept in (plain, fine))
         assert wide is not None and form is not None
         low, high = form.least(unit, box)[0], -form.least(-unit, box)[0]

@@ -108,7 +108,7 @@ def test_a_row_is_named_once(tmp_path: Path) -> None:
     """Every named row costs as much memory as the network has inputs."""
     twice = fmt.Leaf(0, rows=((0, ((0, 0.5), (0, 0.5))),))
     again = fmt.Leaf(0, rows=((0, ((0, 1.0),)), (0, ((0, 0.5),))))
-    for leaf, message in ((twice, "a row that is named twice"), (again, "2 rows, more than there are")):
+    for leaf, message in ((twice, "each once"), (again, "2 rows, more than there are")):
         for kind in ("leaf", "narrow"):
             with pytest.raises(Rejected, match=message):
                 check(*files(tmp_path, 40, [replace(leaf, kind=kind), fmt.End(0, 1)]))

@@ -96,7 +96,7 @@ class Exact:
         self.network, self.matrices = network, {}
         for v, op in enumerate(network.nodes):
             if isinstance(op, Linear):
-                offset = np.zeros(op.size) if op.offset is None else np.broadcast_to(op.offset, op.size)
+                offset = np.broadcast_to(op.offset, op.size)
                 self.matrices[v] = op.adjoint(np.eye(op.size))[0], offset
 
     def __call__(self, x: Array) -> list[list[Fraction]]:
@@ -133,7 +133,7 @@ def test_every_interval_and_row_holds_in_fractions(tmp_path: Path, layers: str, 
         width = np.abs(centre) * rng.choice([0.0, 2.0**-50, 1e-3, 1.0]) * (rng.random(network.inputs) < 0.7)
         lower, upper = centre - width, centre + width
         with np.errstate(all="ignore"):
-            swept = sweep(network, lower[None], upper[None], rows=kind == "rows", symbols=kind == "symbols")
+            swept = sweep(network, lower[None], upper[None], kind=kind)
             rows = np.concatenate([np.eye(2), -np.eye(2), awkward(rng, 2, 2), rng.normal(size=(2, 2))])
             mixed = awkward(rng, len(rows), network.inputs)
             owner = np.zeros(len(rows), np.int64)
@@ -176,11 +176,13 @@ def test_rows_with_multipliers_hold_where_the_signs_do(tmp_path: Path) -> None:
         source, centre = network.argument(relu), rng.normal(size=3)
         lower, upper = centre - 1, centre + 1
         signs = [(relu, k, int(rng.choice([-1, 1]))) for k in (0, 2)]
-        pulls = {relu: {0: [(k, -side * float(rng.choice([0.5, 1e8, 1e-30]))) for _, k, side in signs]}}
+        pull = np.zeros((1, network.sizes[relu]))
+        pull[0, [0, 2]] = [-side * float(rng.choice([0.5, 1e8, 1e-30])) for _, _, side in signs]
         rows = np.concatenate([np.eye(2), -np.eye(2)])
         with np.errstate(all="ignore"):
             swept = sweep(network, lower[None], upper[None], [signs])
-            found = bound_rows(swept, np.zeros(4, np.int64), rows.__getitem__, network.output, pulls=pulls).low
+            swept.pulls = {relu: pull}
+            found = bound_rows(swept, np.zeros(4, np.int64), rows.__getitem__, network.output).low
         exact = Exact(network)
         for x in rng.uniform(lower, upper, (8, 3)):
             values = exact(x)
@@ -321,13 +323,13 @@ def test_narrowed_boxes_hold_every_point_that_rows_allow(tmp_path: Path) -> None
         prover = Prover(network, read_queries(tmp_path / "s.vnnlib", network))
         part = Part(0)
         for own, narrowed in ((Part(0), False), (Part(0, 0), True)):  # a row of one clause says nothing of the other
-            found = prover.prove([Claim(own, ((0, ((0, 1.0),)),), intervals=ROOT, narrows=True)])[0].part
+            found = prover.prove([Claim(own, ((0, ((0, 1.0),)),), intervals=ROOT, kind="narrow")])[0].part
             assert found is not None and bool(found.ends) == narrowed
             assert narrowed or np.array_equal(prover.box(found), prover.box(own))
         sizes = [len(c) for c in prover.clauses(part)]
         rows = tuple((c, ((k, 1.0),)) for c, size in enumerate(sizes) for k in range(size))
         for kind in (FORMS, ROWS, ROOT):
-            margin = prover.prove([Claim(part, rows, intervals=kind, narrows=True)])[0]
+            margin = prover.prove([Claim(part, rows, intervals=kind, kind="narrow")])[0]
             assert margin.part is not None
             part = margin.part
             low, high = prover.box(part)
@@ -415,7 +417,7 @@ def test_rows_over_few_elements_say_what_rows_over_all_do(tmp_path: Path) -> Non
                "e": np.eye(36)[rng.permutation(36)], "d": rng.normal(size=(36, 2))}  # fmt: skip
     (tmp_path / "m.onnx").write_bytes(build(FEW, {"x": (1, 3)}, ["y"], weights, opset=14, dtype=np.float64))
     network = read_network(tmp_path / "m.onnx")
-    swept = sweep(network, -np.ones((1, 3)), np.ones((1, 3)), rows=True)
+    swept = sweep(network, -np.ones((1, 3)), np.ones((1, 3)), kind=ROWS)
     for v, count in enumerate(network.sizes):
         owner, every = np.zeros(count, np.int64), np.arange(count)
         together = bound_rows(swept, owner, unit_rows(every, 1.0, count), v).low

@@ -158,7 +158,7 @@ def test_points_of_a_violation_stay_in_what_is_left(tmp_path: Path) -> None:
     for _ in range(3):
         slopes = {v: np.where(z[y.argmin()] > 0, 255 - rng.integers(9), 0).astype(np.uint8)}
         beta = (float(np.float32(rng.random() * 0.01)),) if part.signs else ()
-        where = prover.prove([Claim(part, ((0, ((0, 1.0),)),), beta, slopes, fmt.ROOT, narrows=True)])[0].part
+        where = prover.prove([Claim(part, ((0, ((0, 1.0),)),), beta, slopes, fmt.ROOT, kind="narrow")])[0].part
         assert where is not None
         mine, box = bad & (z[:, 3] >= 0), prover.box(where)
         assert (x[mine] >= box[0]).all() and (x[mine] <= box[1]).all()
@@ -175,7 +175,7 @@ def test_what_may_not_be_narrowed_is_refused(tmp_path: Path) -> None:
     header, events = events_of(made[0])
     first = next(e for e in events if isinstance(e, fmt.Leaf) and e.kind == "narrow")
     for wrong, message in (
-        (replace(first, rows=((0, ((0, 1.0), (0, 1.0))),)), "named twice"),
+        (replace(first, rows=((0, ((0, 1.0), (0, 1.0))),)), "each once"),
         (replace(first, rows=((1, ((0, 1.0),)),)), "of clause 1 with 0 rows"),
         (replace(first, node=77), "not open"),
     ):

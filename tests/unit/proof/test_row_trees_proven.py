@@ -25,7 +25,7 @@ from verifier.checker import format as fmt
 from verifier.checker.check import _Tree, check
 from verifier.checker.errors import Rejected, Unreadable
 from verifier.checker.network import CheckedNetwork, read_network
-from verifier.checker.prove import Claim, Part, Prover, TreeRow
+from verifier.checker.prove import FIRST, Claim, Part, Prover, TreeRow
 from verifier.checker.query import read_queries
 from verifier.options import Options
 from verifier.proof.encode import encode, encode_header, packed
@@ -490,7 +490,7 @@ def test_narrowed_arguments_hold_where_their_clause_is_violated(clause: int, dee
             slopes = {v: rng.integers(0, 256, own.shape[1]).astype(np.uint8) for v, own in z.items()} if kind else {}
             weights = tuple((k, float(rng.random())) for k in range(size))
             beta = tuple(float(b) for b in rng.random(len(decided)) * 0.05)
-            claim = Claim(part, ((0, weights),), beta, slopes, fmt.ROOT, narrows=True)
+            claim = Claim(part, ((0, weights),), beta, slopes, fmt.ROOT, kind="narrow")
             found_part = prover.prove([claim])[0].part
             assert found_part is not None and set(found_part.ends) <= set(z)
             for v, (neuron, side, least) in found_part.ends.items():
@@ -509,6 +509,6 @@ def lined(prover: Prover, rows: list[TreeRow]) -> Iterator[tuple[float, Claim]]:
     rng = np.random.default_rng(0)
     for i, row in enumerate(rows):
         slopes = {v: rng.integers(0, 256, op.size).astype(np.uint8) for v, op in prover.relus.items() if i % 3 == 0}
-        claim = Claim(Part(0, row=row), (), (), slopes, fmt.ROOT, line=True)
+        claim = Claim(Part(0, row=row), FIRST, (), slopes, fmt.ROOT, "line")
         margin = prover.prove([claim])[0]
         yield margin.least - 1e-6 - margin.error, claim

@@ -180,9 +180,9 @@ def test_multipliers_of_decided_neurons_hold_in_fractions(tmp_path: Path) -> Non
     (v,) = prover.relus
     part = Part(0, signs=((v, 0, 1), (v, 1, -1)))
     for beta, holds in (((2.0, 0.0), True), ((0.0, 2.0), True), ((1.0, 1.0), True), ((3.0, 0.0), False), ((), False)):
-        claim = Claim(part, ((0, ((0, 1.0),)),), beta, exact=True)
+        claim = Claim(part, ((0, ((0, 1.0),)),), beta, kind="exact")
         assert (prover.prove([claim])[0].least > 0) == holds, beta
-    alone = Claim(replace(part, signs=((v, 0, 1),)), ((0, ((0, 1.0),)),), (1.0,), exact=True)
+    alone = Claim(replace(part, signs=((v, 0, 1),)), ((0, ((0, 1.0),)),), (1.0,), kind="exact")
     assert not prover.prove([alone])[0].least > 0  # relu(-x) is not known to be 0
 
 
