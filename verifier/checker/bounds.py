@@ -322,7 +322,7 @@ def unit_rows(elements: Array, side: float | Array, size: int) -> RowMaker:
 
 class RowBounds(NamedTuple):
     """Lower bounds `low` of rows, what was taken off for rounding in them, `error`, and `coefficients` (.., n) of the
-    linear function that it is the minimum of (0 where something cheaper was enough)."""
+    linear function that it is the minimum of (where something cheaper was enough for a target: of any)."""
 
     low: Array
     error: Array
@@ -419,6 +419,5 @@ def walk(swept: Enclosures, boxes: Array, rows: Array, start: int, goal: Array |
     at = None
     low, error = least(0, row)
     if early is not None:
-        enough = early - error > goal
-        low, row = np.where(enough, early, low), np.where(enough[:, None], 0, row)
+        low = np.where(early - error > goal, early, low)
     return RowBounds(low, error, row)

@@ -277,10 +277,10 @@ class Prover:
             reach = np.maximum(-margin, 0.0)[:, None] / np.abs(rows) * (1 + 4 * UNIT)
             top = np.where(rows > 0, np.nextafter(low + reach, np.inf), np.inf)
             bottom = np.where(rows < 0, np.nextafter(high - reach, -np.inf), -np.inf)
-        box = np.stack([high, low])
-        for c in range(len(self.clauses(part))):
+        box, refuted = np.stack([high, low]), [(margin[clause == c] > 0).any() for c in range(len(self.clauses(part)))]
+        for c, holds_nowhere in enumerate(refuted):
             mine = clause == c
-            if not (margin[mine] > 0).any():
+            if not holds_nowhere or all(refuted):  # any box is right then: least where bounds a hair worse leave little
                 box[0] = np.minimum(box[0], np.fmax.reduce(bottom[mine], 0, initial=-np.inf))
                 box[1] = np.maximum(box[1], np.fmin.reduce(top[mine], 0, initial=np.inf))
         box = np.clip(box, low, high)

@@ -338,6 +338,21 @@ def test_narrowed_boxes_hold_every_point_that_rows_allow(tmp_path: Path) -> None
     assert cut >= 3
 
 
+@pytest.mark.parametrize("slack", [1e-12, 0.0, -1e-12])
+def test_what_a_hair_refutes_is_narrowed_like_what_it_does_not(tmp_path: Path, slack: float) -> None:
+    """Whether a row just exceeds its limit depends on the order of sums: what is proven below may not."""
+    weights = {"w": np.array([[1.0], [-2.0]])}
+    (tmp_path / "m.onnx").write_bytes(build([node("MatMul", ["x", "w"], "y")], {"x": (1, 2)}, ["y"], weights))
+    lines = [f"(declare-const {name} Real)" for name in ("X_0", "X_1", "Y_0")]
+    lines += [f"(assert (and (>= X_{i} -1.0) (<= X_{i} 1.0)))" for i in range(2)]
+    (tmp_path / "s.vnnlib").write_text("\n".join([*lines, f"(assert (<= Y_0 {-3.0 + slack!r}))"]))
+    network = read_network(tmp_path / "m.onnx")
+    prover = Prover(network, read_queries(tmp_path / "s.vnnlib", network))
+    margin = prover.prove([Claim(Part(0), ((0, ((0, 1.0),)),), intervals=ROOT, kind="narrow")])[0]
+    assert margin.part is not None and abs(margin.least) < 1e-9
+    assert np.allclose(prover.box(margin.part), [[-1, 1], [-1, 1]], atol=1e-9)
+
+
 def test_forms_enclose_in_fractions() -> None:
     """`interval` and `least`: forms of any size, at corners of the e_j."""
     for seed in range(60):
