@@ -1,6 +1,6 @@
 """Changes of every proof of a list: each has to be rejected, or to leave a proof of what holds anyway.
 
-    python -m benchmarks.proof_mutations FOLDER/instances.csv --only acasxu_2023 safenlp --step 20 --cap 20
+    python -m benchmarks.proof_mutations FOLDER/instances.csv --only acasxu_2023 safenlp --step 20 --cap 20 --random 10
 
 Changes of the proof alone (a slope, a multiplier, a weight of a row, a split, a narrowing, a line, a hash, a dropped,
 repeated or swapped leaf) may be accepted: the original proof shows that the property holds. So each of them, and the
@@ -8,7 +8,7 @@ proof as it is, is also tried on a twin of the network that differs by a constan
 enough for one of the sampled points to violate the property: what is accepted there is wrong whatever it is. Changes of
 the files (a weight of the network, a number of the specification), with hashes forged to fit, are accepted rightly only
 where an own search of the changed files says `unsat` as well; `sat` there is a false acceptance. Exit code 1: one of
-those, or an error.
+those, or an error. `--random` adds deep networks of 24 inputs and 30 neurons, as small as will clip intervals.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -323,8 +324,37 @@ def _moves(queries: Queries, q: int, x: np.ndarray, y: np.ndarray) -> Iterator[n
             yield moved
 
 
-def outcomes(instance: Instance, cap: float, rng: np.random.Generator, folder: Path) -> Iterator[tuple[str, str]]:
-    """(change, what became of it); nothing where the instance has no proof in time."""
+def random_instance(seed: int, folder: Path) -> Instance:
+    """A network of three hidden layers; a violation has max(y_0, y_1) or y_0 + 1 below a limit, below which sampling
+    found none."""
+    rng, inputs, width = np.random.default_rng(seed), 24, 10
+    sizes, nodes, weights = (inputs, width, width, width, 2), [], []
+    x, last = np.sign(rng.uniform(-1, 1, (20000, inputs))) * rng.choice([1.0, 0.5], (20000, 1)), "x"
+    for k, (n, m) in enumerate(pairwise(sizes)):
+        w, b = rng.normal(size=(n, m)) / np.sqrt(n), rng.normal(size=m) / 2
+        weights += [numpy_helper.from_array(t, name) for t, name in ((w, f"w{k}"), (b, f"b{k}"))]
+        nodes.append(helper.make_node("Gemm", [last, f"w{k}", f"b{k}"], [f"h{k}"]))
+        x, last = x @ w + b, f"h{k}"
+        if m == width:
+            nodes.append(helper.make_node("Relu", [last], [f"r{k}"]))
+            x, last = np.maximum(x, 0), f"r{k}"
+    kind = onnx.TensorProto.DOUBLE
+    x_info, y_info = ([helper.make_tensor_value_info(name, kind, [1, n])] for name, n in (("x", inputs), (last, 2)))
+    graph = helper.make_graph(nodes, "random", x_info, y_info, weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)]), folder / "m.onnx")
+    limit = float(min(x.max(1).min(), x[:, 0].min() + 1) - rng.choice([0.3, 0.6, 1.0]))
+    lines = [f"(declare-const {name} Real)" for name in (*(f"X_{i}" for i in range(inputs)), "Y_0", "Y_1")]
+    lines += [f"(assert (>= X_{i} -1.0))\n(assert (<= X_{i} 1.0))" for i in range(inputs)]
+    lines.append(f"(assert (or (and (<= Y_0 {limit!r}) (<= Y_1 {limit!r})) (and (<= Y_0 {limit - 1!r}))))")
+    (folder / "s.vnnlib").write_text("\n".join(lines))
+    return Instance("random", "m.onnx", "s.vnnlib", 60.0, "", folder)
+
+
+def outcomes(
+    instance: Instance, cap: float, most: int, rng: np.random.Generator, folder: Path
+) -> Iterator[tuple[str, str]]:
+    """(change, what became of it), `most` changes of the proof and as many of the twin's; nothing where the instance
+    has no proof in time."""
     proof, model, spec = folder / "p.proof", folder / "m.onnx", folder / "s.vnnlib"
     model.write_bytes(read_bytes(instance.model))
     spec.write_bytes(read_bytes(instance.spec))
@@ -334,21 +364,18 @@ def outcomes(instance: Instance, cap: float, rng: np.random.Generator, folder: P
     header, events = reader.header, list(reader.events())
     sizes = [len(own) for own in read_queries(spec, read_network(model)).clauses]
     yield "none", verdict(proof.read_bytes(), model, spec, folder)
-    for name, change in CHANGES.items():
-        moved = change(events, rng, sizes)
-        if moved is not None and moved != events:
-            yield name, verdict(encoded(header, moved), model, spec, folder)
+    yield "narrows", str(any(isinstance(e, fmt.Leaf) and e.kind == NARROW for e in events))
+    for name, moved in changes(events, most, rng, sizes):
+        yield name, verdict(encoded(header, moved), model, spec, folder)
     other = twin(model, spec, rng)
     if other is not None:
         false = folder / "twin.onnx"
         forged = replace(header, model=read_network(false).digest)
         said = verdict(encoded(forged, events), false, spec, folder)
         yield "twin", said.replace("accepted", "accepted, FALSE")
-        for name, change in CHANGES.items():
-            moved = change(events, rng, sizes)
-            if moved is not None and moved != events:
-                said = verdict(encoded(forged, moved), false, spec, folder)
-                yield f"twin: {name}", said.replace("accepted", "accepted, FALSE")
+        for name, moved in changes(events, most, rng, sizes):
+            said = verdict(encoded(forged, moved), false, spec, folder)
+            yield f"twin: {name}", said.replace("accepted", "accepted, FALSE")
     flipped = replace(header, model=header.model[::-1])
     yield "hash", verdict(encoded(flipped, events), model, spec, folder)
     for name in ("weight of the model", "number of the specification"):
@@ -362,6 +389,16 @@ def outcomes(instance: Instance, cap: float, rng: np.random.Generator, folder: P
             own = verify(new_model, new_spec, Options(), timeout=cap).verdict.value
             said = "accepted, FALSE" if own == "sat" else f"accepted, own search: {own}"
         yield name, said
+
+
+def changes(events: Events, most: int, rng: np.random.Generator, sizes: Sequence[int]) -> Iterator[tuple[str, Events]]:
+    """Changes of every kind that these events have, at most so many, drawn at random."""
+    made_so_far = 0
+    for name in rng.permutation(list(CHANGES)).tolist():
+        moved = CHANGES[name](events, rng, sizes)
+        if moved is not None and moved != events and made_so_far < most:
+            made_so_far += 1
+            yield name, moved
 
 
 def verdict(data: bytes, model: Path, spec: Path, folder: Path) -> str:
@@ -380,13 +417,17 @@ def main() -> int:
     add_sample(parser, 20.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--proofs", type=int, default=10**9, help="stop after so many")
+    parser.add_argument("--changes", type=int, default=len(CHANGES), help="of each proof, and of its twin, at most")
+    parser.add_argument("--random", type=int, default=0, help="random networks before the list")
     args = parser.parse_args()
     rng, counts, proofs = np.random.default_rng(args.seed), Counter[tuple[str, str]](), 0
-    for instance in sampled(args):
-        if instance.expected == "sat":
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            found = list(outcomes(instance, args.cap, rng, Path(folder)))
+    for instance in (*range(args.random), *sampled(args)):
+        with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as made_in:
+            if isinstance(instance, int):
+                instance = random_instance(instance, Path(made_in))
+            elif instance.expected == "sat":
+                continue
+            found = list(outcomes(instance, args.cap, args.changes, rng, Path(folder)))
         proofs += bool(found)
         counts.update(found)
         print(instance.onnx, instance.vnnlib, dict(found), file=sys.stderr, flush=True)
@@ -394,7 +435,8 @@ def main() -> int:
             break
     wrong = [(c, said) for c, said in counts if "FALSE" in said or (c in NEVER and said != "rejected")]
     wrong += [(c, said) for c, said in counts if c == "none" and said != "accepted"]
-    print(f"{proofs} proofs, {sum(counts.values()) - proofs} changes")
+    tried = sum(count for (change, _), count in counts.items() if change not in ("none", "narrows"))
+    print(f"{proofs} proofs, {tried} changes")
     print("\n".join(f"- {change}: {said}: {count}" for (change, said), count in sorted(counts.items())))
     print(f"{len(wrong)} false acceptances or errors: {wrong}")
     return 1 if wrong else 0
