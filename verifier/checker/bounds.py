@@ -371,10 +371,13 @@ def walk(swept: Enclosures, boxes: Array, rows: Array, start: int, goal: Array |
     def dot(row: Array, values: Array) -> Array:
         return _dot(row, values, boxes)
 
+    def reach(v: int) -> Array:
+        return np.maximum(np.abs(own(swept.low[v])), np.abs(own(swept.high[v])))
+
     def least(v: int, row: Array) -> tuple[Array, Array]:
         """The least value of row and bias over the interval of value v, and what rounding costs."""
         low = dot(np.maximum(row, 0), own(swept.low[v])) + dot(np.minimum(row, 0), own(swept.high[v]))
-        lost = error + dot(np.abs(row), own(swept.size(v))) * numbers.gamma(row.shape[1])
+        lost = error + dot(np.abs(row), reach(v)) * numbers.gamma(row.shape[1])
         lost = lost + (np.abs(low) + np.abs(bias)) * (4 * one)
         total = low + bias - lost * (1 + SAFE * one)
         return np.where(np.abs(total) < math.inf, total, -math.inf), lost
@@ -397,7 +400,7 @@ def walk(swept: Enclosures, boxes: Array, rows: Array, start: int, goal: Array |
             if early is None:
                 early = least(v, row)[0] if not waiting else numbers.zeros(len(row)) - math.inf
             lower, below, upper, above = map(own, swept.plane(v))
-            up, down, sizes = np.maximum(row, 0), np.minimum(row, 0), own(swept.size(op.source))
+            up, down, sizes = np.maximum(row, 0), np.minimum(row, 0), reach(op.source)
             bias = bias + dot(up, below) + dot(down, above)
             slope, worst = (np.maximum(np.abs(a), np.abs(b)) for a, b in ((lower, upper), (below, above)))
             error = error + dot(size, slope * sizes * two) + np.abs(bias) * two
