@@ -157,7 +157,7 @@ class _Tree:
             if not low <= event.at <= high:
                 raise Rejected(f"node {event.node}: input {j} is split at {event.at!r}, not in [{low!r}, {high!r}]")
             below[1, j] = above[0, j] = event.at
-            return [replace(part, box=below), replace(part, box=above)]
+            return [self.prover.cut(part, below), self.prover.cut(part, above)]
         if isinstance(event, fmt.NeuronSplit):
             neuron = self._neuron(f"node {event.node}: a split", event.tensor, event.neuron)
             return [replace(part, signs=(*part.signs, (*neuron, side))) for side in (-1, 1)]

@@ -392,7 +392,7 @@ class _Reader:
         return Computed(product.ids.T.reshape(shape))
 
     def op_gemm(self, *xs: Any, alpha: float = 1.0, beta: float = 1.0, transA: int = 0, transB: int = 0) -> Computed:
-        x, y, z = (*xs, None)[:3]
+        x, y, z = xs if len(xs) == 3 else (*xs, None)
         x = Computed(_computed(x).ids.T) if transA else x
         product = self.op_matmul(x, _numbers(y).T if transB else y)
         if alpha != 1:

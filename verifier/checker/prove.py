@@ -49,8 +49,8 @@ a query: their coefficients, and least values last, (K, n + 1)."""
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """A node of the tree: the query, the clause that is asked for (-1: all), the box of the inputs, lower and upper
-    (2, n), where it is not the query's; the decided neurons, (value of the Relu, neuron, side); and where it was
+    """A node of the tree: the query, the clause that is asked for (-1: all), the box of the inputs that vary, lower and
+    upper (2, f), where it is not the query's; the decided neurons, (value of the Relu, neuron, side); and where it was
     narrowed: the `ends` of arguments of Relus, (neurons, sides, least values of side z), and the slopes that said so.
     One in the tree of a `row` asks for this alone, which is at least `least` there."""
 
@@ -115,8 +115,14 @@ class Prover:
 
     def box(self, part: Part) -> Array:
         """The inputs of a part, lower and upper (2, n)."""
-        whole = np.stack([self.queries.lower[part.query], self.queries.upper[part.query]])
-        return whole if part.box is None else part.box.copy()
+        box = np.stack([self.queries.lower[part.query], self.queries.upper[part.query]])
+        if part.box is not None:
+            box[:, box[0] < box[1]] = part.box
+        return box
+
+    def cut(self, part: Part, box: Array) -> Part:
+        """A part with these inputs (2, n); of those that vary on the query's box alone they are kept."""
+        return replace(part, box=box[:, self.queries.lower[part.query] < self.queries.upper[part.query]])
 
     def share(self, part: Part) -> Fraction:
         """What its inputs take of the volume of the query's box."""
@@ -299,8 +305,8 @@ class Prover:
                 least = np.where(side > 0, below, -above)
                 least[open_] = np.fmax(least[open_], np.nextafter(known + risen, -np.inf))
                 narrower[v] = neuron, side, least
-        inner = part.box if np.array_equal(box, (low, high)) else box
-        return replace(part, box=inner, ends=narrower, slopes=claim.slopes)
+        part = part if np.array_equal(box, (low, high)) else self.cut(part, box)
+        return replace(part, ends=narrower, slopes=claim.slopes)
 
     def prepare(self, claims: Sequence[Claim], around: Enclosures | None = None) -> Enclosures:
         """Intervals and linear bounds for claims of one group; in fractions for one, met with those `around` it.

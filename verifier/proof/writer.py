@@ -325,7 +325,7 @@ class ProofWriter:
         ends = self.prover.box(whole)
         if (lower != ends[0][self.kept]).any() or (upper != ends[1][self.kept]).any():
             ends[0][self.kept], ends[1][self.kept] = lower, upper
-            whole = replace(whole, box=ends)
+            whole = self.prover.cut(whole, ends)
         part = replace(whole, signs=self.signs(boxes.signs[b].tolist()))
         if last is None:
             return Claim(part, (), slopes=part.slopes)

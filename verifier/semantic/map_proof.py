@@ -114,7 +114,7 @@ class _Map:
         ends = self.writer.prover.box(Part(q))
         for j, (low, high) in box.items():
             ends[0][j], ends[1][j] = low, high
-        return Part(q, box=ends)
+        return self.writer.prover.cut(Part(q), ends)
 
     def _prove(self, q: int, nodes: list[tuple[int, Ranges]], deeper: int) -> Fraction:
         """Writes the leaves that hold, and halves the others; the share of the query's box that they cover."""
