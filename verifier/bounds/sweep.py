@@ -450,7 +450,8 @@ def intersect_rows(
     lower, upper = (t.flatten(1).clone() for t in bound)
 
     def tile(part: Patch) -> Interval:
-        own = Interval(part.select(lower), part.select(upper))
+        # what is written below is no view
+        own = Interval(part.select(lower).clone(), part.select(upper).clone())
         return _intersect_part(network, slot, own, part.select(mask), region, chunk, enough, walk, part)
 
     for part, found in zip(tiling.parts, on_copies(tile, tiling.parts), strict=True):

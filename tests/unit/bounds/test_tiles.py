@@ -144,6 +144,21 @@ def test_rows_of_tiles_attain_the_range_of_a_linear_network(number: int, monkeyp
         np.testing.assert_allclose(found.flatten().numpy()[bent], truth[bent], rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_tiles_that_want_no_rows_keep_their_bounds(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles of a single channel are views of the value: what is written back is none."""
+    g = PictureBuilder(81, 3)
+    value = g.bent(g.filtered(g.bent(g.filtered(g.picture(1, 9, 9), 1)), 1))
+    graph = g.finish(g.add("Reshape", (value,), (81,)), 1)
+    low = np.random.default_rng(0).normal(size=(1, 81))
+    case = boxes(graph, low, low + 1e-3)  # some tiles have no open neuron
+    seen = forced(monkeypatch, number)
+    found, plain = case.sweep(ROWS), case.sweep(Method(affine=False))
+    assert max(seen) > 1
+    for i, (bound,) in found.pre.items():
+        assert (bound.lower >= plain.pre[i][0].lower).all() and (bound.upper <= plain.pre[i][0].upper).all()
+
+
 def cropped() -> tuple[Graph, tuple[int, int]]:
     """One output position of a convolutional network, and the place of it."""
     g = PictureBuilder(81, 5)
