@@ -210,3 +210,18 @@ def test_many_rows_take_small_tiles_and_few_rows_none() -> None:
     assert edges[0] > edges[1]
     filling = tiles(network, slot, 2000, 64_000_000).parts  # a device that works on many rows at once
     assert len(filling) <= len(tiles(network, slot, 2000, 2_000_000).parts)
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_tile_without_open_elements_keeps_its_bounds(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one box and one channel a tile is a view of the value, which may not be written to itself."""
+    g = PictureBuilder(20, 4)
+    value = g.bent(g.filtered(g.bent(g.filtered(g.picture(1, 4, 5), 1)), 1))
+    graph = g.finish(g.add("Reshape", (value,), (20,)), 1)
+    low = np.random.default_rng(2).normal(size=(1, 20))
+    case = boxes(graph, low, low + 1e-3)
+    forced(monkeypatch, number)
+    known = case.sweep(ROWS)
+    assert int(known.unstable) == 0
+    same(known, case.sweep(Method(affine=False)), 0.0)
+    check_sweep(case, known, 1e-12)
