@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _PROBE = 3  # points on which batched and single runs are compared before batching is trusted
 _BATCH = 1024  # points per batched run
+_AT_ONCE = 1 << 20  # elements of the largest value, of all points that are evaluated at once
 _NEARBY = 8  # further measurements of rounding where a network seems to differ
 
 
@@ -140,8 +142,8 @@ def compare(model: Model, graph: Graph, points: np.ndarray, session: Session | N
 
     The tolerance has two parts, per output element: 1e-4 of the largest output (float32 sums of thousands of terms,
     relative error about 1e-7 each, with some cancellation), and 32 times the difference between the graph evaluated in
-    float32 and in float64, which measures how strongly this network, at this point, amplifies rounding. (Where that
-    difference happens to be small and the two do not agree, it is measured again with weights an ulp away.) Where the
+    float32 and in float64, which measures how strongly this network, at this point, amplifies rounding. (That is
+    measured where the first part does not suffice, and once more with weights an ulp away where both do not.) Where the
     model computes in float16, both grow: to 16 ulp of float16, and by 2^13, the ratio of both precisions. A point next
     to a jump of a step function (Sign, Floor) can still differ for good; with such operators, half of the points have
     to agree instead of all.
@@ -186,9 +188,10 @@ def compare_index(model: Model, points: np.ndarray, session: Session | None = No
         with np.errstate(invalid="ignore"):
             return (short > 2 * slack).reshape(len(points), -1) | (index != chosen.reshape(index.shape))
 
-    wrong = differs(_noise(graph, points, logits))
-    if wrong.any():
-        wrong = differs(_nearby(graph, points, logits))
+    wrong = differs(np.zeros_like(logits))
+    for measured in (_noise, _nearby):
+        if wrong.any():
+            wrong = differs(measured(graph, points, logits))
     bad = wrong.any(axis=1)
     if not bad.any() or (_has_steps(graph) and bad.mean() <= 0.5):
         return worst
@@ -218,8 +221,8 @@ def compare_problem(model: Model, problem: Problem, points: np.ndarray, session:
     """
     asked = problem.asked
     points = _rounded_to_inputs(np.asarray(points, dtype=np.float64), model)
-    imported = _outputs(asked.graph, points, np.float64)
-    expected = (session or Session(model)).run(points) if asked.graph is model.graph else imported
+    imported = cache(lambda: _outputs(asked.graph, points, np.float64))
+    expected = (session or Session(model)).run(points) if asked.graph is model.graph else imported()
     inputs, wraps = problem.parameters(points), _wraps(problem.graph)
     found = _outputs(problem.graph, inputs, np.float64)
     with np.errstate(all="ignore"):
@@ -233,9 +236,10 @@ def compare_problem(model: Model, problem: Problem, points: np.ndarray, session:
             agree = ~(difference > room) | ~np.isfinite(rows)  # NaN: an infinity of float32
         return agree & (np.isfinite(found) | ~np.isfinite(rows) | (np.isnan(found) & wraps))
 
-    agree = agreement(_noise(asked.graph, points, imported), _noise(problem.graph, inputs, found))
-    if not agree.all():
-        agree = agreement(_nearby(asked.graph, points, imported), _nearby(problem.graph, inputs, found))
+    agree = agreement(np.zeros_like(expected), np.zeros_like(found))
+    for measured in (_noise, _nearby):
+        if not agree.all():
+            agree = agreement(measured(asked.graph, points, imported()), measured(problem.graph, inputs, found))
     good = agree.all(axis=1)
     if good.all() or (_has_steps(asked.graph) and good.mean() >= 0.5):
         return float(np.max(difference[good], initial=0.0, where=np.isfinite(difference[good])))
@@ -268,9 +272,10 @@ def _compare(
         same = (difference <= slack) | (found == expected) | (np.isnan(found) & (np.isnan(expected) | wraps))
         return same.all(axis=1), slack
 
-    agree, slack = agreement(_noise(graph, points, found))
-    if not agree.all():
-        agree, slack = agreement(_nearby(graph, points, found))
+    agree, slack = agreement(np.zeros_like(found))
+    for measured in (_noise, _nearby):
+        if not agree.all():
+            agree, slack = agreement(measured(graph, points, found))
     if agree.all() or (_has_steps(graph) and agree.mean() >= 0.5):
         return float(np.max(difference[agree], initial=0.0, where=np.isfinite(difference[agree])))
     worst = int(np.argmin(agree))
@@ -368,8 +373,14 @@ def _inputs(graph: Graph, points: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _outputs(graph: Graph, points: np.ndarray, dtype: type) -> np.ndarray:
-    values = evaluate(graph, _inputs(graph, points), dtype)
-    return np.concatenate([values[name].reshape(len(points), -1).astype(np.float64) for name in graph.outputs], axis=1)
+    at_once = max(1, _AT_ONCE // max(1, max(map(graph.size, graph.shapes))))
+    rows = []
+    for start in range(0, len(points), at_once):
+        part = points[start : start + at_once]
+        values = evaluate(graph, _inputs(graph, part), dtype)
+        parts = [values[name].reshape(len(part), -1).astype(np.float64) for name in graph.outputs]
+        rows.append(np.concatenate(parts, axis=1))
+    return np.concatenate(rows)
 
 
 _NONE_DIFFERS = "every imported node agrees on its own, so a simplification is at fault; please report this"
