@@ -10,6 +10,7 @@ from verifier.passes.drop_identity import pick
 from verifier.passes.rewrite import Rewriter, use_counts
 
 _WORTH_IT = 0.75  # share of the layer's ReLUs that may remain, for a skip connection to pay
+_START = 8  # elements by which most rows are told apart
 _BALANCE = 16.0  # by how much the larger of two opposite coefficients may exceed the smaller: four bits are lost
 
 
@@ -51,6 +52,8 @@ def _rewrite(new: Rewriter, first: Node, relu: Node, second: Node) -> bool:
     direction, sign = _directions(weight, bias)
     varies = np.asarray(weight.any(axis=1))
     chosen = np.unique(direction[varies])  # a neuron is its direction's representative where direction == own index
+    if len(chosen) == len(weight) and np.count_nonzero(readers.any(axis=0)) > _WORTH_IT * len(weight):
+        return False  # no two are of one direction
     column = np.searchsorted(chosen, direction)
     plus, minus = (np.zeros((len(readers), len(chosen))) for _ in range(2))
     for target, wanted in ((plus, 1.0), (minus, -1.0)):
@@ -133,10 +136,12 @@ def _through(weight: np.ndarray, values: np.ndarray, offset: np.ndarray) -> np.n
 
 def _directions(weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For every row of (weight | bias) the first row that equals it or its negative exactly, and which (1 or -1)."""
-    rows = np.concatenate([weight, bias[:, None]], axis=1) + 0.0  # -0.0 becomes 0.0
+    start = np.abs(np.concatenate([bias[:, None], weight[:, :_START]], axis=1))
+    _, group, sizes = np.unique(start, axis=0, return_inverse=True, return_counts=True)
     seen: dict[bytes, int] = {}
-    direction, sign = np.arange(len(rows)), np.ones(len(rows))
-    for index, row in enumerate(rows):
+    direction, sign = np.arange(len(weight)), np.ones(len(weight))
+    for index in np.flatnonzero(sizes[group.reshape(-1)] > 1):
+        row = np.append(weight[index], bias[index]) + 0.0  # -0.0 becomes 0.0
         found = seen.get(row.tobytes())
         mirror = seen.get((0.0 - row).tobytes()) if found is None else None
         if found is not None:

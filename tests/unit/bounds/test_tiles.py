@@ -225,3 +225,11 @@ def test_a_tile_without_open_elements_keeps_its_bounds(number: int, monkeypatch:
     assert int(known.unstable) == 0
     same(known, case.sweep(Method(affine=False)), 0.0)
     check_sweep(case, known, 1e-12)
+
+
+def test_no_tile_is_looked_at_when_the_time_for_rows_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = case_of(residual(1), 1)
+    forced(monkeypatch, 2)
+    monkeypatch.setattr(sweeps, "_intersect_part", lambda *_: pytest.fail("a tile was looked at"))
+    where = case.network, case.lower, case.upper, case.query, case.inputs
+    same(sweep(*where, ROWS, enough=lambda: True), case.sweep(Method(affine=False)), 0.0)
