@@ -140,7 +140,7 @@ def _directions(weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.nd
     _, group, sizes = np.unique(start, axis=0, return_inverse=True, return_counts=True)
     seen: dict[bytes, int] = {}
     direction, sign = np.arange(len(weight)), np.ones(len(weight))
-    for index in np.flatnonzero(sizes[group.reshape(-1)] > 1):
+    for index in np.flatnonzero(sizes[group.reshape(-1)] > 1).tolist():
         row = np.append(weight[index], bias[index]) + 0.0  # -0.0 becomes 0.0
         found = seen.get(row.tobytes())
         mirror = seen.get((0.0 - row).tobytes()) if found is None else None
