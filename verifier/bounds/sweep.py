@@ -447,16 +447,20 @@ def intersect_rows(
     chunk = tiling.chunk(elements)
     if tiling.parts[0].full:
         return _intersect_part(network, slot, bound, mask, region, chunk, enough, walk, tiling.parts[0])
-    lower, upper = (t.flatten(1).clone() for t in bound)
+    whole = [t.flatten(1) for t in bound]  # parts may be views of it: what is written to is another tensor
+    lower, upper = (t.clone() for t in whole)
 
-    def tile(part: Patch) -> Interval:
-        # what is written below is no view
-        own = Interval(part.select(lower).clone(), part.select(upper).clone())
-        return _intersect_part(network, slot, own, part.select(mask), region, chunk, enough, walk, part)
+    def tile(part: Patch) -> Interval | None:
+        if enough():
+            return None
+        own = Interval(*map(part.select, whole))
+        found = _intersect_part(network, slot, own, part.select(mask), region, chunk, enough, walk, part)
+        return None if found is own else found
 
     for part, found in zip(tiling.parts, on_copies(tile, tiling.parts), strict=True):
-        for t, new in zip((lower, upper), found, strict=True):
-            t.index_copy_(1, part.places.to(mask.device), new)
+        if found is not None:
+            for t, new in zip((lower, upper), found, strict=True):
+                t.index_copy_(1, part.places.to(mask.device), new)
     return Interval(lower.view_as(bound.lower), upper.view_as(bound.upper))
 
 
