@@ -36,7 +36,7 @@ SOON, FEWEST = 1.0, 8
 
 
 @dataclass(frozen=True)
-class Part:
+class Handed:
     """Boxes as arrays, the seconds after which to stop, and what this process has learned since it was copied."""
 
     boxes: tuple[np.ndarray, ...]
@@ -76,7 +76,7 @@ SearchPart = Callable[[DomainBatch, Callable[[], bool]], Explored]
 
 
 @dataclass(frozen=True, eq=False)
-class _Searcher(Servant[Part]):
+class _Searcher(Servant[Handed]):
     search: SearchPart
     sharing: Sharing
     hurry: mmap.mmap
@@ -86,7 +86,7 @@ class _Searcher(Servant[Part]):
         torch.set_num_threads(1)
         alone()
 
-    def do(self, task: Part, emit: Emit) -> None:
+    def do(self, task: Handed, emit: Emit) -> None:
         """See `Servant`."""
         self.sharing.learn(task.learned)
         until = time.monotonic() + task.seconds
@@ -125,7 +125,7 @@ class Beside:
     def give(self, boxes: DomainBatch) -> None:
         """Hands boxes out."""
         self._hurry[0] = 0
-        number = self._processes.give(Part(packed(boxes), self._seconds, self.sharing.learned()))
+        number = self._processes.give(Handed(packed(boxes), self._seconds, self.sharing.learned()))
         self._given[number] = boxes
         self._running.add(number)
         self._until[number] = time.monotonic() + self._seconds
