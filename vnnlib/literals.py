@@ -140,9 +140,9 @@ class Literals:
 
 def read(block: bytes, grammar: Grammar, grouped: bool) -> Literals | None:
     """Turn a block that the grammar matches into arrays; None if an index or a number is out of range."""
-    if not grouped:
-        block = block.replace(b"assert", b"")
     if grammar.version == 1:
+        if not grouped:
+            block = block.replace(b"assert", b"")  # its e is no exponent; in 2.0 a name may hold the word
         skeleton, text = block.translate(_LETTERS, _SKELETON_1), block.translate(_NUMBERS_1)
     else:
         block = _encode(block, grammar)

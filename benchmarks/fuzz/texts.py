@@ -91,14 +91,19 @@ class Version1:
 
 
 class Version2(Version1):
-    """The same layouts with tensors of several ranks."""
+    """The same layouts with tensors of several ranks, and names that hold words of the language or each other."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.names = self.rng.choice([("Xd", "a_1", "Y", "S"), self.rng.sample(ODD_NAMES, 4)])
 
     def head(self) -> str:
+        matrix, vector, output, scalar = self.names
         return (
-            "(vnnlib-version <2.0>)\n(declare-network Nd ; remark\n (declare-input Xd float32 [2,3])"
-            "(declare-input a_1 float32 [2])"
+            f"(vnnlib-version <2.0>)\n(declare-network Nd ; remark\n (declare-input {matrix} float32 [2,3])"
+            f"(declare-input {vector} float32 [2])"
             '(declare-input k int8 [1]) (declare-hidden H real [2] "; )")\n'
-            " (declare-output Y float32 [1,2,1]) (declare-output S float32 []))\n"
+            f" (declare-output {output} float32 [1,2,1]) (declare-output {scalar} float32 []))\n"
         )
 
     def number(self) -> str:
@@ -106,10 +111,12 @@ class Version2(Version1):
 
     def x(self) -> str:
         a, b = self.rng.randrange(2), self.rng.randrange(3)
-        return self.rng.choice([f"Xd[{a},{b}]", f"Xd[{a}, {b}]", f"a_1[{a}]"])
+        matrix, vector, _, _ = self.names
+        return self.rng.choice([f"{matrix}[{a},{b}]", f"{matrix}[{a}, {b}]", f"{vector}[{a}]"])
 
     def y(self) -> str:
-        return self.rng.choice(["S", f"Y[0,{self.rng.randrange(2)},0]"])
+        _, _, output, scalar = self.names
+        return self.rng.choice([scalar, f"{output}[0,{self.rng.randrange(2)},0]"])
 
     def input(self) -> str:
         return f"({self.rng.choice(['<=', '>=', '<=', '>=', '=='])} {self.x()} {self.number()})"
@@ -146,6 +153,7 @@ class Free2(Free1, Version2):
     """The same for 2.0, with declarations in every form."""
 
 
+ODD_NAMES = ("x", "assertx", "xassert", "assert", "d", "dd", "e1", "E", "and1", "or_", "X_0", "Y_0", "inf", "Real", "z")
 RELATIONS = ("<=", ">=", "<", ">", "==", "!=", "=")
 ODD_NUMBERS = (
     *(

@@ -86,6 +86,14 @@ def test_declarations_out_of_order_are_not_read_as_if_in_order(count: int) -> No
     assert fast._counts_up(b"  " + b"  ".join(b"%d" % i for i in good) + b" ", count, 2)
 
 
+def test_a_name_may_hold_the_word_assert() -> None:
+    inputs = "(declare-input x float32 [1]) (declare-input assertx float32 [1])"
+    head = f"(vnnlib-version <2.0>)(declare-network f {inputs} (declare-output Y float32 [1]))"
+    quick, slow, took = both(f"{head}(assert (<= x[0] 1.0))(assert (<= assertx[0] 2.0))")
+    assert took and same(quick, slow)
+    assert isinstance(quick, vnnlib.NormalForm) and quick.upper.tolist() == [[1.0, 2.0]]
+
+
 def test_columns_after_a_comment_of_other_characters() -> None:
     quick, slow, _ = both("(;\N{ZERO WIDTH NO-BREAK SPACE}é")
     assert quick == slow
