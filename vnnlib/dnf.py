@@ -11,7 +11,7 @@ from typing import NamedTuple
 from vnnlib.errors import VnnLibUnsupported
 from vnnlib.polynomial import Factors, StepLimit, Terms, TooMuchWork, difference
 from vnnlib.rows import RowKey
-from vnnlib.spec import RELATIONS, Application, Num, Spec, Term, Variable
+from vnnlib.spec import RELATIONS, SIGNED_TYPES, UNSIGNED_TYPES, Application, Num, Spec, Term, Variable, postorder
 
 Exact = Fraction | str  # a number kept as text until a tie has to be decided
 
@@ -63,6 +63,7 @@ class Atoms:
         self.budget = StepLimit(spec.limits.max_work)
         self.rows: dict[RowKey, int] = {}
         self.products: dict[Factors, int] = {}
+        self.some_whole = any(t.dtype in SIGNED_TYPES | UNSIGNED_TYPES for t in spec.tensors)
 
     def column(self, var: Variable) -> int:
         """Return the position of a variable in the joint vector."""
@@ -73,14 +74,15 @@ class Atoms:
         op, (left, right) = relation.op, relation.args
         if isinstance(left, Num) and isinstance(right, Variable):
             op, left, right = _MIRROR[op], right, left
-        if isinstance(left, Variable) and isinstance(right, Num) and self.column(left) < self.n_inputs:
+        whole = self._whole(relation)
+        if isinstance(left, Variable) and isinstance(right, Num) and self.column(left) < self.n_inputs and not whole:
             column, value = self.column(left), float(right.text) + 0.0
 
             def make(op: str) -> list[Literal]:
                 return [BoundLiteral(column, op[0] == "<", Bound(value, len(op) == 1, right.text))]
 
         else:
-            polynomial = self._leaves(left, right)
+            polynomial = None if whole else self._leaves(left, right)
             if polynomial is None:
                 try:
                     polynomial, op = difference(relation, self.column, self.budget), relation.op
@@ -98,6 +100,13 @@ class Atoms:
         if op == "!=":
             return [make("<"), make(">")]
         return [make(op)]
+
+    def _whole(self, relation: Application) -> bool:
+        """Say whether the comparison is one of whole numbers, which are not rounded to float64: all are of one type."""
+        if not self.some_whole:
+            return False
+        first = next((node for node in postorder(relation) if isinstance(node, Variable)), None)
+        return first is not None and self.spec.tensors[first.tensor].dtype in SIGNED_TYPES | UNSIGNED_TYPES
 
     def _leaves(self, left: Term, right: Term) -> Terms | None:
         """Return left - right where that needs no arithmetic: a variable and a number or another variable."""
@@ -149,6 +158,8 @@ class Atoms:
             return [rhs > 0 if strict else rhs >= 0]
         found: list[Literal] = []
         try:
+            if self._whole(relation) and any(Fraction(float(c)) != c for c in (rhs, *(c for _, c in terms))):
+                return [OpaqueLiteral(relation, "a whole number that float64 does not hold")]
             if len(terms) == 1 and terms[0][0] < self.n_inputs:
                 column, coefficient = terms[0]
                 limit, upper = rhs / coefficient, coefficient > 0

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 import vnnlib
 from tests.models import build
 from verifier.api import verify
-from verifier.graph.onnx_import import TensorInfo, load_model
+from verifier.graph.onnx_import import Model, TensorInfo, load_model
 from verifier.problem.feed import Feed
 from verifier.result import Verdict
 
@@ -64,6 +64,40 @@ def test_a_disjunct_without_whole_numbers_asks_nothing() -> None:
     both = "(assert (or (and (<= X_0 0.8) (>= X_0 0.2) (>= Y_0 0.1)) (and (>= X_0 1.5) (<= X_0 3.5) (>= Y_0 {})))) "
     assert _answer([TensorProto.INT64], [(0.0, 5.0)], both.format(2.9))[0] is Verdict.SAT
     assert _answer([TensorProto.INT64], [(0.0, 5.0)], both.format(3.1))[0] is Verdict.UNSAT
+
+
+def _plus(constant: int) -> Model:
+    """y = x + constant in int64."""
+    add, c = helper.make_node("Add", ["in", "c"], ["out"]), numpy_helper.from_array(np.array([constant]), "c")
+    graph = helper.make_graph(
+        [add], "g", [helper.make_tensor_value_info("in", TensorProto.INT64, [1])],
+        [helper.make_tensor_value_info("out", TensorProto.INT64, [1])], [c],
+    )  # fmt: skip
+    return load_model(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8).SerializeToString()
+    )
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        "(assert (== X[0] 9007199254740993))(assert (> Y[0] 9007199254740992))",
+        "(assert (== X[0] 0))(assert (< 9007199254740993 Y[0]))",
+        "(assert (== X[0] 0))(assert (!= (- Y[0] 9007199254740992) 1))",
+        "(assert (== X[0] 0))(assert (>= (* 9007199254740993 Y[0]) 1))",
+    ],
+)
+def test_whole_numbers_of_a_specification_are_not_rounded(rows: str) -> None:
+    """To 2^53 = 9007199254740992, that is: the first was `unsat`, although x = 2^53 + 1 is such a point."""
+    head = "(vnnlib-version <2.0>)(declare-network f (declare-input X int64 [1]) (declare-output Y int64 [1]))"
+    with pytest.raises(vnnlib.VnnLibUnsupported, match=r"1:\d+: a whole number that float64 does not hold"):
+        verify(_plus(0), vnnlib.loads(head + rows), timeout=20)
+
+
+def test_no_witness_whose_whole_numbers_were_rounded() -> None:
+    """1 + 2^53 is 2^53 in float64."""
+    text = "(declare-const X_0 Real)(declare-const Y_0 Real)(assert (>= X_0 1))(assert (<= X_0 1))"
+    assert verify(_plus(2**53), vnnlib.loads(f"{text}(assert (<= Y_0 {2**53}))"), timeout=20).verdict is Verdict.UNKNOWN
 
 
 @pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.FLOAT16])
