@@ -100,6 +100,14 @@ def test_no_witness_whose_whole_numbers_were_rounded() -> None:
     assert verify(_plus(2**53), vnnlib.loads(f"{text}(assert (<= Y_0 {2**53}))"), timeout=20).verdict is Verdict.UNKNOWN
 
 
+def test_a_disjunct_without_whole_numbers_beside_a_point() -> None:
+    """The network is compared with ONNX Runtime where there are points."""
+    none = "(and (>= X_0 0.2) (<= X_0 0.{}) (>= Y_0 0.1))"
+    rows = f"(assert (or {none.format(7)} {none.format(8)} (and (>= X_0 2) (<= X_0 2) (>= Y_0 {{}}))))"
+    for least, answer in ((6.9, Verdict.SAT), (7.1, Verdict.UNSAT)):
+        assert _answer([TensorProto.INT64] * 2, [(0.0, 5.0), (0.0, 5.0)], rows.format(least))[0] is answer
+
+
 @pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.FLOAT16])
 def test_no_witness_outside_the_set_where_types_differ(kind: int) -> None:
     """The bound 0.1 is below its nearest float32, and above its nearest float16: neither may be passed."""

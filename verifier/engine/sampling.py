@@ -33,9 +33,10 @@ def between(problem: Problem, query: np.ndarray, share: np.ndarray) -> np.ndarra
 
 
 def inside(problem: Problem, replay: Replay, seed: int) -> np.ndarray:
-    """A few full inputs in the boxes of random queries."""
+    """A few full inputs in the boxes of random queries that ask something: of the others, a set may be empty."""
     rng = np.random.default_rng(seed)
-    query = rng.integers(problem.queries, size=3)
+    asked = np.flatnonzero(problem.rows.clauses)
+    query = rng.choice(asked if len(asked) else problem.queries, size=3)
     return replay.snap(between(problem, query, rng.random((3, problem.lower.shape[1]))), query)
 
 
