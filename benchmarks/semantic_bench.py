@@ -107,7 +107,7 @@ def bounds(images: Images) -> dict[str, object]:
             query = torch.arange(batch) % family.members
             width = (family.upper - family.lower)[query] / parts
             lower = family.lower[query] + width * torch.from_numpy(draw.integers(parts, size=(batch, 2)))
-            points = family.points(lower, query)
+            points = family.image.points(lower, query).to(family.twin.fast.dtype)
             at = (lower, lower + width, query)
             cost = {
                 "bounds": (lambda at=at: _lumped(family, prepared, source, *at))

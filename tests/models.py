@@ -14,7 +14,11 @@ from onnx import TensorProto, helper, numpy_helper
 from verifier.graph.evaluate import evaluate
 from verifier.graph.ir import Graph
 
-_TYPES = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.float64): TensorProto.DOUBLE}
+_TYPES = {
+    np.dtype(np.float32): TensorProto.FLOAT,
+    np.dtype(np.float64): TensorProto.DOUBLE,
+    np.dtype(np.int64): TensorProto.INT64,
+}
 
 
 def build(

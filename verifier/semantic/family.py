@@ -78,10 +78,6 @@ class Family:
         """Where the tensors live."""
         return self.lower.device
 
-    def points(self, p: Tensor, query: Tensor) -> Tensor:
-        """Network inputs (M, n) in the fast type at parameter points (M, d) of members (M,)."""
-        return self.image.points(p, query).to(self.twin.fast.dtype)
-
     def margins(self, p: Tensor, query: Tensor, exact: bool = False) -> Tensor:
         """Least margin (M,) at points, in the network's own arithmetic: <= 0 where the property is violated."""
         return self.span(p, query, 0.0, exact)[0]
@@ -89,7 +85,7 @@ class Family:
     def span(self, p: Tensor, query: Tensor, leeway: float, exact: bool = False) -> tuple[Tensor, Tensor]:
         """Least and largest margin (M,) at points if every output may be off by `leeway`."""
         network = self.twin.exact if exact else self.twin.fast
-        z = network.forward(self.points(p, query).to(network.dtype)).double()
+        z = network.forward(self.image.points(p, query).to(network.dtype)).double()
         return self.conditions.span(z, query, leeway)
 
 
@@ -97,13 +93,14 @@ class Family:
 class Judge:
     """ONNX Runtime on the member's own file: the last word on its counterexamples. Built when first asked.
 
-    `rest`: the inputs of a file of which only the `columns` vary.
+    `rest`: the inputs of a file of which only the `columns` vary; `parameters`: these inputs of the network's.
     """
 
     make: Callable[[], Replay]
     case: int = 0
     rest: np.ndarray | None = None
     columns: np.ndarray | None = None
+    parameters: Callable[[np.ndarray], np.ndarray] = np.asarray
 
     @cached_property
     def replay(self) -> Replay:
@@ -112,11 +109,19 @@ class Judge:
 
     def __call__(self, points: np.ndarray) -> Witness | None:
         """The first of the points (M, d) that violates the member's own specification in its own file."""
+        return self.replay(*self._asked(points))
+
+    def fed(self, points: np.ndarray) -> np.ndarray:
+        """The points (M, d) as the network is fed them: numbers of its inputs' types."""
+        x = self.replay.snap(*self._asked(points))
+        return x if self.columns is None else self.parameters(x)[:, self.columns]
+
+    def _asked(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         full = points
         if self.rest is not None:
             full = np.repeat(self.rest[None], len(points), axis=0)
             full[:, self.columns] = points
-        return self.replay(full, np.full(len(points), self.case, np.int64))
+        return full, np.full(len(points), self.case, np.int64)
 
 
 def _own(problem: SemanticProblem) -> Replay:
@@ -213,7 +218,10 @@ def from_files(
         _tensor(lower[:, columns], device),
         _tensor(upper[:, columns], device),
         LinearRows(RowTable.from_rows(rows, torch.float64, device)),
-        tuple(Judge(lambda: replay, int(i), row, columns) for i, row in zip(first, offset, strict=True)),
+        tuple(
+            Judge(lambda: replay, int(i), row, columns, problem.parameters)
+            for i, row in zip(first, offset, strict=True)
+        ),
         tuple(said.name(i) for i in inputs),
         None if identity is None else np.array(identity),
         tuple(f"box {i}" for i in range(len(first))),

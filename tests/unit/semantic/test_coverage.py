@@ -128,6 +128,28 @@ def test_no_sample_contradicts_a_certified_or_a_refuted_cell():
             assert family.judges[int(found.cells.query[0])](point[None]) is not None
 
 
+def linear_file(weight, bounds, row, kind=np.float32):
+    """y = weight x as float32, x of the type `kind` (n,) in `bounds`, and the violation `row`."""
+    n = len(weight)
+    nodes = [helper.make_node("Cast", [name], [f"{name}/c"], to=1) for name in ("in", "w")]
+    nodes.append(helper.make_node("MatMul", ["in/c", "w/c"], ["out"]))
+    model = load_model(models.build(nodes, {"in": (1, n)}, ["out"], {"w": np.array(weight)[:, None]}, dtype=kind))
+    text = "".join(f"(declare-const X_{i} Real)" for i in range(n)) + "(declare-const Y_0 Real)"
+    text += "".join(f"(assert (>= X_{i} {low!r}))(assert (<= X_{i} {high!r}))" for i, (low, high) in enumerate(bounds))
+    return from_files(model, vnnlib.normalise(vnnlib.loads(text + row)), CPU)
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        linear_file([1], [(0.0, 4.0)], "(assert (<= Y_0 1.0))", np.int64),  # 1.3 is fed as 1
+        linear_file([10**8, -(10**8)], [(0.5, 0.500001)] * 2, "(assert (<= Y_0 0.3))"),
+    ],
+)
+def test_what_onnx_runtime_is_fed_and_rounds_contradicts_no_cell(family):
+    audit(family, cover(family, CoverageLimits(0.0, depth=16), Budget.of(60)), 300)
+
+
 def test_a_wrongly_certified_cell_is_reported():
     family = _two()
     state = cover(family, CoverageLimits(0.01), Budget.of(60))
