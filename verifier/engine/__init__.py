@@ -90,7 +90,7 @@ def _solve(
             proof.header()
         return answer.of(Verdict.UNSAT, nothing)
     if answer.budget.expired():
-        return answer.of(Verdict.TIMEOUT, "no time was given")
+        return answer.out_of_time()
     problem = assemble(model, spec, splines=proof is None)  # a proof names the ReLUs of the file
     if proof is not None and problem.first is not None:
         raise ProofError(

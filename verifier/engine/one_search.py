@@ -83,7 +83,7 @@ def decide(
                 tally = replace(before, boxes=tally.boxes, steps=tally.steps)
                 ending = search(searched.first, searched.method, policy, limits, tally)
     except OutOfTime:
-        return answer.of(Verdict.TIMEOUT, "the time limit was reached", open_fraction=on.queries / total)
+        return answer.out_of_time(on.queries / total)
     if tied is not None and ending.rest is not None:
         tied.clear()  # other queries may be among what is left
     return answer.ending(ending, searched.limits.memory)

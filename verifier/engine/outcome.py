@@ -97,6 +97,11 @@ class Answer:
         """Memory ran out before the search began."""
         return self.of(Verdict.UNKNOWN, "memory: not enough for the network itself", open_fraction=1.0)
 
+    def out_of_time(self, open_fraction: float | None = None) -> Result:
+        """The time is over, or the run was stopped."""
+        verdict = Verdict.UNKNOWN if self.budget.stopped else Verdict.TIMEOUT
+        return self.of(verdict, self.budget.stopped or "the time limit was reached", open_fraction=open_fraction)
+
     def ending(self, ending: Ending, memory: Memory) -> Result:
         """What the end of a search means."""
         self.tally = ending.tally
@@ -105,9 +110,7 @@ class Answer:
         if ending.no_room:
             return self.of(Verdict.UNKNOWN, memory.reason, open_fraction=ending.open_share)
         if ending.out_of_time:
-            verdict = Verdict.UNKNOWN if self.budget.stopped else Verdict.TIMEOUT
-            reason = self.budget.stopped or "the time limit was reached"
-            return self.of(verdict, reason, open_fraction=ending.open_share)
+            return self.out_of_time(ending.open_share)
         if ending.tally.stuck:
             return self.of(
                 Verdict.UNKNOWN,

@@ -10,6 +10,7 @@ from tests import models
 from tests.unit.search.known import GAP, Net, _clause, check, form, moved, net, options
 from verifier import engine
 from verifier.attack import campaign
+from verifier.bounds.sweep import OutOfTime
 from verifier.budget import Budget
 from verifier.engine import methods, on_device, one_search, solve, strategy
 from verifier.errors import OptionsError
@@ -307,3 +308,19 @@ def test_a_run_without_room_is_unknown_and_says_why(monkeypatch: pytest.MonkeyPa
             result = solve(network.model(), spec, how, Budget.of(60))
         assert result.verdict is Verdict.UNKNOWN and result.open_fraction == 1.0
         assert result.reason.startswith("memory: "), part
+
+
+@pytest.mark.parametrize("when", ["before the search", "before the first bound"])
+def test_a_run_that_is_stopped_did_not_reach_its_time_limit(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    budget = Budget()
+
+    def prepare(*_: object) -> None:
+        budget.stop("stopped by SIGINT")
+        raise OutOfTime
+
+    if when == "before the search":
+        budget.stop("stopped by SIGINT")
+    monkeypatch.setattr(one_search, "prepare", prepare)
+    case = Case([0.0] * 3, [1.0] * 3, [[Row(y={0: 1.0}, rhs=-1e3)]])
+    result = solve(net(0).model(), form([case], 3, 3), options("auto"), budget)
+    assert (result.verdict, result.reason) == (Verdict.UNKNOWN, "stopped by SIGINT")
