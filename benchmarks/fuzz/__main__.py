@@ -12,11 +12,13 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 from benchmarks.fuzz import run
 
-TARGETS = ("specification", "witness", "results", "ledger", "proof", "packed", "model", "problems", "operators")
+TARGETS = ("specification", "witness", "results", "ledger", "proof", "packed", "model", "problems", "planar", "grouped",
+           "operators")  # fmt: skip
 
 
 def main() -> int:
@@ -39,11 +41,28 @@ def main() -> int:
         start = time.monotonic()
         tally = run.watch(target, args.seed, args.seconds / len(args.only), args.out)
         failed += len(tally.failures)
-        words = ", ".join(f"{n} {word}" for word, n in tally.words.most_common())
-        print(f"{target}: {tally.cases} inputs in {time.monotonic() - start:.0f} s: {words}", flush=True)
+        words, used = apart(tally.words)
+        print(f"{target}: {tally.cases} inputs in {time.monotonic() - start:.0f} s: {counted(words)}", flush=True)
+        if used:
+            print(f"  used: {counted(used)}", flush=True)
         for folder in tally.failures:
             print(f"  FAILED {folder}: {(folder / 'README').read_text().strip().splitlines()[-3]}", flush=True)
     return int(failed > 0)
+
+
+def apart(words: Counter[str]) -> tuple[Counter[str], Counter[str]]:
+    """What became of the inputs, and how often each mechanism was used (see `mechanisms`)."""
+    what, used = Counter[str](), Counter[str]()
+    for word, n in words.items():
+        before, _, behind = word.partition("; ")
+        what[before] += n
+        used.update(dict.fromkeys(filter(None, behind.split(", ")), n))
+    return what, used
+
+
+def counted(words: Counter[str]) -> str:
+    """The most frequent first."""
+    return ", ".join(f"{n} {word}" for word, n in words.most_common())
 
 
 def again(target: str, folder: Path) -> int:

@@ -6,9 +6,11 @@ LeakyRelu, Clip and maxima, which are sums of ReLUs. Nothing here is shared with
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cmp_to_key
+from typing import Literal
 
 Number = Fraction
 Point = tuple[Fraction, ...]
@@ -78,53 +80,115 @@ class Row:
         return found < 0 or (found == 0 and not self.strict)
 
 
-def decide(
-    tape: Tape, lower: Sequence[Fraction], upper: Sequence[Fraction], clauses: Sequence[Sequence[Row]]
-) -> Point | bool | None:
-    """A point of the box at which all rows of a clause hold; None where there is none; False where it takes too long or
-    more than two inputs vary.
+class TooLong(Exception):
+    """More than `MOST_REGIONS` parts."""
 
-    The plane (or line, or point) is cut at every ReLU's kink into polygons with vertices in fractions, on each of which
-    the network is affine. A polygon's closed rows are met by cutting it; strict ones by the mean of its vertices, which
-    is strictly inside of what is cut off nowhere.
+
+@dataclass(frozen=True)
+class Area:
+    """Where up to two numbers vary: the corners of a convex polygon (a segment, a point), in order around it, and the
+    tape's inputs over them."""
+
+    corners: tuple[Point, ...]
+    inputs: tuple[Affine, ...]
+
+    @staticmethod
+    def of_box(lower: Sequence[Fraction], upper: Sequence[Fraction]) -> Area | None:
+        """A box of which at most two inputs vary; None for others."""
+        free = [k for k, (lo, hi) in enumerate(zip(lower, upper, strict=True)) if lo != hi]
+        if len(free) > 2:
+            return None
+        corners: list[Point] = [()]
+        for k in free:
+            corners = [(*c, end) for c in corners for end in (lower[k], upper[k])]
+        if len(free) == 2:
+            corners = [corners[0], corners[1], corners[3], corners[2]]  # around
+        return Area(tuple(corners), tuple(_input(k, free, lower) for k in range(len(lower))))
+
+    @staticmethod
+    def of_image(matrix: Sequence[Sequence[Fraction]], lower: Sequence[Fraction], upper: Sequence[Fraction]) -> Area:
+        """What a matrix of two rows makes of a box: its corners are found going around by the angles of the sides."""
+        sides = [(p * (b - a), q * (b - a)) for p, q, a, b in zip(*matrix, lower, upper, strict=True)]
+        sides = [(-p, -q) if (q, p) < (0, 0) else (p, q) for p, q in sides if p or q]
+        sides.sort(key=cmp_to_key(lambda one, two: two[0] * one[1] - one[0] * two[1]))  # all in the upper half plane
+        lowest = [  # and of several that are, the one furthest to the left
+            a if (q, p) >= (0, 0) else b for p, q, a, b in zip(*matrix, lower, upper, strict=True)
+        ]
+        at = tuple(sum((c * v for c, v in zip(row, lowest, strict=True)), Fraction(0)) for row in matrix)
+        corners = [at]
+        for p, q in [*sides, *((-p, -q) for p, q in sides)]:
+            at = at[0] + p, at[1] + q
+            corners.append(at)
+        return Area(tuple(dict.fromkeys(corners)), (Affine({0: Fraction(1)}), Affine({1: Fraction(1)})))
+
+    def whole(self, point: Point) -> Point:
+        """The tape's inputs at a point of the polygon."""
+        return tuple(value.at(point) for value in self.inputs)
+
+
+def parts(tape: Tape, area: Area) -> Iterator[tuple[list[Point], list[Affine]]]:
+    """The area cut at every ReLU's kink into polygons with vertices in fractions, on each of which the network is
+    affine: their corners, and the tape's values over them.
+
+    Raises:
+        TooLong: there are too many.
     """
-    free = [k for k in range(tape.n) if lower[k] != upper[k]]
-    if any(lo > hi for lo, hi in zip(lower, upper, strict=True)):
-        return None
-    if len(free) > 2:
-        return False
-    base = list(lower)
-    corners: list[Point] = [()]
-    for k in free:
-        corners = [(*c, end) for c in corners for end in (lower[k], upper[k])]
-    if len(free) == 2:
-        corners = [corners[0], corners[1], corners[3], corners[2]]  # around
-    start = [_input(k, free, base) for k in range(tape.n)]
-    todo = [(corners, start)]
+    todo = [(list(area.corners), list(area.inputs))]
     seen = 0
     while todo:
         polygon, known = todo.pop()
         seen += 1
         if seen > MOST_REGIONS:
-            return False
-        if len(known) < tape.n + len(tape.relus):
-            argument = _compose(tape.relus[len(known) - tape.n], known)
-            for sign in (1, -1):  # argument <= 0: ReLU is 0; >= 0: ReLU is the argument
-                part = _cut(polygon, argument.times(Fraction(sign)))
-                if part:
-                    todo.append((part, [*known, Affine({}) if sign == 1 else argument]))
+            raise TooLong
+        if len(known) == tape.n + len(tape.relus):
+            yield polygon, known
             continue
-        for clause in clauses:
-            point = _inside(polygon, [(_compose(row.value, known), row.strict) for row in clause])
-            if point is not None:
-                whole = list(base)
-                for k, value in zip(free, point, strict=True):
-                    whole[k] = value
-                return tuple(whole)
+        argument = _compose(tape.relus[len(known) - tape.n], known)
+        for sign in (1, -1):  # argument <= 0: ReLU is 0; >= 0: ReLU is the argument
+            part = _cut(polygon, argument.times(Fraction(sign)))
+            if part:
+                todo.append((part, [*known, Affine({}) if sign == 1 else argument]))
+
+
+def least(tape: Tape, area: Area, value: Affine) -> Fraction:
+    """The least value on an area."""
+    return min(
+        found.at(corner)
+        for polygon, known in parts(tape, area)
+        for found in [_compose(value, known)]
+        for corner in polygon
+    )
+
+
+def decide_on(tape: Tape, area: Area, clauses: Sequence[Sequence[Row]]) -> Point | Literal[False] | None:
+    """A point (the tape's inputs) of the area at which all rows of a clause hold; None where there is none; False where
+    it takes too long.
+
+    A polygon's closed rows are met by cutting it; strict ones by the mean of its vertices, which is strictly inside of
+    what is cut off nowhere.
+    """
+    try:
+        for polygon, known in parts(tape, area):
+            for clause in clauses:
+                point = _inside(polygon, [(_compose(row.value, known), row.strict) for row in clause])
+                if point is not None:
+                    return area.whole(point)
+    except TooLong:
+        return False
     return None
 
 
-def _input(k: int, free: list[int], base: list[Fraction]) -> Affine:
+def decide(
+    tape: Tape, lower: Sequence[Fraction], upper: Sequence[Fraction], clauses: Sequence[Sequence[Row]]
+) -> Point | Literal[False] | None:
+    """`decide_on` a box, False where more than two inputs vary."""
+    if any(lo > hi for lo, hi in zip(lower, upper, strict=True)):
+        return None
+    area = Area.of_box(lower, upper)
+    return False if area is None else decide_on(tape, area, clauses)
+
+
+def _input(k: int, free: list[int], base: Sequence[Fraction]) -> Affine:
     return Affine({free.index(k): Fraction(1)}) if k in free else Affine({}, base[k])
 
 

@@ -254,11 +254,22 @@ def problems(rng: random.Random) -> bytes:
     return rng.randbytes(1200)
 
 
+def planar(rng: random.Random) -> bytes:
+    """The choices of a problem of many inputs."""
+    return rng.randbytes(1200)
+
+
+def grouped(rng: random.Random) -> bytes:
+    """The choices of a problem of many queries."""
+    return rng.randbytes(4000)
+
+
 def operators(rng: random.Random) -> bytes:
     """The choices of a chain of operators."""
     return rng.randbytes(400)
 
 
 MAKERS: dict[str, Callable[[random.Random], bytes]] = {
-    f.__name__: f for f in (specification, witness, results, ledger, proof, model, packed, problems, operators)
+    f.__name__: f
+    for f in (specification, witness, results, ledger, proof, model, packed, problems, planar, grouped, operators)
 }

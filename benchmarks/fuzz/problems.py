@@ -7,7 +7,7 @@ parts that nothing reads, many opsets, both versions of VNN-LIB.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
@@ -291,19 +291,11 @@ class RandomProblem:
             ys += [f"Y{k}[0,{j}]" for j in range(len(found))]
         return "\n".join([*lines, ")", *self._assertions(xs, ys, _positional)])
 
-    def _assertions(self, xs: list[str], ys: list[str], number: object) -> list[str]:
-        assert callable(number)
+    def _assertions(self, xs: list[str], ys: list[str], number: Callable[[float], str]) -> list[str]:
         lines = []
         for x, a, b in zip(xs, self.lower, self.upper, strict=True):
             lines += [f"(assert (>= {x} {number(a)}))", f"(assert (<= {x} {number(b)}))"]
-        clauses = []
-        for rows in self.clauses:
-            parts = []
-            for row in rows:
-                terms = [f"(* {number(v)} {x})" for v, x in zip(row.x, xs, strict=True) if v]
-                terms += [f"(* {number(v)} {y})" for v, y in zip(row.y, ys, strict=True)]
-                parts.append(f"({row.op} (+ {' '.join(terms)} 0.0) {number(row.rhs)})")
-            clauses.append(parts)
+        clauses = [texts(rows, xs, ys, number) for rows in self.clauses]
         if len(clauses) == 1:
             return [*lines, *(f"(assert {part})" for part in clauses[0])]
         return [*lines, "(assert (or " + " ".join(f"(and {' '.join(parts)})" for parts in clauses) + "))"]
@@ -323,7 +315,7 @@ class RandomProblem:
 
     def exact(self, point: np.ndarray) -> list[Fraction]:
         """The network over the reals."""
-        values = self.tape.values(Fraction(float(v)) for v in point)
+        values = self.tape.values(self.seen(point))
         return [v.at(values) for _, found in self.outputs for v in found]
 
     def holds(self, point: np.ndarray, y: Sequence[Fraction]) -> bool:
@@ -334,6 +326,15 @@ class RandomProblem:
         """The clauses over the tape."""
         values = [*(self.tape.input(k) for k in range(self.n)), *(v for _, found in self.outputs for v in found)]
         return [[row.gap(values) for row in rows] for rows in self.clauses]
+
+    def seen(self, point: np.ndarray) -> Point:
+        """What the tape's inputs are at a point of the network's."""
+        return tuple(map(Fraction, point.tolist()))
+
+    def breaks(self, point: Point) -> bool:
+        """Whether the specification holds at the tape's inputs `point`, over the reals."""
+        values = self.tape.values(point)
+        return any(all(row.holds(values) for row in rows) for rows in self.rows())
 
     @property
     def whole(self) -> np.ndarray:
@@ -365,6 +366,16 @@ class RandomProblem:
         options.log_severity_level = 4
         session = onnxruntime.InferenceSession(self.model(), options, providers=["CPUExecutionProvider"])
         return np.concatenate([np.asarray(y, np.float64).reshape(-1) for y in session.run(None, feeds)])
+
+
+def texts(rows: Sequence[Condition], xs: Sequence[str], ys: Sequence[str], number: Callable[[float], str]) -> list[str]:
+    """Conditions as comparisons."""
+    parts = []
+    for row in rows:
+        terms = [f"(* {number(v)} {x})" for v, x in zip(row.x, xs, strict=True) if v]
+        terms += [f"(* {number(v)} {y})" for v, y in zip(row.y, ys, strict=True)]
+        parts.append(f"({row.op} (+ {' '.join(terms)} 0.0) {number(row.rhs)})")
+    return parts
 
 
 def normalised(x: Affine, scale: float, bias: float, mean: float, variance: float) -> Affine:

@@ -20,7 +20,7 @@ import numpy as np
 import vnnlib
 from benchmarks.fuzz.chains import operators
 from benchmarks.fuzz.texts import both, same
-from benchmarks.fuzz.verdicts import problems
+from benchmarks.fuzz.verdicts import grouped, planar, problems
 from pruning.study.errors import ResultsError
 from pruning.study.tools.results import read as read_results
 from pruning.study.tools.truth import read as read_truth
@@ -184,5 +184,6 @@ def _file(data: bytes) -> Iterator[Path]:
 
 
 TARGETS: dict[str, Callable[[bytes], str]] = {
-    f.__name__: f for f in (specification, witness, results, ledger, proof, model, packed, problems, operators)
+    f.__name__: f
+    for f in (specification, witness, results, ledger, proof, model, packed, problems, planar, grouped, operators)
 }

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,10 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 
 import verifier
 import vnnlib
+from benchmarks.fuzz import mechanisms
 from benchmarks.fuzz.exact import Point, Row
 from benchmarks.fuzz.models import Pick
+from benchmarks.fuzz.planar import GroupedProblem, KnownProblem, PlanarProblem
 from benchmarks.fuzz.problems import RandomProblem
 from verifier.errors import ModelError, OptionsError
 from verifier.options import AttackOptions, BoundOptions, Options, SearchOptions
@@ -58,6 +61,29 @@ def problems(data: bytes) -> str:
     options = random_options(pick)
     way = pick(["call"] * 50 + ["command"] + ["proof"] * 20)
     return check(RandomProblem(pick, pick([False, True])), options, way)
+
+
+def planar(data: bytes) -> str:
+    """The same for problems of many inputs, where neurons are split."""
+    return _known(data, PlanarProblem)
+
+
+def grouped(data: bytes) -> str:
+    """The same for problems of many queries that fix most inputs."""
+    return _known(data, GroupedProblem)
+
+
+def _known(data: bytes, kind: type[KnownProblem]) -> str:
+    pick = Choices(data)
+    options = replace(
+        random_options(pick), bounds=BoundOptions(method=pick(["auto", "auto", "auto", "crown", "alpha"]))
+    )
+    options = replace(options, search=replace(options.search, max_depth=None), timeout=3.0)
+    problem = kind(pick, pick([False, False, True]))
+    mechanisms.watch()
+    mechanisms.used()
+    word = check(problem, options, pick(["call"] * 12 + ["proof"]))
+    return f"{word}; {', '.join(mechanisms.used())}"
 
 
 def random_options(pick: Pick) -> Options:
@@ -173,16 +199,14 @@ def _judge(problem: RandomProblem, verdict: str, x: np.ndarray | None) -> str:
     known = problem.violated()
     if known is None:
         return "unsat, exact"
-    points: list[Point] = [tuple(map(Fraction, p)) for p in problem.points(20).tolist()]
-    if known is False:
-        points += [p for rows in problem.rows() if (p := optimum(problem, rows)) is not None]
-    else:
+    points = [problem.seen(p) for p in problem.points(20)]
+    if known is not False:
         points = [known]
+    elif problem.n == problem.tape.n:
+        points += [p for rows in problem.rows() if (p := optimum(problem, rows)) is not None]
     for point in points:
-        values = problem.tape.values(point)
-        refuted = any(all(row.holds(values) for row in rows) for rows in problem.rows())
         shown = [float(v) for v in point]
-        assert not refuted, f"{shown} violates over the reals, but the verdict is unsat"
+        assert not problem.breaks(point), f"{shown} violates over the reals, but the verdict is unsat"
     return "unsat, sampled"
 
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from benchmarks.fuzz import inputs, run, targets
+from benchmarks.fuzz import inputs, mechanisms, run, targets
+from benchmarks.fuzz.__main__ import apart
+from benchmarks.fuzz.exact import Affine, Area, Row, Tape, decide_on, least
 from benchmarks.fuzz.mutate import smallest
 
 COUNTS = {"specification": 300, "witness": 300, "results": 200, "ledger": 200, "proof": 400, "packed": 40, "model": 60,
@@ -17,6 +24,48 @@ COUNTS = {"specification": 300, "witness": 300, "results": 200, "ledger": 200, "
 def test_a_short_run_finds_nothing(target: str) -> None:
     words = {targets.TARGETS[target](inputs.case(target, 1, number)) for number in range(COUNTS[target])}
     assert len(words) > 1 or target == "packed"  # both what is read and what is refused
+
+
+@pytest.mark.parametrize(
+    ("target", "numbers", "reached"),
+    [("planar", (2, 5), {"one hidden layer", "clipped intervals", "row trees"}), ("grouped", (3, 6), {"query groups"})],
+)
+def test_problems_reach_what_they_are_made_for(target: str, numbers: tuple[int, ...], reached: set[str]) -> None:
+    words = Counter(targets.TARGETS[target](inputs.case(target, 1, number)) for number in numbers)
+    what, used = apart(words)
+    assert reached <= used.keys() <= mechanisms.WATCHED.keys() and sum(what.values()) == len(numbers)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_image_of_a_box_and_least_values_on_it(seed: int) -> None:
+    """Against all of the box's corners, and points of it."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(1, 6))
+    matrix = [[Fraction(int(v)) for v in rng.integers(-3, 4, n)] for _ in range(2)]
+    lower = [Fraction(int(v), 2) for v in rng.integers(-4, 4, n)]
+    upper = [a + Fraction(int(v), 2) for a, v in zip(lower, rng.integers(0, 4, n), strict=True)]
+    area, tape = Area.of_image(matrix, lower, upper), Tape(2)
+
+    def image(x: Sequence[Fraction]) -> tuple[Fraction, ...]:
+        return tuple(sum((c * v for c, v in zip(row, x, strict=True)), Fraction(0)) for row in matrix)
+
+    corners = [image(x) for x in product(*zip(lower, upper, strict=True))]
+    assert set(area.corners) <= set(corners)
+    for a, b in rng.integers(-5, 6, (20, 2)).tolist():
+        assert min(a * p + b * q for p, q in area.corners) == min(a * p + b * q for p, q in corners)
+    hidden = [
+        tape.relu(Affine({0: Fraction(a), 1: Fraction(b)}, Fraction(c)))
+        for a, b, c in rng.integers(-3, 4, (3, 3)).tolist()
+    ]
+    value = hidden[0] + hidden[1].times(Fraction(-2)) + hidden[2]
+    low = least(tape, area, value)
+    shares = [[Fraction(int(v), 8) for v in rng.integers(0, 9, n)] for _ in range(100)]
+    points = [image([a + t * (b - a) for a, b, t in zip(lower, upper, share, strict=True)]) for share in shares]
+    assert all(value.at(tape.values(point)) >= low for point in [*points, *corners])
+    below, at = ([[Row(value.plus(-low), strict)]] for strict in (True, False))
+    assert decide_on(tape, area, below) is None
+    found = decide_on(tape, area, at)
+    assert isinstance(found, tuple) and value.at(tape.values(found)) == low
 
 
 def test_a_case_is_always_the_same() -> None:
