@@ -110,7 +110,7 @@ class Area:
         """What a matrix of two rows makes of a box: its corners are found going around by the angles of the sides."""
         sides = [(p * (b - a), q * (b - a)) for p, q, a, b in zip(*matrix, lower, upper, strict=True)]
         sides = [(-p, -q) if (q, p) < (0, 0) else (p, q) for p, q in sides if p or q]
-        sides.sort(key=cmp_to_key(lambda one, two: two[0] * one[1] - one[0] * two[1]))  # all in the upper half plane
+        sides.sort(key=cmp_to_key(_turn))  # all in the upper half plane
         lowest = [  # and of several that are, the one furthest to the left
             a if (q, p) >= (0, 0) else b for p, q, a, b in zip(*matrix, lower, upper, strict=True)
         ]
@@ -124,6 +124,12 @@ class Area:
     def whole(self, point: Point) -> Point:
         """The tape's inputs at a point of the polygon."""
         return tuple(value.at(point) for value in self.inputs)
+
+
+def _turn(one: Point, two: Point) -> int:
+    """Negative where `two` is counterclockwise of `one`."""
+    cross = two[0] * one[1] - one[0] * two[1]
+    return (cross > 0) - (cross < 0)
 
 
 def parts(tape: Tape, area: Area) -> Iterator[tuple[list[Point], list[Affine]]]:

@@ -130,7 +130,8 @@ class GroupedProblem(KnownProblem):
         joined, found = self._affine((self.node("Concat", ends, axis=1), features), 2, False)
         self.outputs = [self._affine((self.node("Relu", [joined]), [self.tape.relu(v) for v in found]), 1, True)]
         self.m = 1
-        kinds = [sorted(self.rng.choice(self.n, pick([1, 1, 2]), replace=False).tolist()) for _ in range(pick([1, 2]))]
+        every = np.arange(self.n)
+        kinds = [sorted(self.rng.choice(every, pick([1, 1, 2]), replace=False).tolist()) for _ in range(pick([1, 2]))]
         count = pick([33, 36, 40])
         near = pick([count, *range(count)])  # which query has its threshold near the least value, if one has
         self.queries = [self._query(pick(kinds), i == near) for i in range(count)]
@@ -166,7 +167,7 @@ class GroupedProblem(KnownProblem):
         low, high = (np.array([getattr(self.queries[i], end) for i in picked]) for end in ("lower", "upper"))
         return (low + (high - low) * self.rng.integers(0, 2, low.shape)).astype(self.kind).astype(np.float64)
 
-    def holds(self, point: np.ndarray, y: list[Fraction]) -> bool:
+    def holds(self, point: np.ndarray, y: Sequence[Fraction]) -> bool:
         """See `RandomProblem`."""
         given = [Affine({}, v) for v in (*map(Fraction, point.tolist()), *y)]
         mine = (clause for q in self.queries if q.holds(point) for clause in q.clauses)
