@@ -155,10 +155,11 @@ def least(symbols: ReluSymbols, rows: Forms, m: Multipliers, inner: Tensor | Non
 
 
 def _left(symbols: ReluSymbols, m: Multipliers, inner: Tensor) -> Tensor:
-    """The quadratic part over y that is left where the inputs are eliminated, (R, K, K): its Schur complement."""
-    mixed = m.square[:, :, None] * symbols.forms.y
-    own = torch.diag_embed(m.square + m.top) - 0.5 * (mixed + mixed.transpose(1, 2))
-    return own - 0.25 * m.square[:, :, None] * inner * m.square[:, None]
+    """The quadratic part over y that is left where the inputs are eliminated, (R, K, K): its Schur complement, of which
+    only the lower triangle is filled (a form reads the symbols of earlier levels alone)."""
+    matrix = torch.addcmul(symbols.forms.y, inner, m.square[:, None], value=0.5).mul_(-0.5 * m.square[:, :, None])
+    matrix.diagonal(dim1=1, dim2=2).add_(m.square + m.top)
+    return matrix
 
 
 def start(symbols: ReluSymbols, rows: Forms) -> tuple[Multipliers, Tensor]:

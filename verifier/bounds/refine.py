@@ -55,9 +55,10 @@ def refine(
     neuron, tightened on the queries' boxes `lower`, `upper` (Q, n), at most `batch` rows at a time; where there
     is a `joint`, by all earlier ReLUs together, too.
 
-    When `stop()` says so, the rest keep the intervals that they have.
+    When `stop()` says so, the rest keep the intervals that they have, but for what the `joint` still has a budget for.
     """
     network, rows = exact.network, rows or RowBound()
+    ends = stop if joint is None else lambda: stop() and joint.budget.spent()
     pre = dict(exact.pre)
     for i in network.relus:
         pairs = chosen.get(i)
@@ -67,10 +68,10 @@ def refine(
         low, high = (t.flatten(1).clone() for t in pre[i][0])
 
         def both_sides(pairs: Tensor, i: int = i, now: Ground = now) -> tuple[Tensor, Any] | None:
-            if stop():
+            if ends():
                 return None
             task = _both_sides(network, network.sources[i][0], lower, upper, *pairs.unbind(1))
-            return rows.bound(now, i, task, climb(now.cast(fast), task.to(fast.dtype), None, STEPS, stop, RATE).best)
+            return rows.bound(now, i, task, climb(now.cast(fast), task.to(fast.dtype), None, STEPS, ends, RATE).best)
 
         parts = pairs.split(max(1, batch // 2))
         for some, result in zip(parts, on_copies(both_sides, parts), strict=True):

@@ -41,6 +41,9 @@ could be are bounds, and a root that is not there at the end of the time decides
 REFINE_SHARE = 0.2
 """Share of the time left that tighter intervals at the root may take."""
 
+SIGNS_SHARE = 0.8
+"""The same while most of what they are asked for are signs, and these are found."""
+
 
 @dataclass(frozen=True)
 class Searched:
@@ -135,10 +138,13 @@ def _refine(
     split: NeuronBounding, strategy: Strategy, boxes: DomainBatch, budget: Budget, proof: RowProof | None
 ) -> None:
     """Tightens the intervals of the roots."""
-    rest = (1 - REFINE_SHARE) * budget.remaining()
-    # where runs are to be the same, `neurons.REFINED`, in work, is the only limit
-    enough = budget.expired if strategy.deterministic else lambda: budget.remaining() < rest
-    split.refine(boxes, strategy.batch, enough, proof)
+    now = budget.remaining()
+
+    def spent(share: float) -> Callable[[], bool]:
+        # where runs are to be the same, work (`neurons.REFINED`, `bounds.joint.WORK`) is the only limit
+        return budget.expired if strategy.deterministic else lambda: budget.remaining() < (1 - share) * now
+
+    split.refine(boxes, strategy.batch, spent(REFINE_SHARE), spent(SIGNS_SHARE), proof)
 
 
 def _bounding(

@@ -147,9 +147,17 @@ class NeuronBounding:
         state = parts.state if self.planes is None else self.planes.nothing.flatten()[None].repeat(len(parts), 1)
         return replace(parts, share=parts.share / clauses[index], clause=number[:, None], alpha=alpha, state=state)
 
-    def refine(self, boxes: DomainBatch, batch: int, stop: Callable[[], bool], proof: RowProof | None = None) -> None:
+    def refine(
+        self,
+        boxes: DomainBatch,
+        batch: int,
+        late: Callable[[], bool],
+        stop: Callable[[], bool],
+        proof: RowProof | None = None,
+    ) -> None:
         """Tightens the intervals of neurons that matter to the clauses that the roots leave open, those that cost them
-        most first; `batch` subproblems at a time, until `stop()` says so. What tightens is written to the `proof`."""
+        most first; `batch` subproblems at a time, until it is `late`, or, while neurons' signs are found, until
+        `stop()` says so. What tightens is written to the `proof`."""
         network = self.exact.network
         if not self._later():
             return
@@ -157,11 +165,11 @@ class NeuronBounding:
         roots = self.roots(boxes)
         losses: dict[int, Tensor] = {}
         for start in range(0, len(roots), batch):
-            if stop():
+            if late():
                 return
             part = roots.select(slice(start, start + batch))
             task = self.task(part).to(self.fast.network.dtype)
-            best, value, _ = climb(self.fast, task, None, ROOT_STEPS, stop)
+            best, value, _ = climb(self.fast, task, None, ROOT_STEPS, late)
             open_ = (~(value > 0)).nonzero()[:, 0]
             relaxed = Relaxed(self.fast, task.select(open_))
             best = best.select(open_)
@@ -178,8 +186,8 @@ class NeuronBounding:
             return
         kept = PlaneRows(self._clippable(chosen, losses), lower, upper, None if proof is None else proof.climbed)
         quadratic = proof is None and Joint.suits(self.exact)  # a checker knows linear rows only
-        joint = Joint(self.fast.network, lower, upper, JointBudget(stop)) if quadratic else None
-        pre = refine(self.exact, self.fast.network, lower, upper, chosen, batch, stop, kept, joint)
+        joint = Joint(self.fast.network, lower, upper, JointBudget(stop, late=late)) if quadratic else None
+        pre = refine(self.exact, self.fast.network, lower, upper, chosen, batch, late, kept, joint)
         self.exact = Ground.at(network, pre, self.exact.allowance, self.exact.plain)
         self.fast = self.exact.cast(self.fast.network)
         self.planes = kept.planes(network)

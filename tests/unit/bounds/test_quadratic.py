@@ -178,20 +178,45 @@ def test_on_a_part_of_the_box_no_bound_is_above_its_minimum(seed: int) -> None:
 
 def test_splits_decide_signs_and_every_decided_sign_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
     known = [0, 0]
-    case = wide(0, inputs=12, width=12)
+    case = wide(1, inputs=12, width=12)
     low, high = (t[0].numpy() for t in (case.joint.lower, case.joint.upper))
-    for place, parts in enumerate((1, 64)):
+    for place, (parts, trial) in enumerate(((0, 0), (joint_.PARTS, joint_.TRIAL))):
         monkeypatch.setattr(joint_, "PARTS", parts)
+        monkeypatch.setattr(joint_, "TRIAL", trial)
         for i, ends in case.refined(Joint(case.fast, case.joint.lower, case.joint.upper, JointBudget(never))).items():
             below, above = ends[:, 0]
             pairs = case.chosen()[i][:, 1].numpy()
             pairs = pairs[(below[pairs] >= 0) | (above[pairs] <= 0)]
             known[place] += len(pairs)
-            if parts > 1 and len(pairs):
+            if parts and len(pairs):
                 rows = np.eye(len(below))[pairs]
                 least_, most = (s * oracles.minimise(case.part(i), low, high, s * rows, exact=True) for s in (1, -1))
                 assert (below[pairs] <= least_ + 1e-6).all() and (most <= above[pairs] + 1e-6).all()
     assert known[1] > known[0]
+
+
+def test_late_work_goes_on_only_while_signs_are_found() -> None:
+    case = wide(1, inputs=12, width=12)
+    where = case.joint.lower, case.joint.upper
+    alone, first = case.refined(None), list(case.names)[1]
+    calls = 0
+
+    def late() -> bool:
+        nonlocal calls
+        calls += 1
+        return True
+
+    none = JointBudget(never, late=late)
+    for i, ends in case.refined(Joint(case.fast, *where, none)).items():
+        np.testing.assert_array_equal(ends, alone[i])
+    assert calls and none.work == joint_.WORK
+    # an operator before had signs enough: the next one is asked, and says itself whether the one after it is
+    some = JointBudget(never, late=late, asked=4, known=2)
+    found = case.refined(Joint(case.fast, *where, some))
+    assert (found[first] != alone[first]).any() and 0 < some.known <= some.asked
+    assert not JointBudget(never, late=late, asked=4, known=2).spent()
+    assert JointBudget(never, late=late, asked=5, known=1).spent()
+    assert JointBudget(lambda: True, asked=4, known=4).spent() and JointBudget(never, 0.0, asked=4, known=4).spent()
 
 
 def test_rows_that_are_positive_leave_a_climb_and_keep_their_multipliers() -> None:
