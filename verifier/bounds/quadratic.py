@@ -407,6 +407,7 @@ def _proven(symbols: ReluSymbols, rows: Forms, m: Multipliers, free: Tensor) -> 
     underflow = lost((n + k + 8) * (k + 8), dtype) * (1 + largest + size).pow(6)
     found = value + fall + more - rest - 4 * unit * size - underflow
     good = (failed == 0) & torch.isfinite(found) & torch.isfinite(below) & torch.isfinite(size)
+    good = good & (forms.y.triu() == 0).all()  # or half of the matrix would not say what the other half is
     return torch.where(good, found, -torch.inf)
 
 

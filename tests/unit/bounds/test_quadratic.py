@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
@@ -134,6 +134,9 @@ def test_whatever_the_multipliers_no_bound_is_above_the_minimum(seed: int) -> No
         proven += int(np.isfinite(bound).sum())
         assert (bound <= true + 1e-6).all() and not np.isnan(bound).any()
     assert proven > len(true)
+    assert not symbols.forms.y.triu().any()
+    cyclic = replace(symbols, forms=symbols.forms._replace(y=symbols.forms.y + 1e-9))
+    assert prove(cyclic, rows, best).isneginf().all()
     for value in (0.0, torch.inf, torch.nan):
         broken = best._replace(square=torch.full_like(best.square, value), inputs=torch.full_like(best.inputs, value))
         assert not bool((prove(symbols, rows, broken) > torch.from_numpy(true) + 1e-6).any())
