@@ -42,7 +42,7 @@ REFINE_SHARE = 0.2
 """Share of the time left that tighter intervals at the root may take."""
 
 SIGNS_SHARE = 0.8
-"""The same while most of what they are asked for are signs, and these are found."""
+"""The same while they find signs of neurons (`bounds.joint.JointBudget`)."""
 
 
 @dataclass(frozen=True)
