@@ -38,6 +38,11 @@ def in_copies(count: int) -> Iterator[None]:
         _count.reset(before)
 
 
+def in_use() -> int:
+    """How many processes `on_copies` may use."""
+    return _count.get()
+
+
 def alone() -> None:
     """From here on `on_copies` uses no process but this one: a copy makes none."""
     _count.set(1)
@@ -50,7 +55,7 @@ def on_copies(work: Callable[[Part], Done], parts: Sequence[Part]) -> list[Done]
     fails, its parts are worked on here.
     """
     began, done = time.monotonic(), list[Done]()
-    count = _count.get()
+    count = in_use()
     for k, part in enumerate(parts):
         taken, left = time.monotonic() - began, len(parts) - k
         if count > 1 and left > 1 and taken > WORTH / 3 and taken * left > WORTH * k:

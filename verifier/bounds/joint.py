@@ -10,7 +10,8 @@ has been looked at is not split at all.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from verifier.bounds.affine import intersect
+from verifier.bounds.copies import in_use, on_copies
 from verifier.bounds.network import Network
 from verifier.bounds.quadratic import (
     EVERY,
@@ -117,6 +119,27 @@ class JointRows:
         k, n = len(self.symbols.level), len(self.symbols.lower)
         self._each = k * k * (n / EVERY) + float(k) ** 3
         self._many = max(1, ELEMENTS // (2 * k * max(n, k)))
+
+    def shared(self, index: Tensor, counted: bool) -> Tensor:
+        """`bound`, in copies of this process where there are some: each part of the rows has its share of the work that
+        is left, and goes by the signs that it finds itself."""
+        parts = index.split(self._many) if in_use() > 1 else (index,)
+        if len(parts) == 1:
+            return self.bound(index, counted)
+
+        def part(some: Tensor) -> tuple[Tensor, Tensor, float, int, int]:
+            mine, work = copy(self), self.budget.work / len(parts)
+            mine.budget = replace(self.budget, work=work, asked=0, known=0)
+            mine.lowest, mine._sizes = self.lowest.clone(), self._sizes.clone()
+            low = mine.bound(some, counted)
+            return low, mine.lowest, work - mine.budget.work, mine.budget.asked, mine.budget.known
+
+        low, lowest, work, asked, known = zip(*on_copies(part, parts), strict=True)
+        self.lowest = torch.stack(lowest).amin(0)
+        self.budget.work -= sum(work)
+        if counted:
+            self.budget.asked, self.budget.known = sum(asked), sum(known)
+        return torch.cat(low)
 
     def bound(self, index: Tensor, counted: bool) -> Tensor:
         """Proven lower bounds of the rows at `index` (M,), without splits where these would not make them positive;
@@ -247,9 +270,9 @@ class Joint:
             place = torch.arange(m, device=neuron.device)
             near = torch.where(-low[query, neuron] <= high[query, neuron], place, place + m)
             ends = torch.full_like(rows.lowest, -torch.inf)
-            ends[near] = rows.bound(near, counted=True)
+            ends[near] = rows.shared(near, counted=True)
             other = (place + m + place - near)[~(ends[near] > 0)]
-            ends[other] = rows.bound(other, counted=False)
+            ends[other] = rows.shared(other, counted=False)
             low[query, neuron] = torch.maximum(low[query, neuron], ends[:m])
             high[query, neuron] = torch.minimum(high[query, neuron], -ends[m:])
         return intersect(Interval(low.view_as(x.lower), high.view_as(x.lower)), x)

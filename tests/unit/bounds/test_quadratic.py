@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from multiprocessing import get_all_start_methods
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from torch import Tensor
 from tests import oracles
 from tests.strategies import build as random_graph
 from tests.unit.bounds.cases import boxes
+from verifier.bounds import copies
 from verifier.bounds import joint as joint_
 from verifier.bounds.joint import Joint, JointBudget
 from verifier.bounds.network import Network, build
@@ -20,6 +22,7 @@ from verifier.bounds.quadratic import Forms, Multipliers, both_sides, climb, for
 from verifier.bounds.refine import refine
 from verifier.bounds.relaxed import Ground
 from verifier.bounds.sweep import Method, never
+from verifier.executors.processes import Processes
 from verifier.graph.ir import Graph, alive
 
 KINDS = ["dense", "relu", "dense", "relu", "dense", "relu"]
@@ -196,6 +199,30 @@ def test_splits_decide_signs_and_every_decided_sign_is_right(monkeypatch: pytest
                 least_, most = (s * oracles.minimise(case.part(i), low, high, s * rows, exact=True) for s in (1, -1))
                 assert (below[pairs] <= least_ + 1e-6).all() and (most <= above[pairs] + 1e-6).all()
     assert known[1] > known[0]
+
+
+@pytest.mark.skipif("fork" not in get_all_start_methods(), reason="processes are copied by fork")
+def test_signs_that_copies_find_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row at a time, in two processes from the second one on."""
+    monkeypatch.setattr(joint_, "ELEMENTS", 1)
+    monkeypatch.setattr(copies, "WORTH", 1e-4)
+    case = wide(1, inputs=12, width=12)
+    low, high = (t[0].numpy() for t in (case.joint.lower, case.joint.upper))
+    made: list[int] = []
+    monkeypatch.setattr(copies, "Processes", lambda *at: (made.append(at[0]), Processes(*at))[1])
+    budget, known = JointBudget(never), 0
+    with copies.in_copies(2):
+        found = case.refined(Joint(case.fast, case.joint.lower, case.joint.upper, budget))
+    for i, ends in found.items():
+        below, above = ends[:, 0]
+        pairs = case.chosen()[i][:, 1].numpy()
+        pairs = pairs[(below[pairs] >= 0) | (above[pairs] <= 0)]
+        known += len(pairs)
+        if len(pairs):
+            rows = np.eye(len(below))[pairs]
+            least_, most = (s * oracles.minimise(case.part(i), low, high, s * rows, exact=True) for s in (1, -1))
+            assert (below[pairs] <= least_ + 1e-6).all() and (most <= above[pairs] + 1e-6).all()
+    assert made and known and budget.work < joint_.WORK
 
 
 def test_late_work_goes_on_only_while_signs_are_found() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests import oracles
-from tests.strategies import GraphBuilder
+from tests.strategies import PictureBuilder
 from tests.unit.bounds.cases import Boxes, boxes
 from tests.unit.bounds.sound import check_sweep
 from verifier.bounds import sweep as sweeps
@@ -19,43 +19,6 @@ from verifier.graph.ir import Graph
 from verifier.ops.patch import Tiling
 
 ROWS = Method(affine=False, rows=True)
-
-
-class PictureBuilder(GraphBuilder):
-    """Grows a graph of pictures (1, C, H, W)."""
-
-    def picture(self, channels: int, height: int, width: int) -> str:
-        return self.add("Reshape", ("x",), (1, channels, height, width))
-
-    def pad(self, value: str, before: tuple[int, int], after: tuple[int, int]) -> str:
-        n, c, *size = self.shapes[value]
-        grown = tuple(s + b + a for s, b, a in zip(size, before, after, strict=True))
-        return self.add("Pad", (value,), (n, c, *grown), attrs={"before": (0, 0, *before), "after": (0, 0, *after)})
-
-    def filtered(
-        self,
-        value: str,
-        out: int,
-        kernel: int = 3,
-        stride: int = 1,
-        padding: int = 1,
-        dilation: int = 1,
-        groups: int = 1,
-    ) -> str:
-        _, c, *size = self.shapes[value]
-        attrs = {"stride": (stride,) * 2, "padding": (padding,) * 2, "dilation": (dilation,) * 2, "groups": groups}
-        weight = self.rng.normal(size=(out, c // groups, kernel, kernel)) / kernel
-        params = {"weight": weight, "bias": self.rng.normal(size=out) / 4}
-        less = 2 * padding - dilation * (kernel - 1) - 1
-        return self.add(
-            "Conv", (value,), (1, out, *((s + less) // stride + 1 for s in size)), params=params, attrs=attrs
-        )
-
-    def bent(self, value: str, op: str = "Relu") -> str:
-        return self.add(op, (value,), self.shapes[value])
-
-    def sum(self, one: str, other: str) -> str:
-        return self.add("Add", (one, other), self.shapes[one])
 
 
 def residual(seed: int, size: tuple[int, int] = (5, 4)) -> Graph:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.unit.bounds.test_tiles import PictureBuilder
+from tests.strategies import PictureBuilder
 from verifier.graph.evaluate import evaluate
 from verifier.graph.ir import Graph
 from verifier.passes.reached import reached
