@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from multiprocessing import get_all_start_methods
+from multiprocessing import current_process, get_all_start_methods
 
 from verifier.bounds.bound import METHODS
 from verifier.bounds.sizes import size_on
@@ -174,8 +174,9 @@ def _of(on: OnDevice, options: Options, kind: Kind, reason: str) -> Strategy:
 
 
 def _processes(on: OnDevice, options: Options) -> int:
-    """As many as were asked for, where the system copies processes, and what is where does not depend on the clock."""
-    copied = on.device.type == "cpu" and "fork" in get_all_start_methods()
+    """As many as were asked for, where the system copies processes, and what is where may depend on the clock. (The
+    processes of a list make none themselves.)"""
+    copied = on.device.type == "cpu" and "fork" in get_all_start_methods() and not current_process().daemon
     return options.search.processes or 1 if copied and not options.deterministic else 1
 
 
