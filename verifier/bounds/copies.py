@@ -6,7 +6,6 @@ end with it, so they know all that this process knows; what they come to goes th
 
 from __future__ import annotations
 
-import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from verifier.executors.executor import Emit, Failed, Lost, Said, Servant
 from verifier.executors.processes import Processes
@@ -51,8 +52,8 @@ def alone() -> None:
 def on_copies(work: Callable[[Part], Done], parts: Sequence[Part]) -> list[Done]:
     """`work` of every part, in order; of parts that take about equally long.
 
-    What `work` changes may be lost: it is to say all in what it returns, which has to fit through a pipe. Where a copy
-    fails, its parts are worked on here.
+    What `work` changes may be lost: it is to say all in what it returns, numbers, tensors and tuples of such. Where a
+    copy fails, its parts are worked on here.
     """
     began, done = time.monotonic(), list[Done]()
     count = in_use()
@@ -73,7 +74,7 @@ def _shared(work: Callable[[Part], Done], parts: Sequence[Part], count: int) -> 
         while running:
             for number, event in processes.wait(1.0):
                 if isinstance(event, Said):
-                    found.update(pickle.loads(event.message))
+                    found.update({k: _made(value, np.ndarray, torch.from_numpy) for k, value in event.message})
                 if isinstance(event, Said | Failed | Lost):
                     running.discard(number)
     return [found[k] if k in found else work(part) for k, part in enumerate(parts)]
@@ -90,5 +91,12 @@ class _Worker(Servant[range], Generic[Part, Done]):
 
     def do(self, task: range, emit: Emit) -> None:
         """See `Servant`."""
-        found: dict[int, Any] = {k: self.work(self.parts[k]) for k in task}
-        emit(pickle.dumps(found))
+        emit([(k, _made(self.work(self.parts[k]), Tensor, lambda t: t.cpu().numpy())) for k in task])
+
+
+def _made(value: Any, kind: type, of: Callable[[Any], object]) -> Any:
+    """The value, a number, an array or a tuple of such, with each array that is of this kind made into another."""
+    if isinstance(value, tuple):
+        parts = [_made(part, kind, of) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    return of(value) if isinstance(value, kind) else value

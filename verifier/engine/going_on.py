@@ -13,7 +13,10 @@ from verifier.options import Options, dotted
 from verifier.result import Result
 from verifier.search.checkpoint import Checkpoint, digest
 
-FREE = ("device", "seed", "timeout", "memory", "deterministic", "checkpoint_every", "search.batch", "attack")
+FREE = (
+    *("device", "seed", "timeout", "memory", "deterministic", "checkpoint_every"),
+    *("search.batch", "search.processes", "attack"),
+)
 """Options that may be others when a search is gone on with: what has been proven does not depend on them."""
 
 

@@ -19,6 +19,7 @@ from verifier.engine.outcome import Answer
 from verifier.engine.strategy import Kind, Strategy
 from verifier.search import zonotope
 from verifier.search.bab import SearchLimits, SearchMethod
+from verifier.search.beside import Sharing
 from verifier.search.bounding import Bounded, bound_boxes
 from verifier.search.choose import Chooser, Cost
 from verifier.search.domains import DomainBatch, whole
@@ -95,7 +96,7 @@ def prepare(on: OnDevice, strategy: Strategy, answer: Answer, proof: ProofWriter
     fractions = Exactly(cache(partial(Rational.of, on.network)), piece, stop)
     how = bound, on.table, fractions, strategy.max_depth
     method = Halving(*how, own=on.own) if proof is None else Recorded(*how, proof)
-    sharing = bound if isinstance(bound, NeuronBounding | Chooser) else None
+    sharing = bound if isinstance(bound, Sharing) else None
     return Searched(first, method, work, replace(limits, sharing=sharing))
 
 

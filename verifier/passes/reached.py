@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from verifier.graph.evaluate import evaluate
-from verifier.graph.ir import Graph, Node, Shape
+from verifier.graph.ir import Graph, Node
 from verifier.graph.operators import OPERATORS
 from verifier.passes.flatten_io import X
 
@@ -30,35 +30,9 @@ def reached(graph: Graph, free: np.ndarray) -> dict[str, np.ndarray]:
     the graph's structure."""
     marks = np.zeros(graph.shapes[X])
     marks[free] = 1.0
-    shapes = dict(graph.shapes)
-    nodes = [part for node in graph.nodes for part in _summed(node, shapes) or [_shadow(node)]]
-    found = evaluate(Graph(graph.inputs, graph.outputs, tuple(nodes), shapes), {X: marks[None]})
+    shadow = Graph(graph.inputs, graph.outputs, tuple(_shadow(node) for node in graph.nodes), graph.shapes)
     # a mark that overflows, or is no number, is a mark
-    return {name: value[0] != 0 for name, value in found.items() if name in graph.shapes}
-
-
-def _summed(node: Node, shapes: dict[str, Shape]) -> list[Node]:
-    """The shadow of a convolution or a dense operator whose weights have no zero, by the sum of the marks over the axis
-    that it sums over: what one output channel depends on is what all do. Their shapes are added to `shapes`. Nothing
-    for other operators."""
-    weight, out = node.params.get("weight"), shapes[node.output]
-    conv = node.op == "Conv" and node.integer("groups") == 1
-    if not (conv or node.op == "Dense") or weight is None or not weight.all():
-        return []
-    (source,) = node.inputs
-    shape, name = shapes[source], node.output
-    axis = 1 if conv else len(shape) - 1
-    shapes[f"{name}/#any"] = (*shape[:axis], *shape[axis + 1 :])
-    shapes[f"{name}/#one"] = (*shape[:axis], 1, *shape[axis + 1 :])
-    nodes = [
-        Node("ReduceSum", (source,), f"{name}/#any", attrs={"axes": (axis,)}),
-        Node("Reshape", (f"{name}/#any",), f"{name}/#one"),
-    ]
-    if conv:
-        shapes[f"{name}/#at"] = (out[0], 1, *out[2:])
-        kernel = {"weight": np.ones((1, 1, *weight.shape[2:]))}
-        nodes.append(Node("Conv", (f"{name}/#one",), f"{name}/#at", kernel, node.attrs))
-    return [*nodes, Node("Expand", (nodes[-1].output,), name)]
+    return {name: value[0] != 0 for name, value in evaluate(shadow, {X: marks[None]}).items()}
 
 
 def _shadow(node: Node) -> Node:

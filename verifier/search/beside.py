@@ -12,7 +12,7 @@ import mmap
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -58,6 +58,7 @@ class Explored:
     query: np.ndarray
 
 
+@runtime_checkable
 class Sharing(Protocol):
     """What a search finds out besides its boxes. `work` are its multiply-adds so far, those of other processes
     included."""
