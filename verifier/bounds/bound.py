@@ -21,10 +21,12 @@ from verifier.bounds.affine import blamed_moves
 from verifier.bounds.alpha import tighten
 from verifier.bounds.backward import concretise, walk_back
 from verifier.bounds.centred import Centred, deviating
+from verifier.bounds.copies import on_copies
 from verifier.bounds.inputs import IdentityMap, InputMap, centre_radius
 from verifier.bounds.lumped import Prepared, Source, sweep_lumped
 from verifier.bounds.network import Network
-from verifier.bounds.sweep import Method, Sweep, narrow, never, sweep
+from verifier.bounds.sizes import size_on
+from verifier.bounds.sweep import LARGE_ROWS, Method, OutOfTime, Sweep, narrow, never, sweep
 from verifier.bounds.zonotope import Twin, start, sweep_zonotope
 from verifier.graph.ir import Graph
 from verifier.ops.kinds import Interval, Relaxation, RelaxedOp
@@ -98,7 +100,18 @@ class Bounds:
     blame: Callable[[Tensor], Tensor]
 
 
-BoundMethod = Callable[[Setting, Boxes, Method, Callable[[], bool]], Bounds]
+Arrived = Callable[[Tensor], dict[int, Tensor]]
+"""One row (A,) of each box as it is where it arrives at non-linear operators: (A, |S|) by operator."""
+
+OUTPUT_ELEMENTS = {"cpu": 16_000_000, "cuda": 64_000_000}
+"""What rows over the output may hold, of all boxes, to be walked back at once; more go in parts of `LARGE_ROWS`. (A
+thousand rows of a network whose largest value has a million elements take 8 GB for each of several temporaries.
+Parts of 2 million elements take less time than parts of 16: 4.4 s against 5.2 s for 60 rows of 262 144, on a CPU.)"""
+
+Turn = Callable[[], Callable[[], bool]]
+"""Called where a kind of rows begins: the question whether it has taken its share of the time."""
+
+BoundMethod = Callable[[Setting, Boxes, Method, Callable[[], bool], Turn], Bounds]
 
 METHODS: dict[str, BoundMethod] = {}
 """Every bound method by the word for `Method.kind`."""
@@ -117,13 +130,20 @@ def bound_method(name: str, offered: bool = True) -> Callable[[BoundMethod], Bou
     return register
 
 
-def bound(setting: Setting, boxes: Boxes, method: Method, stop: Callable[[], bool] = never) -> Bounds:
-    """Bounds of the rows of every box.
+def bound(
+    setting: Setting,
+    boxes: Boxes,
+    method: Method,
+    stop: Callable[[], bool] = never,
+    turn: Turn = lambda: never,
+) -> Bounds:
+    """Bounds of the rows of every box. Rows that `turn` leaves no time for are left out: of intermediate values (see
+    `sweep`), then of the output, whose linear functions are constants there, the bounds of the forward sweep.
 
     Raises:
         OutOfTime: `stop()` said so in the middle.
     """
-    return METHODS[method.kind](setting, boxes, method, stop)
+    return METHODS[method.kind](setting, boxes, method, stop, turn)
 
 
 FINEST = 2.0**-8
@@ -140,7 +160,7 @@ def _fits_single(boxes: Boxes, inputs: InputMap) -> bool:
 
 
 @bound_method("crown")
-def _crown(setting: Setting, boxes: Boxes, method: Method, stop: Callable[[], bool]) -> Bounds:
+def _crown(setting: Setting, boxes: Boxes, method: Method, stop: Callable[[], bool], turn: Turn) -> Bounds:
     """Forward sweep, then backward rows for what it leaves open."""
     network, table, inputs = setting.network, setting.table, setting.inputs
     single = setting.single if len(boxes.query) >= setting.many else None
@@ -148,7 +168,7 @@ def _crown(setting: Setting, boxes: Boxes, method: Method, stop: Callable[[], bo
     swept, exact = (network, None) if single is None else (single, network)
     around = setting.deviating if method.rows and single is None else None
     centred = None if around is None else Centred(network, around, boxes.lower, boxes.upper)
-    known = sweep(swept, boxes.lower, boxes.upper, boxes.query, inputs, method, stop, exact, centred)
+    known = sweep(swept, boxes.lower, boxes.upper, boxes.query, inputs, method, stop, exact, centred, turn())
     asked = table.at(boxes.query)
     forward = _forward_rows(table, asked, known, boxes)
     scores = asked.scores(forward)
@@ -162,24 +182,11 @@ def _crown(setting: Setting, boxes: Boxes, method: Method, stop: Callable[[], bo
         )
     column = _needed(asked, scores).to(torch.int8).sort(dim=1, descending=True, stable=True).indices[:, :rows_each]
     row = asked.row.gather(1, column)
-    rows = torch.zeros(*row.shape, network.m, dtype=network.dtype, device=network.device).scatter_(
-        2, row[:, :, None], 1.0
-    )
-    rows, first = rows.reshape(*row.shape, *network.shapes[network.output]), rows.new_zeros(row.shape)
-    trace: dict[int, Tensor] = {}
-    at_input = walk_back(
-        network, network.output, rows, first, known.relaxations, owner, trace, known.allowance, products=known.products
-    )
-    coefficients, bias = inputs.pull(*at_input, query)
     mixed = None if table.mixed is None else table.mixed[row]
-    if mixed is not None:
-        coefficients = coefficients + mixed
-    if method.alpha_steps and len(alive):
-        where = lower, upper, query, inputs
-        coefficients, bias = tighten(
-            network, *where, known, rows, first, method.alpha_steps, stop, owner=alive, extra=mixed
-        )
+    walked = _Rows(network, inputs, known, owner, alive, (lower, upper, query), method.alpha_steps, stop, turn())
     rhs = asked.rhs.gather(1, column)
+    least = subtract_down(forward.index_select(0, alive).gather(1, column), -rhs.masked_fill(torch.isinf(rhs), 0.0))
+    coefficients, bias, trace = walked.below(row, mixed, least)
     low = subtract_down(concretise(coefficients, bias, lower, upper), rhs).masked_fill(torch.isinf(rhs), -torch.inf)
     return Bounds(
         forward,
@@ -192,6 +199,95 @@ def _crown(setting: Setting, boxes: Boxes, method: Method, stop: Callable[[], bo
         dict(zip(known.pre, means, strict=True)),
         partial(_blame, network, known, trace, owner, inputs.columns(query), coefficients.shape[2]),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Rows over the output, walked back on the open boxes (A, d), (A, d), (A,) of a sweep: those at `alive` (A,), which
+    `owner` is too where it is not all of them."""
+
+    network: Network
+    inputs: InputMap
+    known: Sweep
+    owner: Tensor | None
+    alive: Tensor
+    boxes: tuple[Tensor, Tensor, Tensor]
+    alpha_steps: int
+    stop: Callable[[], bool]
+    enough: Callable[[], bool]
+
+    def below(self, row: Tensor, mixed: Tensor | None, least: Tensor) -> tuple[Tensor, Tensor, Arrived]:
+        """Linear functions (A, K, d), (A, K) below outputs `row` (A, K), with `mixed` (A, K, d), and what one row of
+        each box is where it arrives at non-linear operators. So many rows at a time as there is room for; those that
+        `enough` leaves no time for are the constants `least` (A, K), which are known to be below.
+
+        Raises:
+            OutOfTime: `stop()` said so between two parts.
+        """
+        size = len(row) * (self.network.neurons if self.alpha_steps else self.network.widest)
+        if size * row.shape[1] <= size_on(row.device, OUTPUT_ELEMENTS):
+            trace: dict[int, Tensor] = {}
+            return *self._walked(row, mixed, trace), partial(_picked, trace)
+        chunk = max(1, size_on(row.device, LARGE_ROWS) // size)
+
+        def part(first: int) -> tuple[Tensor, Tensor] | None:
+            if first and self.stop():
+                raise OutOfTime
+            if first and self.enough():
+                return None
+            columns = slice(first, first + chunk)
+            return self._walked(row[:, columns], None if mixed is None else mixed[:, columns], None)
+
+        firsts = range(0, row.shape[1], chunk)
+        bias, coefficients = least.clone(), least.new_zeros(*least.shape, self.boxes[0].shape[1])
+        for first, found in zip(firsts, on_copies(part, firsts), strict=True):
+            if found is not None:
+                coefficients[:, first : first + chunk], bias[:, first : first + chunk] = found
+        return coefficients, bias, partial(self._again, row)
+
+    def _walked(self, row: Tensor, mixed: Tensor | None, trace: dict[int, Tensor] | None) -> tuple[Tensor, Tensor]:
+        lower, upper, query = self.boxes
+        rows, first = self._started(row)
+        coefficients, bias = self.inputs.pull(*self._back(rows, first, trace), query)
+        if mixed is not None:
+            coefficients = coefficients + mixed
+        if self.alpha_steps and len(row):
+            where = lower, upper, query, self.inputs
+            coefficients, bias = tighten(
+                self.network,
+                *where,
+                self.known,
+                rows,
+                first,
+                self.alpha_steps,
+                self.stop,
+                owner=self.alive,
+                extra=mixed,
+            )
+        return coefficients, bias
+
+    def _started(self, row: Tensor) -> tuple[Tensor, Tensor]:
+        network = self.network
+        rows = torch.zeros(*row.shape, network.m, dtype=network.dtype, device=network.device)
+        rows = rows.scatter_(2, row[:, :, None], 1.0).reshape(*row.shape, *network.shapes[network.output])
+        return rows, rows.new_zeros(row.shape)
+
+    def _back(self, rows: Tensor, bias: Tensor, trace: dict[int, Tensor] | None) -> tuple[Tensor, Tensor]:
+        network, known = self.network, self.known
+        how = known.relaxations, self.owner, trace, known.allowance
+        return walk_back(network, network.output, rows, bias, *how, products=known.products)
+
+    def _again(self, row: Tensor, critical: Tensor) -> dict[int, Tensor]:
+        """`_picked` of one row (A,) of each box, which is walked back once more: all of them are too large to keep."""
+        trace: dict[int, Tensor] = {}
+        self._back(*self._started(row.gather(1, critical[:, None])), trace)
+        return _picked(trace, torch.zeros_like(critical))
+
+
+def _picked(trace: dict[int, Tensor], critical: Tensor) -> dict[int, Tensor]:
+    """Of rows (A, K, *S) over the outputs of operators the one at `critical` (A,) of each box: (A, |S|)."""
+    flat = {i: rows.flatten(2) for i, rows in trace.items()}
+    return {i: t.gather(1, critical[:, None, None].expand(-1, 1, t.shape[2]))[:, 0] for i, t in flat.items()}
 
 
 def _forward_rows(table: RowTable, asked: AskedRows, known: Sweep, boxes: Boxes) -> Tensor:
@@ -223,7 +319,7 @@ def _possible(asked: AskedRows, scores: Tensor, unstable: Tensor) -> tuple[Tenso
 def _blame(
     network: Network,
     known: Sweep,
-    trace: dict[int, Tensor],
+    arrived: Arrived,
     owner: Tensor | None,
     columns: Tensor,
     n: int,
@@ -240,12 +336,11 @@ def _blame(
 
     columns = columns[:, : next(iter(known.reach.values()))[0].shape[1]]  # as many as the forms have generators
     caused = columns.new_zeros(*columns.shape, 1, dtype=network.dtype)
-    for op, indices in _grouped(network, trace):
-        rows = [trace[i].flatten(2) for i in indices]
-        at = [t.gather(1, critical[:, None, None].expand(-1, 1, t.shape[2]))[:, 0] for t in rows]
+    rows = arrived(critical)
+    for op, indices in _grouped(network, rows):
         planes = _relaxations([known.relaxations[i] for i in indices])
         bounds = tuple(map(_intervals, zip(*(known.pre[i] for i in indices), strict=True)))
-        loss = torch.cat(at, 1).abs_() * mine(plane_gap(op, planes, bounds).flatten(1))
+        loss = torch.cat([rows[i] for i in indices], 1).abs_() * mine(plane_gap(op, planes, bounds).flatten(1))
         moves = [mine(blamed_moves(op, known.pre[i], known.reach[i])).flatten(2) for i in indices]
         share = loss / torch.cat([t.sum(1) for t in moves], 1).clamp_(min=torch.finfo(loss.dtype).tiny)
         share = torch.nan_to_num(share, nan=0.0, posinf=0.0)[:, :, None]
@@ -281,7 +376,7 @@ def _relaxations(planes: Sequence[Relaxation]) -> Relaxation:
 
 
 @bound_method("zonotope", offered=False)
-def _zonotope(setting: Setting, boxes: Boxes, method: Method, stop: Callable[[], bool]) -> Bounds:
+def _zonotope(setting: Setting, boxes: Boxes, method: Method, stop: Callable[[], bool], turn: Turn) -> Bounds:
     """Zonotopes with a symbol per neuron, on boxes whose inputs are the network's own."""
     b, n = boxes.lower.shape
     centre, radius = _around(boxes)
@@ -300,7 +395,7 @@ def _zonotope(setting: Setting, boxes: Boxes, method: Method, stop: Callable[[],
 
 
 @bound_method("lumped")
-def _lumped(setting: Setting, boxes: Boxes, method: Method, stop: Callable[[], bool]) -> Bounds:
+def _lumped(setting: Setting, boxes: Boxes, method: Method, stop: Callable[[], bool], turn: Turn) -> Bounds:
     """The same by the cheapest affine forms; noise is blamed on the inputs by their widths."""
     n = boxes.lower.shape[1]
     centre, radius = _around(boxes)

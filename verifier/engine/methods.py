@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
+from verifier.bounds.bound import OUTPUT_ELEMENTS
 from verifier.bounds.centred import Centred
 from verifier.bounds.pieces import of_a_piece
 from verifier.bounds.rational import Rational
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
     from verifier.proof.writer import ProofWriter
 
 ROWS_SHARE = 0.6
-"""Share of the time left after which intermediate values at the root get no more rows: bounds that are looser than they
-could be are bounds, and a root that is not there at the end of the time decides nothing."""
+"""Share of the time left after which intermediate values get no more rows, and then the output none: bounds that are
+looser than they could be are bounds, and a first step that is not there at the end of the time decides nothing."""
 
 REFINE_SHARE = 0.2
 """Share of the time left that tighter intervals at the root may take."""
@@ -90,7 +91,9 @@ def prepare(on: OnDevice, strategy: Strategy, answer: Answer, proof: ProofWriter
     if split is not None:
         parts = split.roots(first)
         first = parts if proof is None else proof.clauses(first, parts)
-    bound, work = (split, lambda: split.work) if split is not None else _bounding(on, strategy, answer)
+    bound, work = (
+        (split, lambda: split.work) if split is not None else _bounding(on, strategy, answer, proof is not None)
+    )
     # the network is written down when the first tie asks (0.1 s for ACAS Xu's)
     piece = of_a_piece(on.network.multiply_adds, on.network.n)
     fractions = Exactly(cache(partial(Rational.of, on.network)), piece, stop)
@@ -102,8 +105,9 @@ def prepare(on: OnDevice, strategy: Strategy, answer: Answer, proof: ProofWriter
 
 def memory(on: OnDevice, strategy: Strategy, limit: int | None) -> Memory:
     """What the search may take, and an estimate of what a box takes."""
-    values = (on.free if strategy.bounds.affine else 0) + 2 + on.table.row.shape[1]
-    found = Memory.of(on.device, limit, step_bytes(on.network.widest * values, on.network.dtype))
+    values, widest = (on.free if strategy.bounds.affine else 0) + 2, on.network.widest
+    rows = min(on.table.row.shape[1] * widest, max(widest, size_on(on.device, OUTPUT_ELEMENTS)))
+    found = Memory.of(on.device, limit, step_bytes(widest * values + rows, on.network.dtype))
     if strategy.deterministic:  # what waits is limited, but no step is made smaller by what was measured
         return replace(found, limit=None, meter=Unmeasured())
     return found
@@ -127,12 +131,18 @@ def _neuron_split(on: OnDevice, strategy: Strategy, boxes: DomainBatch, budget: 
         around = on.deviating
         centred = None if around is None else Centred(on.network, around, boxes.lower, boxes.upper)
     where = boxes.lower, boxes.upper, boxes.query, on.inputs
-    spare = (1 - ROWS_SHARE) * budget.remaining()
-    enough = never if strategy.deterministic or proof else lambda: budget.remaining() < spare
+    enough = _turn(budget, strategy, proof)
     known = sweep(on.network, *where, method, budget.expired, centred=centred, enough=enough)
     exact = Ground.of(on.network, known, plain=proof)  # a proof knows only the splits of ReLUs
     fast, rule = exact.cast(on.float32), RULES[strategy.neuron_rule]
     return NeuronBounding(exact, fast, on.table, budget.expired, rule=rule, rigorous=strategy.bounds.rigorous)
+
+
+def _turn(budget: Budget, strategy: Strategy, proof: bool) -> Callable[[], bool]:
+    """Whether rows that begin now have taken their share of the time left: never where runs are to be the same, or what
+    is computed is written down."""
+    spare = (1 - ROWS_SHARE) * budget.remaining()
+    return never if strategy.deterministic or proof else lambda: budget.remaining() < spare
 
 
 def _refine(
@@ -149,15 +159,15 @@ def _refine(
 
 
 def _bounding(
-    on: OnDevice, strategy: Strategy, answer: Answer
+    on: OnDevice, strategy: Strategy, answer: Answer, proof: bool
 ) -> tuple[Callable[[DomainBatch], Bounded], Callable[[], float]]:
     """The bounding step where inputs are split: zonotopes for few inputs and many neurons (their points are all the
     attack there is: no work is counted), what was asked for by name, or cheap and tight bounds, measured."""
     cost = Cost(on.network, on.free)
-    stop = answer.budget.expired
+    stop, turn = answer.budget.expired, partial(_turn, answer.budget, strategy, proof)
 
     def bound(batch: DomainBatch, bounds: Method) -> Bounded:
-        return bound_boxes(on, batch, bounds, stop, strategy.branching)
+        return bound_boxes(on, batch, bounds, stop, strategy.branching, turn)
 
     if strategy.bounds.kind != "crown":
         each = 0.0 if strategy.kind is Kind.ZONOTOPE else cost.sweep()

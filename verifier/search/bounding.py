@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from verifier.bounds.bound import Setting, bound
-from verifier.bounds.sweep import Method
+from verifier.bounds.bound import Setting, Turn, bound
+from verifier.bounds.sweep import Method, never
 from verifier.search.branch import split_scores
 from verifier.search.domains import DomainBatch, pick
 from verifier.search.settle import joint_scores
@@ -70,14 +70,20 @@ class Bounded:
 
 
 def bound_boxes(
-    setting: Setting, batch: DomainBatch, method: Method, stop: Callable[[], bool], rule: str = "auto"
+    setting: Setting,
+    batch: DomainBatch,
+    method: Method,
+    stop: Callable[[], bool],
+    rule: str = "auto",
+    turn: Turn = lambda: never,
 ) -> Bounded:
-    """Bounds the rows of every box that the forward sweep leaves open, and scores its inputs by a branching rule.
+    """Bounds the rows of every box that the forward sweep leaves open, and scores its inputs by a branching rule; for
+    `turn` see `bound`.
 
     Raises:
         OutOfTime: `stop()` said so in the middle.
     """
-    table, known = setting.table, bound(setting, batch, method, stop)
+    table, known = setting.table, bound(setting, batch, method, stop, turn)
     boxes, values = batch.select(known.alive), table.at(batch.query).scores(known.forward).amin(1)
     low = known.forward.index_select(0, known.alive).scatter_reduce(1, known.column, known.low, "amax")
     scores = table.at(boxes.query).scores(low)
