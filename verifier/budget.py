@@ -65,6 +65,15 @@ class Budget:
         return self._request.reason
 
 
+class OutOfTime(Exception):
+    """The budget ran out in the middle of a step; nothing that was computed may be used."""
+
+
+def never() -> bool:
+    """The stop test of an unlimited budget."""
+    return False
+
+
 MEMORY_SHARE = 0.8
 """Share of the free memory that a run takes at most when it is not told: the rest is for whoever else is here."""
 

@@ -22,7 +22,8 @@ from verifier.bounds.backward import concretise, walk_back
 from verifier.bounds.inputs import InputMap
 from verifier.bounds.network import Network
 from verifier.bounds.rounding import Allowance
-from verifier.bounds.sweep import Sweep, never
+from verifier.bounds.sweep import Sweep
+from verifier.budget import never
 from verifier.ops.kinds import Interval, Relaxation, RelaxedOp
 from verifier.tolerance import UNSCALED
 

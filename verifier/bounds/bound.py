@@ -26,8 +26,9 @@ from verifier.bounds.inputs import IdentityMap, InputMap, centre_radius
 from verifier.bounds.lumped import Prepared, Source, sweep_lumped
 from verifier.bounds.network import Network
 from verifier.bounds.sizes import size_on
-from verifier.bounds.sweep import LARGE_ROWS, Method, OutOfTime, Sweep, narrow, never, sweep
+from verifier.bounds.sweep import LARGE_ROWS, Method, Sweep, narrow, sweep
 from verifier.bounds.zonotope import Twin, start, sweep_zonotope
+from verifier.budget import OutOfTime, never
 from verifier.graph.ir import Graph
 from verifier.ops.kinds import Interval, Relaxation, RelaxedOp
 from verifier.options import BOUND_METHODS

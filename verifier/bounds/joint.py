@@ -36,7 +36,7 @@ from verifier.bounds.quadratic import (
     symbols_before,
 )
 from verifier.bounds.relaxed import Ground
-from verifier.bounds.sweep import never
+from verifier.budget import never
 from verifier.ops.kinds import Interval
 
 WORK = 4e12

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from verifier.bounds.network import Network
-from verifier.bounds.sweep import never
+from verifier.budget import never
 from verifier.ops.kinds import LinearOp
 from verifier.ops.maximum import ReduceMax
 from verifier.ops.piecewise import Abs, Clip, LeakyRelu, Relu

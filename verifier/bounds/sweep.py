@@ -32,6 +32,7 @@ from verifier.bounds.products import Products
 from verifier.bounds.rounding import Allowance
 from verifier.bounds.sizes import size_on
 from verifier.bounds.tiles import tiled, tiles
+from verifier.budget import OutOfTime, never
 from verifier.graph.ir import Shape
 from verifier.ops.bilinear import Mul
 from verifier.ops.elementwise import magnitude
@@ -105,15 +106,6 @@ class Sweep:
     means: Tensor
     allowance: Allowance | None
     products: dict[int, Products]
-
-
-class OutOfTime(Exception):
-    """The budget ran out in the middle of a step; nothing that was computed may be used."""
-
-
-def never() -> bool:
-    """The stop test of an unlimited budget."""
-    return False
 
 
 def sweep(

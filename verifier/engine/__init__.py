@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import vnnlib
 from verifier.attack.replay import Replay
 from verifier.bounds.single import full_precision
-from verifier.budget import Budget
+from verifier.budget import Budget, OutOfTime
 from verifier.engine import sampling
 from verifier.engine.going_on import AnyPath, with_checkpoint
 from verifier.engine.in_groups import decide_in_groups
@@ -64,7 +64,10 @@ def solve(
 
     def run(kept: Checkpoint | None) -> Result:
         answer = Answer(budget, progress)
-        result, _ = attempt(partial(_solve, model, spec, options, answer, proof, kept))
+        try:
+            result, _ = attempt(partial(_solve, model, spec, options, answer, proof, kept))
+        except OutOfTime:
+            return answer.out_of_time()
         return admitting(result or answer.without_room(), options)
 
     return run(None) if checkpoint is None else with_checkpoint(checkpoint, options, run)
@@ -106,7 +109,7 @@ def _solve(
     if proof is None and wants_relus(on, options.bounds.method):  # as above
         problem = replace(problem, graph=simplify(maxima_as_relus(problem.graph)))
         on = OnDevice.of(problem, options)
-    cross_check(model, problem, replay, session, options.seed)
+    cross_check(model, problem, replay, session, options.seed, answer.budget.expired)
     whole = proof is not None or checkpoint is not None or not may_group(on, options)
     groups = [] if whole else by_free_inputs(problem, answer.budget.expired)
     if groups:
@@ -114,15 +117,18 @@ def _solve(
     return decide(on, replay, options, answer, problem.queries, proof, checkpoint)
 
 
-def cross_check(model: Model, problem: Problem, replay: Replay, session: Session, seed: int) -> None:
+def cross_check(
+    model: Model, problem: Problem, replay: Replay, session: Session, seed: int, stop: Callable[[], bool]
+) -> None:
     """Runs the imported graphs and ONNX Runtime at random points of the set.
 
     Raises:
         UnsoundError: they disagree.
+        OutOfTime: `stop()` said so before all was compared.
     """
     points = sampling.inside(problem, replay, seed)
     if model.final is not None and model.final.kind == "argmax":  # the graph up to the logits is what is bounded
-        compare_index(model, points, session)
+        compare_index(model, points, session, stop)
     else:
-        compare(model, model.graph, points, session)
-    compare_problem(model, problem, points, session)
+        compare(model, model.graph, points, session, stop)
+    compare_problem(model, problem, points, session, stop)

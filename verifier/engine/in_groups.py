@@ -35,6 +35,7 @@ def decide_in_groups(
     Raises:
         UnsoundError: what a group computes is not what ONNX Runtime does.
         OptionsError: see `engine.solve`.
+        OutOfTime: before a group has been compared.
     """
     results: list[Result] = []
     replays: list[Replay] = []
@@ -43,7 +44,7 @@ def decide_in_groups(
     def found(own: Problem, queries: np.ndarray, tied: set[int] | None = None) -> Verdict:
         judge = replay.of_group(own.full, queries)
         replays.append(judge)
-        compare_problem(model, own, sampling.inside(own, judge, options.seed), session)
+        compare_problem(model, own, sampling.inside(own, judge, options.seed), session, answer.budget.expired)
         results.append(decide(OnDevice.of(own, options), judge, options, answer, total, tied=tied))
         return results[-1].verdict
 

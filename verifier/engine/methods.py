@@ -13,8 +13,8 @@ from verifier.bounds.pieces import of_a_piece
 from verifier.bounds.rational import Rational
 from verifier.bounds.relaxed import Ground
 from verifier.bounds.sizes import size_on
-from verifier.bounds.sweep import LARGE_ROWS, Method, never, sweep
-from verifier.budget import Budget
+from verifier.bounds.sweep import LARGE_ROWS, Method, sweep
+from verifier.budget import Budget, never
 from verifier.engine.on_device import OnDevice
 from verifier.engine.outcome import Answer
 from verifier.engine.strategy import Kind, Strategy

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from verifier.attack.replay import Replay
 from verifier.bounds.copies import in_copies
 from verifier.bounds.cores import single_operations
-from verifier.bounds.sweep import OutOfTime
+from verifier.budget import OutOfTime
 from verifier.engine.methods import prepare
 from verifier.engine.on_device import OnDevice
 from verifier.engine.outcome import Answer

@@ -15,8 +15,7 @@ import vnnlib
 from verifier.attack.replay import Replay
 from verifier.bounds.cores import single_operations
 from verifier.bounds.single import full_precision
-from verifier.bounds.sweep import OutOfTime
-from verifier.budget import Budget
+from verifier.budget import Budget, OutOfTime
 from verifier.engine.methods import prepare
 from verifier.engine.on_device import OnDevice
 from verifier.engine.outcome import Answer, admitting
@@ -63,7 +62,10 @@ def solve_together(
     Raises:
         ProblemError, ModelError, UnsupportedOperator, UnsoundError: see `engine.solve`.
     """
-    done, _ = attempt(partial(_solve, model, questions, options, budget, tell))
+    try:
+        done, _ = attempt(partial(_solve, model, questions, options, budget, tell))
+    except OutOfTime:
+        return False
     return done is True
 
 
@@ -83,7 +85,7 @@ def _solve(
     if problem.graph.opaque:
         return False
     answer, session = Answer(budget), Session(model)
-    cross_check(model, problem, Replay.of(model, form, problem.full, session), session, options.seed)
+    cross_check(model, problem, Replay.of(model, form, problem.full, session), session, options.seed, budget.expired)
     on = OnDevice.of(problem, options)
     strategy = choose(on, options)
     work = on.network.multiply_adds
@@ -121,10 +123,7 @@ def _solve(
         policy.seconds[i] += time.monotonic() - clock
         policy.found(found)
     policy.begin(searched.first)
-    try:
-        ending = search(searched.first, searched.method, policy, searched.limits)
-    except OutOfTime:
-        return False
+    ending = search(searched.first, searched.method, policy, searched.limits)
     if ending.no_room:
         return False
     policy.finish(ending.rest, budget.stopped)

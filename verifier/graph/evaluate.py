@@ -5,20 +5,24 @@ Clarity before speed; float64 unless told otherwise. Every value carries a leadi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from verifier.budget import OutOfTime, never
 from verifier.errors import ModelError
 from verifier.graph.ir import Graph, Node, Shape
 from verifier.graph.operators import OPERATORS
 
 
-def evaluate(graph: Graph, inputs: Mapping[str, np.ndarray], dtype: type = np.float64) -> dict[str, np.ndarray]:
+def evaluate(
+    graph: Graph, inputs: Mapping[str, np.ndarray], dtype: type = np.float64, stop: Callable[[], bool] = never
+) -> dict[str, np.ndarray]:
     """All values of the graph: `inputs[name]` is (M, *S), and so is every entry of the result.
 
     Raises:
         ModelError: an input is missing or has another shape; an Opaque node was met.
+        OutOfTime: `stop()`, which is asked before every node, said so.
     """
     values: dict[str, np.ndarray] = {}
     for name in graph.inputs:
@@ -29,6 +33,8 @@ def evaluate(graph: Graph, inputs: Mapping[str, np.ndarray], dtype: type = np.fl
     points = len(values[graph.inputs[0]]) if graph.inputs else 1
     with np.errstate(all="ignore"):
         for node in graph.nodes:
+            if stop():
+                raise OutOfTime
             _step(node, values, graph.shapes, points, dtype)
     return values
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from verifier.budget import never
 from verifier.errors import ModelError, UnsoundError
 from verifier.graph.evaluate import evaluate
 from verifier.graph.ir import Graph
@@ -135,7 +136,9 @@ def _as_input(part: np.ndarray, info: TensorInfo, batch: bool) -> np.ndarray:
         return np.ascontiguousarray(part.reshape(shape), dtype=info.dtype)
 
 
-def compare(model: Model, graph: Graph, points: np.ndarray, session: Session | None = None) -> float:
+def compare(
+    model: Model, graph: Graph, points: np.ndarray, session: Session | None = None, stop: Callable[[], bool] = never
+) -> float:
     """Check that `graph` computes what ONNX Runtime computes, at `points` (M, n_inputs).
 
     `graph` is `model.graph`, or what passes that keep the inputs made of it. Returns the largest difference.
@@ -151,13 +154,16 @@ def compare(model: Model, graph: Graph, points: np.ndarray, session: Session | N
     Raises:
         UnsoundError: they differ; the message names the first node that does.
         ModelError: the model cannot be run, overflows its type, or has values without a meaning here (Opaque).
+        OutOfTime: `stop()` said so before all was compared.
     """
     session = session or Session(model)
     points = _rounded_to_inputs(np.asarray(points, dtype=np.float64), model)
-    return _compare(model, graph, model.graph, points, session.run(points), session)
+    return _compare(model, graph, model.graph, points, session.run(points), session, stop)
 
 
-def compare_index(model: Model, points: np.ndarray, session: Session | None = None) -> float:
+def compare_index(
+    model: Model, points: np.ndarray, session: Session | None = None, stop: Callable[[], bool] = never
+) -> float:
     """`compare` for a model that ends in an ArgMax: its logits, and the index where rounding does not decide it.
 
     The index is compared on the original file; a class counts as its answer when its logit is within the tolerance
@@ -167,6 +173,7 @@ def compare_index(model: Model, points: np.ndarray, session: Session | None = No
     Raises:
         UnsoundError: they differ; the message names the first node that does.
         ModelError: the model cannot be run, or does not end in an ArgMax.
+        OutOfTime: `stop()` said so before all was compared.
     """
     final, graph = model.final, model.graph_logits
     if final is None or graph is None or final.kind != "argmax":
@@ -175,9 +182,9 @@ def compare_index(model: Model, points: np.ndarray, session: Session | None = No
     points = _rounded_to_inputs(np.asarray(points, dtype=np.float64), model)
     name = graph.outputs[0]
     exposed = _exposed(session, points, name) if "/#" not in name else None
-    worst = 0.0 if exposed is None else _compare(model, graph, graph, points, exposed, session)
+    worst = 0.0 if exposed is None else _compare(model, graph, graph, points, exposed, session, stop)
     index = session.run(points)
-    logits = _outputs(graph, points, np.float64)
+    logits = _outputs(graph, points, np.float64, stop)
     shape = (len(points), final.outer, final.n, final.inner)
     classes = logits.reshape(shape)
     chosen = np.clip(index, 0, final.n - 1).astype(np.int64).reshape(len(points), final.outer, 1, final.inner)
@@ -191,7 +198,7 @@ def compare_index(model: Model, points: np.ndarray, session: Session | None = No
     wrong = differs(np.zeros_like(logits))
     for measured in (_noise, _nearby):
         if wrong.any():
-            wrong = differs(measured(graph, points, logits))
+            wrong = differs(measured(graph, points, logits, stop))
     bad = wrong.any(axis=1)
     if not bad.any() or (_has_steps(graph) and bad.mean() <= 0.5):
         return worst
@@ -208,7 +215,9 @@ def compare_index(model: Model, points: np.ndarray, session: Session | None = No
     )
 
 
-def compare_problem(model: Model, problem: Problem, points: np.ndarray, session: Session | None = None) -> float:
+def compare_problem(
+    model: Model, problem: Problem, points: np.ndarray, session: Session | None = None, stop: Callable[[], bool] = never
+) -> float:
     """`compare` for the graph that is bounded: its rows against those of ONNX Runtime's outputs, at `points`
     (M, n_inputs) inside the problem's boxes. Returns the largest difference.
 
@@ -218,13 +227,14 @@ def compare_problem(model: Model, problem: Problem, points: np.ndarray, session:
     Raises:
         UnsoundError: they differ, so that a simplification is at fault.
         ModelError: the model cannot be run.
+        OutOfTime: `stop()` said so before all was compared.
     """
     asked = problem.asked
     points = _rounded_to_inputs(np.asarray(points, dtype=np.float64), model)
-    imported = cache(lambda: _outputs(asked.graph, points, np.float64))
+    imported = cache(lambda: _outputs(asked.graph, points, np.float64, stop))
     expected = (session or Session(model)).run(points) if asked.graph is model.graph else imported()
     inputs, wraps = problem.parameters(points), _wraps(problem.graph)
-    found = _outputs(problem.graph, inputs, np.float64)
+    found = _outputs(problem.graph, inputs, np.float64, stop)
     with np.errstate(all="ignore"):
         rows = expected[:, asked.outputs] @ asked.matrix.T
         difference = np.abs(found - rows)
@@ -239,7 +249,8 @@ def compare_problem(model: Model, problem: Problem, points: np.ndarray, session:
     agree = agreement(np.zeros_like(expected), np.zeros_like(found))
     for measured in (_noise, _nearby):
         if not agree.all():
-            agree = agreement(measured(asked.graph, points, imported()), measured(problem.graph, inputs, found))
+            before = measured(asked.graph, points, imported(), stop)
+            agree = agreement(before, measured(problem.graph, inputs, found, stop))
     good = agree.all(axis=1)
     if good.all() or (_has_steps(asked.graph) and good.mean() >= 0.5):
         return float(np.max(difference[good], initial=0.0, where=np.isfinite(difference[good])))
@@ -261,10 +272,16 @@ def _exposed(session: Session, points: np.ndarray, name: str) -> np.ndarray | No
 
 
 def _compare(
-    model: Model, graph: Graph, original: Graph, points: np.ndarray, expected: np.ndarray, session: Session
+    model: Model,
+    graph: Graph,
+    original: Graph,
+    points: np.ndarray,
+    expected: np.ndarray,
+    session: Session,
+    stop: Callable[[], bool],
 ) -> float:
     """Largest difference of `graph` from `expected`; `original` is the imported graph, in which a culprit is sought."""
-    found, wraps = _outputs(graph, points, np.float64), _wraps(graph)
+    found, wraps = _outputs(graph, points, np.float64, stop), _wraps(graph)
     difference = np.abs(found - expected)
 
     def agreement(noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -275,7 +292,7 @@ def _compare(
     agree, slack = agreement(np.zeros_like(found))
     for measured in (_noise, _nearby):
         if not agree.all():
-            agree, slack = agreement(measured(graph, points, found))
+            agree, slack = agreement(measured(graph, points, found, stop))
     if agree.all() or (_has_steps(graph) and agree.mean() >= 0.5):
         return float(np.max(difference[agree], initial=0.0, where=np.isfinite(difference[agree])))
     worst = int(np.argmin(agree))
@@ -299,13 +316,13 @@ def _grain(model: Model) -> float:
     return float(np.finfo(np.float16).eps / np.finfo(np.float32).eps) if model.half else 1.0
 
 
-def _noise(graph: Graph, points: np.ndarray, found: np.ndarray) -> np.ndarray:
+def _noise(graph: Graph, points: np.ndarray, found: np.ndarray, stop: Callable[[], bool]) -> np.ndarray:
     """What float32 changes, per point and output."""
     with np.errstate(all="ignore"):
-        return np.abs(_outputs(graph, points, np.float32) - found)
+        return np.abs(_outputs(graph, points, np.float32, stop) - found)
 
 
-def _nearby(graph: Graph, points: np.ndarray, found: np.ndarray) -> np.ndarray:
+def _nearby(graph: Graph, points: np.ndarray, found: np.ndarray, stop: Callable[[], bool]) -> np.ndarray:
     """The largest `_noise` of the graph and of graphs whose weights have moved by up to an ulp of float32.
 
     A rounded sum of products is the exact one of weights that have moved so. The difference at hand says little where
@@ -313,11 +330,11 @@ def _nearby(graph: Graph, points: np.ndarray, found: np.ndarray) -> np.ndarray:
     change anything; networks with steps have a rule of their own.)
     """
     rng = np.random.default_rng(0)
-    noise = _noise(graph, points, found)
+    noise = _noise(graph, points, found, stop)
     if _has_steps(graph):
         return noise
     for _ in range(_NEARBY):
-        noise = np.maximum(noise, _noise(_moved(graph, rng), points, found))
+        noise = np.maximum(noise, _noise(_moved(graph, rng), points, found, stop))
     return noise
 
 
@@ -372,12 +389,12 @@ def _inputs(graph: Graph, points: np.ndarray) -> dict[str, np.ndarray]:
     return parts
 
 
-def _outputs(graph: Graph, points: np.ndarray, dtype: type) -> np.ndarray:
+def _outputs(graph: Graph, points: np.ndarray, dtype: type, stop: Callable[[], bool]) -> np.ndarray:
     at_once = max(1, _AT_ONCE // max(1, max(map(graph.size, graph.shapes))))
     rows = []
     for start in range(0, len(points), at_once):
         part = points[start : start + at_once]
-        values = evaluate(graph, _inputs(graph, part), dtype)
+        values = evaluate(graph, _inputs(graph, part), dtype, stop)
         parts = [values[name].reshape(len(part), -1).astype(np.float64) for name in graph.outputs]
         rows.append(np.concatenate(parts, axis=1))
     return np.concatenate(rows)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from verifier.bounds.sweep import OutOfTime
+from verifier.budget import OutOfTime
 from verifier.checker.bounds import Enclosures, bound_rows, unit_rows
 from verifier.checker.errors import Unreadable
 from verifier.checker.format import ROOT, Picked

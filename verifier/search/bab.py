@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from verifier.bounds.copies import in_copies
-from verifier.bounds.sweep import OutOfTime
+from verifier.budget import OutOfTime
 from verifier.search.beside import Beside, Explored, Sharing, numbers, packed, unpacked
 from verifier.search.domains import DomainBatch, join
 from verifier.search.memory import CPU, Memory, attempt

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from verifier.bounds.bound import Setting, Turn, bound
-from verifier.bounds.sweep import Method, never
+from verifier.bounds.sweep import Method
+from verifier.budget import never
 from verifier.search.branch import split_scores
 from verifier.search.domains import DomainBatch, pick
 from verifier.search.settle import joint_scores

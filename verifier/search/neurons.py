@@ -23,7 +23,7 @@ from verifier.bounds.joint import Joint, JointBudget
 from verifier.bounds.refine import STEPS as REFINE_STEPS
 from verifier.bounds.refine import refine
 from verifier.bounds.relaxed import ClippedEnds, Ground, Parameters, Relaxed, Task, Walked
-from verifier.bounds.sweep import OutOfTime
+from verifier.budget import OutOfTime
 from verifier.ops.kinds import Interval
 from verifier.problem.rows import RowTable
 from verifier.search.bounding import Bounded

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from verifier.bounds.pieces import MOST_PRODUCTS, Neuron, Pieces, affordable, decide, question
 from verifier.bounds.rational import Rational, Refutation, Vector
-from verifier.bounds.sweep import never
+from verifier.budget import never
 from verifier.problem.rows import RowTable
 from verifier.search.bounding import Bounded
 from verifier.search.domains import DomainBatch

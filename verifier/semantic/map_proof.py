@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from verifier.bounds.sweep import OutOfTime
+from verifier.budget import OutOfTime
 from verifier.checker import format as fmt
 from verifier.checker.linear import Linear
 from verifier.checker.prove import Claim, Part

@@ -21,8 +21,7 @@ from verifier.attack import campaign
 from verifier.attack.campaign import Campaign
 from verifier.attack.pgd import row_values
 from verifier.bounds import network
-from verifier.bounds.sweep import OutOfTime
-from verifier.budget import Budget
+from verifier.budget import Budget, OutOfTime
 from verifier.engine import methods, solve
 from verifier.engine.points import Points
 from verifier.graph.onnx_import import Model, load_model

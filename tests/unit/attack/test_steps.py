@@ -10,7 +10,7 @@ from onnx import helper
 import vnnlib
 from tests import models
 from verifier.attack.pgd import pgd, sample
-from verifier.bounds.sweep import never
+from verifier.budget import never
 from verifier.engine.on_device import OnDevice
 from verifier.graph.ir import Node
 from verifier.graph.onnx_import import load_model

@@ -18,7 +18,8 @@ from tests.unit.bounds.cases import Boxes, boxes
 from verifier.bounds.alpha import tighten
 from verifier.bounds.alpha_beta import climb, prove
 from verifier.bounds.relaxed import Ground, Parameters, Relaxed, Task
-from verifier.bounds.sweep import Method, never
+from verifier.bounds.sweep import Method
+from verifier.budget import never
 from verifier.graph.ir import Graph, Node
 
 ROOT = Method(affine=False, rows=True)

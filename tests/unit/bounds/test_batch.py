@@ -18,7 +18,8 @@ from tests.unit.bounds.sound import check_rows, check_sweep
 from verifier.bounds.inputs import AffineMap, IdentityMap
 from verifier.bounds.network import build as bind
 from verifier.bounds.sweep import ALL_ROWS as rows_by_device
-from verifier.bounds.sweep import OutOfTime, Sweep, sweep
+from verifier.bounds.sweep import Sweep, sweep
+from verifier.budget import OutOfTime
 from verifier.graph.ir import Graph, Node
 
 

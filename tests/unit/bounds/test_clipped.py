@@ -18,7 +18,8 @@ from verifier.bounds.clipped import NeuronPlanes, PlaneRows
 from verifier.bounds.network import build
 from verifier.bounds.refine import refine
 from verifier.bounds.relaxed import ClippedEnds, Ground, Relaxed
-from verifier.bounds.sweep import Method, never
+from verifier.bounds.sweep import Method
+from verifier.budget import never
 from verifier.graph.ir import Graph
 
 N = 5

@@ -21,7 +21,8 @@ from verifier.bounds.network import Network, build
 from verifier.bounds.quadratic import Forms, Multipliers, both_sides, climb, forms_of, least, prove, symbols_before
 from verifier.bounds.refine import refine
 from verifier.bounds.relaxed import Ground
-from verifier.bounds.sweep import Method, never
+from verifier.bounds.sweep import Method
+from verifier.budget import never
 from verifier.executors.processes import Processes
 from verifier.graph.ir import Graph, alive
 

@@ -12,7 +12,8 @@ from tests.unit.bounds.cases import boxes
 from verifier.bounds.network import build
 from verifier.bounds.refine import refine
 from verifier.bounds.relaxed import Ground
-from verifier.bounds.sweep import Method, never
+from verifier.bounds.sweep import Method
+from verifier.budget import never
 
 
 @pytest.mark.parametrize("seed", range(6))

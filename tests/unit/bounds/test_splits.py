@@ -15,7 +15,8 @@ from tests.strategies import GraphBuilder
 from tests.unit.bounds.cases import Boxes, boxes
 from verifier.bounds.alpha_beta import climb, prove
 from verifier.bounds.relaxed import Ground, Parameters, Relaxed, Task
-from verifier.bounds.sweep import Method, never
+from verifier.bounds.sweep import Method
+from verifier.budget import never
 from verifier.graph.ir import Graph
 
 SAMPLES = [*ELEMENTWISE, *OTHER]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from tests.models import build, convnet, mlp
+from verifier.budget import OutOfTime
 from verifier.errors import ModelError, UnsoundError
 from verifier.graph.ir import Graph, Node
 from verifier.graph.onnx_import import Model, load_model
@@ -242,3 +245,30 @@ def test_an_index_that_rounding_decides_is_not_held_against_the_import() -> None
     other = replace(model, bytes=proto.SerializeToString())
     assert (Session(other).run(points) != Session(model).run(points)).any()
     assert compare_index(other, points) < 1e-5
+
+
+@pytest.mark.parametrize("index", [False, True])
+def test_a_comparison_that_is_stopped_never_ends_as_if_it_had_passed(index: bool) -> None:
+    """Whenever the clock says so: before a verdict of the comparison, no other answer than that it was stopped."""
+    model = load_model(classifier()) if index else load_model(mlp([3, 4, 2], RNG))
+    points = POINTS if index else RNG.normal(size=(2, 3))
+
+    def compared(most: int) -> int:
+        """How often the clock is looked at, which is over after so many looks."""
+        calls = iter(range(10_000))
+        stop = partial(_past, calls, most)
+        if index:
+            compare_index(model, points, stop=stop)
+        else:
+            compare(model, model.graph, points, stop=stop)
+        return next(calls)
+
+    looks = compared(10_000)
+    assert looks > 1
+    for most in range(looks):
+        with pytest.raises(OutOfTime):
+            compared(most)
+
+
+def _past(calls: Iterator[int], most: int) -> bool:
+    return next(calls) >= most

@@ -17,7 +17,7 @@ from tests.unit.search.tables import domains, table
 from verifier.bounds.bound import Setting
 from verifier.bounds.inputs import AffineMap, IdentityMap
 from verifier.bounds.network import Network, narrowed
-from verifier.bounds.sweep import never
+from verifier.budget import never
 from verifier.graph.ir import Graph
 from verifier.problem.rows import RowTable
 from verifier.search.bounding import Bounded, bound_boxes

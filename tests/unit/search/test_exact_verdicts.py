@@ -15,7 +15,8 @@ from tests import models, oracles
 from tests.unit.bounds.cases import boxes, decided_as, one_clause
 from verifier.bounds.alpha_beta import climb, prove
 from verifier.bounds.relaxed import Ground
-from verifier.bounds.sweep import Method, never
+from verifier.bounds.sweep import Method
+from verifier.budget import never
 from verifier.engine import one_search, strategy
 from verifier.graph.ir import Graph
 from verifier.graph.onnx_import import Model, load_model

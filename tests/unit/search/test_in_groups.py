@@ -13,7 +13,7 @@ from onnx import helper
 import verifier
 import vnnlib
 from tests import models, oracles
-from verifier.bounds.sweep import never
+from verifier.budget import never
 from verifier.engine import in_groups, one_search
 from verifier.graph.evaluate import evaluate
 from verifier.graph.onnx_import import Model, load_model

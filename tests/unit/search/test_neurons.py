@@ -13,7 +13,8 @@ from tests.strategies import build
 from tests.unit.bounds.cases import boxes
 from tests.unit.search.tables import table
 from verifier.bounds.relaxed import Ground
-from verifier.bounds.sweep import Method, never
+from verifier.bounds.sweep import Method
+from verifier.budget import never
 from verifier.engine import strategy
 from verifier.graph.ir import Graph
 from verifier.graph.onnx_import import load_model

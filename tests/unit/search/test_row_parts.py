@@ -14,7 +14,8 @@ from tests.strategies import build
 from tests.unit.bounds.cases import METHODS, Boxes, boxes, points_of
 from tests.unit.search.tables import domains, table
 from verifier.bounds import bound
-from verifier.bounds.sweep import Method, OutOfTime, never
+from verifier.bounds.sweep import Method
+from verifier.budget import OutOfTime, never
 from verifier.problem.rows import RowTable
 
 ROWS, BOXES = 7, 3

@@ -13,7 +13,8 @@ from tests.strategies import build as random_graph
 from tests.unit.bounds.cases import Boxes, boxes
 from verifier.bounds.network import build
 from verifier.bounds.relaxed import Ground
-from verifier.bounds.sweep import Method, never
+from verifier.bounds.sweep import Method
+from verifier.budget import never
 from verifier.graph.ir import Graph, alive
 from verifier.search.row_trees import RowTrees
 

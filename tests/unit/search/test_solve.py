@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from onnx import helper
@@ -10,8 +12,7 @@ from tests import models
 from tests.unit.search.known import GAP, Net, _clause, check, form, moved, net, options
 from verifier import engine
 from verifier.attack import campaign
-from verifier.bounds.sweep import OutOfTime
-from verifier.budget import Budget
+from verifier.budget import Budget, OutOfTime
 from verifier.engine import methods, on_device, one_search, solve, strategy
 from verifier.errors import OptionsError
 from verifier.graph.onnx_import import load_model
@@ -324,3 +325,24 @@ def test_a_run_that_is_stopped_did_not_reach_its_time_limit(when: str, monkeypat
     case = Case([0.0] * 3, [1.0] * 3, [[Row(y={0: 1.0}, rhs=-1e3)]])
     result = solve(net(0).model(), form([case], 3, 3), options("auto"), budget)
     assert (result.verdict, result.reason) == (Verdict.UNKNOWN, "stopped by SIGINT")
+
+
+@pytest.mark.parametrize("which", ["compare", "compare_problem"])
+def test_a_comparison_that_the_time_does_not_suffice_for_is_a_timeout(
+    which: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The property holds everywhere; nothing is searched, and nothing claimed, before all has been compared."""
+    seconds, real = [0.0], getattr(engine, which)
+
+    def compared(*arguments: Any) -> float:
+        seconds[0] = 100.0
+        return float(real(*arguments))
+
+    def decide(*_: object) -> None:
+        raise AssertionError("searched without a comparison")
+
+    monkeypatch.setattr(engine, which, compared)
+    monkeypatch.setattr(engine, "decide", decide)
+    case = Case([0.0] * 3, [1.0] * 3, [[Row(y={0: 1.0}, rhs=-1e3)]])
+    result = solve(net(0).model(), form([case], 3, 3), options("auto"), Budget.of(60, clock=lambda: seconds[0]))
+    assert (result.verdict, result.reason) == (Verdict.TIMEOUT, "the time limit was reached")

@@ -13,7 +13,7 @@ import verifier
 import vnnlib
 from tests import models
 from verifier.bounds.rational import Rational
-from verifier.bounds.sweep import never
+from verifier.budget import never
 from verifier.graph.onnx_import import load_model
 from verifier.options import Options
 from verifier.result import Result, Verdict

@@ -16,7 +16,8 @@ from tests.strategies import build
 from tests.unit.bounds.cases import boxes, decided_as, one_clause
 from verifier.bounds.alpha_beta import climb, prove
 from verifier.bounds.relaxed import Ground, Task
-from verifier.bounds.sweep import Method, never
+from verifier.bounds.sweep import Method
+from verifier.budget import never
 from verifier.graph.ir import Graph
 from verifier.graph.onnx_import import load_model
 from verifier.options import AttackOptions, Options
