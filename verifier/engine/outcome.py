@@ -105,6 +105,8 @@ class Answer:
     def ending(self, ending: Ending, memory: Memory) -> Result:
         """What the end of a search means."""
         self.tally = ending.tally
+        if ending.lost:
+            self.settings = {**self.settings, "processes": f"1; another was given up: {ending.lost}"}
         if isinstance(ending.found, Witness):
             return self.of(Verdict.SAT, "found by branch and bound", witness=ending.found)
         if ending.no_room:

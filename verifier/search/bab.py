@@ -101,13 +101,15 @@ class SearchLimits:
 @dataclass(frozen=True)
 class Ending:
     """How a search ended: `found` is what the point test returned, `open_share` the volume share still open, `rest` the
-    boxes that were still to be looked at (None: no box), `no_room` that memory for the next step was missing."""
+    boxes that were still to be looked at (None: no box), `no_room` that memory for the next step was missing; `lost`
+    says why processes beside this one were given up, if they were."""
 
     found: object | None
     open_share: float
     tally: Tally
     rest: DomainBatch | None
     no_room: bool = False
+    lost: str = ""
 
     @property
     def out_of_time(self) -> bool:
@@ -207,7 +209,7 @@ def search(
         tally.stuck += len(rest)
         tally.stuck_share, rest = tally.stuck_share + float(rest.share.sum()), None
     share = tally.stuck_share + (float(rest.share.sum()) if rest is not None else 0.0)
-    return Ending(None, share / policy.queries, tally, rest, no_room)
+    return Ending(None, share / policy.queries, tally, rest, no_room, "" if beside is None else beside.lost)
 
 
 def _everything(open_set: OpenSet | LargestFirst, away: list[DomainBatch]) -> DomainBatch | None:

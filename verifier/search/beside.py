@@ -102,6 +102,9 @@ class Beside:
     search: SearchPart
     sharing: Sharing
     began: float = field(default_factory=time.monotonic)
+    lost: str = ""
+    """Why a process was given up, and others not asked any more; empty if none was."""
+
     _given: dict[int, DomainBatch] = field(default_factory=dict)
     _running: set[int] = field(default_factory=set)
     _until: dict[int, float] = field(default_factory=dict)
@@ -143,7 +146,7 @@ class Beside:
                 if isinstance(event, Said):
                     found.append((self._given.pop(number), event.message))
                 elif isinstance(event, Failed | Lost):
-                    self.count = 0
+                    self._give_up(event.why if isinstance(event, Lost) else f"it ended in {event.error!r}")
                     if number in self._given:
                         found.append((self._given.pop(number), None))
                 if isinstance(event, Done | Failed | Lost):
@@ -153,9 +156,12 @@ class Beside:
         for number in late if self._hurry[0] else ():
             self._processes.kill(number)
             self._running.discard(number)
-            self.count = 0
+            self._give_up(f"it did not come back within {PATIENCE:g} s")
             found.append((self._given.pop(number), None))
         return found
+
+    def _give_up(self, why: str) -> None:
+        self.count, self.lost = 0, self.lost or why
 
     def close(self) -> None:
         """Ends the processes; what is out stays open."""

@@ -116,7 +116,7 @@ def test_the_tree_is_the_same_as_in_one_process(monkeypatch: pytest.MonkeyPatch)
     alone, split = run(Halves(Counting()), monkeypatch, processes=1)
     shared = Halves(Counting())
     ending, told = run(shared, monkeypatch)
-    assert alone.rest is None and ending.rest is None and ending.found is None
+    assert alone.rest is None and ending.rest is None and ending.found is None and not ending.lost
     assert ending.tally.boxes == alone.tally.boxes == 127 and told == split == 63
     assert ending.tally.settled == pytest.approx(1.0) and ending.tally.deepest == alone.tally.deepest
     assert shared.sharing.work == 127 and shared.sharing.heard == 0
@@ -127,6 +127,7 @@ def test_of_a_process_that_fails_nothing_is_believed(there: str, monkeypatch: py
     ending, told = run(Halves(Counting(), there=there), monkeypatch)
     assert ending.rest is None and ending.tally.boxes == 127 and told == 63
     assert ending.tally.settled == pytest.approx(1.0)
+    assert {"raises": "elsewhere", "dies": "SIGKILL"}[there] in ending.lost
 
 
 def test_a_point_of_another_process_is_tested_here(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +147,7 @@ def test_what_is_out_at_the_end_is_open(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_process_that_does_not_come_back_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(beside, "PATIENCE", 0.2)
     ending, told = run(Halves(Counting(), there="hangs"), monkeypatch)
-    assert ending.rest is None and ending.tally.boxes == 127 and told == 63
+    assert "0.2 s" in ending.lost and ending.rest is None and ending.tally.boxes == 127 and told == 63
 
 
 def test_counters_of_a_part_are_added() -> None:
