@@ -12,7 +12,7 @@ import torch
 
 from tests.end_to_end import nets
 from verifier import Options, Verdict, verify
-from verifier.bounds.bound import Setting
+from verifier.bounds.bound import Setting, Turn
 from verifier.bounds.sweep import Method
 from verifier.command.verify import main
 from verifier.engine import methods
@@ -62,7 +62,9 @@ def test_bounds_are_those_of_floating_point_alone(
     """A row's bound is above the rigorous one, by no more than rounding."""
     asked = []
 
-    def record(setting: Setting, batch: DomainBatch, method: Method, stop: Callable[[], bool], rule: str) -> Bounded:
+    def record(
+        setting: Setting, batch: DomainBatch, method: Method, stop: Callable[[], bool], rule: str, turn: Turn
+    ) -> Bounded:
         both = (replace(kind, rigorous=r) for r in (True, False))
         asked.append([bound_boxes(setting, batch, one, stop, rule).low for one in both])
         return bound_boxes(setting, batch, method, stop, rule)

@@ -15,7 +15,7 @@ import vnnlib
 from verifier.attack.replay import Replay
 from verifier.bounds.cores import single_operations
 from verifier.bounds.single import full_precision
-from verifier.budget import Budget, OutOfTime
+from verifier.budget import Budget, OutOfTime, never
 from verifier.engine.methods import prepare
 from verifier.engine.on_device import OnDevice
 from verifier.engine.outcome import Answer, admitting
@@ -85,7 +85,9 @@ def _solve(
     if problem.graph.opaque:
         return False
     answer, session = Answer(budget), Session(model)
-    cross_check(model, problem, Replay.of(model, form, problem.full, session), session, options.seed, budget.expired)
+    cross_check(
+        model, problem, Replay.of(model, form, problem.full, session), session, options.seed, never
+    )  # small ones
     on = OnDevice.of(problem, options)
     strategy = choose(on, options)
     work = on.network.multiply_adds
