@@ -47,7 +47,7 @@ environment:
                                                    otherwise it tells glibc to keep freed memory for the next step
   OMP_WAIT_POLICY                                  PASSIVE where it is not set: idle threads sleep at once
   OMP_NUM_THREADS                                  how many processes search one instance; one for each core where it
-                                                   is not set (a list divides the cores among its jobs)
+                                                   is not set (of a list, --jobs says how many)
 """
 
 
