@@ -27,14 +27,15 @@ WATCHED: dict[str, tuple[Any, str]] = {
 """By what they are called in the output: where the function is looked up that does it."""
 
 _seen: set[str] = set()
+_watched: set[str] = set()
 
 
 def watch() -> None:
     """From now on calls are noted, once however often this is called."""
-    for name, (owner, attribute) in WATCHED.items():
-        call = getattr(owner, attribute)
-        if not hasattr(call, "noted"):
-            setattr(owner, attribute, _noting(name, call))
+    for name in WATCHED.keys() - _watched:
+        owner, attribute = WATCHED[name]
+        setattr(owner, attribute, _noting(name, getattr(owner, attribute)))
+        _watched.add(name)
 
 
 def _noting(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -43,7 +44,6 @@ def _noting(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         _seen.add(name)
         return call(*args, **more)
 
-    noted.noted = True  # type: ignore[attr-defined]
     return noted
 
 

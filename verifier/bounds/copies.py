@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from verifier.bounds.cores import one_core
 from verifier.executors.executor import Emit, Failed, Lost, Said, Servant
 from verifier.executors.processes import Processes
 
@@ -24,7 +25,11 @@ Part = TypeVar("Part")
 Done = TypeVar("Done")
 
 WORTH = 0.3
-"""Seconds that the rest has to take for copies to be made (0.05 to 0.1 s each), and a third of that to find out."""
+"""Seconds that the rest has to take for copies to be made (of a process of 0.3 GB 0.02 s each, of 1.2 GB 0.06), and a
+third of that to find out."""
+
+PATIENCE = 10.0
+"""Seconds after which a copy counts as lost, and three times as long as this process took for as much."""
 
 _count: ContextVar[int] = ContextVar("copies", default=1)
 
@@ -45,7 +50,8 @@ def in_use() -> int:
 
 
 def alone() -> None:
-    """From here on `on_copies` uses no process but this one: a copy makes none."""
+    """In a copy, first of all: it has one core, and makes no copies itself."""
+    one_core()
     _count.set(1)
 
 
@@ -53,7 +59,7 @@ def on_copies(work: Callable[[Part], Done], parts: Sequence[Part]) -> list[Done]
     """`work` of every part, in order; of parts that take about equally long.
 
     What `work` changes may be lost: it is to say all in what it returns, numbers, tensors and tuples of such. Where a
-    copy fails, its parts are worked on here.
+    copy fails or does not come back, its parts are worked on here.
     """
     began, done = time.monotonic(), list[Done]()
     count = in_use()
@@ -66,13 +72,14 @@ def on_copies(work: Callable[[Part], Done], parts: Sequence[Part]) -> list[Done]
 
 
 def _shared(work: Callable[[Part], Done], parts: Sequence[Part], count: int) -> list[Done]:
-    found: dict[int, Done] = {}
+    found, began = dict[int, Done](), time.monotonic()
     with in_copies(1), Processes(count - 1, _Worker(work, parts), "fork") as processes:
         running = {processes.give(range(k, len(parts), count)) for k in range(1, count)}
         for k in range(0, len(parts), count):
             found[k] = work(parts[k])
-        while running:
-            for number, event in processes.wait(1.0):
+        until = time.monotonic() + PATIENCE + 3 * (time.monotonic() - began)
+        while running and time.monotonic() < until:
+            for number, event in processes.wait(min(1.0, PATIENCE)):
                 if isinstance(event, Said):
                     found.update({k: _made(value, np.ndarray, torch.from_numpy) for k, value in event.message})
                 if isinstance(event, Said | Failed | Lost):
@@ -86,8 +93,8 @@ class _Worker(Servant[range], Generic[Part, Done]):
     parts: Sequence[Part]
 
     def prepare(self, beside: int) -> None:
-        """See `Servant`; what threads PyTorch had are not in a copy."""
-        torch.set_num_threads(1)
+        """See `Servant`."""
+        alone()
 
     def do(self, task: range, emit: Emit) -> None:
         """See `Servant`."""

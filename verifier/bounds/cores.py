@@ -18,7 +18,6 @@ import torch
 Part = TypeVar("Part")
 Done = TypeVar("Done")
 
-
 _shared: ContextVar[int] = ContextVar("cores", default=1)
 
 
@@ -64,6 +63,13 @@ def single_operations() -> Iterator[None]:
 def cores() -> int:
     """How many parts `on_cores` works on at a time."""
     return max(torch.get_num_threads(), _shared.get())
+
+
+def one_core() -> None:
+    """In a copy of a process, first of all: what threads there were are not in it, and it is to have one."""
+    torch.set_num_threads(1)
+    _shared.set(1)
+    _pool.cache_clear()
 
 
 @functools.cache

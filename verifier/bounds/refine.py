@@ -67,11 +67,15 @@ def refine(
         now = Ground.at(network, pre, exact.allowance, exact.plain)
         low, high = (t.flatten(1).clone() for t in pre[i][0])
 
-        def both_sides(pairs: Tensor, i: int = i, now: Ground = now) -> tuple[Tensor, Any] | None:
+        climbing = now.cast(fast)
+
+        def both_sides(
+            pairs: Tensor, i: int = i, now: Ground = now, climbing: Ground = climbing
+        ) -> tuple[Tensor, Any] | None:
             if ends():
                 return None
             task = _both_sides(network, network.sources[i][0], lower, upper, *pairs.unbind(1))
-            return rows.bound(now, i, task, climb(now.cast(fast), task.to(fast.dtype), None, STEPS, ends, RATE).best)
+            return rows.bound(now, i, task, climb(climbing, task.to(fast.dtype), None, STEPS, ends, RATE).best)
 
         parts = pairs.split(max(1, batch // 2))
         for some, result in zip(parts, on_copies(both_sides, parts), strict=True):

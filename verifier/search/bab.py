@@ -144,72 +144,83 @@ def search(
         else LargestFirst(first, limits.device, limits.largest_first)
     )
     tally = Tally() if tally is None else tally
-    tally.open_boxes, no_room = len(first), False
-    beside = None
-    if limits.processes > 1 and limits.sharing is not None and policy.apart() is not None:
-        beside = Beside(limits.processes - 1, partial(_explored, method, policy, limits), limits.sharing)
+    tally.open_boxes = len(first)
+    count = 0 if policy.apart() is None else limits.processes - 1
+    beside = Beside(count, partial(_explored, method, policy, limits), limits.sharing)
     try:
-        while True:
-            if beside is not None:
-                found = _exchange(open_set, policy, limits, tally, beside)
-                if found is not None:
-                    return Ending(found, 1.0, tally, None)
-                if not len(open_set) and beside.given and not limits.stop():
-                    continue
-            if not len(open_set) or limits.stop() or policy.enough(tally):
-                break
-            waiting = open_set.stored + (open_set.on_device if memory.shared else 0)
-            size = min(limits.batch, len(open_set), memory.boxes(waiting, open_set.on_device))
-            if no_room := size == 0:
-                break
-            began = time.monotonic()
-            try:
-                with nullcontext() if beside is None or not beside.given else in_copies(1):  # other cores are busy
-                    step, fits = attempt(partial(_advance, open_set, size, method, policy))
-            except OutOfTime:
-                break
-            if not fits or step is None:
-                if no_room := not memory.halve(size):
-                    break
-                continue
-            if not len(step.batch):
-                break  # nothing that waits is wanted any more
-            memory.learn(len(step.batch), waiting)
-            tally.boxes += len(step.batch)
-            tally.steps += 1
-            if step.parts is None:
-                return Ending(step.found, 1.0, tally, None)
-            if limits.parted is not None:
-                limits.parted(step.parts)
-            share, left, given_up, lower, depth = _figures(step, step.parts)
-            if len(step.parts.stuck) and not tally.stuck:
-                tally.stuck_since = tally.boxes
-            tally.stuck += len(step.parts.stuck)
-            tally.stuck_share += given_up
-            tally.settled += (share - left - given_up) / policy.queries
-            away = [] if beside is None else beside.given
-            tally.open_boxes = len(open_set) + sum(map(len, away))
-            policy.stepped(step.batch, step.parts, tally, time.monotonic() - began)
-            if len(step.parts.children):
-                found, _ = attempt(partial(policy.attack, step.parts.children))
-                if found is not None:
-                    return Ending(found, 1.0, tally, None)
-            if len(step.boxes):
-                tally.lower, tally.deepest = lower, max(tally.deepest, int(depth))
-            limits.report(tally)
-            if limits.checkpoint is not None:
-                limits.checkpoint(tally, partial(_everything, open_set, away))
+        found, no_room = _steps(open_set, method, policy, limits, tally, beside)
     finally:
-        if beside is not None:
-            beside.close()
-    for boxes in [] if beside is None else beside.given:
+        beside.close()
+    if found is not None:
+        return Ending(found, 1.0, tally, None)
+    for boxes in beside.given:
         open_set.put_back(boxes)
     rest = open_set.rest()
     if rest is not None and policy.enough(tally):  # given up, not out of time
         tally.stuck += len(rest)
         tally.stuck_share, rest = tally.stuck_share + float(rest.share.sum()), None
     share = tally.stuck_share + (float(rest.share.sum()) if rest is not None else 0.0)
-    return Ending(None, share / policy.queries, tally, rest, no_room, "" if beside is None else beside.lost)
+    return Ending(None, share / policy.queries, tally, rest, no_room, beside.lost)
+
+
+def _steps(
+    open_set: OpenSet | LargestFirst,
+    method: SearchMethod[K],
+    policy: Policy,
+    limits: SearchLimits,
+    tally: Tally,
+    beside: Beside,
+) -> tuple[object | None, bool]:
+    """Steps until there is a hit, nothing is left, or one has to stop: the hit, and whether memory is missing."""
+    memory = limits.memory
+    while True:
+        found = _exchange(open_set, policy, limits, tally, beside)
+        if found is not None:
+            return found, False
+        if not len(open_set) and beside.given and not limits.stop():
+            continue
+        if not len(open_set) or limits.stop() or policy.enough(tally):
+            return None, False
+        waiting = open_set.stored + (open_set.on_device if memory.shared else 0)
+        size = min(limits.batch, len(open_set), memory.boxes(waiting, open_set.on_device))
+        if size == 0:
+            return None, True
+        began = time.monotonic()
+        try:
+            with in_copies(1) if beside.given else nullcontext():  # other cores are busy
+                step, fits = attempt(partial(_advance, open_set, size, method, policy))
+        except OutOfTime:
+            return None, False
+        if not fits or step is None:
+            if not memory.halve(size):
+                return None, True
+            continue
+        if not len(step.batch):
+            return None, False  # nothing that waits is wanted any more
+        memory.learn(len(step.batch), waiting)
+        tally.boxes += len(step.batch)
+        tally.steps += 1
+        if step.parts is None:
+            return step.found, False
+        if limits.parted is not None:
+            limits.parted(step.parts)
+        share, left, given_up, lower, depth = _figures(step, step.parts)
+        if len(step.parts.stuck) and not tally.stuck:
+            tally.stuck_since = tally.boxes
+        tally.stuck += len(step.parts.stuck)
+        tally.stuck_share += given_up
+        tally.settled += (share - left - given_up) / policy.queries
+        tally.open_boxes = len(open_set) + sum(map(len, beside.given))
+        policy.stepped(step.batch, step.parts, tally, time.monotonic() - began)
+        if len(step.parts.children):
+            found, _ = attempt(partial(policy.attack, step.parts.children))
+            if found is not None:
+                return found, False
+        if len(step.boxes):
+            tally.lower, tally.deepest = lower, max(tally.deepest, int(depth))
+        limits.report(tally)
+        if limits.checkpoint is not None:
+            limits.checkpoint(tally, partial(_everything, open_set, beside.given))
 
 
 def _everything(open_set: OpenSet | LargestFirst, away: list[DomainBatch]) -> DomainBatch | None:
@@ -231,7 +242,8 @@ def _exchange(
         if rest is not None:
             open_set.push(rest)
         tally.add(done.tally)
-        beside.sharing.work += done.work
+        if limits.sharing is not None:
+            limits.sharing.work += done.work
         if limits.parted is not None:
             none, split = boxes.select(slice(0, 0)), (torch.from_numpy(t) for t in (done.inputs, done.neurons))
             limits.parted(Parts(none, none, None, None, *split))

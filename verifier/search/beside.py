@@ -32,7 +32,8 @@ PATIENCE = 60.0
 """Seconds after which a process that is waited for counts as lost: one step of a large network may take some."""
 
 SOON, FEWEST = 1.0, 8
-"""Seconds of a search after which it pays to copy the process (0.1 s), and open boxes that are worth another one."""
+"""Seconds of a search after which it pays to copy the process (0.06 s of 1.2 GB), and open boxes that are worth another
+one."""
 
 
 @dataclass(frozen=True)
@@ -79,16 +80,16 @@ SearchPart = Callable[[DomainBatch, Callable[[], bool]], Explored]
 @dataclass(frozen=True, eq=False)
 class _Searcher(Servant[Handed]):
     search: SearchPart
-    sharing: Sharing
+    sharing: Sharing | None
     hurry: mmap.mmap
 
     def prepare(self, beside: int) -> None:
-        """See `Servant`; what threads PyTorch had are not in a copy, and it makes none itself."""
-        torch.set_num_threads(1)
+        """See `Servant`."""
         alone()
 
     def do(self, task: Handed, emit: Emit) -> None:
         """See `Servant`."""
+        assert self.sharing is not None
         self.sharing.learn(task.learned)
         until = time.monotonic() + task.seconds
         emit(self.search(unpacked(task.boxes), lambda: time.monotonic() >= until or self.hurry[0] > 0))
@@ -96,11 +97,12 @@ class _Searcher(Servant[Handed]):
 
 @dataclass(eq=False)
 class Beside:
-    """At most `count` processes beside this one, copied when they are first needed; `search` is what they do."""
+    """At most `count` processes beside this one, copied when they are first needed; `search` is what they do. Without
+    anything `sharing` what they find there are none."""
 
     count: int
     search: SearchPart
-    sharing: Sharing
+    sharing: Sharing | None
     began: float = field(default_factory=time.monotonic)
     lost: str = ""
     """Why a process was given up, and others not asked any more; empty if none was."""
@@ -111,6 +113,7 @@ class Beside:
     _seconds: float = FIRST
 
     def __post_init__(self) -> None:
+        self.count = 0 if self.sharing is None else self.count
         self._hurry = mmap.mmap(-1, 1)  # a byte that copies of this process see
         self._processes = Processes(self.count, _Searcher(self.search, self.sharing, self._hurry), "fork")
 
@@ -128,6 +131,7 @@ class Beside:
 
     def give(self, boxes: DomainBatch) -> None:
         """Hands boxes out."""
+        assert self.sharing is not None
         self._hurry[0] = 0
         number = self._processes.give(Handed(packed(boxes), self._seconds, self.sharing.learned()))
         self._given[number] = boxes

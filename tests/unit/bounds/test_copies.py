@@ -13,6 +13,7 @@ import torch
 
 from verifier.bounds import copies
 from verifier.bounds.copies import in_copies, on_copies
+from verifier.bounds.cores import cores, on_cores, single_operations
 
 pytestmark = pytest.mark.skipif("fork" not in get_all_start_methods(), reason="processes are copied by fork")
 
@@ -49,8 +50,9 @@ def test_quick_parts_and_one_process_stay_here(monkeypatch: pytest.MonkeyPatch) 
     assert {pid for _, pid, _ in on_copies(slow, range(5))} == {os.getpid()}
 
 
-@pytest.mark.parametrize("how", ["raises", "dies"])
-def test_the_parts_of_a_copy_that_fails_are_worked_on_here(how: str) -> None:
+@pytest.mark.parametrize("how", ["raises", "dies", "hangs"])
+def test_the_parts_of_a_copy_that_fails_are_worked_on_here(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copies, "PATIENCE", 0.1)
     here = os.getpid()
 
     def work(k: int) -> int:
@@ -58,6 +60,8 @@ def test_the_parts_of_a_copy_that_fails_are_worked_on_here(how: str) -> None:
         if os.getpid() != here:
             if how == "raises":
                 raise ArithmeticError
+            if how == "hangs":
+                time.sleep(600)
             os.kill(os.getpid(), signal.SIGKILL)
         return k * k
 
@@ -73,6 +77,24 @@ def test_an_exception_arrives() -> None:
 
     with pytest.raises(ArithmeticError, match="part 4"):
         on_copies(work, range(9))
+
+
+def test_a_copy_has_one_core() -> None:
+    """Also where this process has a pool of threads, of which a copy has none."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with single_operations():
+            assert on_cores(lambda k: k, range(3)) == [0, 1, 2]
+
+            def work(k: int) -> tuple[int, int]:
+                time.sleep(0.005)
+                return cores(), sum(on_cores(lambda i: i, range(4)))
+
+            found = on_copies(work, range(6))
+            assert {total for _, total in found} == {6} and {count for count, _ in found} == {1, 2}
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_copy_makes_no_copies() -> None:

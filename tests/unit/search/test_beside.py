@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing import get_all_start_methods
 from typing import Any
@@ -98,6 +99,11 @@ def run(
         assert os.getpid() == method.parent
         return "witness" if len(points) and method.violated <= 1 else None
 
+    def whole(tally: Tally, rest: Callable[[], DomainBatch | None]) -> None:
+        """What is out is in a checkpoint as well."""
+        left = rest()
+        assert tally.settled + (0.0 if left is None else float(left.share.sum())) == pytest.approx(1.0)
+
     policy = FirstSat(test, loss=lambda points, query: points[:, 0] - method.violated)
     limits = SearchLimits(
         lambda: time.monotonic() >= until,
@@ -106,6 +112,7 @@ def run(
         parted=lambda parts: split.append(len(parts.inputs)),
         processes=processes,
         sharing=method.sharing,
+        checkpoint=whole,
     )
     ending = search(domains(torch.zeros(1, 1).double(), torch.ones(1, 1).double()), method, policy, limits)
     assert bool(given) is (processes > 1)
