@@ -46,7 +46,7 @@ def picture() -> bytes:
 
     image = aircraft23.load("test", 1).images[0, 0].astype(float)
     changes = [(1.0, 0.0), (0.8, -0.1), (0.8, 0.1), (1.2, -0.1), (1.2, 0.1)]
-    figure, axes = _figure(len(changes), 9.6, 2.3)
+    figure, axes = _figure(len(changes), 9.6, 2.4)
     for axis, (contrast, brightness) in zip(axes, changes, strict=True):
         axis.imshow(np.clip(contrast * image + brightness, 0, 1), cmap="gray", vmin=0, vmax=1)
         words = f"contrast {contrast:g}\nbrightness {brightness:+g}"
